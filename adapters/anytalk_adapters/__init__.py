@@ -1,0 +1,1 @@
+"""First-party encoders, adapters, heads, codecs, engines, tasks and recipes; `plugin.py` names them."""

@@ -1,0 +1,39 @@
+"""anytalk gives any language model ears and a voice; every part is a plugin.
+
+The public face. Importing it imports no torch; what needs torch is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from anytalk.errors import AnytalkError
+from anytalk.plugins import BuildContext, Component, Options, PartRef, hookimpl
+
+try:
+    __version__ = version("anytalk")
+except PackageNotFoundError:  # running from a checkout that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "AnytalkError",
+    "BuildContext",
+    "Component",
+    "Options",
+    "PartRef",
+    "__version__",
+    "attach",
+    "hookimpl",
+    "load_talker",
+]
+
+_LAZY = {"attach": "anytalk.model.attach", "load_talker": "anytalk.model.talker"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'anytalk' has no attribute '{name}'")

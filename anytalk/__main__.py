@@ -1,0 +1,6 @@
+"""``python -m anytalk``."""
+
+from anytalk.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a plugin hands over: names of classes, their options, and what they are built with. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from anytalk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts import Backbone, SpeechEncoder
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing that a plugin offers.
+
+    Attributes:
+        name: What users write in a configuration, e.g. ``"qwen2"``.
+        target: Where it lives, ``"package.module:Name"``; imported only when it is built.
+        summary: One line for ``anytalk plugins``.
+    """
+
+    name: str
+    target: str
+    summary: str
+
+
+class Options(pydantic.BaseModel):
+    """Base of each part's nested ``Options``: unknown keys refused, immutable, every field described."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class PartRef(pydantic.BaseModel):
+    """A part by name with its own options, as it stands in ``talker.yaml``."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str = pydantic.Field(description="Registered name of the part.")
+    options: dict[str, Any] = pydantic.Field(
+        default_factory=dict, description="The part's own options; `anytalk plugins NAME` lists them."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """What is already known when a part is built. Parts are built left to right along the line.
+
+    Attributes:
+        device: Torch device string.
+        dtype: Torch dtype name of frozen weights, e.g. ``"float32"``.
+        folder: Folder that relative paths of options are relative to (the talker folder), if any.
+        backbone: Built first; ``None`` while the backbone itself is built.
+        encoder: Built second; ``None`` before.
+        num_streams: K, audio streams of the grid (0 before the grid is known).
+        stream_vocab_size: Codes plus special tokens of one audio stream (0 before the grid is known).
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    folder: Path | None = None
+    backbone: Backbone | None = None
+    encoder: SpeechEncoder | None = None
+    num_streams: int = 0
+    stream_vocab_size: int = 0
+
+    def need_backbone(self) -> Backbone:
+        """The backbone, or a ConfigError when the part is built without one."""
+        if self.backbone is None:
+            raise ConfigError("this part needs a backbone to be built before it", "build parts through assemble()")
+        return self.backbone
+
+    def need_encoder(self) -> SpeechEncoder:
+        """The speech encoder, or a ConfigError when the part is built without one."""
+        if self.encoder is None:
+            raise ConfigError(
+                "an input adapter needs a speech encoder to be built before it", "set `encoder:` in talker.yaml"
+            )
+        return self.encoder

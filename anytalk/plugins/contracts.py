@@ -1,0 +1,353 @@
+"""The contracts of the parts: abstract classes of a few members each.
+
+Letters used everywhere: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then
+text), D backbone width, F encoder frames, E encoder width, N samples, V text vocabulary, C codes per
+codebook. All token ids are int64, all waves float32 in [-1, 1], mono.
+
+Every part class has a nested ``Options`` (:class:`~anytalk.plugins.components.Options`) and a class method
+``build(options, context)``. Parts that remember something between calls take their cache as an argument.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.sources import ModelSource
+
+__all__ = [
+    "AudioTables",
+    "Backbone",
+    "BackboneStates",
+    "Cache",
+    "Codec",
+    "CodecStream",
+    "DataSource",
+    "Heads",
+    "InputAdapter",
+    "OutputAdapter",
+    "Part",
+    "Row",
+    "SpeechEncoder",
+    "Synthesizer",
+    "TextTokenizer",
+    "Transcriber",
+]
+
+
+class Part(ABC):
+    """Anything that the registry builds."""
+
+    Options: ClassVar[type[Options]] = Options
+    licence: str = "unknown"
+    """SPDX name of the licence of the weights or the engine, for ``anytalk info``."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        """Make the part from its own validated options.
+
+        Raises:
+            AnytalkError: weights that can't be found, or a context that doesn't fit.
+        """
+
+
+class Cache(Protocol):
+    """Keys and values of the steps so far; owned by the caller, filled by ``forward``."""
+
+    @property
+    def length(self) -> int:
+        """Steps held."""
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these batch rows, in this order (a row may be named twice: then it is copied)."""
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length`."""
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """The backbone's own tokenizer, reduced to what anytalk asks of it."""
+
+    @property
+    def eos_id(self) -> int:
+        """The id with which the model ends an answer."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether :meth:`render_chat` works."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, special markup in it recognised, nothing added in front or behind."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens and ids outside the vocabulary left out."""
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The model's chat template as a string, ready for its answer (generation prompt added).
+
+        ``encode(render_chat(m))`` must equal the base tokenizer's own chat ids.
+        """
+
+
+@dataclass(frozen=True)
+class BackboneStates:
+    """What a backbone computes for each step.
+
+    Attributes:
+        pre_norm: (B,T,D), before the final norm: the output adapter starts here (paper 3.1).
+        normed: (B,T,D), after the final norm: the text head reads this.
+    """
+
+    pre_norm: Tensor
+    normed: Tensor
+
+
+class Backbone(Part, nn.Module):
+    """A causal text language model that can be fed embeddings."""
+
+    tokenizer: TextTokenizer
+
+    @classmethod
+    def recognises(cls, source: ModelSource) -> bool:
+        """Whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights."""
+        return False
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D."""
+
+    @property
+    @abstractmethod
+    def text_vocab_size(self) -> int:
+        """V: rows of the embedding and columns of :meth:`text_logits`."""
+
+    @abstractmethod
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """(B,T) int64 -> (B,T,D), as the base model would embed them."""
+
+    @abstractmethod
+    def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
+        """(B,T,D) -> states of the same shape; causal. With a cache the T steps follow those it holds."""
+
+    @abstractmethod
+    def text_logits(self, normed: Tensor) -> Tensor:
+        """(B,T,D) after the final norm -> (B,T,V), bit-identical to the base model's."""
+
+    @abstractmethod
+    def new_cache(self, batch_size: int, max_steps: int) -> Cache:
+        """An empty cache."""
+
+    @abstractmethod
+    def make_blocks(self, num_blocks: int, init: str) -> nn.Module:
+        """A causal stack of this backbone's own kind of block with its own final norm (paper: the TTS adapter).
+
+        The module's ``forward(hidden (B,T,D), cache=None) -> (B,T,D)`` and ``new_cache(batch_size, max_steps)``
+        follow the backbone's own. Parameters are fresh tensors, never shared with the backbone.
+
+        Args:
+            num_blocks: How many blocks; at least 1.
+            init: ``"fresh"`` (the model's own initialisation) or ``"copy"`` (from its last `num_blocks` blocks
+                and its final norm).
+        """
+
+    @abstractmethod
+    def save_native(self, folder: Path) -> None:
+        """Write the backbone in its own format (for Hugging Face models: loadable by transformers alone)."""
+
+
+class SpeechEncoder(Part, nn.Module):
+    """Ears: sound to features."""
+
+    @property
+    @abstractmethod
+    def sample_rate_hz(self) -> int:
+        """Rate the wave must have."""
+
+    @property
+    @abstractmethod
+    def frame_rate_hz(self) -> float:
+        """Features per second."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,N) float32 right-padded, (B,) samples -> features (B,F,E), (B,) frames that count."""
+
+
+class InputAdapter(Part, nn.Module):
+    """The paper's ASR adapter: features to embeddings of the backbone."""
+
+    @abstractmethod
+    def output_length(self, num_frames: int) -> int:
+        """F' for F frames: how many columns of the grid the speech takes; at least 1 for F >= 1."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) frames -> (B,F',D), (B,) columns."""
+
+
+class OutputAdapter(Part, nn.Module):
+    """The paper's TTS adapter: what stands between the backbone's states and the audio heads.
+
+    Attributes:
+        feedback: Where generated audio tokens are fed back. ``"backbone"`` (the paper): they are merged into the
+            backbone's input. ``"adapter"``: the backbone sees text and speech features only, and :meth:`forward`
+            gets the embedded audio columns as `audio`.
+    """
+
+    feedback: str = "backbone"
+
+    @abstractmethod
+    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """(B,T,D) states (and (B,T,D) merged audio embeddings when `feedback` is "adapter") -> (B,T,D) for the heads."""
+
+    @abstractmethod
+    def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:
+        """An empty cache, or None for an adapter that has no memory."""
+
+
+@dataclass(frozen=True)
+class AudioTables:
+    """The audio embedding rows, for heads that share them.
+
+    Attributes:
+        codes: (K,C,D).
+        specials: (K, audio specials, D).
+    """
+
+    codes: Tensor
+    specials: Tensor
+
+
+class Heads(Part, nn.Module):
+    """Parallel audio heads."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
+        """(B,T,D) -> logits (B,K,T,C+specials), codes first."""
+
+
+class CodecStream(ABC):
+    """Decodes codes as they come. Everything pushed comes out by :meth:`flush`, sample-exact against offline."""
+
+    @abstractmethod
+    def push(self, codes: Tensor) -> Tensor:
+        """(1,K,t) frames, t >= 0 -> (1,n) samples that are final; n may be 0."""
+
+    @abstractmethod
+    def flush(self) -> Tensor:
+        """(1,n): what was held back. The stream is then empty and may be used again."""
+
+
+class Codec(Part, nn.Module):
+    """Mouth: K rectangular streams of codes to sound and back.
+
+    Ragged codecs (SNAC's 1:2:4) flatten to a rectangle at their own door.
+
+    Attributes:
+        context_frames: (past, future) frames that an output sample can depend on beside its own frame.
+    """
+
+    sample_rate_hz: int
+    num_streams: int
+    codebook_size: int
+    samples_per_frame: int
+    context_frames: tuple[int, int]
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second."""
+        return self.sample_rate_hz / self.samples_per_frame
+
+    @abstractmethod
+    def encode(self, wave: Tensor) -> Tensor:
+        """(B,N) float32 -> (B,K,T) int64; N is right-padded with silence to whole frames."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B,K,T) int64 -> (B, T * samples_per_frame) float32."""
+
+    @abstractmethod
+    def new_stream(self) -> CodecStream:
+        """A streaming decoder for one answer."""
+
+
+class Synthesizer(Part):
+    """A text-to-speech engine that makes training speech."""
+
+    sample_rate_hz: int
+
+    @property
+    @abstractmethod
+    def voices(self) -> list[str]:
+        """Names that :meth:`speak` accepts; the first is the default."""
+
+    @abstractmethod
+    def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
+        """Text -> (N,) float32 at `sample_rate_hz`; `speed` 1.25 is a quarter faster. Deterministic."""
+
+
+class Transcriber(Part):
+    """A speech recogniser that judges answers."""
+
+    @abstractmethod
+    def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
+        """(N,) float32 -> text, as it was heard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training example before it becomes a grid. Paths are absolute; what is absent is None.
+
+    Attributes:
+        id: Name for error messages (source and line).
+        question_text: What was asked, as text.
+        question_audio: Where it was spoken.
+        answer_text: What is answered.
+        answer_audio: Where that is spoken.
+        speaker: Name of the answering voice.
+    """
+
+    id: str
+    question_text: str | None = None
+    question_audio: Path | None = None
+    answer_text: str | None = None
+    answer_audio: Path | None = None
+    speaker: str | None = None
+
+
+class DataSource(Part):
+    """A reader of training rows."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """All rows, always in the same order.
+
+        Raises:
+            DataError: which row, what is wrong with it.
+        """
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """``"float32"`` -> ``torch.float32``; ConfigError for anything that is no floating dtype."""
+    from anytalk.errors import ConfigError
+
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"'{name}' is not a floating point dtype", "use float32, bfloat16 or float16")
+    return dtype

@@ -1,0 +1,87 @@
+"""What a plugin may offer: signatures with a sentence each, no bodies, no torch.
+
+A plugin is a module that an entry point of the group ``anytalk`` names. It implements any of these
+functions, marked with :data:`hookimpl`. The ``register_*`` hooks return lists of
+:class:`~anytalk.plugins.components.Component`; the class behind a component is imported when it is
+built, not before. Observers only look: what they return is ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from anytalk.plugins.components import Component
+
+if TYPE_CHECKING:
+    import typer
+
+PROJECT = "anytalk"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Hooks:
+    """The hooks that anytalk calls."""
+
+    @hookspec
+    def register_backbones(self) -> list[Component]:  # type: ignore[empty-body]
+        """Text language models: classes that fulfil ``contracts.Backbone``."""
+
+    @hookspec
+    def register_speech_encoders(self) -> list[Component]:  # type: ignore[empty-body]
+        """Ears: classes that fulfil ``contracts.SpeechEncoder``."""
+
+    @hookspec
+    def register_input_adapters(self) -> list[Component]:  # type: ignore[empty-body]
+        """Bridges from encoder features to backbone embeddings: ``contracts.InputAdapter``."""
+
+    @hookspec
+    def register_output_adapters(self) -> list[Component]:  # type: ignore[empty-body]
+        """Bridges from backbone states to the audio heads: ``contracts.OutputAdapter``."""
+
+    @hookspec
+    def register_heads(self) -> list[Component]:  # type: ignore[empty-body]
+        """Parallel audio heads: ``contracts.Heads``."""
+
+    @hookspec
+    def register_codecs(self) -> list[Component]:  # type: ignore[empty-body]
+        """Codes to sound and back: ``contracts.Codec``."""
+
+    @hookspec
+    def register_synthesizers(self) -> list[Component]:  # type: ignore[empty-body]
+        """Text-to-speech engines that make training speech: ``contracts.Synthesizer``."""
+
+    @hookspec
+    def register_transcribers(self) -> list[Component]:  # type: ignore[empty-body]
+        """Speech recognisers that judge answers: ``contracts.Transcriber``."""
+
+    @hookspec
+    def register_recipes(self) -> list[Component]:  # type: ignore[empty-body]
+        """Lists of training stages as data: each target is a dict that ``train.config.Recipe`` accepts."""
+
+    @hookspec
+    def register_tasks(self) -> list[Component]:  # type: ignore[empty-body]
+        """What goes in and what comes out: each target is a ``grid.tasks.Task``."""
+
+    @hookspec
+    def register_data_sources(self) -> list[Component]:  # type: ignore[empty-body]
+        """Readers of training rows: classes that fulfil ``contracts.DataSource``."""
+
+    @hookspec
+    def register_commands(self, cli: typer.Typer) -> None:
+        """Add subcommands to the ``anytalk`` command line."""
+
+    @hookspec
+    def stage_started(self, stage: str, report: dict[str, Any]) -> None:
+        """A training stage begins; `report` has trainable and total parameters by part name."""
+
+    @hookspec
+    def step_logged(self, stage: str, step: int, metrics: dict[str, float]) -> None:
+        """A training step was logged; `metrics` has losses, learning rate and speed."""
+
+    @hookspec
+    def stage_finished(self, stage: str, folder: Path) -> None:
+        """A training stage is done and saved in `folder` (the talker)."""

