@@ -11,7 +11,7 @@ import pydantic
 from anytalk.errors import ConfigError
 
 if TYPE_CHECKING:
-    from anytalk.plugins.contracts import Backbone, SpeechEncoder
+    from anytalk.plugins.contracts import Backbone
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class BuildContext:
         dtype: Torch dtype name of frozen weights, e.g. ``"float32"``.
         folder: Folder that relative paths of options are relative to (the talker folder), if any.
         backbone: Built first; ``None`` while the backbone itself is built.
-        encoder: Built second; ``None`` before.
+        encoder_width: E of the speech encoder (0 before it is known); known from ``talker.yaml`` even where the encoder
+            itself is not loaded.
         num_streams: K, audio streams of the grid (0 before the grid is known).
         stream_vocab_size: Codes plus special tokens of one audio stream (0 before the grid is known).
     """
@@ -64,7 +65,7 @@ class BuildContext:
     dtype: str = "float32"
     folder: Path | None = None
     backbone: Backbone | None = None
-    encoder: SpeechEncoder | None = None
+    encoder_width: int = 0
     num_streams: int = 0
     stream_vocab_size: int = 0
 
@@ -74,10 +75,8 @@ class BuildContext:
             raise ConfigError("this part needs a backbone to be built before it", "build parts through assemble()")
         return self.backbone
 
-    def need_encoder(self) -> SpeechEncoder:
-        """The speech encoder, or a ConfigError when the part is built without one."""
-        if self.encoder is None:
-            raise ConfigError(
-                "an input adapter needs a speech encoder to be built before it", "set `encoder:` in talker.yaml"
-            )
-        return self.encoder
+    def need_encoder_width(self) -> int:
+        """E, or a ConfigError when the part is built without a speech encoder."""
+        if self.encoder_width <= 0:
+            raise ConfigError("an input adapter needs a speech encoder in front of it", "set `encoder:` in talker.yaml")
+        return self.encoder_width

@@ -1,0 +1,285 @@
+"""The column loop: prefill a prompt, then sample one grid column after the other.
+
+It knows token ids and columns; nothing of text, sound files or codecs.
+
+Batch-parallel decoding (paper 3.2): two rows, the second with a text-only prompt. Text is sampled from the second, audio
+from the first, and the same text token is fed to both: so the text is what the model would write if it did not speak.
+Once text has ended the second row is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytalk.grid.delay import DelayPattern
+from anytalk.grid.prompts import Prompt
+from anytalk.model.talk_model import GridBatch, Hidden, TalkCache, TalkModel
+from anytalk.decode.sampling import GREEDY, SamplingOptions, choose
+from anytalk.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How an answer is generated.
+
+    Attributes:
+        text: Sampling of the text row.
+        audio: Sampling of the audio rows: one for all, or one per stream.
+        batch_parallel: Text from a row of its own.
+        max_columns: Answer columns at most.
+        rule: ``"staircase"`` allows legal tokens only; ``"original"`` is Mini-Omni's loop: every id may be sampled,
+            audio ends when the last stream says eoa, and the first sampled column can't end anything.
+        seed: Of the random state; None takes torch's own.
+    """
+
+    text: SamplingOptions = GREEDY
+    audio: SamplingOptions | tuple[SamplingOptions, ...] = GREEDY
+    batch_parallel: bool = True
+    max_columns: int = 512
+    rule: str = "staircase"
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One generated column.
+
+    Attributes:
+        index: Answer column.
+        text: Text token; None once the text has ended.
+        audio: (K,) int64; None in a task that does not speak.
+    """
+
+    index: int
+    text: int | None
+    audio: np.ndarray | None
+
+
+@dataclass
+class Answer:
+    """What was generated so far.
+
+    Attributes:
+        text_ids: Text tokens, the end token left out.
+        columns: Audio columns (K,) so far.
+        num_frames: Frames of the answer, once it is known where audio ends.
+        text_ended: Whether the text is complete.
+        finish_reason: ``"stop"`` or ``"length"`` at the end, None before.
+    """
+
+    pattern: DelayPattern
+    text_ids: list[int] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
+    num_frames: int | None = None
+    text_ended: bool = False
+    finish_reason: str | None = None
+
+    @property
+    def frames_ready(self) -> int:
+        """Whole frames that can be read out."""
+        if self.pattern.text_lead == "all" and not self.text_ended:
+            return 0
+        ready = self.pattern.frames_ready(len(self.columns), len(self.text_ids))
+        return ready if self.num_frames is None else min(ready, self.num_frames)
+
+    def codes(self, first_frame: int = 0, stop_frame: int | None = None) -> np.ndarray:
+        """Frames that are ready: (codec streams, n) int64, every id a code of the codec.
+
+        An id that is no code (possible under the rule ``"original"`` only) is replaced by the stream's code before it.
+        """
+        stop = self.frames_ready if stop_frame is None else stop_frame
+        if stop <= 0 or first_frame >= stop:
+            return np.zeros((self.pattern.codec_streams, 0), dtype=np.int64)
+        codes = self.pattern.undo(np.stack(self.columns, axis=1), stop, len(self.text_ids))
+        legal = (codes >= 0) & (codes < self.pattern.codec_codebook_size)
+        if not legal.all():
+            codes = _repaired(codes, legal)
+        return codes[:, first_frame:]
+
+
+def _repaired(codes: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    last = np.maximum.accumulate(np.where(legal, np.arange(codes.shape[1]), -1), axis=1)
+    return np.where(last >= 0, np.take_along_axis(codes, np.maximum(last, 0), axis=1), 0)
+
+
+class Generation:
+    """One answer being generated; iterate over it for its columns, read :attr:`answer` at any time."""
+
+    def __init__(
+        self,
+        model: TalkModel,
+        pattern: DelayPattern,
+        options: DecodeOptions,
+        prompts: Sequence[Prompt],
+        speech: Sequence[Tensor],
+        *,
+        audio_out: bool,
+        given_text: Sequence[int] | None = None,
+        speaker: int | None = None,
+    ) -> None:
+        """Prepare; nothing runs before iteration.
+
+        Args:
+            model: The talking model, in eval mode.
+            pattern: Its delay pattern.
+            options: How to decode.
+            prompts: One prompt, or two for batch-parallel decoding: the one that speaks, then the text-only one.
+            speech: Speech embeddings (L,D), one for each span of the prompt.
+            audio_out: Whether the answer is spoken.
+            given_text: Text ids (without the end) that are spoken instead of generated (T1A1).
+            speaker: Row of the speaker embedding.
+        """
+        if options.rule not in ("staircase", "original"):
+            raise ConfigError(f"unknown decode rule '{options.rule}'", "use 'staircase' or 'original'")
+        streams = model.layout.num_audio_streams
+        audio = (options.audio,) * streams if isinstance(options.audio, SamplingOptions) else options.audio
+        if len(audio) != streams:
+            raise ConfigError(f"{len(audio)} sampling options for {streams} audio streams", "give one, or one each")
+        self.model = model
+        self.options = options
+        self.prompts = prompts
+        self.speech = speech
+        self.audio_out = audio_out
+        self.given_text = given_text
+        self.speaker = speaker
+        self.answer = Answer(pattern, text_ended=False)
+        self._audio_sampling = audio
+        self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
+        self._rows = len(prompts)
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[Column]:
+        """Generate to the end."""
+        layout, answer = self.model.layout, self.answer
+        hidden, cache = self._prefill()
+        for index in range(self.options.max_columns):
+            text = self._next_text(hidden, index)
+            audio = self._next_audio(hidden, index) if self.audio_out else None
+            if self._original_end(text, audio, index):
+                answer.finish_reason = "stop"
+                return
+            ends_text = text == layout.end_of_text_id and not self._ignores_end(index)
+            if not answer.text_ended and not ends_text:
+                answer.text_ids.append(text)
+            if audio is not None:
+                answer.columns.append(audio)
+                self._note_audio_end(audio, index)
+            was_ended = answer.text_ended
+            answer.text_ended = was_ended or ends_text
+            yield Column(index, None if was_ended else text, audio)
+            if self._is_done(index):
+                answer.finish_reason = "stop"
+                return
+            if answer.text_ended and self._rows == 2:
+                cache.backbone.keep_rows([0])
+                self._rows = 1
+            hidden = self._step(text, audio, cache)
+        answer.finish_reason = "length"
+
+    # ---- running the model
+
+    def _prefill(self) -> tuple[Hidden, TalkCache]:
+        device = self.model.device
+        tokens = torch.from_numpy(np.stack([p.tokens for p in self.prompts])).to(device)
+        spans = [[(s, e) for (s, _), e in zip(p.speech_spans, self.speech, strict=True)] for p in self.prompts]
+        cache = self.model.new_cache(self._rows, tokens.shape[2] + self.options.max_columns, int(self.audio_out))
+        embeds, audio = self.model.embed(GridBatch(tokens, spans))
+        return self.model.run(embeds, audio, cache, int(self.audio_out)), cache
+
+    def _step(self, text: int, audio: np.ndarray | None, cache: TalkCache) -> Hidden:
+        layout, device = self.model.layout, self.model.device
+        tokens = torch.full((self._rows, layout.num_streams, 1), layout.pad_a, dtype=torch.int64)
+        tokens[:, layout.text_row] = text
+        if audio is not None:
+            tokens[0, : layout.text_row, 0] = torch.from_numpy(audio)
+        speaker = speaker_mask = None
+        if self.speaker is not None and self.audio_out:
+            speaker = torch.full((self._rows,), self.speaker, device=device)
+            speaker_mask = torch.zeros(self._rows, 1, dtype=torch.bool, device=device)
+            speaker_mask[0] = True
+        embeds, audio_embeds = self.model.embed(GridBatch(tokens.to(device), (), speaker, speaker_mask))
+        return self.model.run(embeds, audio_embeds, cache, int(self.audio_out))
+
+    # ---- choosing tokens
+
+    def _next_text(self, hidden: Hidden, index: int) -> int:
+        layout, answer = self.model.layout, self.answer
+        if answer.text_ended:
+            return layout.pad_t
+        if self.given_text is not None:
+            return self.given_text[index] if index < len(self.given_text) else layout.end_of_text_id
+        row = self._rows - 1
+        logits = self.model.text_logits(hidden.states.normed[row : row + 1, -1:])[:, 0]
+        if self.options.rule == "staircase" and logits.shape[-1] > layout.text_vocab_size:
+            specials = logits[:, layout.text_vocab_size :]
+            end = specials[:, layout.eot - layout.text_vocab_size].clone()
+            specials.fill_(-torch.inf)
+            specials[:, layout.eot - layout.text_vocab_size] = end
+        recent = torch.tensor([answer.text_ids], device=logits.device)
+        return int(choose(logits, self.options.text, recent, self._generator))
+
+    def _next_audio(self, hidden: Hidden, index: int) -> np.ndarray:
+        layout, answer = self.model.layout, self.answer
+        assert hidden.audio is not None
+        logits = self.model.audio_logits(hidden.audio[:1, -1:])[0, :, 0]  # (K, C+specials)
+        enforce = self.options.rule == "staircase"
+        column = np.empty(layout.num_audio_streams, dtype=np.int64)
+        recent = torch.from_numpy(np.stack(answer.columns[-64:], axis=1)) if answer.columns else None
+        num_frames = answer.num_frames
+        for stream, sampling in enumerate(self._audio_sampling):
+            row = logits[stream : stream + 1]
+            if enforce:
+                legal = answer.pattern.legal(
+                    stream, index, num_frames, num_text=len(answer.text_ids), text_ended=answer.text_ended
+                )
+                if legal.is_forced:
+                    column[stream] = layout.pad_a if legal.may_pad else layout.eoa
+                    continue
+                mask = torch.full_like(row, -torch.inf)
+                mask[:, legal.first : legal.stop] = 0.0
+                if legal.may_end:
+                    mask[:, layout.eoa] = 0.0
+                row = row + mask
+            before = None if recent is None else recent[stream : stream + 1].to(row.device)
+            column[stream] = int(choose(row, sampling, before, self._generator))
+            if enforce and stream == 0 and column[0] == layout.eoa:
+                # Streams without a delay between them end in this very column.
+                num_frames = answer.pattern.frames_at_end(index, len(answer.text_ids))
+        return column
+
+    # ---- ends
+
+    def _ignores_end(self, index: int) -> bool:
+        """The original never looks for an end in the column that the prompt predicts."""
+        return self.options.rule == "original" and index == 0
+
+    def _original_end(self, text: int, audio: np.ndarray | None, index: int) -> bool:
+        """The original stops on the last stream's eoa, or on eot where it does not speak; that column is dropped."""
+        if self.options.rule != "original" or index == 0:
+            return False
+        if audio is not None:
+            if audio[-1] != self.model.layout.eoa:
+                return False
+            self.answer.num_frames = self.answer.pattern.frames_ready(index, len(self.answer.text_ids))
+            return True
+        return text == self.model.layout.end_of_text_id
+
+    def _note_audio_end(self, audio: np.ndarray, index: int) -> None:
+        answer = self.answer
+        if self.options.rule == "staircase" and answer.num_frames is None and audio[0] == self.model.layout.eoa:
+            answer.num_frames = answer.pattern.frames_at_end(index, len(answer.text_ids))
+
+    def _is_done(self, index: int) -> bool:
+        if self.options.rule == "original":
+            return False
+        answer = self.answer
+        if not self.audio_out:
+            return answer.text_ended
+        if answer.num_frames is None or not answer.text_ended:
+            return False
+        return index + 1 >= answer.pattern.num_columns(answer.num_frames, len(answer.text_ids))

@@ -1,0 +1,84 @@
+"""Choosing a token from logits. Pure; the random state is the caller's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anytalk.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How tokens of one stream are chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token (then nothing else counts but the repetition penalty).
+        top_k: Only the k likeliest; 0 for all.
+        top_p: Only the likeliest that together reach this probability; 1 for all.
+        repetition_penalty: Above 1 makes recent tokens less likely (positive logits divided, negative multiplied).
+        repetition_window: How many recent tokens count.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 64
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0 (1 is off)"),
+            ("repetition_window", self.repetition_window >= 0, "0 or more"),
+        ):
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}", f"change --{name}")
+
+
+GREEDY = SamplingOptions()
+
+
+def choose(logits: Tensor, options: SamplingOptions, recent: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Choose one token per row.
+
+    Args:
+        logits: (R,V); illegal tokens are -inf.
+        options: The same for all rows.
+        recent: (R,n) tokens for the repetition penalty, or None; ids outside V are ignored.
+        generator: Random state; None for torch's own.
+
+    Returns:
+        (R,) int64.
+    """
+    logits = logits.float()
+    if options.repetition_penalty != 1.0 and recent is not None and recent.shape[1] and options.repetition_window:
+        logits = _penalised(logits, recent[:, -options.repetition_window :], options.repetition_penalty)
+    if options.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        kth = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if options.top_p < 1:
+        logits = _nucleus(logits, options.top_p)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+
+
+def _penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
+    vocab = logits.shape[-1]
+    counts = torch.zeros_like(logits)
+    counts.scatter_(1, recent.clamp(0, vocab - 1), ((recent >= 0) & (recent < vocab)).to(logits.dtype), reduce="add")
+    return torch.where(counts > 0, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probs = ordered.softmax(dim=-1)
+    # A token stays while the ones before it have not reached top_p: the likeliest always stays.
+    drop = probs.cumsum(dim=-1) - probs >= top_p
+    return logits.masked_fill(drop.scatter(1, order, drop), -torch.inf)

@@ -1,0 +1,234 @@
+"""A conversation with a talker: questions in, text and sound out as they come.
+
+wave -> encoder -> input adapter -> prompt -> columns -> text deltas, and codes -> codec stream -> PCM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.errors import AudioError, ConfigError
+from anytalk.grid.audio import check_speech
+from anytalk.grid.prompts import Turn
+from anytalk.grid.tasks import TASKS, Task
+from anytalk.model.talker import Talker
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of the text answer; pieces joined are the whole."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioDelta:
+    """A piece of the spoken answer.
+
+    Attributes:
+        wave: (n,) float32 at the codec's rate.
+    """
+
+    wave: np.ndarray
+
+
+@dataclass(frozen=True)
+class AnswerDone:
+    """The end of an answer, with what it took.
+
+    Attributes:
+        text: The whole text.
+        finish_reason: ``"stop"``, or ``"length"`` when the column budget ran out.
+        num_columns: Generated columns.
+        num_frames: Codec frames spoken.
+        wall_s: From the question's arrival to the last sample.
+        first_audio_s: From the question's arrival to the first sample; None without sound.
+        audio_s: Length of the spoken answer.
+    """
+
+    text: str
+    finish_reason: str
+    num_columns: int
+    num_frames: int
+    wall_s: float
+    first_audio_s: float | None
+    audio_s: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Wall-clock seconds per second of speech (below 1 is faster than real time); None without sound."""
+        return self.wall_s / self.audio_s if self.audio_s else None
+
+
+Event = TextDelta | AudioDelta | AnswerDone
+
+
+@dataclass
+class Session:
+    """A conversation; it remembers its turns.
+
+    Attributes:
+        talker: Who answers.
+        stride_frames: Codec frames per piece of sound; more is cheaper, fewer is sooner.
+    """
+
+    talker: Talker
+    stride_frames: int = 1
+    _turns: list[Turn] = field(default_factory=list)
+    _speech: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.stride_frames < 1:
+            raise ConfigError(f"stride_frames is {self.stride_frames}; expected 1 or more", "change --stride")
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self._turns.clear()
+        self._speech.clear()
+
+    def ask(
+        self,
+        *,
+        text: str | None = None,
+        wave: np.ndarray | None = None,
+        task: Task | str | None = None,
+        options: DecodeOptions | None = None,
+        speaker: str | None = None,
+    ) -> Iterator[Event]:
+        """Ask by text or by voice; iterate for the answer as it comes.
+
+        Args:
+            text: A typed question (for T1A1: what to read aloud).
+            wave: A spoken question, (N,) float32 at the encoder's rate.
+            task: Default: A1A2 for a spoken question, T1A2 for a typed one.
+            options: How to decode; default: greedy, batch-parallel, the talker's own rule.
+            speaker: Name of the answering voice.
+
+        Raises:
+            ConfigError: neither or both of text and wave, or a task that doesn't fit them.
+            AudioError: a wave that is too short, too long or silent.
+        """
+        if (text is None) == (wave is None):
+            raise ConfigError("give either a typed or a spoken question", "pass text=... or wave=...")
+        chosen = _task(task, spoken=wave is not None)
+        if text is not None and not text.strip():
+            raise ConfigError("the question is empty", "type something to ask")
+        options = options or DecodeOptions(rule=self.talker.config.decode_rule)
+        return self._answer(text, wave, chosen, options, speaker)
+
+    def _answer(
+        self, text: str | None, wave: np.ndarray | None, task: Task, options: DecodeOptions, speaker: str | None
+    ) -> Iterator[Event]:
+        started = time.perf_counter()
+        talker = self.talker
+        speaker_row = talker.speaker_index(speaker)
+        speech = [] if wave is None else [embed_speech(talker, wave)]
+        turn = Turn("user", text, speech_columns=speech[0].shape[0] if speech else 0)
+        turns, embeds = [*self._turns, turn], [*self._speech, *speech]
+        prompt = talker.prompts.prompt(task, turns)
+        prompts = [prompt, talker.prompts.text_only_row(prompt)] if task.audio_out and options.batch_parallel else [prompt]
+        tokenizer = talker.model.backbone.tokenizer
+        given = tokenizer.encode(text or "") if task.answer == "question" and not task.speech_in else None
+        generation = Generation(
+            talker.model,
+            talker.config.grid.delay_pattern(),
+            options,
+            prompts,
+            embeds[: len(prompt.speech_spans)],
+            audio_out=task.audio_out,
+            given_text=given,
+            speaker=speaker_row,
+        )
+        stream = talker.codec.new_stream() if task.audio_out else None
+        said, emitted, first_audio_s, num_samples = "", 0, None, 0
+
+        def sound(codes: np.ndarray, last: bool) -> np.ndarray:
+            assert stream is not None
+            tensor = torch.from_numpy(codes)[None].to(talker.device)
+            pieces = [stream.push(tensor)] + ([stream.flush()] if last else [])
+            return torch.cat(pieces, dim=1)[0].cpu().numpy()
+
+        with torch.no_grad():
+            for _ in generation:
+                delta = _text_delta(tokenizer.decode(generation.answer.text_ids), said)
+                if delta:
+                    said += delta
+                    yield TextDelta(delta)
+                ready = generation.answer.frames_ready
+                if stream is not None and ready - emitted >= self.stride_frames:
+                    piece = sound(generation.answer.codes(emitted, ready), last=False)
+                    emitted = ready
+                    if len(piece):
+                        first_audio_s = first_audio_s or time.perf_counter() - started
+                        num_samples += len(piece)
+                        yield AudioDelta(piece)
+            whole = tokenizer.decode(generation.answer.text_ids)
+            if whole.startswith(said) and whole != said:
+                yield TextDelta(whole[len(said) :])
+            if stream is not None:
+                ready = generation.answer.frames_ready
+                piece = sound(generation.answer.codes(emitted, ready), last=True)
+                emitted = max(emitted, ready)
+                if len(piece):
+                    first_audio_s = first_audio_s or time.perf_counter() - started
+                    num_samples += len(piece)
+                    yield AudioDelta(piece)
+        if task.answer == "answer":
+            self._turns += [turn, Turn("assistant", whole)]
+            self._speech += speech
+        yield AnswerDone(
+            text=whole,
+            finish_reason=generation.answer.finish_reason or "stop",
+            num_columns=max(len(generation.answer.columns), len(generation.answer.text_ids)),
+            num_frames=emitted,
+            wall_s=time.perf_counter() - started,
+            first_audio_s=first_audio_s,
+            audio_s=num_samples / talker.codec.sample_rate_hz if stream is not None else 0.0,
+        )
+
+
+def _task(task: Task | str | None, *, spoken: bool) -> Task:
+    if isinstance(task, str):
+        if task.upper() not in TASKS:
+            raise ConfigError(f"unknown task '{task}'", f"tasks: {', '.join(TASKS)}")
+        task = TASKS[task.upper()]
+    if task is None:
+        task = TASKS["A1A2" if spoken else "T1A2"]
+    if task.speech_in != spoken:
+        kind, other = ("spoken", "typed") if spoken else ("typed", "spoken")
+        raise ConfigError(f"task {task.name} needs a {other} question; a {kind} one was given", "choose another task")
+    return task
+
+
+def _text_delta(whole: str, said: str) -> str:
+    """What can be said now: not a character whose bytes are still incomplete, nothing that may still change."""
+    if whole.endswith("\ufffd") or not whole.startswith(said):
+        return ""
+    return whole[len(said) :]
+
+
+@torch.no_grad()
+def embed_speech(talker: Talker, wave: np.ndarray, name: str = "the question") -> Tensor:
+    """(N,) float32 at the encoder's rate -> speech embeddings (L,D).
+
+    Raises:
+        ConfigError: a talker without ears.
+        AudioError: a wave that is too short, too long or silent.
+    """
+    model = talker.model
+    if model.encoder is None or model.input_adapter is None:
+        raise ConfigError("this talker has no ears", "attach it again with a speech encoder, or ask by text")
+    if wave.ndim != 1:
+        raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
+    check_speech(wave, model.encoder.sample_rate_hz, name)
+    samples = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None].to(talker.device)
+    features, frames = model.encode_speech(samples, torch.tensor([samples.shape[1]], device=talker.device))
+    embeds, columns = model.adapt_speech(features, frames)
+    return embeds[0, : int(columns[0])]

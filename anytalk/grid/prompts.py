@@ -1,0 +1,245 @@
+"""Builds grids: the prompt of every task in both styles, and the training grid with its loss masks.
+
+Styles: ``raw`` is the original's layout (facts of the original's code: columns input_t, text or pads, eot, then
+answer_t or asr). ``chat`` is the backbone's own chat template: speech columns stand inside the user turn, input_a rides
+on the audio rows of the column before them, eoa on the one after, answer_a on the last prompt column. With no speech
+the text row of a chat prompt is *exactly* the base model's prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anytalk.errors import ConfigError
+from anytalk.grid.delay import DelayPattern
+from anytalk.grid.tasks import Task
+from anytalk.grid.tokens import StreamLayout
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts import TextTokenizer
+
+ASR_INSTRUCTION = "Write down exactly what I said."
+TTS_INSTRUCTION = "Read this aloud:"
+# Private-use characters: nobody types them, so a user's words can't be taken for the mark.
+_SPEECH_MARK = "\ue000speech{}\ue001"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``"user"`` or ``"assistant"``.
+        text: What was said, as text; None when it is only there as speech.
+        speech_columns: Columns of its speech; 0 for a typed turn.
+    """
+
+    role: str
+    text: str | None = None
+    speech_columns: int = 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A grid that ends where the answer begins.
+
+    Attributes:
+        tokens: (S,T) int64.
+        speech_spans: (first column, number of columns) of each spoken turn, in order.
+    """
+
+    tokens: np.ndarray
+    speech_spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_columns(self) -> int:
+        """T."""
+        return int(self.tokens.shape[1])
+
+
+@dataclass(frozen=True)
+class TrainingGrid:
+    """A prompt with its answer.
+
+    Attributes:
+        tokens: (S,T) int64.
+        loss_mask: (S,T) bool: tokens that are learnt, each predicted from the column before it.
+        speech_spans: As in :class:`Prompt`.
+        num_prompt: Columns of the prompt.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    speech_spans: tuple[tuple[int, int], ...]
+    num_prompt: int
+
+
+class PromptBuilder:
+    """Builds prompts of one style for one layout.
+
+    Args:
+        layout: Rows and special ids.
+        tokenizer: The backbone's.
+        style: ``"chat"`` or ``"raw"``.
+        system: System message of a chat prompt; None leaves the template's own default.
+
+    Raises:
+        ConfigError: an unknown style, or chat without a chat template.
+    """
+
+    def __init__(self, layout: StreamLayout, tokenizer: TextTokenizer, style: str, system: str | None = None) -> None:
+        if style not in ("chat", "raw"):
+            raise ConfigError(f"unknown prompt style '{style}'", "use 'chat' or 'raw'")
+        if style == "chat" and not tokenizer.has_chat_template:
+            raise ConfigError("prompt style 'chat' needs a tokenizer with a chat template", "set grid.prompt: raw")
+        self.layout = layout
+        self.tokenizer = tokenizer
+        self.style = style
+        self.system = system
+
+    def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
+        """The prompt of a task: `turns` alternate and end with the user's.
+
+        Raises:
+            ConfigError: no turns, a last turn that is not the user's, or one without what the task needs.
+        """
+        self._check(task, turns)
+        prompt = self._raw(task, turns) if self.style == "raw" else self._chat(task, turns)
+        if task.audio_out:
+            prompt.tokens[: self.layout.text_row, -1] = self.layout.answer_a
+        return prompt
+
+    def text_only_row(self, prompt: Prompt) -> Prompt:
+        """The second row of batch-parallel decoding: the same prompt for a text answer (paper 3.2).
+
+        It differs in the last column of the audio rows only: pad_a instead of answer_a.
+        """
+        tokens = prompt.tokens.copy()
+        tokens[: self.layout.text_row, -1] = self.layout.pad_a
+        return Prompt(tokens, prompt.speech_spans)
+
+    def training_grid(
+        self,
+        task: Task,
+        turns: Sequence[Turn],
+        answer_text: str,
+        codes: np.ndarray | None = None,
+        pattern: DelayPattern | None = None,
+        learn_pads: bool = False,
+    ) -> TrainingGrid:
+        """A prompt followed by its answer, with the loss mask of the task.
+
+        In the loss: the text answer and its end token (not in T1A1, where the text is given), and each stream's codes
+        and its eoa. Pads are forced at generation, so they are learnt only with `learn_pads` (the original, which does
+        not enforce the staircase, has to learn the ones before a stream's codes).
+
+        Args:
+            task: What is learnt.
+            turns: As in :meth:`prompt`.
+            answer_text: Text row of the answer.
+            codes: (codec streams, F), needed when the task speaks.
+            pattern: Where codes stand, needed when the task speaks.
+            learn_pads: Also learn pad_a.
+        """
+        prompt = self.prompt(task, turns)
+        text = [*self.tokenizer.encode(answer_text), self.layout.end_of_text_id]
+        audio, audio_mask = self._answer_audio(task, codes, pattern, num_text=len(text) - 1)
+        steps = max(len(text), audio.shape[1])
+        layout = self.layout
+        answer = np.full((layout.num_streams, steps), layout.pad_a, dtype=np.int64)
+        answer[layout.text_row] = layout.pad_t
+        answer[layout.text_row, : len(text)] = text
+        answer[: layout.text_row, : audio.shape[1]] = audio
+        mask = np.zeros_like(answer, dtype=bool)
+        mask[layout.text_row, : len(text)] = task.text_in_loss
+        if task.audio_out:
+            mask[: layout.text_row, : audio.shape[1]] = audio_mask | learn_pads
+        prompt_mask = np.zeros_like(prompt.tokens, dtype=bool)
+        return TrainingGrid(
+            tokens=np.concatenate([prompt.tokens, answer], axis=1),
+            loss_mask=np.concatenate([prompt_mask, mask], axis=1),
+            speech_spans=prompt.speech_spans,
+            num_prompt=prompt.num_columns,
+        )
+
+    def _answer_audio(
+        self, task: Task, codes: np.ndarray | None, pattern: DelayPattern | None, num_text: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not task.audio_out:
+            empty = np.zeros((self.layout.num_audio_streams, 0), dtype=np.int64)
+            return empty, empty.astype(bool)
+        if codes is None or pattern is None:
+            raise ConfigError(f"task {task.name} speaks, but the row has no codes", "give answer_audio")
+        return pattern.apply(codes, self.layout, num_text)
+
+    def _check(self, task: Task, turns: Sequence[Turn]) -> None:
+        if not turns or turns[-1].role != "user":
+            raise ConfigError("a prompt must end with the user's turn", "append Turn('user', ...)")
+        last = turns[-1]
+        if task.speech_in and not last.speech_columns:
+            raise ConfigError(f"task {task.name} needs a spoken question", "give speech, or use a task that begins with T1")
+        if not task.speech_in and last.text is None:
+            raise ConfigError(f"task {task.name} needs a typed question", "give text, or use a task that begins with A1")
+
+    # ---- raw: the original's columns
+
+    def _raw(self, task: Task, turns: Sequence[Turn]) -> Prompt:
+        layout = self.layout
+        columns: list[np.ndarray] = []
+        spans: list[tuple[int, int]] = []
+        for i, turn in enumerate(turns):
+            start = sum(c.shape[1] for c in columns)
+            if turn.role == "assistant":
+                columns.append(self._text_columns([*self.tokenizer.encode(turn.text or ""), layout.end_of_text_id]))
+                continue
+            last = layout.asr if i == len(turns) - 1 and task.speech_in and task.answer == "question" else layout.answer_t
+            if turn.speech_columns and (task.speech_in or turn.text is None):
+                spans.append((start + 1, turn.speech_columns))
+                block = self._text_columns([layout.input_t, *[layout.pad_t] * turn.speech_columns, layout.eot, last])
+                block[: layout.text_row, 0] = layout.input_a
+                block[: layout.text_row, -2] = layout.eoa
+            else:
+                block = self._text_columns([layout.input_t, *self.tokenizer.encode(turn.text or ""), layout.eot, last])
+            columns.append(block)
+        return Prompt(np.concatenate(columns, axis=1), tuple(spans))
+
+    # ---- chat: the backbone's own template
+
+    def _chat(self, task: Task, turns: Sequence[Turn]) -> Prompt:
+        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
+        lengths: list[int] = []
+        for i, turn in enumerate(turns):
+            spoken = turn.speech_columns > 0 and (task.speech_in or turn.text is None)
+            content = _SPEECH_MARK.format(len(lengths)) if spoken else (turn.text or "")
+            if spoken:
+                lengths.append(turn.speech_columns)
+            if i == len(turns) - 1 and task.answer == "question":
+                content = f"{content}\n{ASR_INSTRUCTION}" if spoken else f"{TTS_INSTRUCTION} {content}"
+            messages.append({"role": turn.role, "content": content})
+        rest = self.tokenizer.render_chat(messages)
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for i, length in enumerate(lengths):
+            before, mark, rest = rest.partition(_SPEECH_MARK.format(i))
+            if not mark:
+                raise ConfigError("the chat template drops or changes the user's words", "set grid.prompt: raw")
+            ids += self.tokenizer.encode(before)
+            spans.append((len(ids), length))
+            ids += [self.layout.pad_t] * length
+        ids += self.tokenizer.encode(rest)
+        tokens = self._text_columns(ids)
+        for start, length in spans:
+            if start > 0:
+                tokens[: self.layout.text_row, start - 1] = self.layout.input_a
+            tokens[: self.layout.text_row, start + length] = self.layout.eoa
+        return Prompt(tokens, tuple(spans))
+
+    def _text_columns(self, ids: Sequence[int]) -> np.ndarray:
+        """(S, len(ids)) with the text row given and pads in all audio rows."""
+        columns = np.full((self.layout.num_streams, len(ids)), self.layout.pad_a, dtype=np.int64)
+        columns[self.layout.text_row] = ids
+        return columns

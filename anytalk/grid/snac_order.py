@@ -1,0 +1,77 @@
+"""SNAC's ragged codes as rectangular streams and back: a tree read depth first. Arithmetic only, no model.
+
+One frame is a tree: codebook 0 gives one code, each finer codebook divides the time of its parent evenly.
+With ``vq_strides`` [4, 2, 1] codebooks give 1, 2 and 4 codes per frame, and depth first their order is::
+
+    row   0       1        2        3          4          5          6
+    code  cb0[k]  cb1[2k]  cb2[4k]  cb2[4k+1]  cb1[2k+1]  cb2[4k+2]  cb2[4k+3]
+
+This is the order of rows A_0 .. A_6 of Mini-Omni (paper section 3.2; its ``utils/snac_utils.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+__all__ = ["codes_per_frame", "depth_first_order", "flatten", "unflatten"]
+
+
+def codes_per_frame(vq_strides: Sequence[int]) -> list[int]:
+    """How many codes each codebook gives per frame: [4, 2, 1] -> [1, 2, 4].
+
+    Raises:
+        ValueError: strides that don't divide one another, coarse to fine.
+    """
+    if not vq_strides or any(fine < 1 or coarse % fine for coarse, fine in pairwise(vq_strides)):
+        raise ValueError(f"vq_strides must each be a multiple of the next, got {list(vq_strides)}")
+    return [vq_strides[0] // stride for stride in vq_strides]
+
+
+def depth_first_order(vq_strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(codebook, position inside the frame) of each row."""
+    counts = codes_per_frame(vq_strides)
+
+    def visit(codebook: int, position: int) -> list[tuple[int, int]]:
+        rows = [(codebook, position)]
+        if codebook + 1 < len(counts):
+            children = counts[codebook + 1] // counts[codebook]
+            for child in range(children):
+                rows += visit(codebook + 1, position * children + child)
+        return rows
+
+    return visit(0, 0)
+
+
+def flatten(codes: Sequence[Tensor], vq_strides: Sequence[int]) -> Tensor:
+    """One (B, T * m) tensor per codebook, m its codes per frame -> (B,K,T).
+
+    Raises:
+        ValueError: tensors whose lengths don't belong to one number of frames.
+    """
+    counts = codes_per_frame(vq_strides)
+    num_frames = codes[0].shape[-1]
+    lengths = [c.shape[-1] for c in codes]
+    if lengths != [num_frames * count for count in counts]:
+        raise ValueError(f"codebooks of {counts} codes per frame can't have lengths {lengths}")
+    return torch.stack(
+        [codes[codebook][:, position :: counts[codebook]] for codebook, position in depth_first_order(vq_strides)], 1
+    )
+
+
+def unflatten(codes: Tensor, vq_strides: Sequence[int]) -> list[Tensor]:
+    """(B,K,T) -> one (B, T * m) tensor per codebook: the inverse of :func:`flatten`.
+
+    Raises:
+        ValueError: K is not the number of codes that these strides give per frame.
+    """
+    counts = codes_per_frame(vq_strides)
+    if codes.shape[1] != sum(counts):
+        raise ValueError(f"expected {sum(counts)} streams for vq_strides {list(vq_strides)}, got {codes.shape[1]}")
+    rows: list[list[Tensor]] = [[] for _ in counts]
+    for row, (codebook, _) in enumerate(depth_first_order(vq_strides)):
+        rows[codebook].append(codes[:, row])
+    return [torch.stack(parts, -1).flatten(1) for parts in rows]

@@ -1,0 +1,45 @@
+"""What goes in and what comes out. A and T stand for audio and text, 1 for the question, 2 for the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: Short name of the original's code, e.g. ``"A1A2"``.
+        speech_in: Whether the question is spoken.
+        audio_out: Whether the answer is spoken.
+        answer: What the text row says: ``"answer"``, or ``"question"`` (a transcript; in T1A1 the text to read aloud,
+            which is given and not generated).
+        text_in_loss: Whether the text row is learnt.
+        summary: One line.
+    """
+
+    name: str
+    speech_in: bool
+    audio_out: bool
+    answer: str = "answer"
+    text_in_loss: bool = True
+    summary: str = ""
+
+
+A1A2 = Task(name="A1A2", speech_in=True, audio_out=True, summary="speech in, text and speech out")
+A1T2 = Task(name="A1T2", speech_in=True, audio_out=False, summary="speech in, text out")
+A1T1 = Task(name="A1T1", speech_in=True, audio_out=False, answer="question", summary="speech in, transcript out (ASR)")
+T1A2 = Task(name="T1A2", speech_in=False, audio_out=True, summary="text in, text and speech out")
+T1T2 = Task(name="T1T2", speech_in=False, audio_out=False, summary="text in, text out")
+T1A1 = Task(
+    name="T1A1",
+    speech_in=False,
+    audio_out=True,
+    answer="question",
+    text_in_loss=False,
+    summary="text in, the same text spoken (TTS)",
+)
+
+TASKS = {task.name: task for task in (A1A2, A1T2, A1T1, T1A2, T1T2, T1A1)}
+"""The first-party tasks by name."""

@@ -1,0 +1,105 @@
+"""The one home of special tokens, vocabulary sizes and row numbers of the token grid.
+
+A grid is an int64 array (S,T): rows 0 .. K-1 are audio streams, row K is text; columns are steps. Ids are local to
+their row. Special tokens stand behind the codes (audio) or behind the backbone's vocabulary (text), in the order of
+the original (Mini-Omni: eot, pad_t, input_t, answer_t, asr; eoa, pad_a, input_a, answer_a), and live in small tables
+of their own, never inside the backbone's matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TEXT_SPECIALS = ("eot", "pad_t", "input_t", "answer_t", "asr")
+AUDIO_SPECIALS = ("eoa", "pad_a", "input_a", "answer_a")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamLayout:
+    """Rows, vocabularies and special ids of a grid.
+
+    Attributes:
+        num_audio_streams: K.
+        codebook_size: C, codes of one audio stream.
+        text_vocab_size: V, the backbone's own vocabulary.
+        end_of_text_id: The id that ends a text answer: the backbone's own end token (default of ``attach``, so that
+            the text path stays the base model's), or :attr:`eot` (the original).
+        text_special_slots: Rows of the text special table; the original reserves 64.
+        audio_special_slots: Rows of each stream's special table; the original reserves 64.
+    """
+
+    num_audio_streams: int
+    codebook_size: int
+    text_vocab_size: int
+    end_of_text_id: int
+    text_special_slots: int = len(TEXT_SPECIALS)
+    audio_special_slots: int = len(AUDIO_SPECIALS)
+
+    @property
+    def num_streams(self) -> int:
+        """S = K+1."""
+        return self.num_audio_streams + 1
+
+    @property
+    def text_row(self) -> int:
+        """Row of the text stream: the last."""
+        return self.num_audio_streams
+
+    @property
+    def stream_vocab_size(self) -> int:
+        """Codes plus special slots of one audio stream: width of one head."""
+        return self.codebook_size + self.audio_special_slots
+
+    @property
+    def eot(self) -> int:
+        """End of text."""
+        return self.text_vocab_size
+
+    @property
+    def pad_t(self) -> int:
+        """Text row where there is no text."""
+        return self.text_vocab_size + 1
+
+    @property
+    def input_t(self) -> int:
+        """Begins a prompt of the raw style."""
+        return self.text_vocab_size + 2
+
+    @property
+    def answer_t(self) -> int:
+        """Last column of a raw prompt: an answer follows."""
+        return self.text_vocab_size + 3
+
+    @property
+    def asr(self) -> int:
+        """Last column of a raw prompt: a transcript follows."""
+        return self.text_vocab_size + 4
+
+    @property
+    def eoa(self) -> int:
+        """End of audio."""
+        return self.codebook_size
+
+    @property
+    def pad_a(self) -> int:
+        """Audio row where there is no audio. (Mini-Omni's code calls this one end_of_audio.)"""
+        return self.codebook_size + 1
+
+    @property
+    def input_a(self) -> int:
+        """Before the speech columns."""
+        return self.codebook_size + 2
+
+    @property
+    def answer_a(self) -> int:
+        """Last prompt column of a task that speaks."""
+        return self.codebook_size + 3
+
+    def name(self, row: int, token: int) -> str | None:
+        """Name of a special token, or None for codes and the backbone's own ids."""
+        first, names = (
+            (self.text_vocab_size, TEXT_SPECIALS) if row == self.text_row else (self.codebook_size, AUDIO_SPECIALS)
+        )
+        if token < first:
+            return None
+        return names[token - first] if token - first < len(names) else f"spare{token - first}"

@@ -1,0 +1,134 @@
+"""From a configuration to a model: build each part, check that they fit. Used by attach and by loading alike."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from anytalk.errors import ConfigError
+from anytalk.model.config import TalkerConfig
+from anytalk.model.talk_model import AudioEmbeddings, SpecialTokens, TalkModel
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Backbone, Codec
+from anytalk.plugins.registry import Registry
+
+T = TypeVar("T")
+
+
+@contextmanager
+def part_seed(seed: int, part: str) -> Iterator[None]:
+    """A random state that depends on the talker's seed and the part's name only; the caller's is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1_000_003 + zlib.crc32(part.encode()))
+        yield
+
+
+def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = None, device: str = "cpu") -> Codec:
+    """The talker's mouth, checked against the grid.
+
+    Raises:
+        ConfigError: a codec of another shape than the grid was made for.
+    """
+    codec: Codec = registry.build("codec", config.codec, BuildContext(device=device, folder=folder))
+    codec = codec.to(device).eval()
+    have, want = (codec.num_streams, codec.codebook_size), (config.grid.codec_streams, config.grid.codebook_size)
+    if want[0] and have != want:
+        raise ConfigError(
+            f"codec '{config.codec.name}' has {have[0]} streams of {have[1]} codes; the talker was made for {want[0]} of "
+            f"{want[1]}",
+            "use the codec that the talker was attached with, or attach again",
+        )
+    return codec
+
+
+def assemble(
+    config: TalkerConfig,
+    registry: Registry,
+    *,
+    folder: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    with_encoder: bool = True,
+    backbone: Backbone | None = None,
+) -> TalkModel:
+    """Build the model that a configuration describes, untrained parts seeded from ``config.seed``.
+
+    Args:
+        config: With ``grid.codec_streams`` and ``codebook_size`` filled.
+        registry: Where parts are found.
+        folder: What relative paths in options are relative to.
+        device: Torch device.
+        dtype: Of the backbone's weights.
+        with_encoder: False leaves the ears out, for typed questions only.
+        backbone: One that is already built, instead of building it again.
+
+    Raises:
+        AnytalkError: a part that can't be found or built, or parts that don't fit.
+    """
+    context = BuildContext(device=device, dtype=dtype, folder=folder, encoder_width=config.encoder_width)
+    if backbone is None:
+        backbone = registry.build("backbone", config.backbone, context)
+    context = replace(context, backbone=backbone)
+    encoder = None
+    if config.encoder is not None and with_encoder:
+        encoder = registry.build("speech encoder", config.encoder, context)
+        if config.encoder_width and encoder.width != config.encoder_width:
+            raise ConfigError(
+                f"the speech encoder is {encoder.width} wide; the talker was made for {config.encoder_width}",
+                "name the encoder that the talker was attached with",
+            )
+        context = replace(context, encoder_width=encoder.width)
+
+    layout = config.grid.layout(backbone.text_vocab_size, backbone.tokenizer.eos_id)
+    context = replace(
+        context, num_streams=layout.num_audio_streams, stream_vocab_size=layout.stream_vocab_size
+    )
+
+    def seeded(part: str, make: Callable[[], T]) -> T:
+        with part_seed(config.seed, part):
+            return make()
+
+    text_std = _embedding_std(backbone)
+    width = backbone.width
+    input_ref, speakers = config.input_adapter, config.speakers
+    model = TalkModel(
+        layout=layout,
+        merge=config.grid.merge,
+        backbone=backbone,
+        encoder=encoder,
+        input_adapter=None
+        if input_ref is None
+        else seeded("input_adapter", lambda: registry.build("input adapter", input_ref, context)),
+        output_adapter=seeded("output_adapter", lambda: registry.build("output adapter", config.output_adapter, context)),
+        heads=seeded("heads", lambda: registry.build("heads", config.heads, context)),
+        # K rows are summed: this keeps an audio column about as large as a text column.
+        audio_embeddings=seeded(
+            "audio_embeddings", lambda: AudioEmbeddings(layout, width, text_std / layout.num_audio_streams**0.5)
+        ),
+        special_tokens=seeded("special_tokens", lambda: SpecialTokens(layout, width, text_std * 0.1)),
+        speaker=seeded("speaker", lambda: _speaker_table(len(speakers), width, text_std * 0.1)),
+    )
+    return model.to(device).eval()
+
+
+def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | None:
+    if not num_speakers:
+        return None
+    table = nn.Embedding(num_speakers, width)
+    nn.init.normal_(table.weight, std=std)
+    return table
+
+
+@torch.no_grad()
+def _embedding_std(backbone: Backbone) -> float:
+    """Root mean square of the backbone's text embeddings (over its first rows)."""
+    device = next(backbone.parameters()).device
+    ids = torch.arange(min(backbone.text_vocab_size, 4096), device=device)[None]
+    return float(backbone.embed_text(ids).float().pow(2).mean().sqrt())

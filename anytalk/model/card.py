@@ -1,0 +1,54 @@
+"""The README.md that every talker folder carries."""
+
+from __future__ import annotations
+
+from anytalk.model.config import TalkerConfig
+
+
+def model_card(config: TalkerConfig, name: str) -> str:
+    """Markdown that says what the talker is made of, what was trained, and how to use it."""
+    base = config.base
+    lines = [
+        f"# {name}",
+        "",
+        f"A talker made with anytalk {config.library_version}: a text language model with ears and a voice attached",
+        'by the "Any Model Can Talk" method (Mini-Omni, arXiv 2408.16725).',
+        "",
+        "| part | plugin |",
+        "|---|---|",
+        f"| base model | `{base.model if base else '?'}` ({base.licence if base else 'licence unknown'}) |",
+        f"| backbone | `{config.backbone.name}` |",
+        f"| speech encoder | `{config.encoder.name if config.encoder else 'none'}` |",
+        f"| input adapter | `{config.input_adapter.name if config.input_adapter else 'none'}` |",
+        f"| output adapter | `{config.output_adapter.name}` |",
+        f"| heads | `{config.heads.name}` |",
+        f"| codec | `{config.codec.name}` |",
+        f"| grid | pattern `{config.grid.pattern}`, merge `{config.grid.merge}`, prompt `{config.grid.prompt}` |",
+        "",
+        "## Training",
+        "",
+    ]
+    if not config.history:
+        lines.append("Not trained yet: it reads and writes exactly as its base model does, and cannot speak or hear.")
+    else:
+        lines += ["| stage | trained parts | steps | loss first | loss last | seconds |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {s.name} | {', '.join(s.trained)} | {s.steps} | {s.loss_first:.3f} | {s.loss_last:.3f} | {s.seconds:.0f} |"
+            for s in config.history
+        ]
+        lines += [f"\n![loss of {s.name}]({s.curve})" for s in config.history if s.curve]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```sh",
+        f"anytalk info {name}",
+        f"anytalk train {name} --data manifest.jsonl --recipe paper",
+        f'anytalk talk {name} --text "Hello!" -o answer.wav',
+        "```",
+        "",
+        "The files here hold only what was trained; the base model, the speech encoder and the codec are found by the",
+        "names in `talker.yaml`. Their licences are their own (`anytalk info` lists them).",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""What ``talker.yaml`` says. Torch-free, so that a wrong file answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from anytalk.errors import ConfigError, TalkerError
+from anytalk.grid.delay import PATTERNS, DelayPattern
+from anytalk.grid.tokens import AUDIO_SPECIALS, TEXT_SPECIALS, StreamLayout
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import explain_validation
+
+CONFIG_FILE = "talker.yaml"
+FORMAT_VERSION = 1
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class GridConfig(_Model):
+    """The token grid: delay pattern, merge, prompt style, sizes."""
+
+    pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
+    text_lead: int | Literal["all"] = Field(0, description="More pads before the audio; 'all' lets the text end first.")
+    merge: Literal["sum", "mean"] = Field(
+        "sum",
+        description="How the streams become one embedding: 'sum' keeps text-only prompts exactly the base model's "
+        "(pads are zero); 'mean' is the paper's.",
+    )
+    prompt: Literal["chat", "raw"] = Field("chat", description="'chat': the backbone's template; 'raw': the original's.")
+    system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
+    end_of_text: Literal["eos", "eot"] = Field(
+        "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
+    )
+    text_special_slots: int = Field(len(TEXT_SPECIALS), ge=len(TEXT_SPECIALS), description="Rows of the text specials.")
+    audio_special_slots: int = Field(
+        len(AUDIO_SPECIALS), ge=len(AUDIO_SPECIALS), description="Rows of each audio stream's specials."
+    )
+    codec_streams: int = Field(0, ge=0, description="Codes per codec frame; written by attach from the codec.")
+    codebook_size: int = Field(0, ge=0, description="Codes per codebook; written by attach from the codec.")
+
+    def delay_pattern(self) -> DelayPattern:
+        """The pattern as arithmetic."""
+        return DelayPattern(self.pattern, self.codec_streams, self.codebook_size, self.text_lead)
+
+    def layout(self, text_vocab_size: int, eos_id: int) -> StreamLayout:
+        """Rows and special ids for a backbone."""
+        pattern = self.delay_pattern()
+        return StreamLayout(
+            num_audio_streams=pattern.num_audio_streams,
+            codebook_size=pattern.codebook_size,
+            text_vocab_size=text_vocab_size,
+            end_of_text_id=eos_id if self.end_of_text == "eos" else text_vocab_size,
+            text_special_slots=self.text_special_slots,
+            audio_special_slots=self.audio_special_slots,
+        )
+
+
+class BaseInfo(_Model):
+    """The language model that the talker sits on."""
+
+    model: str = Field(description="As it was named to attach.")
+    revision: str | None = Field(None, description="Hub revision, if one was given.")
+    fingerprint: str = Field(description="Digest of the base weights; loading compares it.")
+    licence: str = Field("unknown", description="Licence of the base weights.")
+
+
+class WeightsFile(_Model):
+    """The file of trained parts."""
+
+    file: str = Field(description="Name inside the talker folder.")
+    num_bytes: int = Field(description="Its size.")
+    sha256: str = Field(description="Its digest.")
+    parts: list[str] = Field(description="Parts it holds.")
+
+
+class StageRecord(_Model):
+    """One stage that was trained."""
+
+    name: str = Field(description="Stage name.")
+    trained: list[str] = Field(description="Parts that moved.")
+    steps: int = Field(description="Optimizer steps.")
+    loss_first: float = Field(description="Mean loss of the first logged steps.")
+    loss_last: float = Field(description="Mean loss of the last logged steps.")
+    seconds: float = Field(description="Wall-clock time.")
+    curve: str | None = Field(None, description="Picture of the loss curve inside the folder.")
+
+
+class TalkerConfig(_Model):
+    """Everything about a talker but its weights."""
+
+    format_version: int = Field(FORMAT_VERSION, description="Version of this file's format.")
+    library_version: str = Field("", description="anytalk that wrote it.")
+    backbone: PartRef = Field(description="The text language model.")
+    encoder: PartRef | None = Field(None, description="Ears; null for a talker that only reads.")
+    encoder_width: int = Field(0, description="E; written by attach.")
+    input_adapter: PartRef | None = Field(None, description="Encoder features to backbone embeddings.")
+    output_adapter: PartRef = Field(description="Backbone states to audio heads.")
+    heads: PartRef = Field(description="Audio heads.")
+    codec: PartRef = Field(description="Mouth.")
+    grid: GridConfig = Field(default_factory=lambda: GridConfig(), description="The token grid.")
+    speakers: list[str] = Field(default_factory=list, description="Names of learned speaker embeddings; may be empty.")
+    decode_rule: Literal["staircase", "original"] = Field(
+        "staircase", description="'staircase' enforces legal tokens; 'original' decodes as Mini-Omni does."
+    )
+    seed: int = Field(0, description="Seed of the parts that are still untrained.")
+    base: BaseInfo | None = Field(None, description="The base model; written by attach.")
+    weights: WeightsFile | None = Field(None, description="Trained parts; null before the first stage.")
+    history: list[StageRecord] = Field(default_factory=list, description="Stages so far.")
+
+    def replace(self, **changes: Any) -> TalkerConfig:
+        """A validated copy with some fields changed."""
+        return TalkerConfig.model_validate({**self.model_dump(), **changes})
+
+
+def parse_config(data: dict[str, Any], name: str) -> TalkerConfig:
+    """Validate a configuration; ConfigError lists everything that is wrong with it."""
+    try:
+        return TalkerConfig.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise ConfigError(explain_validation(error, f"'{name}' is not well-formed"), "see docs/configuration.md") from None
+
+
+def read_config(folder: Path) -> TalkerConfig:
+    """Read ``talker.yaml`` of a talker folder.
+
+    Raises:
+        TalkerError: no such folder, no such file, a file that is not YAML, or one of a newer anytalk.
+        ConfigError: a file with wrong fields.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        what = "has no talker.yaml" if folder.is_dir() else "doesn't exist"
+        raise TalkerError(f"talker folder '{folder}' {what}", f"make one: anytalk attach MODEL -o {folder}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TalkerError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "restore the file") from None
+    if not isinstance(data, dict):
+        raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or attach again")
+    if int(data.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
+        raise TalkerError(f"'{path}' was written by a newer anytalk", "pip install -U anytalk")
+    return parse_config(data, str(path))
+
+
+def dump_config(config: TalkerConfig) -> str:
+    """The YAML text of a configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Apply ``a.b=c`` assignments (values are YAML) to nested mappings; returns a new mapping.
+
+    Raises:
+        ConfigError: text without '=', or a path through something that is no mapping.
+    """
+    import copy
+
+    data = copy.deepcopy(data)
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"'{assignment}' is no assignment", "write --set part.options.name=value")
+        *parents, last = path.split(".")
+        target = data
+        for parent in parents:
+            if target.get(parent) is None:
+                target[parent] = {}
+            target = target[parent]
+            if not isinstance(target, dict):
+                raise ConfigError(f"'{path}' goes through '{parent}', which is no mapping", "check the path")
+        target[last] = yaml.safe_load(value)
+    return data

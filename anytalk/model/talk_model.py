@@ -1,0 +1,262 @@
+"""The talking model: parts in a straight line.
+
+speech columns and token grid -> one embedding per step -> backbone -> text logits;
+backbone states -> output adapter -> heads -> audio logits.
+
+It knows nothing about tokenizers, codecs, sound files or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk.grid.tokens import StreamLayout
+from anytalk.plugins.contracts import (
+    AudioTables,
+    Backbone,
+    BackboneStates,
+    Cache,
+    Heads,
+    InputAdapter,
+    OutputAdapter,
+    SpeechEncoder,
+)
+
+PART_NAMES = (
+    "encoder",
+    "input_adapter",
+    "backbone",
+    "output_adapter",
+    "heads",
+    "audio_embeddings",
+    "special_tokens",
+    "speaker",
+)
+"""Names of the trainable parts: the unit of freezing and saving."""
+
+
+class AudioEmbeddings(nn.Module):
+    """One row per code of each audio stream. ``weight``: (K, C, D)."""
+
+    def __init__(self, layout: StreamLayout, width: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(layout.num_audio_streams, layout.codebook_size, width) * std)
+
+
+class SpecialTokens(nn.Module):
+    """The small tables of special tokens.
+
+    ``text`` (text slots, D) and ``audio`` (K, audio slots, D) are embedding rows; ``text_head`` (text slots, D) are head
+    rows, only there when the text answer ends with eot.
+    """
+
+    text_head: nn.Parameter | None
+
+    def __init__(self, layout: StreamLayout, width: int, std: float) -> None:
+        super().__init__()
+        self.text = nn.Parameter(torch.randn(layout.text_special_slots, width) * std)
+        self.audio = nn.Parameter(torch.randn(layout.num_audio_streams, layout.audio_special_slots, width) * std)
+        has_head = layout.end_of_text_id == layout.eot
+        self.text_head = nn.Parameter(torch.randn(layout.text_special_slots, width) * std) if has_head else None
+
+
+@dataclass
+class TalkCache:
+    """Caches of the backbone (all batch rows) and the output adapter (the rows that speak)."""
+
+    backbone: Cache
+    output_adapter: Cache | None
+
+
+@dataclass
+class GridBatch:
+    """Grids as tensors.
+
+    Attributes:
+        tokens: (B,S,T) int64, right-padded with pad tokens.
+        speech: For each row, (first column, speech embeddings (L,D)) of its spoken turns.
+        speaker: (B,) speaker index, or None.
+        speaker_mask: (B,T) bool, columns that get the speaker embedding (the answer).
+    """
+
+    tokens: Tensor
+    speech: Sequence[Sequence[tuple[int, Tensor]]] = ()
+    speaker: Tensor | None = None
+    speaker_mask: Tensor | None = None
+
+
+@dataclass
+class Hidden:
+    """What the heads read.
+
+    Attributes:
+        states: The backbone's, (B,T,D) each.
+        audio: (rows,T,D), behind the output adapter; None if audio was not asked for.
+    """
+
+    states: BackboneStates
+    audio: Tensor | None = field(default=None)
+
+
+class TalkModel(nn.Module):
+    """Assembled parts and the arithmetic between them; made by :func:`anytalk.model.assemble.assemble`."""
+
+    def __init__(
+        self,
+        *,
+        layout: StreamLayout,
+        merge: str,
+        backbone: Backbone,
+        encoder: SpeechEncoder | None,
+        input_adapter: InputAdapter | None,
+        output_adapter: OutputAdapter,
+        heads: Heads,
+        audio_embeddings: AudioEmbeddings,
+        special_tokens: SpecialTokens,
+        speaker: nn.Embedding | None,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.merge = merge
+        self.backbone = backbone
+        self.encoder = encoder
+        self.input_adapter = input_adapter
+        self.output_adapter = output_adapter
+        self.heads = heads
+        self.audio_embeddings = audio_embeddings
+        self.special_tokens = special_tokens
+        self.speaker = speaker
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts that are there, by name, in the order of the line."""
+        found = {name: getattr(self, name) for name in PART_NAMES}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables live."""
+        return self.audio_embeddings.weight.device
+
+    # ---- ears
+
+    def encode_speech(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,N) samples, (B,) -> encoder features (B,F,E), (B,) frames."""
+        assert self.encoder is not None, "this talker has no speech encoder"
+        features, frames = self.encoder(wave, lengths)
+        return features, frames
+
+    def adapt_speech(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) frames -> speech embeddings (B,F',D), (B,) columns."""
+        assert self.input_adapter is not None, "this talker has no input adapter"
+        embeds, columns = self.input_adapter(features, lengths)
+        return embeds, columns
+
+    # ---- grid to embeddings
+
+    def embed(self, batch: GridBatch) -> tuple[Tensor, Tensor | None]:
+        """Merge the streams into one embedding per step.
+
+        ``sum``: text + sum of audio rows, pads being zero, so that a text-only column is exactly the base model's.
+        ``mean``: the average over all S rows (paper; Mini-Omni), speech standing in all K audio rows.
+
+        Returns:
+            The backbone's input (B,T,D), and, for adapters with feedback "adapter", the merged audio rows (B,T,D) that
+            the backbone then does not see.
+        """
+        text = self._embed_text(batch.tokens[:, self.layout.text_row])
+        audio = self._embed_audio(batch.tokens[:, : self.layout.text_row])
+        scale = 1.0 if self.merge == "sum" else float(self.layout.num_audio_streams)
+        speech = torch.zeros_like(text) if any(batch.speech) else None
+        for row, spans in enumerate(batch.speech):
+            for start, embeds in spans:
+                end = start + embeds.shape[0]
+                assert speech is not None
+                speech[row, start:end] = scale * embeds.to(text.dtype)
+                audio[row, start:end] = 0.0
+        feeds_adapter = self.output_adapter.feedback == "adapter"
+        merged = text if feeds_adapter else text + audio
+        if speech is not None:
+            merged = merged + speech
+        if self.merge == "mean":
+            merged = merged / self.layout.num_streams
+        if self.speaker is not None and batch.speaker is not None and batch.speaker_mask is not None:
+            voice = self.speaker(batch.speaker)[:, None, :] * batch.speaker_mask[:, :, None]
+            if feeds_adapter:
+                audio = audio + voice
+            else:
+                merged = merged + voice
+        return merged, audio if feeds_adapter else None
+
+    def _embed_text(self, ids: Tensor) -> Tensor:
+        """(B,T) -> (B,T,D)."""
+        layout = self.layout
+        is_special = ids >= layout.text_vocab_size
+        embeds = self.backbone.embed_text(torch.where(is_special, 0, ids))
+        if not bool(is_special.any()):
+            return embeds
+        special_ids = torch.where(is_special, ids - layout.text_vocab_size, 0)
+        special = F.embedding(special_ids, self.special_tokens.text).to(embeds.dtype)
+        special = self._zero_pads(special, special_ids, layout.pad_t - layout.text_vocab_size)
+        return torch.where(is_special[..., None], special, embeds)
+
+    def _embed_audio(self, ids: Tensor) -> Tensor:
+        """(B,K,T) -> (B,T,D), summed over the streams."""
+        layout = self.layout
+        tables = self.special_tokens.audio
+        stream = torch.arange(layout.num_audio_streams, device=ids.device)[:, None]
+        is_code = ids < layout.codebook_size
+        special_ids = torch.where(is_code, 0, ids - layout.codebook_size)
+        special = F.embedding(special_ids + stream * layout.audio_special_slots, tables.flatten(0, 1))
+        special = self._zero_pads(special, special_ids, layout.pad_a - layout.codebook_size)
+        if not bool(is_code.any()):
+            return special.sum(dim=1)
+        code_ids = torch.where(is_code, ids, 0) + stream * layout.codebook_size
+        codes = F.embedding(code_ids, self.audio_embeddings.weight.flatten(0, 1))
+        return torch.where(is_code[..., None], codes, special).sum(dim=1)
+
+    def _zero_pads(self, embeds: Tensor, special_ids: Tensor, pad: int) -> Tensor:
+        if self.merge == "mean":
+            return embeds
+        return embeds.masked_fill((special_ids == pad)[..., None], 0.0)
+
+    # ---- the line
+
+    def run(
+        self, embeds: Tensor, audio_embeds: Tensor | None = None, cache: TalkCache | None = None, audio_rows: int = 0
+    ) -> Hidden:
+        """(B,T,D) -> hidden states for both kinds of heads.
+
+        Args:
+            embeds: (B,T,D), from :meth:`embed`.
+            audio_embeds: (B,T,D), from :meth:`embed`.
+            cache: Steps so far; its output adapter's cache has `audio_rows` rows.
+            audio_rows: How many leading batch rows speak; the output adapter runs on those only.
+        """
+        states: BackboneStates = self.backbone(embeds, cache.backbone if cache is not None else None)
+        if not audio_rows:
+            return Hidden(states)
+        speaking = BackboneStates(states.pre_norm[:audio_rows], states.normed[:audio_rows])
+        audio_embeds = None if audio_embeds is None else audio_embeds[:audio_rows]
+        return Hidden(states, self.output_adapter(speaking, audio_embeds, cache.output_adapter if cache else None))
+
+    def text_logits(self, normed: Tensor) -> Tensor:
+        """(B,T,D) -> (B,T,V), with the special slots behind when the text ends with eot."""
+        logits = self.backbone.text_logits(normed)
+        if self.special_tokens.text_head is None:
+            return logits
+        return torch.cat([logits, F.linear(normed, self.special_tokens.text_head)], dim=-1)
+
+    def audio_logits(self, hidden: Tensor) -> Tensor:
+        """(B,T,D) -> (B,K,T,C+specials)."""
+        logits: Tensor = self.heads(hidden, AudioTables(self.audio_embeddings.weight, self.special_tokens.audio))
+        return logits
+
+    def new_cache(self, batch_size: int, max_steps: int, audio_rows: int) -> TalkCache:
+        """Empty caches for `batch_size` rows, the first `audio_rows` of which speak."""
+        speaking = self.output_adapter.new_cache(audio_rows, max_steps) if audio_rows else None
+        return TalkCache(self.backbone.new_cache(batch_size, max_steps), speaking)

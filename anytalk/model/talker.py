@@ -1,0 +1,259 @@
+"""The talker folder: what attach writes and everything else reads.
+
+==========================  =======================================================================================
+``talker.yaml``             configuration, base model, history; replaced last and at once, so that it never points at
+                            a file that is not whole
+``parts-NNNN.safetensors``  trained parts, and the untrained tables that they rely on
+``backbone-NNNN/``          the backbone in its own format, only when a stage trained it
+``README.md``               model card
+``history/``                loss curves and logs of the stages
+==========================  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+import anytalk
+from anytalk.errors import TalkerError
+from anytalk.grid.prompts import PromptBuilder
+from anytalk.model.assemble import assemble, build_codec
+from anytalk.model.card import model_card
+from anytalk.model.config import CONFIG_FILE, StageRecord, TalkerConfig, WeightsFile, dump_config, read_config
+from anytalk.model.talk_model import TalkModel
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.contracts import Codec
+from anytalk.plugins.registry import Registry, default_registry
+
+_SAMPLES_PER_TENSOR = 16
+
+
+@dataclass
+class Talker:
+    """A talker in memory.
+
+    Attributes:
+        config: What ``talker.yaml`` says.
+        model: The assembled parts.
+        registry: Where its parts came from.
+        folder: Where it lies; None for one that was never saved.
+        device: Torch device.
+    """
+
+    config: TalkerConfig
+    model: TalkModel
+    registry: Registry
+    folder: Path | None = None
+    device: str = "cpu"
+    _codec: Codec | None = field(default=None, repr=False)
+
+    @property
+    def codec(self) -> Codec:
+        """The mouth, loaded when it is first needed."""
+        if self._codec is None:
+            self._codec = build_codec(self.config, self.registry, self.folder, self.device)
+        return self._codec
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Builds this talker's prompts."""
+        grid = self.config.grid
+        return PromptBuilder(self.model.layout, self.model.backbone.tokenizer, grid.prompt, grid.system)
+
+    def speaker_index(self, name: str | None) -> int | None:
+        """Row of a voice's embedding; None when the talker has none. The first voice is the default."""
+        if not self.config.speakers:
+            return None
+        if name is None:
+            return 0
+        if name not in self.config.speakers:
+            raise TalkerError(f"unknown voice '{name}'", f"voices: {', '.join(self.config.speakers)}")
+        return self.config.speakers.index(name)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A digest of names, shapes and a few values of every tensor: cheap, and different for different weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(flat[::step][:_SAMPLES_PER_TENSOR].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_talker(
+    talker: Talker, folder: Path, trained: set[str] | None = None, record: StageRecord | None = None
+) -> TalkerConfig:
+    """Write a talker folder; whatever was there stays valid until ``talker.yaml`` is replaced at the very end.
+
+    Args:
+        talker: What to save; its ``config`` and ``folder`` are updated.
+        folder: Where; made if it isn't there.
+        trained: Parts that moved since the last save. With none, a folder that was just attached holds no weights:
+            its new parts are made again from the seed.
+        record: The stage to add to the history.
+
+    Raises:
+        TalkerError: the folder can't be written or the disk is full; nothing half-written is left.
+    """
+    trained = set(trained or ())
+    config = talker.config
+    number = len(config.history) + (record is not None)
+    made: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if trained:
+            config = _save_weights(talker, config, folder, trained, number, made)
+        if record is not None:
+            config = config.replace(history=[*config.history, record])
+        config = config.replace(library_version=anytalk.__version__)
+        _write_text(folder / "README.md", model_card(config, folder.name), made)
+        _write_text(folder / CONFIG_FILE, dump_config(config), made)
+    except BaseException as error:
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if isinstance(error, OSError | safetensors.SafetensorError):
+            raise TalkerError(
+                f"talker folder '{folder}' can't be written: {error}", "is it writable, and the disk not full?"
+            ) from None
+        raise
+    talker.config, talker.folder = config, folder
+    _remove_stale(folder, config)
+    return config
+
+
+def _save_weights(
+    talker: Talker, config: TalkerConfig, folder: Path, trained: set[str], number: int, made: list[Path]
+) -> TalkerConfig:
+    """Write the backbone (when trained) and all new parts; returns the configuration that points at them."""
+    if "backbone" in trained:
+        native = folder / f"backbone-{number:04d}"
+        partial = folder / f".{native.name}.partial"
+        made += [partial, native]
+        shutil.rmtree(partial, ignore_errors=True)
+        talker.model.backbone.save_native(partial)
+        shutil.rmtree(native, ignore_errors=True)
+        partial.rename(native)
+        options = {**config.backbone.options, "model": native.name}
+        config = config.replace(backbone=PartRef(name=config.backbone.name, options=options).model_dump())
+    saved_before = set(config.weights.parts) if config.weights else set()
+    parts = talker.model.parts()
+    # Every part that attach made is kept from the first stage on: an untrained table that a trained part relies on must
+    # not depend on the random numbers of a later torch. Encoder and backbone come from their own files.
+    keep = [n for n in parts if n not in ("encoder", "backbone") or (n == "encoder" and n in trained | saved_before)]
+    tensors = {
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name in keep
+        for key, tensor in parts[name].state_dict().items()
+    }
+    path = folder / f"parts-{number:04d}.safetensors"
+    partial = path.with_name(f".{path.name}.partial")
+    made += [partial]
+    safetensors.torch.save_file(tensors, str(partial))
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    partial.replace(path)
+    if config.weights is None or config.weights.file != path.name:
+        made.append(path)
+    weights = WeightsFile(file=path.name, num_bytes=path.stat().st_size, sha256=sha256, parts=sorted(keep))
+    return config.replace(weights=weights.model_dump())
+
+
+def _write_text(path: Path, text: str, made: list[Path]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    made.append(partial)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _remove_stale(folder: Path, config: TalkerConfig) -> None:
+    """Remove weights that ``talker.yaml`` no longer names."""
+    for path in folder.glob("parts-*.safetensors"):
+        if config.weights is None or path.name != config.weights.file:
+            path.unlink()
+    for path in folder.glob("backbone-*"):
+        if path.is_dir() and path.name != config.backbone.options.get("model"):
+            shutil.rmtree(path)
+
+
+def load_talker(
+    folder: Path | str,
+    *,
+    registry: Registry | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    with_encoder: bool = True,
+) -> Talker:
+    """Load a talker folder. Nothing is unpickled.
+
+    Raises:
+        TalkerError: a folder or file that is missing, truncated or of another base model.
+        AnytalkError: a part that can't be found or built.
+    """
+    folder = Path(folder)
+    registry = registry or default_registry()
+    config = read_config(folder)
+    model = assemble(config, registry, folder=folder, device=device, dtype=dtype, with_encoder=with_encoder)
+    backbone_is_own = config.backbone.options.get("model", "").startswith("backbone-")
+    if config.base is not None and not backbone_is_own and dtype == "float32":
+        found = fingerprint(model.backbone)
+        if found != config.base.fingerprint:
+            raise TalkerError(
+                f"the base model '{config.base.model}' has other weights (fingerprint {found}) than the one that "
+                f"'{folder}' was attached to ({config.base.fingerprint})",
+                "restore that model or revision, or attach again",
+            )
+    if config.weights is not None:
+        _load_parts(model, folder, config.weights, with_encoder)
+    return Talker(config, model, registry, folder, device)
+
+
+def _load_parts(model: TalkModel, folder: Path, weights: WeightsFile, with_encoder: bool) -> None:
+    path = folder / weights.file
+    again = "copy the folder again, or train again"
+    if not path.is_file():
+        raise TalkerError(f"'{path}' is missing; talker.yaml names it", again)
+    if path.stat().st_size != weights.num_bytes:
+        raise TalkerError(f"'{path}' has {path.stat().st_size} bytes instead of {weights.num_bytes}", again)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
+            raise TalkerError(f"'{path}' is damaged: its digest is not the one in talker.yaml", again)
+    try:
+        tensors = safetensors.torch.load_file(str(path))
+    except safetensors.SafetensorError as error:
+        raise TalkerError(f"'{path}' can't be read: {error}", again) from None
+    parts = model.parts()
+    for name in weights.parts:
+        if name == "encoder" and not with_encoder:
+            continue
+        state = _under(tensors, name)
+        if name not in parts:
+            raise TalkerError(f"'{path}' holds a part '{name}' that talker.yaml doesn't configure", again)
+        wanted = {key: tuple(t.shape) for key, t in parts[name].state_dict().items()}
+        if {key: tuple(t.shape) for key, t in state.items()} != wanted:
+            raise TalkerError(f"part '{name}' in '{path}' has other tensors than talker.yaml describes", again)
+        parts[name].load_state_dict(state)
+
+
+def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {key[len(part) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+__all__ = ["Talker", "count_parameters", "fingerprint", "load_talker", "save_talker"]

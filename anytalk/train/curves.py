@@ -1,0 +1,32 @@
+"""The loss curve of a stage as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
+    """Write a PNG of the losses over steps: text and the mean of the audio streams (bold), each stream (thin).
+
+    Args:
+        path: Where to write.
+        title: Above the picture.
+        log: Metrics with a ``step`` each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    names = sorted({name for entry in log for name in entry} - {"step", "loss", "learning_rate", "positions_per_s"})
+    for name in names:
+        points = [(entry["step"], entry[name]) for entry in log if name in entry]
+        is_stream = name.startswith("audio") and name != "audio"
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=0.7 if is_stream else 2.2, alpha=0.6 if is_stream else 1)
+    axes.set(title=title, xlabel="optimizer step", ylabel="cross-entropy (nats per token)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if names:
+        axes.legend(ncols=2, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

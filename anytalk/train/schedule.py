@@ -1,0 +1,20 @@
+"""The learning rate as a function of the step."""
+
+import math
+
+
+def learning_rate(step: int, *, steps: int, peak: float, floor: float, warmup: int) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to `floor` at the last step.
+
+    Args:
+        step: Optimizer step, from 0.
+        steps: Steps of the stage.
+        peak: Highest rate.
+        floor: Rate of the last step.
+        warmup: Warm-up steps.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    span = max(1, steps - 1 - warmup)
+    done = min(1.0, (step - warmup) / span)
+    return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
