@@ -50,7 +50,7 @@ class Plugins:
             self.manager.register(module, name=name)
             hooks = self._checked_hooks(module)
         except Exception as error:  # a plugin is foreign code: whatever it raises is its failure, not ours
-            self.failures[name] = _one_line(error)
+            self.failures[name] = one_line(error)
             if self.manager.has_plugin(name):
                 self.manager.unregister(name=name)
             return
@@ -66,14 +66,21 @@ class Plugins:
         for hook in hooks:
             if hook not in known:
                 raise pluggy.PluginValidationError(
-                    module, f"it implements a hook '{hook}' that anytalk doesn't have{did_you_mean(hook, sorted(known))}"
+                    module,
+                    f"it implements a hook '{hook}' that anytalk doesn't have{did_you_mean(hook, sorted(known))}",
                 )
         return hooks
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """``"ValueError: what it said"``, line breaks removed."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text}"
+
+
+def _first_party_first(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+    dist = entry_point.dist
+    return dist is None or dist.name != FIRST_PARTY_DISTRIBUTION, entry_point.name
 
 
 def _split(names: str) -> tuple[str, ...]:
@@ -94,18 +101,23 @@ def build_plugins(block: tuple[str, ...] | None = None, third_party: bool | None
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     plugins = Plugins(manager, blocked=block)
-    for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
+    for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=_first_party_first):
         dist = entry_point.dist
         distribution, version = (dist.name, dist.version) if dist is not None else ("?", "?")
         if entry_point.name in block or (distribution != FIRST_PARTY_DISTRIBUTION and not third_party):
             continue
-        if entry_point.name in plugins.loaded or entry_point.name in plugins.failures:
+        taken = plugins.loaded.get(entry_point.name)
+        if taken is not None or entry_point.name in plugins.failures:
             # An editable install beside an installed one lists the same entry point twice.
+            if taken is not None and taken.distribution != distribution:
+                plugins.failures[f"{entry_point.name} ({distribution})"] = (
+                    f"the plugin name '{entry_point.name}' is taken by {taken.distribution}"
+                )
             continue
         try:
             module = entry_point.load()
-        except Exception as error:  # as above
-            plugins.failures[entry_point.name] = _one_line(error)
+        except (Exception, SystemExit) as error:  # as above; a script without a main guard exits when imported
+            plugins.failures[entry_point.name] = one_line(error)
             continue
         plugins.register(module, entry_point.name, distribution, version)
     return plugins

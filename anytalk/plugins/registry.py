@@ -11,7 +11,7 @@ import pydantic
 
 from anytalk.errors import ConfigError, PluginError, UnknownNameError, did_you_mean
 from anytalk.plugins.components import BuildContext, Component, Options, PartRef
-from anytalk.plugins.manager import BLOCK_VARIABLE, Plugins, build_plugins
+from anytalk.plugins.manager import BLOCK_VARIABLE, Plugins, build_plugins, one_line
 
 KINDS: dict[str, str] = {
     "backbone": "register_backbones",
@@ -64,7 +64,7 @@ class Registry:
             try:
                 components = [_checked(c) for c in implementation.function()]
             except Exception as error:  # foreign code
-                self.plugins.failures[name] = f"{KINDS[kind]}: {type(error).__name__}: {error}"
+                self.plugins.failures[name] = f"{KINDS[kind]}: {one_line(error)}"
                 continue
             for component in components:
                 entry = Registered(component, name, info.distribution, info.version)
@@ -105,7 +105,7 @@ class Registry:
             return getattr(importlib.import_module(module_name), attribute)
         except Exception as error:  # foreign code, and optional packages that are absent
             raise PluginError(
-                f"{kind} '{name}' of plugin '{registered.plugin}' can't be imported: {type(error).__name__}: {error}",
+                f"{kind} '{name}' of plugin '{registered.plugin}' can't be imported: {one_line(error)}",
                 f"is everything that {registered.distribution} needs installed? (`anytalk doctor`)",
             ) from error
 

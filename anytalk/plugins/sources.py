@@ -61,7 +61,9 @@ class ModelSource:
             try:
                 config = json.loads((self.paths[0] / "config.json").read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise WeightsError(f"'{self.spec}/config.json' can't be read: {error}", "copy the model again") from None
+                raise WeightsError(
+                    f"'{self.spec}/config.json' can't be read: {error}", "copy the model again"
+                ) from None
             return dict(config)
         return {}
 
@@ -99,7 +101,7 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
 
 def _in_package(piece: str, spec: str) -> Path:
     package, _, inner = piece.partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     if found is None or not found.submodule_search_locations:
         distribution = _DISTRIBUTION_OF.get(package, package.replace("_", "-"))
         raise WeightsError(

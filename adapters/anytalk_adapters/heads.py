@@ -1,0 +1,96 @@
+"""Parallel audio heads: hidden (B,T,D) to logits (B,K,T,C+specials), all K streams at once.
+
+``parallel`` has a matrix of its own (arXiv 2408.16725, section 3.1); ``shared`` reads with the audio embedding rows, as
+the released Mini-Omni's one tied ``lm_head`` does.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from anytalk import plugins
+from anytalk.errors import ConfigError
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import AudioTables, Heads
+
+INIT_STD = 0.02
+"""Standard deviation of fresh rows, as GPT-2 and Qwen2 initialise theirs."""
+
+
+def _grid_of(context: BuildContext) -> tuple[int, int]:
+    """(K, C+specials); ConfigError when the grid isn't known yet."""
+    if context.num_streams < 1 or context.stream_vocab_size < 1:
+        raise ConfigError(
+            f"audio heads need the grid before them, got num_streams={context.num_streams} and "
+            f"stream_vocab_size={context.stream_vocab_size}",
+            "set `codec:` in talker.yaml, and build parts through assemble()",
+        )
+    return context.num_streams, context.stream_vocab_size
+
+
+class ParallelHeads(Heads):
+    """One fused matrix; stream k owns its rows ``k * (C+specials)`` up to ``(k+1) * (C+specials)``."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """``parallel`` has no options."""
+
+    def __init__(self, width: int, num_streams: int, stream_vocab_size: int) -> None:
+        super().__init__()
+        self.num_streams = num_streams
+        self.linear = nn.Linear(width, num_streams * stream_vocab_size, bias=False)
+        nn.init.normal_(self.linear.weight, std=INIT_STD)
+
+    @classmethod
+    def build(cls, options: ParallelHeads.Options, context: BuildContext) -> ParallelHeads:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        return cls(context.need_backbone().width, *_grid_of(context)).to(context.device)
+
+    def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
+        """(B,T,D) -> (B,K,T,C+specials); `tables` is not used."""
+        logits: Tensor = self.linear(hidden.to(self.linear.weight.dtype))
+        # (B,T,K*V) -> (B,T,K,V) -> (B,K,T,V)
+        return logits.view(*hidden.shape[:2], self.num_streams, -1).transpose(1, 2)
+
+
+class SharedHeads(Heads):
+    """Reads with embedding rows: ``logits[k] = hidden @ rows[k].T``.
+
+    Tied, it has no parameters and learns through the audio embeddings; untied, it owns ``rows`` (K,C+specials,D).
+    """
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """Options of ``shared``."""
+
+        tied: bool = Field(True, description="Use the audio embedding rows themselves; false: rows of its own.")
+
+    def __init__(self, rows: nn.Parameter | None) -> None:
+        super().__init__()
+        self.rows = rows
+
+    @classmethod
+    def build(cls, options: SharedHeads.Options, context: BuildContext) -> SharedHeads:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        num_streams, stream_vocab_size = _grid_of(context)
+        if options.tied:
+            return cls(None)
+        rows = torch.empty(num_streams, stream_vocab_size, context.need_backbone().width)
+        return cls(nn.Parameter(nn.init.normal_(rows, std=INIT_STD))).to(context.device)
+
+    def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
+        """(B,T,D) -> (B,K,T,C+specials), codes first."""
+        if self.rows is not None:
+            return _read(hidden, self.rows)
+        # Two products and a join of logits: joining the tables would copy all of them at every step.
+        return torch.cat([_read(hidden, tables.codes), _read(hidden, tables.specials)], dim=-1)
+
+
+def _read(hidden: Tensor, rows: Tensor) -> Tensor:
+    """(B,T,D), (K,R,D) -> (B,K,T,R)."""
+    # b: batch, t: step, d: width, k: stream, r: row
+    return torch.einsum("btd,krd->bktr", hidden.to(rows.dtype), rows)

@@ -1,0 +1,205 @@
+"""Input adapters: encoder features (B,F,E) to columns in the backbone's embedding space (B,F',D).
+
+The paper's ASR adapter is a two-layer MLP (arXiv 2408.16725, section 3.1); the released Mini-Omni has a gated
+one (``swiglu``) and, as ``asr_adapter: mlp``, a single linear layer (``mlp`` with ``num_layers=1``).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk import plugins
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Backbone, InputAdapter
+
+MLP_WIDTH_RATIO = 4
+"""Hidden width of ``mlp`` and ``stack`` in backbone widths, the customary ratio of a transformer's MLP."""
+
+SWIGLU_WIDTH_RATIO = 5.4
+SWIGLU_WIDTH_MULTIPLE = 128
+"""The released Mini-Omni has 4864 hidden units at width 896: 5.4 widths, rounded up to a multiple of 128."""
+
+SAMPLED_EMBEDDINGS = 1000
+"""Text embeddings measured for the size of speech embeddings; the vocabulary's first rows are its common bytes."""
+
+
+def zero_padding(features: Tensor, lengths: Tensor) -> Tensor:
+    """(B,F,E), (B,) -> the same with every frame beyond a row's length set to zero, NaN included."""
+    padded = torch.arange(features.shape[1], device=features.device)[None] >= lengths.to(features.device)[:, None]
+    return features.masked_fill(padded[:, :, None], 0.0)
+
+
+def stack_frames(features: Tensor, factor: int) -> Tensor:
+    """(B,F,E) -> (B,ceil(F/factor),factor*E); the last group is filled up with zeros."""
+    batch, frames, width = features.shape
+    filled = F.pad(features, (0, 0, 0, -frames % factor))
+    return filled.reshape(batch, -1, factor * width)
+
+
+def swiglu_width(width: int) -> int:
+    """Hidden width of ``swiglu`` for a backbone of that width: 896 -> 4864, as released."""
+    return math.ceil(width * SWIGLU_WIDTH_RATIO / SWIGLU_WIDTH_MULTIPLE) * SWIGLU_WIDTH_MULTIPLE
+
+
+@torch.no_grad()
+def text_embedding_rms(backbone: Backbone) -> float:
+    """Mean over tokens of the root mean square of a text embedding of `backbone`."""
+    device = next(backbone.parameters()).device
+    ids = torch.arange(min(backbone.text_vocab_size, SAMPLED_EMBEDDINGS), device=device)[None]
+    # (1,n,D) -> (n,)
+    return float(backbone.embed_text(ids).float().square().mean(dim=-1).sqrt().mean())
+
+
+class OutputNorm(nn.Module):
+    """Brings each column to the size of the backbone's text embeddings: RMS norm, then a learned gain (D,).
+
+    Args:
+        width: D.
+        scale: First value of every gain: the RMS that outputs start with.
+    """
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(B,F',D) -> (B,F',D)."""
+        return F.rms_norm(columns, columns.shape[-1:], eps=1e-6) * self.gain
+
+
+def _output_norm(wanted: bool, backbone: Backbone) -> nn.Module:
+    return OutputNorm(backbone.width, text_embedding_rms(backbone)) if wanted else nn.Identity()
+
+
+def _linears(widths: list[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+
+def _run(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    """Linear, or Linear-GELU-Linear, in the dtype of the layers."""
+    x = x.to(next(layers.parameters()).dtype)
+    for i, layer in enumerate(layers):
+        x = layer(F.gelu(x) if i else x)
+    return x
+
+
+class MlpAdapter(InputAdapter):
+    """One or two linear layers per frame (paper 3.1: two)."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """Options of ``mlp``."""
+
+        num_layers: Literal[1, 2] = Field(2, description="Linear layers: 2 (the paper) or 1 (Mini-Omni's `mlp`).")
+        hidden_width: int | None = Field(None, ge=1, description="Units between two layers; null: 4 backbone widths.")
+        output_norm: bool = Field(False, description="Normalise columns to the size of the text embeddings.")
+
+    def __init__(self, widths: list[int], norm: nn.Module) -> None:
+        super().__init__()
+        self.layers = _linears(widths)
+        self.norm = norm
+
+    @classmethod
+    def build(cls, options: MlpAdapter.Options, context: BuildContext) -> MlpAdapter:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        backbone, encoder_width = context.need_backbone(), context.need_encoder_width()
+        hidden = options.hidden_width or MLP_WIDTH_RATIO * backbone.width
+        widths = [encoder_width, *([hidden] if options.num_layers == 2 else []), backbone.width]
+        return cls(widths, _output_norm(options.output_norm, backbone)).to(context.device)
+
+    def output_length(self, num_frames: int) -> int:
+        """One column per frame."""
+        return num_frames
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) -> (B,F,D), the same (B,)."""
+        x = zero_padding(features, lengths)
+        return self.norm(_run(self.layers, x)), lengths
+
+
+class SwigluAdapter(InputAdapter):
+    """Gated MLP of the released Mini-Omni: ``proj(silu(fc_1 x) * fc_2 x)``, no bias."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """Options of ``swiglu``."""
+
+        hidden_width: int | None = Field(
+            None,
+            ge=1,
+            description="Units between; null: 5.4 backbone widths up to a multiple of 128 (4864 as released).",
+        )
+        output_norm: bool = Field(False, description="Normalise columns to the size of the text embeddings.")
+
+    def __init__(self, in_width: int, hidden_width: int, out_width: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.fc_1 = nn.Linear(in_width, hidden_width, bias=False)
+        self.fc_2 = nn.Linear(in_width, hidden_width, bias=False)
+        self.proj = nn.Linear(hidden_width, out_width, bias=False)
+        self.norm = norm
+
+    @classmethod
+    def build(cls, options: SwigluAdapter.Options, context: BuildContext) -> SwigluAdapter:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        backbone, encoder_width = context.need_backbone(), context.need_encoder_width()
+        hidden = options.hidden_width or swiglu_width(backbone.width)
+        norm = _output_norm(options.output_norm, backbone)
+        return cls(encoder_width, hidden, backbone.width, norm).to(context.device)
+
+    def output_length(self, num_frames: int) -> int:
+        """One column per frame."""
+        return num_frames
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) -> (B,F,D), the same (B,)."""
+        x = zero_padding(features, lengths).to(self.fc_1.weight.dtype)
+        return self.norm(self.proj(F.silu(self.fc_1(x)) * self.fc_2(x))), lengths
+
+
+class StackAdapter(InputAdapter):
+    """Stacks neighbouring frames, then a two-layer MLP: the prompt gets `factor` times shorter."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """Options of ``stack``."""
+
+        factor: int = Field(
+            5, ge=1, description="Frames per column; 5 makes 10 columns of Whisper's 50 frames a second."
+        )
+        hidden_width: int | None = Field(None, ge=1, description="Units between the layers; null: 4 backbone widths.")
+        output_norm: bool = Field(True, description="Normalise columns to the size of the text embeddings.")
+
+    def __init__(self, factor: int, widths: list[int], norm: nn.Module) -> None:
+        super().__init__()
+        self.layers = _linears(widths)
+        self.factor = factor
+        self.norm = norm
+
+    @classmethod
+    def build(cls, options: StackAdapter.Options, context: BuildContext) -> StackAdapter:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        backbone, encoder_width = context.need_backbone(), context.need_encoder_width()
+        hidden = options.hidden_width or MLP_WIDTH_RATIO * backbone.width
+        widths = [options.factor * encoder_width, hidden, backbone.width]
+        return cls(options.factor, widths, _output_norm(options.output_norm, backbone)).to(context.device)
+
+    def output_length(self, num_frames: int) -> int:
+        """``ceil(num_frames / factor)``."""
+        return -(-num_frames // self.factor)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) -> (B,ceil(F/factor),D), (B,) columns."""
+        # Frames beyond a row's length would otherwise leak into its last column.
+        x = stack_frames(zero_padding(features, lengths), self.factor)
+        columns = torch.div(lengths + self.factor - 1, self.factor, rounding_mode="floor")
+        return self.norm(_run(self.layers, x)), columns

@@ -1,0 +1,72 @@
+"""Output adapters: backbone states to what the audio heads read, (B,T,D) to (B,T,D).
+
+``blocks`` is the paper's TTS adapter (arXiv 2408.16725, section 3.1: six more transformer blocks that start
+before the backbone's final norm); ``none`` is what the released Mini-Omni has.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from anytalk import plugins
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import BackboneStates, Cache, OutputAdapter
+
+
+class BlocksAdapter(OutputAdapter):
+    """A causal stack of the backbone's own kind of block, with its own final norm."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """Options of ``blocks``."""
+
+        num_blocks: int = Field(6, ge=1, description="How many blocks (the paper: 6).")
+        init: Literal["fresh", "copy"] = Field(
+            "fresh", description="Start from the model's own initialisation, or from its last blocks."
+        )
+
+    def __init__(self, blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    @classmethod
+    def build(cls, options: BlocksAdapter.Options, context: BuildContext) -> BlocksAdapter:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        blocks = context.need_backbone().make_blocks(options.num_blocks, options.init)
+        return cls(blocks).to(context.device)
+
+    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """States before the final norm (B,T,D) -> (B,T,D); `audio` is not used."""
+        # The backbone may run in a smaller dtype than the blocks, which are trained.
+        dtype = next(self.blocks.parameters()).dtype
+        return cast("Tensor", self.blocks(states.pre_norm.to(dtype), cache))
+
+    def new_cache(self, batch_size: int, max_steps: int) -> Cache:
+        """An empty cache of the blocks' own kind."""
+        return cast("Cache", self.blocks.new_cache(batch_size, max_steps))  # type: ignore[operator]
+
+
+class NoAdapter(OutputAdapter):
+    """Nothing in between: the audio heads read what the text head reads."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        """``none`` has no options."""
+
+    @classmethod
+    def build(cls, options: NoAdapter.Options, context: BuildContext) -> NoAdapter:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        return cls()
+
+    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """States after the final norm (B,T,D), as they are."""
+        return states.normed
+
+    def new_cache(self, batch_size: int, max_steps: int) -> None:
+        """None: it remembers nothing."""
+        return

@@ -1,0 +1,183 @@
+"""SNAC, the reference codec: three codebooks at 1:2:4 flattened to seven streams, on the `snac` package."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from anytalk.errors import ConfigError, WeightsError
+from anytalk.grid import snac_order
+from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
+from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.contracts import Codec, CodecStream
+from anytalk.plugins.sources import ModelSource, resolve
+from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
+
+with warnings.catch_warnings():
+    # snac scripts one function when imported; newer torch calls that deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from snac import SNAC
+
+__all__ = ["SnacCodec", "load_snac"]
+
+CONFIG_FILE = "config.json"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class SnacCodec(Codec):
+    """SNAC (Siuzdak 2024; hubertsiuzdak/snac) without local attention, e.g. the 24 kHz speech model.
+
+    At 24 kHz: 7 streams of 4096 codes, 2048 samples (85.3 ms) per frame. Rows are in the order of
+    :mod:`anytalk.grid.snac_order`. Streaming keeps 3 frames of past and holds back 3 frames (256 ms), which is exact.
+
+    Args:
+        model: A ``snac.SNAC``; it is frozen.
+        noise_seed: Seed of the decoder's noise, None for none.
+        stream_context_frames: Most frames on each side that :meth:`new_stream` uses; None for all.
+    """
+
+    licence = "MIT"
+
+    class Options(Options):
+        """Which SNAC, and how its noise and its stream behave."""
+
+        model: str = pydantic.Field(
+            "hubertsiuzdak/snac_24khz",
+            description="Hub id, or a folder with config.json and model.safetensors or pytorch_model.bin.",
+        )
+        noise: Literal["seeded", "off"] = pydantic.Field(
+            "seeded", description="The decoder's noise: repeatable, or left out (slightly duller)."
+        )
+        seed: int = pydantic.Field(0, ge=0, description="Seed of that noise.")
+        stream_context_frames: int | None = pydantic.Field(
+            None,
+            ge=0,
+            description="At most so many frames of context on each side when streaming; fewer is sooner and cheaper "
+            "but not exact at the joints (1 is a usable compromise). Unset: exact.",
+        )
+
+    def __init__(self, model: SNAC, noise_seed: int | None = 0, stream_context_frames: int | None = None) -> None:
+        super().__init__()
+        if model.attn_window_size is not None:
+            raise ConfigError(
+                "this SNAC model has local attention, which can't be streamed", "use hubertsiuzdak/snac_24khz"
+            )
+        self.model = model.eval().requires_grad_(False)
+        self.noise_seed = noise_seed
+        self.vq_strides = [int(stride) for stride in model.vq_strides]
+        self.sample_rate_hz = int(model.sampling_rate)
+        self.num_streams = sum(snac_order.codes_per_frame(self.vq_strides))
+        self.codebook_size = int(model.codebook_size)
+        self.samples_per_frame = int(model.hop_length) * self.vq_strides[0]
+        self.context_frames = decoder_context_frames(list(model.decoder_rates), self.vq_strides[0])
+        most = max(self.context_frames) if stream_context_frames is None else stream_context_frames
+        self.stream_context_frames = (min(self.context_frames[0], most), min(self.context_frames[1], most))
+
+    @classmethod
+    def build(cls, options: Options, context: BuildContext) -> SnacCodec:
+        """Load from a folder or the hub.
+
+        Raises:
+            WeightsError: files that are missing, damaged or not SNAC's.
+            ConfigError: a SNAC model with local attention.
+        """
+        model = load_snac(resolve(options.model, context.folder))
+        seed = options.seed if options.noise == "seeded" else None
+        return cls(model, seed, options.stream_context_frames).to(context.device)
+
+    @torch.no_grad()
+    def encode(self, wave: Tensor) -> Tensor:
+        """(B,N) float32 -> (B,K,T) int64.
+
+        Raises:
+            AudioError: a wave of another shape.
+        """
+        padded = pad_to_frames(wave, self.samples_per_frame)
+        if padded.numel() == 0:
+            return torch.zeros((len(wave), self.num_streams, 0), dtype=torch.int64, device=wave.device)
+        return snac_order.flatten(self.model.encode(padded[:, None]), self.vq_strides)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B,K,T) int64 -> (B, T * samples_per_frame) float32.
+
+        Raises:
+            AudioError: codes of another shape or outside the codebook.
+        """
+        return self.decode_window(codes, 0)
+
+    @torch.no_grad()
+    def decode_window(self, codes: Tensor, first_frame: int) -> Tensor:
+        """As :meth:`decode`, of frames that begin at `first_frame` of an answer (it sets the noise)."""
+        check_codes(codes, self.num_streams, self.codebook_size)
+        num_frames = codes.shape[-1]
+        if codes.numel() == 0:
+            return torch.zeros((len(codes), num_frames * self.samples_per_frame), device=codes.device)
+        latents = self.model.quantizer.from_codes(snac_order.unflatten(codes, self.vq_strides))
+        return decode_latents(self.model.decoder, latents, num_frames, first_frame, self.noise_seed)[:, 0]
+
+    def new_stream(self) -> CodecStream:
+        """A stream over windows of codes."""
+        return WindowedStream(self.decode_window, self.num_streams, self.samples_per_frame, self.stream_context_frames)
+
+
+def load_snac(source: ModelSource) -> SNAC:
+    """A SNAC model from a folder or the hub, on the CPU in float32.
+
+    Raises:
+        WeightsError: files that are missing, damaged or not SNAC's.
+    """
+    if source.is_hub:
+        config_path, weights_path = (_from_hub(source.spec, name) for name in (CONFIG_FILE, WEIGHT_FILES[-1]))
+    else:
+        config_path = source.path / CONFIG_FILE
+        weights_path = next((p for name in WEIGHT_FILES if (p := source.path / name).is_file()), source.path)
+        if not config_path.is_file() or weights_path == source.path:
+            raise WeightsError(
+                f"'{source.spec}' is no SNAC folder; expected {CONFIG_FILE} and {' or '.join(WEIGHT_FILES)}",
+                "download both files of hubertsiuzdak/snac_24khz into one folder",
+            )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch renames weight_norm's parametrisation now and then
+            model = SNAC(**json.loads(config_path.read_text(encoding="utf-8")))
+        model.load_state_dict(_read_state(weights_path))
+    except (
+        OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError,
+        pickle.UnpicklingError, safetensors.SafetensorError,
+    ) as error:  # fmt: skip
+        raise WeightsError(
+            f"'{source.spec}' can't be read as a SNAC model: {_first_line(error)}",
+            "copy the model again; expected the files of hubertsiuzdak/snac_24khz",
+        ) from None
+    return model
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return dict(safetensors.torch.load_file(path))
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _from_hub(repo_id: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo_id=repo_id, filename=name))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"'{repo_id}/{name}' can't be fetched from the hub: {_first_line(error)}",
+            "check the name and the connection, or give a local folder: model: ./snac_24khz",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

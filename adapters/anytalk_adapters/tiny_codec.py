@@ -1,0 +1,105 @@
+"""A codec without weights for tests and examples: each code is a short fixed sound, a frame is their sum."""
+
+from __future__ import annotations
+
+import math
+
+import pydantic
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anytalk.errors import ConfigError
+from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
+from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.contracts import Codec, CodecStream
+
+__all__ = ["TinyCodec"]
+
+PEAK = 0.9
+"""No mix of codes is louder, so sound files hold every one unclipped."""
+
+
+def cosine_basis(size: int) -> Tensor:
+    """(size,size) float64, rows orthonormal: the cosine tones of a DCT-II, lowest first."""
+    time = torch.arange(size, dtype=torch.float64) + 0.5
+    tone = torch.arange(size, dtype=torch.float64)[:, None]
+    basis = torch.cos(math.pi / size * tone * time) * math.sqrt(2 / size)
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
+class TinyCodec(Codec):
+    """Deterministic sounds; ``encode(decode(codes)) == codes`` for all codes.
+
+    The cosine tones of one frame are dealt out to the streams, and a code is a seeded direction of unit length among
+    its stream's tones. Streams are orthogonal, so the code of each is found by correlation alone.
+    """
+
+    licence = "MIT"
+    context_frames = (0, 0)
+
+    class Options(Options):
+        """What a tiny codec is like."""
+
+        num_streams: int = pydantic.Field(3, ge=1, description="K, rectangular streams of codes.")
+        codebook_size: int = pydantic.Field(16, ge=2, description="Codes per stream.")
+        sample_rate_hz: int = pydantic.Field(8000, ge=1, description="Rate of the wave.")
+        samples_per_frame: int = pydantic.Field(160, ge=4, description="Samples of one frame; at least 4 per stream.")
+        seed: int = pydantic.Field(0, ge=0, description="Another seed gives other sounds.")
+
+    table: Tensor
+    """(K, C, samples_per_frame)."""
+
+    def __init__(
+        self, num_streams: int, codebook_size: int, sample_rate_hz: int, samples_per_frame: int, seed: int
+    ) -> None:
+        super().__init__()
+        tones_per_stream = samples_per_frame // num_streams
+        if tones_per_stream < 4:
+            raise ConfigError(
+                f"{samples_per_frame} samples per frame are too few for {num_streams} streams",
+                f"set samples_per_frame to at least {4 * num_streams}",
+            )
+        self.num_streams = num_streams
+        self.codebook_size = codebook_size
+        self.sample_rate_hz = sample_rate_hz
+        self.samples_per_frame = samples_per_frame
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(
+            (num_streams, codebook_size, tones_per_stream), generator=generator, dtype=torch.float64
+        )
+        tones = cosine_basis(samples_per_frame)[: num_streams * tones_per_stream]
+        tones = tones.view(tones_per_stream, num_streams, samples_per_frame).transpose(0, 1)
+        table = F.normalize(directions, dim=-1) @ tones
+        loudest = table.abs().amax((1, 2)).sum()
+        self.register_buffer("table", (table * (PEAK / loudest)).float())
+
+    @classmethod
+    def build(cls, options: Options, context: BuildContext) -> TinyCodec:
+        """Seeded; reads no files."""
+        return cls(**options.model_dump()).to(context.device)
+
+    @torch.no_grad()
+    def encode(self, wave: Tensor) -> Tensor:
+        """(B,N) float32 -> (B,K,T) int64."""
+        padded = pad_to_frames(wave, self.samples_per_frame)
+        frames = padded.view(len(wave), padded.shape[-1] // self.samples_per_frame, self.samples_per_frame)
+        return torch.einsum("bts,kcs->bktc", frames, self.table).argmax(-1)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B,K,T) int64 -> (B, T * samples_per_frame) float32.
+
+        Raises:
+            AudioError: codes of another shape or outside the codebook.
+        """
+        check_codes(codes, self.num_streams, self.codebook_size)
+        sounds = [self.table[stream, codes[:, stream]] for stream in range(self.num_streams)]  # K x (B,T,samples)
+        return torch.stack(sounds).sum(0).flatten(1)
+
+    def new_stream(self) -> CodecStream:
+        """Frames don't touch, so nothing is held back."""
+        return WindowedStream(
+            lambda codes, _: self.decode(codes), self.num_streams, self.samples_per_frame, self.context_frames
+        )

@@ -1,0 +1,103 @@
+"""A seeded, untrained log-mel projection: ears for tests, in plain torch."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from anytalk.errors import AudioError
+from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.contracts import SpeechEncoder
+
+__all__ = ["TinyEncoder", "mel_filters"]
+
+SAMPLE_RATE_HZ = 16000
+SAMPLES_PER_FRAME = 320
+WINDOW = 400
+NUM_MELS = 32
+
+
+def mel_filters(num_mels: int, window: int, sample_rate_hz: int) -> Tensor:
+    """Triangles, equally spaced on the mel scale (2595 log10(1 + f / 700)): (num_mels, window // 2 + 1) float32."""
+    top = 2595.0 * torch.log10(torch.tensor(1.0 + sample_rate_hz / 2 / 700.0))
+    corners = 700.0 * (10.0 ** (torch.linspace(0.0, float(top), num_mels + 2) / 2595.0) - 1.0)
+    bins = torch.linspace(0.0, sample_rate_hz / 2, window // 2 + 1)
+    left, middle, right = (corners[i : i + num_mels, None] for i in range(3))
+    return torch.minimum((bins - left) / (middle - left), (right - bins) / (right - middle)).clamp(min=0.0)
+
+
+class TinyEncoder(SpeechEncoder):
+    """Log-mel frames through two linear layers, 50 per second; frame f sees samples 320 f .. 320 f + 399.
+
+    Args:
+        width: E.
+        seed: Of the weights; no other random state is read or moved.
+    """
+
+    licence = "MIT"
+    window: Tensor
+    filters: Tensor
+
+    class Options(Options):
+        """Size and seed."""
+
+        width: int = Field(default=16, gt=0, description="Numbers per feature frame (E).")
+        seed: int = Field(default=0, description="Seed of the weights.")
+
+    def __init__(self, width: int = 16, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("filters", mel_filters(NUM_MELS, WINDOW, SAMPLE_RATE_HZ), persistent=False)
+        self.enter = _seeded_linear(NUM_MELS, 2 * width, generator)
+        self.leave = _seeded_linear(2 * width, width, generator)
+
+    @classmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        """Make it from its options; always float32."""
+        return cls(options.width, options.seed).to(context.device)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """16000."""
+        return SAMPLE_RATE_HZ
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """50."""
+        return SAMPLE_RATE_HZ / SAMPLES_PER_FRAME
+
+    @property
+    def width(self) -> int:
+        """E."""
+        return self.leave.out_features
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E), (B,) frames: ceil(samples / 320).
+
+        Raises:
+            AudioError: a row without samples.
+        """
+        if int(lengths.min()) < 1:
+            raise AudioError("a clip without samples can't be encoded", "record it again")
+        counted = (lengths + SAMPLES_PER_FRAME - 1) // SAMPLES_PER_FRAME
+        num_frames = int(counted.max())
+        num_samples = (num_frames - 1) * SAMPLES_PER_FRAME + WINDOW
+        inside = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]
+        padded = nn.functional.pad(wave * inside, (0, max(0, num_samples - wave.shape[1])))
+        windows = padded[:, :num_samples].unfold(1, WINDOW, SAMPLES_PER_FRAME) * self.window  # (B,F,400)
+        power = torch.fft.rfft(windows).abs().square() @ self.filters.T  # (B,F,mels)
+        mel = (power.clamp(min=1e-8).log10() + 4.0) / 4.0
+        return self.leave(nn.functional.gelu(self.enter(mel))), counted
+
+
+def _seeded_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    # Born without weights, so that the global random state stays where it is.
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        layer.weight.normal_(std=inputs**-0.5, generator=generator)
+        layer.bias.zero_()
+    return layer

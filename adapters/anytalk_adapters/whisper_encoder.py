@@ -1,0 +1,152 @@
+"""Whisper's encoder as ears, run on the real length of the sound."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from whisper.audio import HOP_LENGTH, SAMPLE_RATE, log_mel_spectrogram
+
+from anytalk.errors import AudioError
+from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
+from anytalk_adapters.whisper_weights import load_whisper
+
+__all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "covering_frames", "mini_omni_frames"]
+
+SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
+"""320 samples, 20 ms: the second convolution halves the 10 ms steps of the mel spectrogram."""
+
+
+def covering_frames(num_samples: int) -> int:
+    """Frames that cover so many samples: ``ceil(num_samples / 320)``."""
+    return -(-num_samples // SAMPLES_PER_FRAME)
+
+
+def mini_omni_frames(num_samples: int) -> int:
+    """Frames that the original Mini-Omni counts, in its own floating point.
+
+    Whole 20 ms steps plus one; for 9 of the exact multiples of 320 below 30 s (64320 samples, for one) rounding
+    makes it one less, and adapters were trained with that.
+    """
+    return int(((num_samples / SAMPLE_RATE) * 1000) / 20) + 1
+
+
+class WhisperEncoder(SpeechEncoder):
+    """Features of Whisper after its last layer norm, 50 per second.
+
+    By default each clip is padded to a whole frame only, its positions are the first ones, and it costs what it
+    lasts. With `pad_to_30s` the encoder sees 30 s as Whisper does in training and in the original Mini-Omni; then the
+    frames that count are :func:`mini_omni_frames`.
+
+    Rows never see each other: the mel spectrogram is normalised per clip, and only rows with the same number of
+    frames run together.
+
+    Args:
+        encoder: ``whisper.model.AudioEncoder``.
+        pad_to_30s: See above.
+    """
+
+    licence = "MIT"
+
+    class Options(Options):
+        """Which Whisper, and how long it listens."""
+
+        model: str = Field(
+            default="small",
+            description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",
+        )
+        pad_to_30s: bool = Field(
+            default=False, description="Always encode 30 s, as the original Mini-Omni; slower, for its weights."
+        )
+
+    def __init__(self, encoder: nn.Module, pad_to_30s: bool = False) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.pad_to_30s = pad_to_30s
+
+    @classmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        """Load the model and keep its encoder; the decoder is dropped.
+
+        Raises:
+            WeightsError: weights that can't be found or read.
+        """
+        encoder = load_whisper(options.model, context.folder).encoder
+        _cast(encoder, torch_dtype(context.dtype))
+        return cls(encoder, options.pad_to_30s).to(context.device).eval()
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """16000."""
+        return int(SAMPLE_RATE)
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """50."""
+        return float(SAMPLE_RATE / SAMPLES_PER_FRAME)
+
+    @property
+    def width(self) -> int:
+        """E: 384 (tiny), 512 (base), 768 (small) ..."""
+        return int(self.encoder.positional_embedding.shape[1])
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the longest clip: 1500, 30 s."""
+        return int(self.encoder.positional_embedding.shape[0])
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E) float32, zeros behind each row's end, (B,).
+
+        Raises:
+            AudioError: a row without samples or of more than 30 s.
+        """
+        samples = [self._checked(int(n)) for n in lengths]
+        encoded = [self.max_frames if self.pad_to_30s else covering_frames(n) for n in samples]
+        count = mini_omni_frames if self.pad_to_30s else covering_frames
+        counted = [min(count(n), self.max_frames) for n in samples]
+        features = wave.new_zeros(len(samples), max(counted), self.width)
+        for num_frames in sorted(set(encoded)):
+            rows = [row for row, frames in enumerate(encoded) if frames == num_frames]
+            mel = torch.stack([self._mel(wave[row, : samples[row]], num_frames) for row in rows])
+            for row, feature in zip(rows, self._encode(mel), strict=True):
+                features[row, : counted[row]] = feature[: counted[row]].float()
+        return features, torch.tensor(counted, device=wave.device)
+
+    def _checked(self, num_samples: int) -> int:
+        longest = self.max_frames * SAMPLES_PER_FRAME
+        if not 0 < num_samples <= longest:
+            raise AudioError(
+                f"a clip of {num_samples / SAMPLE_RATE:.2f} s can't be encoded; Whisper hears up to "
+                f"{longest / SAMPLE_RATE:.0f} s",
+                "cut it into shorter turns" if num_samples else "record it again",
+            )
+        return num_samples
+
+    def _mel(self, wave: Tensor, num_frames: int) -> Tensor:
+        """(n,) -> (mels, 2 * num_frames). In float32 even under autocast: bfloat16 would blur the spectrum."""
+        with torch.autocast(wave.device.type, enabled=False):
+            padding = num_frames * SAMPLES_PER_FRAME - wave.shape[0]
+            mel: Tensor = log_mel_spectrogram(wave.float(), self.encoder.conv1.in_channels, padding=padding)
+        return mel
+
+    def _encode(self, mel: Tensor) -> Tensor:
+        """(B,mels,2F) -> (B,F,E): whisper's ``AudioEncoder.forward`` with the positions cropped to F."""
+        hidden = mel.to(self.encoder.conv1.weight.dtype)
+        hidden = nn.functional.gelu(self.encoder.conv1(hidden))
+        hidden = nn.functional.gelu(self.encoder.conv2(hidden)).transpose(1, 2)
+        hidden = (hidden + self.encoder.positional_embedding[: hidden.shape[1]]).to(hidden.dtype)
+        for block in self.encoder.blocks:
+            hidden = block(hidden)
+        result: Tensor = self.encoder.ln_post(hidden)
+        return result
+
+
+def _cast(encoder: nn.Module, dtype: torch.dtype) -> None:
+    """Whisper's layer norms always work in float32 and need their weights so; all others follow their input."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            module.to(dtype)

@@ -1,0 +1,141 @@
+"""Loads a whole openai-whisper model from any of the forms in which its weights are passed on."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+import whisper
+from torch import Tensor
+from whisper.model import ModelDimensions, Whisper
+
+from anytalk.errors import WeightsError
+from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
+from anytalk_adapters.ctranslate2_file import parse_ctranslate2, whisper_state_dict
+
+__all__ = ["infer_dimensions", "load_whisper"]
+
+ACCEPTED = "give a Whisper name ('small'), a .pt file of openai-whisper, or a CTranslate2 folder or model.bin"
+HEAD_WIDTH = 64
+"""Every published Whisper has heads of this width."""
+
+
+def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
+    """Load a Whisper model.
+
+    Args:
+        spec: A name of the whisper package (``"tiny.en"``; downloaded to its cache), an openai-whisper ``.pt`` file,
+            a folder with CTranslate2's ``model.bin``, that file itself, or ``package:`` pieces of it.
+        folder: What a relative path is relative to, before the current folder.
+
+    Returns:
+        The module of the whisper package: float32, on the CPU, in eval mode.
+
+    Raises:
+        WeightsError: nothing there, truncated, or not Whisper.
+    """
+    if _is_whisper_name(spec, folder):
+        return _load_named(spec)
+    source = resolve(spec, folder)
+    if source.is_hub:
+        raise WeightsError(
+            f"'{spec}' is neither a file nor one of Whisper's names ({', '.join(whisper.available_models())})",
+            f"{ACCEPTED}; for a Hugging Face model use the speech encoder 'hf'",
+        )
+    dimensions, state = _read_pt(source) if source.suffix in {".pt", ".pth"} else _read_ctranslate2(source)
+    return _module(dimensions, state, spec)
+
+
+def infer_dimensions(
+    state: dict[str, Tensor], audio_heads: int | None = None, text_heads: int | None = None
+) -> ModelDimensions:
+    """Whisper's ``ModelDimensions``, read off the shapes of its state dict.
+
+    Args:
+        state: Encoder and decoder.
+        audio_heads: Heads of the encoder; by default its width / 64, as in every published Whisper.
+        text_heads: Heads of the decoder, likewise.
+
+    Raises:
+        KeyError: a tensor that is missing.
+    """
+    audio_context, audio_width = state["encoder.positional_embedding"].shape
+    text_context, text_width = state["decoder.positional_embedding"].shape
+    return ModelDimensions(
+        n_mels=state["encoder.conv1.weight"].shape[1],
+        n_audio_ctx=audio_context,
+        n_audio_state=audio_width,
+        n_audio_head=audio_heads or audio_width // HEAD_WIDTH,
+        n_audio_layer=_num_blocks(state, "encoder"),
+        n_vocab=state["decoder.token_embedding.weight"].shape[0],
+        n_text_ctx=text_context,
+        n_text_state=text_width,
+        n_text_head=text_heads or text_width // HEAD_WIDTH,
+        n_text_layer=_num_blocks(state, "decoder"),
+    )
+
+
+def _num_blocks(state: dict[str, Tensor], side: str) -> int:
+    return sum(1 for name in state if name.startswith(f"{side}.blocks.") and name.endswith(".mlp_ln.weight"))
+
+
+def _is_whisper_name(spec: str, folder: Path | None) -> bool:
+    if spec.startswith(PACKAGE_PREFIX) or spec not in whisper.available_models():
+        return False
+    return not any(path.exists() for path in (Path(spec), *([folder / spec] if folder is not None else [])))
+
+
+def _load_named(name: str) -> Whisper:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return whisper.load_model(name, device="cpu").float().eval()
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"Whisper '{name}' is not in the cache of the whisper package and can't be downloaded: {_line(error)}",
+            f"copy {name}.pt to ~/.cache/whisper or name its path; {ACCEPTED}",
+        ) from None
+
+
+def _read_pt(source: ModelSource) -> tuple[ModelDimensions, dict[str, Tensor]]:
+    try:
+        checkpoint = torch.load(source.path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"'{source.spec}' can't be read: {_line(error)}", f"copy it again; {ACCEPTED}") from None
+    if not isinstance(checkpoint, dict) or not {"dims", "model_state_dict"} <= checkpoint.keys():
+        raise WeightsError(
+            f"'{source.spec}' holds no 'dims' and 'model_state_dict': it is no file of openai-whisper", ACCEPTED
+        )
+    try:
+        return ModelDimensions(**checkpoint["dims"]), dict(checkpoint["model_state_dict"])
+    except TypeError as error:
+        raise WeightsError(f"'{source.spec}' has unknown dimensions: {_line(error)}", ACCEPTED) from None
+
+
+def _read_ctranslate2(source: ModelSource) -> tuple[ModelDimensions, dict[str, Tensor]]:
+    if len(source.paths) == 1 and source.path.is_dir():
+        binary = source.path / "model.bin"
+        if not binary.is_file():
+            raise WeightsError(
+                f"folder '{source.spec}' holds no model.bin", f"{ACCEPTED}; for a Hugging Face folder use 'hf'"
+            )
+        source = ModelSource(f"{source.spec}/model.bin", (binary,))
+    file = parse_ctranslate2(source.read_bytes(), source.spec)
+    state = whisper_state_dict(file, source.spec)
+    heads = {side: int(file.variables[f"{side}/num_heads"]) for side in ("encoder", "decoder")}
+    return infer_dimensions(state, heads["encoder"], heads["decoder"]), state
+
+
+def _module(dimensions: ModelDimensions, state: dict[str, Tensor], spec: str) -> Whisper:
+    # The module draws random weights before it is filled; that must not move anybody's seed.
+    with torch.random.fork_rng(devices=[]):
+        model = Whisper(dimensions)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"'{spec}' doesn't fit its own dimensions: {_line(error)}", "copy the model again") from None
+    return model.float().eval()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,77 @@
+"""Word error rate, the measure of the paper's speech understanding (section 4) and of what answers say aloud."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from anytalk.errors import DataError
+
+__all__ = ["WerResult", "word_error_rate"]
+
+
+@dataclass(frozen=True)
+class WerResult:
+    """Errors in words, summed over all pairs.
+
+    Attributes:
+        wer: Errors per reference word; more than 1 is possible. Without any reference word, the errors themselves.
+        substitutions: Words heard as others.
+        insertions: Words heard that were not there.
+        deletions: Words not heard.
+        reference_words: Words there were, after normalisation.
+    """
+
+    wer: float
+    substitutions: int
+    insertions: int
+    deletions: int
+    reference_words: int
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WerResult:
+    """Compare texts as Whisper's paper does: case, punctuation, spelling and numbers made alike first.
+
+    Args:
+        references: What was said.
+        hypotheses: What was heard, in the same order.
+
+    Raises:
+        DataError: different numbers of texts.
+    """
+    import jiwer
+
+    if len(references) != len(hypotheses):
+        raise DataError(
+            f"{len(references)} references and {len(hypotheses)} hypotheses can't be compared", "give one for each"
+        )
+    pairs = [(_words(r), _words(h)) for r, h in zip(references, hypotheses, strict=True)]
+    # jiwer refuses empty references: whatever was heard there is an insertion.
+    insertions = sum(len(heard.split()) for said, heard in pairs if not said)
+    spoken = [(said, heard) for said, heard in pairs if said]
+    substitutions = deletions = 0
+    if spoken:
+        counts = jiwer.process_words([said for said, _ in spoken], [heard for _, heard in spoken])
+        substitutions, deletions = counts.substitutions, counts.deletions
+        insertions += counts.insertions
+    reference_words = sum(len(said.split()) for said, _ in spoken)
+    errors = substitutions + insertions + deletions
+    return WerResult(errors / max(reference_words, 1), substitutions, insertions, deletions, reference_words)
+
+
+def _words(text: str) -> str:
+    """The normalised words, one space between; the normaliser leaves lone full stops, which nobody hears."""
+    return " ".join(word for word in _normaliser()(text).split() if any(letter.isalnum() for letter in word))
+
+
+@cache
+def _normaliser() -> Any:
+    from whisper.normalizers import EnglishTextNormalizer
+
+    with warnings.catch_warnings():
+        # The whisper package keeps its spelling table open while it reads it.
+        warnings.simplefilter("ignore", ResourceWarning)
+        return EnglishTextNormalizer()

@@ -1,0 +1,20 @@
+"""Contract checks for plugin authors: ``check_backbone("name")`` and its siblings.
+
+Each raises AssertionError with a sentence that says which promise of :mod:`anytalk.plugins.contracts` is broken.
+"""
+
+from anytalk.plugins.testing.adapters import check_heads, check_input_adapter, check_output_adapter
+from anytalk.plugins.testing.backbone import check_backbone
+from anytalk.plugins.testing.codec import check_codec
+from anytalk.plugins.testing.encoder import check_speech_encoder
+from anytalk.plugins.testing.options import check_options
+
+__all__ = [
+    "check_backbone",
+    "check_codec",
+    "check_heads",
+    "check_input_adapter",
+    "check_options",
+    "check_output_adapter",
+    "check_speech_encoder",
+]

@@ -1,0 +1,204 @@
+"""Checks of the parts between encoder, backbone and codec: input adapters, output adapters, heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import AudioTables, BackboneStates, Cache, Heads, InputAdapter, OutputAdapter
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.testing.options import check_options
+
+STEPS = 7
+FRAMES = 13
+NUM_STREAMS = 3
+NUM_CODES = 16
+NUM_SPECIALS = 4
+ATOL = 1e-4
+"""Largest difference of float32 results that the same arithmetic may show in another order."""
+
+
+def tiny_context(registry: Registry | None = None) -> BuildContext:
+    """The registered ``tiny`` backbone and speech encoder, and a grid of 3 streams of 16 codes and 4 specials."""
+    registry = registry or default_registry()
+    return BuildContext(
+        backbone=registry.build("backbone", PartRef(name="tiny")),
+        encoder_width=registry.build("speech encoder", PartRef(name="tiny")).width,
+        num_streams=NUM_STREAMS,
+        stream_vocab_size=NUM_CODES + NUM_SPECIALS,
+    )
+
+
+def check_input_adapter(
+    name_or_part: str | InputAdapter,
+    registry: Registry | None = None,
+    options: dict[str, Any] | None = None,
+    context: BuildContext | None = None,
+) -> None:
+    """Shapes, lengths that grow with frames, padding that doesn't leak, finite values, gradients.
+
+    Args:
+        name_or_part: Registered name, or a part that was built with `context`.
+        registry: Where the name is looked up; default: the installed plugins.
+        options: The part's own options.
+        context: What the part is built with; default: :func:`tiny_context`.
+
+    Raises:
+        AssertionError: which promise is broken.
+    """
+    context = context or tiny_context(registry)
+    part, name = _part("input adapter", name_or_part, registry, options, context)
+    assert isinstance(part, InputAdapter), f"{name} is a {type(part).__name__}, not an InputAdapter"
+    width = context.need_encoder_width()
+    counts = [part.output_length(n) for n in range(1, 4 * FRAMES)]
+    assert all(type(n) is int and n >= 1 for n in counts), (
+        f"{name}: output_length must be an int of at least 1: {counts}"
+    )
+    assert counts == sorted(counts), f"{name}: output_length must not shrink as frames grow, got {counts}"
+
+    torch.manual_seed(0)
+    features = torch.randn(2, FRAMES, width)
+    lengths = torch.tensor([FRAMES, 6])
+    leaf = features.clone().requires_grad_()
+    columns, kept = part(leaf, lengths)
+    expected = (2, part.output_length(FRAMES), context.need_backbone().width)
+    assert tuple(columns.shape) == expected, f"{name}: columns are {tuple(columns.shape)}, expected {expected}"
+    assert columns.dtype.is_floating_point, f"{name}: columns are {columns.dtype}, expected a floating dtype"
+    wanted = [part.output_length(int(n)) for n in lengths]
+    assert kept.tolist() == wanted, f"{name}: forward counts {kept.tolist()} columns, output_length says {wanted}"
+    assert kept.dtype == torch.int64, f"{name}: column counts are {kept.dtype}, expected torch.int64"
+    assert torch.isfinite(columns).all(), f"{name}: some columns are not finite"
+
+    torch.autograd.backward(_mask(columns, kept).square().sum())
+    assert leaf.grad is not None, f"{name}: no gradient reaches the features"
+    assert (leaf.grad[0].abs().sum(-1) > 0).all(), f"{name}: some frame has no influence on any column"
+    for parameter_name, parameter in part.named_parameters():
+        assert parameter.grad is not None, f"{name}: no gradient reaches '{parameter_name}'"
+
+    with torch.no_grad():
+        dirty = features.clone()
+        dirty[1, 6:] = 1e3
+        after, _ = part(dirty, lengths)
+        _same(_mask(after, kept), _mask(columns, kept), f"{name}: frames beyond a row's length change its columns")
+        alone, _ = part(features[1:, :6], lengths[1:])
+        _same(alone, columns[1:, : wanted[1]], f"{name}: a row padded in a batch differs from the row alone")
+
+
+def check_output_adapter(
+    name_or_part: str | OutputAdapter,
+    registry: Registry | None = None,
+    options: dict[str, Any] | None = None,
+    context: BuildContext | None = None,
+) -> None:
+    """Shapes, causality, cache equals no cache (with ``keep_rows`` and ``crop``), gradients.
+
+    Args and errors: as :func:`check_input_adapter`.
+    """
+    context = context or tiny_context(registry)
+    part, name = _part("output adapter", name_or_part, registry, options, context)
+    assert isinstance(part, OutputAdapter), f"{name} is a {type(part).__name__}, not an OutputAdapter"
+    assert part.feedback in ("backbone", "adapter"), f"{name}: feedback is '{part.feedback}'"
+    shape = (2, STEPS, context.need_backbone().width)
+    torch.manual_seed(0)
+    # pre_norm, normed, audio
+    inputs = torch.randn(3, *shape)
+
+    def run(x: Tensor, cache: Cache | None = None) -> Tensor:
+        audio = x[2] if part.feedback == "adapter" else None
+        out: Tensor = part(BackboneStates(x[0], x[1]), audio=audio, cache=cache)
+        return out
+
+    leaf = inputs.clone().requires_grad_()
+    whole = run(leaf)
+    assert tuple(whole.shape) == shape, f"{name}: output is {tuple(whole.shape)}, expected {shape}"
+    assert torch.isfinite(whole).all(), f"{name}: some outputs are not finite"
+    torch.autograd.backward(whole.square().sum())
+    assert leaf.grad is not None, f"{name}: no gradient reaches the states"
+    assert leaf.grad[:2].abs().sum() > 0, f"{name}: no gradient reaches the states"
+    whole = whole.detach()
+    with torch.no_grad():
+        later = inputs.clone()
+        later[:, :, -1] += 1.0
+        _same(run(later)[:, :-1], whole[:, :-1], f"{name}: a later step changes an earlier output (not causal)")
+        cache = part.new_cache(2, STEPS)
+        pieces = [run(inputs[:, :, a:b], cache) for a, b in ((0, 3), (3, 4), (4, STEPS))]
+        _same(torch.cat(pieces, dim=1), whole, f"{name}: outputs with a cache differ from outputs without")
+        if cache is not None:
+            _check_cache(name, cache, lambda x: run(x, cache), inputs, whole)
+
+
+def _check_cache(name: str, cache: Cache, run: Any, inputs: Tensor, whole: Tensor) -> None:
+    """`cache` holds all steps of `inputs` (3,2,T,D); `run` goes on from it."""
+    assert cache.length == STEPS, f"{name}: cache.length is {cache.length} after {STEPS} steps"
+    cache.crop(4)
+    assert cache.length == 4, f"{name}: cache.length is {cache.length} after crop(4)"
+    _same(run(inputs[:, :, 4:6]), whole[:, 4:6], f"{name}: after crop() the cache goes on differently")
+    cache.keep_rows([1])
+    _same(run(inputs[:, 1:, 6:]), whole[1:, 6:], f"{name}: after keep_rows([1]) row 1 goes on differently")
+
+
+def check_heads(
+    name_or_part: str | Heads,
+    registry: Registry | None = None,
+    options: dict[str, Any] | None = None,
+    context: BuildContext | None = None,
+) -> None:
+    """Shape, steps that don't see each other, gradients to hidden states and to whatever the heads learn.
+
+    Args and errors: as :func:`check_input_adapter`.
+    """
+    context = context or tiny_context(registry)
+    part, name = _part("heads", name_or_part, registry, options, context)
+    assert isinstance(part, Heads), f"{name} is a {type(part).__name__}, not Heads"
+    streams, rows, width = context.num_streams, context.stream_vocab_size, context.need_backbone().width
+    codes = min(NUM_CODES, rows - 1)
+    torch.manual_seed(0)
+    tables = AudioTables(
+        codes=torch.randn(streams, codes, width, requires_grad=True),
+        specials=torch.randn(streams, rows - codes, width, requires_grad=True),
+    )
+    hidden = torch.randn(2, STEPS, width, requires_grad=True)
+    logits = part(hidden, tables)
+    expected = (2, streams, STEPS, rows)
+    assert tuple(logits.shape) == expected, f"{name}: logits are {tuple(logits.shape)}, expected {expected} (B,K,T,V)"
+    assert logits.dtype.is_floating_point, f"{name}: logits are {logits.dtype}, expected a floating dtype"
+    assert torch.isfinite(logits).all(), f"{name}: some logits are not finite"
+    torch.autograd.backward(logits.square().sum())
+    assert hidden.grad is not None, f"{name}: no gradient reaches the hidden states"
+    assert (hidden.grad.abs().sum(-1) > 0).all(), f"{name}: some step has no influence on its logits"
+    learnt = [p.grad for p in part.parameters()] or [tables.codes.grad, tables.specials.grad]
+    assert all(g is not None and g.abs().sum() > 0 for g in learnt), (
+        f"{name}: the heads can't learn: a gradient is missing"
+    )
+    with torch.no_grad():
+        later = hidden.clone()
+        later[:, -1] += 1.0
+        message = f"{name}: the logits of a step change with another step"
+        _same(part(later, tables)[:, :, :-1], logits[:, :, :-1], message)
+
+
+def _part(
+    kind: str, name_or_part: Any, registry: Registry | None, options: dict[str, Any] | None, context: BuildContext
+) -> tuple[Any, str]:
+    """The part in evaluation mode, and what messages call it."""
+    if not isinstance(name_or_part, str):
+        return name_or_part.eval(), f"{kind} {type(name_or_part).__name__}"
+    registry = registry or default_registry()
+    check_options(kind, name_or_part, registry)
+    part = registry.build(kind, PartRef(name=name_or_part, options=options or {}), context)
+    return part.eval(), f"{kind} '{name_or_part}'"
+
+
+def _mask(columns: Tensor, lengths: Tensor) -> Tensor:
+    """(B,F',D) with zeros beyond each row's length."""
+    beyond = torch.arange(columns.shape[1])[None] >= lengths[:, None]
+    return columns.masked_fill(beyond[:, :, None], 0.0)
+
+
+def _same(given: Tensor, expected: Tensor, message: str) -> None:
+    assert given.shape == expected.shape, f"{message}: shape {tuple(given.shape)}, expected {tuple(expected.shape)}"
+    error = (given - expected).abs().max().item()
+    assert error <= ATOL, f"{message}: largest difference {error:.2g}, allowed {ATOL:.0e}"

@@ -1,0 +1,229 @@
+"""The promises of :class:`anytalk.plugins.contracts.Backbone`, checked on a few small batches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import Backbone, TextTokenizer
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.testing.options import check_options
+
+_BATCH = 3
+_STEPS = 6
+_TOLERANCE = 1e-4
+_TEXT = "Hello, world! 12 bees"
+
+
+def check_backbone(
+    name_or_part: str | Backbone, registry: Registry | None = None, options: dict[str, Any] | None = None
+) -> None:
+    """Check every promise of the contract.
+
+    Args:
+        name_or_part: A registered name, built with `options`, or a backbone that is already built.
+        registry: Where names are looked up; default: the installed plugins.
+        options: The part's own options, for a name.
+
+    Raises:
+        AssertionError: a sentence saying which promise is broken.
+    """
+    if isinstance(name_or_part, str):
+        registry = registry or default_registry()
+        check_options("backbone", name_or_part, registry)
+        backbone: Backbone = registry.build("backbone", PartRef(name=name_or_part, options=options or {}))
+    else:
+        backbone = name_or_part
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            check_shapes(backbone)
+            check_causality(backbone)
+            check_cache(backbone)
+        check_gradient(backbone)
+        check_tokenizer(backbone)
+        check_blocks(backbone)
+        check_save(backbone)
+    finally:
+        backbone.train(was_training)
+
+
+def check_shapes(backbone: Backbone) -> None:
+    """Shapes and dtypes of embeddings, states and logits."""
+    ids = _ids(backbone)
+    embeds = backbone.embed_text(ids)
+    expected = (_BATCH, _STEPS, backbone.width)
+    assert embeds.shape == expected, f"embed_text gives {tuple(embeds.shape)}, expected (B,T,D) = {expected}"
+    assert embeds.is_floating_point(), f"embed_text gives {embeds.dtype}, expected a floating dtype"
+    states = backbone(embeds)
+    for field in ("pre_norm", "normed"):
+        state = getattr(states, field)
+        assert state.shape == expected, f"states.{field} is {tuple(state.shape)}, expected (B,T,D) = {expected}"
+        assert state.dtype == embeds.dtype, f"states.{field} is {state.dtype}, but the embeddings are {embeds.dtype}"
+        assert state.isfinite().all(), f"states.{field} holds numbers that are not finite"
+    assert not torch.equal(states.pre_norm, states.normed), "states.pre_norm is already normed"
+    logits = backbone.text_logits(states.normed)
+    expected = (_BATCH, _STEPS, backbone.text_vocab_size)
+    assert logits.shape == expected, f"text_logits gives {tuple(logits.shape)}, expected (B,T,V) = {expected}"
+
+
+def check_causality(backbone: Backbone) -> None:
+    """A later step changes no earlier state, an earlier step changes later ones, and rows don't see each other."""
+    embeds = backbone.embed_text(_ids(backbone))
+    whole = backbone(embeds).normed
+    changed = embeds.clone()
+    changed[:, -1] = changed[:, 0] + 1.0
+    other = backbone(changed).normed
+    assert _close(other[:, :-1], whole[:, :-1]), "a later step changes the states of earlier ones: not causal"
+    assert not _close(other[:, -1], whole[:, -1]), "a changed step doesn't change its own state"
+    changed = embeds.clone()
+    changed[:, 0] = changed[:, -1] + 1.0
+    assert not _close(backbone(changed).normed[:, -1], whole[:, -1]), "an earlier step doesn't reach later ones"
+    for row in range(_BATCH):
+        assert _close(backbone(embeds[row : row + 1]).normed[0], whole[row]), "a row's states depend on its batch"
+
+
+def check_cache(backbone: Backbone) -> None:
+    """With a cache the states are those without one, and the cache can lose rows and steps."""
+    embeds = backbone.embed_text(_ids(backbone))
+    _check_cached(
+        "the backbone", embeds, lambda x, cache: backbone(x, cache).normed, lambda b: backbone.new_cache(b, _STEPS)
+    )
+
+
+def _check_cached(
+    who: str, embeds: Tensor, run: Callable[[Tensor, Any], Tensor], new_cache: Callable[[int], Any]
+) -> None:
+    whole = run(embeds, None)
+    cache = new_cache(_BATCH)
+    assert cache.length == 0, f"a new cache of {who} has length {cache.length}, expected 0"
+    steps = []
+    for step in range(_STEPS):
+        steps.append(run(embeds[:, step : step + 1], cache))
+        assert cache.length == step + 1, f"after {step + 1} steps the cache of {who} has length {cache.length}"
+    assert _close(torch.cat(steps, dim=1), whole), f"{who} gives other states step by step with a cache"
+    cache = new_cache(_BATCH)
+    chunks = [run(embeds[:, :4], cache), run(embeds[:, 4:], cache)]
+    assert _close(torch.cat(chunks, dim=1), whole), f"{who} gives other states in two chunks with a cache"
+
+    cache.crop(3)
+    assert cache.length == 3, f"crop(3) leaves a cache of length {cache.length} in {who}"
+    assert _close(run(embeds[:, 3:], cache), whole[:, 3:]), f"{who} gives other states after crop(3)"
+    cache.crop(_STEPS + 1)
+    assert cache.length == _STEPS, f"crop beyond the end changes the cache of {who}"
+
+    cache.crop(2)
+    rows = [2, 0, 0]
+    cache.keep_rows(rows)
+    kept = run(embeds[rows, 2:], cache)
+    assert _close(kept, whole[rows, 2:]), f"{who} gives other states after keep_rows({rows})"
+    cache.crop(2)
+    cache.keep_rows([1])
+    assert _close(run(embeds[0:1, 2:], cache), whole[0:1, 2:]), f"{who} gives other states after keep_rows([1])"
+
+
+def check_gradient(backbone: Backbone) -> None:
+    """A gradient reaches the embeddings from both states, so adapters in front can learn."""
+    ids = _ids(backbone)
+    for field in ("pre_norm", "normed"):
+        embeds = backbone.embed_text(ids).detach().requires_grad_()
+        states = backbone(embeds)
+        # Squares, because the sum of a normed vector may be constant.
+        (grad,) = torch.autograd.grad(
+            getattr(states, field).square()[:, -1].sum(dim=0)[: 1 + backbone.width // 2].sum(), embeds
+        )
+        assert grad.isfinite().all(), f"the gradient of {field} is not finite"
+        assert (grad[:, 0] != 0).any(), f"no gradient flows from {field} of the last step to the first embedding"
+
+
+def check_tokenizer(backbone: Backbone) -> None:
+    """Text survives a round trip, ids are in range, odd ids are left out, the chat template can be encoded."""
+    tokenizer, vocab = backbone.tokenizer, backbone.text_vocab_size
+    assert isinstance(tokenizer, TextTokenizer), "tokenizer lacks a member of TextTokenizer"
+    assert 0 <= tokenizer.eos_id < vocab, f"eos_id {tokenizer.eos_id} is outside the vocabulary of {vocab}"
+    ids = tokenizer.encode(_TEXT)
+    assert all(isinstance(i, int) and 0 <= i < vocab for i in ids), "encode gives ids outside the vocabulary"
+    back = tokenizer.decode(ids)
+    assert back.strip() == _TEXT, f"'{_TEXT}' comes back as '{back}'"
+    again = tokenizer.decode([*ids, tokenizer.eos_id, vocab + 1_000_000])
+    assert again == back, "decode doesn't leave out special tokens and ids outside the vocabulary"
+    if tokenizer.has_chat_template:
+        rendered = tokenizer.render_chat([{"role": "user", "content": _TEXT}])
+        assert _TEXT in rendered, "render_chat loses the message"
+        assert all(0 <= i < vocab for i in tokenizer.encode(rendered)), "a rendered chat has ids outside the vocabulary"
+
+
+def check_blocks(backbone: Backbone) -> None:
+    """Blocks of the backbone's own kind: shapes, own parameters, copies that are copies, cache equals no cache."""
+    embeds = backbone.embed_text(_ids(backbone)).detach()
+    own = {parameter.data_ptr() for parameter in backbone.parameters()}
+    for num_blocks, init in ((1, "fresh"), (2, "fresh"), (1, "copy"), (2, "copy")):
+        who = f"make_blocks({num_blocks}, '{init}')"
+        blocks = backbone.make_blocks(num_blocks, init)
+        blocks.eval()
+        parameters = list(blocks.parameters())
+        assert parameters, f"{who} has no parameters"
+        assert not own & {p.data_ptr() for p in parameters}, f"{who} shares parameters with the backbone"
+        out = blocks(embeds)
+        assert out.shape == embeds.shape, f"{who} gives {tuple(out.shape)}, expected {tuple(embeds.shape)}"
+        grads = torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
+        assert all(grad is not None for grad in grads), f"{who} has parameters that never get a gradient"
+        with torch.no_grad():
+            _check_cached(who, embeds, _runner(blocks), _cache_maker(blocks))
+        if init == "copy":
+            with torch.no_grad():
+                again = backbone.make_blocks(num_blocks, init).eval()
+                assert torch.equal(again(embeds), out), f"{who} gives other weights each time"
+                assert not torch.equal(backbone.make_blocks(num_blocks, "fresh").eval()(embeds), out), (
+                    f"{who} copies nothing"
+                )
+
+
+def _runner(blocks: nn.Module) -> Callable[[Tensor, Any], Tensor]:
+    return lambda hidden, cache: blocks(hidden, cache)
+
+
+def _cache_maker(blocks: Any) -> Callable[[int], Any]:
+    return lambda batch_size: blocks.new_cache(batch_size, _STEPS)
+
+
+def check_save(backbone: Backbone) -> None:
+    """What ``save_native`` writes can be built again by the option ``model`` (where the part has one), bit for bit."""
+    part = type(backbone)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "native"
+        backbone.save_native(folder)
+        assert any(folder.iterdir()), "save_native writes nothing"
+        if "model" not in part.Options.model_fields:
+            return
+        embeds = backbone.embed_text(_ids(backbone))
+        context = BuildContext(device=str(embeds.device), dtype=str(embeds.dtype).removeprefix("torch."))
+        loaded = part.build(part.Options.model_validate({"model": str(folder)}), context).eval()
+        with torch.no_grad():
+            before, after = _logits(backbone), _logits(loaded)
+        assert torch.equal(before, after), "a saved backbone gives other logits when it is loaded again"
+        assert loaded.tokenizer.encode(_TEXT) == backbone.tokenizer.encode(_TEXT), "save_native loses the tokenizer"
+        assert loaded.tokenizer.eos_id == backbone.tokenizer.eos_id, "save_native loses the tokenizer's eos_id"
+
+
+def _logits(backbone: Backbone) -> Tensor:
+    return backbone.text_logits(backbone(backbone.embed_text(_ids(backbone))).normed)
+
+
+def _ids(backbone: Backbone) -> Tensor:
+    """(B,T) different ids, on the device of the weights."""
+    device = next(backbone.parameters()).device
+    return (torch.arange(_BATCH * _STEPS, device=device).view(_BATCH, _STEPS) * 7 + 3) % backbone.text_vocab_size
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to 1e-4 of the largest number (states before the final norm of big models reach thousands)."""
+    scale = max(1.0, float(b.abs().max()))
+    return float((a - b).abs().max()) <= _TOLERANCE * scale

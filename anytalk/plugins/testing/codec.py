@@ -1,0 +1,127 @@
+"""Checks that hold for every codec."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.contracts import Codec
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.testing.options import check_options
+
+NUM_FRAMES = 9
+MOST_VALUES = 256
+STREAM_TOLERANCE = 1e-5
+
+
+def check_codec(
+    name_or_part: str | Codec, registry: Registry | None = None, options: dict[str, Any] | None = None
+) -> None:
+    """Shapes, ranges, lengths, repeatability, and streaming that equals the offline decode.
+
+    Args:
+        name_or_part: A registered name (its options are checked too) or a codec that is already built.
+        registry: Where to look the name up; the installed plugins when left out.
+        options: Options to build it with.
+
+    Raises:
+        AssertionError: which promise of :class:`anytalk.plugins.contracts.Codec` is broken.
+    """
+    if isinstance(name_or_part, str):
+        registry = registry or default_registry()
+        check_options("codec", name_or_part, registry)
+        codec: Codec = registry.build("codec", PartRef(name=name_or_part, options=options or {}))
+    else:
+        codec = name_or_part
+    assert isinstance(codec, Codec), f"{type(codec).__name__} is no anytalk Codec"
+    check_properties(codec)
+    check_encode(codec)
+    check_decode(codec)
+    check_stream(codec)
+
+
+def random_codes(codec: Codec, batch_size: int, num_frames: int) -> Tensor:
+    """(B,K,T) seeded codes, each in the codebook."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, codec.codebook_size, (batch_size, codec.num_streams, num_frames), generator=generator)
+
+
+def check_properties(codec: Codec) -> None:
+    """Sizes are positive and fit together."""
+    for name in ("sample_rate_hz", "num_streams", "codebook_size", "samples_per_frame"):
+        value = getattr(codec, name)
+        assert type(value) is int, f"{name} must be an int, got {type(value).__name__}"
+        assert value > 0, f"{name} must be positive, got {value}"
+    past, future = codec.context_frames
+    assert past >= 0, f"context_frames must not be negative, got {codec.context_frames}"
+    assert future >= 0, f"context_frames must not be negative, got {codec.context_frames}"
+    expected_hz = codec.sample_rate_hz / codec.samples_per_frame
+    assert abs(codec.frame_rate_hz - expected_hz) < 1e-6, f"frame_rate_hz {codec.frame_rate_hz}, expected {expected_hz}"
+
+
+def check_encode(codec: Codec) -> None:
+    """Whole frames for any length, silence at the right changing nothing, codes in the codebook."""
+    size = codec.samples_per_frame
+    wave = torch.rand((2, 3 * size), generator=torch.Generator().manual_seed(0)) - 0.5
+    for num_samples, num_frames in ((0, 0), (1, 1), (size, 1), (size + 1, 2), (3 * size, 3)):
+        codes = codec.encode(wave[:, :num_samples])
+        expected = (2, codec.num_streams, num_frames)
+        assert tuple(codes.shape) == expected, f"encode of {num_samples} samples: {tuple(codes.shape)}, not {expected}"
+        assert codes.dtype == torch.int64, f"encode must give int64, got {codes.dtype}"
+        if num_frames:
+            low, high = int(codes.min()), int(codes.max())
+            assert low >= 0, f"encode gave code {low}"
+            assert high < codec.codebook_size, f"encode gave code {high} of a codebook of {codec.codebook_size}"
+    part = wave[:, : size + size // 2]
+    padded = torch.nn.functional.pad(part, (0, 2 * size - part.shape[1]))
+    assert torch.equal(codec.encode(part), codec.encode(padded)), "encode must pad with silence to whole frames"
+
+
+def check_decode(codec: Codec) -> None:
+    """Exact lengths for 0, 1 and more frames, repeatable, every value decodes, rows of a batch don't mix."""
+    for num_frames in (0, 1, NUM_FRAMES):
+        wave = codec.decode(random_codes(codec, 2, num_frames))
+        expected = (2, num_frames * codec.samples_per_frame)
+        assert tuple(wave.shape) == expected, f"decode of {num_frames} frames: {tuple(wave.shape)}, not {expected}"
+        assert wave.dtype == torch.float32, f"decode must give float32, got {wave.dtype}"
+        assert bool(wave.isfinite().all()), f"decode of {num_frames} frames gave samples that are not finite"
+    codes = random_codes(codec, 2, NUM_FRAMES)
+    whole = codec.decode(codes)
+    assert torch.equal(whole, codec.decode(codes)), "two decodes of the same codes differ"
+    error = float((whole[1:] - codec.decode(codes[1:])).abs().max())
+    assert error < STREAM_TOLERANCE, f"a batch row differs from the same row alone by {error:.1e}"
+    values = torch.linspace(0, codec.codebook_size - 1, min(codec.codebook_size, MOST_VALUES)).long()
+    wave = codec.decode(values.expand(1, codec.num_streams, -1))
+    assert bool(wave.isfinite().all()), "some code values give samples that are not finite"
+
+
+def check_stream(codec: Codec) -> None:
+    """Everything pushed comes out by flush, equal to the offline decode, for any chunking; the stream is reusable."""
+    num_frames = NUM_FRAMES + sum(codec.context_frames)
+    codes = random_codes(codec, 1, num_frames)
+    offline = codec.decode(codes)
+    for strides in ((1,), (2,), (3,), (5,), (4, 1, 0, 2), (num_frames,)):
+        stream = codec.new_stream()
+        for attempt in ("first", "second"):
+            streamed = torch.cat([*_push_all(stream, codes, strides), stream.flush()], -1)
+            what = f"streaming in chunks of {strides} frames ({attempt} use)"
+            assert streamed.shape == offline.shape, f"{what}: {tuple(streamed.shape)}, offline {tuple(offline.shape)}"
+            error = float((streamed - offline).abs().max())
+            assert error < STREAM_TOLERANCE, f"{what} differs from the offline decode by {error:.1e}"
+    stream = codec.new_stream()
+    assert stream.push(codes[..., :0]).shape == (1, 0), "push of 0 frames into a new stream must give (1, 0)"
+    assert stream.flush().shape == (1, 0), "flush of an empty stream must give (1, 0)"
+
+
+def _push_all(stream: Any, codes: Tensor, strides: tuple[int, ...]) -> list[Tensor]:
+    chunks, start = [], 0
+    for stride in cycle(strides):
+        chunks.append(stream.push(codes[..., start : start + stride]))
+        start += stride
+        if start >= codes.shape[-1]:
+            return chunks
+    return chunks

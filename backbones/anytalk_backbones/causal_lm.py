@@ -1,0 +1,268 @@
+"""A transformers causal LM behind the backbone contract. Knows no model family by name and reads no files.
+
+Everything here goes through the model's own modules, so that the text path stays bit-identical to the model's.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from anytalk.errors import ConfigError, WeightsError
+from anytalk.plugins import BuildContext
+from anytalk.plugins import Options as PartOptions
+from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
+from anytalk.plugins.sources import resolve
+from anytalk_backbones.loading import load_causal_lm, quiet_transformers, write_licence
+from anytalk_backbones.tokenizer import HFTokenizer
+
+_FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
+_ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+class HFCache:
+    """Fulfils :class:`anytalk.plugins.contracts.Cache` with a transformers ``DynamicCache``.
+
+    Made without the model's config on purpose: full-length layers can always be cropped, and sliding windows are
+    still applied by the model's mask.
+    """
+
+    def __init__(self) -> None:
+        self.kv = DynamicCache()
+
+    @property
+    def length(self) -> int:
+        """Steps held."""
+        return int(self.kv.get_seq_length())
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these batch rows, in this order."""
+        self.kv.batch_select_indices(torch.as_tensor(list(rows), dtype=torch.int64))
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length`."""
+        if length < self.length:
+            self.kv.crop(length - self.length)
+
+
+class HFBlocks(nn.Module):
+    """A short decoder of the model's own class, without its token embedding."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
+        """(B,T,D) -> (B,T,D) behind the blocks' own final norm."""
+        return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
+
+    def new_cache(self, batch_size: int, max_steps: int) -> HFCache:
+        """An empty cache; it grows as needed."""
+        return HFCache()
+
+
+class CausalLMBackbone(Backbone):
+    """Shared by every backbone that is a transformers causal LM.
+
+    Args:
+        lm: A ``PreTrainedModel`` with a language modelling head, e.g. ``Qwen2ForCausalLM(config)``.
+        tokenizer: Its ``PreTrainedTokenizerBase``.
+        licence: SPDX name of its licence.
+
+    Raises:
+        WeightsError: a model whose embedding, head, blocks or final norm can't be found, or that isn't pure attention.
+    """
+
+    lm: Any
+    tokenizer: HFTokenizer
+
+    class Options(PartOptions):
+        """Which model."""
+
+        model: str = Field(description="Hub id, local folder, .gguf file, or package:NAME/PATH.")
+        revision: str | None = Field(None, description="Branch, tag or commit of a hub id; default: its main branch.")
+
+    @classmethod
+    def build(cls, options: Options, context: BuildContext) -> Self:
+        """Load the weights.
+
+        Raises:
+            WeightsError: weights that are missing, damaged or of the wrong kind.
+        """
+        source = resolve(options.model, context.folder)
+        loaded = load_causal_lm(source, options.revision, torch_dtype(context.dtype))
+        backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence)
+        return backbone.to(context.device)
+
+    def __init__(self, lm: Any, tokenizer: Any, licence: str = "unknown") -> None:
+        super().__init__()
+        self.lm = lm
+        self.licence = licence
+        self.tokenizer = HFTokenizer(tokenizer)
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        name = self.lm.config.model_type
+        hint = "anytalk needs a decoder-only language model, e.g. Qwen2, Llama, Mistral, Gemma or Phi"
+        if self.lm.get_input_embeddings() is None or self.lm.get_output_embeddings() is None:
+            raise WeightsError(f"a '{name}' model has no token embedding or no language modelling head", hint)
+        if _final_norm(self._decoder) is None or _layers(self._decoder) is None:
+            raise WeightsError(f"the blocks or the final norm of a '{name}' model can't be found", hint)
+        if self.lm.get_input_embeddings().weight.shape[1] != self._config.hidden_size:
+            raise WeightsError(f"the embeddings of this '{name}' model are not as wide as its states", hint)
+        other = set(getattr(self._config, "layer_types", None) or ()) - _ATTENTION_LAYER_TYPES
+        if other:
+            raise WeightsError(
+                f"a '{name}' model has layers of the types {', '.join(sorted(other))}, whose memory can't be cropped",
+                hint,
+            )
+
+    @property
+    def _decoder(self) -> nn.Module:
+        return cast("nn.Module", self.lm.get_decoder())
+
+    @property
+    def _config(self) -> Any:
+        return self._decoder.config
+
+    @property
+    def width(self) -> int:
+        """D: ``hidden_size``."""
+        return int(self._config.hidden_size)
+
+    @property
+    def text_vocab_size(self) -> int:
+        """V: rows of the embedding; often more than the tokenizer knows."""
+        return int(self.lm.get_input_embeddings().weight.shape[0])
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """(B,T) int64 -> (B,T,D); a family's own scaling included (Gemma)."""
+        return cast("Tensor", self.lm.get_input_embeddings()(ids))
+
+    def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
+        """(B,T,D) -> states before and after the final norm."""
+        norm = cast("nn.Module", _final_norm(self._decoder))
+        with _captured_input(norm) as captured:
+            normed = _run(self._decoder, embeds, cache).last_hidden_state
+        return BackboneStates(captured[0], normed)
+
+    def text_logits(self, normed: Tensor) -> Tensor:
+        """(B,T,D) -> (B,T,V): the head and what the family does behind it (scales, soft caps)."""
+        return _after_head(self.lm.get_output_embeddings()(normed), self._config)
+
+    def new_cache(self, batch_size: int, max_steps: int) -> HFCache:
+        """An empty cache; it grows as needed."""
+        return HFCache()
+
+    def make_blocks(self, num_blocks: int, init: str) -> HFBlocks:
+        """A decoder of the same class with `num_blocks` layers.
+
+        Raises:
+            ConfigError: fewer than one block, an unknown `init`, or more blocks to copy than there are.
+        """
+        layers = cast("nn.ModuleList", _layers(self._decoder))
+        if init not in ("fresh", "copy") or num_blocks < 1 or (init == "copy" and num_blocks > len(layers)):
+            raise ConfigError(
+                f"{num_blocks} blocks by '{init}' can't be made from a backbone of {len(layers)} blocks",
+                f"use init 'fresh', or 'copy' with 1 to {len(layers)} blocks",
+            )
+        with quiet_transformers():
+            decoder: Any = type(self._decoder)(_blocks_config(self._config, num_blocks))
+        # Only embeddings are fed: a placeholder table would be a parameter that never gets a gradient.
+        decoder.set_input_embeddings(nn.Identity())
+        if init == "copy":
+            _copy_last(self._decoder, decoder)
+        weight = self.lm.get_input_embeddings().weight
+        return HFBlocks(decoder).to(weight.device, weight.dtype)
+
+    def save_native(self, folder: Path) -> None:
+        """Write weights, config and tokenizer for transformers, and the licence for readers."""
+        with quiet_transformers():
+            self.lm.save_pretrained(folder)
+            self.tokenizer.base.save_pretrained(folder)
+        write_licence(folder, self.licence)
+
+
+def _run(decoder: nn.Module, hidden: Tensor, cache: Cache | None) -> Any:
+    kv = None if cache is None else cast("HFCache", cache).kv
+    return decoder(inputs_embeds=hidden, past_key_values=kv, use_cache=kv is not None, return_dict=True)
+
+
+@contextmanager
+def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that holds the module's first argument after it was called in this thread."""
+    captured: list[Tensor] = []
+    here = threading.get_ident()
+
+    def keep(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        # A server may answer several people on one backbone, each in a thread with a hook of its own.
+        if threading.get_ident() == here:
+            captured.append(args[0])
+
+    handle = module.register_forward_pre_hook(keep)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def _final_norm(decoder: nn.Module) -> nn.Module | None:
+    found = (getattr(decoder, name, None) for name in _FINAL_NORM_NAMES)
+    return next((module for module in found if isinstance(module, nn.Module)), None)
+
+
+def _layers(decoder: Any) -> nn.ModuleList | None:
+    count = decoder.config.num_hidden_layers
+    lists = (child for child in decoder.children() if isinstance(child, nn.ModuleList) and len(child) == count)
+    return next(lists, None)
+
+
+def _copy_last(old: nn.Module, new: nn.Module) -> None:
+    """Give a shorter decoder the last layers and the final norm of a longer one."""
+    new_layers = cast("nn.ModuleList", _layers(new))
+    for mine, theirs in zip(new_layers, cast("nn.ModuleList", _layers(old))[-len(new_layers) :], strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    cast("nn.Module", _final_norm(new)).load_state_dict(cast("nn.Module", _final_norm(old)).state_dict())
+    for child in new.children():
+        if isinstance(child, nn.Embedding):
+            # Learned positions (GPT-2): hidden states carry them already.
+            nn.init.zeros_(child.weight)
+
+
+def _after_head(logits: Tensor, config: Any) -> Tensor:
+    """What causal LMs of transformers do to logits: Cohere multiplies, Granite divides, Gemma 2 and 3 cap."""
+    multiplier = getattr(config, "logit_scale", None)
+    if multiplier is not None:
+        logits = logits * multiplier
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is not None:
+        logits = logits / divisor
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _blocks_config(config: Any, num_blocks: int) -> Any:
+    """The model's config for `num_blocks` layers like its last ones, fed with hidden states instead of tokens."""
+    count = config.num_hidden_layers
+    changed = copy.deepcopy(config)
+    for name, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == count and name.endswith(("layers", "layer_types")):
+            setattr(changed, name, [value[(count - num_blocks + i) % count] for i in range(num_blocks)])
+    changed.num_hidden_layers = num_blocks
+    changed.vocab_size = 1
+    changed.pad_token_id = None
+    if getattr(config, "embedding_multiplier", None) is not None:
+        # Granite scales what it is fed; a hidden state has its scale already.
+        changed.embedding_multiplier = 1.0
+    return changed

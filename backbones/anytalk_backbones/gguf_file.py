@@ -1,0 +1,106 @@
+"""GGUF, the format of llama.cpp: its header without its weights, and a plain model and tokenizer from it.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 2 and 3, little-endian).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from anytalk.errors import WeightsError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING = 8
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The leading scalar metadata of a GGUF file, e.g. ``general.architecture`` and ``general.license``.
+
+    Reading stops at the first array that isn't general metadata, long before the vocabulary: microseconds.
+
+    Raises:
+        WeightsError: not a GGUF file, or cut off in its header.
+    """
+    hint = "download the .gguf file again"
+    try:
+        with path.open("rb") as file:
+            magic, version, _, count = struct.unpack("<4sIQQ", file.read(24))
+            if magic != b"GGUF" or version < 2:
+                raise WeightsError(f"'{path.name}' is no GGUF file of version 2 or 3", "give a .gguf file of llama.cpp")
+            return _read_general(file, count)
+    except (OSError, struct.error, UnicodeDecodeError) as error:
+        raise WeightsError(f"the header of '{path.name}' can't be read: {error}", hint) from None
+
+
+def _read_general(file: BinaryIO, count: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for _ in range(count):
+        key = _read_string(file)
+        if not key.startswith("general."):
+            break
+        values[key] = _read_value(file, _read_scalar(file, "I"))
+    return values
+
+
+def _read_value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _read_string(file)
+    if kind in _SCALARS:
+        return _read_scalar(file, _SCALARS[kind])
+    item_kind, length = struct.unpack("<IQ", file.read(12))
+    return [_read_value(file, item_kind) for _ in range(length)]
+
+
+def _read_scalar(file: BinaryIO, code: str) -> Any:
+    return struct.unpack(f"<{code}", file.read(struct.calcsize(f"<{code}")))[0]
+
+
+def _read_string(file: BinaryIO) -> str:
+    length = _read_scalar(file, "Q")
+    data = file.read(length)
+    if len(data) < length:
+        raise struct.error("it ends in the middle of a text")
+    return data.decode("utf-8")
+
+
+def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Model (de-quantised, in eval mode) and tokenizer as transformers reads them from a GGUF file."""
+    folder, name = str(path.parent), path.name
+    # tqdm's bar over the tensors heeds none of transformers' switches.
+    with _read_once(), redirect_stderr(io.StringIO()):
+        quantised: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    config = quantised.config
+    # transformers keeps calling the de-quantised model "quantised" and then refuses to cast or save it.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = ""
+    config.architectures = [type(quantised).__name__]
+    plain: Any = type(quantised).from_pretrained(None, config=config, state_dict=quantised.state_dict(), dtype=dtype)
+    return plain.eval(), tokenizer
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers parse the file once.
+
+    It parses it for the config, the weights and the tokenizer, and makes a table of tensor names for each module:
+    half of the loading time. Should transformers one day take these two elsewhere, loading is slow again, no more.
+    """
+    package: Any = gguf
+    reader, names = package.GGUFReader, package.get_tensor_name_map
+    package.GGUFReader, package.get_tensor_name_map = lru_cache(maxsize=1)(reader), lru_cache(maxsize=None)(names)
+    try:
+        yield
+    finally:
+        package.GGUFReader, package.get_tensor_name_map = reader, names

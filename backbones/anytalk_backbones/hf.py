@@ -1,0 +1,49 @@
+"""Any causal LM that transformers knows; the fallback when no other backbone recognises a model."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+
+from anytalk.errors import WeightsError
+from anytalk.plugins import BuildContext
+from anytalk_backbones.causal_lm import CausalLMBackbone
+
+_PROBE_STEPS = 4
+
+
+class HFBackbone(CausalLMBackbone):
+    """A causal LM of a family that nobody here has tried: its promises are checked when it is loaded."""
+
+    @classmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        """Load the weights, then see whether text comes out as the base model has it.
+
+        Raises:
+            WeightsError: missing or damaged weights, or a family whose text path can't be kept lossless.
+        """
+        backbone = super().build(options, context)
+        check_lossless(backbone)
+        return backbone
+
+
+@torch.no_grad()
+def check_lossless(backbone: CausalLMBackbone) -> None:
+    """Compare a few steps with the base model's own logits, and look whether the last step changes earlier ones.
+
+    Raises:
+        WeightsError: the logits differ, or the model isn't causal.
+    """
+    device = backbone.lm.get_input_embeddings().weight.device
+    ids = torch.arange(_PROBE_STEPS, device=device)[None] % backbone.text_vocab_size
+    logits = backbone.text_logits(backbone(backbone.embed_text(ids)).normed)
+    family = backbone.lm.config.model_type
+    hint = "use a Qwen2, Llama, Mistral, Gemma or Phi model, or write a backbone plugin for this family"
+    if not torch.equal(logits, backbone.lm(input_ids=ids).logits):
+        raise WeightsError(f"'{family}' models do more to their logits than anytalk knows of", hint)
+    changed = ids.clone()
+    changed[0, -1] = (changed[0, -1] + 1) % backbone.text_vocab_size
+    other = backbone.text_logits(backbone(backbone.embed_text(changed)).normed)
+    if not torch.allclose(logits[:, :-1], other[:, :-1], rtol=1e-3, atol=1e-3):
+        raise WeightsError(f"this '{family}' model is not causal: a later word changes what comes before it", hint)

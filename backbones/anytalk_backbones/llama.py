@@ -1,0 +1,22 @@
+"""Llama (arXiv 2307.09288) and models of its shape: Llama 3, SmolLM2, TinyLlama."""
+
+from __future__ import annotations
+
+from anytalk.plugins.sources import ModelSource
+from anytalk_backbones import gguf_file
+from anytalk_backbones.causal_lm import CausalLMBackbone
+
+_HUB_PREFIXES = ("meta-llama/", "HuggingFaceTB/SmolLM", "TinyLlama/")
+
+
+class LlamaBackbone(CausalLMBackbone):
+    """Llama-shaped models from safetensors folders and GGUF files."""
+
+    @classmethod
+    def recognises(cls, source: ModelSource) -> bool:
+        """A folder with model_type llama, a GGUF file of that architecture, or a hub id of a known family."""
+        if source.is_hub:
+            return source.spec.startswith(_HUB_PREFIXES)
+        if source.suffix == ".gguf":
+            return gguf_file.read_header(source.path).get("general.architecture") == "llama"
+        return source.hf_config().get("model_type") == "llama"

@@ -1,0 +1,183 @@
+"""Weights from the hub, a folder or a GGUF file; what goes wrong becomes one sentence."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as _hf_logging
+
+from anytalk.errors import WeightsError
+from anytalk.plugins.sources import ModelSource
+from anytalk_backbones import gguf_file
+
+# Its functions carry no annotations.
+hf_logging: Any = _hf_logging
+_LOCAL_HINT = "give a local folder, a .gguf file or package:NAME/PATH instead; these need no network"
+_CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "OpenRAIL")}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A causal LM as transformers gives it.
+
+    Attributes:
+        lm: ``PreTrainedModel`` in eval mode on the CPU.
+        tokenizer: ``PreTrainedTokenizerBase``.
+        licence: SPDX name, or "unknown".
+    """
+
+    lm: Any
+    tokenizer: Any
+    licence: str
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars, log lines or warnings of transformers; everything is put back afterwards."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def load_causal_lm(source: ModelSource, revision: str | None, dtype: torch.dtype) -> Loaded:
+    """Load model and tokenizer, never unpickling anything.
+
+    Raises:
+        WeightsError: what is missing, damaged or of the wrong kind.
+    """
+    with quiet_transformers():
+        if source.suffix == ".gguf":
+            return _load_gguf(source, dtype)
+        if source.is_hub:
+            return _load_hub(source, revision, dtype)
+        return _load_folder(source, dtype)
+
+
+def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
+    header = gguf_file.read_header(source.path)
+    try:
+        lm, tokenizer = gguf_file.load(source.path, dtype)
+    except Exception as error:  # foreign code: a damaged file shows itself in many ways
+        raise _damaged(source, error, "download the .gguf file again, or use the model's safetensors folder") from None
+    return Loaded(lm, tokenizer, spdx(str(header.get("general.license", "unknown"))))
+
+
+def _load_folder(source: ModelSource, dtype: torch.dtype) -> Loaded:
+    if not source.path.is_dir():
+        raise WeightsError(f"'{source.spec}' is a file, but no .gguf", "give the model's folder or a .gguf file")
+    if not (source.path / "config.json").is_file():
+        raise WeightsError(
+            f"'{source.spec}' holds no config.json", "give the folder of a Hugging Face model, or a .gguf file"
+        )
+    try:
+        lm, tokenizer = _from_pretrained(source, None, dtype)
+    except WeightsError:
+        raise
+    except Exception as error:  # foreign code, as above
+        raise _damaged(source, error, "copy or download the model's folder again") from None
+    return Loaded(lm, tokenizer, _licence_of_card(source.path / "README.md"))
+
+
+def _load_hub(source: ModelSource, revision: str | None, dtype: torch.dtype) -> Loaded:
+    try:
+        lm, tokenizer = _from_pretrained(source, revision, dtype)
+    except WeightsError:
+        raise
+    except OSError as error:
+        raise _unreachable(source, revision, error) from None
+    except Exception as error:  # foreign code, as above
+        raise _damaged(source, error, "delete it from the Hugging Face cache and try again") from None
+    card = try_to_load_from_cache(source.spec, "README.md", revision=revision)
+    return Loaded(lm, tokenizer, _licence_of_card(Path(card)) if isinstance(card, str) else "unknown")
+
+
+def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
+    name = source.spec if source.is_hub else str(source.path)
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    _check_kind(source, config)
+    auto: Any = AutoModelForCausalLM
+    lm, info = auto.from_pretrained(
+        name, revision=revision, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise WeightsError(
+            f"the weights of '{source.spec}' lack {len(missing)} tensors that a causal language model needs,"
+            f" first '{missing[0]}'",
+            "is it an encoder, or only a part of a model? give the whole causal language model",
+        )
+    return lm.eval(), AutoTokenizer.from_pretrained(name, revision=revision)
+
+
+def _check_kind(source: ModelSource, config: Any) -> None:
+    """Refuse what says itself that it is no causal LM (BERT's class would load as one, and see the future)."""
+    architectures = config.architectures or []
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    if (
+        not known
+        or config.is_encoder_decoder
+        or (architectures and not any(name.endswith(_CAUSAL_ENDINGS) for name in architectures))
+    ):
+        kind = ", ".join(architectures) or config.model_type
+        raise WeightsError(
+            f"'{source.spec}' is a {kind}, not a causal language model",
+            "give a decoder-only language model, e.g. Qwen2, Llama, Mistral, Gemma or Phi",
+        )
+
+
+def _damaged(source: ModelSource, error: Exception, hint: str) -> WeightsError:
+    reason = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0][:300]
+    return WeightsError(f"'{source.spec}' can't be loaded: {reason}", hint)
+
+
+def _unreachable(source: ModelSource, revision: str | None, error: OSError) -> WeightsError:
+    what = source.spec if revision is None else f"{source.spec}@{revision}"
+    causes = (error, error.__cause__, error.__context__)
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return WeightsError(f"the hub doesn't give '{what}' to you without its terms accepted", "`hf auth login` first")
+    if any(isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError) for cause in causes):
+        return WeightsError(f"the hub has no model '{what}'", f"check its spelling, or {_LOCAL_HINT}")
+    return WeightsError(
+        f"'{what}' is no local path, it is not whole in the local cache, and the hub can't be reached", _LOCAL_HINT
+    )
+
+
+def spdx(name: str) -> str:
+    """The SPDX spelling of a model card's licence name: ``apache-2.0`` -> ``Apache-2.0``; others as they are."""
+    return _SPDX.get(name.lower(), name)
+
+
+def _licence_of_card(card: Path) -> str:
+    """``license:`` of a model card's YAML front matter, else "unknown"."""
+    try:
+        parts = card.read_text(encoding="utf-8").split("---", 2)
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return "unknown"
+    return spdx(str(front.get("license", "unknown"))) if isinstance(front, dict) else "unknown"
+
+
+def write_licence(folder: Path, licence: str) -> None:
+    """Keep a known licence with saved weights, as the front matter of a model card."""
+    if licence != "unknown":
+        (folder / "README.md").write_text(f"---\nlicense: {json.dumps(licence.lower())}\n---\n", encoding="utf-8")

@@ -1,0 +1,236 @@
+"""A whole backbone in plain torch, small enough to read: start here to write your own.
+
+It is a pre-norm transformer with rotary positions over bytes. Its weights are random but always the same for a
+seed, so tests can compare numbers without downloading anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk.errors import ConfigError, WeightsError
+from anytalk.plugins import BuildContext
+from anytalk.plugins import Options as PartOptions
+from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
+from anytalk.plugins.sources import ModelSource, resolve
+from anytalk_backbones.byte_tokenizer import VOCAB_SIZE, ByteTokenizer
+
+MODEL_TYPE = "anytalk-tiny"
+_ROTARY_BASE = 10_000.0
+
+
+class TinyCache:
+    """Keys and values (B,H,T,D/H) of each block."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.blocks: list[tuple[Tensor, Tensor] | None] = [None] * num_blocks
+
+    @property
+    def length(self) -> int:
+        """Steps held."""
+        first = self.blocks[0]
+        return 0 if first is None else first[0].shape[2]
+
+    def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new steps of one block; returns all of its steps."""
+        held = self.blocks[block]
+        if held is not None:
+            keys, values = torch.cat([held[0], keys], dim=2), torch.cat([held[1], values], dim=2)
+        self.blocks[block] = (keys, values)
+        return keys, values
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these batch rows, in this order."""
+        self.blocks = [held and (held[0][list(rows)], held[1][list(rows)]) for held in self.blocks]
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length`."""
+        self.blocks = [held and (held[0][:, :, :length], held[1][:, :, :length]) for held in self.blocks]
+
+
+def rotate(x: Tensor, first_step: int) -> Tensor:
+    """Rotary positions (RoFormer, arXiv 2104.09864): (B,H,T,d) -> same, step t turned by t times each frequency."""
+    half = x.shape[-1] // 2
+    frequencies = _ROTARY_BASE ** (-torch.arange(half, device=x.device) / half)
+    steps = torch.arange(first_step, first_step + x.shape[2], device=x.device)
+    angles = steps[:, None] * frequencies  # (T,d/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class TinyBlock(nn.Module):
+    """Attention and MLP, each with its norm in front and a residual around."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.RMSNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, index: int, first_step: int, cache: TinyCache | None) -> Tensor:
+        """(B,T,D) -> (B,T,D); `index` is the block's place in the cache."""
+        batch, steps, width = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, steps, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,H,T,d) each
+        q, k = rotate(q, first_step), rotate(k, first_step)
+        if cache is not None:
+            k, v = cache.append(index, k, v)
+        visible = torch.ones(steps, k.shape[2], dtype=torch.bool, device=x.device).tril(first_step)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, steps, width))
+        return x + cast("Tensor", self.mlp(self.mlp_norm(x)))
+
+
+class TinyBlocks(nn.Module):
+    """A stack of blocks and its final norm: the body of the backbone, and of an output adapter."""
+
+    def __init__(self, num_blocks: int, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(TinyBlock(width, num_heads) for _ in range(num_blocks))
+        self.norm = nn.RMSNorm(width)
+
+    def before_norm(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
+        """(B,T,D) -> (B,T,D) behind the last block."""
+        tiny_cache = cast("TinyCache | None", cache)
+        first_step = 0 if tiny_cache is None else tiny_cache.length
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, index, first_step, tiny_cache)
+        return hidden
+
+    def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
+        """(B,T,D) -> (B,T,D) behind the final norm."""
+        return cast("Tensor", self.norm(self.before_norm(hidden, cache)))
+
+    def new_cache(self, batch_size: int, max_steps: int) -> TinyCache:
+        """An empty cache; it grows as needed."""
+        return TinyCache(len(self.blocks))
+
+
+class TinyBackbone(Backbone):
+    """A seeded byte model."""
+
+    licence = "MIT"
+
+    class Options(PartOptions):
+        """Sizes and seed, or a folder that :meth:`TinyBackbone.save_native` wrote."""
+
+        width: int = Field(32, ge=4, description="Width D of the states.")
+        num_blocks: int = Field(2, ge=1, description="Transformer blocks.")
+        num_heads: int = Field(2, ge=1, description="Attention heads; width / num_heads must be even.")
+        seed: int = Field(0, description="Seed of the random weights.")
+        chat: bool = Field(True, description="Whether the tokenizer has a chat template.")
+        model: str | None = Field(None, description="A saved tiny backbone; the other options are then read from it.")
+
+    @classmethod
+    def build(cls, options: Options, context: BuildContext) -> Self:
+        """Make it from its seed, or load it.
+
+        Raises:
+            ConfigError: a width that the heads can't share.
+            WeightsError: a folder that holds no tiny backbone.
+        """
+        backbone = cls(options) if options.model is None else cls._load(resolve(options.model, context.folder))
+        return backbone.to(context.device, torch_dtype(context.dtype))
+
+    @classmethod
+    def recognises(cls, source: ModelSource) -> bool:
+        """A folder whose config.json says so."""
+        return source.hf_config().get("model_type") == MODEL_TYPE
+
+    @classmethod
+    def _load(cls, source: ModelSource) -> Self:
+        config = source.hf_config()
+        if config.pop("model_type", None) != MODEL_TYPE:
+            raise WeightsError(
+                f"'{source.spec}' holds no tiny backbone", "give a folder with its config.json and model.safetensors"
+            )
+        try:
+            backbone = cls(cls.Options.model_validate(config))
+            backbone.load_state_dict(load_file(source.path / "model.safetensors"))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise WeightsError(
+                f"'{source.spec}' can't be loaded: {' '.join(str(error).split())}", "save the tiny backbone again"
+            ) from None
+        return backbone
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        if options.width % (2 * options.num_heads):
+            raise ConfigError(
+                f"a tiny backbone of width {options.width} can't be split into {options.num_heads} heads of even width",
+                f"use a width that is a multiple of {2 * options.num_heads}",
+            )
+        self.options = options
+        self.tokenizer = ByteTokenizer(options.chat)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self.embedding = nn.Embedding(VOCAB_SIZE, options.width)
+            self.stack = TinyBlocks(options.num_blocks, options.width, options.num_heads)
+            self.head = nn.Linear(options.width, VOCAB_SIZE, bias=False)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.options.width
+
+    @property
+    def text_vocab_size(self) -> int:
+        """256 bytes and the specials."""
+        return VOCAB_SIZE
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """(B,T) int64 -> (B,T,D)."""
+        return cast("Tensor", self.embedding(ids))
+
+    def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
+        """(B,T,D) -> states before and after the final norm."""
+        pre_norm = self.stack.before_norm(embeds, cache)
+        return BackboneStates(pre_norm, self.stack.norm(pre_norm))
+
+    def text_logits(self, normed: Tensor) -> Tensor:
+        """(B,T,D) -> (B,T,V)."""
+        return cast("Tensor", self.head(normed))
+
+    def new_cache(self, batch_size: int, max_steps: int) -> TinyCache:
+        """An empty cache; it grows as needed."""
+        return self.stack.new_cache(batch_size, max_steps)
+
+    def make_blocks(self, num_blocks: int, init: str) -> TinyBlocks:
+        """A stack of the same kind: its own seeded weights (``"fresh"``) or the last blocks' (``"copy"``)."""
+        if init not in ("fresh", "copy") or num_blocks < 1 or (init == "copy" and num_blocks > self.options.num_blocks):
+            raise ConfigError(
+                f"{num_blocks} blocks by '{init}' can't be made from {self.options.num_blocks} blocks",
+                f"use init 'fresh', or 'copy' with 1 to {self.options.num_blocks} blocks",
+            )
+        with torch.random.fork_rng(devices=[]):
+            # Another seed than the backbone's own, else fresh blocks would start as copies of its first ones.
+            torch.manual_seed(self.options.seed + 1)
+            made = TinyBlocks(num_blocks, self.options.width, self.options.num_heads)
+        if init == "copy":
+            for new, old in zip(made.blocks, self.stack.blocks[-num_blocks:], strict=True):
+                new.load_state_dict(old.state_dict())
+            made.norm.load_state_dict(self.stack.norm.state_dict())
+        return made.to(self.head.weight.device, self.head.weight.dtype)
+
+    def save_native(self, folder: Path) -> None:
+        """Write config.json and model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"model_type": MODEL_TYPE, **self.options.model_dump(exclude={"model"})}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors"
+        )

@@ -1,0 +1,185 @@
+"""A language model of a few gated recurrent blocks over bytes, as a backbone for anytalk."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import anytalk
+from anytalk.errors import ConfigError, WeightsError
+from anytalk.plugins.contracts import Backbone, BackboneStates, torch_dtype
+from anytalk.plugins.sources import ModelSource, resolve
+
+END = 256
+VOCAB_SIZE = 257
+
+
+class ByteTokenizer:
+    """A token is a byte of UTF-8; 256 ends an answer. There is no chat template."""
+
+    eos_id = END
+    has_chat_template = False
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if 0 <= i < END).decode("utf-8", errors="ignore")
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        raise ConfigError("parrot has no chat template", "set `prompt: raw` in talker.yaml")
+
+
+class ParrotCache:
+    """What each block's GRU said at each step, (B,t,D) per block: its state after a step is its output there."""
+
+    def __init__(self, num_blocks: int, batch_size: int, width: int) -> None:
+        self.outputs = [torch.zeros(batch_size, 0, width) for _ in range(num_blocks)]
+
+    @property
+    def length(self) -> int:
+        return self.outputs[0].shape[1]
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        self.outputs = [o[list(rows)] for o in self.outputs]
+
+    def crop(self, length: int) -> None:
+        self.outputs = [o[:, :length] for o in self.outputs]
+
+
+class ParrotBlock(nn.Module):
+    """x + GRU(norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.gru = nn.GRU(width, width, batch_first=True)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B,T,D), outputs so far (B,t,D) -> (B,T,D), outputs so far (B,t+T,D)."""
+        if past is None or past.shape[1] == 0:
+            out, _ = self.gru(self.norm(x))
+            return x + out, out
+        # The state (1,B,D) is the output of the last step held.
+        out, _ = self.gru(self.norm(x), past[:, -1:].transpose(0, 1).contiguous())
+        return x + out, torch.cat([past, out], dim=1)
+
+
+class ParrotStack(nn.Module):
+    """Blocks and their final norm: the trunk of the backbone, and what `make_blocks` gives to an output adapter."""
+
+    def __init__(self, num_blocks: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.blocks = nn.ModuleList(ParrotBlock(width) for _ in range(num_blocks))
+        self.norm = nn.RMSNorm(width)
+
+    def run(self, hidden: Tensor, cache: ParrotCache | None = None) -> Tensor:
+        """(B,T,D) -> (B,T,D) before the final norm."""
+        for i, block in enumerate(self.blocks):
+            hidden, outputs = block(hidden, None if cache is None else cache.outputs[i])
+            if cache is not None:
+                cache.outputs[i] = outputs
+        return hidden
+
+    def forward(self, hidden: Tensor, cache: ParrotCache | None = None) -> Tensor:
+        normed: Tensor = self.norm(self.run(hidden, cache))
+        return normed
+
+    def new_cache(self, batch_size: int, max_steps: int) -> ParrotCache:
+        return ParrotCache(len(self.blocks), batch_size, self.width)
+
+
+class ParrotBackbone(Backbone):
+    licence = "MIT"
+
+    class Options(anytalk.Options):
+        model: str | None = Field(None, description="Folder that save_native wrote; null: fresh weights.")
+        width: int = Field(64, ge=1, description="D of fresh weights.")
+        num_blocks: int = Field(2, ge=1, description="Blocks of fresh weights.")
+        seed: int = Field(0, description="Seed of fresh weights: they must be the same each time a talker is loaded.")
+
+    def __init__(self, width: int, num_blocks: int) -> None:
+        super().__init__()
+        self.tokenizer = ByteTokenizer()
+        self.embedding = nn.Embedding(VOCAB_SIZE, width)
+        self.stack = ParrotStack(num_blocks, width)
+
+    @classmethod
+    def build(cls, options: Options, context: anytalk.BuildContext) -> ParrotBackbone:
+        if options.model is not None:
+            backbone = cls._load(resolve(options.model, context.folder))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(options.seed)
+                backbone = cls(options.width, options.num_blocks)
+        return backbone.to(context.device, torch_dtype(context.dtype))
+
+    @classmethod
+    def recognises(cls, source: ModelSource) -> bool:
+        return not source.is_hub and (source.paths[0] / "parrot.json").is_file()
+
+    @classmethod
+    def _load(cls, source: ModelSource) -> ParrotBackbone:
+        if not cls.recognises(source):
+            raise WeightsError(f"'{source.spec}' is no parrot: it holds no parrot.json", "give a folder of save_native")
+        try:
+            shape = json.loads((source.path / "parrot.json").read_text(encoding="utf-8"))
+            backbone = cls(**shape)
+            backbone.load_state_dict(load_file(source.path / "parrot.safetensors"))
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise WeightsError(f"parrot '{source.spec}' can't be read: {error}", "copy the folder again") from None
+        return backbone
+
+    @property
+    def width(self) -> int:
+        return self.embedding.embedding_dim
+
+    @property
+    def text_vocab_size(self) -> int:
+        return VOCAB_SIZE
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids, self.embedding.weight)
+
+    def forward(self, embeds: Tensor, cache: Any = None) -> BackboneStates:
+        hidden = self.stack.run(embeds, cache)
+        return BackboneStates(pre_norm=hidden, normed=self.stack.norm(hidden))
+
+    def text_logits(self, normed: Tensor) -> Tensor:
+        return normed @ self.embedding.weight.T
+
+    def new_cache(self, batch_size: int, max_steps: int) -> ParrotCache:
+        return self.stack.new_cache(batch_size, max_steps)
+
+    def make_blocks(self, num_blocks: int, init: str) -> ParrotStack:
+        made = ParrotStack(num_blocks, self.width).to(self.embedding.weight)
+        if init == "copy":
+            if num_blocks > len(self.stack.blocks):
+                raise ConfigError(
+                    f"{num_blocks} blocks to copy, but parrot has {len(self.stack.blocks)}",
+                    "ask for fewer, or init: fresh",
+                )
+            made.blocks = copy.deepcopy(self.stack.blocks[-num_blocks:])
+            made.norm = copy.deepcopy(self.stack.norm)
+        return made
+
+    def save_native(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = {"width": self.width, "num_blocks": len(self.stack.blocks)}
+        (folder / "parrot.json").write_text(json.dumps(shape), encoding="utf-8")
+        save_file(self.state_dict(), folder / "parrot.safetensors")
+
+
+@anytalk.hookimpl
+def register_backbones() -> list[anytalk.Component]:
+    return [anytalk.Component("parrot", "anytalk_parrot:ParrotBackbone", "a small recurrent net over bytes")]
