@@ -25,7 +25,7 @@ class Batch:
         features: (B',F,E) encoder features of the rows with speech, or None.
         waves: (B',N) their sound instead, when the encoder is trained, or None.
         lengths: (B',) frames, or samples where there are waves.
-        answer_mask: (B,T) bool, columns of the answer.
+        answer_mask: (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
         speaker: (B,) voice of each row.
     """
 
@@ -74,7 +74,7 @@ def collate(
         width = grid.tokens.shape[1]
         tokens[i, :, :width] = grid.tokens
         loss_mask[i, :, :width] = grid.loss_mask
-        answer_mask[i, grid.num_prompt : width] = True
+        answer_mask[i, grid.num_prompt : width] = grid.loss_mask[: layout.text_row].any()
     spoken = [example for example, grid in items if grid.speech_spans]
     features, lengths = _pad([e.features for e in spoken if e.features is not None])
     waves, samples = _pad([e.wave for e in spoken if e.wave is not None])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytalk.errors import AudioError, DataError
+from anytalk.errors import AudioError, ConfigError, DataError, did_you_mean
 from anytalk.grid.audio import check_speech, read_wave
 from anytalk.grid.prompts import TrainingGrid, Turn
 from anytalk.grid.tasks import Task
@@ -53,6 +53,7 @@ def make_examples(
         progress: Told after each row.
 
     Raises:
+        ConfigError: spoken questions for a talker without a speech encoder.
         DataError: a row without what a task needs, or with sound that can't be read; it names the row.
     """
     rows, tasks = list(rows), list(tasks)
@@ -60,11 +61,20 @@ def make_examples(
         raise DataError("the data holds no rows", "add lines to the manifest")
     needs_question = any(task.speech_in for task in tasks)
     speaks = any(task.audio_out for task in tasks)
-    # T1A1 reads the question's text aloud where a row has no answer: its sound is the answer's all the same.
+    if needs_question and talker.model.encoder is None:
+        spoken = ", ".join(task.name for task in tasks if task.speech_in)
+        raise ConfigError(
+            f"this talker has no ears; the tasks {spoken} need them", "attach it with a speech encoder, or leave them out"
+        )
     examples = []
     for done, row in enumerate(rows, start=1):
         for task in tasks:
             _check(row, task)
+        voices = talker.config.speakers
+        if voices and row.speaker is not None and row.speaker not in voices:
+            raise DataError(
+                f"{row.id}: unknown speaker '{row.speaker}'{did_you_mean(row.speaker, voices)}", f"voices: {', '.join(voices)}"
+            )
         examples.append(_example(talker, row, needs_question, speaks, keep_waves))
         if progress is not None:
             progress(done, len(rows))

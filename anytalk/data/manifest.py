@@ -43,15 +43,17 @@ class JsonlSource(DataSource):
 
     def rows(self) -> Iterator[Row]:
         """All rows; a DataError names the line and what is wrong with it."""
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield self._row(line, number)
 
-    def _row(self, line: str, number: int) -> Row:
+    def _row(self, line: bytes, number: int) -> Row:
         where = f"{self.path.name}:{number}"
         try:
-            data = json.loads(line)
+            data = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise DataError(f"{where} is not UTF-8 text", "save the manifest as UTF-8") from None
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}", "write one JSON object per line") from None
         if not isinstance(data, dict):

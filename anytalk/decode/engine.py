@@ -2,9 +2,9 @@
 
 It knows token ids and columns; nothing of text, sound files or codecs.
 
-Batch-parallel decoding (paper 3.2): two rows, the second with a text-only prompt. Text is sampled from the second, audio
-from the first, and the same text token is fed to both: so the text is what the model would write if it did not speak.
-Once text has ended the second row is dropped.
+Batch-parallel decoding (paper 3.2): two rows, the second with a text-only prompt. Text is sampled from the second,
+audio from the first, and the same text token is fed to both: so the text is what the model would write if it did not
+speak. Once text has ended the second row is dropped.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anytalk.decode.sampling import GREEDY, SamplingOptions, choose
+from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
 from anytalk.model.talk_model import GridBatch, Hidden, TalkCache, TalkModel
-from anytalk.decode.sampling import GREEDY, SamplingOptions, choose
-from anytalk.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,8 @@ class Generation:
         logits = self.model.audio_logits(hidden.audio[:1, -1:])[0, :, 0]  # (K, C+specials)
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
-        recent = torch.from_numpy(np.stack(answer.columns[-64:], axis=1)) if answer.columns else None
+        window = max(sampling.repetition_window for sampling in self._audio_sampling)
+        recent = torch.from_numpy(np.stack(answer.columns[-window:], axis=1)) if answer.columns and window else None
         num_frames = answer.num_frames
         for stream, sampling in enumerate(self._audio_sampling):
             row = logits[stream : stream + 1]

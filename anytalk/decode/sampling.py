@@ -43,7 +43,9 @@ class SamplingOptions:
 GREEDY = SamplingOptions()
 
 
-def choose(logits: Tensor, options: SamplingOptions, recent: Tensor | None, generator: torch.Generator | None) -> Tensor:
+def choose(
+    logits: Tensor, options: SamplingOptions, recent: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
     """Choose one token per row.
 
     Args:
@@ -71,8 +73,8 @@ def choose(logits: Tensor, options: SamplingOptions, recent: Tensor | None, gene
 
 def _penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
     vocab = logits.shape[-1]
-    counts = torch.zeros_like(logits)
-    counts.scatter_(1, recent.clamp(0, vocab - 1), ((recent >= 0) & (recent < vocab)).to(logits.dtype), reduce="add")
+    is_known = (recent >= 0) & (recent < vocab)
+    counts = torch.zeros_like(logits).scatter_add_(1, recent.clamp(0, vocab - 1), is_known.to(logits.dtype))
     return torch.where(counts > 0, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 

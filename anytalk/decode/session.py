@@ -123,6 +123,8 @@ class Session:
         options = options or DecodeOptions(rule=self.talker.config.decode_rule)
         return self._answer(text, wave, chosen, options, speaker)
 
+    # As a decorator it holds only while this generator runs; a `with` around a yield would reach into the caller.
+    @torch.no_grad()
     def _answer(
         self, text: str | None, wave: np.ndarray | None, task: Task, options: DecodeOptions, speaker: str | None
     ) -> Iterator[Event]:
@@ -133,7 +135,9 @@ class Session:
         turn = Turn("user", text, speech_columns=speech[0].shape[0] if speech else 0)
         turns, embeds = [*self._turns, turn], [*self._speech, *speech]
         prompt = talker.prompts.prompt(task, turns)
-        prompts = [prompt, talker.prompts.text_only_row(prompt)] if task.audio_out and options.batch_parallel else [prompt]
+        prompts = (
+            [prompt, talker.prompts.text_only_row(prompt)] if task.audio_out and options.batch_parallel else [prompt]
+        )
         tokenizer = talker.model.backbone.tokenizer
         given = tokenizer.encode(text or "") if task.answer == "question" and not task.speech_in else None
         generation = Generation(
@@ -155,31 +159,30 @@ class Session:
             pieces = [stream.push(tensor)] + ([stream.flush()] if last else [])
             return torch.cat(pieces, dim=1)[0].cpu().numpy()
 
-        with torch.no_grad():
-            for _ in generation:
-                delta = _text_delta(tokenizer.decode(generation.answer.text_ids), said)
-                if delta:
-                    said += delta
-                    yield TextDelta(delta)
-                ready = generation.answer.frames_ready
-                if stream is not None and ready - emitted >= self.stride_frames:
-                    piece = sound(generation.answer.codes(emitted, ready), last=False)
-                    emitted = ready
-                    if len(piece):
-                        first_audio_s = first_audio_s or time.perf_counter() - started
-                        num_samples += len(piece)
-                        yield AudioDelta(piece)
-            whole = tokenizer.decode(generation.answer.text_ids)
-            if whole.startswith(said) and whole != said:
-                yield TextDelta(whole[len(said) :])
-            if stream is not None:
-                ready = generation.answer.frames_ready
-                piece = sound(generation.answer.codes(emitted, ready), last=True)
-                emitted = max(emitted, ready)
+        for _ in generation:
+            delta = _text_delta(tokenizer.decode(generation.answer.text_ids), said)
+            if delta:
+                said += delta
+                yield TextDelta(delta)
+            ready = generation.answer.frames_ready
+            if stream is not None and ready - emitted >= self.stride_frames:
+                piece = sound(generation.answer.codes(emitted, ready), last=False)
+                emitted = ready
                 if len(piece):
                     first_audio_s = first_audio_s or time.perf_counter() - started
                     num_samples += len(piece)
                     yield AudioDelta(piece)
+        whole = tokenizer.decode(generation.answer.text_ids)
+        if whole.startswith(said) and whole != said:
+            yield TextDelta(whole[len(said) :])
+        if stream is not None:
+            ready = generation.answer.frames_ready
+            piece = sound(generation.answer.codes(emitted, ready), last=True)
+            emitted = max(emitted, ready)
+            if len(piece):
+                first_audio_s = first_audio_s or time.perf_counter() - started
+                num_samples += len(piece)
+                yield AudioDelta(piece)
         if task.answer == "answer":
             self._turns += [turn, Turn("assistant", whole)]
             self._speech += speech

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_
         )
     if duration_s > max_duration_s:
         raise AudioError(
-            f"'{name}' lasts {duration_s:.1f} s; a question may last {max_duration_s:.0f} s", "cut it into shorter turns"
+            f"'{name}' lasts {duration_s:.1f} s; a question may last {max_duration_s:.0f} s",
+            "cut it into shorter turns",
         )
     if float(np.abs(wave).max()) < SILENCE_PEAK:
         raise AudioError(f"'{name}' is silent (peak below -80 dBFS)", "check the microphone or the recording level")
@@ -94,10 +96,14 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
         soundfile.write(str(partial), np.clip(wave, -1.0, 1.0), sample_rate_hz, subtype="PCM_16", format="WAV")
         partial.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
-        partial.unlink(missing_ok=True)
-        raise AudioError(f"'{path}' can't be written: {error}", "is the folder writable and the disk not full?") from None
+        with suppress(OSError):  # its folder may be the very thing that can't be made
+            partial.unlink()
+        raise AudioError(
+            f"'{path}' can't be written: {error}", "is the folder writable and the disk not full?"
+        ) from None
 
 
 def to_pcm16(wave: np.ndarray) -> bytes:
     """(N,) float32 -> little-endian 16-bit PCM, clipped (a sample of +1.0 must not wrap to -32768)."""
-    return (np.clip(wave, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
+    pcm: bytes = (np.clip(wave, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
+    return pcm

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 ASR_INSTRUCTION = "Write down exactly what I said."
 TTS_INSTRUCTION = "Read this aloud:"
-# Private-use characters: nobody types them, so a user's words can't be taken for the mark.
-_SPEECH_MARK = "\ue000speech{}\ue001"
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,13 @@ class PromptBuilder:
             raise ConfigError("a prompt must end with the user's turn", "append Turn('user', ...)")
         last = turns[-1]
         if task.speech_in and not last.speech_columns:
-            raise ConfigError(f"task {task.name} needs a spoken question", "give speech, or use a task that begins with T1")
+            raise ConfigError(
+                f"task {task.name} needs a spoken question", "give speech, or use a task that begins with T1"
+            )
         if not task.speech_in and last.text is None:
-            raise ConfigError(f"task {task.name} needs a typed question", "give text, or use a task that begins with A1")
+            raise ConfigError(
+                f"task {task.name} needs a typed question", "give text, or use a task that begins with A1"
+            )
 
     # ---- raw: the original's columns
 
@@ -196,7 +198,9 @@ class PromptBuilder:
             if turn.role == "assistant":
                 columns.append(self._text_columns([*self.tokenizer.encode(turn.text or ""), layout.end_of_text_id]))
                 continue
-            last = layout.asr if i == len(turns) - 1 and task.speech_in and task.answer == "question" else layout.answer_t
+            last = (
+                layout.asr if i == len(turns) - 1 and task.speech_in and task.answer == "question" else layout.answer_t
+            )
             if turn.speech_columns and (task.speech_in or turn.text is None):
                 spans.append((start + 1, turn.speech_columns))
                 block = self._text_columns([layout.input_t, *[layout.pad_t] * turn.speech_columns, layout.eot, last])
@@ -212,9 +216,10 @@ class PromptBuilder:
     def _chat(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         lengths: list[int] = []
+        mark = _unused_mark([turn.text or "" for turn in turns])
         for i, turn in enumerate(turns):
             spoken = turn.speech_columns > 0 and (task.speech_in or turn.text is None)
-            content = _SPEECH_MARK.format(len(lengths)) if spoken else (turn.text or "")
+            content = mark.format(len(lengths)) if spoken else (turn.text or "")
             if spoken:
                 lengths.append(turn.speech_columns)
             if i == len(turns) - 1 and task.answer == "question":
@@ -224,8 +229,8 @@ class PromptBuilder:
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         for i, length in enumerate(lengths):
-            before, mark, rest = rest.partition(_SPEECH_MARK.format(i))
-            if not mark:
+            before, found, rest = rest.partition(mark.format(i))
+            if not found:
                 raise ConfigError("the chat template drops or changes the user's words", "set grid.prompt: raw")
             ids += self.tokenizer.encode(before)
             spans.append((len(ids), length))
@@ -243,3 +248,14 @@ class PromptBuilder:
         columns = np.full((self.layout.num_streams, len(ids)), self.layout.pad_a, dtype=np.int64)
         columns[self.layout.text_row] = ids
         return columns
+
+
+def _unused_mark(texts: Sequence[str]) -> str:
+    """A mark for the places of speech, ``{}`` for its number, that nobody's words can be taken for.
+
+    It is made of private-use characters, and of another number while a text holds that one.
+    """
+    number = 0
+    while any(f"\ue000speech{number}." in text for text in texts):
+        number += 1
+    return f"\ue000speech{number}.{{}}\ue001"

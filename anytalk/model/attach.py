@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,18 @@ def choose_backbone(source: ModelSource, registry: Registry) -> str:
     return FALLBACK_BACKBONE
 
 
+def needs_no_model(model: str, backbone: str | None, registry: Registry) -> bool:
+    """Whether `model` is the name of a backbone plugin that makes its own weights (``attach tiny``).
+
+    That is so when its ``model`` option has a default or it has none, no other plugin was asked for, and no file or
+    folder has that name (a path always wins).
+    """
+    if backbone not in (None, model) or model not in registry.components("backbone") or Path(model).exists():
+        return False
+    fields = registry.load("backbone", model).Options.model_fields
+    return "model" not in fields or not fields["model"].is_required()
+
+
 def attach(
     model: str,
     out: Path | str,
@@ -56,7 +70,7 @@ def attach(
     """Attach speech to a language model.
 
     Args:
-        model: Hub id, folder, ``.gguf`` file, or ``package:NAME/PATH``.
+        model: Hub id, folder, ``.gguf`` file, ``package:NAME/PATH``, or a plugin name (:func:`needs_no_model`).
         out: The talker folder to write.
         backbone: Name of the backbone plugin; default: the one that recognises the model.
         revision: Hub revision.
@@ -73,12 +87,10 @@ def attach(
     """
     out = Path(out)
     registry = registry or default_registry()
-    is_talker = (out / CONFIG_FILE).is_file()
-    if out.exists() and not (overwrite and is_talker) and any(out.iterdir() if out.is_dir() else [out]):
-        raise TalkerError(f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_talker else ""))
-    source = resolve(model)
-    name = backbone or choose_backbone(source, registry)
-    options: dict[str, Any] = {"model": model}
+    check_vacant(out, overwrite)
+    is_plugin_name = needs_no_model(model, backbone, registry)
+    name = backbone or (model if is_plugin_name else choose_backbone(resolve(model), registry))
+    options: dict[str, Any] = {} if is_plugin_name else {"model": resolve(model).spec}
     if revision is not None:
         options["revision"] = revision
     data = override({"backbone": {"name": name, "options": options}, **DEFAULTS}, assignments or [])
@@ -95,21 +107,34 @@ def attach(
     )
     config = config.replace(base=base.model_dump())
     talker = Talker(config, assemble(config, registry, backbone=part), registry)
-    _save_whole(talker, out)
+    with written_whole(out) as partial:
+        save_talker(talker, partial)
+    talker.folder = out
     return talker
 
 
-def _save_whole(talker: Talker, out: Path) -> None:
-    """Write beside `out`, then rename: there is a whole talker or none."""
-    partial = out.absolute().with_name(f".{out.name}.partial-{os.getpid()}")
+def check_vacant(out: Path, overwrite: bool) -> None:
+    """Refuse to write a talker where something is, unless that is a talker and `overwrite` is set.
+
+    Raises:
+        TalkerError: `out` is there already.
+    """
+    is_talker = (out / CONFIG_FILE).is_file()
+    if out.exists() and not (overwrite and is_talker) and any(out.iterdir() if out.is_dir() else [out]):
+        raise TalkerError(f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_talker else ""))
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder of the same name beside `out` to write to, moved there at the end: there is a whole talker or none."""
+    beside = out.absolute().with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        save_talker(talker, partial)
+        yield beside / out.name
         if out.is_dir():
             shutil.rmtree(out)
-        partial.rename(out)
+        (beside / out.name).rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    talker.folder = out
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _absolute_model(part: Any) -> Any:
@@ -133,9 +158,10 @@ def _probe(draft: TalkerConfig, data: dict[str, Any], backbone: Backbone, regist
         encoder_width = encoder.width
         if draft.input_adapter is None:
             raise ConfigError("a speech encoder needs an input adapter", "set input_adapter, or encoder=null")
-    return parse_config(
-        {**draft.model_dump(), "grid": grid, "encoder_width": encoder_width}, "the settings of attach"
-    )
+    probed = {**draft.model_dump(), "grid": grid, "encoder_width": encoder_width}
+    if draft.encoder is None:
+        probed["input_adapter"] = None
+    return parse_config(probed, "the settings of attach")
 
 
-__all__ = ["DEFAULTS", "attach", "choose_backbone"]
+__all__ = ["DEFAULTS", "attach", "choose_backbone", "needs_no_model"]

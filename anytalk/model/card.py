@@ -28,7 +28,9 @@ def model_card(config: TalkerConfig, name: str) -> str:
         "## Training",
         "",
     ]
-    if not config.history:
+    if not config.history and config.weights is not None:
+        lines.append("Trained elsewhere and imported; every part is as it was published.")
+    elif not config.history:
         lines.append("Not trained yet: it reads and writes exactly as its base model does, and cannot speak or hear.")
     else:
         lines += ["| stage | trained parts | steps | loss first | loss last | seconds |", "|---|---|---|---|---|---|"]

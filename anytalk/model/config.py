@@ -144,7 +144,8 @@ def read_config(folder: Path) -> TalkerConfig:
         raise TalkerError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "restore the file") from None
     if not isinstance(data, dict):
         raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or attach again")
-    if int(data.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
+    version = data.get("format_version", FORMAT_VERSION)
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise TalkerError(f"'{path}' was written by a newer anytalk", "pip install -U anytalk")
     return parse_config(data, str(path))
 
@@ -175,5 +176,8 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             target = target[parent]
             if not isinstance(target, dict):
                 raise ConfigError(f"'{path}' goes through '{parent}', which is no mapping", "check the path")
-        target[last] = yaml.safe_load(value)
+        try:
+            target[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"the value of '{assignment}' is not YAML", "quote it: --set 'a.b=\"text\"'") from None
     return data

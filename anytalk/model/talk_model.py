@@ -190,7 +190,8 @@ class TalkModel(nn.Module):
                 audio = audio + voice
             else:
                 merged = merged + voice
-        return merged, audio if feeds_adapter else None
+        # The tables are float32, also in front of a backbone in a smaller dtype.
+        return merged.to(text.dtype), audio if feeds_adapter else None
 
     def _embed_text(self, ids: Tensor) -> Tensor:
         """(B,T) -> (B,T,D)."""
@@ -238,6 +239,12 @@ class TalkModel(nn.Module):
             audio_rows: How many leading batch rows speak; the output adapter runs on those only.
         """
         states: BackboneStates = self.backbone(embeds, cache.backbone if cache is not None else None)
+        return self.speak(states, audio_embeds, cache, audio_rows)
+
+    def speak(
+        self, states: BackboneStates, audio_embeds: Tensor | None, cache: TalkCache | None, audio_rows: int
+    ) -> Hidden:
+        """Backbone states (B,T,D) -> what both kinds of heads read; arguments as in :meth:`run`."""
         if not audio_rows:
             return Hidden(states)
         speaking = BackboneStates(states.pre_norm[:audio_rows], states.normed[:audio_rows])
@@ -249,7 +256,7 @@ class TalkModel(nn.Module):
         logits = self.backbone.text_logits(normed)
         if self.special_tokens.text_head is None:
             return logits
-        return torch.cat([logits, F.linear(normed, self.special_tokens.text_head)], dim=-1)
+        return torch.cat([logits, F.linear(normed, self.special_tokens.text_head.to(normed.dtype))], dim=-1)
 
     def audio_logits(self, hidden: Tensor) -> Tensor:
         """(B,T,D) -> (B,K,T,C+specials)."""

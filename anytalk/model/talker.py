@@ -33,6 +33,7 @@ from anytalk.plugins.contracts import Codec
 from anytalk.plugins.registry import Registry, default_registry
 
 _SAMPLES_PER_TENSOR = 16
+_OWN_BACKBONE = "backbone-"
 
 
 @dataclass
@@ -106,20 +107,26 @@ def save_talker(
     """
     trained = set(trained or ())
     config = talker.config
-    number = len(config.history) + (record is not None)
+    if config.weights is not None and (talker.folder is None or folder.absolute() != talker.folder.absolute()):
+        # What earlier saves wrote lies in another folder; this one has to be whole by itself.
+        trained |= set(config.weights.parts) | ({"backbone"} if _owns_backbone(config) else set())
     made: list[Path] = []
+    text = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if trained:
-            config = _save_weights(talker, config, folder, trained, number, made)
+            config = _save_weights(talker, config, folder, trained, made)
         if record is not None:
             config = config.replace(history=[*config.history, record])
         config = config.replace(library_version=anytalk.__version__)
         _write_text(folder / "README.md", model_card(config, folder.name), made)
-        _write_text(folder / CONFIG_FILE, dump_config(config), made)
+        text = dump_config(config)
+        _write_text(folder / CONFIG_FILE, text, made)
     except BaseException as error:
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        # An interrupt may come when the new talker.yaml already stands: then its files must stay.
+        if not _holds(folder / CONFIG_FILE, text):
+            for path in made:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         if isinstance(error, OSError | safetensors.SafetensorError):
             raise TalkerError(
                 f"talker folder '{folder}' can't be written: {error}", "is it writable, and the disk not full?"
@@ -130,22 +137,42 @@ def save_talker(
     return config
 
 
+def _owns_backbone(config: TalkerConfig) -> bool:
+    """Whether the backbone's weights lie in the talker folder, because a stage trained it."""
+    return str(config.backbone.options.get("model") or "").startswith(_OWN_BACKBONE)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return bool(text) and path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def _next_number(folder: Path) -> int:
+    """One more than any weights in the folder have: a save never touches a file that the last one wrote."""
+    names = [path.name for pattern in ("parts-*", f"{_OWN_BACKBONE}*") for path in folder.glob(pattern)]
+    numbers = [int(digits) for name in names if (digits := name.partition("-")[2].partition(".")[0]).isdigit()]
+    return max(numbers, default=0) + 1
+
+
 def _save_weights(
-    talker: Talker, config: TalkerConfig, folder: Path, trained: set[str], number: int, made: list[Path]
+    talker: Talker, config: TalkerConfig, folder: Path, trained: set[str], made: list[Path]
 ) -> TalkerConfig:
     """Write the backbone (when trained) and all new parts; returns the configuration that points at them."""
+    saved_before = set(config.weights.parts) if config.weights else set()
+    parts = talker.model.parts()
+    if "encoder" in saved_before and "encoder" not in parts:
+        raise TalkerError(
+            "this talker's trained speech encoder isn't loaded, and saving would lose it", "load it with its encoder"
+        )
+    number = _next_number(folder)
     if "backbone" in trained:
-        native = folder / f"backbone-{number:04d}"
+        native = folder / f"{_OWN_BACKBONE}{number:04d}"
         partial = folder / f".{native.name}.partial"
         made += [partial, native]
         shutil.rmtree(partial, ignore_errors=True)
         talker.model.backbone.save_native(partial)
-        shutil.rmtree(native, ignore_errors=True)
         partial.rename(native)
         options = {**config.backbone.options, "model": native.name}
         config = config.replace(backbone=PartRef(name=config.backbone.name, options=options).model_dump())
-    saved_before = set(config.weights.parts) if config.weights else set()
-    parts = talker.model.parts()
     # Every part that attach made is kept from the first stage on: an untrained table that a trained part relies on must
     # not depend on the random numbers of a later torch. Encoder and backbone come from their own files.
     keep = [n for n in parts if n not in ("encoder", "backbone") or (n == "encoder" and n in trained | saved_before)]
@@ -156,14 +183,12 @@ def _save_weights(
     }
     path = folder / f"parts-{number:04d}.safetensors"
     partial = path.with_name(f".{path.name}.partial")
-    made += [partial]
+    made += [partial, path]
     safetensors.torch.save_file(tensors, str(partial))
     with partial.open("rb") as file:
         os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     partial.replace(path)
-    if config.weights is None or config.weights.file != path.name:
-        made.append(path)
     weights = WeightsFile(file=path.name, num_bytes=path.stat().st_size, sha256=sha256, parts=sorted(keep))
     return config.replace(weights=weights.model_dump())
 
@@ -183,7 +208,7 @@ def _remove_stale(folder: Path, config: TalkerConfig) -> None:
     for path in folder.glob("parts-*.safetensors"):
         if config.weights is None or path.name != config.weights.file:
             path.unlink()
-    for path in folder.glob("backbone-*"):
+    for path in folder.glob(f"{_OWN_BACKBONE}*"):
         if path.is_dir() and path.name != config.backbone.options.get("model"):
             shutil.rmtree(path)
 
@@ -205,9 +230,11 @@ def load_talker(
     folder = Path(folder)
     registry = registry or default_registry()
     config = read_config(folder)
+    own = folder / str(config.backbone.options.get("model"))
+    if _owns_backbone(config) and not own.is_dir():
+        raise TalkerError(f"'{own}' is missing; talker.yaml names it", "copy the folder again, or train again")
     model = assemble(config, registry, folder=folder, device=device, dtype=dtype, with_encoder=with_encoder)
-    backbone_is_own = config.backbone.options.get("model", "").startswith("backbone-")
-    if config.base is not None and not backbone_is_own and dtype == "float32":
+    if config.base is not None and not _owns_backbone(config) and dtype == "float32":
         found = fingerprint(model.backbone)
         if found != config.base.fingerprint:
             raise TalkerError(

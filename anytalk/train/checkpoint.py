@@ -22,6 +22,20 @@ from anytalk.errors import TalkerError
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, and what a killed save left beside it."""
+    for path in (folder, _old(folder), _partial(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a stage stands.
@@ -47,7 +61,7 @@ def save_checkpoint(
     Raises:
         TalkerError: it can't be written; the last one is left as it was.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     tensors: dict[str, Tensor] = {f"param.{n}": p.detach().cpu().contiguous() for n, p in parameters.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -57,7 +71,7 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         safetensors.torch.save_file(tensors, str(partial / _TENSORS))
         (partial / _STATE).write_text(json.dumps(progress.__dict__), encoding="utf-8")
-        old = folder.with_name(f".{folder.name}.old")
+        old = _old(folder)
         shutil.rmtree(old, ignore_errors=True)
         if folder.is_dir():
             folder.rename(old)
@@ -76,7 +90,7 @@ def load_checkpoint(
     Raises:
         TalkerError: one of another stage configuration, or a damaged one.
     """
-    old = folder.with_name(f".{folder.name}.old")
+    old = _old(folder)
     if not folder.is_dir() and old.is_dir():  # killed between the two renames of a save
         old.rename(folder)
     if not folder.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,8 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from anytalk.errors import ConfigError, UnknownNameError
+from anytalk.errors import ConfigError, UnknownNameError, did_you_mean
+from anytalk.model.config import override
 from anytalk.plugins.registry import Registry, explain_validation
 
 
@@ -83,6 +85,31 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
         return Recipe.model_validate(data)
     except pydantic.ValidationError as error:
         raise ConfigError(explain_validation(error, f"recipe '{name}' is not well-formed"), "see docs/configuration.md") from None
+
+
+def override_stages(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """Apply ``STAGE.field=value`` assignments (values are YAML); the stage ``all`` means each one.
+
+    Raises:
+        ConfigError: text that is no assignment, a stage that is not there, or a field or value that isn't allowed.
+    """
+    data = {stage.name: stage.model_dump() for stage in recipe.stages}
+    for assignment in assignments:
+        name, dot, _ = assignment.partition("=")[0].partition(".")
+        if not dot or (name != "all" and name not in data):
+            known = ", ".join(data)
+            raise ConfigError(
+                f"'{assignment}' names no stage of recipe '{recipe.name}'{did_you_mean(name, list(data))}",
+                f"write --set STAGE.field=value with a stage of: {known}, or all",
+            )
+        for stage in data if name == "all" else [name]:
+            data = override(data, [stage + assignment[len(name) :]])
+    try:
+        return Recipe(name=recipe.name, stages=[StageConfig.model_validate(stage) for stage in data.values()])
+    except pydantic.ValidationError as error:
+        fields = ", ".join(StageConfig.model_fields)
+        message = explain_validation(error, "--set makes a stage that is not well-formed")
+        raise ConfigError(message, f"fields: {fields}") from None
 
 
 Precision = Literal["no", "fp16", "bf16"]

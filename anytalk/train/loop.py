@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from anytalk.data.batches import batch_indices, batch_tasks, collate
@@ -22,7 +25,7 @@ from anytalk.grid.tasks import Task
 from anytalk.model.config import StageRecord
 from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.contracts import Row
-from anytalk.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from anytalk.train.checkpoint import Progress, load_checkpoint, remove_checkpoint, save_checkpoint
 from anytalk.train.config import Recipe, StageConfig
 from anytalk.train.curves import draw_curve
 from anytalk.train.freeze import PartReport, apply_freeze
@@ -105,8 +108,11 @@ def train_stage(
     watcher = watcher or Watcher()
     run = _StageRun(talker, talker.folder, stage, rows, precision, watcher)
     if restart:
-        shutil.rmtree(run.checkpoint, ignore_errors=True)
+        remove_checkpoint(run.checkpoint)
     return run.go(stop_after)
+
+
+_TABLES = ("audio_embeddings.", "special_tokens.")
 
 
 class StopTrainingError(KeyboardInterrupt):
@@ -127,6 +133,14 @@ class _StageRun:
         counts = {r.name: {"trainable": r.trainable, "total": r.total} for r in report}
         self.hook.stage_started(stage=stage.name, report=counts)
         self.tasks = [_task(talker, name) for name in stage.tasks]
+        streams = talker.model.layout.num_audio_streams
+        if stage.stream_weights is not None and len(stage.stream_weights) != streams:
+            raise ConfigError(
+                f"stage '{stage.name}' has {len(stage.stream_weights)} stream_weights; the talker has {streams} streams",
+                "give one weight per stream, or leave stream_weights out",
+            )
+        # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=precision, cpu=talker.device == "cpu")
         self.optimizer = _optimizer(talker.model, stage)
         self.parameters = {n: p for n, p in talker.model.named_parameters() if p.requires_grad}
@@ -135,6 +149,7 @@ class _StageRun:
             talker, rows, self.tasks, keep_waves=trains_encoder, progress=watcher.data
         )
         self.grids: dict[tuple[int, int], TrainingGrid] = {}
+        self.idle_tasks: set[int] = set()
         self.weights = LossWeights(stage.text_weight, stage.audio_weight, stage.stream_weights)
 
     def go(self, stop_after: int | None) -> StageRecord:
@@ -149,10 +164,13 @@ class _StageRun:
         started, first = time.perf_counter() - seconds, step
         try:
             while step < stage.steps:
-                metrics = self._optimize(model, optimizer, step)
-                step += 1
-                if step % stage.log_every == 0 or step == stage.steps:
-                    log.append({"step": step, **metrics})
+                with _whole_step():
+                    metrics = self._optimize(model, optimizer, step)
+                    step += 1
+                    is_logged = step % stage.log_every == 0 or step == stage.steps
+                    if is_logged:
+                        log.append({"step": step, **metrics})
+                if is_logged:
                     self.watcher.step(stage, step, metrics)
                     self.hook.step_logged(stage=stage.name, step=step, metrics=metrics)
                 if stop_after is not None and step - first >= stop_after and step < stage.steps:
@@ -174,15 +192,19 @@ class _StageRun:
             group["lr"] = rate
         begin, sums, positions = time.perf_counter(), dict[str, list[float]](), 0
         for micro in range(stage.accumulate):
-            batch = self._batch(step * stage.accumulate + micro)
+            batch_number = step * stage.accumulate + micro
+            batch = self._batch(batch_number)
             positions += batch.tokens.shape[0] * batch.tokens.shape[2]
             with self.accelerator.autocast():
                 loss, metrics = batch_loss(self.accelerator.unwrap_model(model), batch, self.weights)
             if not torch.isfinite(loss):
                 raise ConfigError(
-                    f"the loss of stage '{stage.name}' is {float(loss)} at step {step + 1}", "lower learning_rate, or use fp32"
+                    f"the loss of stage '{stage.name}' is {metrics['loss']} at step {step + 1}", "lower learning_rate, or use fp32"
                 )
-            self.accelerator.backward(loss / stage.accumulate)
+            if loss.requires_grad:
+                self.accelerator.backward(loss / stage.accumulate)
+            else:
+                self._note_idle(batch_number)
             for name, value in metrics.items():
                 sums.setdefault(name, []).append(value)
         self.accelerator.clip_grad_norm_(list(self.parameters.values()), stage.clip_norm)
@@ -191,11 +213,24 @@ class _StageRun:
         means = {name: sum(values) / len(values) for name, values in sums.items()}
         return {**means, "learning_rate": rate, "positions_per_s": positions / (time.perf_counter() - begin)}
 
+    def _note_idle(self, batch_number: int) -> None:
+        """Remember tasks whose loss no trained part has a hand in; ConfigError once they are all of the stage's."""
+        self.idle_tasks.update(self._batch_tasks(batch_number))
+        if len(self.idle_tasks) == len(self.tasks):
+            stage = self.stage
+            raise ConfigError(
+                f"stage '{stage.name}' trains {', '.join(stage.train)}; its tasks {', '.join(stage.tasks)} don't use that",
+                "add a task that they take part in, or train other parts",
+            )
+
+    def _batch_tasks(self, index: int) -> list[int]:
+        stage = self.stage
+        return batch_tasks(stage.seed, index, stage.batch_size, list(stage.tasks.values()))
+
     def _batch(self, index: int) -> Any:
         stage, talker = self.stage, self.talker
         chosen = batch_indices(stage.seed, index, stage.batch_size, len(self.examples))
-        tasks = batch_tasks(stage.seed, index, stage.batch_size, list(stage.tasks.values()))
-        items = [(self.examples[e], self._grid(e, t)) for e, t in zip(chosen, tasks, strict=True)]
+        items = [(self.examples[e], self._grid(e, t)) for e, t in zip(chosen, self._batch_tasks(index), strict=True)]
         return collate(talker.model.layout, items, talker.config.speakers, talker.device)
 
     def _grid(self, example: int, task: int) -> TrainingGrid:
@@ -227,9 +262,25 @@ class _StageRun:
             curve=f"history/{stage.name}.png",
         )
         save_talker(talker, self.folder, trained=set(stage.train), record=record)
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        remove_checkpoint(self.checkpoint)
         self.hook.stage_finished(stage=stage.name, folder=self.folder)
         return record
+
+
+@contextmanager
+def _whole_step() -> Iterator[None]:
+    """Hold Ctrl-C back until the step is whole: a checkpoint made in the middle of one would not resume exactly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _task(talker: Talker, name: str) -> Task:
@@ -240,9 +291,10 @@ def _task(talker: Talker, name: str) -> Task:
 def _optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
     """AdamW over what is trainable; matrices decay, biases, norms and embedding tables don't."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    tables = ("audio_embeddings.", "special_tokens.", "speaker.")
-    decayed = [p for n, p in named if p.ndim == 2 and not n.startswith(tables)]
-    plain = [p for n, p in named if not (p.ndim == 2 and not n.startswith(tables))]
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decays = [p.ndim == 2 and id(p) not in tables and not n.startswith(_TABLES) for n, p in named]
+    decayed = [p for (_, p), does in zip(named, decays, strict=True) if does]
+    plain = [p for (_, p), does in zip(named, decays, strict=True) if not does]
     groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.learning_rate, betas=(0.9, 0.95))
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
 from anytalk.model.talk_model import GridBatch, TalkModel
+from anytalk.train.prefix import run_backbone
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def batch_loss(model: TalkModel, batch: Batch, weights: LossWeights) -> tuple[Te
     targets, mask = batch.tokens[:, :, 1:], batch.loss_mask[:, :, 1:]
     text_mask, audio_mask = mask[:, layout.text_row], mask[:, : layout.text_row]
     speaks = bool(audio_mask.any())
-    hidden = model.run(embeds, audio_embeds, None, audio_rows=len(embeds) if speaks else 0)
+    states = run_backbone(model, batch.tokens, embeds)
+    hidden = model.speak(states, audio_embeds, None, audio_rows=len(embeds) if speaks else 0)
     metrics: dict[str, float] = {}
     total = embeds.new_zeros(())
     if bool(text_mask.any()) and weights.text:

@@ -1,0 +1,145 @@
+"""The ``anytalk`` program: its commands, its global options, and what an error looks like."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from anytalk.cli.render import complain, note
+from anytalk.errors import AnytalkError, PluginError
+from anytalk.plugins.manager import NO_PLUGINS_VARIABLE, Plugins, one_line
+from anytalk.plugins.registry import default_registry
+
+_COMMANDS = {
+    "attach": "Attach ears and a voice to a language model and write a talker folder.",
+    "train": "Train a talker in stages; Ctrl-C stops, the same command goes on.",
+    "talk": "Ask a talker and get its answer as text and sound while it is generated.",
+    "info": "Show what a talker is made of, what was trained, and whose licences apply.",
+    "plugins": "List all parts that are installed, or the options of one.",
+    "layout": "Draw the token grid of a task: streams by steps, specials by name, what is learnt in [ ].",
+    "voice": "Read a text set aloud and write a manifest to train on; run again to go on.",
+    "transcribe": "Print what Whisper hears, and with --reference how many words are wrong.",
+    "import-mini-omni": "Turn the released Mini-Omni checkpoint into a talker.",
+    "doctor": "Report what is installed, what can be reached, and what would be slow by accident.",
+}
+"""Commands and what they do. Each has a module of its name in this package, with a function ``command``."""
+
+# The class is not exported under one name by all versions of typer, its subclass is.
+_CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_NOT_ERRORS = (typer.Exit, typer.Abort, _CLICK_ERROR, BrokenPipeError)
+
+
+class AnytalkGroup(TyperGroup):
+    """Runs a command and turns whatever it raises into sentences."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit status 1 for an error, 130 for an interruption."""
+        try:
+            return super().invoke(ctx)
+        except _NOT_ERRORS:
+            raise
+        except KeyboardInterrupt:
+            note("interrupted; nothing half-written was left behind")
+            raise typer.Exit(130) from None
+        except AnytalkError as error:
+            if ctx.params.get("debug"):
+                raise
+            complain(error.message, error.hint)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            complain(
+                f"this is a bug of anytalk or of one of its plugins: {one_line(error)}",
+                "run again with --debug in front of the command to see where: anytalk --debug ...",
+            )
+        raise typer.Exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from anytalk import __version__
+
+        typer.echo(f"anytalk {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    no_plugins: bool = typer.Option(False, "--no-plugins", help="Load no plugins of other packages."),
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Give any language model ears and a voice: attach speech, train it in stages, talk. Every part is a plugin."""
+    if no_plugins:
+        os.environ[NO_PLUGINS_VARIABLE] = "1"
+        default_registry.cache_clear()
+
+
+def build_app(plugins: Plugins | None = None, only: str | None = None) -> typer.Typer:
+    """The whole program, commands of plugins included; a plugin that fails there costs a line in `anytalk plugins`.
+
+    Args:
+        plugins: Default: those of the default registry.
+        only: Import only this command's module: the others are shown by ``--help``, but not run. None imports all.
+    """
+    app = typer.Typer(
+        name="anytalk",
+        cls=AnytalkGroup,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    for name, summary in _COMMANDS.items():
+        app.command(name, help=summary)(_load(name) if only in (None, name) else _not_loaded)
+    _add_plugin_commands(app, plugins or default_registry().plugins)
+    return app
+
+
+def _load(name: str) -> Callable[..., None]:
+    module = importlib.import_module(f"anytalk.cli.{name.replace('-', '_')}")
+    command: Callable[..., None] = module.command
+    return command
+
+
+def _not_loaded() -> None:
+    """Stands for a command that was not asked for."""
+
+
+def _add_plugin_commands(app: typer.Typer, plugins: Plugins) -> None:
+    for implementation in plugins.manager.hook.register_commands.get_hookimpls():
+        before = len(app.registered_commands), len(app.registered_groups)
+        try:
+            implementation.function(cli=app)
+            _check_names(app, before[0])
+            typer.main.get_command(app)
+        except (Exception, SystemExit) as error:  # foreign code
+            del app.registered_commands[before[0] :], app.registered_groups[before[1] :]
+            plugins.failures[implementation.plugin_name] = f"register_commands: {one_line(error)}"
+
+
+def _check_names(app: typer.Typer, first: int) -> None:
+    """Refuse commands that would hide another one."""
+    names = [c.name or (c.callback.__name__.replace("_", "-") if c.callback else "") for c in app.registered_commands]
+    for name in names[first:]:
+        if names.count(name) > 1:
+            raise PluginError(f"the command '{name}' is there already")
+
+
+def main() -> None:
+    """Entry point of the program."""
+    options = list(itertools.takewhile(lambda argument: argument.startswith("-"), sys.argv[1:]))
+    if "--no-plugins" in options:  # before the registry is built, because plugins bring commands
+        os.environ[NO_PLUGINS_VARIABLE] = "1"
+    rest = sys.argv[1 + len(options) :]
+    completes = any(name.endswith("_COMPLETE") for name in os.environ)
+    build_app(only=None if completes else rest[0] if rest else "")()
+
+
+__all__ = ["AnytalkGroup", "build_app", "main"]

@@ -1,0 +1,153 @@
+"""``anytalk attach``: speech parts onto a language model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from anytalk.cli.render import commands, count, err, note, out, pairs, size, table
+from anytalk.errors import ConfigError
+from anytalk.model.config import override, parse_config
+from anytalk.plugins.registry import default_registry
+
+if TYPE_CHECKING:
+    from anytalk.model.talker import Talker
+
+_KINDS = {
+    "backbone": "backbone",
+    "encoder": "speech encoder",
+    "input_adapter": "input adapter",
+    "output_adapter": "output adapter",
+    "heads": "heads",
+    "codec": "codec",
+}
+_NEEDED = ("backbone", "output_adapter", "heads", "codec")
+
+
+def command(
+    model: str = typer.Argument(
+        help="Hub id, folder, .gguf file, package:NAME/PATH, or the name of a backbone plugin."
+    ),
+    out_folder: Path = typer.Option(..., "-o", "--out", help="Talker folder to write."),
+    backbone: str | None = typer.Option(None, help="Backbone plugin; default: the one that recognises the model."),
+    encoder: str | None = typer.Option(None, help="Speech encoder, or 'none' for a talker that only reads."),
+    encoder_model: str | None = typer.Option(None, help="Weights of the speech encoder, e.g. small, tiny.en, a file."),
+    codec: str | None = typer.Option(None, help="Codec."),
+    input_adapter: str | None = typer.Option(None, help="What turns encoder features into embeddings."),
+    output_adapter: str | None = typer.Option(None, help="What stands between the backbone and the audio heads."),
+    heads: str | None = typer.Option(None, help="Audio heads."),
+    assignments: list[str] = typer.Option([], "--set", help="Any setting of talker.yaml: a.b=c. May be repeated."),
+    revision: str | None = typer.Option(None, help="Hub revision of the model."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker that is there."),
+    seed: int = typer.Option(0, help="Seed of the new parts."),
+) -> None:
+    """Attach ears and a voice to a language model and write a talker folder."""
+    parts = {
+        "encoder": encoder,
+        "input_adapter": input_adapter,
+        "output_adapter": output_adapter,
+        "heads": heads,
+        "codec": codec,
+    }
+    settings = part_settings(parts, encoder_model, seed) + assignments
+    check_settings(settings, backbone)
+    with err.status("looking for the model and its plugin (loading torch) ..."):
+        from anytalk.model.attach import attach
+    with err.status(f"attaching speech to {model} ..."):
+        talker = attach(
+            model, out_folder, backbone=backbone, revision=revision, assignments=settings, overwrite=overwrite
+        )
+    _show(talker, out_folder, style_was_set=any(s.startswith("grid.prompt=") for s in assignments))
+
+
+def part_settings(parts: dict[str, str | None], encoder_model: str | None, seed: int) -> list[str]:
+    """The options of the command line as assignments; ConfigError for ears that are off and configured at once."""
+    settings = [f"seed={seed}"]
+    for part, name in parts.items():
+        if name is not None and name.lower() == "none" and part == "encoder":
+            if encoder_model is not None or parts["input_adapter"] is not None:
+                raise ConfigError(
+                    "--encoder none leaves the ears out, but parts of them are set",
+                    "leave out --encoder-model and --input-adapter, or name an encoder",
+                )
+            settings += ["encoder=null", "input_adapter=null"]
+        elif name is not None:
+            settings.append(f"{part}={json.dumps({'name': name})}")
+    if encoder_model is not None:
+        settings.append(f"encoder.options.model={json.dumps(encoder_model)}")
+    return settings
+
+
+def check_settings(settings: list[str], backbone: str | None) -> None:
+    """Refuse misspelt settings and part names before torch is imported.
+
+    Raises:
+        AnytalkError: the first name that no plugin offers, or every wrong field.
+    """
+    registry = default_registry()
+    if backbone is not None:
+        registry.find("backbone", backbone)
+    data = override({part: {"name": "default"} for part in (*_NEEDED, "encoder")}, settings)
+    parse_config(data, "the settings of attach")
+    for part, kind in _KINDS.items():
+        name = (data.get(part) or {}).get("name", "default")
+        if name != "default":
+            registry.find(kind, name)
+
+
+def _show(talker: Talker, folder: Path, style_was_set: bool) -> None:
+    config, model = talker.config, talker.model
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    given = {"backbone", "encoder"}
+    rows = []
+    for name, total in parts.items():
+        ref = getattr(config, name, None)
+        licence = str(getattr(getattr(model, name), "licence", "unknown")) if name in given else "yours"
+        plugin = getattr(ref, "name", "built in")
+        rows.append((name, plugin, count(total), "pretrained, frozen" if name in given else "new, untrained", licence))
+    codec = talker.codec
+    codec_total = sum(p.numel() for p in codec.parameters())
+    rows.append(("codec", config.codec.name, count(codec_total), "pretrained, frozen", codec.licence))
+    columns = ("part", "plugin", "parameters", "state", "licence of the weights")
+    out.print(table(f"{folder.name}: parts", columns, rows, numbers=("parameters",)))
+    out.print()
+    out.print(pairs("What fits", _facts(talker, parts, codec_total, style_was_set)))
+    out.print()
+    manifest = "manifest.jsonl"
+    commands(
+        "Type next",
+        [
+            f'anytalk talk {folder} --text "Hello!" --text-only',
+            f"anytalk voice texts.jsonl -o data --answers-from {folder}",
+            f"anytalk train {folder} --data data/{manifest} --recipe demo",
+            f"anytalk info {folder}",
+        ],
+    )
+    if any(part.name == "tiny" for part in (config.backbone, config.codec)):
+        note("'tiny' parts are for trying things out: they hold no knowledge and no voice")
+
+
+def _facts(talker: Talker, parts: dict[str, int], codec_total: int, style_was_set: bool) -> list[tuple[str, str]]:
+    grid, codec = talker.config.grid, talker.codec
+    pattern = grid.delay_pattern()
+    new = sum(total for name, total in parts.items() if name not in ("backbone", "encoder"))
+    everything = sum(parts.values()) + codec_total
+    steps = codec.frame_rate_hz * pattern.steps_per_frame
+    has_template = talker.model.backbone.tokenizer.has_chat_template
+    why = "you set it" if style_was_set else f"the tokenizer has {'a' if has_template else 'no'} chat template"
+    base = talker.config.base
+    return [
+        ("base model", f"{base.model if base else '?'} (plugin {talker.config.backbone.name})"),
+        ("trained talker on disk", f"{size(new * 4)} in fp32 ({size(new * 2)} in fp16), base model not counted"),
+        ("memory for the weights", f"{size(everything * 4)} in fp32"),
+        (
+            "streams",
+            f"{pattern.num_audio_streams} audio + 1 text; {pattern.codebook_size} codes, pattern '{grid.pattern}'",
+        ),
+        ("steps per second of speech", f"{steps:.1f} ({codec.sample_rate_hz} Hz, {codec.frame_rate_hz:.1f} frames/s)"),
+        ("prompt style", f"{grid.prompt} ({why})"),
+        ("text path", "bit-identical to the base model until a stage trains the backbone"),
+    ]

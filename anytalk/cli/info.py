@@ -1,0 +1,149 @@
+"""``anytalk info``: everything about a talker folder, without loading its weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from anytalk.cli.render import count, note, out, pairs, seconds, size, table
+from anytalk.errors import AnytalkError, TalkerError
+from anytalk.model.config import TalkerConfig, read_config
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import Registry, default_registry
+
+_KINDS = {
+    "encoder": "speech encoder",
+    "input_adapter": "input adapter",
+    "backbone": "backbone",
+    "output_adapter": "output adapter",
+    "heads": "heads",
+    "codec": "codec",
+}
+_LENGTH_BYTES = 8
+
+
+def command(
+    folder: Path = typer.Argument(help="Talker folder."),
+    as_json: bool = typer.Option(False, "--json", help="For programs."),
+) -> None:
+    """Show what a talker is made of, what was trained, and whose licences apply."""
+    config = read_config(folder)
+    info = describe(folder, config, default_registry())
+    if as_json:
+        typer.echo(json.dumps(info, indent=2))
+        return
+    _show(folder, config, info)
+
+
+def count_tensors(path: Path) -> dict[str, int]:
+    """Parameters by part of a ``.safetensors`` file, read from its header alone.
+
+    Raises:
+        TalkerError: a file that is missing, truncated or no safetensors.
+    """
+    again = "copy the folder again, or train again"
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    except FileNotFoundError:
+        raise TalkerError(f"'{path}' is missing; talker.yaml names it", again) from None
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise TalkerError(f"'{path}' can't be read: {' '.join(str(error).split())}", again) from None
+    expected = _LENGTH_BYTES + length + max(ends, default=0)
+    if path.stat().st_size != expected:
+        raise TalkerError(f"'{path}' has {path.stat().st_size} bytes; its header promises {expected}", again)
+    counts: dict[str, int] = {}
+    for name, shape in shapes.items():
+        part, total = name.partition(".")[0], 1
+        for extent in shape:
+            total *= extent
+        counts[part] = counts.get(part, 0) + total
+    return counts
+
+
+def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str, Any]:
+    """What ``--json`` prints: configuration, licences, and parameters of the parts that are saved."""
+    saved = count_tensors(folder / config.weights.file) if config.weights else {}
+    trained = {part for record in config.history for part in record.trained}
+    parts: dict[str, dict[str, Any]] = {}
+    for part, kind in _KINDS.items():
+        ref: PartRef | None = getattr(config, part)
+        if ref is not None:
+            parts[part] = {"plugin": ref.name, "options": ref.options, "licence": _licence(registry, kind, ref.name)}
+    if config.base is not None and config.base.licence != "unknown":
+        parts["backbone"]["licence"] = config.base.licence
+    for part in ("audio_embeddings", "special_tokens", *(["speaker"] if config.speakers else [])):
+        parts[part] = {"plugin": "built in", "options": {}, "licence": "yours"}
+    for part, facts in parts.items():
+        was_imported = part in saved and not config.history
+        facts["state"] = "imported" if was_imported else _state(part, trained)
+        facts["saved_parameters"] = saved.get(part, 0)
+    return {
+        "folder": str(folder),
+        "library_version": config.library_version,
+        "base": config.base.model_dump() if config.base else None,
+        "parts": parts,
+        "grid": config.grid.model_dump(),
+        "speakers": config.speakers,
+        "decode_rule": config.decode_rule,
+        "encoder_width": config.encoder_width,
+        "weights": config.weights.model_dump() if config.weights else None,
+        "history": [record.model_dump() for record in config.history],
+    }
+
+
+def _state(part: str, trained: set[str]) -> str:
+    if part in trained:
+        return "trained"
+    return "pretrained" if part in ("backbone", "encoder", "codec") else "untrained"
+
+
+def _licence(registry: Registry, kind: str, name: str) -> str:
+    if kind in ("input adapter", "output adapter", "heads"):
+        return "yours"
+    try:
+        return str(registry.load(kind, name).licence)
+    except AnytalkError:
+        return "unknown: its plugin is not installed"
+
+
+def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
+    base, grid = config.base, config.grid
+    pattern = grid.delay_pattern()
+    facts = [
+        ("base model", f"{base.model} (fingerprint {base.fingerprint})" if base else "unknown"),
+        ("made with", f"anytalk {config.library_version}"),
+        ("streams", f"{pattern.num_audio_streams} audio + 1 text, {pattern.codebook_size} codes each"),
+        ("grid", f"pattern {grid.pattern}, text lead {grid.text_lead}, merge {grid.merge}, prompt {grid.prompt}"),
+        ("text ends with", grid.end_of_text),
+        ("decode rule", config.decode_rule),
+        ("voices", ", ".join(config.speakers) or "one, unnamed"),
+        ("weights", f"{config.weights.file}, {size(config.weights.num_bytes)}" if config.weights else "none yet"),
+    ]
+    out.print(pairs(folder.name, facts))
+    out.print()
+    rows = [
+        (part, f["plugin"], f["state"], count(f["saved_parameters"]) if f["saved_parameters"] else "-", f["licence"])
+        for part, f in info["parts"].items()
+    ]
+    out.print(table("Parts", ("part", "plugin", "state", "saved here", "licence"), rows, numbers=("saved here",)))
+    out.print()
+    if not config.history:
+        if config.weights is None:
+            note("never trained: it reads and writes as its base model does (`anytalk train`)")
+        return
+    columns: tuple[str, ...] = ("stage", "trained", "steps", "loss before", "loss after", "time")
+    history: list[tuple[str, ...]] = [
+        (r.name, ", ".join(r.trained), str(r.steps), f"{r.loss_first:.3f}", f"{r.loss_last:.3f}", seconds(r.seconds))
+        for r in config.history
+    ]
+    out.print(table("History", columns, history, numbers=columns[2:]))

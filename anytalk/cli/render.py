@@ -1,0 +1,95 @@
+"""What all commands share: two consoles, tables, numbers with units, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False)
+"""Results."""
+
+err = Console(stderr=True, highlight=False)
+"""Progress, notes and errors: never what a pipe wants."""
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error as a sentence, and what to do about it."""
+    err.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        err.print(Text.assemble(("Hint:  ", "bold yellow"), hint), soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """A remark beside the result."""
+    err.print(Text(message, style="dim"), soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """A line of the result; `message` may hold rich markup."""
+    out.print(message, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
+    """A plain table; cells are shown as they are.
+
+    Args:
+        title: Above it.
+        columns: Headings.
+        rows: Cells.
+        numbers: Headings of the columns that are set flush right.
+    """
+    made = Table(
+        title=title, title_justify="left", title_style="bold", header_style="bold cyan", box=None, pad_edge=False
+    )
+    for name in columns:
+        made.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(cell) for cell in row))
+    return made
+
+
+def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and values under each other."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    made.add_column(style="cyan", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(escape(name), escape(value))
+    return made
+
+
+def commands(title: str, lines: Sequence[str]) -> None:
+    """Commands to type next: one a line, never wrapped, so that they can be copied."""
+    out.print(Text(title, style="bold"))
+    for line in lines:
+        out.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def count(number: int) -> str:
+    """``134515008`` -> ``"134.5 M"``."""
+    for divisor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= divisor:
+            return f"{number / divisor:.1f} {unit}"
+    return str(number)
+
+
+def size(num_bytes: float) -> str:
+    """``269030016`` -> ``"269.0 MB"``."""
+    for divisor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= divisor:
+            return f"{num_bytes / divisor:.1f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def seconds(duration_s: float) -> str:
+    """``75.2`` -> ``"1 min 15 s"``."""
+    if duration_s < 60:
+        return f"{duration_s:.2f} s" if duration_s < 10 else f"{duration_s:.0f} s"
+    minutes, rest = divmod(round(duration_s), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,79 @@
+"""Microphone and loudspeaker, through the optional package sounddevice."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from anytalk.errors import AudioError, PluginError
+
+
+def load_sounddevice() -> Any:
+    """The package.
+
+    Raises:
+        PluginError: it, or the PortAudio library it needs, is not installed.
+    """
+    try:
+        import sounddevice
+    except ImportError:
+        raise PluginError(
+            "microphone and loudspeaker need the package sounddevice", "pip install 'anytalk[mic]'"
+        ) from None
+    except OSError as error:  # the package is there, the PortAudio library is not
+        raise PluginError(f"sounddevice finds no PortAudio: {error}", "apt install libportaudio2") from None
+    return sounddevice
+
+
+class Loudspeaker:
+    """Plays pieces of sound as they come; use it in a ``with`` statement.
+
+    Args:
+        sample_rate_hz: Rate of the pieces.
+
+    Raises:
+        AudioError: no loudspeaker that takes this rate.
+    """
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        device = load_sounddevice()
+        try:
+            self._stream = device.OutputStream(samplerate=sample_rate_hz, channels=1, dtype="float32")
+        except device.PortAudioError as error:
+            raise AudioError(
+                f"no loudspeaker can be opened: {error}", "leave out --speaker and write a file: -o"
+            ) from None
+
+    def __enter__(self) -> Self:
+        self._stream.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until everything was heard."""
+        self._stream.stop()
+        self._stream.close()
+
+    def play(self, wave: np.ndarray) -> None:
+        """(N,) float32; returns as soon as the device has taken it."""
+        self._stream.write(np.clip(wave, -1.0, 1.0).astype(np.float32)[:, None])
+
+
+def record(sample_rate_hz: int) -> np.ndarray:
+    """Record until Enter is pressed: (N,) float32.
+
+    Raises:
+        AudioError: no microphone that gives this rate.
+    """
+    device = load_sounddevice()
+    pieces: list[np.ndarray] = []
+
+    def take(block: np.ndarray, *_: object) -> None:
+        pieces.append(block[:, 0].copy())
+
+    try:
+        with device.InputStream(samplerate=sample_rate_hz, channels=1, dtype="float32", callback=take):
+            input()
+    except device.PortAudioError as error:
+        raise AudioError(f"no microphone can be opened: {error}", "ask with a wav file or --text") from None
+    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)

@@ -1,0 +1,270 @@
+"""``anytalk talk``: ask a talker, by voice or by text, and hear the answer as it comes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import typer
+
+from anytalk.cli.devices import choose_device, set_threads
+from anytalk.cli.render import complain, err, note, seconds
+from anytalk.errors import AnytalkError, AudioError, ConfigError, TalkerError, did_you_mean
+from anytalk.grid.audio import check_speech, read_wave, write_wave
+from anytalk.model.config import TalkerConfig, read_config
+from anytalk.plugins.registry import default_registry
+
+if TYPE_CHECKING:
+    from anytalk.decode.engine import DecodeOptions
+    from anytalk.decode.session import AnswerDone, Session
+    from anytalk.grid.tasks import Task
+
+_CHECK_RATE_HZ = 16_000
+"""Rate at which a question is looked at before torch is loaded; almost every encoder's own."""
+
+
+def command(
+    folder: Path = typer.Argument(help="Talker folder."),
+    question: Path | None = typer.Argument(None, help="A spoken question: wav, flac, ogg, mp3."),
+    text: str | None = typer.Option(None, help="A typed question."),
+    mic: bool = typer.Option(False, "--mic", help="Ask through the microphone."),
+    read_aloud: str | None = typer.Option(None, "--say", help="A text to read aloud (task T1A1)."),
+    interactive: bool = typer.Option(False, "-i", "--interactive", help="A conversation: /reset, /quit."),
+    out_wav: Path | None = typer.Option(None, "-o", "--out", help="Where the spoken answer goes."),
+    out_text: Path | None = typer.Option(None, help="Where the text answer goes."),
+    speaker: bool = typer.Option(False, "--speaker", help="Play the answer while it is generated."),
+    text_only: bool = typer.Option(False, "--text-only", help="Answer in text, say nothing (T1T2, A1T2)."),
+    task: str | None = typer.Option(None, help="Task by name; `anytalk plugins` lists them."),
+    voice: str | None = typer.Option(None, help="Answering voice, for talkers with several."),
+    temperature: float = typer.Option(0.0, help="Of the text; 0 takes the likeliest token."),
+    top_k: int = typer.Option(0, help="Of the text; 0 is off."),
+    top_p: float = typer.Option(1.0, help="Of the text; 1 is off."),
+    repetition_penalty: float = typer.Option(1.0, help="Of the text; 1 is off."),
+    audio_temperature: float = typer.Option(0.0, help="Of the audio streams."),
+    audio_top_k: int = typer.Option(0, help="Of the audio streams."),
+    audio_top_p: float = typer.Option(1.0, help="Of the audio streams."),
+    audio_repetition_penalty: float = typer.Option(1.0, help="Of the audio streams."),
+    max_columns: int = typer.Option(512, min=1, help="Longest answer, in grid columns."),
+    seed: int | None = typer.Option(None, help="Seed of the sampling."),
+    stride: int = typer.Option(1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
+    batch_parallel: bool = typer.Option(True, help="Text from a batch row of its own (paper 3.2)."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads."),
+) -> None:
+    """Ask a talker and get its answer as text and sound while it is generated."""
+    asked = [question is not None, text is not None, mic, read_aloud is not None, interactive]
+    if sum(asked) != 1:
+        raise ConfigError(
+            f"{sum(asked) or 'no'} questions were given; exactly one is expected",
+            "give one of: QUESTION.wav, --text TEXT, --mic, --say TEXT, --interactive",
+        )
+    config = read_config(folder)
+    if read_aloud is not None:
+        text, task = read_aloud, "T1A1"
+    chosen = choose_task(config, task, spoken=question is not None or mic, text_only=text_only, is_open=interactive)
+    if question is not None:
+        check_speech(read_wave(question, _CHECK_RATE_HZ), _CHECK_RATE_HZ, str(question))
+    if text is not None and not text.strip():
+        raise ConfigError("the question is empty", 'type something to ask: --text "Hello!"')
+    if voice is not None and voice not in config.speakers:
+        raise TalkerError(
+            f"this talker has no voice '{voice}'{did_you_mean(voice, config.speakers)}",
+            f"voices: {', '.join(config.speakers)}" if config.speakers else "it has one, unnamed: leave out --voice",
+        )
+    if mic or speaker:
+        from anytalk.cli.sound_device import load_sounddevice
+
+        load_sounddevice()
+    with err.status("loading torch and the talker ..."):
+        from anytalk.decode.engine import DecodeOptions
+        from anytalk.decode.sampling import SamplingOptions
+        from anytalk.decode.session import Session
+        from anytalk.model.talker import load_talker
+
+        options = DecodeOptions(
+            text=SamplingOptions(
+                temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty
+            ),
+            audio=SamplingOptions(
+                temperature=audio_temperature,
+                top_k=audio_top_k,
+                top_p=audio_top_p,
+                repetition_penalty=audio_repetition_penalty,
+            ),
+            batch_parallel=batch_parallel,
+            max_columns=max_columns,
+            rule=config.decode_rule,
+            seed=seed,
+        )
+        set_threads(threads)
+        hears = question is not None or mic or interactive
+        talker = load_talker(folder, device=choose_device(device), with_encoder=hears)
+        session = Session(talker, stride_frames=stride)
+    if config.weights is None and not text_only:
+        note("this talker was never trained: its text is the base model's, its voice is noise (`anytalk train`)")
+    conversation = _Conversation(session, options, voice, out_wav, out_text, speaker, text_only)
+    if interactive:
+        conversation.loop()
+    elif text is not None:
+        conversation.ask(text=text, task=chosen)
+    else:
+        conversation.ask(wave=_listen(session) if question is None else _read(session, question), task=chosen)
+
+
+def choose_task(config: TalkerConfig, name: str | None, *, spoken: bool, text_only: bool, is_open: bool) -> Task | None:
+    """The task by name, or what a spoken or typed question asks for; None where each turn decides.
+
+    Raises:
+        UnknownNameError: a task that no plugin offers.
+        ConfigError: a talker without ears, or a task that doesn't fit the question.
+    """
+    if spoken and config.encoder is None:
+        raise ConfigError("this talker has no ears", "ask by --text, or attach it again with a speech encoder")
+    if is_open and name is None:
+        return None
+    registry = default_registry()
+    chosen: Task = registry.load("task", name or _default_task(spoken, text_only))
+    if not is_open and chosen.speech_in != spoken:
+        kind, other = ("spoken", "typed") if spoken else ("typed", "spoken")
+        raise ConfigError(
+            f"task {chosen.name} needs a {other} question; a {kind} one was given", "choose another --task"
+        )
+    if text_only and chosen.audio_out:
+        raise ConfigError(f"task {chosen.name} speaks, but --text-only was given", "leave one of them out")
+    return chosen
+
+
+def _default_task(spoken: bool, text_only: bool) -> str:
+    return ("A1" if spoken else "T1") + ("T2" if text_only else "A2")
+
+
+def _rate_hz(session: Session) -> int:
+    encoder = session.talker.model.encoder
+    if encoder is None:
+        raise ConfigError("this talker has no ears", "ask by text")
+    return encoder.sample_rate_hz
+
+
+def _read(session: Session, path: Path) -> np.ndarray:
+    wave = read_wave(path, _rate_hz(session))
+    check_speech(wave, _rate_hz(session), str(path))
+    return wave
+
+
+def _listen(session: Session) -> np.ndarray:
+    from anytalk.cli.sound_device import record
+
+    note("speak now; Enter ends the question")
+    return record(_rate_hz(session))
+
+
+@dataclass
+class _Conversation:
+    """Asks, prints and plays; the parts of an answer go where the user wants them."""
+
+    session: Session
+    options: DecodeOptions
+    voice: str | None
+    out_wav: Path | None
+    out_text: Path | None
+    plays: bool
+    text_only: bool
+    _turn: int = field(default=0)
+
+    def ask(self, *, text: str | None = None, wave: np.ndarray | None = None, task: Task | None = None) -> None:
+        """One question; prints the answer as it comes, then what it took."""
+        from anytalk.decode.session import AnswerDone, AudioDelta, TextDelta
+
+        if task is None:
+            task = default_registry().load("task", _default_task(wave is not None, self.text_only))
+        codec, pieces, done = self.session.talker.codec, list[np.ndarray](), None
+        with ExitStack() as stack:
+            loudspeaker: Any = None
+            if self.plays and task.audio_out:
+                from anytalk.cli.sound_device import Loudspeaker
+
+                loudspeaker = stack.enter_context(Loudspeaker(codec.sample_rate_hz))
+            events = self.session.ask(text=text, wave=wave, task=task, options=self.options, speaker=self.voice)
+            for event in events:
+                if isinstance(event, TextDelta):
+                    typer.echo(event.text, nl=False)
+                elif isinstance(event, AudioDelta):
+                    pieces.append(event.wave)
+                    if loudspeaker is not None:
+                        loudspeaker.play(event.wave)
+                elif isinstance(event, AnswerDone):
+                    done = event
+            typer.echo()
+        assert done is not None
+        self._turn += 1
+        sound = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        where = self._write(done.text, sound, codec.sample_rate_hz)
+        note(_account(done, where))
+
+    def _write(self, text: str, sound: np.ndarray, rate_hz: int) -> Path | None:
+        if self.out_text is not None:
+            try:
+                self._numbered(self.out_text).write_text(text + "\n", encoding="utf-8")
+            except OSError as error:
+                raise AudioError(f"'{self.out_text}' can't be written: {error}", "choose another --out-text") from None
+        if self.out_wav is None or not len(sound):
+            return None
+        path = self._numbered(self.out_wav)
+        write_wave(path, sound, rate_hz)
+        return path
+
+    def _numbered(self, path: Path) -> Path:
+        """``answer.wav``, then ``answer-2.wav`` ... in a conversation."""
+        return path if self._turn == 1 else path.with_stem(f"{path.stem}-{self._turn}")
+
+    def loop(self) -> None:
+        """Questions from the keyboard until /quit; an error ends the turn, not the conversation."""
+        note("type a question or the path of a sound file; /reset forgets the conversation, /quit ends it")
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                return
+            if line in ("/quit", "/exit"):
+                return
+            if line == "/reset":
+                self.session.reset()
+                note("the conversation is forgotten")
+                continue
+            if line.startswith("/") and not Path(line).is_file():
+                complain(f"unknown command '{line}'", "/reset, /quit, a question, or the path of a sound file")
+                continue
+            if not line:
+                continue
+            try:
+                if _is_sound_file(line):
+                    self.ask(wave=_read(self.session, Path(line)))
+                else:
+                    self.ask(text=line)
+            except AnytalkError as error:
+                complain(error.message, error.hint)
+
+
+def _is_sound_file(line: str) -> bool:
+    return Path(line).suffix.lower() in (".wav", ".flac", ".ogg", ".mp3")
+
+
+def _account(done: AnswerDone, where: Path | None) -> str:
+    pieces = []
+    if done.audio_s and done.first_audio_s is not None and done.real_time_factor is not None:
+        pieces += [
+            f"first sound after {seconds(done.first_audio_s)}",
+            f"{done.audio_s:.2f} s of speech",
+            f"real-time factor {done.real_time_factor:.2f}",
+        ]
+    pieces.append(f"{done.num_columns} columns in {seconds(done.wall_s)}")
+    if done.finish_reason == "length":
+        pieces.append("cut off: raise --max-columns")
+    if where is not None:
+        pieces.append(f"written to {where}")
+    elif done.audio_s:
+        pieces.append("not kept: -o FILE.wav writes it")
+    return " | ".join(pieces)

@@ -1,0 +1,180 @@
+"""``anytalk train``: run a recipe on a talker, resumable, with a plan before and a summary behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from anytalk.cli.devices import choose_device, set_threads
+from anytalk.cli.render import commands, count, err, note, out, say, seconds, table
+from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from anytalk.model.config import StageRecord, read_config
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.train.config import Recipe, StageConfig, find_recipe, override_stages
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts import Row
+    from anytalk.train.freeze import PartReport
+    from anytalk.train.loop import Watcher
+
+_PRECISIONS = ("no", "fp16", "bf16")
+_PLAIN_LINES = 10
+"""Progress lines of a stage where there is no terminal."""
+
+
+def command(
+    folder: Path = typer.Argument(help="Talker folder."),
+    data: str = typer.Option(..., "--data", help="Manifest (.jsonl)."),
+    recipe: str = typer.Option("paper", help="Registered recipe, or a .yaml file."),
+    stage: str | None = typer.Option(None, help="Only this stage of the recipe."),
+    assignments: list[str] = typer.Option([], "--set", help="STAGE.field=value, or all.field=value. May be repeated."),
+    restart: bool = typer.Option(False, "--restart", help="Train again what is finished, forget checkpoints."),
+    precision: str = typer.Option("no", help="Mixed precision: no, fp16 or bf16."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+) -> None:
+    """Train a talker in stages; Ctrl-C stops, the same command goes on."""
+    if precision not in _PRECISIONS:
+        raise ConfigError(f"precision '{precision}' is unknown", f"use one of: {', '.join(_PRECISIONS)}")
+    registry = default_registry()
+    config = read_config(folder)
+    chosen = choose_stages(find_recipe(recipe, registry), stage, assignments)
+    if not Path(data).is_file():
+        raise DataError(f"manifest '{data}' doesn't exist", "give the path of a .jsonl file: --data FILE")
+    finished = [] if restart else [record.name for record in config.history]
+    todo = [s for s in chosen.stages if s.name not in finished]
+    if not todo:
+        say(f"nothing to do: {', '.join(s.name for s in chosen.stages)} finished before. --restart trains again.")
+        return
+    with err.status("loading torch and the talker ..."):
+        from anytalk.model.talker import load_talker
+        from anytalk.train.loop import train_recipe
+
+        set_threads(threads)
+        rows = _rows(data, registry)
+        talker = load_talker(folder, registry=registry, device=choose_device(device))
+    with _Display() as display:
+        try:
+            records = train_recipe(
+                talker, chosen, rows, restart=restart, precision=precision, watcher=display.watcher()
+            )
+        except KeyboardInterrupt:
+            display.close()
+            how = "the same command begins again, because of --restart" if restart else "resume with the same command"
+            note(f"interrupted; finished steps are saved: {how}")
+            raise typer.Exit(130) from None
+    _summary(folder, records)
+
+
+def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str]) -> Recipe:
+    """The recipe with its settings changed and, if one was asked for, only that stage.
+
+    Raises:
+        UnknownNameError: no such stage.
+        ConfigError: an assignment that fits no stage, or a value that is not allowed.
+    """
+    recipe = override_stages(recipe, assignments)
+    if stage is None:
+        return recipe
+    names = [s.name for s in recipe.stages]
+    if stage not in names:
+        raise UnknownNameError(
+            f"recipe '{recipe.name}' has no stage '{stage}'{did_you_mean(stage, names)}", f"stages: {', '.join(names)}"
+        )
+    return recipe.model_copy(update={"stages": [s for s in recipe.stages if s.name == stage]})
+
+
+def _rows(data: str, registry: Registry) -> list[Row]:
+    return list(registry.build("data source", PartRef(name="jsonl", options={"path": data})).rows())
+
+
+class _Display:
+    """Progress bars on a terminal, a few plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._began = time.perf_counter()
+        self._first_step = 0
+
+    def __enter__(self) -> _Display:
+        if err.is_terminal:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[what]}"),
+                console=err,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing; more than once does no harm."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def watcher(self) -> Watcher:
+        """What the loop calls."""
+        from anytalk.train.loop import Watcher
+
+        return Watcher(plan=self._plan, data=self._data, step=self._step, resumed=self._resumed)
+
+    def _plan(self, stage: StageConfig, report: list[PartReport]) -> None:
+        rows = [(r.name, count(r.trainable) if r.trainable else "frozen", count(r.total)) for r in report]
+        rows.append(("all", count(sum(r.trainable for r in report)), count(sum(r.total for r in report))))
+        err.print(table(f"Stage '{stage.name}'", ("part", "trains", "parameters"), rows, ("trains", "parameters")))
+        tasks = ", ".join(f"{name} {weight:g}" for name, weight in stage.tasks.items())
+        rows_per_step = stage.batch_size * stage.accumulate
+        note(f"{stage.steps} steps of {rows_per_step} rows, peak rate {stage.learning_rate:g}, tasks {tasks}")
+        self._first_step, self._began = 0, time.perf_counter()
+
+    def _bar(self, key: str, total: int, done: int, what: str = "") -> None:
+        if self._progress is None:
+            return
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(key, total=total, what=what)
+        self._progress.update(self._bars[key], completed=done, total=total, what=what)
+
+    def _data(self, done: int, total: int) -> None:
+        self._bar("encoding rows", total, done)
+        if self._progress is None and done == total:
+            note(f"{total} rows encoded in {seconds(time.perf_counter() - self._began)}")
+        if done == total:
+            self._began = time.perf_counter()
+
+    def _resumed(self, stage: StageConfig, step: int) -> None:
+        self._first_step = step
+        note(f"resuming stage '{stage.name}' at step {step} of {stage.steps}")
+
+    def _step(self, stage: StageConfig, step: int, metrics: dict[str, float]) -> None:
+        per_step = (time.perf_counter() - self._began) / max(1, step - self._first_step)
+        shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "text", "audio") if name in metrics)
+        self._bar(stage.name, stage.steps, step, f"{shown}  {per_step:.2f} s/step")
+        every = max(1, stage.steps // _PLAIN_LINES)
+        if self._progress is None and (step % every == 0 or step in (1, stage.steps)):
+            note(f"{stage.name} {step}/{stage.steps}  {shown}  {per_step:.2f} s/step")
+
+
+def _summary(folder: Path, records: Sequence[StageRecord]) -> None:
+    rows: list[tuple[str, ...]] = [
+        (r.name, str(r.steps), f"{r.loss_first:.3f}", f"{r.loss_last:.3f}", seconds(r.seconds), _curve(folder, r))
+        for r in records
+    ]
+    columns: tuple[str, ...] = ("stage", "steps", "loss before", "loss after", "time", "curve")
+    out.print(table(f"{folder.name}: trained", columns, rows, numbers=columns[1:5]))
+    commands("Type next", [f'anytalk talk {folder} --text "Hello!" -o answer.wav', f"anytalk info {folder}"])
+
+
+def _curve(folder: Path, record: StageRecord) -> str:
+    return str(folder / record.curve) if record.curve else "-"

@@ -1,0 +1,83 @@
+"""``anytalk voice``: training speech for a set of texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from anytalk.cli.render import commands, err, note, say
+from anytalk.errors import ConfigError, DataError
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import default_registry
+
+
+def command(
+    texts: Path = typer.Argument(help="JSONL with question_text and, if known, answer_text."),
+    folder: Path = typer.Option(..., "-o", "--out", help="Folder for the sound and manifest.jsonl."),
+    synthesizer: str = typer.Option("piper", help="Synthesizer plugin."),
+    voice: str | None = typer.Option(None, help="Voice of the answers; default: the synthesizer's first."),
+    question_voices: str | None = typer.Option(
+        None, help="Voices of the questions, with commas; 'all' takes every one."
+    ),
+    speeds: str = typer.Option("1.0", help="Speeds of the questions, with commas."),
+    answers_from: Path | None = typer.Option(None, help="A talker whose greedy text answers fill what is missing."),
+    max_tokens: int = typer.Option(128, min=1, help="Longest answer of --answers-from."),
+) -> None:
+    """Read a text set aloud and write a manifest to train on; run again to go on after an interruption."""
+    pace = parse_speeds(speeds)
+    registry = default_registry()
+    registry.find("synthesizer", synthesizer)
+    if not texts.is_file():
+        raise DataError(f"'{texts}' doesn't exist", 'write one {"question_text": "..."} per line')
+    with err.status("loading torch and the synthesizer ..."):
+        from anytalk.data.voice import VoicePlan, check_plan, greedy_answers, read_texts, voice_texts
+
+        pairs = read_texts(texts)
+        speaker = registry.build("synthesizer", PartRef(name=synthesizer))
+        voices = speaker.voices if question_voices == "all" else _split(question_voices) or speaker.voices[:1]
+        plan = VoicePlan(question_voices=voices, question_speeds=pace, answer_voice=voice)
+        check_plan(speaker, plan)
+    with Progress(
+        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
+    ) as bars:
+        if answers_from is not None:
+            from anytalk.model.talker import load_talker
+
+            missing = [i for i, pair in enumerate(pairs) if pair.answer is None]
+            bar = bars.add_task("answering", total=len(missing))
+            found = greedy_answers(
+                load_talker(answers_from, with_encoder=False),
+                [pairs[i].question for i in missing],
+                max_tokens=max_tokens,
+                progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            )
+            for i, answer in zip(missing, found, strict=True):
+                pairs[i] = replace(pairs[i], answer=answer if any(c.isalnum() for c in answer) else None)
+        spoken = bars.add_task("speaking", total=None)
+        manifest = voice_texts(
+            pairs,
+            folder,
+            speaker,
+            plan,
+            progress=lambda done, total: bars.update(spoken, completed=done, total=total),
+        )
+    mute = sum(pair.answer is None for pair in pairs)
+    if mute:
+        note(f"{mute} of {len(pairs)} questions have no answer: tasks that end in 2 can't use them (--answers-from)")
+    say(f"{len(pairs)} questions in {len(voices) * len(pace)} reading(s): {manifest}")
+    commands("Type next", [f"anytalk train TALKER --data {manifest} --recipe demo"])
+
+
+def parse_speeds(text: str) -> list[float]:
+    """``"0.9,1.1"`` -> ``[0.9, 1.1]``; ConfigError for anything else."""
+    try:
+        return [float(piece) for piece in _split(text)] or [1.0]
+    except ValueError:
+        raise ConfigError(f"--speeds is '{text}'; numbers with commas are expected", "e.g. --speeds 0.9,1.1") from None
+
+
+def _split(text: str | None) -> list[str]:
+    return [piece.strip() for piece in (text or "").split(",") if piece.strip()]

@@ -1,0 +1,48 @@
+"""Run a frozen backbone over the prompt columns that all rows of a batch share only once, and without gradients.
+
+A chat template's system message stands in front of every row. Nothing that trains comes before or into those columns, so
+their keys, values and states are the same for all rows: a large part of short rows costs nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from anytalk.model.talk_model import TalkModel
+from anytalk.plugins.contracts import BackboneStates
+
+_WORTH_IT = 8
+"""Columns below which the second call costs more than it saves."""
+
+
+def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
+    """How many leading columns of (B,S,T) are the same in all rows and hold nothing but the base model's own tokens.
+
+    0 where the backbone trains, and under the merge ``mean``, where pads are embeddings that may train.
+    """
+    layout = model.layout
+    if model.merge != "sum" or any(p.requires_grad for p in model.backbone.parameters()):
+        return 0
+    same = (tokens == tokens[:1]).all(dim=0)  # (S,T)
+    plain = same[layout.text_row] & (tokens[0, layout.text_row] < layout.text_vocab_size)
+    plain &= (same & (tokens[0] == layout.pad_a))[: layout.text_row].all(dim=0)
+    return int(plain.long().cumprod(dim=0).sum())
+
+
+def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor) -> BackboneStates:
+    """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T)."""
+    rows, steps = embeds.shape[:2]
+    prefix = min(shared_prefix(model, tokens), steps - 1)
+    if prefix < _WORTH_IT:
+        states: BackboneStates = model.backbone(embeds)
+        return states
+    cache = model.backbone.new_cache(1, steps)
+    with torch.no_grad():
+        before: BackboneStates = model.backbone(embeds[:1, :prefix], cache)
+    cache.keep_rows([0] * rows)
+    after: BackboneStates = model.backbone(embeds[:, prefix:], cache)
+    return BackboneStates(
+        torch.cat([before.pre_norm.expand(rows, -1, -1), after.pre_norm], dim=1),
+        torch.cat([before.normed.expand(rows, -1, -1), after.normed], dim=1),
+    )

@@ -1,0 +1,287 @@
+"""A stage that was stopped goes on exactly as if it had not been."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, training_rows
+
+from anytalk.errors import TalkerError
+from anytalk.model.talker import Talker, load_talker
+from anytalk.plugins.contracts import Row
+from anytalk.train import loop as loop_module
+from anytalk.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from anytalk.train.config import Recipe, StageConfig
+from anytalk.train.loop import StopTrainingError, Watcher, train_recipe, train_stage
+
+WHOLE = stage(
+    train=[*NEW_PARTS, "backbone"],
+    tasks={"A1A2": 1, "A1T1": 2},
+    steps=7,
+    checkpoint_every=2,
+    warmup_steps=2,
+    weight_decay=0.1,
+    accumulate=2,
+)
+
+
+def log_of(folder: Path, name: str = "short") -> list[dict[str, float]]:
+    lines = (folder / "history" / f"{name}.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "positions_per_s"} for line in lines]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[Row]:
+    return training_rows(tmp_path, 5)
+
+
+@pytest.fixture
+def straight(tmp_path: Path, rows: list[Row]) -> Talker:
+    """The talker that was trained in one go."""
+    talker = tiny_talker(tmp_path / "straight")
+    train_stage(talker, WHOLE, rows)
+    return talker
+
+
+def assert_same_run(folder: Path, straight: Talker) -> None:
+    assert straight.folder is not None
+    talker = load_talker(folder)
+    assert moved_parts(snapshot(straight.model), talker.model) == set()
+    assert log_of(folder) == log_of(straight.folder)
+    first, second = talker.config.history, straight.config.history
+    assert [r.model_dump(exclude={"seconds"}) for r in first] == [r.model_dump(exclude={"seconds"}) for r in second]
+    assert not list((folder / "history").glob("*.checkpoint"))
+    assert not list((folder / "history").glob(".*"))
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [6], [2, 3]])
+def test_stopping_changes_nothing(stops: list[int], straight: Talker, rows: list[Row], tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    tiny_talker(folder)
+    for stop in stops:
+        with pytest.raises(StopTrainingError):
+            train_stage(load_talker(folder), WHOLE, rows, stop_after=stop)
+        assert load_talker(folder).config.history == []
+    resumed: list[int] = []
+    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    train_stage(load_talker(folder), WHOLE, rows, watcher=watcher)
+    assert resumed == [sum(stops)]
+    assert_same_run(folder, straight)
+
+
+def test_the_same_talker_in_memory_may_go_on(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t")
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(talker, WHOLE, rows, stop_after=3)
+    train_stage(talker, WHOLE, rows)
+    assert_same_run(tmp_path / "t", straight)
+
+
+def interrupt_from_the_watcher(count: list[int]) -> Callable[..., None]:
+    def step(_: StageConfig, number: int, metrics: dict[str, float]) -> None:
+        if number == 3 and not count:
+            count.append(number)
+            raise KeyboardInterrupt
+
+    return step
+
+
+def test_an_interrupt_from_the_watcher(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t")
+    watcher = Watcher(step=interrupt_from_the_watcher([]))
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(talker, WHOLE, rows, watcher=watcher)
+    train_stage(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
+    assert_same_run(tmp_path / "t", straight)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_ctrl_c_in_the_middle_of_a_step(
+    place: str, straight: Talker, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker, calls = tiny_talker(tmp_path / "t"), []
+    step = torch.optim.AdamW.step
+
+    def pressed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3 and place == "before":
+            os.kill(os.getpid(), signal.SIGINT)
+        result = step(self, *args, **kwargs)
+        if len(calls) == 3 and place == "after":
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", pressed)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(talker, WHOLE, rows)
+    assert len(calls) == 3, "the step is finished, the next one isn't begun"
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.undo()
+    train_stage(load_talker(tmp_path / "t"), WHOLE, rows)
+    assert_same_run(tmp_path / "t", straight)
+
+
+def test_a_kill_goes_back_to_the_last_checkpoint(
+    straight: Talker, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = tiny_talker(tmp_path / "t")
+
+    def killed(stage: StageConfig, number: int, metrics: dict[str, float]) -> None:
+        if number == 5:
+            raise SystemExit(137)
+
+    with pytest.raises(SystemExit):
+        train_stage(talker, WHOLE, rows, watcher=Watcher(step=killed))
+    resumed: list[int] = []
+    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    train_stage(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
+    assert resumed == [4]
+    assert_same_run(tmp_path / "t", straight)
+
+
+def stopped(folder: Path, rows: list[Row], stop: int = 3) -> Talker:
+    tiny_talker(folder)
+    with pytest.raises(StopTrainingError):
+        train_stage(load_talker(folder), WHOLE, rows, stop_after=stop)
+    return load_talker(folder)
+
+
+def test_other_settings_are_refused_until_restart(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
+    talker = stopped(tmp_path / "t", rows)
+    other = WHOLE.model_copy(update={"learning_rate": 5e-4, "steps": 9})
+    with pytest.raises(TalkerError, match=r"other settings \(learning_rate, steps\)") as caught:
+        train_stage(talker, other, rows)
+    assert "--restart" in caught.value.hint
+    resumed: list[int] = []
+    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    train_stage(load_talker(tmp_path / "t"), WHOLE, rows, restart=True, watcher=watcher)
+    assert resumed == []
+    assert_same_run(tmp_path / "t", straight)
+
+
+@pytest.mark.parametrize("left", ["old beside the new", "old alone", "half a new one"])
+def test_what_a_killed_save_leaves_is_no_trap(left: str, straight: Talker, rows: list[Row], tmp_path: Path) -> None:
+    talker = stopped(tmp_path / "t", rows)
+    checkpoint = tmp_path / "t" / "history" / "short.checkpoint"
+    old = checkpoint.with_name(".short.checkpoint.old")
+    if left == "old alone":
+        checkpoint.rename(old)
+    else:
+        beside = old if left.startswith("old") else checkpoint.with_name(".short.checkpoint.partial")
+        beside.mkdir()
+        (beside / "state.json").write_text("{}")
+    train_stage(talker, WHOLE, rows)
+    assert_same_run(tmp_path / "t", straight)
+
+
+def test_restart_forgets_what_a_killed_save_left(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
+    talker = stopped(tmp_path / "t", rows)
+    checkpoint = tmp_path / "t" / "history" / "short.checkpoint"
+    checkpoint.rename(checkpoint.with_name(".short.checkpoint.old"))
+    resumed: list[int] = []
+    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    train_stage(talker, WHOLE, rows, restart=True, watcher=watcher)
+    assert resumed == []
+
+
+@pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
+def test_a_damaged_checkpoint_is_a_sentence(file: str, rows: list[Row], tmp_path: Path) -> None:
+    talker = stopped(tmp_path / "t", rows)
+    path = tmp_path / "t" / "history" / "short.checkpoint" / file
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(TalkerError, match="is damaged"):
+        train_stage(talker, WHOLE, rows)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer, folder = torch.optim.AdamW(layer.parameters()), tmp_path / "c"
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    names = dict(layer.named_parameters())
+    kept = [p.detach().clone() for p in names.values()]
+    save_checkpoint(folder, Progress({"a": 1}, 3, 0.5, []), names, optimizer)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    optimizer.step()
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(TalkerError, match="No space left"):
+        save_checkpoint(folder, Progress({"a": 1}, 4, 0.5, []), names, optimizer)
+    monkeypatch.undo()
+    progress = load_checkpoint(folder, {"a": 1}, names, optimizer)
+    assert progress is not None
+    assert progress.step == 3
+    assert all(torch.equal(p, k) for p, k in zip(names.values(), kept, strict=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+# Recipes as one job
+
+
+RECIPE = Recipe(
+    stages=[
+        stage(name="one", train=["input_adapter"], tasks={"A1T2": 1}, steps=2),
+        stage(name="two", train=["heads", "backbone"], tasks={"T1A2": 1}, steps=3),
+        stage(name="three", train=["output_adapter"], tasks={"T1A2": 1}, steps=2),
+    ]
+)
+
+
+def test_a_recipe_goes_on_at_the_stage_and_step_it_was_stopped(rows: list[Row], tmp_path: Path) -> None:
+    whole = tiny_talker(tmp_path / "whole")
+    train_recipe(whole, RECIPE, rows)
+    seen: list[tuple[str, int]] = []
+
+    def step(stage: StageConfig, number: int, metrics: dict[str, float]) -> None:
+        seen.append((stage.name, number))
+        if seen == [("one", 1), ("one", 2), ("two", 1), ("two", 2)]:
+            raise KeyboardInterrupt
+
+    tiny_talker(tmp_path / "t")
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(load_talker(tmp_path / "t"), RECIPE, rows, watcher=Watcher(step=step))
+    assert [r.name for r in load_talker(tmp_path / "t").config.history] == ["one"]
+    records = train_recipe(load_talker(tmp_path / "t"), RECIPE, rows, watcher=Watcher(step=step))
+    assert seen[4:] == [("two", 3), ("three", 1), ("three", 2)]
+    assert [r.name for r in records] == ["two", "three"]
+    loaded = load_talker(tmp_path / "t")
+    assert [r.name for r in loaded.config.history] == ["one", "two", "three"]
+    assert moved_parts(snapshot(whole.model), loaded.model) == set()
+    assert train_recipe(loaded, RECIPE, rows) == []
+
+
+def test_restart_trains_all_stages_again(rows: list[Row], tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t")
+    train_recipe(talker, RECIPE, rows)
+    seen: list[str] = []
+    watcher = Watcher(plan=lambda stage, report: seen.append(stage.name))
+    train_recipe(talker, RECIPE, rows, restart=True, watcher=watcher)
+    assert seen == ["one", "two", "three"]
+    assert len(load_talker(tmp_path / "t").config.history) == 6
+
+
+def test_a_save_that_breaks_at_the_end_of_a_stage_can_be_taken_up(
+    straight: Talker, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = tiny_talker(tmp_path / "t")
+
+    def full(*_: object, **__: object) -> None:
+        raise TalkerError("the disk is full")
+
+    monkeypatch.setattr(loop_module, "save_talker", full)
+    with pytest.raises(TalkerError, match="disk is full"):
+        train_stage(talker, WHOLE, rows)
+    monkeypatch.undo()
+    assert load_talker(tmp_path / "t").config.history == []
+    train_stage(load_talker(tmp_path / "t"), WHOLE, rows)
+    assert_same_run(tmp_path / "t", straight)
