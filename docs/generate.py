@@ -70,6 +70,8 @@ def default_text(field: pydantic.fields.FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, pydantic.BaseModel):
         return "see below"
+    if value == "":
+        return "empty"
     return "`null`" if value is None else f"`{value}`"
 
 

@@ -11,7 +11,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
@@ -56,16 +56,13 @@ def draw_line(path: Path) -> None:
         ((89, bottom), (95, bottom)),
     ):
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=14, color=INK, lw=1.4))
-    back = {"arrowstyle": "-|>", "mutation_scale": 14, "color": "#c0392b", "lw": 1.6, "ls": "--"}
-    axes.add_patch(FancyArrowPatch((82, bottom - 4), (24, bottom - 4), connectionstyle="arc3,rad=-0.06", **back))
-    axes.text(55, 1.0, back_note, ha="center", color="#c0392b")
-    axes.text(
-        1,
-        41.5,
-        "grey edge: pretrained, frozen after attach      dark edge: new, trained by stages",
-        color=INK,
-        fontsize=9,
-    )
+    red = "#c0392b"
+    arc = FancyArrowPatch((82, bottom - 4), (24, bottom - 4), connectionstyle="arc3,rad=-0.06", arrowstyle="-|>")
+    arc.set(mutation_scale=14, color=red, linewidth=1.6, linestyle="--")
+    axes.add_patch(arc)
+    axes.text(55, 1.0, "the sampled column (S tokens) is the next input: the only way back", ha="center", color=red)
+    edges = "grey edge: pretrained, frozen after attach      dark edge: new, trained by stages"
+    axes.text(1, 41.5, edges, color=INK, fontsize=9)
     _save(figure, path)
 
 
@@ -90,11 +87,9 @@ def draw_stages(path: Path) -> None:
         for column, part in enumerate(parts):
             moves = part in stage.train
             colour = AUDIO if moves else PAD
-            axes.add_patch(plt.Rectangle((column, y), 0.95, 0.9, facecolor=colour, edgecolor="white"))
+            axes.add_patch(Rectangle((column, y), 0.95, 0.9, facecolor=colour, edgecolor="white"))
             label, ink = ("trains", INK) if moves else ("frozen", "#8a8a8a")
-            axes.text(
-                column + 0.47, y + 0.45, label, ha="center", va="center", fontsize=8, color=INK if moves else "#8a8a8a"
-            )
+            axes.text(column + 0.47, y + 0.45, label, ha="center", va="center", fontsize=8, color=ink)
         axes.text(len(parts) + 0.1, y + 0.45, " ".join(stage.tasks), va="center", fontsize=8, color=INK)
     for column, part in enumerate(parts):
         axes.text(

@@ -16,7 +16,7 @@ from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mea
 from anytalk.model.config import StageRecord, read_config
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry, default_registry
-from anytalk.train.config import Recipe, StageConfig, find_recipe, override_stages
+from anytalk.train.config import Recipe, StageConfig, find_recipe, override_stages, stages_to_do
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts import Row
@@ -47,9 +47,7 @@ def command(
     chosen = choose_stages(find_recipe(recipe, registry), stage, assignments)
     if not Path(data).is_file():
         raise DataError(f"manifest '{data}' doesn't exist", "give the path of a .jsonl file: --data FILE")
-    finished = [] if restart else [record.name for record in config.history]
-    todo = [s for s in chosen.stages if s.name not in finished]
-    if not todo:
+    if not stages_to_do(chosen, [record.name for record in config.history], folder, restart):
         say(f"nothing to do: {', '.join(s.name for s in chosen.stages)} finished before. --restart trains again.")
         return
     with err.status("loading torch and the talker ..."):
@@ -66,7 +64,7 @@ def command(
             )
         except KeyboardInterrupt:
             display.close()
-            how = "the same command begins again, because of --restart" if restart else "resume with the same command"
+            how = "resume with the same command, without --restart" if restart else "resume with the same command"
             note(f"interrupted; finished steps are saved: {how}")
             raise typer.Exit(130) from None
     _summary(folder, records)

@@ -86,7 +86,7 @@ def _check(row: Row, task: Task) -> None:
         "question_audio": task.speech_in,
         "answer_audio": task.audio_out,
         "answer_text": task.answer == "answer" or task.audio_out,
-        "question_text": not task.speech_in and task.answer == "answer" or task.speech_in and task.answer == "question",
+        "question_text": (not task.speech_in and task.answer == "answer") or (task.speech_in and task.answer == "question"),
     }
     for field, is_needed in needed.items():
         if is_needed and getattr(row, field) is None:

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 from pydantic import Field
 
+from anytalk import plugins
 from anytalk.errors import DataError, did_you_mean
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import DataSource, Row
 
 FIELDS = ("question_text", "question_audio", "answer_text", "answer_audio", "speaker")
@@ -25,7 +26,7 @@ class JsonlSource(DataSource):
 
     licence = "of the data"
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Options of the source."""
 
         path: str = Field(description="The manifest.")

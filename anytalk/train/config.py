@@ -87,6 +87,24 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
         raise ConfigError(explain_validation(error, f"recipe '{name}' is not well-formed"), "see docs/configuration.md") from None
 
 
+def checkpoint_folder(talker: Path, stage: str) -> Path:
+    """Where a stage keeps its checkpoint inside a talker folder."""
+    return talker / "history" / f"{stage}.checkpoint"
+
+
+def stages_to_do(recipe: Recipe, finished: Sequence[str], talker: Path, restart: bool = False) -> list[StageConfig]:
+    """The stages that are still to be trained.
+
+    A finished stage that has a checkpoint is a restart that was interrupted: it and all behind it are trained again.
+    """
+    stages = recipe.stages
+    if restart:
+        return list(stages)
+    restarted = [i for i, s in enumerate(stages) if s.name in finished and checkpoint_folder(talker, s.name).is_dir()]
+    first = restarted[0] if restarted else len(stages)
+    return [stage for i, stage in enumerate(stages) if i >= first or stage.name not in finished]
+
+
 def override_stages(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     """Apply ``STAGE.field=value`` assignments (values are YAML); the stage ``all`` means each one.
 

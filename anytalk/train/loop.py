@@ -26,7 +26,7 @@ from anytalk.model.config import StageRecord
 from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.contracts import Row
 from anytalk.train.checkpoint import Progress, load_checkpoint, remove_checkpoint, save_checkpoint
-from anytalk.train.config import Recipe, StageConfig
+from anytalk.train.config import Recipe, StageConfig, checkpoint_folder, stages_to_do
 from anytalk.train.curves import draw_curve
 from anytalk.train.freeze import PartReport, apply_freeze
 from anytalk.train.losses import LossWeights, batch_loss
@@ -72,8 +72,8 @@ def train_recipe(
         precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
         watcher: Who is told.
     """
-    finished = [] if restart else [record.name for record in talker.config.history]
-    todo = [stage for stage in recipe.stages if stage.name not in finished]
+    finished = [record.name for record in talker.config.history]
+    todo = stages_to_do(recipe, finished, _saved_folder(talker), restart)
     return [train_stage(talker, s, rows, restart=restart, precision=precision, watcher=watcher) for s in todo]
 
 
@@ -103,16 +103,20 @@ def train_stage(
         DataError: a row without what a task needs.
         KeyboardInterrupt: after a checkpoint was written.
     """
-    if talker.folder is None:
-        raise TalkerError("a talker must be saved before it is trained", "attach it to a folder first")
     watcher = watcher or Watcher()
-    run = _StageRun(talker, talker.folder, stage, rows, precision, watcher)
+    run = _StageRun(talker, _saved_folder(talker), stage, rows, precision, watcher)
     if restart:
         remove_checkpoint(run.checkpoint)
     return run.go(stop_after)
 
 
 _TABLES = ("audio_embeddings.", "special_tokens.")
+
+
+def _saved_folder(talker: Talker) -> Path:
+    if talker.folder is None:
+        raise TalkerError("a talker must be saved before it is trained", "attach it to a folder first")
+    return talker.folder
 
 
 class StopTrainingError(KeyboardInterrupt):
@@ -127,7 +131,7 @@ class _StageRun:
     ) -> None:
         self.talker, self.folder, self.stage, self.watcher = talker, folder, stage, watcher
         self.hook = talker.registry.plugins.manager.hook
-        self.checkpoint = folder / "history" / f"{stage.name}.checkpoint"
+        self.checkpoint = checkpoint_folder(folder, stage.name)
         report = apply_freeze(talker.model, stage.train)
         watcher.plan(stage, report)
         counts = {r.name: {"trainable": r.trainable, "total": r.total} for r in report}
@@ -302,7 +306,7 @@ def _optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
 def _tensorboard(folder: Path, log: Sequence[dict[str, float]]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         for entry in log:
             for name, value in entry.items():
                 if name != "step":
