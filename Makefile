@@ -19,12 +19,12 @@ check: $(VENV)/.dev-ready
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p anytalk -p anytalk_backbones -p anytalk_adapters
 	@$(BIN)/python -m docs.generate --check
-	@$(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
 	@$(BIN)/python -m pytest
 
 docs: $(VENV)/.dev-ready
 	@$(BIN)/python -m docs.generate
-	@$(BIN)/mkdocs build --strict --site-dir site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
 # torch first, from the pinned constraints: a range alone could drag in a build of another release.
 $(VENV)/.torch-ready: constraints.txt

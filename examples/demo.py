@@ -1,4 +1,4 @@
-"""The main job on real weights, in minutes on two CPU cores: attach, voice a data set, train, talk. `make demo` runs it.
+"""The main job on real weights, in minutes on two CPU cores: attach, voice a data set, train, talk (`make demo`).
 
 Each step is a command that you could type; it is printed before it runs.
 """

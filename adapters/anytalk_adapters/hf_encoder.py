@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModel
 
+from anytalk import plugins
 from anytalk.errors import AudioError, WeightsError
 from anytalk.grid.audio import MIN_DURATION_S
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
 from anytalk.plugins.sources import resolve
 
@@ -35,7 +36,7 @@ class HFEncoder(SpeechEncoder):
         extractor: Its feature extractor.
     """
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Which model."""
 
         model: str = Field(description="Hub id or folder of a transformers audio model with its feature extractor.")

@@ -19,7 +19,9 @@ def register_input_adapters() -> list[Component]:
     return [
         Component("mlp", "anytalk_adapters.input_adapters:MlpAdapter", "two-layer MLP (the paper)"),
         Component("swiglu", "anytalk_adapters.input_adapters:SwigluAdapter", "gated MLP (released Mini-Omni)"),
-        Component("stack", "anytalk_adapters.input_adapters:StackAdapter", "stack frames, then an MLP: shorter prompts"),
+        Component(
+            "stack", "anytalk_adapters.input_adapters:StackAdapter", "stack frames, then an MLP: shorter prompts"
+        ),
     ]
 
 
@@ -27,7 +29,9 @@ def register_input_adapters() -> list[Component]:
 def register_output_adapters() -> list[Component]:
     """Backbone states to what the audio heads read."""
     return [
-        Component("blocks", "anytalk_adapters.output_adapters:BlocksAdapter", "blocks of the backbone's own kind (the paper)"),
+        Component(
+            "blocks", "anytalk_adapters.output_adapters:BlocksAdapter", "blocks of the backbone's own kind (the paper)"
+        ),
         Component("none", "anytalk_adapters.output_adapters:NoAdapter", "nothing in between (released Mini-Omni)"),
     ]
 
@@ -46,7 +50,9 @@ def register_codecs() -> list[Component]:
     """Mouths."""
     return [
         Component("snac", "anytalk_adapters.snac_codec:SnacCodec", "SNAC: 24 kHz, 7 codes per frame (the reference)"),
-        Component("spectral", "anytalk_adapters.spectral_codec:SpectralCodec", "SNAC's quantiser, spectral decoder: CPU"),
+        Component(
+            "spectral", "anytalk_adapters.spectral_codec:SpectralCodec", "SNAC's quantiser, spectral decoder: CPU"
+        ),
         Component("tiny", "anytalk_adapters.tiny_codec:TinyCodec", "deterministic tones, for tests"),
     ]
 
@@ -63,7 +69,9 @@ def register_synthesizers() -> list[Component]:
 @hookimpl
 def register_transcribers() -> list[Component]:
     """Judges."""
-    return [Component("whisper", "anytalk_adapters.whisper_transcriber:WhisperTranscriber", "OpenAI Whisper, whole model")]
+    return [
+        Component("whisper", "anytalk_adapters.whisper_transcriber:WhisperTranscriber", "OpenAI Whisper, whole model")
+    ]
 
 
 @hookimpl

@@ -14,10 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.grid import snac_order
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
@@ -47,7 +48,7 @@ class SnacCodec(Codec):
 
     licence = "MIT"
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Which SNAC, and how its noise and its stream behave."""
 
         model: str = pydantic.Field(

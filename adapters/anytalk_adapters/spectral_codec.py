@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.grid import snac_order
 from anytalk.plugins.codec_stream import check_codes, pad_to_frames
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk_adapters.spectral_layers import KERNEL, ChannelNorm, ConvNeXtBlock, LogMel, overlap_add
@@ -207,7 +208,7 @@ class SpectralCodec(Codec):
 
     licence = "MIT"
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Which weights."""
 
         model: str = pydantic.Field(

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pydantic
 
+from anytalk import plugins
 from anytalk.errors import AudioError, ConfigError, PluginError, UnknownNameError, WeightsError, did_you_mean
 from anytalk.grid.audio import resample
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Synthesizer
 from anytalk.plugins.sources import resolve
 
@@ -62,7 +63,7 @@ class PiperSynthesizer(Synthesizer):
 
     licence = "GPL-3.0-or-later"
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Which voice file."""
 
         voice_file: str = pydantic.Field(
@@ -152,7 +153,7 @@ class EspeakSynthesizer(Synthesizer):
     licence = "GPL-3.0-or-later"
     sample_rate_hz = 22_050
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Where the program is, and which voices it offers."""
 
         program: str = pydantic.Field("espeak-ng", description="Name or path of the program.")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anytalk import plugins
 from anytalk.errors import ConfigError
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 
 __all__ = ["TinyCodec"]
@@ -39,7 +40,7 @@ class TinyCodec(Codec):
     licence = "MIT"
     context_frames = (0, 0)
 
-    class Options(Options):
+    class Options(plugins.Options):
         """What a tiny codec is like."""
 
         num_streams: int = pydantic.Field(3, ge=1, description="K, rectangular streams of codes.")

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from anytalk import plugins
 from anytalk.errors import AudioError
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder
 
 __all__ = ["TinyEncoder", "mel_filters"]
@@ -41,7 +42,7 @@ class TinyEncoder(SpeechEncoder):
     window: Tensor
     filters: Tensor
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Size and seed."""
 
         width: int = Field(default=16, gt=0, description="Numbers per feature frame (E).")

@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, SAMPLE_RATE, log_mel_spectrogram
 
+from anytalk import plugins
 from anytalk.errors import AudioError
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
 from anytalk_adapters.whisper_weights import load_whisper
 
@@ -51,7 +52,7 @@ class WhisperEncoder(SpeechEncoder):
 
     licence = "MIT"
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Which Whisper, and how long it listens."""
 
         model: str = Field(

@@ -11,9 +11,10 @@ from whisper.audio import SAMPLE_RATE
 from whisper.model import Whisper
 from whisper.tokenizer import LANGUAGES, get_tokenizer
 
+from anytalk import plugins
 from anytalk.errors import AudioError, ConfigError, did_you_mean
 from anytalk.grid.audio import SILENCE_PEAK, resample
-from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Transcriber
 from anytalk_adapters.whisper_weights import load_whisper
 
@@ -35,7 +36,7 @@ class WhisperTranscriber(Transcriber):
 
     licence = "MIT"
 
-    class Options(Options):
+    class Options(plugins.Options):
         """Which Whisper judges, and in which language."""
 
         model: str = Field(

@@ -55,7 +55,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> l
 
 
 def batch_tasks(seed: int, step: int, batch_size: int, weights: Sequence[float]) -> list[int]:
-    """Which task each row of a step's batch gets, drawn by weight (mixed within the batch, as the paper's authors do)."""
+    """Which task each row of a step's batch gets, drawn by weight: tasks are mixed within a batch."""
     probabilities = np.asarray(weights, dtype=np.float64)
     generator = np.random.default_rng((seed, 7919, step))
     return [int(t) for t in generator.choice(len(weights), size=batch_size, p=probabilities / probabilities.sum())]

@@ -41,7 +41,12 @@ class Example:
 
 @torch.no_grad()
 def make_examples(
-    talker: Talker, rows: Iterable[Row], tasks: Iterable[Task], *, keep_waves: bool = False, progress: Progress | None = None
+    talker: Talker,
+    rows: Iterable[Row],
+    tasks: Iterable[Task],
+    *,
+    keep_waves: bool = False,
+    progress: Progress | None = None,
 ) -> list[Example]:
     """Encode what the tasks need of every row.
 
@@ -64,7 +69,8 @@ def make_examples(
     if needs_question and talker.model.encoder is None:
         spoken = ", ".join(task.name for task in tasks if task.speech_in)
         raise ConfigError(
-            f"this talker has no ears; the tasks {spoken} need them", "attach it with a speech encoder, or leave them out"
+            f"this talker has no ears; the tasks {spoken} need them",
+            "attach it with a speech encoder, or leave them out",
         )
     examples = []
     for done, row in enumerate(rows, start=1):
@@ -73,7 +79,8 @@ def make_examples(
         voices = talker.config.speakers
         if voices and row.speaker is not None and row.speaker not in voices:
             raise DataError(
-                f"{row.id}: unknown speaker '{row.speaker}'{did_you_mean(row.speaker, voices)}", f"voices: {', '.join(voices)}"
+                f"{row.id}: unknown speaker '{row.speaker}'{did_you_mean(row.speaker, voices)}",
+                f"voices: {', '.join(voices)}",
             )
         examples.append(_example(talker, row, needs_question, speaks, keep_waves))
         if progress is not None:
@@ -86,11 +93,14 @@ def _check(row: Row, task: Task) -> None:
         "question_audio": task.speech_in,
         "answer_audio": task.audio_out,
         "answer_text": task.answer == "answer" or task.audio_out,
-        "question_text": (not task.speech_in and task.answer == "answer") or (task.speech_in and task.answer == "question"),
+        "question_text": (not task.speech_in and task.answer == "answer")
+        or (task.speech_in and task.answer == "question"),
     }
     for field, is_needed in needed.items():
         if is_needed and getattr(row, field) is None:
-            raise DataError(f"{row.id}: task {task.name} needs '{field}'", "add it, or leave that task out of the stage")
+            raise DataError(
+                f"{row.id}: task {task.name} needs '{field}'", "add it, or leave that task out of the stage"
+            )
 
 
 def _example(talker: Talker, row: Row, needs_question: bool, speaks: bool, keep_waves: bool) -> Example:

@@ -58,10 +58,14 @@ class JsonlSource(DataSource):
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}", "write one JSON object per line") from None
         if not isinstance(data, dict):
-            raise DataError(f"{where} is a JSON {type(data).__name__}; an object is expected", f"fields: {', '.join(FIELDS)}")
+            raise DataError(
+                f"{where} is a JSON {type(data).__name__}; an object is expected", f"fields: {', '.join(FIELDS)}"
+            )
         for key, value in data.items():
             if key not in FIELDS:
-                raise DataError(f"{where}: unknown field '{key}'{did_you_mean(key, list(FIELDS))}", f"fields: {', '.join(FIELDS)}")
+                raise DataError(
+                    f"{where}: unknown field '{key}'{did_you_mean(key, list(FIELDS))}", f"fields: {', '.join(FIELDS)}"
+                )
             if value is not None and not isinstance(value, str):
                 raise DataError(f"{where}: field '{key}' is a {type(value).__name__}; text is expected", "quote it")
         return Row(

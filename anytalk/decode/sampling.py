@@ -37,7 +37,9 @@ class SamplingOptions:
             ("repetition_window", self.repetition_window >= 0, "0 or more"),
         ):
             if not good:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}", f"change --{name.replace('_', '-')}")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; expected {expected}", f"change --{name.replace('_', '-')}"
+                )
 
 
 GREEDY = SamplingOptions()

@@ -27,7 +27,7 @@ def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: s
     wave = np.pad(wave, (0, max(0, window - len(wave))))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
-    *_, image = axes.specgram(
+    power, _, _, image = axes.specgram(
         # A floor of noise far below hearing keeps digital silence from being log(0).
         wave + 1e-7 * np.random.default_rng(0).standard_normal(len(wave)),
         NFFT=window,
@@ -37,7 +37,7 @@ def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: s
         pad_to=1024,
         cmap="magma",
     )
-    top = image.get_array().max()
+    top = 10 * float(np.log10(power.max()))
     image.set_clim(top - _RANGE_DB, top)
     axes.set(title=title, xlabel="seconds", ylabel="Hz")
     figure.colorbar(image, ax=axes, label="dB")

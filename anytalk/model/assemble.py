@@ -41,8 +41,8 @@ def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = 
     have, want = (codec.num_streams, codec.codebook_size), (config.grid.codec_streams, config.grid.codebook_size)
     if want[0] and have != want:
         raise ConfigError(
-            f"codec '{config.codec.name}' has {have[0]} streams of {have[1]} codes; the talker was made for {want[0]} of "
-            f"{want[1]}",
+            f"codec '{config.codec.name}' has {have[0]} streams of {have[1]} codes; the talker was made for "
+            f"{want[0]} of {want[1]}",
             "use the codec that the talker was attached with, or attach again",
         )
     return codec
@@ -87,9 +87,7 @@ def assemble(
         context = replace(context, encoder_width=encoder.width)
 
     layout = config.grid.layout(backbone.text_vocab_size, backbone.tokenizer.eos_id)
-    context = replace(
-        context, num_streams=layout.num_audio_streams, stream_vocab_size=layout.stream_vocab_size
-    )
+    context = replace(context, num_streams=layout.num_audio_streams, stream_vocab_size=layout.stream_vocab_size)
 
     def seeded(part: str, make: Callable[[], T]) -> T:
         with part_seed(config.seed, part):
@@ -106,7 +104,9 @@ def assemble(
         input_adapter=None
         if input_ref is None
         else seeded("input_adapter", lambda: registry.build("input adapter", input_ref, context)),
-        output_adapter=seeded("output_adapter", lambda: registry.build("output adapter", config.output_adapter, context)),
+        output_adapter=seeded(
+            "output_adapter", lambda: registry.build("output adapter", config.output_adapter, context)
+        ),
         heads=seeded("heads", lambda: registry.build("heads", config.heads, context)),
         # K rows are summed: this keeps an audio column about as large as a text column.
         audio_embeddings=seeded(

@@ -121,7 +121,9 @@ def check_vacant(out: Path, overwrite: bool) -> None:
     """
     is_talker = (out / CONFIG_FILE).is_file()
     if out.exists() and not (overwrite and is_talker) and any(out.iterdir() if out.is_dir() else [out]):
-        raise TalkerError(f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_talker else ""))
+        raise TalkerError(
+            f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_talker else "")
+        )
 
 
 @contextmanager

@@ -35,7 +35,8 @@ def model_card(config: TalkerConfig, name: str) -> str:
     else:
         lines += ["| stage | trained parts | steps | loss first | loss last | seconds |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| {s.name} | {', '.join(s.trained)} | {s.steps} | {s.loss_first:.3f} | {s.loss_last:.3f} | {s.seconds:.0f} |"
+            f"| {s.name} | {', '.join(s.trained)} | {s.steps} | {s.loss_first:.3f} | {s.loss_last:.3f} | "
+            f"{s.seconds:.0f} |"
             for s in config.history
         ]
         lines += [f"\n![loss of {s.name}]({s.curve})" for s in config.history if s.curve]

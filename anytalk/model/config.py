@@ -33,7 +33,9 @@ class GridConfig(_Model):
         description="How the streams become one embedding: 'sum' keeps text-only prompts exactly the base model's "
         "(pads are zero); 'mean' is the paper's.",
     )
-    prompt: Literal["chat", "raw"] = Field("chat", description="'chat': the backbone's template; 'raw': the original's.")
+    prompt: Literal["chat", "raw"] = Field(
+        "chat", description="'chat': the backbone's template; 'raw': the original's."
+    )
     system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
     end_of_text: Literal["eos", "eot"] = Field(
         "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
@@ -124,7 +126,9 @@ def parse_config(data: dict[str, Any], name: str) -> TalkerConfig:
     try:
         return TalkerConfig.model_validate(data)
     except pydantic.ValidationError as error:
-        raise ConfigError(explain_validation(error, f"'{name}' is not well-formed"), "see docs/configuration.md") from None
+        raise ConfigError(
+            explain_validation(error, f"'{name}' is not well-formed"), "see docs/configuration.md"
+        ) from None
 
 
 def read_config(folder: Path) -> TalkerConfig:
@@ -141,7 +145,9 @@ def read_config(folder: Path) -> TalkerConfig:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TalkerError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "restore the file") from None
+        raise TalkerError(
+            f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "restore the file"
+        ) from None
     if not isinstance(data, dict):
         raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or attach again")
     version = data.get("format_version", FORMAT_VERSION)

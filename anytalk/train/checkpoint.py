@@ -99,7 +99,9 @@ def load_checkpoint(
         progress = Progress(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
         tensors = safetensors.torch.load_file(str(folder / _TENSORS))
     except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise TalkerError(f"checkpoint '{folder}' is damaged: {error}", f"remove it to start the stage anew: {folder}") from None
+        raise TalkerError(
+            f"checkpoint '{folder}' is damaged: {error}", f"remove it to start the stage anew: {folder}"
+        ) from None
     if progress.stage != stage:
         changed = sorted(k for k in stage.keys() | progress.stage.keys() if stage.get(k) != progress.stage.get(k))
         raise TalkerError(

@@ -84,7 +84,9 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except pydantic.ValidationError as error:
-        raise ConfigError(explain_validation(error, f"recipe '{name}' is not well-formed"), "see docs/configuration.md") from None
+        raise ConfigError(
+            explain_validation(error, f"recipe '{name}' is not well-formed"), "see docs/configuration.md"
+        ) from None
 
 
 def checkpoint_folder(talker: Path, stage: str) -> Path:

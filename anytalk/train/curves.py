@@ -22,7 +22,9 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry]
         is_stream = name.startswith("audio") and name != "audio"
-        axes.plot(*zip(*points, strict=True), label=name, linewidth=0.7 if is_stream else 2.2, alpha=0.6 if is_stream else 1)
+        axes.plot(
+            *zip(*points, strict=True), label=name, linewidth=0.7 if is_stream else 2.2, alpha=0.6 if is_stream else 1
+        )
     axes.set(title=title, xlabel="optimizer step", ylabel="cross-entropy (nats per token)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -34,7 +34,9 @@ def apply_freeze(model: TalkModel, train: Iterable[str]) -> list[PartReport]:
         raise ConfigError("a stage trains no part", f"name some of: {', '.join(parts)}")
     for name in sorted(wanted):
         if name not in PART_NAMES:
-            raise ConfigError(f"unknown part '{name}'{did_you_mean(name, list(PART_NAMES))}", f"parts: {', '.join(PART_NAMES)}")
+            raise ConfigError(
+                f"unknown part '{name}'{did_you_mean(name, list(PART_NAMES))}", f"parts: {', '.join(PART_NAMES)}"
+            )
         if name not in parts or not _count(parts[name]):
             raise ConfigError(f"this talker's part '{name}' has nothing to train", f"it has: {', '.join(parts)}")
     report = []

@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from anytalk.data.batches import batch_indices, batch_tasks, collate
-from anytalk.data.examples import Example, Progress as DataProgress, make_examples, make_grid
+from anytalk.data.examples import Example, make_examples, make_grid
+from anytalk.data.examples import Progress as DataProgress
 from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.prompts import TrainingGrid
 from anytalk.grid.tasks import Task
@@ -140,7 +141,7 @@ class _StageRun:
         streams = talker.model.layout.num_audio_streams
         if stage.stream_weights is not None and len(stage.stream_weights) != streams:
             raise ConfigError(
-                f"stage '{stage.name}' has {len(stage.stream_weights)} stream_weights; the talker has {streams} streams",
+                f"stage '{stage.name}' has {len(stage.stream_weights)} stream_weights, the talker {streams} streams",
                 "give one weight per stream, or leave stream_weights out",
             )
         # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
@@ -190,7 +191,11 @@ class _StageRun:
         """One optimizer step; returns its metrics."""
         stage = self.stage
         rate = learning_rate(
-            step, steps=stage.steps, peak=stage.learning_rate, floor=stage.learning_rate_floor, warmup=stage.warmup_steps
+            step,
+            steps=stage.steps,
+            peak=stage.learning_rate,
+            floor=stage.learning_rate_floor,
+            warmup=stage.warmup_steps,
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -203,7 +208,8 @@ class _StageRun:
                 loss, metrics = batch_loss(self.accelerator.unwrap_model(model), batch, self.weights)
             if not torch.isfinite(loss):
                 raise ConfigError(
-                    f"the loss of stage '{stage.name}' is {metrics['loss']} at step {step + 1}", "lower learning_rate, or use fp32"
+                    f"the loss of stage '{stage.name}' is {metrics['loss']} at step {step + 1}",
+                    "lower learning_rate, or use fp32",
                 )
             if loss.requires_grad:
                 self.accelerator.backward(loss / stage.accumulate)
@@ -223,7 +229,8 @@ class _StageRun:
         if len(self.idle_tasks) == len(self.tasks):
             stage = self.stage
             raise ConfigError(
-                f"stage '{stage.name}' trains {', '.join(stage.train)}; its tasks {', '.join(stage.tasks)} don't use that",
+                f"stage '{stage.name}' trains {', '.join(stage.train)}, but no task of it uses that "
+                f"(tasks: {', '.join(stage.tasks)})",
                 "add a task that they take part in, or train other parts",
             )
 
@@ -310,7 +317,7 @@ def _tensorboard(folder: Path, log: Sequence[dict[str, float]]) -> None:
         for entry in log:
             for name, value in entry.items():
                 if name != "step":
-                    writer.add_scalar(name, value, int(entry["step"]))  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, int(entry["step"]))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
-from anytalk.plugins import Options as PartOptions
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
 from anytalk.plugins.sources import resolve
 from anytalk_backbones.loading import load_causal_lm, quiet_transformers, write_licence
@@ -85,7 +85,7 @@ class CausalLMBackbone(Backbone):
     lm: Any
     tokenizer: HFTokenizer
 
-    class Options(PartOptions):
+    class Options(plugins.Options):
         """Which model."""
 
         model: str = Field(description="Hub id, local folder, .gguf file, or package:NAME/PATH.")

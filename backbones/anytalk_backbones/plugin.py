@@ -8,7 +8,11 @@ def register_backbones() -> list[Component]:
     """Qwen2 (the reference), Llama, any Hugging Face causal LM, and a tiny one for tests."""
     return [
         Component("qwen2", "anytalk_backbones.qwen2:Qwen2Backbone", "Qwen2 and Qwen2.5: the paper's backbone"),
-        Component("llama", "anytalk_backbones.llama:LlamaBackbone", "Llama 3, SmolLM2 ...: safetensors folders and GGUF"),
+        Component(
+            "llama", "anytalk_backbones.llama:LlamaBackbone", "Llama 3, SmolLM2 ...: safetensors folders and GGUF"
+        ),
         Component("hf", "anytalk_backbones.hf:HFBackbone", "any AutoModelForCausalLM"),
-        Component("tiny", "anytalk_backbones.tiny:TinyBackbone", "a seeded two-layer transformer over bytes, for tests"),
+        Component(
+            "tiny", "anytalk_backbones.tiny:TinyBackbone", "a seeded two-layer transformer over bytes, for tests"
+        ),
     ]

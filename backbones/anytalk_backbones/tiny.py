@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
-from anytalk.plugins import Options as PartOptions
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk_backbones.byte_tokenizer import VOCAB_SIZE, ByteTokenizer
@@ -125,7 +125,7 @@ class TinyBackbone(Backbone):
 
     licence = "MIT"
 
-    class Options(PartOptions):
+    class Options(plugins.Options):
         """Sizes and seed, or a folder that :meth:`TinyBackbone.save_native` wrote."""
 
         width: int = Field(32, ge=4, description="Width D of the states.")
