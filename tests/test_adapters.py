@@ -6,6 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk.errors import ConfigError
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import AudioTables, BackboneStates, Cache, InputAdapter, OutputAdapter
+from anytalk.plugins.registry import default_registry
+from anytalk.plugins.testing.adapters import check_heads, check_input_adapter, check_output_adapter, tiny_context
 from anytalk_adapters.heads import ParallelHeads, SharedHeads
 from anytalk_adapters.input_adapters import (
     MlpAdapter,
@@ -17,14 +25,6 @@ from anytalk_adapters.input_adapters import (
     zero_padding,
 )
 from anytalk_adapters.output_adapters import BlocksAdapter, NoAdapter
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from anytalk.errors import ConfigError
-from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import AudioTables, BackboneStates, Cache, InputAdapter, OutputAdapter
-from anytalk.plugins.registry import default_registry
-from anytalk.plugins.testing.adapters import check_heads, check_input_adapter, check_output_adapter, tiny_context
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from anytalk_backbones.hf import HFBackbone
-from anytalk_backbones.llama import LlamaBackbone
-from anytalk_backbones.loading import quiet_transformers
-from anytalk_backbones.qwen2 import Qwen2Backbone
-from anytalk_backbones.tiny import TinyBackbone
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +15,11 @@ from anytalk.plugins import BuildContext
 from anytalk.plugins.contracts import BackboneStates
 from anytalk.plugins.sources import resolve
 from anytalk.plugins.testing.backbone import check_backbone, check_cache, check_causality
+from anytalk_backbones.hf import HFBackbone
+from anytalk_backbones.llama import LlamaBackbone
+from anytalk_backbones.loading import quiet_transformers
+from anytalk_backbones.qwen2 import Qwen2Backbone
+from anytalk_backbones.tiny import TinyBackbone
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from anytalk_adapters.tiny_codec import TinyCodec, cosine_basis
 
 from anytalk.errors import AudioError, ConfigError
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.testing.codec import check_codec
+from anytalk_adapters.tiny_codec import TinyCodec, cosine_basis
 
 
 def tiny(**options: int) -> TinyCodec:

