@@ -69,7 +69,7 @@ def main() -> None:
 
     heading("5. What an independent recogniser (Whisper base, which had no part in the training) hears")
     heard = anytalk("transcribe", answer, capture=True)
-    console.print(f"  the model's text   {said}\n  Whisper hears      {heard}")
+    console.print(f"  the model's text   {said}\n  Whisper hears      {heard}", soft_wrap=True)
     console.print(f"  word error rate    {word_error_rate([said], [heard]).wer:.0%}")
 
     heading("6. To be honest: a sentence that was not in the training set")
@@ -100,7 +100,7 @@ def anytalk(*arguments: object, capture: bool = False) -> str:
 
 def heading(text: str) -> None:
     """A numbered heading."""
-    console.print(f"\n[bold]{text}[/]\n")
+    console.print(f"\n[bold]{text}[/]\n", soft_wrap=True)
 
 
 def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> None:
@@ -115,20 +115,24 @@ def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> N
     console.print(f"  answer             {answer}\n  spectrogram        {spectrogram}", soft_wrap=True)
     for stage in config.history:
         console.print(
-            f"  stage {stage.name:<12} loss {stage.loss_first:.2f} -> {stage.loss_last:.2f} in {stage.seconds:.0f} s, "
-            f"curve {talker / str(stage.curve)}",
+            f"  stage {stage.name:<12} {', '.join(stage.trained)}: loss {stage.loss_first:.2f} -> {stage.loss_last:.2f} "
+            f"in {stage.seconds:.0f} s\n  {'':<18} curve {talker / str(stage.curve)}",
             soft_wrap=True,
         )
     console.print(
         f"""
-  What a few minutes of training can do: the talker hears about {answers} questions, also in voices it never heard, and
-  speaks the {answers} answers it was trained on, word for word as its language model writes them. The language model is
-  untouched: by text it still answers everything bit for bit as before.
-  What they can't: pronounce sentences it was never trained on (see 6.), hear other questions reliably, or sound
-  better than a 0.8 kbit/s codec for one synthetic voice. That takes hours of speech: see docs/quickstart.md.
+  What a few minutes of training can do: the talker hears {answers} questions,
+  often in voices it never heard too, and speaks the {answers} answers that it was
+  trained on, in its language model's own words. The language model itself is
+  untouched: typed questions get the same text answers as before, bit for bit.
+
+  What they can't: pronounce other sentences (see 6.), hear other questions, hear
+  every voice, never stumble over a word, or sound better than a codec of 0.8
+  kbit/s for one synthetic voice. That takes hours of speech: docs/quickstart.md.
 
   Talk to it:  .venv/bin/anytalk talk {talker} --interactive
-  All of it took {(time.perf_counter() - began) / 60:.1f} minutes."""
+  All of it took {(time.perf_counter() - began) / 60:.1f} minutes.""",
+        soft_wrap=True,
     )
 
 

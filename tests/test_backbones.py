@@ -382,3 +382,18 @@ def test_recurrent_models_are_refused() -> None:
     lm.config.layer_types = ["linear_attention"] * 3
     with pytest.raises(WeightsError, match="linear_attention"):
         HFBackbone(lm, make_tokenizer())
+
+
+@pytest.mark.parametrize(("architecture", "expected"), [("llama", "llama"), ("qwen2", "qwen2"), ("phi3", "hf")])
+def test_attach_chooses_by_the_architecture_of_a_gguf_file(tmp_path, architecture: str, expected: str) -> None:
+    from gguf import GGUFWriter
+
+    from anytalk.model.attach import choose_backbone
+    from anytalk.plugins.registry import default_registry
+    from anytalk.plugins.sources import resolve
+
+    writer = GGUFWriter(tmp_path / "model.gguf", architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert choose_backbone(resolve(str(tmp_path / "model.gguf")), default_registry()) == expected

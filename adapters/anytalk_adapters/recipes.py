@@ -77,7 +77,7 @@ DEMO: dict[str, Any] = {
             "name": "speak",
             "train": ["output_adapter", "heads", "audio_embeddings"],
             "tasks": {"A1A2": 2.0, "T1A2": 1.0},
-            "steps": 120,
+            "steps": 160,
             "batch_size": 8,
             "learning_rate": 2e-3,
             "learning_rate_floor": 5e-5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anytalk.plugins.sources import ModelSource
+from anytalk_backbones import gguf_file
 from anytalk_backbones.causal_lm import CausalLMBackbone
 
 QWEN2_0_5B: dict[str, Any] = {
@@ -27,7 +28,9 @@ class Qwen2Backbone(CausalLMBackbone):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """A folder with model_type qwen2, or a hub id of the Qwen2 family."""
+        """A folder with model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
         if source.is_hub:
             return source.spec.startswith("Qwen/Qwen2") and "VL" not in source.spec and "Audio" not in source.spec
+        if source.suffix == ".gguf":
+            return gguf_file.read_header(source.path).get("general.architecture") == "qwen2"
         return source.hf_config().get("model_type") == "qwen2"
