@@ -116,7 +116,8 @@ def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> N
     for stage in config.history:
         console.print(
             f"  stage {stage.name:<12} {', '.join(stage.trained)}: "
-            f"loss {stage.loss_first:.2f} -> {stage.loss_last:.2f} in {stage.seconds:.0f} s\n  {'':<18} curve {talker / str(stage.curve)}",
+            f"loss {stage.loss_first:.2f} -> {stage.loss_last:.2f} in {stage.seconds:.0f} s\n"
+            f"  {'':<18} curve {talker / str(stage.curve)}",
             soft_wrap=True,
         )
     console.print(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.engine import Answer, DecodeOptions, Generation
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Turn
@@ -150,39 +150,20 @@ class Session:
             given_text=given,
             speaker=speaker_row,
         )
-        stream = talker.codec.new_stream() if task.audio_out else None
-        said, emitted, first_audio_s, num_samples = "", 0, None, 0
-
-        def sound(codes: np.ndarray, last: bool) -> np.ndarray:
-            assert stream is not None
-            tensor = torch.from_numpy(codes)[None].to(talker.device)
-            pieces = [stream.push(tensor)] + ([stream.flush()] if last else [])
-            return torch.cat(pieces, dim=1)[0].cpu().numpy()
-
+        mouth = _Mouth(talker, started) if task.audio_out else None
+        said = ""
         for _ in generation:
             delta = _text_delta(tokenizer.decode(generation.answer.text_ids), said)
             if delta:
                 said += delta
                 yield TextDelta(delta)
-            ready = generation.answer.frames_ready
-            if stream is not None and ready - emitted >= self.stride_frames:
-                piece = sound(generation.answer.codes(emitted, ready), last=False)
-                emitted = ready
-                if len(piece):
-                    first_audio_s = first_audio_s or time.perf_counter() - started
-                    num_samples += len(piece)
-                    yield AudioDelta(piece)
+            if mouth is not None and generation.answer.frames_ready - mouth.num_frames >= self.stride_frames:
+                yield from mouth.say(generation.answer)
         whole = tokenizer.decode(generation.answer.text_ids)
         if whole.startswith(said) and whole != said:
             yield TextDelta(whole[len(said) :])
-        if stream is not None:
-            ready = generation.answer.frames_ready
-            piece = sound(generation.answer.codes(emitted, ready), last=True)
-            emitted = max(emitted, ready)
-            if len(piece):
-                first_audio_s = first_audio_s or time.perf_counter() - started
-                num_samples += len(piece)
-                yield AudioDelta(piece)
+        if mouth is not None:
+            yield from mouth.say(generation.answer, is_last=True)
         if task.answer == "answer":
             self._turns += [turn, Turn("assistant", whole)]
             self._speech += speech
@@ -190,11 +171,36 @@ class Session:
             text=whole,
             finish_reason=generation.answer.finish_reason or "stop",
             num_columns=max(len(generation.answer.columns), len(generation.answer.text_ids)),
-            num_frames=emitted,
+            num_frames=mouth.num_frames if mouth else 0,
             wall_s=time.perf_counter() - started,
-            first_audio_s=first_audio_s,
-            audio_s=num_samples / talker.codec.sample_rate_hz if stream is not None else 0.0,
+            first_audio_s=mouth.first_audio_s if mouth else None,
+            audio_s=mouth.num_samples / talker.codec.sample_rate_hz if mouth else 0.0,
         )
+
+
+class _Mouth:
+    """Turns the frames of an answer into sound as they become ready, and counts them."""
+
+    def __init__(self, talker: Talker, started: float) -> None:
+        self.stream = talker.codec.new_stream()
+        self.device = talker.device
+        self.started = started
+        self.num_frames = 0
+        self.num_samples = 0
+        self.first_audio_s: float | None = None
+
+    def say(self, answer: Answer, is_last: bool = False) -> Iterator[AudioDelta]:
+        """What is ready and was not said yet; with `is_last` also what the codec holds back."""
+        ready = max(self.num_frames, answer.frames_ready)
+        codes = torch.from_numpy(answer.codes(self.num_frames, ready))[None].to(self.device)
+        self.num_frames = ready
+        pieces = [self.stream.push(codes)] + ([self.stream.flush()] if is_last else [])
+        wave = torch.cat(pieces, dim=1)[0].cpu().numpy()
+        if len(wave):
+            if self.first_audio_s is None:
+                self.first_audio_s = time.perf_counter() - self.started
+            self.num_samples += len(wave)
+            yield AudioDelta(wave)
 
 
 def _task(task: Task | str | None, *, spoken: bool) -> Task:
