@@ -384,3 +384,26 @@ def test_wrong_stages_are_sentences(talker: Talker, tmp_path: Path) -> None:
     with pytest.raises(TalkerError, match="must be saved before"):
         train_stage(talker, stage(), rows)
     assert load_talker(tmp_path / "t").config.history == []
+
+
+def test_a_broken_observer_costs_a_line_and_no_training(talker: Talker, tmp_path: Path) -> None:
+    from anytalk.plugins import hookimpl
+
+    class Broken:
+        calls = 0
+
+        @hookimpl
+        def step_logged(self, step: int) -> None:
+            self.calls += 1
+            raise RuntimeError(f"no disk for step {step}")
+
+    plugins, observer = talker.registry.plugins, Broken()
+    plugins.manager.register(observer, name="broken-logger")
+    try:
+        record = train_stage(talker, stage(steps=3), training_rows(tmp_path, 2))
+        failure = plugins.failures.pop("broken-logger")
+    finally:
+        plugins.manager.unregister(observer)
+    assert record.steps == 3
+    assert observer.calls == 1
+    assert failure == "step_logged: RuntimeError: no disk for step 1"

@@ -56,6 +56,20 @@ class Plugins:
             return
         self.loaded[name] = PluginInfo(name, distribution, version, hooks)
 
+    def tell(self, hook: str, **arguments: object) -> None:
+        """Call every observer of a hook; one that raises is kept in :attr:`failures` and not called again.
+
+        Observers only look: a broken one must not end a training run.
+        """
+        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+            name = implementation.plugin_name
+            if name in self.failures:
+                continue
+            try:
+                implementation.function(*(arguments[argument] for argument in implementation.argnames))
+            except Exception as error:  # foreign code
+                self.failures[name] = f"{hook}: {one_line(error)}"
+
     def _checked_hooks(self, module: ModuleType | object) -> tuple[str, ...]:
         """Names of the hooks that `module` implements; PluginValidationError for one we don't know.
 

@@ -131,12 +131,12 @@ class _StageRun:
         self, talker: Talker, folder: Path, stage: StageConfig, rows: Sequence[Row], precision: str, watcher: Watcher
     ) -> None:
         self.talker, self.folder, self.stage, self.watcher = talker, folder, stage, watcher
-        self.hook = talker.registry.plugins.manager.hook
+        self.tell = talker.registry.plugins.tell
         self.checkpoint = checkpoint_folder(folder, stage.name)
         report = apply_freeze(talker.model, stage.train)
         watcher.plan(stage, report)
         counts = {r.name: {"trainable": r.trainable, "total": r.total} for r in report}
-        self.hook.stage_started(stage=stage.name, report=counts)
+        self.tell("stage_started", stage=stage.name, report=counts)
         self.tasks = [_task(talker, name) for name in stage.tasks]
         streams = talker.model.layout.num_audio_streams
         if stage.stream_weights is not None and len(stage.stream_weights) != streams:
@@ -177,7 +177,7 @@ class _StageRun:
                         log.append({"step": step, **metrics})
                 if is_logged:
                     self.watcher.step(stage, step, metrics)
-                    self.hook.step_logged(stage=stage.name, step=step, metrics=metrics)
+                    self.tell("step_logged", stage=stage.name, step=step, metrics=metrics)
                 if stop_after is not None and step - first >= stop_after and step < stage.steps:
                     raise StopTrainingError
                 if step % stage.checkpoint_every == 0 and step < stage.steps:
@@ -274,7 +274,7 @@ class _StageRun:
         )
         save_talker(talker, self.folder, trained=set(stage.train), record=record)
         remove_checkpoint(self.checkpoint)
-        self.hook.stage_finished(stage=stage.name, folder=self.folder)
+        self.tell("stage_finished", stage=stage.name, folder=self.folder)
         return record
 
 
