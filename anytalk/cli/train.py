@@ -68,6 +68,8 @@ def command(
             note(f"interrupted; finished steps are saved: {how}")
             raise typer.Exit(130) from None
     _summary(folder, records)
+    for name, failure in registry.plugins.failures.items():
+        note(f"plugin '{name}' failed: {failure}")
 
 
 def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str]) -> Recipe:
