@@ -135,11 +135,11 @@ class Session:
         turn = Turn("user", text, speech_columns=speech[0].shape[0] if speech else 0)
         turns, embeds = [*self._turns, turn], [*self._speech, *speech]
         prompt = talker.prompts.prompt(task, turns)
-        prompts = (
-            [prompt, talker.prompts.text_only_row(prompt)] if task.audio_out and options.batch_parallel else [prompt]
-        )
         tokenizer = talker.model.backbone.tokenizer
         given = tokenizer.encode(text or "") if task.answer == "question" and not task.speech_in else None
+        prompts = [prompt]
+        if task.audio_out and options.batch_parallel and given is None:
+            prompts.append(talker.prompts.text_only_row(prompt))
         generation = Generation(
             talker.model,
             talker.config.grid.delay_pattern(),

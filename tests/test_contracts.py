@@ -1,0 +1,53 @@
+"""Every registered component can be imported, fulfils its contract's class, and documents its options."""
+
+from typing import Any
+
+import pytest
+
+from anytalk.grid.tasks import Task
+from anytalk.plugins import contracts
+from anytalk.plugins.registry import default_registry
+from anytalk.plugins.testing import check_options
+from anytalk.train.config import Recipe
+
+CONTRACTS: dict[str, Any] = {
+    "backbone": contracts.Backbone,
+    "speech encoder": contracts.SpeechEncoder,
+    "input adapter": contracts.InputAdapter,
+    "output adapter": contracts.OutputAdapter,
+    "heads": contracts.Heads,
+    "codec": contracts.Codec,
+    "synthesizer": contracts.Synthesizer,
+    "transcriber": contracts.Transcriber,
+    "data source": contracts.DataSource,
+}
+PARTS = [(kind, name) for kind in CONTRACTS for name in default_registry().components(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda value: value.replace(" ", "-"))
+def test_part_fulfils_its_contract(kind: str, name: str) -> None:
+    part = default_registry().load(kind, name)
+    assert issubclass(part, CONTRACTS[kind])
+    assert not part.__abstractmethods__, f"{kind} '{name}' lacks {', '.join(part.__abstractmethods__)}"
+    assert part.__doc__
+    check_options(kind, name)
+
+
+def test_every_kind_has_first_party_parts() -> None:
+    assert {kind for kind, _ in PARTS} == set(CONTRACTS)
+
+
+@pytest.mark.parametrize("name", default_registry().components("task"))
+def test_task_is_named_as_registered(name: str) -> None:
+    task = default_registry().load("task", name)
+    assert isinstance(task, Task)
+    assert task.name == name
+
+
+@pytest.mark.parametrize("name", default_registry().components("recipe"))
+def test_recipe_is_well_formed(name: str) -> None:
+    recipe = Recipe.model_validate(default_registry().load("recipe", name))
+    assert recipe.name == name
+    for stage in recipe.stages:
+        for task in stage.tasks:
+            default_registry().find("task", task)
