@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 import yaml
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _hf_logging
 
@@ -45,9 +47,11 @@ class Loaded:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars, log lines or warnings of transformers; everything is put back afterwards."""
+    """No progress bars, log lines or warnings of transformers and the hub; everything is put back afterwards."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     hf_logging.set_verbosity_error()
+    hub_logging.set_verbosity(logging.ERROR)
     hf_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -55,6 +59,7 @@ def quiet_transformers() -> Iterator[None]:
             yield
     finally:
         hf_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             hf_logging.enable_progress_bar()
 
