@@ -5,6 +5,15 @@ from typing import Any
 _NEW_PARTS = ["input_adapter", "output_adapter", "heads", "audio_embeddings", "special_tokens"]
 _EVERYTHING = [*_NEW_PARTS, "backbone"]
 
+_EPOCH: dict[str, Any] = {
+    "steps": 40_000,
+    "batch_size": 192,
+    "learning_rate_floor": 4e-6,
+    "warmup_steps": 1_500,
+    "checkpoint_every": 1_000,
+}
+"""The paper's "epoch" (section 4.2); the warm-up and the checkpoints are ours."""
+
 PAPER: dict[str, Any] = {
     "name": "paper",
     "stages": [
@@ -13,36 +22,24 @@ PAPER: dict[str, Any] = {
             "name": "alignment",
             "train": _NEW_PARTS,
             "tasks": {"A1T1": 1.0, "T1A1": 1.0},
-            "steps": 40_000,
-            "batch_size": 192,
+            **_EPOCH,
             "learning_rate": 4e-4,
-            "learning_rate_floor": 4e-6,
-            "warmup_steps": 1_500,
-            "checkpoint_every": 1_000,
         },
         # 2. Adaption: the language model learns to answer speech in text, adapters stand still.
         {
             "name": "adaption",
             "train": ["backbone"],
             "tasks": {"A1T1": 1.0, "T1T2": 1.0, "A1T2": 1.0},
-            "steps": 40_000,
-            "batch_size": 192,
+            **_EPOCH,
             "learning_rate": 4e-4,
-            "learning_rate_floor": 4e-6,
-            "warmup_steps": 1_500,
-            "checkpoint_every": 1_000,
         },
         # 3. Multi-modal fine-tuning: everything, on all tasks.
         {
             "name": "multimodal",
             "train": _EVERYTHING,
             "tasks": {"A1A2": 1.0, "A1T2": 1.0, "T1A2": 1.0, "T1T2": 1.0, "A1T1": 1.0},
-            "steps": 40_000,
-            "batch_size": 192,
+            **_EPOCH,
             "learning_rate": 5e-5,
-            "learning_rate_floor": 4e-6,
-            "warmup_steps": 1_500,
-            "checkpoint_every": 1_000,
         },
         # Final annealing on voice questions and answers (paper 4.2).
         {

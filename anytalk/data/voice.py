@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from anytalk.data.manifest import write_manifest
+from anytalk.decode.engine import legal_text
 from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from anytalk.grid.audio import write_wave
 from anytalk.grid.prompts import Turn
@@ -195,11 +196,7 @@ def _answer_ids(talker: Talker, tokens: torch.Tensor, max_tokens: int) -> Iterab
     cache = model.new_cache(rows, tokens.shape[2] + max_tokens, 0)
     for _ in range(max_tokens):
         hidden = model.run(*model.embed(GridBatch(tokens)), cache)
-        logits = model.text_logits(hidden.states.normed[:, -1:])[:, 0]
-        if logits.shape[1] > layout.text_vocab_size:  # of the special tokens, text may only say its end
-            end = logits[:, layout.eot].clone()
-            logits[:, layout.text_vocab_size :] = -torch.inf
-            logits[:, layout.eot] = end
+        logits = legal_text(model.text_logits(hidden.states.normed[:, -1:])[:, 0], layout)
         chosen = logits.argmax(dim=-1)
         going = [place for place, token in enumerate(chosen.tolist()) if token != layout.end_of_text_id]
         for place in going:

@@ -20,6 +20,7 @@ from anytalk.decode.sampling import GREEDY, SamplingOptions, choose
 from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
+from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talk_model import GridBatch, Hidden, TalkCache, TalkModel
 
 
@@ -100,6 +101,14 @@ class Answer:
         if not legal.all():
             codes = _repaired(codes, legal)
         return codes[:, first_frame:]
+
+
+def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
+    """Text logits (R,V+specials) in which the only special token left is eot; (R,V) comes back as it is."""
+    if logits.shape[-1] == layout.text_vocab_size:
+        return logits
+    is_legal = torch.arange(logits.shape[-1], device=logits.device) <= layout.eot
+    return logits.masked_fill(~is_legal, -torch.inf)
 
 
 def _repaired(codes: np.ndarray, legal: np.ndarray) -> np.ndarray:
@@ -215,11 +224,8 @@ class Generation:
             return self.given_text[index] if index < len(self.given_text) else layout.end_of_text_id
         row = self._rows - 1
         logits = self.model.text_logits(hidden.states.normed[row : row + 1, -1:])[:, 0]
-        if self.options.rule == "staircase" and logits.shape[-1] > layout.text_vocab_size:
-            specials = logits[:, layout.text_vocab_size :]
-            end = specials[:, layout.eot - layout.text_vocab_size].clone()
-            specials.fill_(-torch.inf)
-            specials[:, layout.eot - layout.text_vocab_size] = end
+        if self.options.rule == "staircase":
+            logits = legal_text(logits, layout)
         recent = torch.tensor([answer.text_ids], device=logits.device)
         return int(choose(logits, self.options.text, recent, self._generator))
 
