@@ -79,6 +79,8 @@ def main() -> None:
     console.print(f"  asked to say       {UNSEEN}\n  Whisper hears      {heard_unseen or '(no words)'}")
 
     report(talker, data, answer, said, began)
+    if arguments.steps:
+        console.print(f"\n  (Trained for {arguments.steps} steps only: the recipe's own steps are what makes it talk.)")
 
 
 def anytalk(*arguments: object, capture: bool = False) -> str:
