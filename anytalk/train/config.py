@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 import yaml
@@ -130,7 +130,3 @@ def override_stages(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         fields = ", ".join(StageConfig.model_fields)
         message = explain_validation(error, "--set makes a stage that is not well-formed")
         raise ConfigError(message, f"fields: {fields}") from None
-
-
-Precision = Literal["no", "fp16", "bf16"]
-"""Mixed precision, as accelerate names it."""
