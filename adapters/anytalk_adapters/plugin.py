@@ -92,6 +92,9 @@ def register_recipes() -> list[Component]:
     """Stages as data."""
     return [
         Component("paper", "anytalk_adapters.recipes:PAPER", "the paper's three stages and final annealing"),
+        Component("paper-authors", "anytalk_adapters.recipes:PAPER_AUTHORS", "the same, as its authors corrected it"),
+        Component("single-stage", "anytalk_adapters.recipes:SINGLE_STAGE", "all at once (SLAM-Omni)"),
+        Component("laptop", "anytalk_adapters.recipes:LAPTOP", "an hour or two: ears, mouth, then LoRA"),
         Component("demo", "anytalk_adapters.recipes:DEMO", "a few minutes on two cores: ears, then mouth"),
     ]
 
@@ -99,4 +102,31 @@ def register_recipes() -> list[Component]:
 @hookimpl
 def register_data_sources() -> list[Component]:
     """Readers of training rows."""
-    return [Component("jsonl", "anytalk.data.manifest:JsonlSource", "a manifest: one JSON object per line")]
+    return [
+        Component("jsonl", "anytalk_adapters.source_manifests:JsonlSource", "a manifest: one JSON object per line"),
+        Component("csv", "anytalk_adapters.source_manifests:CsvSource", "a manifest: the same fields as columns"),
+        Component("hf", "anytalk_adapters.source_hf:HubSource", "any Hugging Face data set, columns mapped"),
+        Component(
+            "voiceassistant",
+            "anytalk_adapters.source_voiceassistant:VoiceAssistantSource",
+            "VoiceAssistant-400K as published, its SNAC codes used as they are",
+        ),
+        Component("librispeech", "anytalk_adapters.source_corpora:LibriSpeechSource", "LibriSpeech's folders"),
+        Component("libritts", "anytalk_adapters.source_corpora:LibriTTSSource", "LibriTTS's folders"),
+        Component("mls", "anytalk_adapters.source_corpora:MlsSource", "Multilingual LibriSpeech's folders"),
+        Component("vctk", "anytalk_adapters.source_corpora:VctkSource", "VCTK's folders"),
+        Component("textqa", "anytalk_adapters.source_textqa:TextQASource", "text: Open-Orca, Alpaca, Dolly ..."),
+        Component("messages", "anytalk_adapters.source_messages:MessagesSource", "chat records with sound, many turns"),
+        Component("slam-omni", "anytalk_adapters.source_slam_omni:SlamOmniSource", "what SLAM-Omni trains on"),
+    ]
+
+
+@hookimpl
+def register_augmentations() -> list[Component]:
+    """Ways to change how a spoken question sounds."""
+    return [
+        Component("noise", "anytalk_adapters.augmentations:NoiseAugmentation", "white or pink noise at a drawn SNR"),
+        Component("gain", "anytalk_adapters.augmentations:GainAugmentation", "louder or softer, never clipped"),
+        Component("speed", "anytalk_adapters.augmentations:SpeedAugmentation", "faster or slower, and pitch with it"),
+        Component("room", "anytalk_adapters.augmentations:RoomAugmentation", "a synthetic room: decaying echo"),
+    ]

@@ -21,6 +21,7 @@ from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_fra
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
+from anytalk_adapters.snac_format import snac_token_format
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
 
 with warnings.catch_warnings():
@@ -94,6 +95,11 @@ class SnacCodec(Codec):
         model = load_snac(resolve(options.model, context.folder))
         seed = options.seed if options.noise == "seeded" else None
         return cls(model, seed, options.stream_context_frames).to(context.device)
+
+    @property
+    def token_format(self) -> str:
+        """``"snac/24000/7x4096"`` for the 24 kHz model: the name that data sets with SNAC codes are read under."""
+        return snac_token_format(self.sample_rate_hz, self.num_streams, self.codebook_size)
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> Tensor:

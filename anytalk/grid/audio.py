@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from anytalk.errors import AudioError
+from anytalk.plugins.rows import Audio, Sound
 
 MIN_DURATION_S = 0.1
 """Shorter sound can't hold a word."""
@@ -19,11 +21,11 @@ SILENCE_PEAK = 1e-4
 """A peak below -80 dBFS is silence."""
 
 
-def read_wave(path: Path | str, sample_rate_hz: int) -> np.ndarray:
-    """Read a sound file, mix it to mono and resample it.
+def read_wave(audio: Audio | str, sample_rate_hz: int) -> np.ndarray:
+    """Read sound, mix it to mono and resample it.
 
     Args:
-        path: Any format that libsndfile reads (wav, flac, ogg, mp3 ...).
+        audio: A file in any format that libsndfile reads (wav, flac, ogg, mp3 ...), or sound from elsewhere.
         sample_rate_hz: Rate wanted.
 
     Returns:
@@ -32,24 +34,55 @@ def read_wave(path: Path | str, sample_rate_hz: int) -> np.ndarray:
     Raises:
         AudioError: no such file, not a sound file, no samples, or samples that are not finite.
     """
+    samples, rate = _open(audio if isinstance(audio, Sound) else Path(audio))
+    name = sound_name(audio)
+    if samples.shape[0] == 0:
+        raise AudioError(f"'{name}' holds no samples", "record it again")
+    wave = samples if samples.ndim == 1 else samples.mean(axis=1)
+    if not np.isfinite(wave).all():
+        raise AudioError(f"'{name}' holds samples that are not finite numbers", "write it again as 16-bit PCM")
+    return resample(wave, rate, sample_rate_hz)
+
+
+def sound_name(audio: Audio | str) -> str:
+    """What messages call it."""
+    return audio.name if isinstance(audio, Sound) else str(audio)
+
+
+def _open(audio: Audio) -> tuple[np.ndarray, int]:
+    """(N,) or (N, channels) float32 and its rate."""
     import soundfile
 
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"'{path}' doesn't exist", "give the path of a wav, flac, ogg or mp3 file")
+    if isinstance(audio, Path):
+        if not audio.is_file():
+            raise AudioError(f"'{audio}' doesn't exist", "give the path of a wav, flac, ogg or mp3 file")
+        source: str | io.BytesIO = str(audio)
+    elif audio.samples is not None:
+        return np.asarray(audio.samples, dtype=np.float32), int(audio.sample_rate_hz or 0)
+    else:
+        source = io.BytesIO(_fetch(audio) if audio.data is None else audio.data)
     try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise AudioError(
-            f"'{path}' is not a sound file that can be read: {' '.join(str(error).split())}",
+            f"'{sound_name(audio)}' is not a sound file that can be read: {' '.join(str(error).split())}",
             "expected wav, flac, ogg or mp3; `ffmpeg -i IN OUT.wav` converts others",
         ) from None
-    if samples.shape[0] == 0:
-        raise AudioError(f"'{path}' holds no samples", "record it again")
-    wave = samples.mean(axis=1)
-    if not np.isfinite(wave).all():
-        raise AudioError(f"'{path}' holds samples that are not finite numbers", "write it again as 16-bit PCM")
-    return resample(wave, int(rate), sample_rate_hz)
+    return samples, int(rate)
+
+
+def _fetch(sound: Sound) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(sound.url, "rb") as file:
+            data: bytes = file.read()
+            return data
+    except (OSError, ImportError, ValueError) as error:
+        raise AudioError(
+            f"'{sound.name}' can't be fetched from {sound.url}: {' '.join(str(error).split())}",
+            "check the address and the credentials",
+        ) from None
 
 
 def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

@@ -31,7 +31,7 @@ class Turn:
     """One turn of a conversation.
 
     Attributes:
-        role: ``"user"`` or ``"assistant"``.
+        role: ``"user"``, ``"assistant"``, or ``"system"`` (first only; it replaces the talker's own system message).
         text: What was said, as text; None when it is only there as speech.
         speech_columns: Columns of its speech; 0 for a typed turn.
     """
@@ -39,6 +39,10 @@ class Turn:
     role: str
     text: str | None = None
     speech_columns: int = 0
+
+    def is_heard(self, task: Task) -> bool:
+        """Whether its speech stands in the prompt: always where there is no text, else in tasks with speech."""
+        return self.speech_columns > 0 and (task.speech_in or self.text is None)
 
 
 @dataclass(frozen=True)
@@ -195,13 +199,13 @@ class PromptBuilder:
         spans: list[tuple[int, int]] = []
         for i, turn in enumerate(turns):
             start = sum(c.shape[1] for c in columns)
-            if turn.role == "assistant":
+            if turn.role != "user":
                 columns.append(self._text_columns([*self.tokenizer.encode(turn.text or ""), layout.end_of_text_id]))
                 continue
             last = (
                 layout.asr if i == len(turns) - 1 and task.speech_in and task.answer == "question" else layout.answer_t
             )
-            if turn.speech_columns and (task.speech_in or turn.text is None):
+            if turn.is_heard(task):
                 spans.append((start + 1, turn.speech_columns))
                 block = self._text_columns([layout.input_t, *[layout.pad_t] * turn.speech_columns, layout.eot, last])
                 block[: layout.text_row, 0] = layout.input_a
@@ -214,11 +218,12 @@ class PromptBuilder:
     # ---- chat: the backbone's own template
 
     def _chat(self, task: Task, turns: Sequence[Turn]) -> Prompt:
-        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
+        has_own = turns[0].role == "system"
+        messages = [{"role": "system", "content": self.system}] if self.system is not None and not has_own else []
         lengths: list[int] = []
         mark = _unused_mark([turn.text or "" for turn in turns])
         for i, turn in enumerate(turns):
-            spoken = turn.speech_columns > 0 and (task.speech_in or turn.text is None)
+            spoken = turn.is_heard(task)
             content = mark.format(len(lengths)) if spoken else (turn.text or "")
             if spoken:
                 lengths.append(turn.speech_columns)

@@ -14,28 +14,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anytalk.plugins.components import BuildContext, Options
+from anytalk.plugins.rows import Audio, BadRow, CodecCodes, Message, Row, Sound
 from anytalk.plugins.sources import ModelSource
 
 __all__ = [
+    "Audio",
     "AudioTables",
+    "Augmentation",
     "Backbone",
     "BackboneStates",
+    "BadRow",
     "Cache",
     "Codec",
+    "CodecCodes",
     "CodecStream",
     "DataSource",
     "Heads",
     "InputAdapter",
+    "Message",
     "OutputAdapter",
     "Part",
     "Row",
+    "Sound",
     "SpeechEncoder",
     "Synthesizer",
     "TextTokenizer",
@@ -99,9 +106,8 @@ class TextTokenizer(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class BackboneStates:
-    """What a backbone computes for each step.
+class BackboneStates(NamedTuple):
+    """What a backbone computes for each step. A tuple, because engines that shard parameters look into those only.
 
     Attributes:
         pre_norm: (B,T,D), before the final norm: the output adapter starts here (paper 3.1).
@@ -161,6 +167,18 @@ class Backbone(Part, nn.Module):
                 and its final norm).
         """
 
+    def checkpoint_activations(self, enabled: bool) -> None:
+        """Compute activations twice while training instead of keeping them; a backbone that can't says so.
+
+        Raises:
+            ConfigError: this backbone can't.
+        """
+        from anytalk.errors import ConfigError
+
+        raise ConfigError(
+            f"the backbone {type(self).__name__} has no gradient checkpointing", "leave gradient_checkpointing out"
+        )
+
     @abstractmethod
     def save_native(self, folder: Path) -> None:
         """Write the backbone in its own format (for Hugging Face models: loadable by transformers alone)."""
@@ -187,6 +205,13 @@ class SpeechEncoder(Part, nn.Module):
     @abstractmethod
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,N) float32 right-padded, (B,) samples -> features (B,F,E), (B,) frames that count."""
+
+    def output_length(self, num_samples: int) -> int:
+        """F for N samples, without encoding where that is known; this default asks :meth:`forward`."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            silence = torch.zeros(1, num_samples, device=device)
+            return int(self(silence, torch.tensor([num_samples], device=device))[1][0])
 
 
 class InputAdapter(Part, nn.Module):
@@ -274,6 +299,11 @@ class Codec(Part, nn.Module):
         """Frames per second."""
         return self.sample_rate_hz / self.samples_per_frame
 
+    @property
+    def token_format(self) -> str:
+        """Names the shape and the maker of the codes; codes that were made elsewhere are used only if it is theirs."""
+        return f"{type(self).__name__}/{self.sample_rate_hz}/{self.num_streams}x{self.codebook_size}"
+
     @abstractmethod
     def encode(self, wave: Tensor) -> Tensor:
         """(B,N) float32 -> (B,K,T) int64; N is right-padded with silence to whole frames."""
@@ -310,37 +340,27 @@ class Transcriber(Part):
         """(N,) float32 -> text, as it was heard."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One training example before it becomes a grid. Paths are absolute; what is absent is None.
-
-    Attributes:
-        id: Name for error messages (source and line).
-        question_text: What was asked, as text.
-        question_audio: Where it was spoken.
-        answer_text: What is answered.
-        answer_audio: Where that is spoken.
-        speaker: Name of the answering voice.
-    """
-
-    id: str
-    question_text: str | None = None
-    question_audio: Path | None = None
-    answer_text: str | None = None
-    answer_audio: Path | None = None
-    speaker: str | None = None
-
-
 class DataSource(Part):
-    """A reader of training rows."""
+    """A reader of training rows. Its ``Options`` has a field ``path`` (a path or hub id) and whatever else it needs."""
 
     @abstractmethod
-    def rows(self) -> Iterator[Row]:
-        """All rows, always in the same order.
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, read as they are asked for, always in the same order, each with an id of its own.
+
+        A row that can't be used comes as a :class:`BadRow` and the next ones follow, so that a long run can leave it
+        out; ``rows.strict_rows`` stops there instead.
 
         Raises:
-            DataError: which row, what is wrong with it.
+            DataError: what concerns the whole source, such as a missing file or a wrong column.
         """
+
+
+class Augmentation(Part):
+    """Changes how a spoken question sounds, never what it says."""
+
+    @abstractmethod
+    def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        """(N,) float32 -> (N',) float32; all chance comes from `generator`, and the input is left as it is."""
 
 
 def torch_dtype(name: str) -> torch.dtype:

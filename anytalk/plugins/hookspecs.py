@@ -71,6 +71,10 @@ class Hooks:
         """Readers of training rows: classes that fulfil ``contracts.DataSource``."""
 
     @hookspec
+    def register_augmentations(self) -> list[Component]:  # type: ignore[empty-body]
+        """Ways to change how a spoken question sounds: classes that fulfil ``contracts.Augmentation``."""
+
+    @hookspec
     def register_commands(self, cli: typer.Typer) -> None:
         """Add subcommands to the ``anytalk`` command line."""
 

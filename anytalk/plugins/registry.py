@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "recipe": "register_recipes",
     "task": "register_tasks",
     "data source": "register_data_sources",
+    "augmentation": "register_augmentations",
 }
 """What can be registered, and the hook that registers it."""
 

@@ -1,0 +1,218 @@
+"""What the data sources share: from a value in a table to a field of a row, or a sentence about what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anytalk.errors import DataError, did_you_mean
+from anytalk.plugins.rows import MANIFEST_FIELDS, Audio, Message, Row, Sound
+
+Folder = Path | str | None
+"""What relative paths are relative to: a local folder, an address, or nothing (a hub data set)."""
+
+ALIASES = {"audio": "question_audio", "text": "question_text"}
+"""Short names of manifest fields."""
+
+ROLES = ("system", "user", "assistant")
+
+
+def check_names(names: Sequence[str], known: Sequence[str], where: str, word: str = "field") -> None:
+    """Refuse a name that is none of the known ones.
+
+    Raises:
+        DataError: the name, the nearest known one, and all of them.
+    """
+    for name in names:
+        if name not in known:
+            raise DataError(
+                f"{where}: unknown {word} '{name}'{did_you_mean(str(name), list(known))}",
+                f"{word}s: {', '.join(known)}",
+            )
+
+
+def need_columns(columns: Sequence[str], needed: Sequence[str], where: str) -> None:
+    """Refuse a table without a column.
+
+    Raises:
+        DataError: the first that is missing, the nearest one that is there, and all of them.
+    """
+    for name in needed:
+        if name not in columns:
+            near = did_you_mean(name, list(columns)).replace("did you mean", "is it")
+            raise DataError(
+                f"{where}: column '{name}' is missing{near}", f"its columns: {', '.join(columns) or 'none'}"
+            )
+
+
+def text_of(value: Any, field: str, where: str) -> str | None:
+    """Text or None.
+
+    Raises:
+        DataError: anything else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; text is expected", "quote it")
+    return value
+
+
+def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None:
+    """Sound as manifests and tables hold it.
+
+    Args:
+        value: A path, an address (with ``://``), the bytes of a sound file, or a dict of `datasets`: ``{bytes, path}``
+            or ``{array, sampling_rate}``.
+        field: Name of the field.
+        where: Name of the row.
+        folder: What a relative path is relative to.
+
+    Raises:
+        DataError: a file that doesn't exist, or a value of another kind.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _sound_at(value, where, folder)
+    if isinstance(value, bytes):
+        return Sound(name=f"{where}, {field}", data=value)
+    if isinstance(value, Mapping):
+        path = value.get("path")
+        if value.get("bytes"):
+            return Sound(name=f"{where}, {path or field}", data=bytes(value["bytes"]))
+        if value.get("array") is not None:
+            return _samples(value, field, where)
+        if isinstance(path, str) and path:
+            return _sound_at(path, where, folder)
+        raise DataError(
+            f"{where}: field '{field}' holds no sound (neither bytes, path nor array)",
+            "leave it empty, or mend the row",
+        )
+    raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; sound is expected", "give a path")
+
+
+def _sound_at(name: str, where: str, folder: Folder) -> Audio:
+    if "://" in name:
+        return Sound(name=name, url=name)
+    if isinstance(folder, str):
+        return Sound(name=name, url=f"{folder}/{name}")
+    path = Path(name) if folder is None else folder / name
+    if not name or not path.is_file():
+        beside = "a hub data set has no folder of its own" if folder is None else f"paths are relative to {folder}"
+        raise DataError(f"{where}: sound file '{name}' doesn't exist", beside)
+    return path
+
+
+def _samples(value: Mapping[str, Any], field: str, where: str) -> Sound:
+    rate = value.get("sampling_rate")
+    if not isinstance(rate, int) or rate <= 0:
+        raise DataError(f"{where}: field '{field}' has samples without a sampling_rate", "give it in Hz")
+    try:
+        samples = np.asarray(value["array"])
+        wave = samples.astype(np.float32)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: field '{field}' holds samples that are not numbers", "give a flat array") from None
+    if wave.ndim not in (1, 2):
+        raise DataError(
+            f"{where}: field '{field}' has samples of {wave.ndim} dimensions; 1 or 2 are expected", "give a flat array"
+        )
+    if samples.dtype.kind in "iu":
+        wave = wave / 32768.0
+    # `datasets` puts channels first, soundfile and Sound put them last.
+    wave = wave.T if wave.ndim == 2 and wave.shape[0] < wave.shape[1] else wave
+    return Sound(name=f"{where}, {field}", samples=np.ascontiguousarray(wave), sample_rate_hz=rate)
+
+
+def history_of(value: Any, where: str, folder: Folder) -> tuple[Message, ...]:
+    """A list of ``{role, text, audio}`` (or ``content`` for ``text``) as messages.
+
+    Raises:
+        DataError: what is wrong, and with which turn.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise DataError(
+            f"{where}: field 'history' is a {type(value).__name__}; a list is expected",
+            'write [{"role": "user", "text": "..."}, {"role": "assistant", "text": "..."}]',
+        )
+    messages = []
+    for number, turn in enumerate(value, start=1):
+        here = f"{where}, turn {number}"
+        if not isinstance(turn, Mapping):
+            raise DataError(f"{here} of the history is a {type(turn).__name__}; an object is expected", "see docs")
+        check_names(list(turn), ("role", "text", "audio", "content"), here)
+        role = turn.get("role")
+        text = text_of(turn.get("text", turn.get("content")), "text", here)
+        audio = sound_of(turn.get("audio"), "audio", here, folder)
+        messages.append(Message(role=str(role), text=text, audio=audio))
+    check_history(messages, where)
+    return tuple(messages)
+
+
+def check_history(messages: Sequence[Message], where: str) -> None:
+    """Turns before a question: a system message or none, then user and assistant by turns, all of them with words.
+
+    Raises:
+        DataError: the first turn that breaks this.
+    """
+    expected = "user"
+    for number, message in enumerate(messages, start=1):
+        here = f"{where}, turn {number}"
+        if message.role not in ROLES:
+            raise DataError(
+                f"{here}: unknown role '{message.role}'{did_you_mean(message.role, list(ROLES))}",
+                f"roles: {', '.join(ROLES)}",
+            )
+        if message.role == "system" and number == 1 and message.text:
+            continue
+        if message.role != expected:
+            raise DataError(
+                f"{here} is the {message.role}'s; the {expected}'s is expected",
+                "a system message may come first, then user and assistant take turns",
+            )
+        if not message.text and (message.audio is None or message.role == "assistant"):
+            raise DataError(f"{here} has no text", "each turn of the history needs its text (the user's: or its audio)")
+        expected = "assistant" if expected == "user" else "user"
+    if expected == "assistant":
+        raise DataError(f"{where}: the history ends with the user's turn", "the question itself does not belong to it")
+
+
+def tasks_of(value: Any, where: str) -> tuple[str, ...] | None:
+    """Task names, or None.
+
+    Raises:
+        DataError: no list of names, or an empty one.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise DataError(
+            f"{where}: field 'tasks' is {value!r}; a list of task names is expected", 'write ["A1T1", "T1A1"]'
+        )
+    return tuple(value)
+
+
+def row_of(data: Mapping[str, Any], where: str, folder: Folder) -> Row:
+    """A row from a dict whose keys are manifest fields or their aliases.
+
+    Raises:
+        DataError: an unknown field, one given twice, or a value that doesn't fit.
+    """
+    for short, name in ALIASES.items():
+        if short in data and name in data:
+            raise DataError(f"{where}: '{short}' is another name of '{name}', and both are given", "leave one out")
+    fields = {ALIASES.get(key, key): value for key, value in data.items()}
+    check_names(list(fields), MANIFEST_FIELDS, where)
+    return Row(
+        id=where,
+        question_text=text_of(fields.get("question_text"), "question_text", where),
+        question_audio=sound_of(fields.get("question_audio"), "question_audio", where, folder),
+        answer_text=text_of(fields.get("answer_text"), "answer_text", where),
+        answer_audio=sound_of(fields.get("answer_audio"), "answer_audio", where, folder),
+        speaker=text_of(fields.get("speaker"), "speaker", where),
+        history=history_of(fields.get("history"), where, folder),
+        tasks=tasks_of(fields.get("tasks"), where),
+    )

@@ -1,0 +1,77 @@
+"""The ``hf`` data source: any table that Hugging Face `datasets` reads, with a map of its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+from pydantic import Field
+
+from anytalk.errors import ConfigError, DataError, did_you_mean
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import DataSource
+from anytalk.plugins.rows import MANIFEST_FIELDS, BadRow, Row
+from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_dataset, picked
+from anytalk_adapters.source_fields import ALIASES, need_columns, row_of
+from anytalk_adapters.source_records import Record, make_rows
+
+__all__ = ["HubSource"]
+
+
+class HubSource(DataSource):
+    """Rows of a data set on the hub or on disk; columns that no field asks for are passed over."""
+
+    licence = "of the data"
+
+    class Options(TableOptions):
+        """Options of the source."""
+
+        columns: dict[str, str] = Field(
+            default_factory=dict,
+            description="Field to column, e.g. {question_text: transcript, answer_text: answers.text.0}; dots lead "
+            "into nested columns. Fields left out take the column of their own name, if there is one.",
+        )
+
+    def __init__(self, options: HubSource.Options) -> None:
+        self.options = options
+
+    @classmethod
+    def build(cls, options: HubSource.Options, context: BuildContext) -> Self:
+        """See the contract; a path that doesn't exist is a DataError, an unknown field of `columns` a ConfigError."""
+        for field in options.columns:
+            if field not in MANIFEST_FIELDS:
+                raise ConfigError(
+                    f"columns: unknown field '{field}'{did_you_mean(field, list(MANIFEST_FIELDS))}",
+                    f"fields: {', '.join(MANIFEST_FIELDS)}",
+                )
+        locate(options.path)
+        return cls(options)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """See the contract."""
+        table = open_dataset(self.options)
+        columns = self._columns(table)
+        yield from make_rows(table.records, lambda record: [_row(record, columns, table)])
+
+    def _columns(self, table: Table) -> dict[str, str]:
+        """Field -> column or dotted path."""
+        columns = dict(self.options.columns)
+        for field, path in columns.items():
+            if path not in table.columns:
+                need_columns(table.columns, [path.partition(".")[0]], f"{table.name} (for '{field}')")
+        for name, field in [*zip(MANIFEST_FIELDS, MANIFEST_FIELDS, strict=True), *ALIASES.items()]:
+            if name in table.columns and name not in columns.values():
+                columns.setdefault(field, name)
+        if not columns:
+            raise DataError(
+                f"{table.name}: none of its columns is a field: {', '.join(table.columns) or 'it has none'}",
+                "say which is which: options: {columns: {question_text: ..., answer_text: ...}}",
+            )
+        return columns
+
+
+def _row(record: Record, columns: dict[str, str], table: Table) -> Row:
+    fields: dict[str, Any] = {field: picked(record.data, path, record.id) for field, path in columns.items()}
+    if isinstance(fields.get("speaker"), int):
+        fields["speaker"] = str(fields["speaker"])
+    return row_of(fields, record.id, table.folder)

@@ -1,0 +1,94 @@
+"""The ``jsonl`` and ``csv`` data sources: manifests of one's own. Paths are relative to the manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Self
+
+from pydantic import Field
+
+from anytalk import plugins
+from anytalk.errors import DataError
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import DataSource
+from anytalk.plugins.rows import MANIFEST_FIELDS, BadRow, Row
+from anytalk_adapters.source_fields import ALIASES, check_names, row_of
+from anytalk_adapters.source_records import Place, Record, find_manifest, make_rows, open_csv, read_json
+
+__all__ = ["CsvSource", "JsonlSource"]
+
+
+class JsonlSource(DataSource):
+    """One JSON object per line; fields are those of :data:`anytalk.plugins.rows.MANIFEST_FIELDS`.
+
+    ``audio`` and ``text`` are other names of ``question_audio`` and ``question_text``.
+    """
+
+    licence = "of the data"
+
+    class Options(plugins.Options):
+        """Options of the source."""
+
+        path: str = Field(description="The manifest: a file, or an address that fsspec opens.")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    @classmethod
+    def build(cls, options: JsonlSource.Options, context: BuildContext) -> Self:
+        """See the contract; a manifest that isn't there is a DataError."""
+        return cls(find_manifest(options.path))
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """See the contract."""
+        records = read_json(self.place, ", ".join(MANIFEST_FIELDS))
+        return make_rows(records, lambda record: [row_of(record.data, record.id, self.place.folder)])
+
+
+class CsvSource(DataSource):
+    """The same fields as columns, with a header; an empty cell is no value.
+
+    ``history`` holds JSON; ``tasks`` holds JSON or names between commas or blanks.
+    """
+
+    licence = "of the data"
+
+    class Options(plugins.Options):
+        """Options of the source."""
+
+        path: str = Field(description="The manifest: a file, or an address that fsspec opens.")
+        delimiter: str | None = Field(
+            None, min_length=1, max_length=1, description="Between cells; null: a tab for .tsv, else a comma."
+        )
+
+    def __init__(self, place: Place, delimiter: str) -> None:
+        self.place, self.delimiter = place, delimiter
+
+    @classmethod
+    def build(cls, options: CsvSource.Options, context: BuildContext) -> Self:
+        """See the contract; a manifest that isn't there is a DataError."""
+        place = find_manifest(options.path)
+        return cls(place, options.delimiter or ("\t" if place.suffix == ".tsv" else ","))
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """See the contract."""
+        with open_csv(self.place, self.delimiter) as (columns, records):
+            check_names(columns, (*MANIFEST_FIELDS, *ALIASES), f"{self.place.name}:1", "column")
+            yield from make_rows(records, self._row)
+
+    def _row(self, record: Record) -> list[Row]:
+        data = dict(record.data)
+        for field in ("history", "tasks"):
+            if data.get(field) is not None:
+                data[field] = _listed(data[field], field, record.id)
+        return [row_of(data, record.id, self.place.folder)]
+
+
+def _listed(cell: str, field: str, where: str) -> Any:
+    if field == "tasks" and not cell.lstrip().startswith("["):
+        return cell.replace(",", " ").split()
+    try:
+        return json.loads(cell)
+    except ValueError as error:
+        raise DataError(f"{where}: column '{field}' is not JSON: {error}", "write the list as JSON") from None

@@ -1,0 +1,109 @@
+"""The ``messages`` data source: conversations with sound, in the shapes of :mod:`anytalk_adapters.source_chat`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Self
+
+from pydantic import Field
+
+from anytalk.errors import DataError
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import DataSource
+from anytalk.plugins.rows import BadRow, Message, Row
+from anytalk_adapters.source_chat import Turn, turns_of
+from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
+from anytalk_adapters.source_fields import check_history, need_columns, tasks_of, text_of
+from anytalk_adapters.source_records import Record, make_rows
+
+__all__ = ["MessagesSource"]
+
+
+class MessagesSource(DataSource):
+    """The last turns of user and assistant are question and answer, or each pair in turn; the rest is history."""
+
+    licence = "of the data"
+
+    class Options(TableOptions):
+        """Options of the source."""
+
+        all_turns: bool = Field(False, description="One row for each turn of the assistant, not only for the last.")
+        words: Literal["refuse", "transcript", "instruction"] = Field(
+            "refuse",
+            description="What text beside a user's sound is: its transcript, or an instruction about it (which goes "
+            "into the system message). Sets differ; refuse: such rows are bad until you say.",
+        )
+
+    def __init__(self, options: MessagesSource.Options) -> None:
+        self.options = options
+
+    @classmethod
+    def build(cls, options: MessagesSource.Options, context: BuildContext) -> Self:
+        """See the contract; a path that doesn't exist is a DataError."""
+        locate(options.path)
+        return cls(options)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """See the contract."""
+        with open_table(self.options) as table:
+            if "conversations" not in table.columns:
+                need_columns(table.columns, ["messages"], table.name)
+            yield from make_rows(table.records, lambda record: self._rows(record, table))
+
+    def _rows(self, record: Record, table: Table) -> list[Row]:
+        where, data = record.id, record.data
+        turns = self._settled(turns_of(data, where, table.folder), where)
+        while turns and turns[-1].role != "assistant":
+            turns.pop()
+        answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+        if not answers:
+            raise DataError(f"{where}: no turn is the assistant's", "a row needs a question and its answer")
+        many = self.options.all_turns and len(answers) > 1
+        return [
+            _row(
+                f"{where}.{place}" if many else where,
+                turns[: number + 1],
+                speaker=text_of(data.get("speaker"), "speaker", where),
+                tasks=tasks_of(data.get("tasks"), where),
+            )
+            for place, number in enumerate(answers, start=1)
+            if self.options.all_turns or number == answers[-1]
+        ]
+
+    def _settled(self, turns: list[Turn], where: str) -> list[Turn]:
+        """Turns where text beside a user's sound is its transcript."""
+        settled, instructions = [], []
+        for number, turn in enumerate(turns, start=1):
+            if turn.role == "user" and turn.audio is not None and turn.text and self.options.words != "transcript":
+                if self.options.words == "refuse":
+                    raise DataError(
+                        f"{where}, turn {number} has both sound and the text '{turn.text[:40]}'",
+                        "say what the text is: options: {words: transcript}, or {words: instruction}",
+                    )
+                instructions += [turn.text] if turn.text not in instructions else []
+                turn = Turn(turn.role, None, turn.audio)
+            settled.append(turn)
+        if instructions:
+            system = [settled.pop(0).text] if settled[0].role == "system" else []
+            settled.insert(0, Turn("system", "\n".join(text for text in (*system, *instructions) if text), None))
+        return settled
+
+
+def _row(where: str, turns: Sequence[Turn], speaker: str | None, tasks: tuple[str, ...] | None) -> Row:
+    *past, question, answer = turns if len(turns) > 1 else (Turn("", None, None), *turns)
+    if question.role != "user":
+        raise DataError(f"{where}: turn {len(turns)}, the assistant's, doesn't follow on the user's", "mend the row")
+    if (question.text or question.audio) is None or (answer.text or answer.audio) is None:
+        raise DataError(f"{where}: its question or its answer is empty", "leave the row out")
+    history = [Message(role=turn.role, text=turn.text, audio=turn.audio) for turn in past]
+    check_history(history, where)
+    return Row(
+        id=where,
+        question_text=question.text,
+        question_audio=question.audio,
+        answer_text=answer.text,
+        answer_audio=answer.audio,
+        speaker=speaker,
+        history=tuple(history),
+        tasks=tasks,
+    )

@@ -1,0 +1,201 @@
+"""Tables of records: JSON lines, a JSON array or CSV, local or behind an address, read a record at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from anytalk.errors import DataError
+from anytalk.plugins.rows import BadRow, Row
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+CSV_SUFFIXES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a table.
+
+    Attributes:
+        id: ``NAME:NUMBER``: the file's name and the line, or the place counted from 1.
+        data: Values by column.
+    """
+
+    id: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file on this machine or behind an address.
+
+    Attributes:
+        location: Absolute path, or an address that fsspec opens.
+    """
+
+    location: Path | str
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return self.location.name if isinstance(self.location, Path) else self.location.rstrip("/").rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """``".jsonl"``, ``".csv"`` ..."""
+        return Path(self.name).suffix.lower()
+
+    @property
+    def folder(self) -> Path | str:
+        """What relative paths in it are relative to."""
+        return self.location.parent if isinstance(self.location, Path) else self.location.rpartition("/")[0]
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The file's bytes.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        import fsspec
+
+        try:
+            opening = fsspec.open(str(self.location), "rb")
+        except ValueError as error:  # an unknown protocol
+            raise DataError(f"'{self.location}' can't be read: {error}", "check the address") from None
+        try:
+            with opening as file:
+                yield file
+        except (OSError, ImportError) as error:
+            raise DataError(
+                f"'{self.location}' can't be read: {' '.join(str(error).split())}", "check the path and its permissions"
+            ) from None
+
+
+def find_manifest(path: str) -> Place:
+    """The place of a manifest.
+
+    Raises:
+        DataError: no such file.
+    """
+    if "://" in path:
+        return Place(path)
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        raise DataError(f"manifest '{path}' doesn't exist", f"give the path of a {found.suffix or '.jsonl'} file")
+    return Place(found)
+
+
+def read_json(place: Place, fields: str = "") -> Iterator[Record | BadRow]:
+    """Records of a JSONL file (one object per line), or of a JSON file that holds one array of objects.
+
+    Args:
+        place: The file.
+        fields: Names of the fields, for the hint of a line that is no object.
+
+    Raises:
+        DataError: a file that can't be read, or an array that is not JSON.
+    """
+    with place.open() as file:
+        if place.suffix == ".json" and _begins_array(file):
+            yield from _read_array(place, file, fields)
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _parse_line(line, f"{place.name}:{number}", fields)
+
+
+def _begins_array(file: IO[bytes]) -> bool:
+    begin = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    file.seek(0)
+    return begin == b"["
+
+
+def _read_array(place: Place, file: IO[bytes], fields: str) -> Iterator[Record | BadRow]:
+    try:
+        items = json.loads(file.read().decode("utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"'{place.location}' is not JSON: {error}", "write an array, or one object per line") from None
+    for number, item in enumerate(items, start=1):
+        yield _checked(item, f"{place.name}:{number}", fields)
+
+
+def _parse_line(line: bytes, where: str, fields: str) -> Record | BadRow:
+    try:
+        return _checked(json.loads(line.decode("utf-8-sig")), where, fields)
+    except UnicodeDecodeError:
+        return BadRow(id=where, reason=f"{where} is not UTF-8 text", hint="save the manifest as UTF-8")
+    except (ValueError, RecursionError) as error:
+        return BadRow(id=where, reason=f"{where} is not JSON: {error}", hint="write one JSON object per line")
+
+
+def _checked(item: Any, where: str, fields: str) -> Record | BadRow:
+    if isinstance(item, dict):
+        return Record(where, item)
+    reason = f"{where} is a JSON {type(item).__name__}; an object is expected"
+    return BadRow(id=where, reason=reason, hint=f"fields: {fields}" if fields else "write one JSON object per line")
+
+
+@contextmanager
+def open_csv(place: Place, delimiter: str) -> Iterator[tuple[list[str], Iterator[Record | BadRow]]]:
+    """Column names and records of a CSV file with a header; empty cells are None.
+
+    Records are numbered as rows of a spreadsheet: the header is row 1.
+
+    Raises:
+        DataError: a file that can't be read, without a header or with a column named twice, or not UTF-8 text.
+    """
+    with place.open() as file:
+        lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+        numbered = _csv_lines(lines, place)
+        header = [name.strip() for name in next(numbered, [])]
+        if not any(header):
+            raise DataError(f"'{place.location}' is empty", "write column names into its first line")
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise DataError(f"{place.name}:1: column '{twice}' stands there twice", "rename one of them")
+        yield header, _csv_records(header, numbered, place)
+
+
+def _csv_lines(lines: Iterator[list[str]], place: Place) -> Iterator[list[str]]:
+    number = 0
+    while True:
+        number += 1
+        try:
+            yield next(lines)
+        except StopIteration:
+            return
+        except UnicodeDecodeError:
+            raise DataError(f"'{place.location}' is not UTF-8 text", "save the manifest as UTF-8") from None
+        except csv.Error as error:
+            raise DataError(f"{place.name}:{number} is not CSV: {error}", "are its quotes closed?") from None
+
+
+def _csv_records(header: list[str], lines: Iterable[list[str]], place: Place) -> Iterator[Record | BadRow]:
+    for number, cells in enumerate(lines, start=2):
+        where = f"{place.name}:{number}"
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            reason = f"{where} has {len(cells)} cells; the header has {len(header)}"
+            yield BadRow(id=where, reason=reason, hint="quote cells that hold the delimiter")
+            continue
+        yield Record(where, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+
+
+def make_rows(records: Iterable[Record | BadRow], make: Callable[[Record], Iterable[Row]]) -> Iterator[Row | BadRow]:
+    """Rows of records; a DataError of one record becomes its :class:`~anytalk.plugins.rows.BadRow`."""
+    for record in records:
+        if isinstance(record, BadRow):
+            yield record
+            continue
+        try:
+            yield from list(make(record))
+        except DataError as error:
+            yield BadRow(id=record.id, reason=error.message, hint=error.hint)

@@ -1,0 +1,123 @@
+"""The ``textqa`` data source: written questions and answers, such as Open-Orca, Alpaca or Dolly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import Field
+
+from anytalk.errors import ConfigError, DataError
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import DataSource
+from anytalk.plugins.rows import BadRow, Message, Row
+from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table, picked
+from anytalk_adapters.source_fields import text_of
+from anytalk_adapters.source_records import Record, make_rows
+
+__all__ = ["LAYOUTS", "TextQASource"]
+
+NO_INPUT = "<noinput>"
+"""What some Alpaca-like sets write into an empty `input`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns hold what.
+
+    Attributes:
+        question: What is asked.
+        answer: What is answered.
+        more: What the question is about; joined to it on a line of its own.
+        system: The system message.
+    """
+
+    question: str
+    answer: str
+    more: str | None = None
+    system: str | None = None
+
+
+LAYOUTS = {
+    "open-orca": Layout("question", "response", system="system_prompt"),
+    "alpaca": Layout("instruction", "output", more="input"),
+    "dolly": Layout("instruction", "response", more="context"),
+    "instruction-output": Layout("instruction", "output"),
+    "instruction-response": Layout("instruction", "response"),
+    "anytalk": Layout("question_text", "answer_text"),
+    "question-answer": Layout("question", "answer"),
+    "question-response": Layout("question", "response"),
+    "prompt-response": Layout("prompt", "response"),
+    "prompt-completion": Layout("prompt", "completion"),
+    "query-response": Layout("query", "response"),
+}
+"""Known column layouts; the first whose columns are all there is taken."""
+
+
+class TextQASource(DataSource):
+    """Text only: `anytalk prepare` gives it a voice, or it serves T1T2 as it is."""
+
+    licence = "of the data"
+
+    class Options(TableOptions):
+        """Options of the source."""
+
+        question: str | None = Field(
+            None, description="Column of the question; with `answer`, overrides the detection."
+        )
+        answer: str | None = Field(None, description="Column of the answer.")
+        more: str | None = Field(None, description="Column that is joined to the question on a new line, if not empty.")
+        system: str | None = Field(None, description="Column of a system message.")
+
+    def __init__(self, options: TextQASource.Options) -> None:
+        self.options = options
+
+    @classmethod
+    def build(cls, options: TextQASource.Options, context: BuildContext) -> Self:
+        """See the contract; a path that doesn't exist, is a DataError, half a pair of columns a ConfigError."""
+        if (options.question is None) != (options.answer is None):
+            raise ConfigError("textqa: one of 'question' and 'answer' is given", "name both columns, or neither")
+        locate(options.path)
+        return cls(options)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """See the contract."""
+        with open_table(self.options) as table:
+            layout = self._layout(table)
+            yield from make_rows(table.records, lambda record: [_row(record, layout)])
+
+    def _layout(self, table: Table) -> Layout:
+        given = self.options
+        if given.question is not None and given.answer is not None:
+            layout = Layout(given.question, given.answer, given.more, given.system)
+            for path in (layout.question, layout.answer, layout.more, layout.system):
+                if path is not None and path not in table.columns:
+                    picked(dict.fromkeys(table.columns), path.partition(".")[0], table.name)
+            return layout
+        for layout in LAYOUTS.values():
+            needed = [c for c in (layout.question, layout.answer, layout.more, layout.system) if c is not None]
+            if all(column in table.columns for column in needed):
+                return layout
+        known = "; ".join(f"{layout.question}, {layout.answer}" for layout in LAYOUTS.values())
+        raise DataError(
+            f"{table.name}: no known question and answer among its columns: {', '.join(table.columns) or 'none'}",
+            f"name them: options: {{question: ..., answer: ...}} (known by themselves: {known})",
+        )
+
+
+def _row(record: Record, layout: Layout) -> Row:
+    def text(column: str | None) -> str:
+        value = None if column is None else picked(record.data, column, record.id)
+        return (text_of(value, column or "", record.id) or "").strip()
+
+    question, answer, more, system = (text(c) for c in (layout.question, layout.answer, layout.more, layout.system))
+    for column, value in ((layout.question, question), (layout.answer, answer)):
+        if not value:
+            raise DataError(f"{record.id}: column '{column}' is empty", "leave the row out")
+    return Row(
+        id=record.id,
+        question_text=f"{question}\n{more}" if more and more != NO_INPUT else question,
+        answer_text=answer,
+        history=(Message(role="system", text=system),) if system else (),
+    )

@@ -1,0 +1,110 @@
+"""The ``voiceassistant`` data source: VoiceAssistant-400K as published (hub: gpt-omni/VoiceAssistant-400K)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from pydantic import Field
+
+from anytalk.errors import DataError
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import DataSource
+from anytalk.plugins.rows import BadRow, CodecCodes, Message, Row
+from anytalk_adapters.snac_format import SNAC_24KHZ, parse_snac
+from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
+from anytalk_adapters.source_fields import need_columns, sound_of, text_of
+from anytalk_adapters.source_records import Record, make_rows
+
+__all__ = ["VoiceAssistantSource"]
+
+CONTENT = ("question", "question_audio", "answer", "answer_snac")
+CONVERSATION = ("split_name", "index", "round")
+
+
+class VoiceAssistantSource(DataSource):
+    """Columns split_name, index, round, question, question_audio, answer, answer_snac.
+
+    The answers are codes of SNAC at 24 kHz: a talker with that codec uses them without encoding anything.
+    """
+
+    licence = "Apache-2.0 (the data set; see its page)"
+
+    class Options(TableOptions):
+        """Options of the source."""
+
+        path: str = Field(
+            "gpt-omni/VoiceAssistant-400K", description="The hub id, or a local copy (parquet file or folder)."
+        )
+        history: bool = Field(
+            True,
+            description="Put the earlier rounds of a conversation (same split_name and index; its rows must stand next "
+            "to each other, in order) before the question, as text.",
+        )
+
+    def __init__(self, options: VoiceAssistantSource.Options) -> None:
+        self.options = options
+
+    @classmethod
+    def build(cls, options: VoiceAssistantSource.Options, context: BuildContext) -> Self:
+        """See the contract; a path that doesn't exist is a DataError."""
+        locate(options.path)
+        return cls(options)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """See the contract."""
+        with open_table(self.options) as table:
+            need_columns(table.columns, CONTENT + (CONVERSATION if self.options.history else ()), table.name)
+            rounds = _Rounds() if self.options.history else None
+            yield from make_rows(table.records, lambda record: [_row(record, table, rounds)])
+
+
+def _row(record: Record, table: Table, rounds: _Rounds | None) -> Row:
+    where, data = record.id, record.data
+    question, answer = (text_of(data.get(name), name, where) for name in ("question", "answer"))
+    # First of all: codes that are wrong don't take a round out of the conversation.
+    history = () if rounds is None else rounds.before(record, question, answer)
+    codes = text_of(data.get("answer_snac"), "answer_snac", where)
+    return Row(
+        id=where,
+        question_text=question,
+        question_audio=sound_of(data.get("question_audio"), "question_audio", where, table.folder),
+        answer_text=answer,
+        answer_codes=CodecCodes(parse_snac(codes, where), SNAC_24KHZ) if codes else None,
+        history=history,
+    )
+
+
+class _Rounds:
+    """The conversation so far."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str] | None = None
+        self._round = 0
+        self._messages: tuple[Message, ...] = ()
+        self._is_broken = False
+
+    def before(self, record: Record, question: str | None, answer: str | None) -> tuple[Message, ...]:
+        """Turns before a row, which then counts as the latest.
+
+        Raises:
+            DataError: an earlier round that isn't there, stands elsewhere, or is without text.
+        """
+        where, data = record.id, record.data
+        number = data.get("round")
+        if not isinstance(number, int):
+            raise DataError(f"{where}: column 'round' is {number!r}; a whole number is expected", "or: history: false")
+        key = (str(data.get("split_name")), str(data.get("index")))
+        follows = key == self._key and number == self._round + 1
+        before = self._messages if follows else ()
+        # Rounds may be counted from 0 or from 1.
+        is_broken = self._is_broken if follows else number > 1
+        said = (Message(role="user", text=question), Message(role="assistant", text=answer))
+        self._key, self._round, self._messages = key, number, (*before, *said)
+        self._is_broken = is_broken or not question or not answer
+        if is_broken:
+            raise DataError(
+                f"{where}: round {number} of '{key[1]}' doesn't follow on all its earlier rounds, with text",
+                "keep the rows of a conversation together and in order, or set history: false",
+            )
+        return before

@@ -1,0 +1,157 @@
+"""``data.yaml``: which sources a talker learns from, for which tasks, in which mix. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from anytalk.errors import ConfigError, DataError
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import Registry, explain_validation
+from anytalk.plugins.rows import BadRow, Row, strict_rows
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts import DataSource
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Filters(_Model):
+    """Rows outside these limits are left out, and counted."""
+
+    min_question_s: float | None = Field(None, ge=0, description="Shortest spoken question.")
+    max_question_s: float | None = Field(None, gt=0, description="Longest spoken question.")
+    min_answer_s: float | None = Field(None, ge=0, description="Shortest spoken answer.")
+    max_answer_s: float | None = Field(None, gt=0, description="Longest spoken answer.")
+    max_question_chars: int | None = Field(None, gt=0, description="Longest question text.")
+    max_answer_chars: int | None = Field(None, gt=0, description="Longest answer text.")
+
+
+class SourceConfig(_Model):
+    """One source of rows."""
+
+    kind: str = Field(description="Data source plugin: jsonl, csv, hf, voiceassistant, librispeech ...")
+    name: str = Field("", description="Name, unique in its file; default: kind and place.")
+    path: str = Field(description="File, folder or hub id; relative paths are relative to the data file.")
+    options: dict[str, Any] = Field(default_factory=dict, description="More options of the plugin.")
+    tasks: list[str] | None = Field(None, min_length=1, description="Tasks it serves; null: all that a row can serve.")
+    weight: float = Field(1.0, gt=0, description="How often it is drawn, beside the other sources of a task.")
+    limit: int | None = Field(None, gt=0, description="Use only the first so many rows.")
+    filters: Filters = Field(default_factory=lambda: Filters(), description="Limits of length.")
+
+
+class VoiceConfig(_Model):
+    """Who reads aloud what has no sound."""
+
+    synthesizer: PartRef = Field(
+        default_factory=lambda: PartRef(name="piper"), description="Synthesizer plugin with its options."
+    )
+    question_voices: list[str] | None = Field(None, description="Voices of the questions, by turns; null: all.")
+    question_speeds: list[float] = Field([1.0], min_length=1, description="Speeds of the questions, by turns.")
+    answer_voice: str | None = Field(None, description="The one voice of the answers; null: the synthesizer's first.")
+
+
+class DataConfig(_Model):
+    """All sources of a training run."""
+
+    sources: list[SourceConfig] = Field(min_length=1, description="Sources.")
+    voice: VoiceConfig | None = Field(None, description="Voice what has no sound; null: such rows serve fewer tasks.")
+    augment: list[PartRef] = Field(
+        default_factory=list, description="Augmentations of the spoken questions, applied in this order."
+    )
+    seed: int = Field(0, description="Seed of everything drawn by chance (voices, augmentations).")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_sources(cls, data: Any) -> Any:
+        """Give every nameless source a name."""
+        if not isinstance(data, dict) or not isinstance(data.get("sources"), list):
+            return data
+        named = []
+        for source in data["sources"]:
+            if isinstance(source, dict) and not source.get("name"):
+                source = {**source, "name": f"{source.get('kind')}:{Path(str(source.get('path'))).name}"}
+            named.append(source)
+        return {**data, "sources": named}
+
+    @pydantic.model_validator(mode="after")
+    def _unique(self) -> DataConfig:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sources are called '{name}': give them names of their own (name: ...)")
+        return self
+
+
+MANIFESTS = {".jsonl": "jsonl", ".csv": "csv"}
+"""Suffixes that need no data.yaml: one file is one source."""
+
+
+def read_data_config(path: Path) -> DataConfig:
+    """Read ``data.yaml``, or make the configuration of a single manifest.
+
+    Raises:
+        DataError: no such file, or not YAML.
+        ConfigError: wrong fields, all of them listed.
+    """
+    if not path.is_file():
+        raise DataError(f"'{path}' doesn't exist", "give a data.yaml, a manifest (.jsonl, .csv) or a prepared folder")
+    if path.suffix in MANIFESTS:
+        return DataConfig(sources=[SourceConfig(kind=MANIFESTS[path.suffix], name=path.name, path=str(path))])
+    if path.suffix not in (".yaml", ".yml"):
+        raise DataError(f"'{path}' is neither .yaml nor a manifest ({', '.join(MANIFESTS)})", "see docs/data.md")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "mend the file") from None
+    try:
+        config = DataConfig.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise ConfigError(explain_validation(error, f"'{path}' is not well-formed"), "see docs/data.md") from None
+    return config.model_copy(update={"sources": [_anchored(source, path.parent) for source in config.sources]})
+
+
+def _anchored(source: SourceConfig, folder: Path) -> SourceConfig:
+    """A source whose path, when it names something beside the data file, is absolute; hub ids and URLs stay."""
+    beside = folder / source.path
+    if "://" in source.path or Path(source.path).is_absolute() or not beside.exists():
+        return source
+    return source.model_copy(update={"path": str(beside)})
+
+
+def build_source(source: SourceConfig, registry: Registry) -> DataSource:
+    """The reader of a source.
+
+    Raises:
+        AnytalkError: an unknown kind, wrong options, or nothing where `path` points.
+    """
+    options = {**source.options, "path": source.path}
+    built: DataSource = registry.build("data source", PartRef(name=source.kind, options=options))
+    return built
+
+
+@overload
+def read_rows(source: SourceConfig, registry: Registry, *, strict: Literal[True]) -> Iterator[Row]: ...
+@overload
+def read_rows(source: SourceConfig, registry: Registry, *, strict: bool = False) -> Iterator[Row | BadRow]: ...
+def read_rows(source: SourceConfig, registry: Registry, *, strict: bool = False) -> Iterator[Row | BadRow]:
+    """The first `limit` rows of a source, bad ones counted; filters are applied later, when lengths are known.
+
+    Args:
+        source: Which.
+        registry: Where its kind is looked up.
+        strict: Stop at the first bad row instead of yielding it.
+
+    Raises:
+        DataError: what concerns the whole source, and with `strict` the first bad row.
+    """
+    rows = islice(build_source(source, registry).rows(), source.limit)
+    return strict_rows(rows) if strict else rows

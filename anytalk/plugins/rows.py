@@ -1,0 +1,129 @@
+"""What a data source yields: rows of text and sound. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from anytalk.errors import DataError
+
+__all__ = ["MANIFEST_FIELDS", "Audio", "BadRow", "CodecCodes", "Message", "Row", "Sound", "strict_rows"]
+
+MANIFEST_FIELDS = (
+    "question_text",
+    "question_audio",
+    "answer_text",
+    "answer_audio",
+    "speaker",
+    "history",
+    "tasks",
+)
+"""Fields of :class:`Row` that a manifest or a column map can give."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """Sound that is not a local file; exactly one of `data`, `samples` and `url` is given.
+
+    Attributes:
+        name: What error messages call it.
+        data: A whole encoded file (wav, flac, ogg, mp3), as parquet columns hold it.
+        samples: (N,) float32 or (N, channels).
+        sample_rate_hz: Rate of `samples`.
+        url: Any address that fsspec opens, such as ``s3://bucket/a.flac``.
+    """
+
+    name: str
+    data: bytes | None = field(default=None, repr=False)
+    samples: np.ndarray | None = field(default=None, repr=False)
+    sample_rate_hz: int | None = None
+    url: str | None = None
+
+
+Audio = Path | Sound
+"""A local sound file, or sound from elsewhere; ``grid.audio.read_wave`` reads both."""
+
+
+@dataclass(frozen=True)
+class CodecCodes:
+    """An answer that was encoded before.
+
+    Attributes:
+        codes: (K,F) int64, rectangular, without delay.
+        token_format: Whose codes these are (``Codec.token_format``): only a codec of the same format may use them.
+    """
+
+    codes: np.ndarray = field(repr=False)
+    token_format: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn before the question.
+
+    Attributes:
+        role: ``"system"`` (only the first), ``"user"`` or ``"assistant"``.
+        text: What was said; None for a user's turn that is only there as sound.
+        audio: Where it was spoken.
+    """
+
+    role: str
+    text: str | None = None
+    audio: Audio | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training example before it becomes a grid. Local paths are absolute; what is absent is None.
+
+    Attributes:
+        id: Name for error messages (source and line).
+        question_text: What was asked, as text.
+        question_audio: Where it was spoken.
+        answer_text: What is answered.
+        answer_audio: Where that is spoken.
+        answer_codes: The answer as codes, for a codec of that format; used instead of `answer_audio` where it fits.
+        speaker: Name of the answering voice.
+        history: Turns before the question, oldest first.
+        tasks: Tasks that it may serve; None: all for which it has what they need.
+    """
+
+    id: str
+    question_text: str | None = None
+    question_audio: Audio | None = None
+    answer_text: str | None = None
+    answer_audio: Audio | None = None
+    answer_codes: CodecCodes | None = None
+    speaker: str | None = None
+    history: tuple[Message, ...] = ()
+    tasks: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that can't be used; its source goes on behind it.
+
+    Attributes:
+        id: As in :class:`Row`.
+        reason: What was found and what was expected, a sentence that begins with the id.
+        hint: What to change.
+    """
+
+    id: str
+    reason: str
+    hint: str = ""
+
+
+def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
+    """The same rows, where a bad one ends it all.
+
+    Raises:
+        DataError: the first bad row's reason and hint.
+    """
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise DataError(row.reason, row.hint)
+        yield row
