@@ -1,0 +1,221 @@
+"""Changes of how a spoken question sounds: noise, gain, speed, room. All chance comes from the generator handed in."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal, Self
+
+import numpy as np
+import pydantic
+
+from anytalk import plugins
+from anytalk.grid.audio import MAX_DURATION_S, resample
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Augmentation
+
+__all__ = ["GainAugmentation", "NoiseAugmentation", "RoomAugmentation", "SpeedAugmentation"]
+
+MAX_PEAK = 0.999
+"""Louder results are scaled down as a whole, never clipped."""
+
+
+class _Options(plugins.Options):
+    """What all of them have in common."""
+
+    probability: float = pydantic.Field(1.0, ge=0, le=1, description="Share of the questions that are changed.")
+
+
+class _Chance(Augmentation):
+    """Leaves a share of the waves as they are.
+
+    Args:
+        options: Validated options of the augmentation.
+    """
+
+    licence = "MIT"
+
+    def __init__(self, options: _Options) -> None:
+        self._probability = options.probability
+
+    @classmethod
+    def build(cls, options: plugins.Options, context: BuildContext) -> Self:
+        """See the contract."""
+        assert isinstance(options, _Options)
+        return cls(options)
+
+    def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        """See the contract."""
+        wave = np.array(wave, dtype=np.float32)
+        if generator.random() >= self._probability or not wave.any():
+            return wave
+        changed = self._change(wave.astype(np.float64), sample_rate_hz, generator)
+        peak = float(np.abs(changed).max())
+        # A wave that came in louder than MAX_PEAK may stay as loud as it was.
+        limit = max(MAX_PEAK, float(np.abs(wave).max()))
+        return (changed * min(1.0, limit / peak)).astype(np.float32) if peak > 0 else wave
+
+    @abstractmethod
+    def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        """(N,) float64, not silent -> (N',) float64 of any peak."""
+
+
+def _check_range(low: float, high: float, low_name: str, high_name: str) -> None:
+    if low > high:
+        raise ValueError(f"{low_name} ({low:g}) is above {high_name} ({high:g})")
+
+
+class NoiseAugmentation(_Chance):
+    """Adds steady noise. The signal's power is its mean over the whole wave, pauses included."""
+
+    class Options(_Options):
+        """Which noise, and how much."""
+
+        colour: Literal["white", "pink"] = pydantic.Field(
+            "pink", description="white: the same power in each hertz; pink: in each octave, like fans and traffic."
+        )
+        min_snr_db: float = pydantic.Field(10.0, ge=-20, le=100, description="Least signal-to-noise ratio, in dB.")
+        max_snr_db: float = pydantic.Field(40.0, ge=-20, le=100, description="Greatest, in dB; drawn evenly between.")
+
+        @pydantic.model_validator(mode="after")
+        def _ordered(self) -> Self:
+            _check_range(self.min_snr_db, self.max_snr_db, "min_snr_db", "max_snr_db")
+            return self
+
+    def __init__(self, options: NoiseAugmentation.Options) -> None:
+        super().__init__(options)
+        self._options = options
+
+    def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        snr_db = generator.uniform(self._options.min_snr_db, self._options.max_snr_db)
+        noise = generator.standard_normal(len(wave))
+        if self._options.colour == "pink":
+            noise = pink(noise)
+        gain = np.sqrt(np.mean(wave**2) / np.mean(noise**2)) * 10 ** (-snr_db / 20)
+        return np.asarray(wave + gain * noise)
+
+
+def pink(white: np.ndarray) -> np.ndarray:
+    """(N,) white noise -> (N,) with power falling by 3 dB an octave and no constant part."""
+    spectrum = np.fft.rfft(white)
+    if len(spectrum) < 2:
+        return white
+    shape = np.zeros(len(spectrum))
+    shape[1:] = 1.0 / np.sqrt(np.arange(1, len(spectrum)))
+    return np.fft.irfft(spectrum * shape, n=len(white))
+
+
+class GainAugmentation(_Chance):
+    """Louder or softer; where it would clip, only as loud as fits."""
+
+    class Options(_Options):
+        """How much."""
+
+        min_gain_db: float = pydantic.Field(-15.0, ge=-60, le=60, description="Least gain, in dB.")
+        max_gain_db: float = pydantic.Field(6.0, ge=-60, le=60, description="Greatest, in dB; drawn evenly between.")
+
+        @pydantic.model_validator(mode="after")
+        def _ordered(self) -> Self:
+            _check_range(self.min_gain_db, self.max_gain_db, "min_gain_db", "max_gain_db")
+            return self
+
+    def __init__(self, options: GainAugmentation.Options) -> None:
+        super().__init__(options)
+        self._options = options
+
+    def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        gain_db = generator.uniform(self._options.min_gain_db, self._options.max_gain_db)
+        return np.asarray(wave * 10 ** (gain_db / 20))
+
+
+class SpeedAugmentation(_Chance):
+    """Faster or slower by resampling: pitch and formants move with the speed, as on a turntable.
+
+    A wave is not slowed down beyond the longest question that is read (``grid.audio.MAX_DURATION_S``).
+    """
+
+    class Options(_Options):
+        """How much."""
+
+        min_speed: float = pydantic.Field(0.9, ge=0.5, le=2, description="Slowest; 1 is the speaker's own speed.")
+        max_speed: float = pydantic.Field(1.1, ge=0.5, le=2, description="Fastest; drawn evenly between.")
+
+        @pydantic.model_validator(mode="after")
+        def _ordered(self) -> Self:
+            _check_range(self.min_speed, self.max_speed, "min_speed", "max_speed")
+            return self
+
+    def __init__(self, options: SpeedAugmentation.Options) -> None:
+        super().__init__(options)
+        self._options = options
+
+    def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        speed = generator.uniform(self._options.min_speed, self._options.max_speed)
+        slowest = len(wave) / (MAX_DURATION_S * sample_rate_hz)
+        speed = max(speed, min(1.0, slowest))
+        changed = resample(wave.astype(np.float32), int(np.ceil(sample_rate_hz * speed)), sample_rate_hz)
+        return changed.astype(np.float64)
+
+
+class RoomAugmentation(_Chance):
+    """A synthetic room: the direct sound as it is, then exponentially decaying noise (no early reflections, no codec).
+
+    The impulse response is a unit pulse and, after a short gap, white noise whose level falls by 60 dB in RT60. The
+    wave keeps its length: what rings on behind its end is cut off.
+    """
+
+    class Options(_Options):
+        """Which room."""
+
+        min_rt60_s: float = pydantic.Field(0.15, gt=0, le=5, description="Shortest time to decay by 60 dB, in seconds.")
+        max_rt60_s: float = pydantic.Field(0.6, gt=0, le=5, description="Longest, in seconds; drawn evenly between.")
+        min_direct_db: float = pydantic.Field(
+            0.0,
+            ge=-20,
+            le=60,
+            description="Least ratio of direct sound to reverberation, in dB (far from the microphone).",
+        )
+        max_direct_db: float = pydantic.Field(15.0, ge=-20, le=60, description="Greatest, in dB (close to it).")
+        gap_s: float = pydantic.Field(
+            0.004, ge=0, le=0.1, description="Between direct sound and reverberation, in seconds."
+        )
+
+        @pydantic.model_validator(mode="after")
+        def _ordered(self) -> Self:
+            _check_range(self.min_rt60_s, self.max_rt60_s, "min_rt60_s", "max_rt60_s")
+            _check_range(self.min_direct_db, self.max_direct_db, "min_direct_db", "max_direct_db")
+            return self
+
+    def __init__(self, options: RoomAugmentation.Options) -> None:
+        super().__init__(options)
+        self._options = options
+
+    def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        options = self._options
+        rt60_s = generator.uniform(options.min_rt60_s, options.max_rt60_s)
+        direct_db = generator.uniform(options.min_direct_db, options.max_direct_db)
+        response = impulse_response(rt60_s, direct_db, options.gap_s, sample_rate_hz, generator)
+        size = 1 << (len(wave) + len(response) - 2).bit_length()
+        ringing = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)
+        return np.asarray(ringing[: len(wave)])
+
+
+def impulse_response(
+    rt60_s: float, direct_db: float, gap_s: float, sample_rate_hz: int, generator: np.random.Generator
+) -> np.ndarray:
+    """A room's response, (M,) float64: 1 at sample 0, then decaying noise.
+
+    Args:
+        rt60_s: Time in which the noise decays by 60 dB.
+        direct_db: Energy of the direct sound over that of the noise.
+        gap_s: Silence between the two.
+        sample_rate_hz: Rate.
+        generator: Source of the noise.
+    """
+    gap = 1 + round(gap_s * sample_rate_hz)
+    time_s = np.arange(max(1, round(rt60_s * sample_rate_hz))) / sample_rate_hz
+    tail = generator.standard_normal(len(time_s)) * 10 ** (-3.0 * time_s / rt60_s)
+    tail *= 10 ** (-direct_db / 20) / np.sqrt(np.sum(tail**2))
+    response = np.zeros(gap + len(tail))
+    response[0] = 1.0
+    response[gap:] = tail
+    return response

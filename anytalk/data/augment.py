@@ -1,0 +1,54 @@
+"""Augmentations of ``data.yaml`` in a row, seeded by the row: the same id always sounds the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from anytalk.data.examples import Augment
+from anytalk.errors import PluginError
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.contracts import Augmentation
+from anytalk.plugins.registry import Registry
+
+
+def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augment | None:
+    """Build the augmentations and join them.
+
+    Args:
+        refs: Which, in the order in which they are applied.
+        seed: Together with a row's id and an augmentation's place it seeds all that is drawn by chance; neither the
+            order of the rows nor the number of workers matters.
+        registry: Where their names are looked up.
+
+    Returns:
+        The joint augmentation, or None without any.
+
+    Raises:
+        AnytalkError: an unknown name or wrong options.
+    """
+    if not refs:
+        return None
+    steps: list[tuple[str, Augmentation]] = [(ref.name, registry.build("augmentation", ref)) for ref in refs]
+
+    def augment(wave: np.ndarray, sample_rate_hz: int, row_id: str) -> np.ndarray:
+        """See :data:`anytalk.data.examples.Augment`."""
+        digest = int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "little")
+        for place, (name, step) in enumerate(steps):
+            changed = step.apply(wave, sample_rate_hz, np.random.default_rng((seed, digest, place)))
+            wave = _checked(changed, name, row_id)
+        return wave
+
+    return augment
+
+
+def _checked(wave: np.ndarray, name: str, row_id: str) -> np.ndarray:
+    """Refuse what no encoder can listen to; augmentations are foreign code."""
+    if wave.ndim != 1 or len(wave) == 0 or not np.isfinite(wave).all():
+        raise PluginError(
+            f"augmentation '{name}' made of {row_id} something that is no sound: shape {wave.shape}",
+            "it has to return (N,) finite float32 samples; leave it out of `augment:` in data.yaml",
+        )
+    return np.ascontiguousarray(wave, dtype=np.float32)

@@ -1,0 +1,283 @@
+"""Cleaning a text set for speech: rows in, rows that a voice can read out, and each drop with its reason.
+
+Everything streams: what stays in memory is a digest per kept row (for duplicates) and one window of rewrites.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from anytalk.data.clean_markdown import read_markdown
+from anytalk.data.clean_normalise import normalise
+from anytalk.data.clean_rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
+from anytalk.data.rewrite import Request, RewriteStep
+from anytalk.errors import DataError
+from anytalk.plugins.rows import Audio, BadRow, Message, Row
+
+NOT_RESCUED = ("empty", "language", "duplicate")
+"""Faults of an answer that no rewriting mends."""
+
+_DIGEST_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that was dropped.
+
+    Attributes:
+        id: Its name.
+        fault: Why.
+        text: The text that is at fault, as it was written.
+    """
+
+    id: str
+    fault: Fault
+    text: str = ""
+
+
+@dataclass
+class Tally:
+    """What happened to the rows.
+
+    Attributes:
+        rows: Read.
+        kept: Written.
+        changed: Kept rows with a text that was normalised or rewritten.
+        rewritten: Kept rows with a rewritten answer.
+        lost_sounds: Sounds of kept rows that a manifest can't hold (samples in memory, codes), or that no longer say
+            what the rewritten answer says.
+        spoken_s: Estimated length of the kept texts, in seconds.
+        drops: Rule -> rows.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    changed: int = 0
+    rewritten: int = 0
+    lost_sounds: int = 0
+    spoken_s: float = 0.0
+    drops: Counter[str] = field(default_factory=Counter)
+
+
+def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
+    """One text as it is said, or what is wrong with it.
+
+    Args:
+        raw: As it was written, Markdown or plain.
+        side: Whose limits apply.
+        rules: Limits.
+
+    Returns:
+        The normalised text (as far as it got), and the first fault.
+    """
+    reading = read_markdown(raw)
+    for name, find in RAW_RULES.items():
+        if reason := find(raw, reading, rules):
+            return raw, Fault(name, reason)
+    said = normalise(raw, rules.language == "en", rules.date_order)
+    for name, look in SPOKEN_RULES.items():
+        if reason := look(said, side, rules):
+            return said, Fault(name, reason)
+    return said, None
+
+
+class Cleaner:
+    """Applies the rules to rows, in order, and remembers what was kept.
+
+    Args:
+        rules: Limits.
+        rewrite: Rewrites answers; None leaves them as they are.
+    """
+
+    def __init__(self, rules: Rules, rewrite: RewriteStep | None = None) -> None:
+        self.rules, self.rewrite, self.tally = rules, rewrite, Tally()
+        self._seen: set[bytes] = set()
+
+    def clean(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | Dropped]:
+        """Each row cleaned or dropped, in the order of the rows."""
+        window: list[tuple[Row, Row | Dropped, Request | None]] = []
+        most = self.rewrite.window if self.rewrite else 0
+        for row in rows:
+            self.tally.rows += 1
+            if isinstance(row, BadRow):
+                window.append((Row(id=row.id), Dropped(row.id, Fault("unreadable", row.reason)), None))
+            else:
+                window.append((row, *self._prepare(row)))
+            if sum(request is not None for _, _, request in window) >= most or len(window) >= 100 * most:
+                yield from self._finish(window)
+                window = []
+        yield from self._finish(window)
+
+    def _prepare(self, row: Row) -> tuple[Row | Dropped, Request | None]:
+        """Check all but what rewriting may mend."""
+        cleaned = self._without_answer(row)
+        if isinstance(cleaned, Dropped) or row.answer_text is None:
+            return cleaned, None
+        said, fault = clean_text(row.answer_text, "answer", self.rules)
+        if self.rewrite and self.rewrite.wants(fault) and (fault is None or fault.rule not in NOT_RESCUED):
+            return cleaned, Request(cleaned.question_text or "", row.answer_text)
+        if fault:
+            return Dropped(row.id, on_side(fault, "answer"), row.answer_text), None
+        return replace(cleaned, answer_text=said), None
+
+    def _without_answer(self, row: Row) -> Row | Dropped:
+        if not any(t and t.strip() for t in (row.question_text, row.answer_text)):
+            return Dropped(row.id, Fault("empty", "it has neither a question nor an answer as text"))
+        if row.question_text is not None:
+            said, fault = clean_text(row.question_text, "question", self.rules)
+            if fault:
+                return Dropped(row.id, on_side(fault, "question"), row.question_text)
+            row = replace(row, question_text=said)
+        if self._digest(row) in self._seen:
+            return self._duplicate(row)
+        history: list[Message] = []
+        for number, turn in enumerate(row.history, start=1):
+            if turn.text is not None and turn.role != "system":
+                side: Side = "question" if turn.role == "user" else "answer"
+                said, fault = clean_text(turn.text, side, self.rules)
+                if fault:
+                    return Dropped(row.id, on_side(fault, f"turn {number}"), turn.text)
+                turn = replace(turn, text=said)
+            history.append(turn)
+        return replace(row, history=tuple(history))
+
+    def _finish(self, window: list[tuple[Row, Row | Dropped, Request | None]]) -> Iterator[Row | Dropped]:
+        requests = [request for _, _, request in window if request is not None]
+        outcomes = iter(self.rewrite.run(requests) if self.rewrite and requests else [])
+        for original, cleaned, request in window:
+            if request is not None and isinstance(cleaned, Row):
+                cleaned = self._rewritten(cleaned, request, *next(outcomes))
+            if isinstance(cleaned, Row) and self._digest(cleaned) in self._seen:
+                cleaned = self._duplicate(cleaned)
+            if isinstance(cleaned, Dropped):
+                self.tally.drops[cleaned.fault.rule] += 1
+            else:
+                self._count(original, cleaned, request is not None)
+            yield cleaned
+
+    def _rewritten(self, row: Row, request: Request, text: str | None, error: str) -> Row | Dropped:
+        if text is None:
+            return Dropped(row.id, Fault("rewrite", error), request.answer)
+        said, fault = clean_text(text, "answer", self.rules)
+        if fault:
+            return Dropped(row.id, on_side(fault, "rewritten answer"), text)
+        self.tally.lost_sounds += row.answer_audio is not None or row.answer_codes is not None
+        return replace(row, answer_text=said, answer_audio=None, answer_codes=None)
+
+    def _count(self, original: Row, row: Row, rewritten: bool) -> None:
+        if (digest := self._digest(row)) is not None:
+            self._seen.add(digest)
+        tally = self.tally
+        tally.kept += 1
+        tally.rewritten += rewritten
+        tally.changed += (row.question_text, row.answer_text) != (original.question_text, original.answer_text)
+        tally.spoken_s += sum(spoken_seconds(t, self.rules) for t in (row.question_text, row.answer_text) if t)
+
+    def _duplicate(self, row: Row) -> Dropped:
+        return Dropped(row.id, Fault("duplicate", "it was kept before"), row.question_text or row.answer_text or "")
+
+    def _digest(self, row: Row) -> bytes | None:
+        """What makes a row the same as another: letters of its texts, without case; None where that doesn't count."""
+        if self.rules.duplicates == "keep" or row.question_text is None:
+            return None
+        texts = [turn.text or "" for turn in row.history] + [row.question_text]
+        if self.rules.duplicates == "pair":
+            texts.append(row.answer_text or "")
+        bare = "\n".join("".join(c for c in text.casefold() if c.isalnum()) for text in texts)
+        return hashlib.blake2b(bare.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def manifest_row(row: Row, folder: Path) -> tuple[dict[str, Any], int]:
+    """A row as a manifest in `folder` holds it, and how many of its sounds a manifest can't hold."""
+    lost = 0
+
+    def place(audio: Audio | None) -> str | None:
+        nonlocal lost
+        if isinstance(audio, Path):
+            # Files below the manifest move with it; others are named in full.
+            absolute = Path(os.path.abspath(audio))  # noqa: PTH100 - resolve() would follow links into a store
+            return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+        lost += audio is not None and audio.url is None
+        return None if audio is None else audio.url
+
+    def bare(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value}
+
+    turns = [bare({"role": t.role, "text": t.text, "audio": place(t.audio)}) for t in row.history]
+    made = {
+        "question_text": row.question_text,
+        "question_audio": place(row.question_audio),
+        "answer_text": row.answer_text,
+        "answer_audio": place(row.answer_audio),
+        "speaker": row.speaker,
+        "history": turns,
+        "tasks": list(row.tasks or ()),
+    }
+    return bare(made), lost + (row.answer_codes is not None and row.answer_audio is None)
+
+
+def dropped_path(out: Path) -> Path:
+    """Where the drops of a manifest go: ``OUT.dropped.jsonl`` beside it."""
+    return out.with_name(f"{out.name.removesuffix('.jsonl')}.dropped.jsonl")
+
+
+def clean_to_files(
+    rows: Iterable[Row | BadRow], out: Path, cleaner: Cleaner, progress: Callable[[Tally], None] = lambda tally: None
+) -> Tally:
+    """Write the cleaned manifest and its drops; both appear at once when all is done.
+
+    Args:
+        rows: What a data source yields.
+        out: The manifest.
+        cleaner: A fresh cleaner.
+        progress: Told the tally after each row.
+
+    Returns:
+        What happened; its manifest holds at least a row.
+
+    Raises:
+        DataError: a file that can't be written, or nothing kept (the drops are written all the same).
+    """
+    folder = Path(os.path.abspath(out)).parent  # noqa: PTH100
+    targets = (out, dropped_path(out))
+    partials = [target.with_name(f".{target.name}.partial") for target in targets]
+    tally = cleaner.tally
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partials[0].open("w", encoding="utf-8") as kept, partials[1].open("w", encoding="utf-8") as dropped:
+            for result in cleaner.clean(rows):
+                if isinstance(result, Dropped):
+                    fault = result.fault
+                    _line(dropped, id=result.id, rule=fault.rule, reason=fault.reason, text=result.text)
+                else:
+                    made, lost = manifest_row(result, folder)
+                    tally.lost_sounds += lost
+                    _line(kept, **made)
+                progress(tally)
+        partials[1].replace(targets[1])
+        if not tally.kept:
+            raise DataError(f"none of {tally.rows} rows was kept", f"look at the reasons in {targets[1]}")
+        partials[0].replace(targets[0])
+    except OSError as error:
+        raise DataError(f"'{out}' can't be written: {error}", "is the folder writable and the disk not full?") from None
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    return tally
+
+
+def _line(file: IO[str], **values: Any) -> None:
+    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def rows_of(sources: Iterable[Iterable[Row | BadRow]]) -> Iterator[Row | BadRow]:
+    """The rows of all sources, one source after the other."""
+    return chain.from_iterable(sources)

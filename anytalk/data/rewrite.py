@@ -1,0 +1,329 @@
+"""Rewriting answers in the tone of a voice assistant: by any OpenAI-compatible endpoint, or by a talker's own backbone.
+
+The answers are kept in a cache file as they come, so that a run that was killed asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from anytalk.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from anytalk.data.clean_rules import Fault
+    from anytalk.model.talker import Talker
+
+PROMPT_VERSION = 1
+"""Part of the cache key: raise it with any change of the prompt."""
+
+INSTRUCTION = (
+    "Rewrite the answer as a friendly voice assistant would say it aloud: one to three short sentences of plain "
+    "spoken English. Keep the facts. No lists, tables, code, formulas, links, symbols, digits or emoji; write numbers "
+    "as words. Reply with the rewritten answer only."
+)
+"""What the model is told."""
+
+GIVE_UP_AFTER = 20
+"""Failures in a row after which the endpoint counts as down."""
+
+Mode = Literal["all", "failing"]
+"""Rewrite all answers, or only those that a rule would drop."""
+
+Outcome = tuple[str | None, str]
+"""The rewritten text and "", or None and why there is none."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An answer to rewrite, and the question that it answers ("" if that is only there as sound)."""
+
+    question: str
+    answer: str
+
+    def prompt(self) -> str:
+        """What the model is asked."""
+        question = f"Question: {self.question}\n\n" if self.question else ""
+        return f"{question}Answer: {self.answer}"
+
+
+class Rewriter(ABC):
+    """Whoever rewrites.
+
+    Attributes:
+        name: Part of the cache key: another model is asked anew.
+        window: Requests that are worth being handed over at once.
+    """
+
+    name: str
+    window: int
+
+    @abstractmethod
+    def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
+        """Rewrite all; call `done` with each request's index and outcome as soon as it is known, from any thread."""
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what it holds."""
+
+
+class RewriteCache:
+    """Rewrites that were paid for: JSONL that is only ever appended to.
+
+    A last line that was cut off by a kill is passed over and overwritten.
+
+    Args:
+        path: The file; made if it isn't there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets: dict[bytes, int] = {}
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+            self._read()
+        except OSError as error:
+            raise DataError(f"'{path}' can't be used as a cache: {error}", "give another file: --cache FILE") from None
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                key = str(json.loads(line)["key"])
+                self._offsets[bytes.fromhex(key)] = whole
+            except (ValueError, KeyError, TypeError):
+                pass  # a damaged line costs one question
+            whole += len(line)
+        self._file.truncate(whole)
+
+    @staticmethod
+    def key(rewriter_name: str, request: Request) -> bytes:
+        """Digest of all that an answer depends on."""
+        parts = [rewriter_name, PROMPT_VERSION, INSTRUCTION, request.question, request.answer]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
+
+    def get(self, key: bytes) -> str | None:
+        """The text that was kept, or None."""
+        with self._lock:
+            if key not in self._offsets:
+                return None
+            self._file.seek(self._offsets[key])
+            return str(json.loads(self._file.readline())["text"])
+
+    def put(self, key: bytes, text: str) -> None:
+        """Keep a text; it is on its way to the disk when this returns."""
+        line = json.dumps({"key": key.hex(), "text": text}, ensure_ascii=False) + "\n"
+        with self._lock:
+            self._offsets[key] = self._file.seek(0, os.SEEK_END)
+            self._file.write(line.encode())
+            self._file.flush()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class RewriteStep:
+    """Rewriting as a step of the cleaner: which answers, by whom, with what memory.
+
+    Args:
+        rewriter: Who.
+        cache: Memory.
+        mode: Which.
+    """
+
+    def __init__(self, rewriter: Rewriter, cache: RewriteCache, mode: Mode = "all") -> None:
+        self.rewriter, self.cache, self.mode = rewriter, cache, mode
+        self.window = rewriter.window
+        self.asked, self.found, self._failed_in_row = 0, 0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rewriter.close()
+        self.cache.close()
+
+    def wants(self, fault: Fault | None) -> bool:
+        """Whether an answer is to be rewritten."""
+        return self.mode == "all" or fault is not None
+
+    def run(self, requests: Sequence[Request]) -> list[Outcome]:
+        """The outcome of each request; what the cache knows, and what stands twice in a window, is not asked.
+
+        Raises:
+            ConfigError: the rewriter can't work at all, or failed so often in a row that it seems to be down.
+        """
+        keys = [self.cache.key(self.rewriter.name, request) for request in requests]
+        outcomes: dict[bytes, Outcome] = {}
+        for key in keys:
+            if (text := self.cache.get(key)) is not None:
+                outcomes[key] = (text, "")
+        self.found += len(outcomes)
+        open_keys = [key for key in dict.fromkeys(keys) if key not in outcomes]
+        by_key = dict(zip(keys, requests, strict=True))
+        self.asked += len(open_keys)
+
+        def done(index: int, outcome: Outcome) -> None:
+            text, error = outcome
+            outcomes[open_keys[index]] = outcome
+            if text is not None:
+                self.cache.put(open_keys[index], text)
+            self._failed_in_row = 0 if text is not None else self._failed_in_row + 1
+            if self._failed_in_row >= GIVE_UP_AFTER:
+                raise ConfigError(
+                    f"{self.rewriter.name} failed {self._failed_in_row} times in a row; the last time: {error}",
+                    "see that it runs, then type the same command again: what was rewritten is kept",
+                )
+
+        if open_keys:
+            self.rewriter.run([by_key[key] for key in open_keys], done)
+        return [outcomes[key] for key in keys]
+
+
+class EndpointRewriter(Rewriter):
+    """Any server that speaks OpenAI's chat completions (the package ``openai`` is optional).
+
+    Rate limits (429), server errors and timeouts are tried again with growing pauses, as the server asks.
+
+    Args:
+        url: Base address, e.g. ``http://localhost:8000/v1``.
+        model: Name of the model there.
+        key: API key; None for servers that want none.
+        concurrency: Requests under way at once.
+        timeout_s: Longest wait for one reply.
+        retries: Further tries.
+    """
+
+    def __init__(
+        self, url: str, model: str, key: str | None, concurrency: int = 4, timeout_s: float = 60.0, retries: int = 5
+    ) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise ConfigError(
+                "--endpoint needs the package openai, which is not installed", "pip install 'anytalk[rewrite]'"
+            ) from None
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"'{url}' is no address", "give the base of the API: --endpoint http://localhost:8000/v1")
+        self._openai: Any = openai
+        self.name, self.model, self.window = f"{url} {model}", model, 8 * concurrency
+        self._concurrency = concurrency
+        self._client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=retries)
+
+    def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
+        """See the contract.
+
+        Raises:
+            ConfigError: the key, the address or the model is refused: no other request would fare better.
+        """
+
+        def work(index: int) -> None:
+            done(index, self._ask(requests[index]))
+
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            futures = [pool.submit(work, index) for index in range(len(requests))]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # Ctrl-C too
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _ask(self, request: Request) -> Outcome:
+        refused = (
+            self._openai.AuthenticationError,
+            self._openai.PermissionDeniedError,
+            self._openai.NotFoundError,
+        )
+        messages: list[Any] = [
+            {"role": "system", "content": INSTRUCTION},
+            {"role": "user", "content": request.prompt()},
+        ]
+        try:
+            reply = self._client.chat.completions.create(model=self.model, messages=messages, temperature=0.0)
+        except refused as error:
+            raise ConfigError(
+                f"{self.name} refused: {_line(error)}", "check --endpoint, --model and the API key (--key-env)"
+            ) from None
+        except (self._openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is no JSON
+            return None, f"the endpoint failed: {_line(error)}"
+        return read_reply(reply)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def read_reply(reply: Any) -> Outcome:
+    """The text of a chat completion, or what is wrong with it; servers of other makers leave fields out."""
+    choices = getattr(reply, "choices", None)
+    if not choices:
+        return None, "the endpoint's reply holds no choices"
+    text = getattr(getattr(choices[0], "message", None), "content", None)
+    if not isinstance(text, str) or not text.strip():
+        return None, "the endpoint's reply is empty"
+    if getattr(choices[0], "finish_reason", None) == "length":
+        return None, "the endpoint's reply was cut off"
+    return text.strip(), ""
+
+
+class TalkerRewriter(Rewriter):
+    """The talker's own language model, greedily.
+
+    Args:
+        talker: Loaded without ears.
+        max_tokens: Longest rewritten answer.
+        batch_size: Rows at once.
+    """
+
+    def __init__(self, talker: Talker, max_tokens: int = 192, batch_size: int = 32) -> None:
+        from anytalk.model.talker import fingerprint
+
+        self._talker, self._max_tokens, self._batch_size = talker, max_tokens, batch_size
+        self.name = f"talker {fingerprint(talker.model.backbone)} {max_tokens}"
+        self.window = 4 * batch_size
+
+    def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
+        """See the contract."""
+        from anytalk.data.voice import greedy_answers
+
+        for first in range(0, len(requests), self._batch_size):
+            batch = requests[first : first + self._batch_size]
+            asked = [f"{INSTRUCTION}\n\n{request.prompt()}" for request in batch]
+            answers = greedy_answers(self._talker, asked, max_tokens=self._max_tokens, batch_size=self._batch_size)
+            for place, answer in enumerate(answers):
+                done(first + place, (answer, "") if answer.strip() else (None, "the talker said nothing"))
+
+
+def read_key(variable: str | None) -> str | None:
+    """The API key of an environment variable; a variable that was asked for has to be there.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    key = os.environ.get(variable or "OPENAI_API_KEY")
+    if variable is not None and not key:
+        raise ConfigError(
+            f"the environment variable {variable} is not set", f"export {variable}=..., or leave --key-env out"
+        )
+    return key
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
