@@ -24,12 +24,16 @@ _COMMANDS = {
     "info": "Show what a talker is made of, what was trained, and whose licences apply.",
     "plugins": "List all parts that are installed, or the options of one.",
     "layout": "Draw the token grid of a task: streams by steps, specials by name, what is learnt in [ ].",
+    "prepare": "Turn data.yaml into shards: read, voice, encode, filter; run again to go on.",
+    "data": "Look at training data, count it, clean it.",
+    "eval": "Measure a talker: what it hears, says, keeps of its parent, and how fast.",
     "voice": "Read a text set aloud and write a manifest to train on; run again to go on.",
     "transcribe": "Print what Whisper hears, and with --reference how many words are wrong.",
     "import-mini-omni": "Turn the released Mini-Omni checkpoint into a talker.",
     "doctor": "Report what is installed, what can be reached, and what would be slow by accident.",
 }
-"""Commands and what they do. Each has a module of its name in this package, with a function ``command``."""
+"""Commands and what they do. Each has a module of its name in this package, with a function ``command`` or, for a group
+of commands, a Typer ``group``."""
 
 # The class is not exported under one name by all versions of typer, its subclass is.
 _CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -97,15 +101,19 @@ def build_app(plugins: Plugins | None = None, only: str | None = None) -> typer.
     )
     app.callback()(_global_options)
     for name, summary in _COMMANDS.items():
-        app.command(name, help=summary)(_load(name) if only in (None, name) else _not_loaded)
+        found = _load(name) if only in (None, name) else _not_loaded
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, help=summary)
+        else:
+            app.command(name, help=summary)(found)
     _add_plugin_commands(app, plugins or default_registry().plugins)
     return app
 
 
-def _load(name: str) -> Callable[..., None]:
+def _load(name: str) -> Callable[..., None] | typer.Typer:
     module = importlib.import_module(f"anytalk.cli.{name.replace('-', '_')}")
-    command: Callable[..., None] = module.command
-    return command
+    found: Callable[..., None] | typer.Typer = getattr(module, "group", None) or module.command
+    return found
 
 
 def _not_loaded() -> None:

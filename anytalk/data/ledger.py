@@ -1,0 +1,363 @@
+"""What a prepared folder says about itself: ``prepared.yaml`` (settings) and ``ledger.jsonl`` (its shards). Torch-free.
+
+Both are read from a folder or from any address that fsspec opens. A shard counts once its line stands in the ledger; a
+last line that a crash cut short is passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from anytalk.data.config import SourceConfig, VoiceConfig
+from anytalk.errors import ConfigError, DataError
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import explain_validation
+
+PREPARED_FILE = "prepared.yaml"
+LEDGER_FILE = "ledger.jsonl"
+REJECTED_FILE = "rejected.jsonl"
+CACHE_FOLDER = ".cache"
+"""Inside the folder of a source: the arrow copy that feeds map into memory."""
+
+FORMAT_VERSION = 1
+_DIGEST_BYTES = 1 << 20
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderInfo(_Model):
+    """The ears that rows were encoded with."""
+
+    name: str = Field(description="Plugin name.")
+    fingerprint: str = Field(description="Digest of the weights.")
+    width: int = Field(description="E.")
+    sample_rate_hz: int = Field(description="Rate of the sound that is kept.")
+
+
+class CodecInfo(_Model):
+    """The codec that answers were encoded with."""
+
+    name: str = Field(description="Plugin name.")
+    fingerprint: str = Field(description="Digest of the weights.")
+    token_format: str = Field(description="Whose codes these are.")
+    num_streams: int = Field(description="Codes per frame.")
+    codebook_size: int = Field(description="Codes per codebook.")
+    frame_rate_hz: float = Field(description="Frames per second.")
+
+
+class Settings(_Model):
+    """Everything that decides what a row becomes; a folder holds rows of one Settings only."""
+
+    encoder: EncoderInfo | None = Field(None, description="Ears; null for a talker that only reads.")
+    codec: CodecInfo = Field(description="Mouth.")
+    speakers: list[str] = Field(default_factory=list, description="Voices that the talker has an embedding for.")
+    features: bool = Field(True, description="Encoder features of spoken questions are kept.")
+    half: bool = Field(False, description="Features are float16.")
+    sound: bool = Field(False, description="The sound of spoken questions is kept (FLAC, 16 bit).")
+    rows_per_shard: int = Field(512, gt=0, description="Rows of the source that are read for one shard.")
+    voice: VoiceConfig | None = Field(None, description="Who reads aloud what has no sound.")
+    augment: list[PartRef] = Field(default_factory=list, description="Augmentations of the spoken questions.")
+    seed: int = Field(0, description="Seed of everything drawn by chance.")
+
+
+class PreparedSource(_Model):
+    """One source and its folder."""
+
+    slug: str = Field(description="Name of its folder.")
+    digest: str | None = Field(None, description="Digest of its file; null for folders and hub ids.")
+    config: SourceConfig = Field(description="As it stands in data.yaml.")
+
+
+class Prepared(_Model):
+    """What ``prepared.yaml`` says."""
+
+    format_version: int = Field(FORMAT_VERSION, description="Version of this format.")
+    library_version: str = Field(description="anytalk that made the folder.")
+    talker: str = Field(description="Talker folder whose encoder and codec were used.")
+    rows_per_group: int = Field(gt=0, description="Rows of a parquet row group.")
+    settings: Settings = Field(description="What decides what a row becomes.")
+    sources: list[PreparedSource] = Field(description="Sources, in the order of data.yaml.")
+
+
+class ShardRecord(_Model):
+    """One line of the ledger: a shard that is whole."""
+
+    source: str = Field(description="Folder of its source.")
+    number: int = Field(ge=0, description="Its place among the source's shards.")
+    first_row: int = Field(ge=0, description="Number of its first row in the source.")
+    rows: int = Field(ge=0, description="Rows read.")
+    kept: int = Field(ge=0, description="Rows it holds.")
+    rejected: dict[str, int] = Field(default_factory=dict, description="Rows left out, by kind of reason.")
+    question_s: float = Field(0.0, description="Spoken questions, all together.")
+    answer_s: float = Field(0.0, description="Spoken answers, all together.")
+    voices: dict[str, int] = Field(default_factory=dict, description="Rows by answering voice.")
+    tasks: list[tuple[str, int]] = Field(
+        default_factory=list, description="Runs of rows that serve the same tasks: names with spaces, length."
+    )
+    num_bytes: int = Field(0, description="Size of the file.")
+    seconds: float | None = Field(None, description="Time it took; null when a crash lost the figure.")
+
+    @property
+    def file(self) -> str:
+        """Its path inside the folder."""
+        return shard_file(self.source, self.number)
+
+
+def shard_file(slug: str, number: int) -> str:
+    """``"books/00003.parquet"``."""
+    return f"{slug}/{number:05d}.parquet"
+
+
+def check_shard(folder: Path, record: ShardRecord) -> Path:
+    """The file of a shard, there and as long as it was.
+
+    Raises:
+        DataError: it is missing or was cut short.
+    """
+    path = folder / record.file
+    if not path.is_file():
+        raise DataError(
+            f"shard '{path}' is in the ledger, but not there", "copy it again, or prepare into a new folder"
+        )
+    if record.num_bytes and path.stat().st_size != record.num_bytes:
+        raise DataError(
+            f"shard '{path}' has {path.stat().st_size} bytes instead of {record.num_bytes}",
+            "copy it again, or prepare into a new folder",
+        )
+    return path
+
+
+@dataclass
+class Ledger:
+    """What is there.
+
+    Attributes:
+        shards: By folder of the source and number.
+        complete: Rows of each source that was read to its end.
+    """
+
+    shards: dict[tuple[str, int], ShardRecord] = field(default_factory=dict)
+    complete: dict[str, int] = field(default_factory=dict)
+
+    def of(self, slug: str) -> list[ShardRecord]:
+        """The shards of a source in their order."""
+        return [self.shards[key] for key in sorted(self.shards) if key[0] == slug]
+
+
+def parse_ledger(data: bytes, name: str) -> tuple[Ledger, int]:
+    """Read a ledger.
+
+    Returns:
+        The ledger and the number of bytes that are whole lines.
+
+    Raises:
+        DataError: a line that is damaged and is not the last.
+    """
+    ledger, good = Ledger(), 0
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            entry = json.loads(line)
+            if "complete" in entry:
+                ledger.complete[str(entry["complete"])] = int(entry["rows"])
+            else:
+                record = ShardRecord.model_validate(entry)
+                ledger.shards[record.source, record.number] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"'{name}' is damaged at line {number}: {' '.join(str(error).split())[:200]}",
+                "remove that line and run `anytalk prepare` again",
+            ) from None
+        good += len(line)
+    return ledger, good
+
+
+class LedgerFile:
+    """Appends to ``ledger.jsonl``; what a crash left of a last line is cut off first.
+
+    Args:
+        folder: The prepared folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LEDGER_FILE
+        data = self._path.read_bytes() if self._path.is_file() else b""
+        self.ledger, good = parse_ledger(data, str(self._path))
+        if good < len(data):
+            os.truncate(self._path, good)
+
+    def add(self, record: ShardRecord) -> None:
+        """A shard is whole."""
+        self._append(record.model_dump(mode="json"))
+        self.ledger.shards[record.source, record.number] = record
+
+    def finish(self, slug: str, rows: int) -> None:
+        """A source was read to its end."""
+        self._append({"complete": slug, "rows": rows})
+        self.ledger.complete[slug] = rows
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        before = self._path.stat().st_size if self._path.is_file() else 0
+        try:
+            with self._path.open("ab") as file:
+                file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, before)
+            raise
+
+
+def is_remote(spec: str) -> bool:
+    """Whether a place is an address and not a path."""
+    return "://" in spec
+
+
+def is_prepared(spec: str | Path) -> bool:
+    """Whether `spec` is a folder that `anytalk prepare` wrote, or an address (taken on trust until it is opened)."""
+    spec = str(spec)
+    return is_remote(spec) or Path(spec).is_dir()
+
+
+def read_bytes(spec: str, name: str) -> bytes | None:
+    """A small file of a prepared folder; None where there is none.
+
+    Raises:
+        DataError: an address that can't be reached.
+    """
+    if not is_remote(spec):
+        path = Path(spec) / name
+        return path.read_bytes() if path.is_file() else None
+    fs, root = open_address(spec)
+    try:
+        data: bytes = fs.cat_file(f"{root}/{name}")
+        return data
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # each filesystem has errors of its own
+        raise DataError(
+            f"'{spec}' can't be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            "check the address, the network and the credentials",
+        ) from None
+
+
+def open_address(spec: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an address, and the path in it.
+
+    Raises:
+        DataError: a protocol that isn't known or whose package isn't installed.
+    """
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(spec)
+    except (ValueError, ImportError) as error:
+        raise DataError(
+            f"'{spec}' can't be opened: {' '.join(str(error).split())}",
+            "install what fsspec needs for it, e.g. pip install s3fs",
+        ) from None
+    return fs, str(root).rstrip("/")
+
+
+def read_prepared(spec: str | Path) -> Prepared:
+    """Read ``prepared.yaml``.
+
+    Raises:
+        DataError: a folder or address that was not made by `anytalk prepare`, or by a newer one.
+        ConfigError: a file with wrong fields.
+    """
+    where = str(spec)
+    data = read_bytes(where, PREPARED_FILE)
+    if data is None:
+        there = is_remote(where) or Path(where).is_dir()
+        raise DataError(
+            f"'{where}' has no {PREPARED_FILE}" if there else f"folder '{where}' doesn't exist",
+            f"make it: anytalk prepare data.yaml -o {where} --talker TALKER",
+        )
+    try:
+        found = yaml.safe_load(data.decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(
+            f"'{where}/{PREPARED_FILE}' can't be read as YAML: {' '.join(str(error).split())}", "prepare again"
+        ) from None
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise DataError(f"'{where}' was prepared by a newer anytalk", "pip install -U anytalk")
+    try:
+        return Prepared.model_validate(found)
+    except pydantic.ValidationError as error:
+        raise ConfigError(
+            explain_validation(error, f"'{where}/{PREPARED_FILE}' is not well-formed"), "prepare again"
+        ) from None
+
+
+def read_ledger(spec: str | Path) -> Ledger:
+    """The ledger of a prepared folder; empty where nothing was finished yet."""
+    return parse_ledger(read_bytes(str(spec), LEDGER_FILE) or b"", f"{spec}/{LEDGER_FILE}")[0]
+
+
+def write_whole(path: Path, data: str) -> None:
+    """Write a text file beside its place, force it to the disk, then rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_prepared(folder: Path, prepared: Prepared) -> None:
+    """Write ``prepared.yaml``."""
+    text = yaml.safe_dump(prepared.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_whole(folder / PREPARED_FILE, text)
+
+
+def source_digest(source: SourceConfig) -> str | None:
+    """A cheap digest of a source that is one file (size, beginning, end); None for folders, hub ids and addresses."""
+    path = Path(source.path)
+    if is_remote(source.path) or not path.is_file():
+        return None
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_DIGEST_BYTES)
+        file.seek(max(0, size - _DIGEST_BYTES))
+        tail = file.read()
+    return hashlib.sha256(f"{size}|".encode() + head + tail).hexdigest()[:16]
+
+
+def make_slug(name: str, taken: Iterable[str]) -> str:
+    """A folder name of a source's name: letters, digits, dots and dashes, unlike those that are taken."""
+    base = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "source"
+    slug, used, number = base, set(taken), 2
+    while slug in used:
+        slug, number = f"{base}-{number}", number + 1
+    return slug
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What changed between two nests of mappings: ``"codec.fingerprint was a, is b"``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}".lstrip("."))]
+    return [] if old == new else [f"{where} was {json.dumps(old)}, is {json.dumps(new)}"]

@@ -1,0 +1,335 @@
+"""`anytalk prepare`: sources become folders of shards, resumable at any moment.
+
+A shard holds what is left of a fixed range of a source's rows, so it depends neither on the number of workers nor on
+what happened before. It gets its name when it is whole; then its line is added to the ledger. A crash between the two
+is mended at the next start, because a shard keeps its own line inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+import anytalk
+from anytalk.data.config import DataConfig, SourceConfig, read_rows
+from anytalk.data.ledger import (
+    CACHE_FOLDER,
+    PREPARED_FILE,
+    REJECTED_FILE,
+    Ledger,
+    LedgerFile,
+    Prepared,
+    PreparedSource,
+    Settings,
+    ShardRecord,
+    check_shard,
+    differences,
+    make_slug,
+    read_prepared,
+    source_digest,
+    write_prepared,
+)
+from anytalk.data.prepare_parts import Senses, load_senses
+from anytalk.data.prepare_pool import run_here, run_workers
+from anytalk.data.prepare_worker import Block, Job, Worker, rejects_file
+from anytalk.data.shards import ROWS_PER_GROUP, shard_record
+from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from anytalk.grid.tasks import Task
+from anytalk.plugins.registry import Registry, default_registry
+
+LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How to prepare.
+
+    Attributes:
+        workers: Processes; 1 works in this one.
+        features: Keep encoder features.
+        half: Keep them as float16.
+        sound: Keep the sound of questions; without features it is kept anyway.
+        rows_per_shard: Rows that are read for one shard.
+        device: Torch device.
+    """
+
+    workers: int = 1
+    features: bool = True
+    half: bool = False
+    sound: bool = False
+    rows_per_shard: int = 512
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Who is told what happens.
+
+    Attributes:
+        source: Called with a source and the number of its rows that were finished before.
+        rows: Called with rows done and seconds of speech kept since the last call.
+        shard: Called with each shard.
+    """
+
+    source: Callable[[SourceConfig, int], None] = lambda source, done: None
+    rows: Callable[[int, float], None] = lambda rows, seconds: None
+    shard: Callable[[ShardRecord], None] = lambda record: None
+
+
+def prepare(
+    config: DataConfig,
+    out: Path,
+    talker: Path,
+    options: PrepareOptions,
+    *,
+    registry: Registry | None = None,
+    watcher: Watcher | None = None,
+) -> tuple[Prepared, Ledger]:
+    """Prepare all sources, or go on where an earlier call was stopped.
+
+    Args:
+        config: What ``data.yaml`` says.
+        out: The folder; made if it isn't there.
+        talker: Whose encoder and codec are used.
+        options: How.
+        registry: Where parts are found (of one worker only; other processes have the default one).
+        watcher: Who is told.
+
+    Returns:
+        What the folder says of itself, and its shards.
+
+    Raises:
+        ConfigError: settings, talker or sources other than those that the folder was begun with; it names them.
+        DataError: a source that can't be read, a full disk, a worker that died. Finished shards are kept.
+    """
+    registry, watcher = registry or default_registry(), watcher or Watcher()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and not (out / PREPARED_FILE).is_file() and not (out / LOCK_FILE).is_file():
+            raise ConfigError(f"'{out}' holds other things", "choose a new or empty folder: -o shards")
+        with filelock.FileLock(out / LOCK_FILE, timeout=0):
+            return _prepare(config, out, talker, options, registry, watcher)
+    except filelock.Timeout:
+        raise ConfigError(f"another `anytalk prepare` is working in '{out}'", "wait for it, or end it") from None
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise DataError(
+            f"the disk is full: {error}" if full else f"'{out}' can't be written: {error}",
+            "finished shards are kept; make room and run the same command again"
+            if full
+            else "is it writable? Then run the same command again",
+        ) from None
+    except MemoryError:
+        raise DataError("memory ran out", "run the same command again with a smaller --rows-per-shard") from None
+
+
+def _prepare(
+    config: DataConfig, out: Path, talker: Path, options: PrepareOptions, registry: Registry, watcher: Watcher
+) -> tuple[Prepared, Ledger]:
+    tasks = {source.name: choose_tasks(source, registry) for source in config.sources}
+    senses = load_senses(talker, registry, options.device)
+    settings = settings_of(config, senses, options)
+    prepared = _merge(config, settings, talker, out)
+    write_prepared(out, prepared)
+    file = LedgerFile(out)
+    clear_partial(out)
+    adopt(out, prepared, file)
+    _write_rejected(out, prepared, file.ledger)
+    job = Job(out=out, talker=talker, settings=settings, device=options.device)
+    todo = [s for s in prepared.sources if s.slug not in file.ledger.complete]
+    for source in todo:
+        # The arrow copy of feeds that were opened before this source was finished.
+        shutil.rmtree(out / source.slug / CACHE_FOLDER, ignore_errors=True)
+    counter: dict[str, int] = {}
+    served = {s.slug: _served(tasks[s.config.name], senses) for s in todo}
+    blocks = itertools.chain.from_iterable(
+        _blocks(source, served[source.slug], file.ledger, settings, registry, watcher, counter) for source in todo
+    )
+    if options.workers == 1:
+        made = run_here(Worker(job, registry, senses), blocks, watcher.rows)
+    else:
+        del senses  # the workers load their own; these would only take memory
+        made = run_workers(job, options.workers, blocks, watcher.rows)
+    try:
+        for record in made:
+            file.add(record)
+            watcher.shard(record)
+            _finish_sources(file, counter)
+        _finish_sources(file, counter)
+    finally:
+        made.close()
+        adopt(out, prepared, file)
+        clear_partial(out)
+        _write_rejected(out, prepared, file.ledger)
+    return prepared, file.ledger
+
+
+def _finish_sources(file: LedgerFile, rows_read: dict[str, int]) -> None:
+    """Note the sources that were read to their end and of which all shards are there."""
+    for slug, rows in rows_read.items():
+        if slug not in file.ledger.complete and sum(record.rows for record in file.ledger.of(slug)) == rows:
+            file.finish(slug, rows)
+
+
+def _served(tasks: Sequence[Task], senses: Senses) -> tuple[Task, ...]:
+    """A talker without ears serves no task that listens."""
+    return tuple(task for task in tasks if senses.encoder is not None or not task.speech_in)
+
+
+def choose_tasks(source: SourceConfig, registry: Registry) -> tuple[Task, ...]:
+    """The tasks that a source may serve: those it names, else all that are installed.
+
+    Raises:
+        UnknownNameError: a task that nothing offers.
+    """
+    known = list(registry.components("task"))
+    for name in source.tasks or ():
+        if name not in known:
+            raise UnknownNameError(
+                f"source '{source.name}': unknown task '{name}'{did_you_mean(name, known)}",
+                f"tasks: {', '.join(known)}",
+            )
+    names = known if source.tasks is None else source.tasks
+    return tuple(registry.load("task", name) for name in names)
+
+
+def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> Settings:
+    """Everything that decides what a row becomes."""
+    return Settings(
+        encoder=senses.encoder_info,
+        codec=senses.codec_info,
+        speakers=list(senses.speakers),
+        features=options.features,
+        half=options.half and options.features,
+        sound=options.sound or not options.features,
+        rows_per_shard=options.rows_per_shard,
+        voice=config.voice,
+        augment=config.augment,
+        seed=config.seed,
+    )
+
+
+def _merge(config: DataConfig, settings: Settings, talker: Path, out: Path) -> Prepared:
+    """What the folder says, with new sources added; refuses everything else that changed."""
+    before = read_prepared(out) if (out / PREPARED_FILE).is_file() else None
+    known = {source.config.name: source for source in before.sources} if before else {}
+    changed: list[str] = []
+    if before is not None:
+        changed += differences(before.settings.model_dump(mode="json"), settings.model_dump(mode="json"))
+        names = [source.name for source in config.sources]
+        changed += [f"source '{name}' is no longer there" for name in known if name not in names]
+    sources: list[PreparedSource] = []
+    taken = [source.slug for source in known.values()]
+    for source in map(_absolute, config.sources):
+        digest = source_digest(source)
+        if source.name in known:
+            old = known[source.name]
+            changed += _source_changes(old, source, digest)
+            sources.append(old.model_copy(update={"config": source}))
+        else:
+            slug = make_slug(source.name, taken)
+            taken.append(slug)
+            sources.append(PreparedSource(slug=slug, digest=digest, config=source))
+    if changed:
+        raise ConfigError(
+            f"'{out}' was prepared with other settings:\n" + "\n".join(f"  {line}" for line in changed),
+            "undo the change, or prepare into a new folder (-o). Weights may change, and sources may be added",
+        )
+    return Prepared(
+        library_version=before.library_version if before else anytalk.__version__,
+        talker=str(talker.absolute()),
+        rows_per_group=before.rows_per_group if before else ROWS_PER_GROUP,
+        settings=settings,
+        sources=sources,
+    )
+
+
+def _absolute(source: SourceConfig) -> SourceConfig:
+    """The next run may come from another working folder."""
+    path = Path(source.path)
+    return source.model_copy(update={"path": str(path.absolute())}) if path.exists() else source
+
+
+def _source_changes(old: PreparedSource, source: SourceConfig, digest: str | None) -> list[str]:
+    if digest is not None and old.digest is not None and digest != old.digest:
+        return [f"the file of source '{source.name}' was changed since ({source.path})"]
+    # How often a source is drawn changes no row; and a file may be moved as long as it is the same.
+    skip = {"weight"} | ({"path"} if digest is not None and digest == old.digest else set())
+    first, second = (s.model_dump(mode="json", exclude=skip) for s in (old.config, source))
+    return differences(first, second, f"source '{source.name}'")
+
+
+def _blocks(
+    source: PreparedSource,
+    tasks: Sequence[Task],
+    ledger: Ledger,
+    settings: Settings,
+    registry: Registry,
+    watcher: Watcher,
+    rows_read: dict[str, int],
+) -> Iterator[Block]:
+    """The blocks of a source that no shard was made of yet; `rows_read` gets its number of rows at the end."""
+    watcher.source(source.config, sum(record.rows for record in ledger.of(source.slug)))
+    size = settings.rows_per_shard
+    rows = read_rows(source.config, registry, strict=False)
+    first_row = 0
+    for number in itertools.count():
+        try:
+            block = tuple(itertools.islice(rows, size))
+        except OSError as error:
+            raise DataError(
+                f"source '{source.config.name}' can't be read beyond row {first_row}: {error}",
+                "finished shards are kept; run the same command again when it can",
+            ) from None
+        if not block:
+            break
+        if (source.slug, number) not in ledger.shards:
+            yield Block(source.slug, source.config, tuple(tasks), number, first_row, block)
+        first_row += len(block)
+        if len(block) < size:
+            break
+    rows_read[source.slug] = first_row
+
+
+def clear_partial(out: Path) -> None:
+    """Remove what a crash left half-written."""
+    for path in [*out.glob(".*.partial*"), *out.glob("*/.*.partial*")]:
+        path.unlink(missing_ok=True)
+
+
+def adopt(out: Path, prepared: Prepared, file: LedgerFile) -> None:
+    """Take shards into the ledger that were whole when a crash came, and whose line was never written.
+
+    Raises:
+        DataError: a shard of the ledger that is no longer there.
+    """
+    for source in prepared.sources:
+        for path in sorted((out / source.slug).glob("*.parquet")):
+            if not path.stem.isdigit() or (source.slug, int(path.stem)) in file.ledger.shards:
+                continue
+            found = shard_record(path)
+            if found is None:
+                path.unlink()
+                continue
+            record = ShardRecord.model_validate_json(found)
+            file.add(record.model_copy(update={"num_bytes": path.stat().st_size}))
+        for record in file.ledger.of(source.slug):
+            check_shard(out, record)
+
+
+def _write_rejected(out: Path, prepared: Prepared, ledger: Ledger) -> None:
+    """Write ``rejected.jsonl`` anew from the lists beside the shards: no line is lost or doubled by a crash."""
+    partial = out / f".{REJECTED_FILE}.partial"
+    with partial.open("wb") as file:
+        for source in prepared.sources:
+            for record in ledger.of(source.slug):
+                path = rejects_file(out / record.file)
+                if path.is_file():
+                    file.write(path.read_bytes())
+    partial.replace(out / REJECTED_FILE)

@@ -1,0 +1,101 @@
+"""The ears and the mouth of a talker without the rest of it: preparing data needs no language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+from safetensors import safe_open
+
+from anytalk.data.ledger import CodecInfo, EncoderInfo
+from anytalk.errors import TalkerError
+from anytalk.model.assemble import build_codec
+from anytalk.model.config import TalkerConfig, read_config
+from anytalk.model.talker import Talker, fingerprint
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Codec, SpeechEncoder
+from anytalk.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class Senses:
+    """What turns sound into numbers.
+
+    Attributes:
+        encoder: Ears; None for a talker that only reads.
+        codec: Mouth.
+        speakers: Voices that the talker has an embedding for.
+        encoder_info: What to compare the ears by.
+        codec_info: What to compare the mouth by.
+    """
+
+    encoder: SpeechEncoder | None
+    codec: Codec
+    speakers: tuple[str, ...]
+    encoder_info: EncoderInfo | None
+    codec_info: CodecInfo
+
+
+def load_senses(folder: Path, registry: Registry, device: str = "cpu") -> Senses:
+    """Load encoder and codec of a talker folder, the encoder as it was trained.
+
+    Raises:
+        TalkerError: a folder that is missing or damaged.
+        AnytalkError: a part that can't be built.
+    """
+    config = read_config(folder)
+    codec = build_codec(config, registry, folder, device)
+    encoder = _load_encoder(config, registry, folder, device)
+    return senses_of(config, encoder, codec)
+
+
+def senses_of(config: TalkerConfig, encoder: SpeechEncoder | None, codec: Codec) -> Senses:
+    """Senses of parts that are loaded already."""
+    encoder_info = None
+    if encoder is not None and config.encoder is not None:
+        encoder_info = EncoderInfo(
+            name=config.encoder.name,
+            fingerprint=fingerprint(encoder),
+            width=encoder.width,
+            sample_rate_hz=encoder.sample_rate_hz,
+        )
+    return Senses(encoder, codec, tuple(config.speakers), encoder_info, codec_info(config, codec))
+
+
+def codec_info(config: TalkerConfig, codec: Codec) -> CodecInfo:
+    """What to compare a mouth by."""
+    return CodecInfo(
+        name=config.codec.name,
+        fingerprint=fingerprint(codec),
+        token_format=codec.token_format,
+        num_streams=codec.num_streams,
+        codebook_size=codec.codebook_size,
+        frame_rate_hz=codec.frame_rate_hz,
+    )
+
+
+def talker_senses(talker: Talker) -> Senses:
+    """Senses of a talker in memory."""
+    return senses_of(talker.config, talker.model.encoder, talker.codec)
+
+
+def _load_encoder(config: TalkerConfig, registry: Registry, folder: Path, device: str) -> SpeechEncoder | None:
+    if config.encoder is None:
+        return None
+    encoder: SpeechEncoder = registry.build(
+        "speech encoder", config.encoder, BuildContext(device=device, folder=folder)
+    )
+    if config.weights is not None and "encoder" in config.weights.parts:
+        path = folder / config.weights.file
+        again = "copy the folder again, or train again"
+        if not path.is_file() or path.stat().st_size != config.weights.num_bytes:
+            raise TalkerError(f"'{path}' is missing or has another size than talker.yaml says", again)
+        try:
+            with safe_open(str(path), "pt") as file:
+                names = [name for name in file.keys() if name.startswith("encoder.")]  # noqa: SIM118 (no mapping)
+                state = {name.removeprefix("encoder."): file.get_tensor(name) for name in names}
+            encoder.load_state_dict(state)
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise TalkerError(f"the trained encoder in '{path}' can't be read: {error}", again) from None
+    return encoder.to(device).eval()

@@ -1,0 +1,167 @@
+"""A few rows as training would see them, from a prepared folder or straight from their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from anytalk.data.config import DataConfig, read_rows
+from anytalk.data.examples import Example, make_grid
+from anytalk.data.ledger import Settings
+from anytalk.data.prepare import choose_tasks
+from anytalk.data.prepare_parts import talker_senses
+from anytalk.data.prepare_worker import Block, Job, RejectedError, Worker
+from anytalk.data.shard_feed import open_shards
+from anytalk.errors import DataError
+from anytalk.grid.draw import GridPicture, picture
+from anytalk.grid.tasks import Task
+from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Row
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.rows import BadRow
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One row.
+
+    Attributes:
+        source: Name of its source.
+        example: As training sees it; None where only the row itself is known, or where it is left out.
+        row: The row, where it comes straight from its source.
+        reason: Why it is left out; None for a row that is kept.
+    """
+
+    source: str
+    example: Example | None = None
+    row: Row | BadRow | None = None
+    reason: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Name of the row."""
+        found = self.example or self.row
+        return "" if found is None else found.id
+
+
+def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list[Preview]:
+    """Rows of each source of a prepared folder or address, evenly spread over it.
+
+    Args:
+        spec: Folder or address; it need not be finished.
+        num_rows: Rows of each source.
+        task: Only rows that serve it.
+
+    Raises:
+        DataError: nothing prepared there.
+    """
+    found = []
+    for feed in open_shards(spec, with_features=False, allow_partial=True):
+        indices = np.arange(len(feed)) if task is None else feed.indices(task)
+        if len(indices):
+            places = np.unique(np.linspace(0, len(indices) - 1, min(num_rows, len(indices))).round().astype(int))
+            found += [Preview(feed.name, feed.example(int(indices[place]))) for place in places]
+    return found
+
+
+def source_previews(
+    config: DataConfig, num_rows: int, registry: Registry, talker: Talker | None = None, task: str | None = None
+) -> list[Preview]:
+    """The first rows of each source; with a talker, voiced and encoded as `anytalk prepare` would do it.
+
+    Args:
+        config: Sources.
+        num_rows: Rows of each source.
+        registry: Where parts are found.
+        talker: Whose encoder and codec are used; None shows the rows as they are.
+        task: Only rows that serve it (with a talker).
+
+    Raises:
+        AnytalkError: a source, a voice or a part that can't be used.
+    """
+    if talker is None:
+        return [
+            Preview(source.name, row=row, reason=row.reason if isinstance(row, BadRow) else None)
+            for source in config.sources
+            for row in islice(read_rows(source, registry, strict=False), num_rows)
+        ]
+    return [preview for found in _encoded(config, num_rows, registry, talker, task) for preview in found]
+
+
+def _encoded(
+    config: DataConfig, num_rows: int, registry: Registry, talker: Talker, task: str | None
+) -> Iterator[list[Preview]]:
+    senses = talker_senses(talker)
+    settings = Settings(
+        encoder=senses.encoder_info,
+        codec=senses.codec_info,
+        speakers=list(senses.speakers),
+        features=False,
+        sound=True,
+        voice=config.voice,
+        augment=config.augment,
+        seed=config.seed,
+    )
+    folder = talker.folder or Path()
+    worker = Worker(Job(out=folder, talker=folder, settings=settings, device=talker.device), registry, senses)
+    for source in config.sources:
+        tasks = tuple(t for t in choose_tasks(source, registry) if senses.encoder is not None or not t.speech_in)
+        block = Block("", source, tasks, 0, 0, ())
+        found: list[Preview] = []
+        for number, row in enumerate(read_rows(source, registry, strict=False)):
+            if len(found) == num_rows:
+                break
+            try:
+                example = worker.example(row, number, block)
+            except RejectedError as rejected:
+                found.append(Preview(source.name, row=row, reason=rejected.reason))
+            except DataError as error:
+                found.append(Preview(source.name, row=row, reason=error.message))
+            else:
+                if task is None or task in example.tasks:
+                    found.append(Preview(source.name, example, row))
+        yield found
+
+
+def choose_task(example: Example, registry: Registry, name: str | None = None) -> Task:
+    """The task to draw: the one that is asked for, else the first that the example serves."""
+    task: Task = registry.load("task", name or example.tasks[0])
+    return task
+
+
+def draw_example(talker: Talker, example: Example, task: Task) -> GridPicture:
+    """The training grid of an example."""
+    grid = make_grid(talker, example, task)
+    tokenizer = talker.model.backbone.tokenizer
+    return picture(
+        talker.model.layout,
+        grid.tokens,
+        lambda token: tokenizer.decode([token]),
+        learnt=grid.loss_mask,
+        num_prompt=grid.num_prompt,
+        speech_spans=grid.speech_spans,
+    )
+
+
+def around_answer(drawn: GridPicture, num_columns: int) -> tuple[GridPicture, int]:
+    """At most `num_columns` columns around the place where the answer begins; 0 takes all.
+
+    Returns:
+        The smaller picture and its first column.
+    """
+    if num_columns <= 0 or drawn.num_columns <= num_columns:
+        return drawn, 0
+    first = max(0, min(drawn.num_prompt - num_columns // 3, drawn.num_columns - num_columns))
+    stop = first + num_columns
+    cut = replace(
+        drawn,
+        labels=tuple(row[first:stop] for row in drawn.labels),
+        kinds=tuple(row[first:stop] for row in drawn.kinds),
+        learnt=drawn.learnt[:, first:stop],
+        num_prompt=drawn.num_prompt - first,
+    )
+    return cut, first

@@ -1,0 +1,211 @@
+"""Counts over training data: rows, hours, lengths, voices, tasks, and what was left out."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from anytalk.data.config import DataConfig, SourceConfig, read_rows
+from anytalk.data.ledger import is_remote, open_address, read_ledger, read_prepared
+from anytalk.data.prepare import choose_tasks
+from anytalk.errors import DataError
+from anytalk.plugins.contracts import Audio, Row, Sound
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.rows import BadRow
+
+QUANTILES = (0.05, 0.5, 0.95, 1.0)
+"""Of the lengths that are shown; the last is the longest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStats:
+    """One source, counted.
+
+    Attributes:
+        name: Of the source.
+        rows: Rows read.
+        kept: Rows that can be used.
+        question_hours: Spoken questions, all together.
+        answer_hours: Spoken answers, all together.
+        question_quantiles_s: :data:`QUANTILES` of the lengths; empty without any.
+        answer_quantiles_s: The same of the answers.
+        tasks: Rows that serve each task.
+        voices: Rows by answering voice; "" where it has no name.
+        rejected: Rows that can't be used, by kind of reason.
+        unknown_lengths: Sounds whose length can't be told without fetching or decoding them.
+        complete: Whether the source was read to its end.
+    """
+
+    name: str
+    rows: int
+    kept: int
+    question_hours: float
+    answer_hours: float
+    question_quantiles_s: tuple[float, ...] = ()
+    answer_quantiles_s: tuple[float, ...] = ()
+    tasks: dict[str, int] = field(default_factory=dict)
+    voices: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    unknown_lengths: int = 0
+    complete: bool = True
+
+
+def quantiles(lengths_s: Sequence[float]) -> tuple[float, ...]:
+    """:data:`QUANTILES` of some lengths; () of none."""
+    return tuple(float(q) for q in np.quantile(lengths_s, QUANTILES)) if len(lengths_s) else ()
+
+
+def prepared_stats(spec: str | Path) -> list[SourceStats]:
+    """Counts of a prepared folder or address, finished or not; reads its ledger and two columns of its shards.
+
+    Raises:
+        DataError: nothing prepared there, or a shard that can't be read.
+    """
+    where = str(spec)
+    prepared, ledger = read_prepared(where), read_ledger(where)
+    found = []
+    for source in prepared.sources:
+        records = ledger.of(source.slug)
+        lengths = [_lengths(where, record.file) for record in records if record.kept]
+        questions = [s for question, _ in lengths for s in question]
+        answers = [s for _, answer in lengths for s in answer]
+        tasks: Counter[str] = Counter()
+        for names, count in (run for record in records for run in record.tasks):
+            tasks.update(dict.fromkeys(names.split(), count))
+        found.append(
+            SourceStats(
+                name=source.config.name,
+                rows=sum(r.rows for r in records),
+                kept=sum(r.kept for r in records),
+                question_hours=sum(r.question_s for r in records) / 3600,
+                answer_hours=sum(r.answer_s for r in records) / 3600,
+                question_quantiles_s=quantiles(questions),
+                answer_quantiles_s=quantiles(answers),
+                tasks=dict(sorted(tasks.items())),
+                voices=_summed(record.voices for record in records),
+                rejected=_summed(record.rejected for record in records),
+                complete=source.slug in ledger.complete,
+            )
+        )
+    return found
+
+
+def _summed(counts: object) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:  # type: ignore[attr-defined]
+        total.update(count)
+    return dict(sorted(total.items()))
+
+
+def _lengths(where: str, name: str) -> tuple[list[float], list[float]]:
+    """Lengths of the spoken questions and of the spoken answers of a shard."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if is_remote(where):
+            fs, root = open_address(where)
+            with fs.open(f"{root}/{name}", "rb") as file:
+                table = pq.read_table(file, columns=["question_s", "answer_s"])
+        else:
+            table = pq.read_table(Path(where) / name, columns=["question_s", "answer_s"])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"shard '{name}' can't be read: {' '.join(str(error).split())}", "copy it again") from None
+    questions = [s for s in table["question_s"].to_pylist() if s is not None]
+    return questions, [s for s in table["answer_s"].to_pylist() if s]
+
+
+def config_stats(
+    config: DataConfig, registry: Registry, progress: Callable[[str, int], None] = lambda name, rows: None
+) -> list[SourceStats]:
+    """Counts of sources as they are, before anything is filtered; of sound only headers are read.
+
+    Where data.yaml names a voice, rows count for the tasks that they will serve when it has read them aloud.
+
+    Args:
+        config: Sources.
+        registry: Where parts are found.
+        progress: Told the source and its rows so far.
+
+    Raises:
+        DataError: a source that can't be read.
+    """
+    return [_source_stats(source, registry, progress, config.voice is not None) for source in config.sources]
+
+
+_TO_BE_VOICED = Sound(name="to be read aloud by `anytalk prepare`")
+
+
+def _voiced(row: Row) -> Row:
+    """The row as it will be when what has no sound was read aloud."""
+    question = _TO_BE_VOICED if row.question_text is not None else None
+    answer = _TO_BE_VOICED if row.answer_text is not None and row.answer_codes is None else None
+    return replace(row, question_audio=row.question_audio or question, answer_audio=row.answer_audio or answer)
+
+
+def _source_stats(
+    source: SourceConfig, registry: Registry, progress: Callable[[str, int], None], voices_rest: bool
+) -> SourceStats:
+    from anytalk.data.examples import tasks_of
+
+    tasks_known = choose_tasks(source, registry)
+    tasks: Counter[str] = Counter()
+    voices: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    lengths: dict[str, list[float]] = {"question": [], "answer": []}
+    unknown = number = 0
+    for number, row in enumerate(read_rows(source, registry, strict=False), start=1):
+        progress(source.name, number)
+        if isinstance(row, BadRow):
+            rejected["broken row"] += 1
+            continue
+        served = tasks_of(_voiced(row) if voices_rest else row, tasks_known)
+        if not served:
+            rejected["serves no task"] += 1
+            continue
+        tasks.update(task.name for task in served)
+        if row.answer_audio is not None or row.answer_codes is not None:
+            voices[row.speaker or ""] += 1
+        for part, audio in (("question", row.question_audio), ("answer", row.answer_audio)):
+            if audio is None:
+                continue
+            length_s = sound_length_s(audio)
+            if length_s is None:
+                unknown += 1
+            else:
+                lengths[part].append(length_s)
+        unknown += row.answer_audio is None and row.answer_codes is not None
+    return SourceStats(
+        name=source.name,
+        rows=number,
+        kept=number - rejected.total(),
+        question_hours=sum(lengths["question"]) / 3600,
+        answer_hours=sum(lengths["answer"]) / 3600,
+        question_quantiles_s=quantiles(lengths["question"]),
+        answer_quantiles_s=quantiles(lengths["answer"]),
+        tasks=dict(sorted(tasks.items())),
+        voices=dict(sorted(voices.items())),
+        rejected=dict(sorted(rejected.items())),
+        unknown_lengths=unknown,
+    )
+
+
+def sound_length_s(audio: Audio) -> float | None:
+    """Length by the header alone; None for sound that would have to be fetched, or that can't be read."""
+    import soundfile
+
+    if isinstance(audio, Sound) and audio.samples is not None:
+        return len(audio.samples) / int(audio.sample_rate_hz or 1)
+    if isinstance(audio, Sound) and audio.data is None:
+        return None
+    place = str(audio) if isinstance(audio, Path) else io.BytesIO(audio.data or b"")
+    try:
+        info = soundfile.info(place)
+    except (soundfile.LibsndfileError, OSError, RuntimeError):
+        return None
+    return float(info.frames / info.samplerate)
