@@ -9,7 +9,7 @@ speak. Once text has ended the second row is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,6 +103,10 @@ class Answer:
         return codes[:, first_frame:]
 
 
+def no_mark(name: str) -> None:
+    """Takes no time; see ``Session.mark``."""
+
+
 def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
     """Text logits (R,V+specials) in which the only special token left is eot; (R,V) comes back as it is."""
     if logits.shape[-1] == layout.text_vocab_size:
@@ -130,6 +134,7 @@ class Generation:
         audio_out: bool,
         given_text: Sequence[int] | None = None,
         speaker: int | None = None,
+        mark: Callable[[str], None] = no_mark,
     ) -> None:
         """Prepare; nothing runs before iteration.
 
@@ -142,6 +147,7 @@ class Generation:
             audio_out: Whether the answer is spoken.
             given_text: Text ids (without the end) that are spoken instead of generated (T1A1).
             speaker: Row of the speaker embedding.
+            mark: Called with ``"prefilled"`` when the prompt has been read.
         """
         if options.rule not in ("staircase", "original"):
             raise ConfigError(f"unknown decode rule '{options.rule}'", "use 'staircase' or 'original'")
@@ -156,6 +162,7 @@ class Generation:
         self.audio_out = audio_out
         self.given_text = given_text
         self.speaker = speaker
+        self.mark = mark
         self.answer = Answer(pattern, text_ended=False)
         self._audio_sampling = audio
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
@@ -166,6 +173,7 @@ class Generation:
         """Generate to the end."""
         layout, answer = self.model.layout, self.answer
         hidden, cache = self._prefill()
+        self.mark("prefilled")
         for index in range(self.options.max_columns):
             text = self._next_text(hidden, index)
             audio = self._next_audio(hidden, index) if self.audio_out else None

@@ -6,14 +6,14 @@ wave -> encoder -> input adapter -> prompt -> columns -> text deltas, and codes 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anytalk.decode.engine import Answer, DecodeOptions, Generation
+from anytalk.decode.engine import Answer, DecodeOptions, Generation, no_mark
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Turn
@@ -77,10 +77,14 @@ class Session:
     Attributes:
         talker: Who answers.
         stride_frames: Codec frames per piece of sound; more is cheaper, fewer is sooner.
+        mark: Called with a name when a part of an answer is done, for whoever takes the time: ``"encoded"`` (speech is
+            embedded; also for typed questions), ``"prefilled"``, ``"first_frame"`` (a whole frame of codes is there)
+            and ``"first_sound"``.
     """
 
     talker: Talker
     stride_frames: int = 1
+    mark: Callable[[str], None] = no_mark
     _turns: list[Turn] = field(default_factory=list)
     _speech: list[Tensor] = field(default_factory=list)
 
@@ -132,6 +136,7 @@ class Session:
         talker = self.talker
         speaker_row = talker.speaker_index(speaker)
         speech = [] if wave is None else [embed_speech(talker, wave)]
+        self.mark("encoded")
         turn = Turn("user", text, speech_columns=speech[0].shape[0] if speech else 0)
         turns, embeds = [*self._turns, turn], [*self._speech, *speech]
         prompt = talker.prompts.prompt(task, turns)
@@ -149,8 +154,9 @@ class Session:
             audio_out=task.audio_out,
             given_text=given,
             speaker=speaker_row,
+            mark=self.mark,
         )
-        mouth = _Mouth(talker, started) if task.audio_out else None
+        mouth = _Mouth(talker, started, self.mark) if task.audio_out else None
         said = ""
         for _ in generation:
             delta = _text_delta(tokenizer.decode(generation.answer.text_ids), said)
@@ -181,7 +187,8 @@ class Session:
 class _Mouth:
     """Turns the frames of an answer into sound as they become ready, and counts them."""
 
-    def __init__(self, talker: Talker, started: float) -> None:
+    def __init__(self, talker: Talker, started: float, mark: Callable[[str], None]) -> None:
+        self.mark = mark
         self.stream = talker.codec.new_stream()
         self.device = talker.device
         self.started = started
@@ -192,6 +199,8 @@ class _Mouth:
     def say(self, answer: Answer, is_last: bool = False) -> Iterator[AudioDelta]:
         """What is ready and was not said yet; with `is_last` also what the codec holds back."""
         ready = max(self.num_frames, answer.frames_ready)
+        if ready and not self.num_frames:
+            self.mark("first_frame")
         codes = torch.from_numpy(answer.codes(self.num_frames, ready))[None].to(self.device)
         self.num_frames = ready
         pieces = [self.stream.push(codes)] + ([self.stream.flush()] if is_last else [])
@@ -199,6 +208,7 @@ class _Mouth:
         if len(wave):
             if self.first_audio_s is None:
                 self.first_audio_s = time.perf_counter() - self.started
+                self.mark("first_sound")
             self.num_samples += len(wave)
             yield AudioDelta(wave)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from anytalk.errors import DataError
 
-__all__ = ["WerResult", "word_error_rate"]
+__all__ = ["WerResult", "normalise", "word_error_rate"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer
         raise DataError(
             f"{len(references)} references and {len(hypotheses)} hypotheses can't be compared", "give one for each"
         )
-    pairs = [(_words(r), _words(h)) for r, h in zip(references, hypotheses, strict=True)]
+    pairs = [(normalise(r), normalise(h)) for r, h in zip(references, hypotheses, strict=True)]
     # jiwer refuses empty references: whatever was heard there is an insertion.
     insertions = sum(len(heard.split()) for said, heard in pairs if not said)
     spoken = [(said, heard) for said, heard in pairs if said]
@@ -62,7 +62,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer
     return WerResult(errors / max(reference_words, 1), substitutions, insertions, deletions, reference_words)
 
 
-def _words(text: str) -> str:
+def normalise(text: str) -> str:
     """The normalised words, one space between; the normaliser leaves lone full stops, which nobody hears."""
     return " ".join(word for word in _normaliser()(text).split() if any(letter.isalnum() for letter in word))
 

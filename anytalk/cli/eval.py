@@ -1,0 +1,172 @@
+"""``anytalk eval``: measure a talker by a suite, and guard a bound."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from anytalk.cli.devices import choose_device, set_threads
+from anytalk.cli.render import complain, err, note, out, say, seconds, table
+from anytalk.errors import DataError
+from anytalk.model.config import TalkerConfig, read_config
+from anytalk.plugins.registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from anytalk.evaluate.config import AnyMeasure, Suite
+    from anytalk.evaluate.report import Report
+    from anytalk.evaluate.results import Result
+    from anytalk.evaluate.run import Watcher
+
+_COLUMNS = ("metric", "value", "95 % interval", "n")
+
+
+def command(
+    folder: Path = typer.Argument(help="Talker folder."),
+    suite: Path = typer.Option(..., "--suite", help="Suite (.yaml): what is measured, on which rows."),
+    report: Path = typer.Option(Path("report"), "-o", "--out", help="Folder of the report."),
+    baseline: str | None = typer.Option(None, help="'cascade': Whisper, the parent LLM and a synthesizer in a row."),
+    fail_if: list[str] = typer.Option(
+        [], "--fail-if", help="Exit 1 on a condition such as 'text_retention<0.99'. May be repeated."
+    ),
+    seed: int | None = typer.Option(None, help="Instead of the suite's seed."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads."),
+) -> None:
+    """Measure a talker: what it hears, says, keeps of its parent, and how fast. Run again to go on when interrupted."""
+    config = read_config(folder)
+    from anytalk.evaluate.bounds import parse_bounds
+    from anytalk.evaluate.config import read_suite
+
+    chosen = read_suite(suite)
+    if baseline is not None:
+        chosen = chosen.with_baseline(baseline)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    bounds = parse_bounds(fail_if, chosen)
+    registry = default_registry()
+    check_suite(chosen, config, registry)
+    if report.exists() and not report.is_dir():
+        raise DataError(f"'{report}' is a file; a folder is expected", "choose another -o")
+    with err.status("loading torch and the talker ..."):
+        from anytalk.evaluate.run import run_suite
+        from anytalk.model.talker import load_talker
+
+        set_threads(threads)
+        talker = load_talker(
+            folder, registry=registry, device=choose_device(device), with_encoder=config.encoder is not None
+        )
+    with _Display() as display:
+        try:
+            made = run_suite(
+                talker,
+                chosen,
+                report,
+                bounds=bounds,
+                command=["anytalk", *(shlex.quote(word) for word in sys.argv[1:])],
+                watcher=display.watcher(),
+            )
+        except KeyboardInterrupt:
+            display.close()
+            note("interrupted; finished measures are kept: go on with the same command")
+            raise typer.Exit(130) from None
+    _summary(made, report)
+    failures, broken = made.failures(), made.broken_bounds()
+    for sentence in failures + broken:
+        complain(sentence)
+    if failures or broken:
+        raise typer.Exit(1)
+
+
+def check_suite(suite: Suite, config: TalkerConfig, registry: Registry) -> None:
+    """Refuse parts and sources that no plugin offers before anything is loaded.
+
+    Raises:
+        UnknownNameError: such a name.
+        ConfigError: wrong options, or a voice that the talker doesn't have.
+    """
+    from anytalk.errors import TalkerError, did_you_mean
+
+    registry.find("transcriber", suite.transcriber.name)
+    if suite.synthesizer is not None:
+        registry.find("synthesizer", suite.synthesizer.name)
+    for source in [suite.source, *(measure.source for measure in suite.measures)]:
+        if source is not None:
+            registry.find("data source", source.kind)
+    if suite.speaker is not None and suite.speaker not in config.speakers:
+        raise TalkerError(
+            f"this talker has no voice '{suite.speaker}'{did_you_mean(suite.speaker, config.speakers)}",
+            f"voices: {', '.join(config.speakers)}" if config.speakers else "it has one, unnamed: leave out `speaker`",
+        )
+
+
+class _Display:
+    """A bar for the measure at hand on a terminal, a line for each elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> _Display:
+        if err.is_terminal:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=err,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def watcher(self) -> Watcher:
+        """What the run tells."""
+        from anytalk.evaluate.run import Watcher
+
+        return Watcher(started=self._started, progress=self._moved, finished=self._finished)
+
+    def _started(self, measure: AnyMeasure) -> None:
+        if self._progress is not None:
+            self._bar = self._progress.add_task(measure.label, total=None)
+
+    def _moved(self, done: int, total: int | None) -> None:
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, completed=done, total=total)
+
+    def _finished(self, result: Result) -> None:
+        if self._progress is not None and self._bar is not None:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+        how = f"{len(result.items)} examples" if result.status == "ok" else "failed"
+        note(f"{result.label}: {how}, {seconds(result.seconds)}")
+
+
+def _summary(made: Report, folder: Path) -> None:
+    from anytalk.evaluate.metrics import METRICS, format_interval, format_value
+
+    rows = []
+    for result in made.results:
+        for name, figure in result.figures.items():
+            unit = METRICS[result.kind][name].unit
+            interval = format_interval(figure.low, figure.high, unit)
+            rows.append((f"{result.label}.{name}", format_value(figure.value, unit), interval, str(figure.n)))
+    shown = table(made.suite.name, _COLUMNS, rows, numbers=("value", "n"))
+    shown.columns[0].no_wrap = True  # names are typed again in --fail-if
+    out.print(shown)
+    for result in made.results:
+        for sentence in result.notes:
+            note(f"{result.label}: {sentence}")
+    say(f"report: {folder / 'report.md'}")

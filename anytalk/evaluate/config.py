@@ -1,0 +1,256 @@
+"""``suite.yaml``: what is measured, on which rows, with which judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from anytalk.data.config import SourceConfig
+from anytalk.errors import ConfigError, DataError
+from anytalk.evaluate.metrics import HEADLINES, METRICS
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import explain_validation
+
+Way = Literal["text", "speech"]
+"""How a question is asked: typed or spoken."""
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class _Measure(_Model):
+    """What all measures share."""
+
+    name: str = Field("", pattern=r"^[a-z][a-z0-9_]*$|^$", description="Its name in the report; default: the kind.")
+    source: SourceConfig | None = Field(None, description="Rows; null: the suite's `source`.")
+    limit: int | None = Field(None, gt=0, description="Use only the first so many usable rows.")
+
+    DEFAULT_WAYS: ClassVar[tuple[Way, ...]] = ("text", "speech")
+
+    @property
+    def label(self) -> str:
+        """Its name in the report and in front of its metrics."""
+        return self.name or str(self.kind)  # type: ignore[attr-defined]
+
+    def switches(self, suite: Suite) -> dict[str, bool]:
+        """Which metrics that depend on something can be there."""
+        return {"mos": suite.mos is not None, "expected": True}
+
+    def ways(self) -> tuple[Way, ...]:
+        """How questions are asked."""
+        return tuple(getattr(self, "ask", self.DEFAULT_WAYS))
+
+    def metrics(self, suite: Suite) -> list[str]:
+        """Names (without the measure's own) of what this measure gives with these options."""
+        switches = self.switches(suite)
+        return [
+            name
+            for name, metric in METRICS[self.kind].items()  # type: ignore[attr-defined]
+            if (not metric.needs or switches.get(metric.needs, False))
+            and (not metric.asked or metric.asked in self.ways())
+        ]
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for it."""
+        return HEADLINES[self.kind]  # type: ignore[attr-defined]
+
+
+class AsrMeasure(_Measure):
+    """Speech understanding: what the talker writes down of what it hears (task A1T1)."""
+
+    kind: Literal["asr"] = Field("asr", description="Measure.")
+    with_transcriber: bool = Field(False, description="Also the suite's transcriber on the same rows, to compare with.")
+
+    def switches(self, suite: Suite) -> dict[str, bool]:
+        """See the base."""
+        return {"with_transcriber": self.with_transcriber}
+
+
+class SpokenAnswersMeasure(_Measure):
+    """What answers say aloud, against their own text."""
+
+    kind: Literal["spoken_answers"] = Field("spoken_answers", description="Measure.")
+    ask: list[Way] = Field(["text"], min_length=1, description="How questions are asked: text, speech.")
+    keep_sound: bool = Field(False, description="Write every answer as a wav file into the report.")
+
+
+class SpokenQaMeasure(_Measure):
+    """Expected answers found. A row's `answer_text` may hold several, with | between them."""
+
+    kind: Literal["spoken_qa"] = Field("spoken_qa", description="Measure.")
+    ask: list[Way] = Field(["speech"], min_length=1, description="How questions are asked: text, speech.")
+    match: Literal["contains", "exact"] = Field("contains", description="What `accuracy` counts.")
+    hear: bool = Field(False, description="Let it speak, and look in what the transcriber hears as well.")
+
+    def switches(self, suite: Suite) -> dict[str, bool]:
+        """See the base."""
+        return {"hear": self.hear}
+
+
+class TextRetentionMeasure(_Measure):
+    """What is left of the language model that the talker was made from."""
+
+    kind: Literal["text_retention"] = Field("text_retention", description="Measure.")
+    texts: list[str] = Field(default_factory=list, description="Texts for the perplexity.")
+    texts_file: str | None = Field(None, description="More of them, one a line; relative to the suite.")
+    max_tokens: int = Field(64, gt=0, description="Longest greedy answer that is compared.")
+
+    def switches(self, suite: Suite) -> dict[str, bool]:
+        """See the base."""
+        return {"texts": bool(self.texts) or self.texts_file is not None}
+
+
+class ModalityGapMeasure(_Measure):
+    """The same questions as text and as speech, answered in text."""
+
+    kind: Literal["modality_gap"] = Field("modality_gap", description="Measure.")
+
+
+class LatencyMeasure(_Measure):
+    """From the end of the user's sound to the first PCM, by segment."""
+
+    kind: Literal["latency"] = Field("latency", description="Measure.")
+    ask: list[Way] = Field(["speech"], min_length=1, max_length=1, description="How questions are asked.")
+    warmup: int = Field(2, ge=0, description="Answers before the clock counts.")
+    repeats: int = Field(1, gt=0, description="How often each question is asked.")
+    stride_frames: int = Field(1, gt=0, description="Codec frames per piece of sound, as `anytalk talk --stride`.")
+
+
+class CascadeMeasure(_Measure):
+    """The talker beside what a team would use otherwise: a recogniser, the same language model, a synthesizer."""
+
+    kind: Literal["cascade"] = Field("cascade", description="Measure.")
+    transcriber: PartRef | None = Field(None, description="The cascade's ears; null: the suite's transcriber.")
+    synthesizer: PartRef | None = Field(None, description="The cascade's mouth; null: the suite's synthesizer.")
+    voice: str | None = Field(None, description="Voice of the answers; null: the synthesizer's first.")
+    by_sentence: bool = Field(True, description="Speak each sentence as soon as it is written, not the whole answer.")
+    max_tokens: int = Field(128, gt=0, description="Longest answer of the language model.")
+    warmup: int = Field(1, ge=0, description="Answers of both before the clock counts.")
+
+
+AnyMeasure = Annotated[
+    AsrMeasure
+    | SpokenAnswersMeasure
+    | SpokenQaMeasure
+    | TextRetentionMeasure
+    | ModalityGapMeasure
+    | LatencyMeasure
+    | CascadeMeasure,
+    Field(discriminator="kind"),
+]
+
+MEASURES: dict[str, type[_Measure]] = {
+    "asr": AsrMeasure,
+    "spoken_answers": SpokenAnswersMeasure,
+    "spoken_qa": SpokenQaMeasure,
+    "text_retention": TextRetentionMeasure,
+    "modality_gap": ModalityGapMeasure,
+    "latency": LatencyMeasure,
+    "cascade": CascadeMeasure,
+}
+"""Kinds of measures."""
+
+BASELINES = ("cascade",)
+"""What ``--baseline`` knows."""
+
+
+class Suite(_Model):
+    """Everything that is measured of a talker."""
+
+    name: str = Field("suite", description="Title of the report.")
+    seed: int = Field(0, description="Seed of the bootstrap and of everything drawn by chance.")
+    measures: list[AnyMeasure] = Field(min_length=1, description="What is measured, in this order.")
+    source: SourceConfig | None = Field(None, description="Rows of the measures that name none.")
+    transcriber: PartRef = Field(
+        default_factory=lambda: PartRef(name="whisper"), description="The judge of what is said."
+    )
+    synthesizer: PartRef | None = Field(
+        None, description="Reads questions aloud that have no sound, and is the cascade's mouth."
+    )
+    question_voice: str | None = Field(None, description="Voice of those questions; null: the synthesizer's first.")
+    mos: Literal["distillmos", "dnsmos"] | None = Field(
+        None, description="Predictor of the mean opinion score (an optional package); null: none."
+    )
+    max_columns: int = Field(256, gt=0, description="Longest answer, in grid columns.")
+    speaker: str | None = Field(None, description="Answering voice of talkers with several.")
+    bootstrap_samples: int = Field(1000, ge=0, description="Resamplings for the 95 % intervals; 0: no intervals.")
+    worst: int = Field(5, ge=0, description="How many of the worst examples are shown.")
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        labels = [measure.label for measure in self.measures]
+        for source in [self.source, *(measure.source for measure in self.measures)]:
+            extra = {"tasks", "weight", "filters"} & (source.model_fields_set if source else set())
+            if extra:
+                raise ValueError(f"a source of an evaluation has no {', '.join(sorted(extra))}: leave it out")
+        for measure in self.measures:
+            if labels.count(measure.label) > 1:
+                raise ValueError(f"two measures are called '{measure.label}': give them names of their own (name: ...)")
+            if measure.source is None and self.source is None:
+                raise ValueError(f"measure '{measure.label}' has no source, and neither has the suite")
+        return self
+
+    def metric_names(self) -> list[str]:
+        """All names with their measure in front, as ``report.json`` and ``--fail-if`` use them."""
+        return [f"{measure.label}.{metric}" for measure in self.measures for metric in measure.metrics(self)]
+
+    def with_baseline(self, name: str) -> Suite:
+        """The suite with a baseline beside the talker, unless it has that already.
+
+        Raises:
+            ConfigError: an unknown baseline, or nothing to compare on.
+        """
+        if name not in BASELINES:
+            raise ConfigError(f"unknown baseline '{name}'", f"there is: {', '.join(BASELINES)}")
+        if any(measure.kind == name for measure in self.measures):
+            return self
+        sources = [m.source for m in self.measures if m.kind in ("spoken_qa", "modality_gap", "latency")]
+        source = next((s for s in sources if s is not None), None)
+        if source is None and self.source is None:
+            raise ConfigError("the suite has no questions to compare on", "give the suite a `source:`")
+        added = CascadeMeasure.model_validate({"kind": name, "source": source})
+        return self.model_copy(update={"measures": [*self.measures, added]})
+
+
+def read_suite(path: Path) -> Suite:
+    """Read ``suite.yaml``; paths in it are relative to its folder.
+
+    Raises:
+        DataError: no such file, or not YAML.
+        ConfigError: wrong fields, all of them listed.
+    """
+    if not path.is_file():
+        raise DataError(f"suite '{path}' doesn't exist", "give a .yaml file, e.g. examples/suites/quick.yaml")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "mend the file") from None
+    try:
+        suite = Suite.model_validate(data)
+    except pydantic.ValidationError as error:
+        hint = f"measures: {', '.join(MEASURES)}; see docs/evaluation.md"
+        raise ConfigError(explain_validation(error, f"'{path}' is not well-formed"), hint) from None
+    return _anchored(suite, path.parent)
+
+
+def _anchored(suite: Suite, folder: Path) -> Suite:
+    """Local paths made absolute; hub ids and addresses stay."""
+
+    def source(found: SourceConfig | None) -> SourceConfig | None:
+        if found is None or "://" in found.path or not (folder / found.path).exists():
+            return found
+        return found.model_copy(update={"path": str((folder / found.path).absolute())})
+
+    measures = []
+    for measure in suite.measures:
+        update: dict[str, Any] = {"source": source(measure.source)}
+        if isinstance(measure, TextRetentionMeasure) and measure.texts_file is not None:
+            update["texts_file"] = str((folder / measure.texts_file).absolute())
+        measures.append(measure.model_copy(update=update))
+    return suite.model_copy(update={"source": source(suite.source), "measures": measures})

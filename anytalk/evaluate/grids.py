@@ -1,0 +1,78 @@
+"""The talker's text path as numbers: greedy answers as ids, logits along given answers, how far two logits differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.grid.prompts import Prompt
+from anytalk.model.talk_model import GridBatch
+from anytalk.model.talker import Talker
+
+
+def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_tokens: int) -> tuple[list[int], bool]:
+    """The talker's greedy text answer.
+
+    Args:
+        talker: Who answers.
+        prompt: Of a task that writes.
+        speech: Speech embeddings (L,D), one for each span of the prompt.
+        max_tokens: Longest answer, its end token counted.
+
+    Returns:
+        Text ids without the end token, and whether it came to an end.
+    """
+    options = DecodeOptions(max_columns=max_tokens, rule=talker.config.decode_rule)
+    pattern = talker.config.grid.delay_pattern()
+    generation = Generation(talker.model, pattern, options, [prompt], speech, audio_out=False)
+    for _ in generation:
+        pass
+    return generation.answer.text_ids, generation.answer.finish_reason == "stop"
+
+
+@torch.no_grad()
+def answer_logits(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], ids: Sequence[int]) -> Tensor:
+    """Logits (len(ids), V) from which each id of a given answer would be predicted, special slots left out.
+
+    Args:
+        talker: Whose.
+        prompt: In front of the answer.
+        speech: Speech embeddings (L,D), one for each span of the prompt.
+        ids: The answer.
+    """
+    tokens = np.concatenate([prompt.tokens, text_columns(talker, ids[:-1])], axis=1)
+    logits = grid_logits(talker, tokens, [(s, e) for (s, _), e in zip(prompt.speech_spans, speech, strict=True)])
+    return logits[prompt.num_columns - 1 :]
+
+
+@torch.no_grad()
+def grid_logits(talker: Talker, tokens: np.ndarray, speech: Sequence[tuple[int, Tensor]] = ()) -> Tensor:
+    """(S,T) and speech at its columns -> text logits (T,V) of the talking model, special slots left out."""
+    model = talker.model
+    batch = GridBatch(torch.from_numpy(tokens)[None].to(talker.device), [list(speech)])
+    hidden = model.run(*model.embed(batch))
+    return model.text_logits(hidden.states.normed)[0, :, : model.layout.text_vocab_size]
+
+
+def text_columns(talker: Talker, ids: Sequence[int]) -> np.ndarray:
+    """(S, len(ids)): text ids with pads in all audio rows."""
+    layout = talker.model.layout
+    columns = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
+    columns[layout.text_row] = ids
+    return columns
+
+
+def kl_per_token(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first, second) in nats for each of (T,V) logits -> (T,) float64; exactly 0 for equal logits."""
+    p, q = first.double().log_softmax(-1), second.double().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+
+
+def negative_log_likelihood(logits: Tensor, ids: Sequence[int]) -> float:
+    """Sum over all ids but the first, in nats; `logits` (T,V) stand behind each id."""
+    targets = torch.tensor(list(ids[1:]), device=logits.device)
+    return float(-logits[:-1].double().log_softmax(-1).gather(-1, targets[:, None]).sum())

@@ -1,0 +1,268 @@
+"""What all measures share: the talker, the judges (built when they are first needed), the rows, and asking."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anytalk.data.config import SourceConfig, read_rows
+from anytalk.decode.engine import DecodeOptions
+from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.errors import AudioError, ConfigError, DataError
+from anytalk.evaluate.config import AnyMeasure, Suite
+from anytalk.evaluate.mos import MosPredictor, load_predictor
+from anytalk.evaluate.results import Result
+from anytalk.evaluate.stats import Bootstrap
+from anytalk.grid.audio import check_speech, read_wave, resample
+from anytalk.model.parent import load_parent
+from anytalk.model.talker import Talker
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import Backbone, BadRow, Row, Synthesizer, Transcriber
+
+Progress = Callable[[int, int | None], None]
+"""Called with (examples done, of how many; None where that is not known)."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer and when its pieces came.
+
+    Attributes:
+        text: The whole text.
+        wave: (N,) float32; empty for tasks that don't speak.
+        sample_rate_hz: Its rate.
+        truncated: Whether it was cut off.
+        marks: Seconds from the question to ``encoded``, ``prefilled``, ``first_frame``, ``first_sound``, as far as
+            they were reached (see ``Session.mark``).
+        arrivals: (seconds from the question, seconds of sound) of each piece.
+        wall_s: Seconds from the question to the end.
+    """
+
+    text: str
+    wave: np.ndarray
+    sample_rate_hz: int
+    truncated: bool
+    marks: dict[str, float]
+    arrivals: list[tuple[float, float]]
+    wall_s: float
+
+    @property
+    def audio_s(self) -> float:
+        """Length of the sound."""
+        return len(self.wave) / self.sample_rate_hz
+
+
+@dataclass
+class Lab:
+    """A talker on the bench.
+
+    Attributes:
+        talker: Who is measured.
+        suite: What is measured.
+        out: Folder of the report.
+        progress: Told how far the measure at hand is.
+    """
+
+    talker: Talker
+    suite: Suite
+    out: Path
+    progress: Progress = field(default=lambda done, total: None)
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """The judge."""
+        return self.build_transcriber(self.suite.transcriber)
+
+    @cached_property
+    def synthesizer(self) -> Synthesizer:
+        """Who reads questions aloud; ConfigError where the suite names none."""
+        if self.suite.synthesizer is None:
+            raise ConfigError(
+                "questions without sound need a synthesizer", "name one in the suite: synthesizer: {name: piper}"
+            )
+        return self.build_synthesizer(self.suite.synthesizer)
+
+    @cached_property
+    def mos(self) -> MosPredictor | None:
+        """The predictor of opinion scores; PluginError where its package is missing."""
+        return None if self.suite.mos is None else load_predictor(self.suite.mos)
+
+    @cached_property
+    def parent(self) -> Backbone:
+        """The language model that the talker was made from."""
+        return load_parent(self.talker)
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How intervals are made."""
+        return Bootstrap(self.suite.bootstrap_samples, self.suite.seed)
+
+    def build_transcriber(self, ref: PartRef) -> Transcriber:
+        """A recogniser on the talker's device."""
+        found: Transcriber = self.talker.registry.build("transcriber", ref, BuildContext(device=self.talker.device))
+        return found
+
+    def build_synthesizer(self, ref: PartRef) -> Synthesizer:
+        """A voice."""
+        found: Synthesizer = self.talker.registry.build("synthesizer", ref, BuildContext(device=self.talker.device))
+        return found
+
+    # ---- rows
+
+    def source(self, measure: AnyMeasure) -> SourceConfig:
+        """Rows of a measure."""
+        source = measure.source or self.suite.source
+        if source is None:
+            raise ConfigError(f"measure '{measure.label}' has no source", "give it one: source: {kind: ..., path: ...}")
+        return source
+
+    def rows(self, measure: AnyMeasure, result: Result, missing: Callable[[Row], str | None]) -> list[Row]:
+        """Usable rows of a measure; the others are noted in `result`.
+
+        Args:
+            measure: Whose rows.
+            result: Where rows that can't be used are noted.
+            missing: What a row lacks, as words; None for a usable one.
+
+        Raises:
+            DataError: not one usable row, or a source that can't be read.
+        """
+        found: list[Row] = []
+        source = self.source(measure)
+        for row in read_rows(source, self.talker.registry, strict=False):
+            if isinstance(row, BadRow):
+                result.skipped.append({"id": row.id, "reason": row.reason.removeprefix(f"{row.id}: ")})
+                continue
+            lacks = missing(row)
+            if lacks is not None:
+                result.skipped.append({"id": row.id, "reason": lacks})
+                continue
+            found.append(row)
+            if len(found) == measure.limit:
+                break
+        if not found:
+            why = f": {result.skipped[0]['id']} {result.skipped[0]['reason']}" if result.skipped else ""
+            raise DataError(f"'{source.path}' has no row that measure '{measure.label}' can use{why}", "see the suite")
+        return found
+
+    def each(self, rows: list[Row], result: Result) -> Iterator[tuple[int, Row, _Guard]]:
+        """Go through rows with progress; used as ``for i, row, guard in ...: with guard: ...``.
+
+        What a row's sound or text does wrong (AudioError, DataError) is noted and the next row goes on.
+        """
+        for number, row in enumerate(rows):
+            yield number, row, _Guard(row.id, result)
+            self.progress(number + 1, len(rows))
+
+    def can_speak(self) -> bool:
+        """Whether questions without sound can be read aloud."""
+        return self.suite.synthesizer is not None
+
+    def question_wave(self, row: Row) -> np.ndarray:
+        """The spoken question, (N,) float32 at the encoder's rate; read aloud where the row has no sound.
+
+        Raises:
+            ConfigError: a talker without ears, or no sound and no synthesizer.
+            AudioError: sound that can't be read or is no speech.
+        """
+        encoder = self.talker.model.encoder
+        if encoder is None:
+            raise ConfigError("this talker has no ears", "leave measures with spoken questions out of the suite")
+        rate_hz = encoder.sample_rate_hz
+        if row.question_audio is not None:
+            wave = read_wave(row.question_audio, rate_hz)
+        else:
+            voice = self.suite.question_voice
+            spoken = self.synthesizer.speak(row.question_text or "", voice)
+            wave = resample(spoken, self.synthesizer.sample_rate_hz, rate_hz)
+        check_speech(wave, rate_hz, row.id)
+        return wave
+
+    # ---- asking
+
+    def now(self) -> float:
+        """Seconds on a clock that waits for the device to be done."""
+        if self.talker.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def ask(
+        self, task: str, *, text: str | None = None, wave: np.ndarray | None = None, stride_frames: int = 1
+    ) -> Reply:
+        """Ask one question in a conversation of its own, greedily.
+
+        Args:
+            task: Its name.
+            text: A typed question.
+            wave: A spoken one, at the encoder's rate.
+            stride_frames: Codec frames per piece of sound.
+        """
+        suite, talker = self.suite, self.talker
+        options = DecodeOptions(max_columns=suite.max_columns, rule=talker.config.decode_rule, seed=suite.seed)
+        codec = talker.codec  # loaded before the clock runs
+        marks: dict[str, float] = {}
+        pieces, arrivals, done = [], [], None
+        began = self.now()
+
+        def mark(name: str) -> None:
+            marks.setdefault(name, self.now() - began)
+
+        session = Session(talker, stride_frames=stride_frames, mark=mark)
+        for event in session.ask(text=text, wave=wave, task=task, options=options, speaker=suite.speaker):
+            if isinstance(event, AudioDelta):
+                arrivals.append((self.now() - began, len(event.wave) / codec.sample_rate_hz))
+                pieces.append(event.wave)
+            elif isinstance(event, AnswerDone):
+                done = event
+        assert done is not None
+        sound = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        return Reply(
+            done.text.strip(),
+            sound,
+            codec.sample_rate_hz,
+            done.finish_reason == "length",
+            marks,
+            arrivals,
+            self.now() - began,
+        )
+
+    def ask_row(self, row: Row, way: str, spoken_answer: bool) -> Reply:
+        """Ask a row's question by ``"text"`` or ``"speech"``, for a spoken or a written answer."""
+        answer = "A2" if spoken_answer else "T2"
+        if way == "text":
+            return self.ask(f"T1{answer}", text=row.question_text)
+        return self.ask(f"A1{answer}", wave=self.question_wave(row))
+
+
+class _Guard:
+    """Notes what is wrong with a row and lets the loop go on."""
+
+    def __init__(self, row_id: str, result: Result) -> None:
+        self.row_id = row_id
+        self.result = result
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if not isinstance(error, AudioError | DataError):
+            return False
+        self.result.skipped.append({"id": self.row_id, "reason": error.message})
+        return True
+
+
+def lacks_question(row: Row, ways: tuple[str, ...], can_speak: bool) -> str | None:
+    """What a row lacks to be asked in these ways; None for a usable one. Questions of several turns are left out."""
+    if row.history:
+        return "has turns before its question"
+    if row.question_text is None and ("text" in ways or row.question_audio is None):
+        return "has no question_text"
+    if "speech" in ways and row.question_audio is None and not can_speak:
+        return "has no question_audio, and the suite names no synthesizer"
+    return None

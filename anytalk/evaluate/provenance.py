@@ -1,0 +1,153 @@
+"""What a report was made with: models with digests and licences, packages, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import anytalk
+from anytalk.errors import AnytalkError
+from anytalk.evaluate.config import AnyMeasure, CascadeMeasure, Suite
+from anytalk.evaluate.mos import PREDICTORS
+from anytalk.model.config import TalkerConfig
+from anytalk.model.talker import Talker
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.sources import resolve
+
+PACKAGES = (
+    "anytalk", "torch", "transformers", "numpy", "openai-whisper", "jiwer", "snac", "soxr", "soundfile", "piper-tts",
+    "onnxruntime", "distillmos", "speechmos",
+)  # fmt: skip
+_KINDS = {
+    "backbone": "backbone",
+    "encoder": "speech encoder",
+    "input_adapter": "input adapter",
+    "output_adapter": "output adapter",
+    "heads": "heads",
+    "codec": "codec",
+}
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that figures depend on, as far as they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where it was measured."""
+    facts = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "load_average_at_start": load_average(),
+        "device": device,
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def load_average() -> float | None:
+    """Processes that want a core, mean of the last minute; None where the system doesn't say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[str, str]]:
+    """Every model in the report: role, part, digest of its weights, licence."""
+    found = []
+    for role, kind in _KINDS.items():
+        ref: PartRef | None = getattr(config, role)
+        if ref is not None:
+            found.append(_model(f"talker: {role}", kind, ref, registry))
+    if config.base is not None:
+        found[0] |= {"licence": config.base.licence}
+        base = {"role": "parent", "part": config.base.model, "digest": config.base.fingerprint}
+        found.insert(0, {**base, "licence": config.base.licence})
+    if config.weights is not None:
+        parts = ", ".join(config.weights.parts)
+        own = {"role": "talker: trained parts", "part": parts, "digest": config.weights.sha256[:16]}
+        found.append({**own, "licence": "yours"})
+    found.append(_model("transcriber", "transcriber", suite.transcriber, registry))
+    if suite.synthesizer is not None:
+        found.append(_model("synthesizer", "synthesizer", suite.synthesizer, registry))
+    for measure in suite.measures:
+        if isinstance(measure, CascadeMeasure):
+            for role in ("transcriber", "synthesizer"):
+                ref = getattr(measure, role)
+                if ref is not None:
+                    found.append(_model(f"{measure.label}: {role}", role, ref, registry))
+    if suite.mos is not None:
+        predictor = PREDICTORS[suite.mos]
+        found.append(
+            {"role": "mos", "part": predictor.package, "digest": "in its package", "licence": predictor.licence}
+        )
+    return found
+
+
+def _model(role: str, kind: str, ref: PartRef, registry: Registry) -> dict[str, str]:
+    try:
+        options = registry.options(kind, ref).model_dump()
+        licence = str(registry.load(kind, ref.name).licence)
+    except AnytalkError as error:
+        return {"role": role, "part": ref.name, "digest": "", "licence": f"unknown: {error.message}"}
+    shown = ", ".join(f"{key}={value}" for key, value in options.items() if value not in (None, [], {}))
+    if kind in ("input adapter", "output adapter", "heads"):
+        licence = "yours"
+    return {
+        "role": role,
+        "part": f"{ref.name} ({shown})" if shown else ref.name,
+        "digest": weights_digest(options),
+        "licence": licence,
+    }
+
+
+def weights_digest(options: dict[str, Any]) -> str:
+    """First half of the SHA-256 of the local weight files that options name; ``""`` where they name none."""
+    digest, found = hashlib.sha256(), False
+    for value in options.values():
+        if not isinstance(value, str) or not ("/" in value or ":" in value or Path(value).exists()):
+            continue
+        try:
+            paths = resolve(value).paths
+        except AnytalkError:
+            continue
+        for path in paths:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    found = True
+                    with file.open("rb") as opened:
+                        digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16] if found else ""
+
+
+def identity(talker: Talker, suite: Suite, measure: AnyMeasure) -> str:
+    """Digest of all that a measure's figures depend on: talker, its own options, the suite's shared ones."""
+    shared = suite.model_dump(mode="json", exclude={"measures", "name"})
+    threads = torch.get_num_threads()
+    data = [talker.config.model_dump(mode="json"), shared, measure.model_dump(mode="json"), talker.device, threads]
+    return hashlib.sha256(json.dumps([anytalk.__version__, *data], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""Runs a suite: one measure after the other, the report written anew after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anytalk.errors import AnytalkError
+from anytalk.evaluate.bounds import Bound
+from anytalk.evaluate.config import AnyMeasure, Suite
+from anytalk.evaluate.lab import Lab, Progress
+from anytalk.evaluate.metrics import METRICS
+from anytalk.evaluate.provenance import identity, load_average, machine, models, packages
+from anytalk.evaluate.report import Report, read_partial, write_report
+from anytalk.evaluate.results import Result
+from anytalk.evaluate.speech_measures import measure_asr, measure_spoken_answers, measure_spoken_qa
+from anytalk.evaluate.text_measures import measure_modality_gap, measure_text_retention
+from anytalk.evaluate.time_measures import measure_cascade, measure_latency
+from anytalk.model.talker import Talker
+from anytalk.plugins.manager import one_line
+
+_RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
+    "asr": measure_asr,
+    "spoken_answers": measure_spoken_answers,
+    "spoken_qa": measure_spoken_qa,
+    "text_retention": measure_text_retention,
+    "modality_gap": measure_modality_gap,
+    "latency": measure_latency,
+    "cascade": measure_cascade,
+}
+
+
+@dataclass
+class Watcher:
+    """Told what is going on.
+
+    Attributes:
+        started: A measure begins.
+        progress: How far it is.
+        finished: Its result; also of one that an earlier, interrupted run finished.
+    """
+
+    started: Callable[[AnyMeasure], None] = lambda measure: None
+    progress: Progress = lambda done, total: None
+    finished: Callable[[Result], None] = lambda result: None
+
+
+def run_suite(
+    talker: Talker,
+    suite: Suite,
+    out: Path,
+    *,
+    bounds: Sequence[Bound] = (),
+    command: Sequence[str] = (),
+    watcher: Watcher | None = None,
+) -> Report:
+    """Measure everything in a suite and write the report.
+
+    A measure that fails becomes a line with its reason, and the others go on. A report that was interrupted in the same
+    folder goes on where it was, as far as talker and options are the same; a complete one is replaced.
+
+    Args:
+        talker: Who is measured.
+        suite: What is measured.
+        out: Folder of the report; made if it isn't there.
+        bounds: Conditions of ``--fail-if``.
+        command: Command line, for the report.
+        watcher: Told what is going on.
+
+    Returns:
+        The report as it was written.
+
+    Raises:
+        DataError: a folder that can't be written.
+    """
+    watcher = watcher or Watcher()
+    report = Report(
+        suite=suite,
+        talker=str(talker.folder or ""),
+        config=talker.config,
+        command=list(command),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(talker.device),
+        packages=packages(),
+        models=models(talker.config, suite, talker.registry),
+        bounds=list(bounds),
+    )
+    finished = read_partial(out)
+    lab = Lab(talker, suite, out, progress=watcher.progress)
+    for measure in suite.measures:
+        mark = identity(talker, suite, measure)
+        known = finished.get(measure.label)
+        if known is not None and known.identity == mark and known.status == "ok":
+            result = known
+        else:
+            watcher.started(measure)
+            result = run_measure(lab, measure)
+            result.identity = mark
+        report.results.append(result)
+        report.is_complete = len(report.results) == len(suite.measures)
+        write_report(report, out)
+        watcher.finished(result)
+    return report
+
+
+def run_measure(lab: Lab, measure: AnyMeasure) -> Result:
+    """One measure; whatever goes wrong is kept as its reason."""
+    result = Result(measure.label, measure.kind, measure.headline)
+    torch.manual_seed(lab.suite.seed)
+    np.random.seed(lab.suite.seed)
+    began = time.perf_counter()
+    try:
+        _RUNNERS[measure.kind](lab, measure, result)
+        if not result.items:
+            why = f", e.g. {result.skipped[0]['id']}: {result.skipped[0]['reason']}" if result.skipped else ""
+            result.status, result.reason = "failed", f"none of its rows could be measured{why}"
+    except AnytalkError as error:
+        result.status = "failed"
+        result.reason = f"{error.message} ({error.hint})" if error.hint else error.message
+    except Exception as error:  # parts of plugins are foreign code, and the other measures have to go on
+        result.status, result.reason = "failed", f"a bug of anytalk or of a plugin: {one_line(error)}"
+    order = list(METRICS[measure.kind])
+    result.figures = dict(sorted(result.figures.items(), key=lambda item: order.index(item[0])))
+    if result.status == "failed":
+        result.figures = {}
+    result.seconds = time.perf_counter() - began
+    result.load_average = load_average()
+    return result

@@ -1,0 +1,78 @@
+"""Figures with their uncertainty: means, ratios, percentiles, bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        value: The number.
+        n: Examples behind it.
+        low: Lower end of the 95 % interval; None where there is none.
+        high: Upper end.
+    """
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: percentiles of the figure over examples drawn again with replacement (Efron 1979).
+
+    Attributes:
+        samples: How many times; 0 gives no intervals.
+        seed: Of the drawing; each figure starts from it anew.
+    """
+
+    samples: int = 1000
+    seed: int = 0
+
+    def mean(self, values: Sequence[float]) -> Figure:
+        """The mean of one number per example; NaN for none."""
+        return self.ratio(values, [1.0] * len(values))
+
+    def ratio(self, above: Sequence[float], below: Sequence[float]) -> Figure:
+        """Sum over sum, examples drawn whole: word errors over words, seconds of work over seconds of sound.
+
+        Args:
+            above: Numerator of each example.
+            below: Denominator of each example; where they sum to 0 the numerator itself is given.
+        """
+        top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+        if not len(top):
+            return Figure(math.nan, 0)
+        value = float(top.sum() / (bottom.sum() or 1.0))
+        if self.samples == 0 or len(top) < 2:
+            return Figure(value, len(top))
+        drawn = np.random.default_rng(self.seed).integers(0, len(top), (self.samples, len(top)))
+        sums = bottom[drawn].sum(axis=1)
+        ratios = top[drawn].sum(axis=1) / np.where(sums == 0, 1.0, sums)
+        low, high = np.percentile(ratios, [2.5, 97.5])
+        return Figure(value, len(top), float(low), float(high))
+
+    def percentile(self, values: Sequence[float], percent: float) -> Figure:
+        """A percentile (linear between the two nearest) of one number per example; NaN for none."""
+        array = np.asarray(values, dtype=np.float64)
+        if not len(array):
+            return Figure(math.nan, 0)
+        value = float(np.percentile(array, percent))
+        if self.samples == 0 or len(array) < 2:
+            return Figure(value, len(array))
+        drawn = np.random.default_rng(self.seed).integers(0, len(array), (self.samples, len(array)))
+        low, high = np.percentile(np.percentile(array[drawn], percent, axis=1), [2.5, 97.5])
+        return Figure(value, len(array), float(low), float(high))
+
+    def total(self, values: Sequence[float]) -> Figure:
+        """The sum of one number per example, without an interval."""
+        return Figure(float(sum(values)), len(values))
