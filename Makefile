@@ -1,5 +1,7 @@
 # Each target does its own set-up. `make demo` and `make test` are the two commands that matter.
 PYTHON ?= python3
+# DeepSpeed compiles what it needs when it needs it, not while it is installed.
+export DS_BUILD_OPS := 0
 VENV := .venv
 BIN := $(VENV)/bin
 

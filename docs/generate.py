@@ -21,12 +21,13 @@ import pydantic
 import typer
 
 from anytalk.cli.app import build_app
+from anytalk.data.config import DataConfig, Filters, SourceConfig, VoiceConfig
 from anytalk.grid.tasks import Task
 from anytalk.model.config import BaseInfo, GridConfig, StageRecord, TalkerConfig, WeightsFile
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import KINDS, Registry
-from anytalk.train.config import Recipe, StageConfig
+from anytalk.train.config import LoraConfig, Recipe, StageConfig
 from docs.pictures import PICTURES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +108,19 @@ def talker_fields() -> str:
 
 def stage_fields() -> str:
     """A recipe and its stages."""
-    return f"### Recipe\n\n{fields_table(Recipe)}\n\n### Stage\n\n{fields_table(StageConfig)}"
+    sections = (("Recipe", Recipe), ("Stage", StageConfig), ("`lora` of a part", LoraConfig))
+    return "\n\n".join(f"### {title}\n\n{fields_table(model)}" for title, model in sections)
+
+
+def data_fields() -> str:
+    """Every mapping of ``data.yaml``."""
+    sections = (
+        ("Top level", DataConfig),
+        ("A source", SourceConfig),
+        ("`filters`", Filters),
+        ("`voice`", VoiceConfig),
+    )
+    return "\n\n".join(f"### {title}\n\n{fields_table(model)}" for title, model in sections)
 
 
 def recipes() -> str:
@@ -122,7 +135,7 @@ def recipes() -> str:
                 ", ".join(stage.train),
                 ", ".join(stage.tasks),
                 str(stage.steps),
-                str(stage.batch_size * stage.accumulate),
+                str(stage.batch_size),
                 f"{stage.learning_rate:g} to {stage.learning_rate_floor:g}",
             )
             for stage in recipe.stages
@@ -164,10 +177,21 @@ def commands() -> str:
     """Every command with its arguments and options."""
     group: Any = typer.main.get_command(build_app(build_plugins(block=(), third_party=False)))
     pieces = [command_help("anytalk", group, "OPTIONS COMMAND ...")]
-    for name, command in group.commands.items():
+    for name, command in every_command(group):
         arguments = [p.name.upper() if p.required else f"[{p.name.upper()}]" for p in visible(command, "argument")]
-        pieces.append(command_help(f"anytalk {name}", command, " ".join([*arguments, "[OPTIONS]"])))
+        usage = "COMMAND ..." if hasattr(command, "commands") else " ".join([*arguments, "[OPTIONS]"])
+        pieces.append(command_help(f"anytalk {name}", command, usage))
     return "\n\n".join(pieces)
+
+
+def every_command(group: Any, before: str = "") -> list[tuple[str, Any]]:
+    """All commands with their full names, those of groups behind their group."""
+    found: list[tuple[str, Any]] = []
+    for name, command in group.commands.items():
+        found.append((before + name, command))
+        if hasattr(command, "commands"):
+            found += every_command(command, f"{before}{name} ")
+    return found
 
 
 def visible(command: Any, kind: str) -> list[Any]:
@@ -227,6 +251,7 @@ def first_sentence(path: Path) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "talker-fields": talker_fields,
     "stage-fields": stage_fields,
+    "data-fields": data_fields,
     "recipes": recipes,
     "tasks": tasks,
     "part-options": part_options,

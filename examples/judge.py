@@ -21,6 +21,7 @@ from anytalk.grid.audio import resample
 from anytalk.model.talker import load_talker
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import default_registry
+from anytalk.plugins.rows import strict_rows
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def judge(folder: Path, manifest: Path, synthesizer: str, voice: str | None, typ
     """Ask every question once; print the answers and the two figures."""
     registry = default_registry()
     source = registry.build("data source", PartRef(name="jsonl", options={"path": str(manifest)}))
-    wanted = {row.question_text: row.answer_text for row in source.rows() if row.question_text and row.answer_text}
+    wanted = {row.question_text: row.answer_text for row in strict_rows(source.rows()) if row.question_text and row.answer_text}
     talker = load_talker(folder, with_encoder=not typed)
     transcriber = registry.build("transcriber", PartRef(name="whisper"))
     speaker = None if typed else registry.build("synthesizer", PartRef(name=synthesizer))

@@ -1,6 +1,7 @@
 """Tiny talkers, training rows and stages that the tests of model, data and training share."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,19 @@ import numpy as np
 import torch
 from test_backbones import make_lm, make_tokenizer
 
+from anytalk.data.examples import Example
+from anytalk.data.opening import TrainingData
 from anytalk.grid.audio import write_wave
+from anytalk.grid.tasks import Task
 from anytalk.model.attach import attach
+from anytalk.model.config import StageRecord
 from anytalk.model.talk_model import GridBatch, TalkModel
 from anytalk.model.talker import Talker
 from anytalk.plugins import PartRef
 from anytalk.plugins.contracts import Backbone, Row
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import StageConfig
+from anytalk.train.loop import RunSettings, Watcher, train_stage
 from anytalk_backbones.llama import LlamaBackbone
 
 TINY_PARTS = ["encoder={name: tiny}", "codec={name: tiny}", "output_adapter.options.num_blocks=1"]
@@ -53,8 +59,12 @@ def training_rows(folder: Path, num_rows: int, num_frames: int = 4, question_s: 
                 "answer_audio": f"a{i}.wav",
             }
         )
-    manifest = write_lines(folder / "rows.jsonl", lines)
-    return list(registry.build("data source", PartRef(name="jsonl", options={"path": str(manifest)})).rows())
+    write_lines(folder / "rows.jsonl", lines)
+    sounds = ("question_audio", "answer_audio")
+    return [
+        Row(id=f"rows.jsonl:{i}", **{k: folder / v if k in sounds else v for k, v in line.items()})
+        for i, line in enumerate(lines, start=1)
+    ]
 
 
 def write_lines(path: Path, lines: list[Any]) -> Path:
@@ -137,3 +147,18 @@ def greedy_text(backbone: Backbone, ids: list[int], max_steps: int) -> list[int]
             break
         answer.append(int(step))
     return answer
+
+
+def train(
+    talker: Talker, settings: StageConfig, rows: Sequence[Row], watcher: Watcher | None = None, **how: Any
+) -> StageRecord:
+    """Train one stage on rows at hand; `how` are :class:`RunSettings`."""
+    return train_stage(talker, settings, TrainingData(rows=rows), RunSettings(**how), watcher)
+
+
+def make_examples(
+    talker: Talker, rows: Sequence[Row], tasks: Sequence[Task], keep_waves: bool = False, progress: Any = None
+) -> list[Example]:
+    """All rows encoded for the tasks."""
+    feed = TrainingData(rows=rows).feeds(talker, tasks, waves=keep_waves, progress=progress)[0]
+    return [feed.example(i) for i in range(len(rows))]

@@ -233,7 +233,7 @@ def test_no_talker_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--data", "none.jsonl"], "manifest 'none.jsonl' doesn't exist"),
+        (["--data", "none.jsonl"], "'none.jsonl' doesn't exist"),
         (["--data", "x", "--recipe", "papper"], "unknown recipe 'papper'; did you mean 'paper'?"),
         (["--data", "x", "--recipe", "none.yaml"], "recipe file 'none.yaml' doesn't exist"),
         (["--data", "x", "--precision", "fp12"], "precision 'fp12' is unknown"),

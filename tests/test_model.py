@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import NEW_PARTS, stage, tiny_talker, training_rows
+from helpers import NEW_PARTS, stage, tiny_talker, train, training_rows
 
 from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talk_model import AudioEmbeddings, GridBatch, SpecialTokens, TalkModel
 from anytalk.plugins.contracts import OutputAdapter
-from anytalk.train.loop import train_stage
 
 # 2 audio streams of 2 codes, 4 text ids, width 3. Text specials begin at 4: eot 4, pad_t 5. Audio specials begin at
 # 2: eoa 2, pad_a 3, input_a 4.
@@ -138,7 +137,7 @@ def test_pads_learn_under_mean_only(merge: str, tmp_path: Path) -> None:
     rows, layout, tables = training_rows(tmp_path, 2), talker.model.layout, talker.model.special_tokens
     before = tables.audio.detach().clone()
     text_before = tables.text.detach().clone()
-    train_stage(talker, stage(train=NEW_PARTS, weight_decay=0.1, tasks={"A1A2": 1}), rows)
+    train(talker, stage(train=NEW_PARTS, weight_decay=0.1, tasks={"A1A2": 1}), rows)
     pad, other = layout.pad_a - layout.codebook_size, layout.answer_a - layout.codebook_size
     learns = merge == "mean"
     assert torch.equal(before[:, pad], tables.audio[:, pad]) is not learns

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import stage, tiny_talker, training_rows
+from helpers import stage, tiny_talker, train, training_rows
 
 from anytalk.model.talker import Talker
 from anytalk.plugins import hookimpl
-from anytalk.train.loop import train_stage
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_hooks_see_the_stage(talker: Talker, tmp_path: Path) -> None:
     observer = Observer()
     manager.register(observer, name="observer")
     try:
-        train_stage(talker, stage(steps=2), training_rows(tmp_path, 2))
+        train(talker, stage(steps=2), training_rows(tmp_path, 2))
     finally:
         manager.unregister(observer)
     assert observer.seen == [
@@ -60,7 +59,7 @@ def test_a_broken_observer_costs_a_line_and_no_training(talker: Talker, tmp_path
     plugins, observer = talker.registry.plugins, Broken()
     plugins.manager.register(observer, name="broken-logger")
     try:
-        record = train_stage(talker, stage(steps=3), training_rows(tmp_path, 2))
+        record = train(talker, stage(steps=3), training_rows(tmp_path, 2))
         failure = plugins.failures.pop("broken-logger")
     finally:
         plugins.manager.unregister(observer)

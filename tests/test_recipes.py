@@ -7,6 +7,7 @@ import pytest
 import yaml
 from helpers import NEW_PARTS, moved_parts, snapshot, tiny_talker, training_rows
 
+from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, UnknownNameError
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talk_model import PART_NAMES
@@ -23,7 +24,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
     recipe = find_recipe("paper", default_registry())
     assert [s.name for s in recipe.stages] == ["alignment", "adaption", "multimodal", "annealing"]
     assert [set(s.train) for s in recipe.stages] == [set(NEW_PARTS), {"backbone"}, EVERYTHING, EVERYTHING]
-    assert [s.batch_size * s.accumulate for s in recipe.stages] == [192] * 4
+    assert [s.batch_size for s in recipe.stages] == [192] * 4
     assert [s.learning_rate for s in recipe.stages] == [4e-4, 4e-4, 5e-5, 5e-5]
     assert all(s.learning_rate_floor == 4e-6 for s in recipe.stages)
     assert [s.warmup_steps for s in recipe.stages[:3]] == [1500] * 3
@@ -51,7 +52,7 @@ def test_each_stage_moves_its_parts_and_no_other(data: dict[str, Any], tmp_path:
             after.append(moved_parts(before[-1], talker.model))
         before.append(snapshot(talker.model))
 
-    train_recipe(talker, short, training_rows(tmp_path, 4), watcher=Watcher(plan=plan))
+    train_recipe(talker, short, TrainingData(rows=training_rows(tmp_path, 4)), watcher=Watcher(plan=plan))
     after.append(moved_parts(before[-1], talker.model))
     assert after == [set(s.train) for s in recipe.stages]
     assert saved_as_in_memory(talker, tmp_path / "t")
@@ -80,6 +81,18 @@ STAGE = {"name": "s", "train": ["heads"], "tasks": {"T1A2": 1}, "steps": 1}
         ({"tasks": {"T1A2": 0}}, "task weights must be above 0"),
         ({"learning_rate_floor": 1.0}, "learning_rate_floor is above learning_rate"),
         ({"batch_size": "many"}, "batch_size"),
+        ({"losses": {"speech": 1}}, "unknown loss 'speech' (there are: text, audio, distill)"),
+        ({"losses": {"text": -1}}, "the weight of loss 'text' is below 0"),
+        ({"losses": {"text": 0}}, "no loss has a weight above 0"),
+        ({"losses": {}}, "no loss has a weight above 0"),
+        ({"stream_weights": [0, 0, 0]}, "stream_weights"),
+        ({"stream_weights": [1, -1, 1]}, "stream_weights"),
+        ({"stream_weights": []}, "stream_weights"),
+        ({"max_padding": 1.0}, "max_padding"),
+        ({"seed": -1}, "seed"),
+        ({"lora": {"heads": {"rank": 4}}}, "lora is for backbone and encoder, not 'heads'"),
+        ({"lora": {"backbone": {"rank": 4}}}, "lora names 'backbone', which `train` doesn't"),
+        ({"train": ["backbone"], "lora": {"backbone": {"ranks": 4}}}, "ranks"),
     ],
 )
 def test_a_wrong_stage_is_a_sentence(change: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -5,19 +5,22 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, training_rows
+from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, train, training_rows
 
+from anytalk.data.opening import TrainingData
 from anytalk.errors import TalkerError
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Row
-from anytalk.train import loop as loop_module
+from anytalk.train import finish as finish_module
 from anytalk.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from anytalk.train.config import Recipe, StageConfig
-from anytalk.train.loop import StopTrainingError, Watcher, train_recipe, train_stage
+from anytalk.train.engine import PlainEngine, make_accelerator
+from anytalk.train.loop import RunSettings, StopTrainingError, Watcher, train_recipe
 
 WHOLE = stage(
     train=[*NEW_PARTS, "backbone"],
@@ -26,7 +29,8 @@ WHOLE = stage(
     checkpoint_every=2,
     warmup_steps=2,
     weight_decay=0.1,
-    accumulate=2,
+    batch_size=4,
+    max_positions=120,
 )
 
 
@@ -44,7 +48,7 @@ def rows(tmp_path: Path) -> list[Row]:
 def straight(tmp_path: Path, rows: list[Row]) -> Talker:
     """The talker that was trained in one go."""
     talker = tiny_talker(tmp_path / "straight")
-    train_stage(talker, WHOLE, rows)
+    train(talker, WHOLE, rows)
     return talker
 
 
@@ -65,11 +69,11 @@ def test_stopping_changes_nothing(stops: list[int], straight: Talker, rows: list
     tiny_talker(folder)
     for stop in stops:
         with pytest.raises(StopTrainingError):
-            train_stage(load_talker(folder), WHOLE, rows, stop_after=stop)
+            train(load_talker(folder), WHOLE, rows, stop_after=stop)
         assert load_talker(folder).config.history == []
     resumed: list[int] = []
     watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
-    train_stage(load_talker(folder), WHOLE, rows, watcher=watcher)
+    train(load_talker(folder), WHOLE, rows, watcher=watcher)
     assert resumed == [sum(stops)]
     assert_same_run(folder, straight)
 
@@ -77,8 +81,8 @@ def test_stopping_changes_nothing(stops: list[int], straight: Talker, rows: list
 def test_the_same_talker_in_memory_may_go_on(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
     talker = tiny_talker(tmp_path / "t")
     with pytest.raises(KeyboardInterrupt):
-        train_stage(talker, WHOLE, rows, stop_after=3)
-    train_stage(talker, WHOLE, rows)
+        train(talker, WHOLE, rows, stop_after=3)
+    train(talker, WHOLE, rows)
     assert_same_run(tmp_path / "t", straight)
 
 
@@ -95,8 +99,8 @@ def test_an_interrupt_from_the_watcher(straight: Talker, rows: list[Row], tmp_pa
     talker = tiny_talker(tmp_path / "t")
     watcher = Watcher(step=interrupt_from_the_watcher([]))
     with pytest.raises(KeyboardInterrupt):
-        train_stage(talker, WHOLE, rows, watcher=watcher)
-    train_stage(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
+        train(talker, WHOLE, rows, watcher=watcher)
+    train(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
     assert_same_run(tmp_path / "t", straight)
 
 
@@ -119,11 +123,11 @@ def test_ctrl_c_in_the_middle_of_a_step(
     monkeypatch.setattr(torch.optim.AdamW, "step", pressed)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train_stage(talker, WHOLE, rows)
+        train(talker, WHOLE, rows)
     assert len(calls) == 3, "the step is finished, the next one isn't begun"
     assert signal.getsignal(signal.SIGINT) is handler
     monkeypatch.undo()
-    train_stage(load_talker(tmp_path / "t"), WHOLE, rows)
+    train(load_talker(tmp_path / "t"), WHOLE, rows)
     assert_same_run(tmp_path / "t", straight)
 
 
@@ -137,10 +141,10 @@ def test_a_kill_goes_back_to_the_last_checkpoint(
             raise SystemExit(137)
 
     with pytest.raises(SystemExit):
-        train_stage(talker, WHOLE, rows, watcher=Watcher(step=killed))
+        train(talker, WHOLE, rows, watcher=Watcher(step=killed))
     resumed: list[int] = []
     watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
-    train_stage(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
+    train(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
     assert resumed == [4]
     assert_same_run(tmp_path / "t", straight)
 
@@ -148,7 +152,7 @@ def test_a_kill_goes_back_to_the_last_checkpoint(
 def stopped(folder: Path, rows: list[Row], stop: int = 3) -> Talker:
     tiny_talker(folder)
     with pytest.raises(StopTrainingError):
-        train_stage(load_talker(folder), WHOLE, rows, stop_after=stop)
+        train(load_talker(folder), WHOLE, rows, stop_after=stop)
     return load_talker(folder)
 
 
@@ -156,11 +160,11 @@ def test_other_settings_are_refused_until_restart(straight: Talker, rows: list[R
     talker = stopped(tmp_path / "t", rows)
     other = WHOLE.model_copy(update={"learning_rate": 5e-4, "steps": 9})
     with pytest.raises(TalkerError, match=r"other settings \(learning_rate, steps\)") as caught:
-        train_stage(talker, other, rows)
+        train(talker, other, rows)
     assert "--restart" in caught.value.hint
     resumed: list[int] = []
     watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
-    train_stage(load_talker(tmp_path / "t"), WHOLE, rows, restart=True, watcher=watcher)
+    train(load_talker(tmp_path / "t"), WHOLE, rows, restart=True, watcher=watcher)
     assert resumed == []
     assert_same_run(tmp_path / "t", straight)
 
@@ -176,7 +180,7 @@ def test_what_a_killed_save_leaves_is_no_trap(left: str, straight: Talker, rows:
         beside = old if left.startswith("old") else checkpoint.with_name(".short.checkpoint.partial")
         beside.mkdir()
         (beside / "state.json").write_text("{}")
-    train_stage(talker, WHOLE, rows)
+    train(talker, WHOLE, rows)
     assert_same_run(tmp_path / "t", straight)
 
 
@@ -186,7 +190,7 @@ def test_restart_forgets_what_a_killed_save_left(straight: Talker, rows: list[Ro
     checkpoint.rename(checkpoint.with_name(".short.checkpoint.old"))
     resumed: list[int] = []
     watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
-    train_stage(talker, WHOLE, rows, restart=True, watcher=watcher)
+    train(talker, WHOLE, rows, restart=True, watcher=watcher)
     assert resumed == []
 
 
@@ -196,33 +200,46 @@ def test_a_damaged_checkpoint_is_a_sentence(file: str, rows: list[Row], tmp_path
     path = tmp_path / "t" / "history" / "short.checkpoint" / file
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(TalkerError, match="is damaged"):
-        train_stage(talker, WHOLE, rows)
+        train(talker, WHOLE, rows)
+
+
+def small_engine() -> PlainEngine:
+    """An engine over two numbers that have moved once."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    engine = PlainEngine(make_accelerator("no", True), SimpleNamespace(model=model), optimizer, 1.0)  # type: ignore[arg-type]
+    model(torch.ones(1, 2)).sum().backward()
+    engine.step(skip=False)
+    return engine
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = torch.nn.Linear(2, 2)
-    optimizer, folder = torch.optim.AdamW(layer.parameters()), tmp_path / "c"
-    layer(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    names = dict(layer.named_parameters())
-    kept = [p.detach().clone() for p in names.values()]
-    save_checkpoint(folder, Progress({"a": 1}, 3, 0.5, []), names, optimizer)
+    engine, folder = small_engine(), tmp_path / "c"
+    kept = [p.detach().clone() for p in engine.parameters.values()]
+    save_checkpoint(folder, Progress({"a": 1}, {}, step=3), engine)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    optimizer.step()
+    engine.optimizer.step()
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(TalkerError, match="No space left"):
-        save_checkpoint(folder, Progress({"a": 1}, 4, 0.5, []), names, optimizer)
+        save_checkpoint(folder, Progress({"a": 1}, {}, step=4), engine)
     monkeypatch.undo()
-    progress = load_checkpoint(folder, {"a": 1}, names, optimizer)
+    progress = load_checkpoint(folder, Progress({"a": 1}, {}), engine)
     assert progress is not None
     assert progress.step == 3
-    assert all(torch.equal(p, k) for p, k in zip(names.values(), kept, strict=True))
+    assert all(torch.equal(p, k) for p, k in zip(engine.parameters.values(), kept, strict=True))
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    engine = small_engine()
+    save_checkpoint(tmp_path / "c", Progress({}, {"rows/A1A2": 5}, step=3), engine)
+    with pytest.raises(TalkerError, match=r"other data \(rows/A1A2\)"):
+        load_checkpoint(tmp_path / "c", Progress({}, {"rows/A1A2": 6}), engine)
 
 
 # Recipes as one job
@@ -239,7 +256,7 @@ RECIPE = Recipe(
 
 def test_a_recipe_goes_on_at_the_stage_and_step_it_was_stopped(rows: list[Row], tmp_path: Path) -> None:
     whole = tiny_talker(tmp_path / "whole")
-    train_recipe(whole, RECIPE, rows)
+    train_recipe(whole, RECIPE, TrainingData(rows=rows))
     seen: list[tuple[str, int]] = []
 
     def step(stage: StageConfig, number: int, metrics: dict[str, float]) -> None:
@@ -249,23 +266,23 @@ def test_a_recipe_goes_on_at_the_stage_and_step_it_was_stopped(rows: list[Row], 
 
     tiny_talker(tmp_path / "t")
     with pytest.raises(KeyboardInterrupt):
-        train_recipe(load_talker(tmp_path / "t"), RECIPE, rows, watcher=Watcher(step=step))
+        train_recipe(load_talker(tmp_path / "t"), RECIPE, TrainingData(rows=rows), watcher=Watcher(step=step))
     assert [r.name for r in load_talker(tmp_path / "t").config.history] == ["one"]
-    records = train_recipe(load_talker(tmp_path / "t"), RECIPE, rows, watcher=Watcher(step=step))
+    records = train_recipe(load_talker(tmp_path / "t"), RECIPE, TrainingData(rows=rows), watcher=Watcher(step=step))
     assert seen[4:] == [("two", 3), ("three", 1), ("three", 2)]
     assert [r.name for r in records] == ["two", "three"]
     loaded = load_talker(tmp_path / "t")
     assert [r.name for r in loaded.config.history] == ["one", "two", "three"]
     assert moved_parts(snapshot(whole.model), loaded.model) == set()
-    assert train_recipe(loaded, RECIPE, rows) == []
+    assert train_recipe(loaded, RECIPE, TrainingData(rows=rows)) == []
 
 
 def test_restart_trains_all_stages_again(rows: list[Row], tmp_path: Path) -> None:
     talker = tiny_talker(tmp_path / "t")
-    train_recipe(talker, RECIPE, rows)
+    train_recipe(talker, RECIPE, TrainingData(rows=rows))
     seen: list[str] = []
     watcher = Watcher(plan=lambda stage, report: seen.append(stage.name))
-    train_recipe(talker, RECIPE, rows, restart=True, watcher=watcher)
+    train_recipe(talker, RECIPE, TrainingData(rows=rows), RunSettings(restart=True), watcher)
     assert seen == ["one", "two", "three"]
     assert len(load_talker(tmp_path / "t").config.history) == 6
 
@@ -278,10 +295,10 @@ def test_a_save_that_breaks_at_the_end_of_a_stage_can_be_taken_up(
     def full(*_: object, **__: object) -> None:
         raise TalkerError("the disk is full")
 
-    monkeypatch.setattr(loop_module, "save_talker", full)
+    monkeypatch.setattr(finish_module, "save_talker", full)
     with pytest.raises(TalkerError, match="disk is full"):
-        train_stage(talker, WHOLE, rows)
+        train(talker, WHOLE, rows)
     monkeypatch.undo()
     assert load_talker(tmp_path / "t").config.history == []
-    train_stage(load_talker(tmp_path / "t"), WHOLE, rows)
+    train(load_talker(tmp_path / "t"), WHOLE, rows)
     assert_same_run(tmp_path / "t", straight)

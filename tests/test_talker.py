@@ -16,6 +16,7 @@ from helpers import (
     same,
     stage,
     tiny_talker,
+    train,
     training_rows,
 )
 
@@ -24,7 +25,6 @@ from anytalk.model import talker as talker_module
 from anytalk.model.attach import attach
 from anytalk.model.config import read_config
 from anytalk.model.talker import Talker, fingerprint, load_talker, save_talker
-from anytalk.train.loop import train_stage
 from anytalk_backbones.loading import quiet_transformers
 
 EVERY_PART = [*NEW_PARTS, "encoder", "backbone", "speaker"]
@@ -109,7 +109,7 @@ def test_a_talker_loaded_without_ears_still_writes(tmp_path: Path) -> None:
 def test_a_trained_backbone_is_a_model_of_its_own(tmp_path: Path) -> None:
     talker = attach(str(model_folder(tmp_path / "model", "llama")), tmp_path / "t", assignments=TINY_PARTS)
     rows = training_rows(tmp_path, 2)
-    train_stage(talker, stage(train=["backbone"], tasks={"T1T2": 1.0}), rows)
+    train(talker, stage(train=["backbone"], tasks={"T1T2": 1.0}), rows)
     native = tmp_path / "t" / "backbone-0001"
     with quiet_transformers():
         lm = transformers.AutoModelForCausalLM.from_pretrained(native)

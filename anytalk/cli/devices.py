@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from anytalk.errors import ConfigError
 
 
 def choose_device(name: str) -> str:
     """``auto`` becomes ``cuda`` where torch can use one, else ``cpu``; anything else must be usable.
+
+    Where a launcher started several processes, ``cuda`` is the device of this one (``LOCAL_RANK``).
 
     Raises:
         ConfigError: a device that torch doesn't know or can't use.
@@ -14,7 +18,10 @@ def choose_device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        torch.cuda.set_device(name)
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts

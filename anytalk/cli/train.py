@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -14,12 +16,10 @@ from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import commands, count, err, note, out, say, seconds, table
 from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from anytalk.model.config import StageRecord, read_config
-from anytalk.plugins.components import PartRef
-from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.registry import default_registry
 from anytalk.train.config import Recipe, StageConfig, find_recipe, override_stages, stages_to_do
 
 if TYPE_CHECKING:
-    from anytalk.plugins.contracts import Row
     from anytalk.train.freeze import PartReport
     from anytalk.train.loop import Watcher
 
@@ -30,14 +30,18 @@ _PLAIN_LINES = 10
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
-    data: str = typer.Option(..., "--data", help="Manifest (.jsonl)."),
+    data: str = typer.Option("", "--data", help="Prepared folder or its address, data.yaml, or a manifest."),
     recipe: str = typer.Option("paper", help="Registered recipe, or a .yaml file."),
     stage: str | None = typer.Option(None, help="Only this stage of the recipe."),
     assignments: list[str] = typer.Option([], "--set", help="STAGE.field=value, or all.field=value. May be repeated."),
     restart: bool = typer.Option(False, "--restart", help="Train again what is finished, forget checkpoints."),
+    plan: bool = typer.Option(False, "--plan", help="Only estimate the memory that each stage needs."),
     precision: str = typer.Option("no", help="Mixed precision: no, fp16 or bf16."),
+    deepspeed: Path | None = typer.Option(None, help="DeepSpeed configuration (examples/deepspeed/zero2.json ...)."),
+    workers: int = typer.Option(0, min=0, help="Processes that lay out batches ahead of time."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    local_rank: int = typer.Option(-1, "--local_rank", "--local-rank", hidden=True, help="Given by launchers."),
 ) -> None:
     """Train a talker in stages; Ctrl-C stops, the same command goes on."""
     if precision not in _PRECISIONS:
@@ -45,31 +49,53 @@ def command(
     registry = default_registry()
     config = read_config(folder)
     chosen = choose_stages(find_recipe(recipe, registry), stage, assignments)
-    if not Path(data).is_file():
-        raise DataError(f"manifest '{data}' doesn't exist", "give the path of a .jsonl file: --data FILE")
+    if not data and not plan:
+        raise DataError("no --data was given", "e.g. --data shards (from `anytalk prepare`), data.yaml or rows.jsonl")
+    if data and "://" not in data and not Path(data).exists():
+        raise DataError(f"'{data}' doesn't exist", "give a prepared folder, a data.yaml or a manifest: --data FILE")
     if not stages_to_do(chosen, [record.name for record in config.history], folder, restart):
         say(f"nothing to do: {', '.join(s.name for s in chosen.stages)} finished before. --restart trains again.")
         return
-    with err.status("loading torch and the talker ..."):
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with err.status("loading torch and the talker ...") if is_main else nullcontext():
+        from anytalk.data.opening import TrainingData
         from anytalk.model.talker import load_talker
-        from anytalk.train.loop import train_recipe
+        from anytalk.train.loop import RunSettings, train_recipe
 
+        zero = _deepspeed(deepspeed)
         set_threads(threads)
-        rows = _rows(data, registry)
+        settings = RunSettings(precision=precision, deepspeed=zero, workers=workers, restart=restart)
         talker = load_talker(folder, registry=registry, device=choose_device(device))
+    if plan:
+        from anytalk.cli.train_plan import print_plan
+
+        print_plan(talker, chosen, precision)
+        return
     with _Display() as display:
         try:
-            records = train_recipe(
-                talker, chosen, rows, restart=restart, precision=precision, watcher=display.watcher()
-            )
+            records = train_recipe(talker, chosen, TrainingData(data), settings, display.watcher())
         except KeyboardInterrupt:
             display.close()
             how = "resume with the same command, without --restart" if restart else "resume with the same command"
-            note(f"interrupted; finished steps are saved: {how}")
+            if is_main:
+                note(f"interrupted; finished steps are saved: {how}")
             raise typer.Exit(130) from None
+    if not is_main:
+        return
     _summary(folder, records)
     for name, failure in registry.plugins.failures.items():
         note(f"plugin '{name}' failed: {failure}")
+
+
+def _deepspeed(path: Path | None) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, from the option or from the launcher."""
+    if path is None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+        return None
+    from anytalk.train.deepspeed_engine import launched_config, read_deepspeed
+
+    launched = launched_config()
+    chosen = path or launched
+    return None if chosen is None else read_deepspeed(chosen)
 
 
 def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str]) -> Recipe:
@@ -88,10 +114,6 @@ def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str])
             f"recipe '{recipe.name}' has no stage '{stage}'{did_you_mean(stage, names)}", f"stages: {', '.join(names)}"
         )
     return recipe.model_copy(update={"stages": [s for s in recipe.stages if s.name == stage]})
-
-
-def _rows(data: str, registry: Registry) -> list[Row]:
-    return list(registry.build("data source", PartRef(name="jsonl", options={"path": data})).rows())
 
 
 class _Display:
@@ -135,8 +157,7 @@ class _Display:
         rows.append(("all", count(sum(r.trainable for r in report)), count(sum(r.total for r in report))))
         err.print(table(f"Stage '{stage.name}'", ("part", "trains", "parameters"), rows, ("trains", "parameters")))
         tasks = ", ".join(f"{name} {weight:g}" for name, weight in stage.tasks.items())
-        rows_per_step = stage.batch_size * stage.accumulate
-        note(f"{stage.steps} steps of {rows_per_step} rows, peak rate {stage.learning_rate:g}, tasks {tasks}")
+        note(f"{stage.steps} steps of {stage.batch_size} rows, peak rate {stage.learning_rate:g}, tasks {tasks}")
         self._first_step, self._began = 0, time.perf_counter()
 
     def _bar(self, key: str, total: int, done: int, what: str = "") -> None:

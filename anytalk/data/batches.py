@@ -1,94 +1,294 @@
-"""Batches: which examples and tasks make up a step (a pure function of the step), and their collation."""
+"""Batches: the rows of a step as tensors, cut into forward passes of like length."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from anytalk.data.examples import Example
+from anytalk.data.examples import Clip, Example, make_grid, text_twin
+from anytalk.data.feeds import Feed
+from anytalk.data.mixing import Mixture, Slot, padding_share, split_rows
+from anytalk.errors import AnytalkError, DataError
 from anytalk.grid.prompts import TrainingGrid
+from anytalk.grid.tasks import Task
 from anytalk.grid.tokens import StreamLayout
+from anytalk.model.talker import Talker
+
+_CACHED_GRIDS = 4096
 
 
 @dataclass
 class Batch:
-    """Grids of one step, right-padded.
+    """Grids of one forward pass, right-padded.
 
     Attributes:
         tokens: (B,S,T) int64.
         loss_mask: (B,S,T) bool.
-        speech_starts: First speech column of each row; -1 without speech.
-        features: (B',F,E) encoder features of the rows with speech, or None.
-        waves: (B',N) their sound instead, when the encoder is trained, or None.
-        lengths: (B',) frames, or samples where there are waves.
+        speech: For each row, (first column, clip) of its spoken turns.
+        features: (clips,F,E) encoder features, or None where there are waves or nothing is spoken.
+        waves: (clips,N) sound instead, for an encoder that runs while training.
+        lengths: (clips,) frames, or samples where there are waves.
         answer_mask: (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
         speaker: (B,) voice of each row.
+        twin_tokens: (B',S,T') the same conversations typed, for distillation, or None.
+        twin_mask: (B',T') bool, columns of the twin's text answer.
+        twin_rows: (B',) the rows that have a twin.
     """
 
     tokens: Tensor
     loss_mask: Tensor
-    speech_starts: list[int]
+    speech: list[list[tuple[int, int]]]
     features: Tensor | None
     waves: Tensor | None
     lengths: Tensor | None
     answer_mask: Tensor
     speaker: Tensor
+    twin_tokens: Tensor | None = None
+    twin_mask: Tensor | None = None
+    twin_rows: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch elsewhere."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> list[int]:
-    """Which examples stand in a step's batch.
+@dataclass(frozen=True)
+class Step:
+    """What one device does in an optimizer step.
 
-    Every epoch is a permutation of its own, seeded by (seed, epoch): a run that is resumed at a step sees exactly what
-    it would have seen without the interruption, and no state has to be saved.
+    Attributes:
+        passes: Its forward passes.
+        counts: Tokens in the loss by name (``text``, ``audio0`` ..., ``distill``), over all devices.
+        tasks: Tasks of all rows, over all devices.
+        rows: Ids of all rows, over all devices.
+        positions: Rows times columns of all passes of all devices, padding counted.
+        padding: Share of them that is padding.
     """
-    first = step * batch_size
-    chosen = []
-    for position in range(first, first + batch_size):
-        epoch, place = divmod(position, num_examples)
-        order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-        chosen.append(int(order[place]))
-    return chosen
+
+    passes: list[Batch]
+    counts: dict[str, int]
+    tasks: list[int]
+    rows: list[str]
+    positions: int
+    padding: float
 
 
-def batch_tasks(seed: int, step: int, batch_size: int, weights: Sequence[float]) -> list[int]:
-    """Which task each row of a step's batch gets, drawn by weight: tasks are mixed within a batch."""
-    probabilities = np.asarray(weights, dtype=np.float64)
-    generator = np.random.default_rng((seed, 7919, step))
-    return [int(t) for t in generator.choice(len(weights), size=batch_size, p=probabilities / probabilities.sum())]
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """What a step's batches depend on, beside the data.
+
+    Attributes:
+        tasks: Tasks of the stage and their weights.
+        batch_size: Rows, over all devices.
+        max_positions: Most rows times columns of one forward pass.
+        max_padding: Greatest share of padding of one forward pass.
+        learn_pads: Also learn pad_a.
+        twins: Add the typed twin of every spoken row.
+        waves: Pass on sound, not features: the encoder trains, or has been trained since they were made.
+        seed: Of the order.
+        rank: This device.
+        world: Devices.
+    """
+
+    tasks: Mapping[str, float]
+    batch_size: int
+    max_positions: int
+    max_padding: float
+    learn_pads: bool = False
+    twins: bool = False
+    waves: bool = False
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+class Steps(Dataset[Step]):
+    """Step number to :class:`Step`; loaders with any number of workers may read it in any order."""
+
+    def __init__(self, talker: Talker, feeds: Sequence[Feed], settings: StepSettings, find_task: Callable[[str], Task]):
+        self._talker, self._feeds, self._settings = talker, feeds, settings
+        self._mixture = Mixture(feeds, settings.tasks, settings.batch_size, settings.seed)
+        self._tasks = [find_task(name) for name in settings.tasks]
+        self._grids: dict[Slot, TrainingGrid] = {}
+
+    def __getitem__(self, step: int) -> Step:
+        """The work of one optimizer step, on the CPU."""
+        settings = self._settings
+        slots = self._mixture.slots(step)
+        grids = [self._grid(slot) for slot in slots]
+        lengths = [grid.tokens.shape[1] for grid in grids]
+        passes = split_rows(
+            lengths,
+            max_positions=settings.max_positions,
+            max_padding=settings.max_padding,
+            multiple_of=settings.world,
+        )
+        return Step(
+            passes=[
+                self._batch([(slots[r], grids[r]) for r in rows]) for rows in passes[settings.rank :: settings.world]
+            ],
+            counts=self._counts(slots, grids),
+            tasks=[slot.task for slot in slots],
+            rows=[self._feeds[slot.feed].outline(slot.index).id for slot in slots],
+            positions=sum(len(rows) * max(lengths[r] for r in rows) for rows in passes),
+            padding=padding_share(lengths, passes),
+        )
+
+    def _grid(self, slot: Slot) -> TrainingGrid:
+        if slot not in self._grids:
+            if len(self._grids) >= _CACHED_GRIDS:
+                del self._grids[next(iter(self._grids))]
+            outline = self._feeds[slot.feed].outline(slot.index)
+            self._grids[slot] = make_grid(self._talker, outline, self._tasks[slot.task], self._settings.learn_pads)
+        return self._grids[slot]
+
+    def _counts(self, slots: Sequence[Slot], grids: Sequence[TrainingGrid]) -> dict[str, int]:
+        layout = self._talker.model.layout
+        per_row = np.sum([grid.loss_mask.sum(axis=1) for grid in grids], axis=0)
+        counts = {f"audio{k}": int(per_row[k]) for k in range(layout.num_audio_streams)}
+        counts["text"] = int(per_row[layout.text_row])
+        if self._settings.twins:
+            counts["distill"] = sum(
+                int(grid.loss_mask[layout.text_row].sum())
+                for slot, grid in zip(slots, grids, strict=True)
+                if self._has_twin(slot, grid)
+            )
+        return counts
+
+    def _has_twin(self, slot: Slot, grid: TrainingGrid) -> bool:
+        """Whether a row's speech can be replaced by its transcript."""
+        if not self._settings.twins or not grid.speech_spans or self._tasks[slot.task].answer != "answer":
+            return False
+        outline = self._feeds[slot.feed].outline(slot.index)
+        return outline.question_text is not None and all(turn.text is not None for turn in outline.history)
+
+    def _batch(self, items: Sequence[tuple[Slot, TrainingGrid]]) -> Batch:
+        examples = [self._feeds[slot.feed].example(slot.index) for slot, _ in items]
+        tasks = [self._tasks[slot.task] for slot, _ in items]
+        talker = self._talker
+        rows = [(e, t, g) for e, t, (_, g) in zip(examples, tasks, items, strict=True)]
+        batch = collate(talker.model.layout, rows, talker.config.speakers, self._settings.waves)
+        twins = [i for i, (slot, grid) in enumerate(items) if self._has_twin(slot, grid)]
+        if not twins:
+            return batch
+        grids = [text_twin(talker, examples[i]) for i in twins]
+        tokens, mask, _ = _pad_grids(talker.model.layout, grids)
+        text = torch.from_numpy(mask[:, talker.model.layout.text_row])
+        return replace(batch, twin_tokens=torch.from_numpy(tokens), twin_mask=text, twin_rows=torch.tensor(twins))
+
+
+class _Carried(Dataset[Step | AnytalkError]):
+    """Steps whose errors come as values: a loader's process would send them wrapped up in its traceback."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __getitem__(self, step: int) -> Step | AnytalkError:
+        try:
+            return self._steps[step]
+        except AnytalkError as error:
+            return error
+
+
+def lay_out_ahead(steps: Steps, first: int, end: int, workers: int) -> Iterator[Step]:
+    """The work of the steps from `first` up to `end`, laid out ahead of time; the number of workers changes nothing.
+
+    Args:
+        steps: Of a stage.
+        first: Number of the first one, from 0.
+        end: Behind the last one.
+        workers: Processes that lay out; 0: the caller's own, as it asks.
+
+    Raises:
+        AnytalkError: what a worker found wrong, as it would have been without workers.
+    """
+    loader = DataLoader(
+        _Carried(steps),
+        batch_size=None,
+        sampler=range(first, end),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+    )
+    for work in loader:
+        if isinstance(work, AnytalkError):
+            raise work
+        yield work
 
 
 def collate(
-    layout: StreamLayout, items: Sequence[tuple[Example, TrainingGrid]], speakers: Sequence[str], device: str
+    layout: StreamLayout,
+    items: Sequence[tuple[Example, Task, TrainingGrid]],
+    speakers: Sequence[str],
+    waves: bool = False,
 ) -> Batch:
-    """Pad grids, features and waves to rectangles. Causality makes right padding invisible to what counts."""
-    steps = max(grid.tokens.shape[1] for _, grid in items)
-    tokens = np.full((len(items), layout.num_streams, steps), layout.pad_a, dtype=np.int64)
+    """Pad grids, features and waves to rectangles. Causality makes right padding invisible to what counts.
+
+    Args:
+        layout: Rows and special ids.
+        items: Example, task and grid of each row.
+        speakers: Names of the voices that have an embedding.
+        waves: Pass on sound even where there are features.
+
+    Raises:
+        DataError: sound is needed, and an example doesn't hold it.
+    """
+    tokens, loss_mask, answer_mask = _pad_grids(layout, [grid for _, _, grid in items])
+    speech: list[list[tuple[int, int]]] = []
+    clips: list[Clip] = []
+    for example, task, grid in items:
+        found = example.clips(task)
+        spans = zip(grid.speech_spans, found, strict=True)
+        speech.append([(start, len(clips) + i) for i, ((start, _), _) in enumerate(spans)])
+        clips += found
+    sounds = features = None
+    lengths = torch.zeros(0, dtype=torch.int64)
+    if waves or any(clip.features is None for clip in clips):
+        sounds, lengths = _pad([_sound(clip, items[0][0].id) for clip in clips])
+    else:
+        features, lengths = _pad([clip.features for clip in clips if clip.features is not None])
+    voices = [speakers.index(e.speaker) if e.speaker in speakers else 0 for e, _, _ in items]
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        loss_mask=torch.from_numpy(loss_mask),
+        speech=speech,
+        features=features,
+        waves=sounds,
+        lengths=lengths if clips else None,
+        answer_mask=torch.from_numpy(answer_mask),
+        speaker=torch.tensor(voices),
+    )
+
+
+def _sound(clip: Clip, name: str) -> Tensor:
+    if clip.wave is None:
+        raise DataError(
+            f"{name}: its sound is needed, because the encoder trains or was trained, but the data holds features only",
+            "prepare again with --keep-sound",
+        )
+    return clip.wave
+
+
+def _pad_grids(layout: StreamLayout, grids: Sequence[TrainingGrid]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens (B,S,T), loss mask (B,S,T) and answer mask (B,T)."""
+    steps = max(grid.tokens.shape[1] for grid in grids)
+    tokens = np.full((len(grids), layout.num_streams, steps), layout.pad_a, dtype=np.int64)
     tokens[:, layout.text_row] = layout.pad_t
     loss_mask = np.zeros(tokens.shape, dtype=bool)
-    answer_mask = np.zeros((len(items), steps), dtype=bool)
-    for i, (_, grid) in enumerate(items):
+    answer_mask = np.zeros((len(grids), steps), dtype=bool)
+    for i, grid in enumerate(grids):
         width = grid.tokens.shape[1]
         tokens[i, :, :width] = grid.tokens
         loss_mask[i, :, :width] = grid.loss_mask
         answer_mask[i, grid.num_prompt : width] = grid.loss_mask[: layout.text_row].any()
-    spoken = [example for example, grid in items if grid.speech_spans]
-    features, lengths = _pad([e.features for e in spoken if e.features is not None])
-    waves, samples = _pad([e.wave for e in spoken if e.wave is not None])
-    voices = [speakers.index(e.row.speaker) if e.row.speaker in speakers else 0 for e, _ in items]
-    return Batch(
-        tokens=torch.from_numpy(tokens).to(device),
-        loss_mask=torch.from_numpy(loss_mask).to(device),
-        speech_starts=[grid.speech_spans[0][0] if grid.speech_spans else -1 for _, grid in items],
-        features=None if features is None else features.to(device),
-        waves=None if waves is None else waves.to(device),
-        lengths=None if features is None and waves is None else (lengths if waves is None else samples).to(device),
-        answer_mask=torch.from_numpy(answer_mask).to(device),
-        speaker=torch.tensor(voices, device=device),
-    )
+    return tokens, loss_mask, answer_mask
 
 
 def _pad(items: Sequence[Tensor]) -> tuple[Tensor | None, Tensor]:

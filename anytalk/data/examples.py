@@ -1,94 +1,118 @@
-"""Rows to examples: what is frozen (encoder features, codec codes) is computed once; then to grids of a task."""
+"""Rows to examples (sound as numbers: encoder features, codec codes), and examples to the grids of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anytalk.errors import AudioError, ConfigError, DataError, did_you_mean
-from anytalk.grid.audio import check_speech, read_wave
+from anytalk.grid.audio import check_speech, read_wave, sound_name
 from anytalk.grid.prompts import TrainingGrid, Turn
-from anytalk.grid.tasks import Task
+from anytalk.grid.tasks import T1T2, Task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Row
+from anytalk.plugins.contracts import Audio, Codec, Row, SpeechEncoder
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
+Augment = Callable[[np.ndarray, int, str], np.ndarray]
+"""(N,) float32, its rate in Hz and the row's id -> (N',) float32, the same for the same id."""
+
 
 @dataclass(frozen=True)
-class Example:
-    """A row with its sound already turned into numbers.
+class Clip:
+    """A spoken turn of the user.
 
     Attributes:
-        row: Where it came from.
-        wave: (N,) float32, kept only when the encoder is trained; None else.
-        features: (F,E) encoder features; None without a spoken question or when the encoder is trained.
-        num_frames: F; 0 without a spoken question.
-        codes: (codec streams, frames) int64; None without a spoken answer.
+        num_frames: F.
+        duration_s: Its length.
+        features: (F,E) float32 encoder features, or None where they are not kept.
+        wave: (N,) float32 at the encoder's rate, or None where it is not kept.
     """
 
-    row: Row
-    wave: Tensor | None
-    features: Tensor | None
     num_frames: int
-    codes: np.ndarray | None
+    duration_s: float
+    features: Tensor | None = None
+    wave: Tensor | None = None
 
 
-@torch.no_grad()
-def make_examples(
-    talker: Talker,
-    rows: Iterable[Row],
-    tasks: Iterable[Task],
-    *,
-    keep_waves: bool = False,
-    progress: Progress | None = None,
-) -> list[Example]:
-    """Encode what the tasks need of every row.
+@dataclass(frozen=True)
+class PastTurn:
+    """A turn before the question."""
 
-    Args:
-        talker: Whose encoder and codec are used.
-        rows: Training rows.
-        tasks: Tasks that will be built from them: only their sound is read.
-        keep_waves: Keep the questions as sound (for a stage that trains the encoder).
-        progress: Told after each row.
+    role: str
+    text: str | None
+    clip: Clip | None = None
 
-    Raises:
-        ConfigError: spoken questions for a talker without a speech encoder.
-        DataError: a row without what a task needs, or with sound that can't be read; it names the row.
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A row with its sound turned into numbers.
+
+    Attributes:
+        id: Its name in messages.
+        tasks: Tasks that it serves.
+        question_text: What was asked, as text.
+        clip: What was asked, as sound.
+        answer_text: What is answered.
+        codes: (codec streams, frames) int64 of the spoken answer.
+        answer_s: Length of the spoken answer; 0 without one.
+        speaker: Name of the answering voice.
+        history: Turns before the question.
     """
-    rows, tasks = list(rows), list(tasks)
-    if not rows:
-        raise DataError("the data holds no rows", "add lines to the manifest")
-    needs_question = any(task.speech_in for task in tasks)
-    speaks = any(task.audio_out for task in tasks)
-    if needs_question and talker.model.encoder is None:
-        spoken = ", ".join(task.name for task in tasks if task.speech_in)
-        raise ConfigError(
-            f"this talker has no ears; the tasks {spoken} need them",
-            "attach it with a speech encoder, or leave them out",
-        )
-    examples = []
-    for done, row in enumerate(rows, start=1):
-        for task in tasks:
-            _check(row, task)
-        voices = talker.config.speakers
-        if voices and row.speaker is not None and row.speaker not in voices:
-            raise DataError(
-                f"{row.id}: unknown speaker '{row.speaker}'{did_you_mean(row.speaker, voices)}",
-                f"voices: {', '.join(voices)}",
-            )
-        examples.append(_example(talker, row, needs_question, speaks, keep_waves))
-        if progress is not None:
-            progress(done, len(rows))
-    return examples
+
+    id: str
+    tasks: tuple[str, ...]
+    question_text: str | None = None
+    clip: Clip | None = None
+    answer_text: str | None = None
+    codes: np.ndarray | None = None
+    answer_s: float = 0.0
+    speaker: str | None = None
+    history: tuple[PastTurn, ...] = ()
+
+    def clips(self, task: Task) -> list[Clip]:
+        """The spoken turns that stand in this task's prompt, in order: one for each of its grid's speech spans."""
+        turns = [*_past(self, task), PastTurn("user", self.question_text, self.clip if task.speech_in else None)]
+        return [t.clip for t in turns if t.clip is not None and (task.speech_in or t.text is None)]
 
 
-def _check(row: Row, task: Task) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How rows become examples.
+
+    Attributes:
+        encoder: Ears; None where no task listens.
+        codec: Makes the codes of spoken answers; None where no task speaks.
+        keep_features: Keep the encoder's features of spoken questions.
+        keep_waves: Keep their sound (for a stage that trains the encoder, or that encodes while it trains).
+        speakers: Voices that the talker has an embedding for; empty: rows of any voice are taken.
+        augment: Changes the sound of questions first.
+        device: Torch device of encoder and codec.
+    """
+
+    encoder: SpeechEncoder | None
+    codec: Codec | None
+    keep_features: bool = True
+    keep_waves: bool = False
+    speakers: Sequence[str] = ()
+    augment: Augment | None = None
+    device: str = "cpu"
+
+
+def missing_for(row: Row, task: Task) -> list[str]:
+    """Fields that a row lacks for a task; empty where it can serve it."""
+    speaks = row.answer_audio is not None or row.answer_codes is not None
+    has = {
+        "question_text": row.question_text is not None,
+        "question_audio": row.question_audio is not None,
+        "answer_text": row.answer_text is not None,
+        "answer_audio": speaks,
+    }
     needed = {
         "question_audio": task.speech_in,
         "answer_audio": task.audio_out,
@@ -96,44 +120,166 @@ def _check(row: Row, task: Task) -> None:
         "question_text": (not task.speech_in and task.answer == "answer")
         or (task.speech_in and task.answer == "question"),
     }
-    for field, is_needed in needed.items():
-        if is_needed and getattr(row, field) is None:
+    return [field for field, is_needed in needed.items() if is_needed and not has[field]]
+
+
+def tasks_of(row: Row, tasks: Iterable[Task], must: bool = False) -> list[Task]:
+    """Those of the tasks that a row may and can serve.
+
+    Args:
+        row: A row.
+        tasks: Tasks asked for.
+        must: Refuse a row that can't serve one of them.
+
+    Raises:
+        DataError: with `must`, a row that lacks what a task needs; it names row and field.
+    """
+    found = []
+    for task in tasks:
+        missing = missing_for(row, task)
+        if must and missing:
             raise DataError(
-                f"{row.id}: task {task.name} needs '{field}'", "add it, or leave that task out of the stage"
+                f"{row.id}: task {task.name} needs '{missing[0]}'", "add it, or leave that task out of the stage"
             )
+        if not missing and (row.tasks is None or task.name in row.tasks):
+            found.append(task)
+    return found
 
 
-def _example(talker: Talker, row: Row, needs_question: bool, speaks: bool, keep_waves: bool) -> Example:
-    wave = features = codes = None
-    num_frames = 0
+@torch.no_grad()
+def encode_row(row: Row, tasks: Sequence[Task], encoding: Encoding) -> Example:
+    """Turn a row's sound into numbers, as far as the tasks need it.
+
+    Args:
+        row: A row that can serve the tasks.
+        tasks: Tasks that will be built from it.
+        encoding: With what, and what is kept.
+
+    Raises:
+        DataError: sound that can't be read or is no speech, codes of another codec, an unknown voice; it names the row.
+        ConfigError: a spoken question without ears.
+    """
+    if encoding.speakers and row.speaker is not None and row.speaker not in encoding.speakers:
+        raise DataError(
+            f"{row.id}: unknown speaker '{row.speaker}'{did_you_mean(row.speaker, list(encoding.speakers))}",
+            f"voices: {', '.join(encoding.speakers)}",
+        )
+    listens, speaks = any(t.speech_in for t in tasks), any(t.audio_out for t in tasks)
+    talks = any(t.answer == "answer" for t in tasks)
     try:
-        encoder = talker.model.encoder
-        if needs_question and row.question_audio is not None and encoder is not None:
-            samples = read_wave(row.question_audio, encoder.sample_rate_hz)
-            check_speech(samples, encoder.sample_rate_hz, str(row.question_audio))
-            tensor = torch.from_numpy(samples)[None].to(talker.device)
-            encoded, frames = talker.model.encode_speech(tensor, torch.tensor([tensor.shape[1]], device=talker.device))
-            num_frames = int(frames[0])
-            wave, features = (tensor[0], None) if keep_waves else (None, encoded[0, :num_frames].clone())
-        if speaks and row.answer_audio is not None:
-            samples = read_wave(row.answer_audio, talker.codec.sample_rate_hz)
-            codes = talker.codec.encode(torch.from_numpy(samples)[None].to(talker.device))[0].cpu().numpy()
+        clip = _clip(row.question_audio, row.id, encoding) if listens and row.question_audio is not None else None
+        codes = _codes(row, encoding) if speaks else None
+        history = tuple(
+            PastTurn(
+                turn.role,
+                turn.text,
+                _clip(turn.audio, f"{row.id}, turn {i + 1}", encoding)
+                if turn.audio is not None and turn.role == "user" and (listens or turn.text is None)
+                else None,
+            )
+            for i, turn in enumerate(row.history if talks else ())
+        )
     except AudioError as error:
         raise DataError(f"{row.id}: {error.message}", error.hint) from None
-    return Example(row, wave, features, num_frames, codes)
+    return Example(
+        id=row.id,
+        tasks=tuple(t.name for t in tasks),
+        question_text=row.question_text,
+        clip=clip,
+        answer_text=row.answer_text,
+        codes=codes,
+        answer_s=0.0 if codes is None or encoding.codec is None else codes.shape[1] / encoding.codec.frame_rate_hz,
+        speaker=row.speaker,
+        history=history,
+    )
+
+
+def _clip(audio: Audio, name: str, encoding: Encoding) -> Clip:
+    encoder = encoding.encoder
+    if encoder is None:
+        raise ConfigError(
+            "this talker has no ears; tasks that begin with A1 need them",
+            "attach it with a speech encoder, or leave them out",
+        )
+    samples = read_wave(audio, encoder.sample_rate_hz)
+    check_speech(samples, encoder.sample_rate_hz, sound_name(audio))
+    if encoding.augment is not None:
+        samples = encoding.augment(samples, encoder.sample_rate_hz, name)
+    wave = torch.from_numpy(samples)
+    features, num_frames = None, 0
+    if encoding.keep_features:
+        lengths = torch.tensor([len(samples)], device=encoding.device)
+        encoded, frames = encoder(wave[None].to(encoding.device), lengths)
+        num_frames = int(frames[0])
+        features = encoded[0, :num_frames].float().cpu().clone()
+    else:
+        num_frames = encoder.output_length(len(samples))
+    duration_s = len(samples) / encoder.sample_rate_hz
+    return Clip(num_frames, duration_s, features, wave if encoding.keep_waves else None)
+
+
+def _codes(row: Row, encoding: Encoding) -> np.ndarray | None:
+    codec = encoding.codec
+    if codec is None:
+        return None
+    if row.answer_codes is not None and row.answer_codes.token_format == codec.token_format:
+        return row.answer_codes.codes
+    if row.answer_audio is None:
+        if row.answer_codes is None:
+            return None
+        raise DataError(
+            f"{row.id}: its answer is only there as codes of '{row.answer_codes.token_format}', but the talker's codec "
+            f"is '{codec.token_format}'",
+            "attach with that codec (--codec snac), or let `anytalk prepare` voice them anew (`voice:` in data.yaml)",
+        )
+    wave = torch.from_numpy(read_wave(row.answer_audio, codec.sample_rate_hz)).to(encoding.device)
+    codes: np.ndarray = codec.encode(wave[None])[0].cpu().numpy()
+    return codes
+
+
+def _past(example: Example, task: Task) -> Sequence[PastTurn]:
+    """Turns before the question; what is only written down or read aloud has none."""
+    return example.history if task.answer == "answer" else ()
+
+
+def make_turns(talker: Talker, example: Example, task: Task) -> list[Turn]:
+    """The conversation up to the answer, as the prompt builder wants it."""
+    adapter = talker.model.input_adapter
+
+    def columns(clip: Clip | None) -> int:
+        return 0 if clip is None or adapter is None else adapter.output_length(clip.num_frames)
+
+    said = example.answer_text if task.answer == "answer" or task.audio_out else example.question_text
+    question = example.question_text if task.answer == "answer" else said
+    past = [Turn(turn.role, turn.text, columns(turn.clip)) for turn in _past(example, task)]
+    return [*past, Turn("user", question, columns(example.clip) if task.speech_in else 0)]
 
 
 def make_grid(talker: Talker, example: Example, task: Task, learn_pads: bool = False) -> TrainingGrid:
     """The training grid of an example for a task."""
-    adapter, row = talker.model.input_adapter, example.row
-    columns = adapter.output_length(example.num_frames) if task.speech_in and adapter is not None else 0
-    said = row.answer_text if task.answer == "answer" or task.audio_out else row.question_text
-    question = row.question_text if task.answer == "answer" else said
+    said = example.answer_text if task.answer == "answer" or task.audio_out else example.question_text
     return talker.prompts.training_grid(
         task,
-        [Turn("user", question, speech_columns=columns)],
+        make_turns(talker, example, task),
         said or "",
         codes=example.codes,
         pattern=talker.config.grid.delay_pattern(),
         learn_pads=learn_pads,
     )
+
+
+def without_sound(example: Example) -> Example:
+    """The same example without features and waves: enough to lay out its grid."""
+
+    def light(clip: Clip | None) -> Clip | None:
+        return None if clip is None else replace(clip, features=None, wave=None)
+
+    past = tuple(replace(turn, clip=light(turn.clip)) for turn in example.history)
+    return replace(example, clip=light(example.clip), history=past)
+
+
+def text_twin(talker: Talker, example: Example) -> TrainingGrid:
+    """The same conversation typed, with the answer as text: what a teacher that only reads is asked."""
+    typed = [Turn(turn.role, turn.text or "") for turn in example.history]
+    turns = [*typed, Turn("user", example.question_text or "")]
+    return talker.prompts.training_grid(T1T2, turns, example.answer_text or "")

@@ -98,6 +98,7 @@ def assemble(
     input_ref, speakers = config.input_adapter, config.speakers
     model = TalkModel(
         layout=layout,
+        encoder_width=context.encoder_width,
         merge=config.grid.merge,
         backbone=backbone,
         encoder=encoder,

@@ -119,8 +119,10 @@ class TalkModel(nn.Module):
         audio_embeddings: AudioEmbeddings,
         special_tokens: SpecialTokens,
         speaker: nn.Embedding | None,
+        encoder_width: int = 0,
     ) -> None:
         super().__init__()
+        self.encoder_width = encoder_width or (encoder.width if encoder is not None else 0)
         self.layout = layout
         self.merge = merge
         self.backbone = backbone
@@ -158,18 +160,22 @@ class TalkModel(nn.Module):
 
     # ---- grid to embeddings
 
-    def embed(self, batch: GridBatch) -> tuple[Tensor, Tensor | None]:
+    def embed(self, batch: GridBatch, always: bool = False) -> tuple[Tensor, Tensor | None]:
         """Merge the streams into one embedding per step.
 
         ``sum``: text + sum of audio rows, pads being zero, so that a text-only column is exactly the base model's.
         ``mean``: the average over all S rows (paper; Mini-Omni), speech standing in all K audio rows.
 
+        Args:
+            batch: Grids.
+            always: Look up every table even where no token needs it (see ``train.losses.LossModule``).
+
         Returns:
             The backbone's input (B,T,D), and, for adapters with feedback "adapter", the merged audio rows (B,T,D) that
             the backbone then does not see.
         """
-        text = self._embed_text(batch.tokens[:, self.layout.text_row])
-        audio = self._embed_audio(batch.tokens[:, : self.layout.text_row])
+        text = self._embed_text(batch.tokens[:, self.layout.text_row], always)
+        audio = self._embed_audio(batch.tokens[:, : self.layout.text_row], always)
         scale = 1.0 if self.merge == "sum" else float(self.layout.num_audio_streams)
         speech = torch.zeros_like(text) if any(batch.speech) else None
         for row, spans in enumerate(batch.speech):
@@ -193,19 +199,19 @@ class TalkModel(nn.Module):
         # The tables are float32, also in front of a backbone in a smaller dtype.
         return merged.to(text.dtype), audio if feeds_adapter else None
 
-    def _embed_text(self, ids: Tensor) -> Tensor:
+    def _embed_text(self, ids: Tensor, always: bool) -> Tensor:
         """(B,T) -> (B,T,D)."""
         layout = self.layout
         is_special = ids >= layout.text_vocab_size
         embeds = self.backbone.embed_text(torch.where(is_special, 0, ids))
-        if not bool(is_special.any()):
+        if not always and not bool(is_special.any()):
             return embeds
         special_ids = torch.where(is_special, ids - layout.text_vocab_size, 0)
         special = F.embedding(special_ids, self.special_tokens.text).to(embeds.dtype)
         special = self._zero_pads(special, special_ids, layout.pad_t - layout.text_vocab_size)
         return torch.where(is_special[..., None], special, embeds)
 
-    def _embed_audio(self, ids: Tensor) -> Tensor:
+    def _embed_audio(self, ids: Tensor, always: bool) -> Tensor:
         """(B,K,T) -> (B,T,D), summed over the streams."""
         layout = self.layout
         tables = self.special_tokens.audio
@@ -214,7 +220,7 @@ class TalkModel(nn.Module):
         special_ids = torch.where(is_code, 0, ids - layout.codebook_size)
         special = F.embedding(special_ids + stream * layout.audio_special_slots, tables.flatten(0, 1))
         special = self._zero_pads(special, special_ids, layout.pad_a - layout.codebook_size)
-        if not bool(is_code.any()):
+        if not always and not bool(is_code.any()):
             return special.sum(dim=1)
         code_ids = torch.where(is_code, ids, 0) + stream * layout.codebook_size
         codes = F.embedding(code_ids, self.audio_embeddings.weight.flatten(0, 1))

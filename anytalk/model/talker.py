@@ -109,7 +109,7 @@ def save_talker(
     config = talker.config
     if config.weights is not None and (talker.folder is None or folder.absolute() != talker.folder.absolute()):
         # What earlier saves wrote lies in another folder; this one has to be whole by itself.
-        trained |= set(config.weights.parts) | ({"backbone"} if _owns_backbone(config) else set())
+        trained |= set(config.weights.parts) | ({"backbone"} if owns_backbone(config) else set())
     made: list[Path] = []
     text = ""
     try:
@@ -137,7 +137,7 @@ def save_talker(
     return config
 
 
-def _owns_backbone(config: TalkerConfig) -> bool:
+def owns_backbone(config: TalkerConfig) -> bool:
     """Whether the backbone's weights lie in the talker folder, because a stage trained it."""
     return str(config.backbone.options.get("model") or "").startswith(_OWN_BACKBONE)
 
@@ -231,10 +231,10 @@ def load_talker(
     registry = registry or default_registry()
     config = read_config(folder)
     own = folder / str(config.backbone.options.get("model"))
-    if _owns_backbone(config) and not own.is_dir():
+    if owns_backbone(config) and not own.is_dir():
         raise TalkerError(f"'{own}' is missing; talker.yaml names it", "copy the folder again, or train again")
     model = assemble(config, registry, folder=folder, device=device, dtype=dtype, with_encoder=with_encoder)
-    if config.base is not None and not _owns_backbone(config) and dtype == "float32":
+    if config.base is not None and not owns_backbone(config) and dtype == "float32":
         found = fingerprint(model.backbone)
         if found != config.base.fingerprint:
             raise TalkerError(

@@ -1,25 +1,23 @@
-"""Checkpoints inside a stage: parameters that move, the optimizer's state, the random state, the step. Never pickled.
+"""Checkpoints inside a stage: what the engine needs to go on, and where the stage stands. There is a whole one or none.
 
-The data order needs no state: it is a function of seed and step (``data.batches``). So a resumed run goes on exactly as
-if it had not been interrupted.
+The data order and the random numbers need no state: they are functions of seed and step. So a resumed run goes on
+exactly as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
-from anytalk.errors import TalkerError
+from anytalk.errors import AnytalkError, TalkerError
+from anytalk.train.engine import Engine
 
-_TENSORS, _STATE = "state.safetensors", "state.json"
+_STATE = "state.json"
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -42,80 +40,90 @@ class Progress:
 
     Attributes:
         stage: Its configuration as a mapping: a checkpoint of another configuration is refused.
+        data: Rows by source and task: a checkpoint of other data is refused.
         step: Optimizer steps done.
         seconds: Wall-clock time so far.
+        mean_loss: Running mean of the loss, by which an explosion is told.
+        skipped: Steps left out so far.
         log: Logged metrics so far, one mapping per logged step.
     """
 
     stage: dict[str, Any]
-    step: int
-    seconds: float
-    log: list[dict[str, float]]
+    data: dict[str, int]
+    step: int = 0
+    seconds: float = 0.0
+    mean_loss: float | None = None
+    skipped: int = 0
+    log: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
-    """Write a checkpoint beside the last one, then swap.
+def save_checkpoint(folder: Path, progress: Progress, engine: Engine) -> None:
+    """Write a checkpoint beside the last one, then swap; called on every process.
 
     Raises:
         TalkerError: it can't be written; the last one is left as it was.
     """
     partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    tensors: dict[str, Tensor] = {f"param.{n}": p.detach().cpu().contiguous() for n, p in parameters.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optim.{index}.{key}": torch.as_tensor(value).cpu().contiguous() for key, value in state.items()}
-    tensors["rng"] = torch.get_rng_state()
     try:
-        partial.mkdir(parents=True)
-        safetensors.torch.save_file(tensors, str(partial / _TENSORS))
-        (partial / _STATE).write_text(json.dumps(progress.__dict__), encoding="utf-8")
-        old = _old(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.is_dir():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+        if engine.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        engine.wait()
+        engine.save(partial)
+        engine.wait()
+        if engine.is_main:
+            (partial / _STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            _swap(partial, folder)
+        engine.wait()
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not isinstance(error, OSError | SafetensorError) and "write" not in str(error):
+            raise  # torch's writer says RuntimeError for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise TalkerError(f"checkpoint '{folder}' can't be written: {error}", "is the disk full?") from None
 
 
-def load_checkpoint(
-    folder: Path, stage: dict[str, Any], parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> Progress | None:
-    """Restore a checkpoint into parameters and optimizer; None when there is none.
+def _swap(partial: Path, folder: Path) -> None:
+    old = _old(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, fresh: Progress, engine: Engine) -> Progress | None:
+    """Restore a checkpoint into the engine; None when there is none. Called on every process.
+
+    Args:
+        folder: Where it lies.
+        fresh: What a run that begins now would say of its stage and data.
+        engine: What goes on.
 
     Raises:
-        TalkerError: one of another stage configuration, or a damaged one.
+        TalkerError: one of another stage configuration, of other data, or a damaged one.
     """
     old = _old(folder)
-    if not folder.is_dir() and old.is_dir():  # killed between the two renames of a save
+    if engine.is_main and not folder.is_dir() and old.is_dir():  # killed between the two renames of a save
         old.rename(folder)
+    engine.wait()
     if not folder.is_dir():
         return None
+    anew = f"remove it to start the stage anew: {folder}"
     try:
         progress = Progress(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
-        tensors = safetensors.torch.load_file(str(folder / _TENSORS))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise TalkerError(
-            f"checkpoint '{folder}' is damaged: {error}", f"remove it to start the stage anew: {folder}"
-        ) from None
-    if progress.stage != stage:
-        changed = sorted(k for k in stage.keys() | progress.stage.keys() if stage.get(k) != progress.stage.get(k))
-        raise TalkerError(
-            f"checkpoint '{folder}' was made with other settings ({', '.join(changed)})",
-            "resume with the same settings, or add --restart to begin the stage anew",
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"param.{name}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optim."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng"])
+    except (OSError, ValueError, TypeError) as error:
+        raise TalkerError(f"checkpoint '{folder}' is damaged: {error}", anew) from None
+    for what, now, then in (("settings", fresh.stage, progress.stage), ("data", fresh.data, progress.data)):
+        changed = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
+        if changed:
+            raise TalkerError(
+                f"checkpoint '{folder}' was made with other {what} ({', '.join(changed)})",
+                f"resume with the same {what}, or add --restart to begin the stage anew",
+            )
+    try:
+        engine.load(folder)
+    except AnytalkError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TalkerError(f"checkpoint '{folder}' is damaged: {error}", anew) from None
     return progress

@@ -14,37 +14,100 @@ from anytalk.errors import ConfigError, UnknownNameError, did_you_mean
 from anytalk.model.config import override
 from anytalk.plugins.registry import Registry, explain_validation
 
+LOSSES = ("text", "audio", "distill")
+"""Losses that a stage can name: cross-entropy of the text row and of the audio rows, and KL to the text LLM."""
+
+LORA_PARTS = ("backbone", "encoder")
+
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraConfig(_Model):
+    """Low-rank updates instead of whole matrices (LoRA, arXiv 2106.09685), through peft."""
+
+    rank: int = Field(16, gt=0, description="Rank of the updates.")
+    alpha: int = Field(32, gt=0, description="Scale: updates count alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the updates.")
+    targets: str | list[str] = Field(
+        "all-linear", description="Names of the linear layers (suffixes), or 'all-linear' for every one of the part."
+    )
 
 
 class StageConfig(_Model):
     """One stage: what moves, on what, for how long."""
 
     name: str = Field(description="Name, unique in its recipe.")
-    train: list[str] = Field(min_length=1, description="Parts that move; all others are frozen.")
+    train: list[str] = Field(
+        min_length=1,
+        description="Parts that move; all others are frozen. 'part:pattern' moves only the parameters of a part whose "
+        "names match, e.g. 'backbone:*layers.2[0-3].*'.",
+    )
+    lora: dict[str, LoraConfig] = Field(
+        default_factory=dict,
+        description="Parts (backbone, encoder) of `train` that learn low-rank updates, merged at the end of the stage.",
+    )
     tasks: dict[str, float] = Field(min_length=1, description="Task names and their weights in the mix of a batch.")
+    losses: dict[str, float] = Field(
+        default_factory=lambda: {"text": 1.0, "audio": 1.0},
+        description=f"Losses by name and their weights: {', '.join(LOSSES)}. 'audio' is the mean of its streams.",
+    )
+    stream_weights: list[float] | None = Field(None, description="Weight of each audio stream; null: all equal.")
+    distill_temperature: float = Field(2.0, gt=0, description="Softens teacher and student alike (Ultravox's value).")
     steps: int = Field(gt=0, description="Optimizer steps.")
-    batch_size: int = Field(8, gt=0, description="Rows per optimizer step and micro-batch.")
-    accumulate: int = Field(1, gt=0, description="Micro-batches per optimizer step.")
+    batch_size: int = Field(8, gt=0, description="Rows per optimizer step, over all devices.")
+    max_positions: int = Field(
+        8192,
+        gt=0,
+        description="Most LM positions (rows x columns) of one forward pass; a step takes as many passes as it needs, "
+        "so this trades memory for speed and changes nothing else.",
+    )
+    max_padding: float = Field(
+        0.1, ge=0, lt=1, description="Greatest share of padding in a forward pass: rows of like length share one."
+    )
     learning_rate: float = Field(4e-4, gt=0, description="Peak learning rate.")
     learning_rate_floor: float = Field(4e-6, ge=0, description="Learning rate at the end of the cosine.")
     warmup_steps: int = Field(0, ge=0, description="Linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; never on biases, norms and tables.")
     clip_norm: float = Field(1.0, gt=0, description="Gradient norm limit.")
-    text_weight: float = Field(1.0, ge=0, description="Weight of the text stream's loss.")
-    audio_weight: float = Field(1.0, ge=0, description="Weight of the mean of the audio streams' losses.")
-    stream_weights: list[float] | None = Field(None, description="Weight of each audio stream; null: all equal.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute the backbone's activations twice instead of keeping them."
+    )
     learn_pads: bool = Field(False, description="Also learn pad_a (needed for the decode rule 'original').")
-    seed: int = Field(0, description="Seed of the data order.")
+    max_skips: int = Field(
+        3, ge=0, description="Steps in a row that may be left out because loss or gradient was not finite or exploded."
+    )
+    explosion: float = Field(20.0, gt=1, description="A loss this many times the running mean counts as exploded.")
+    seed: int = Field(0, ge=0, description="Seed of the data order.")
     checkpoint_every: int = Field(200, gt=0, description="Steps between checkpoints.")
     log_every: int = Field(1, gt=0, description="Steps between log lines.")
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that move, without patterns."""
+        return sorted({entry.partition(":")[0] for entry in self.train})
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> StageConfig:
         if any(weight <= 0 for weight in self.tasks.values()):
             raise ValueError(f"stage '{self.name}': task weights must be above 0")
+        for name, weight in self.losses.items():
+            if name not in LOSSES:
+                raise ValueError(f"stage '{self.name}': unknown loss '{name}' (there are: {', '.join(LOSSES)})")
+            if weight < 0:
+                raise ValueError(f"stage '{self.name}': the weight of loss '{name}' is below 0")
+        if not any(self.losses.values()):
+            raise ValueError(f"stage '{self.name}': no loss has a weight above 0")
+        if self.stream_weights is not None and (
+            min(self.stream_weights, default=0) < 0 or not any(self.stream_weights)
+        ):
+            raise ValueError(f"stage '{self.name}': stream_weights must not be below 0, nor all of them 0")
+        for name in self.lora:
+            if name not in LORA_PARTS:
+                raise ValueError(f"stage '{self.name}': lora is for {' and '.join(LORA_PARTS)}, not '{name}'")
+            if name not in self.train:
+                raise ValueError(f"stage '{self.name}': lora names '{name}', which `train` doesn't")
         if self.learning_rate_floor > self.learning_rate:
             raise ValueError(f"stage '{self.name}': learning_rate_floor is above learning_rate")
         return self

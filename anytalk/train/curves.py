@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+_DRAWN = ("text", "audio", "distill")
+
 
 def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
     """Write a PNG of the losses over steps: text and the mean of the audio streams (bold), each stream (thin).
@@ -18,7 +20,7 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    names = sorted({name for entry in log for name in entry} - {"step", "loss", "learning_rate", "positions_per_s"})
+    names = sorted(name for name in {n for entry in log for n in entry} if name.startswith(_DRAWN))
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry]
         is_stream = name.startswith("audio") and name != "audio"

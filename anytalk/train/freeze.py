@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from anytalk.errors import ConfigError, did_you_mean
 from anytalk.model.talk_model import PART_NAMES, TalkModel
+from anytalk.train.config import LoraConfig
+from anytalk.train.lora import add_lora, is_lora
 
 
 @dataclass(frozen=True)
@@ -20,35 +23,64 @@ class PartReport:
     total: int
 
 
-def apply_freeze(model: TalkModel, train: Iterable[str]) -> list[PartReport]:
+def apply_freeze(
+    model: TalkModel, train: Iterable[str], lora: Mapping[str, LoraConfig] | None = None
+) -> list[PartReport]:
     """Let exactly the named parts train; frozen parts are put in eval mode and lose their gradients.
 
+    Args:
+        model: The parts.
+        train: Part names, or ``part:pattern`` (shell-style, over names of the part's parameters) for some of a part.
+        lora: Parts of `train` whose weights stand still while low-rank updates are added and train.
+
     Returns:
-        One report per part, in the order of the line.
+        One report per part, in the order of the line; updates count as parameters of their part.
 
     Raises:
-        ConfigError: no name, a name that is no part, or a part that this talker doesn't have or that has no parameters.
+        ConfigError: no name, a name that is no part, a pattern that matches nothing, or a part that this talker doesn't
+            have or that has no parameters.
     """
-    wanted, parts = set(train), model.parts()
-    if not wanted:
+    parts = model.parts()
+    patterns = _patterns(list(train), parts)
+    for name, config in (lora or {}).items():
+        add_lora(parts[name], config, name)
+    report = []
+    for name, part in parts.items():
+        part.train(name in patterns)
+        trainable = 0
+        for key, parameter in part.named_parameters():
+            low_rank = name in (lora or {})
+            moves = any(fnmatchcase(key, p) for p in patterns.get(name, ())) and (not low_rank or is_lora(key))
+            parameter.requires_grad_(moves)
+            if moves:
+                trainable += parameter.numel()
+            else:
+                parameter.grad = None
+        report.append(PartReport(name, trainable, _count(part)))
+    return report
+
+
+def _patterns(train: list[str], parts: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Part name -> patterns of its parameters, checked."""
+    if not train:
         raise ConfigError("a stage trains no part", f"name some of: {', '.join(parts)}")
-    for name in sorted(wanted):
+    found: dict[str, list[str]] = {}
+    for entry in sorted(train):
+        name, colon, pattern = entry.partition(":")
         if name not in PART_NAMES:
             raise ConfigError(
                 f"unknown part '{name}'{did_you_mean(name, list(PART_NAMES))}", f"parts: {', '.join(PART_NAMES)}"
             )
         if name not in parts or not _count(parts[name]):
             raise ConfigError(f"this talker's part '{name}' has nothing to train", f"it has: {', '.join(parts)}")
-    report = []
-    for name, part in parts.items():
-        part.train(name in wanted)
-        for parameter in part.parameters():
-            parameter.requires_grad_(name in wanted)
-            if name not in wanted:
-                parameter.grad = None
-        total = _count(part)
-        report.append(PartReport(name, total if name in wanted else 0, total))
-    return report
+        keys = [key for key, _ in parts[name].named_parameters()]
+        if colon and not any(fnmatchcase(key, pattern) for key in keys):
+            raise ConfigError(
+                f"'{entry}' matches no parameter of the part '{name}'",
+                f"its parameters are called like: {', '.join(keys[:3])} ...",
+            )
+        found.setdefault(name, []).append(pattern if colon else "*")
+    return found
 
 
 def _count(part: nn.Module) -> int:

@@ -1,45 +1,40 @@
-"""The training loop of a stage, on accelerate: freeze, optimise, log, checkpoint, save."""
+"""The training loop: stages in order, and each stage's optimizer steps, the same on one process and on many."""
 
 from __future__ import annotations
 
-import json
-import signal
-import threading
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import nn
 
-from anytalk.data.batches import batch_indices, batch_tasks, collate
-from anytalk.data.examples import Example, make_examples, make_grid
+from anytalk.data.batches import Step, Steps, StepSettings, lay_out_ahead
 from anytalk.data.examples import Progress as DataProgress
-from anytalk.errors import ConfigError, TalkerError
-from anytalk.grid.prompts import TrainingGrid
+from anytalk.data.opening import TrainingData
+from anytalk.errors import AnytalkError, ConfigError, TalkerError
 from anytalk.grid.tasks import Task
 from anytalk.model.config import StageRecord
-from anytalk.model.talker import Talker, save_talker
-from anytalk.plugins.contracts import Row
+from anytalk.model.parent import load_parent
+from anytalk.model.talker import Talker, load_talker
+from anytalk.plugins.contracts import Backbone
 from anytalk.train.checkpoint import Progress, load_checkpoint, remove_checkpoint, save_checkpoint
 from anytalk.train.config import Recipe, StageConfig, checkpoint_folder, stages_to_do
-from anytalk.train.curves import draw_curve
+from anytalk.train.engine import make_accelerator, make_engine
+from anytalk.train.finish import finish_stage
 from anytalk.train.freeze import PartReport, apply_freeze
-from anytalk.train.losses import LossWeights, batch_loss
+from anytalk.train.guard import LossGuard
+from anytalk.train.losses import DISTILL, TEXT, LossModule, LossSettings, hear
+from anytalk.train.optimizer import make_optimizer
 from anytalk.train.schedule import learning_rate
-
-_AVERAGED_STEPS = 5
-"""Steps at each end of a stage whose mean loss is told."""
+from anytalk.train.signals import StopWish, held_signals
 
 
 @dataclass
 class Watcher:
-    """What the caller is told while training; every function may be left as it is.
+    """What the caller is told while training, on the main process; every function may be left as it is.
 
     Attributes:
         plan: A stage's parts are frozen and counted, before step 1.
@@ -54,13 +49,30 @@ class Watcher:
     resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a job runs: what a recipe doesn't say, because it depends on the machine.
+
+    Attributes:
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
+        deepspeed: DeepSpeed's configuration (:func:`anytalk.train.deepspeed_engine.read_deepspeed`), or None.
+        workers: Processes that lay out batches ahead of time; 0: none beside the loop's own.
+        restart: Forget checkpoints and train finished stages again.
+        stop_after: Stop (as if interrupted, with a checkpoint) after this many steps of a stage.
+    """
+
+    precision: str = "no"
+    deepspeed: dict[str, Any] | None = None
+    workers: int = 0
+    restart: bool = False
+    stop_after: int | None = None
+
+
 def train_recipe(
     talker: Talker,
     recipe: Recipe,
-    rows: Sequence[Row],
-    *,
-    restart: bool = False,
-    precision: str = "no",
+    data: TrainingData,
+    settings: RunSettings | None = None,
     watcher: Watcher | None = None,
 ) -> list[StageRecord]:
     """Run the stages that the talker has not finished yet, in order, as one resumable job.
@@ -68,50 +80,51 @@ def train_recipe(
     Args:
         talker: A saved talker; each finished stage is saved in its folder.
         recipe: Stages in order.
-        rows: Training rows.
-        restart: Forget checkpoints and train all stages again.
-        precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
+        data: Training rows.
+        settings: How the job runs.
         watcher: Who is told.
     """
+    settings = settings or RunSettings()
     finished = [record.name for record in talker.config.history]
-    todo = stages_to_do(recipe, finished, _saved_folder(talker), restart)
-    return [train_stage(talker, s, rows, restart=restart, precision=precision, watcher=watcher) for s in todo]
+    todo = stages_to_do(recipe, finished, _saved_folder(talker), settings.restart)
+    tasks = {name: _task(talker, name) for stage in todo for name in stage.tasks}
+    waves = any("encoder" in stage.parts for stage in recipe.stages)
+    records: list[StageRecord] = []
+    for stage in todo:
+        if records and settings.deepspeed is not None:
+            # DeepSpeed leaves a module that only it can use.
+            talker = load_talker(_saved_folder(talker), registry=talker.registry, device=talker.device)
+        records.append(_train(talker, stage, data, list(tasks.values()), waves, settings, watcher or Watcher()))
+    return records
 
 
 def train_stage(
     talker: Talker,
     stage: StageConfig,
-    rows: Sequence[Row],
-    *,
-    restart: bool = False,
-    precision: str = "no",
+    data: TrainingData,
+    settings: RunSettings | None = None,
     watcher: Watcher | None = None,
-    stop_after: int | None = None,
 ) -> StageRecord:
     """Train one stage and save the talker.
 
     Args:
         talker: A saved talker.
         stage: What moves, on what, for how long.
-        rows: Training rows.
-        restart: Ignore a checkpoint of this stage.
-        precision: Mixed precision.
+        data: Training rows.
+        settings: How the job runs.
         watcher: Who is told.
-        stop_after: Stop (as if interrupted, with a checkpoint) after this many steps of this call.
 
     Raises:
-        ConfigError: unknown parts or tasks, or a loss that is not a number.
+        ConfigError: unknown parts or tasks, or a loss that is not a number again and again.
         DataError: a row without what a task needs.
         KeyboardInterrupt: after a checkpoint was written.
     """
-    watcher = watcher or Watcher()
-    run = _StageRun(talker, _saved_folder(talker), stage, rows, precision, watcher)
-    if restart:
-        remove_checkpoint(run.checkpoint)
-    return run.go(stop_after)
+    tasks = [_task(talker, name) for name in stage.tasks]
+    return _train(talker, stage, data, tasks, "encoder" in stage.parts, settings or RunSettings(), watcher or Watcher())
 
 
-_TABLES = ("audio_embeddings.", "special_tokens.")
+class StopTrainingError(KeyboardInterrupt):
+    """A stage stopped before its end, with a checkpoint to go on from."""
 
 
 def _saved_folder(talker: Talker) -> Path:
@@ -120,112 +133,214 @@ def _saved_folder(talker: Talker) -> Path:
     return talker.folder
 
 
-class StopTrainingError(KeyboardInterrupt):
-    """A stage stopped before its end, with a checkpoint to go on from."""
+def _task(talker: Talker, name: str) -> Task:
+    task: Task = talker.registry.load("task", name)
+    return task
 
 
-class _StageRun:
+def _train(
+    talker: Talker,
+    stage: StageConfig,
+    data: TrainingData,
+    tasks: Sequence[Task],
+    waves: bool,
+    settings: RunSettings,
+    watcher: Watcher,
+) -> StageRecord:
+    run = StageRun(talker, _saved_folder(talker), stage, settings, watcher)
+    run.open(data, tasks, waves)
+    encoder = talker.model.encoder
+    try:
+        if "encoder" not in stage.parts:
+            talker.model.encoder = None  # engines wrap and shard what they see, and a frozen encoder needs neither
+        own = [talker.device] if talker.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=own), held_signals() as wish:
+            return run.go(encoder, wish)
+    finally:
+        if encoder is not None:
+            talker.model.encoder = encoder
+
+
+class StageRun:
     """One stage from freezing to saving."""
 
     def __init__(
-        self, talker: Talker, folder: Path, stage: StageConfig, rows: Sequence[Row], precision: str, watcher: Watcher
+        self, talker: Talker, folder: Path, stage: StageConfig, settings: RunSettings, watcher: Watcher
     ) -> None:
-        self.talker, self.folder, self.stage, self.watcher = talker, folder, stage, watcher
+        self.talker, self.folder, self.stage, self.settings, self.watcher = talker, folder, stage, settings, watcher
         self.tell = talker.registry.plugins.tell
         self.checkpoint = checkpoint_folder(folder, stage.name)
-        report = apply_freeze(talker.model, stage.train)
-        watcher.plan(stage, report)
-        counts = {r.name: {"trainable": r.trainable, "total": r.total} for r in report}
-        self.tell("stage_started", stage=stage.name, report=counts)
         self.tasks = [_task(talker, name) for name in stage.tasks]
+        self.accelerator = make_accelerator(settings.precision, talker.device == "cpu")
+        report = apply_freeze(talker.model, stage.train, stage.lora)
+        if self.accelerator.is_main_process:
+            watcher.plan(stage, report)
+            counts = {r.name: {"trainable": r.trainable, "total": r.total} for r in report}
+            self.tell("stage_started", stage=stage.name, report=counts)
         streams = talker.model.layout.num_audio_streams
         if stage.stream_weights is not None and len(stage.stream_weights) != streams:
             raise ConfigError(
                 f"stage '{stage.name}' has {len(stage.stream_weights)} stream_weights, the talker {streams} streams",
                 "give one weight per stream, or leave stream_weights out",
             )
-        # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=talker.device == "cpu")
-        self.optimizer = _optimizer(talker.model, stage)
-        self.parameters = {n: p for n, p in talker.model.named_parameters() if p.requires_grad}
-        trains_encoder = "encoder" in stage.train
-        self.examples: list[Example] = make_examples(
-            talker, rows, self.tasks, keep_waves=trains_encoder, progress=watcher.data
-        )
-        self.grids: dict[tuple[int, int], TrainingGrid] = {}
         self.idle_tasks: set[int] = set()
-        self.weights = LossWeights(stage.text_weight, stage.audio_weight, stage.stream_weights)
 
-    def go(self, stop_after: int | None) -> StageRecord:
-        """Steps from the checkpoint, if there is one, to the end; then save."""
+    def open(self, data: TrainingData, tasks: Sequence[Task], waves: bool) -> None:
+        """Open the data and lay out the stage's steps."""
         stage, talker = self.stage, self.talker
-        progress = load_checkpoint(self.checkpoint, stage.model_dump(mode="json"), self.parameters, self.optimizer)
-        step, log, seconds = (0, [], 0.0) if progress is None else (progress.step, progress.log, progress.seconds)
-        if progress is not None:
-            self.watcher.resumed(stage, step)
-        # The text path of a frozen backbone has no gradient to give; accelerate wraps what it must for DDP and ZeRO.
-        model, optimizer = self.accelerator.prepare(talker.model, self.optimizer)
-        started, first = time.perf_counter() - seconds, step
+        progress = self.watcher.data if self.accelerator.is_main_process else None
+        feeds = data.feeds(talker, tasks, waves=waves, progress=progress)
+        weights = talker.config.weights
+        settings = StepSettings(
+            tasks=stage.tasks,
+            batch_size=stage.batch_size,
+            max_positions=stage.max_positions,
+            max_padding=stage.max_padding,
+            learn_pads=stage.learn_pads,
+            twins=stage.losses.get(DISTILL, 0.0) > 0,
+            waves="encoder" in stage.parts or (waves and weights is not None and "encoder" in weights.parts),
+            seed=stage.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        self.steps = Steps(talker, feeds, settings, lambda name: _task(talker, name))
+        self.rows = {
+            f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in stage.tasks
+        }  # what a checkpoint remembers of the data
+
+    def go(self, encoder: Any, wish: StopWish) -> StageRecord:
+        """Train to the end of the stage, or to a wish to stop."""
+        stage, talker = self.stage, self.talker
+        if stage.gradient_checkpointing:
+            talker.model.backbone.checkpoint_activations(True)
+        zero = self.settings.deepspeed
+        self.module = LossModule(
+            talker.model,
+            LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature),
+            teacher=self._teacher(),
+            listens=any(task.speech_in for task in self.tasks),
+            speaks=any(task.audio_out for task in self.tasks) and stage.losses.get("audio", 0.0) > 0,
+            uniform=zero is not None and self.accelerator.num_processes > 1,
+            share_prefix=not stage.gradient_checkpointing,
+        )
+        optimizer = make_optimizer(talker.model, stage, fused=zero is None)
+        self.engine = make_engine(self.accelerator, self.module, optimizer, stage.clip_norm, zero)
+        fresh = Progress(stage.model_dump(mode="json"), self.rows)
+        if self.settings.restart:
+            if self.engine.is_main:
+                remove_checkpoint(self.checkpoint)
+            self.engine.wait()
+        found = load_checkpoint(self.checkpoint, fresh, self.engine)
+        progress = found or fresh
+        if found is not None and self.engine.is_main:
+            self.watcher.resumed(stage, found.step)
+        self.guard = LossGuard(stage, progress.mean_loss, progress.skipped)
+        self.began = time.perf_counter() - progress.seconds
+        self.encoder = encoder
         try:
-            while step < stage.steps:
-                with _whole_step():
-                    metrics = self._optimize(model, optimizer, step)
-                    step += 1
-                    is_logged = step % stage.log_every == 0 or step == stage.steps
-                    if is_logged:
-                        log.append({"step": step, **metrics})
-                if is_logged:
-                    self.watcher.step(stage, step, metrics)
-                    self.tell("step_logged", stage=stage.name, step=step, metrics=metrics)
-                if stop_after is not None and step - first >= stop_after and step < stage.steps:
+            log = self._loop(progress.step, progress.log, wish)
+        finally:
+            if stage.gradient_checkpointing:
+                talker.model.backbone.checkpoint_activations(False)
+        talker.model.encoder = encoder
+        record = finish_stage(
+            talker, self.folder, stage, self.engine, log, time.perf_counter() - self.began, self.checkpoint
+        )
+        if self.engine.is_main:
+            self.tell("stage_finished", stage=stage.name, folder=self.folder)
+        return record
+
+    def _loop(self, first: int, log: list[dict[str, float]], wish: StopWish) -> list[dict[str, float]]:
+        stage, step = self.stage, first
+        try:
+            for work in lay_out_ahead(self.steps, first, stage.steps, self.settings.workers):
+                metrics, stops = self._optimize(work, step, wish)
+                step += 1
+                if step % stage.log_every == 0 or step == stage.steps:
+                    log.append({"step": step, **metrics})
+                    if self.engine.is_main:
+                        self.watcher.step(stage, step, metrics)
+                        self.tell("step_logged", stage=stage.name, step=step, metrics=metrics)
+                # Several processes must agree, and do so once a step; one alone needn't wait for the next.
+                stops |= wish.wanted and self.engine.world == 1
+                stops |= self.settings.stop_after is not None and step - first >= self.settings.stop_after
+                if stops and step < stage.steps:
+                    self._save(step, log)
                     raise StopTrainingError
                 if step % stage.checkpoint_every == 0 and step < stage.steps:
-                    self._save_checkpoint(step, time.perf_counter() - started, log)
-        except KeyboardInterrupt:
-            self._save_checkpoint(step, time.perf_counter() - started, log)
+                    self._save(step, log)
+        except StopTrainingError:
             raise
-        return self._finish(log, time.perf_counter() - started)
+        except KeyboardInterrupt:  # from the watcher or an observer, between two steps
+            if self.engine.world == 1 and not wish.wanted:
+                self._save(step, log)
+            raise
+        except RuntimeError as error:
+            raise _lost_peer(error) if self.engine.world > 1 else error from None
+        return log
 
-    def _optimize(self, model: Any, optimizer: Any, step: int) -> dict[str, float]:
-        """One optimizer step; returns its metrics."""
+    def _optimize(self, work: Step, step: int, wish: StopWish) -> tuple[dict[str, float], bool]:
+        """One optimizer step; returns its metrics, and whether any process wants to stop."""
+        stage, engine, module = self.stage, self.engine, self.module
+        # Dropout's random numbers are a function of the step, so that a checkpoint needs none.
+        torch.manual_seed((stage.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
+        begin = time.perf_counter()
+        rate = self._rate(step)
+        engine.set_rate(rate)
+        factors = module.factors(work.counts)
+        total = torch.zeros(len(module.names) + 1, dtype=torch.float64, device=self.talker.device)
+        can_learn = False
+        skip = stops = False
+        for number, batch in enumerate(work.passes):
+            batch = batch.to(self.talker.device)
+            if self.encoder is not None and self.talker.model.encoder is None:
+                batch = hear(self.encoder, batch)
+            loss, sums = engine.forward(batch, factors)
+            total[:-1] += sums.double()
+            can_learn |= loss.requires_grad
+            last = number == len(work.passes) - 1
+            if last:
+                total[-1] = float(wish.wanted)
+                total = engine.sum(total).cpu()
+                stops = bool(total[-1])
+                metrics = self._metrics(total[:-1], factors, work)
+                skip = self.guard.refuses(metrics["loss"])
+            engine.backward(loss * float("nan") if skip else loss, last)
+        if not can_learn:
+            self._note_idle(work)
+        norm = engine.step(skip)
+        if skip or not math.isfinite(norm):
+            self.guard.left_out(step, metrics["loss"], norm, work.rows)
+        else:
+            self.guard.took(metrics["loss"])
+        metrics |= {"learning_rate": rate, "grad_norm": norm, "skipped": float(self.guard.skipped)}
+        speed = {"positions_per_s": work.positions / (time.perf_counter() - begin), "padding": work.padding}
+        # What isn't a number isn't logged: the log is JSON, which knows none of them.
+        return {name: value for name, value in (metrics | speed).items() if math.isfinite(value)}, stops
+
+    def _rate(self, step: int) -> float:
         stage = self.stage
-        rate = learning_rate(
+        return learning_rate(
             step,
             steps=stage.steps,
             peak=stage.learning_rate,
             floor=stage.learning_rate_floor,
             warmup=stage.warmup_steps,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        begin, sums, positions = time.perf_counter(), dict[str, list[float]](), 0
-        for micro in range(stage.accumulate):
-            batch_number = step * stage.accumulate + micro
-            batch = self._batch(batch_number)
-            positions += batch.tokens.shape[0] * batch.tokens.shape[2]
-            with self.accelerator.autocast():
-                loss, metrics = batch_loss(self.accelerator.unwrap_model(model), batch, self.weights)
-            if not torch.isfinite(loss):
-                raise ConfigError(
-                    f"the loss of stage '{stage.name}' is {metrics['loss']} at step {step + 1}",
-                    "lower learning_rate, or use fp32",
-                )
-            if loss.requires_grad:
-                self.accelerator.backward(loss / stage.accumulate)
-            else:
-                self._note_idle(batch_number)
-            for name, value in metrics.items():
-                sums.setdefault(name, []).append(value)
-        self.accelerator.clip_grad_norm_(list(self.parameters.values()), stage.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        means = {name: sum(values) / len(values) for name, values in sums.items()}
-        return {**means, "learning_rate": rate, "positions_per_s": positions / (time.perf_counter() - begin)}
 
-    def _note_idle(self, batch_number: int) -> None:
+    def _metrics(self, sums: torch.Tensor, factors: torch.Tensor, work: Step) -> dict[str, float]:
+        """Means per token of each loss that was in the step, and the weighted whole."""
+        values = dict(zip(self.module.names, sums.tolist(), strict=True))
+        weighed = dict(zip(self.module.names, factors.tolist(), strict=True))
+        means = {n: v / work.counts[n] for n, v in values.items() if work.counts.get(n) and weighed[n]}
+        audio = [value for name, value in means.items() if name not in (TEXT, DISTILL)]
+        if audio:
+            means["audio"] = sum(audio) / len(audio)
+        return {**means, "loss": float((sums * factors).sum())}
+
+    def _note_idle(self, work: Step) -> None:
         """Remember tasks whose loss no trained part has a hand in; ConfigError once they are all of the stage's."""
-        self.idle_tasks.update(self._batch_tasks(batch_number))
+        self.idle_tasks.update(work.tasks)
         if len(self.idle_tasks) == len(self.tasks):
             stage = self.stage
             raise ConfigError(
@@ -234,91 +349,27 @@ class _StageRun:
                 "add a task that they take part in, or train other parts",
             )
 
-    def _batch_tasks(self, index: int) -> list[int]:
+    def _teacher(self) -> Backbone | None:
         stage = self.stage
-        return batch_tasks(stage.seed, index, stage.batch_size, list(stage.tasks.values()))
+        if not stage.losses.get(DISTILL):
+            return None
+        return load_parent(self.talker) if "backbone" in stage.parts else self.talker.model.backbone
 
-    def _batch(self, index: int) -> Any:
-        stage, talker = self.stage, self.talker
-        chosen = batch_indices(stage.seed, index, stage.batch_size, len(self.examples))
-        items = [(self.examples[e], self._grid(e, t)) for e, t in zip(chosen, self._batch_tasks(index), strict=True)]
-        return collate(talker.model.layout, items, talker.config.speakers, talker.device)
-
-    def _grid(self, example: int, task: int) -> TrainingGrid:
-        key = (example, task)
-        if key not in self.grids:
-            self.grids[key] = make_grid(self.talker, self.examples[example], self.tasks[task], self.stage.learn_pads)
-        return self.grids[key]
-
-    def _save_checkpoint(self, step: int, seconds: float, log: list[dict[str, float]]) -> None:
-        progress = Progress(self.stage.model_dump(mode="json"), step, seconds, log)
-        save_checkpoint(self.checkpoint, progress, self.parameters, self.optimizer)
-
-    def _finish(self, log: list[dict[str, float]], seconds: float) -> StageRecord:
-        stage, talker = self.stage, self.talker
-        talker.model.eval()
-        history = self.folder / "history"
-        history.mkdir(parents=True, exist_ok=True)
-        draw_curve(history / f"{stage.name}.png", f"{self.folder.name}: stage '{stage.name}'", log)
-        (history / f"{stage.name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
-        _tensorboard(history / "tensorboard" / stage.name, log)
-        losses = [entry["loss"] for entry in log]
-        record = StageRecord(
-            name=stage.name,
-            trained=sorted(stage.train),
-            steps=stage.steps,
-            loss_first=_mean(losses[:_AVERAGED_STEPS]),
-            loss_last=_mean(losses[-_AVERAGED_STEPS:]),
-            seconds=round(seconds, 1),
-            curve=f"history/{stage.name}.png",
+    def _save(self, step: int, log: list[dict[str, float]]) -> None:
+        seconds = time.perf_counter() - self.began
+        guard = self.guard
+        now = Progress(
+            self.stage.model_dump(mode="json"), self.rows, step, seconds, guard.mean_loss, guard.skipped, log
         )
-        save_talker(talker, self.folder, trained=set(stage.train), record=record)
-        remove_checkpoint(self.checkpoint)
-        self.tell("stage_finished", stage=stage.name, folder=self.folder)
-        return record
+        save_checkpoint(self.checkpoint, now, self.engine)
 
 
-@contextmanager
-def _whole_step() -> Iterator[None]:
-    """Hold Ctrl-C back until the step is whole: a checkpoint made in the middle of one would not resume exactly."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-def _task(talker: Talker, name: str) -> Task:
-    task: Task = talker.registry.load("task", name)
-    return task
-
-
-def _optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW over what is trainable; matrices decay, biases, norms and embedding tables don't."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decays = [p.ndim == 2 and id(p) not in tables and not n.startswith(_TABLES) for n, p in named]
-    decayed = [p for (_, p), does in zip(named, decays, strict=True) if does]
-    plain = [p for (_, p), does in zip(named, decays, strict=True) if not does]
-    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.learning_rate, betas=(0.9, 0.95))
-
-
-def _tensorboard(folder: Path, log: Sequence[dict[str, float]]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for entry in log:
-            for name, value in entry.items():
-                if name != "step":
-                    writer.add_scalar(name, value, int(entry["step"]))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))
+def _lost_peer(error: RuntimeError) -> Exception:
+    """The sentence for a process whose partner has gone; any other error as it is."""
+    text = str(error)
+    if not any(sign in text for sign in ("Connection closed by peer", "Connection reset", "NCCL", "Timed out waiting")):
+        return error
+    return AnytalkError(
+        "another process of this job has ended; its own message says why (out of memory? killed?)",
+        "start the same command again: it resumes from the last checkpoint",
+    )

@@ -1,84 +1,216 @@
-"""Cross-entropy per stream, over the tokens that the loss mask names."""
+"""The losses of a stage: cross-entropy per stream over the tokens that the mask names, and distillation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
 from anytalk.model.talk_model import GridBatch, TalkModel
+from anytalk.plugins.contracts import Backbone, SpeechEncoder
 from anytalk.train.prefix import run_backbone
+
+TEXT, DISTILL = "text", "distill"
+
+_DUMMY_FRAMES = 8
+"""Encoder frames of the silent clip that stands in where a device's rows hold no speech."""
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """How streams are weighed: text, the mean of the audio streams, and each audio stream in it."""
+class LossSettings:
+    """How losses are weighed.
 
-    text: float = 1.0
-    audio: float = 1.0
-    streams: Sequence[float] | None = None
-
-
-def grid_batch(model: TalkModel, batch: Batch) -> GridBatch:
-    """Run the ears on a batch and lay the speech into its grids."""
-    speech: list[list[tuple[int, Tensor]]] = [[] for _ in batch.speech_starts]
-    if batch.lengths is not None:
-        features, frames = (
-            (batch.features, batch.lengths) if batch.waves is None else model.encode_speech(batch.waves, batch.lengths)
-        )
-        assert features is not None
-        embeds, columns = model.adapt_speech(features, frames)
-        rows = [i for i, start in enumerate(batch.speech_starts) if start >= 0]
-        for row, embed, count in zip(rows, embeds, columns.tolist(), strict=True):
-            speech[row].append((batch.speech_starts[row], embed[:count]))
-    return GridBatch(batch.tokens, speech, batch.speaker, batch.answer_mask)
-
-
-def batch_loss(model: TalkModel, batch: Batch, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:
-    """Loss of a batch: ``text * CE(text) + audio * weighted mean over streams of CE(stream)``.
-
-    Each CE is a mean over the batch's masked tokens of that stream; token t is predicted from column t-1. The heads run
-    on masked columns only.
-
-    Returns:
-        The scalar loss, and each stream's own mean (``text``, ``audio0`` ...), for those that were in the batch.
+    Attributes:
+        weights: Weight of each named loss: ``text``, ``audio``, ``distill``; what is absent counts 0.
+        streams: Weight of each audio stream in ``audio``; None: all equal.
+        temperature: Of the distillation.
     """
-    layout = model.layout
-    embeds, audio_embeds = model.embed(grid_batch(model, batch))
-    targets, mask = batch.tokens[:, :, 1:], batch.loss_mask[:, :, 1:]
-    text_mask, audio_mask = mask[:, layout.text_row], mask[:, : layout.text_row]
-    speaks = bool(audio_mask.any())
-    states = run_backbone(model, batch.tokens, embeds)
-    hidden = model.speak(states, audio_embeds, None, audio_rows=len(embeds) if speaks else 0)
-    metrics: dict[str, float] = {}
-    total = embeds.new_zeros(())
-    if bool(text_mask.any()) and weights.text:
-        logits = model.text_logits(hidden.states.normed[:, :-1][text_mask][None])[0]
-        text_loss = F.cross_entropy(logits.float(), targets[:, layout.text_row][text_mask])
-        metrics["text"] = float(text_loss.detach())
-        total = total + weights.text * text_loss
-    if speaks and weights.audio and hidden.audio is not None:
-        audio_loss, per_stream = _audio_loss(model, hidden.audio[:, :-1], targets, audio_mask, weights.streams)
-        metrics |= per_stream
-        total = total + weights.audio * audio_loss
-    metrics["loss"] = float(total.detach())
-    return total, metrics
+
+    weights: Mapping[str, float] = field(default_factory=lambda: {TEXT: 1.0, "audio": 1.0})
+    streams: Sequence[float] | None = None
+    temperature: float = 2.0
 
 
-def _audio_loss(
-    model: TalkModel, hidden: Tensor, targets: Tensor, mask: Tensor, stream_weights: Sequence[float] | None
-) -> tuple[Tensor, dict[str, float]]:
-    any_stream = mask.any(dim=1)  # (B,T)
-    logits = model.audio_logits(hidden[any_stream][None])[0].float()  # (K,n,C+specials)
-    wanted = targets[:, : model.layout.text_row].transpose(0, 1)[:, any_stream]  # (K,n)
-    counts = mask.transpose(0, 1)[:, any_stream]  # (K,n)
-    losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
-    per_stream = (losses * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)  # (K,)
-    weights = torch.ones_like(per_stream) if stream_weights is None else per_stream.new_tensor(list(stream_weights))
-    metrics = {f"audio{i}": float(value) for i, value in enumerate(per_stream.detach())}
-    metrics["audio"] = float(per_stream.detach().mean())
-    return (per_stream * weights).sum() / weights.sum(), metrics
+class LossModule(nn.Module):
+    """A talking model as a function from a batch to its share of a step's loss: what engines wrap.
+
+    The loss of an optimizer step is ``sum over losses of weight x mean over the step's tokens``. A forward pass adds up
+    its own tokens and divides by the step's, so that cutting a step into passes or sharing it between devices changes
+    nothing.
+
+    Args:
+        model: Parts with their freezing applied; without its encoder, unless that trains.
+        settings: Weights.
+        teacher: The frozen text model of ``distill``; None without one. It is no submodule: engines leave it alone.
+        listens: Whether any task of the stage hears speech.
+        speaks: Whether any task of the stage speaks.
+        uniform: Run the same modules in every pass, whatever its rows need, with zero weight: engines that shard
+            parameters or reduce gradients while they are made would wait for each other for ever else.
+    """
+
+    def __init__(
+        self,
+        model: TalkModel,
+        settings: LossSettings,
+        *,
+        teacher: Backbone | None = None,
+        listens: bool = True,
+        speaks: bool = True,
+        uniform: bool = False,
+        share_prefix: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self._teacher = (teacher,)
+        self._listens, self._speaks, self._uniform = listens, speaks, uniform
+        self._share_prefix = share_prefix and not uniform
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sums, in order: text, one per audio stream, distill."""
+        return [TEXT, *(f"audio{k}" for k in range(self.model.layout.num_audio_streams)), DISTILL]
+
+    def factors(self, counts: Mapping[str, int]) -> Tensor:
+        """(len(names),) what each sum is multiplied by for a step with so many tokens of each name.
+
+        Args:
+            counts: Tokens of the step in the loss, by name, over all devices.
+        """
+        weights, layout = self.settings.weights, self.model.layout
+        streams = list(self.settings.streams or [1.0] * layout.num_audio_streams)
+        by_name = {TEXT: weights.get(TEXT, 0.0), DISTILL: weights.get(DISTILL, 0.0)}
+        for k, weight in enumerate(streams):
+            by_name[f"audio{k}"] = weights.get("audio", 0.0) * weight / sum(streams)
+        return torch.tensor([by_name[n] / max(1, counts.get(n, 0)) for n in self.names], dtype=torch.float64)
+
+    def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """A forward pass.
+
+        Args:
+            batch: Rows of this pass, on the model's device.
+            factors: From :meth:`factors`, for the whole step.
+
+        Returns:
+            The scalar to differentiate, and (len(names),) float32 sums over this pass's tokens, detached.
+        """
+        model, layout, weights = self.model, self.model.layout, self.settings.weights
+        grid, silence = self._grid(batch)
+        embeds, audio_embeds = model.embed(grid, always=self._uniform)
+        if silence is not None:
+            embeds = embeds + silence.to(embeds.dtype)
+        targets, mask = batch.tokens[:, :, 1:], batch.loss_mask[:, :, 1:]
+        text_mask, audio_mask = mask[:, layout.text_row], mask[:, : layout.text_row]
+        speaks = self._speaks if self._uniform else bool(audio_mask.any()) and weights.get("audio", 0.0) > 0
+        states = run_backbone(model, batch.tokens, embeds, share=self._share_prefix)
+        hidden = model.speak(states, audio_embeds, None, audio_rows=len(embeds) if speaks else 0)
+        sums = dict.fromkeys(self.names, embeds.new_zeros((), dtype=torch.float32))
+        if self._uniform or (bool(text_mask.any()) and (weights.get(TEXT, 0.0) or self._has_twins(batch))):
+            logits = model.text_logits(hidden.states.normed[:, :-1][_never_empty(text_mask)][None])[0].float()
+            kept = text_mask[_never_empty(text_mask)]
+            text_targets = torch.where(kept, targets[:, layout.text_row][_never_empty(text_mask)], -100)
+            sums[TEXT] = F.cross_entropy(logits, text_targets, reduction="sum", ignore_index=-100)
+            if self._has_twins(batch):
+                sums[DISTILL] = self._distill(batch, logits[kept], text_mask)
+            elif self._uniform and self._teacher[0] is not None:
+                self._ask_teacher(batch.tokens.new_zeros(1, 2))
+        if speaks and hidden.audio is not None:
+            sums |= self._audio(hidden.audio[:, :-1], targets, audio_mask)
+        vector = torch.stack([sums[name] for name in self.names])
+        return (vector * factors.to(vector)).sum(), vector.detach()
+
+    def _grid(self, batch: Batch) -> tuple[GridBatch, Tensor | None]:
+        """Lay the adapted speech into the grids; with the (zero) trace of a silent clip where there is none."""
+        model = self.model
+        speech: list[list[tuple[int, Tensor]]] = [[] for _ in batch.speech]
+        silence = None
+        if batch.lengths is not None:
+            features, frames = self._features(batch)
+            embeds, columns = model.adapt_speech(features, frames)
+            counts = columns.tolist()
+            speech = [[(start, embeds[c][: counts[c]]) for start, c in spans] for spans in batch.speech]
+        elif self._uniform and self._listens and model.input_adapter is not None:
+            features, frames = self._silence(batch.tokens.device)
+            silence = model.adapt_speech(features, frames)[0].sum() * 0.0
+        return GridBatch(batch.tokens, speech, batch.speaker, batch.answer_mask), silence
+
+    def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.lengths is not None
+        if batch.features is not None:
+            # Engines that keep parameters in half precision don't convert what they are given.
+            adapter = next(self.model.input_adapter.parameters(), None) if self.model.input_adapter else None
+            return batch.features.to(adapter.dtype) if adapter is not None else batch.features, batch.lengths
+        assert batch.waves is not None
+        return self.model.encode_speech(batch.waves, batch.lengths)
+
+    def _silence(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        # The model isn't asked where it is: looking at a parameter would gather it on this device alone.
+        model = self.model
+        if model.encoder is not None:  # it trains
+            samples = model.encoder.sample_rate_hz // 5
+            wave = torch.zeros(1, samples, device=device)
+            return model.encode_speech(wave, torch.tensor([samples], device=device))
+        features = torch.zeros(1, _DUMMY_FRAMES, model.encoder_width, device=device)
+        return features, torch.tensor([_DUMMY_FRAMES], device=device)
+
+    def _audio(self, hidden: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Sums per stream. The heads run on masked columns only."""
+        any_stream = _never_empty(mask.any(dim=1))  # (B,T)
+        logits = self.model.audio_logits(hidden[any_stream][None])[0].float()  # (K,n,C+specials)
+        wanted = targets[:, : self.model.layout.text_row].transpose(0, 1)[:, any_stream]  # (K,n)
+        kept = mask.transpose(0, 1)[:, any_stream]  # (K,n)
+        losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        sums = (losses * kept).sum(dim=1)
+        return {f"audio{k}": value for k, value in enumerate(sums)}
+
+    def _has_twins(self, batch: Batch) -> bool:
+        return self._teacher[0] is not None and batch.twin_tokens is not None
+
+    def _distill(self, batch: Batch, logits: Tensor, text_mask: Tensor) -> Tensor:
+        """KL from what the parent says to the typed question to what the talker says to the spoken one.
+
+        Ultravox's loss (its ``_compute_kl_loss``), times the temperature squared (arXiv 1503.02531), so that its
+        gradients stay as large as without one.
+        """
+        layout = self.model.layout
+        assert batch.twin_tokens is not None
+        assert batch.twin_mask is not None
+        assert batch.twin_rows is not None
+        ids = batch.twin_tokens[:, layout.text_row]
+        taught = self._ask_teacher(torch.where(ids < layout.text_vocab_size, ids, 0), batch.twin_mask[:, 1:])
+        rows = text_mask.nonzero()[:, 0]
+        said = logits[torch.isin(rows, batch.twin_rows)][:, : layout.text_vocab_size]
+        heat = self.settings.temperature
+        target = F.log_softmax(taught.float()[:, : layout.text_vocab_size] / heat, dim=-1)
+        found = F.log_softmax(said / heat, dim=-1)
+        return F.kl_div(found, target, reduction="sum", log_target=True) * heat**2
+
+    @torch.no_grad()
+    def _ask_teacher(self, ids: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """(B,T) ids -> (n,V) logits behind the columns before the wanted ones, (B,T-1) bool; None: all."""
+        teacher = self._teacher[0]
+        assert teacher is not None
+        states = teacher(teacher.embed_text(ids)).normed[:, :-1]
+        return teacher.text_logits((states.flatten(0, 1) if wanted is None else states[wanted])[None])[0]
+
+
+def _never_empty(mask: Tensor) -> Tensor:
+    """The mask, with its first place set where it is empty: a module that runs on nothing is not run everywhere."""
+    if bool(mask.any()):
+        return mask
+    filled = mask.clone()
+    filled.view(-1)[0] = True
+    return filled
+
+
+@torch.no_grad()
+def hear(encoder: SpeechEncoder, batch: Batch) -> Batch:
+    """Run a frozen encoder on a batch's sound: outside of the module, so that no engine shards or wraps it."""
+    if batch.waves is None or batch.lengths is None:
+        return batch
+    features, frames = encoder(batch.waves, batch.lengths)
+    return replace(batch, waves=None, features=features, lengths=frames)

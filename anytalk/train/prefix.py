@@ -30,10 +30,17 @@ def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
     return int(plain.long().cumprod(dim=0).sum())
 
 
-def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor) -> BackboneStates:
-    """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T)."""
+def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor, share: bool = True) -> BackboneStates:
+    """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T).
+
+    Args:
+        model: Whose backbone.
+        tokens: (B,S,T).
+        embeds: (B,T,D).
+        share: False runs every row whole.
+    """
     rows, steps = embeds.shape[:2]
-    prefix = min(shared_prefix(model, tokens), steps - 1)
+    prefix = min(shared_prefix(model, tokens), steps - 1) if share else 0
     if prefix < _WORTH_IT:
         states: BackboneStates = model.backbone(embeds)
         return states

@@ -6,6 +6,7 @@ Everything here goes through the model's own modules, so that the text path stay
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, Self, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from anytalk import plugins
@@ -183,6 +185,16 @@ class CausalLMBackbone(Backbone):
             _copy_last(self._decoder, decoder)
         weight = self.lm.get_input_embeddings().weight
         return HFBlocks(decoder).to(weight.device, weight.dtype)
+
+    def checkpoint_activations(self, enabled: bool) -> None:
+        """Each layer keeps its input only, also where the layers are frozen and in eval mode.
+
+        Transformers' own switch asks for training mode, and so for dropout, in layers that are frozen.
+        """
+        for layer in cast("nn.ModuleList", _layers(self._decoder)):
+            layer.__dict__.pop("forward", None)
+            if enabled:
+                layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
     def save_native(self, folder: Path) -> None:
         """Write weights, config and tokenizer for transformers, and the licence for readers."""

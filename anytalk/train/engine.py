@@ -1,0 +1,222 @@
+"""Engines: what differs between one process, several, and DeepSpeed. The loop above them is the same.
+
+An optimizer step is: forward and backward for each of its passes, then :meth:`Engine.step`. Gradients are summed over
+devices once per optimizer step, not per pass, and each device has counted its own tokens against the whole step's, so a
+sum is all there is to do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from anytalk.data.batches import Batch
+from anytalk.train.losses import LossModule
+
+_TENSORS = "state.safetensors"
+
+
+class Engine(ABC):
+    """Runs a :class:`LossModule` on the devices of a job.
+
+    Args:
+        accelerator: What accelerate found out about the job.
+        module: What trains.
+        optimizer: Over the module's trainable parameters.
+        clip_norm: Gradient norm limit.
+    """
+
+    wraps_module = False
+    """Whether the module is no longer a plain one: its parameters may be in pieces or in half precision."""
+
+    def __init__(
+        self, accelerator: Accelerator, module: LossModule, optimizer: torch.optim.Optimizer, clip_norm: float
+    ) -> None:
+        self.accelerator, self.module, self.optimizer, self.clip_norm = accelerator, module, optimizer, clip_norm
+        self.parameters = {n: p for n, p in module.model.named_parameters() if p.requires_grad}
+
+    @property
+    def world(self) -> int:
+        """Devices."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return bool(self.accelerator.is_main_process)
+
+    def sum(self, vector: Tensor) -> Tensor:
+        """A vector summed over all devices."""
+        if self.world == 1:
+            return vector
+        total: Tensor = self.accelerator.reduce(vector.to(self.accelerator.device), reduction="sum")
+        return total.to(vector.device)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @abstractmethod
+    def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`LossModule.forward`."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Differentiate a pass; `last` of its step."""
+
+    @abstractmethod
+    def step(self, skip: bool) -> float:
+        """Sum gradients over devices, clip, move, and forget the gradients; with `skip` only forget them.
+
+        Returns:
+            The gradient norm before clipping; not finite where the step was left out.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write parameters that move and the optimizer's state; called on every process."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote; called on every process."""
+
+    @abstractmethod
+    def trained(self) -> dict[str, Tensor]:
+        """The moved parameters whole, in float32 on the CPU, by name; called on every process, for the main one."""
+
+
+class PlainEngine(Engine):
+    """One process, or several that each hold the whole model (data parallel)."""
+
+    def __init__(self, accelerator: Accelerator, module: LossModule, optimizer: torch.optim.Optimizer, clip: float):
+        super().__init__(accelerator, module, optimizer, clip)
+        self._prepared = accelerator.prepare_optimizer(optimizer)
+
+    def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """See the contract."""
+        with self.accelerator.autocast():
+            loss, sums = self.module(batch, factors)
+        return loss, sums
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """See the contract."""
+        if loss.requires_grad:
+            self.accelerator.backward(loss)
+
+    def step(self, skip: bool) -> float:
+        """See the contract."""
+        norm = float("nan")
+        if not skip:
+            parameters = list(self.parameters.values())
+            if self.world > 1:
+                _sum_gradients(parameters)
+            norm = float(self.accelerator.clip_grad_norm_(parameters, self.clip_norm) or 0.0)
+            # In fp16 the scaler leaves steps out by itself and has to see them; elsewhere we do.
+            if self.accelerator.scaler is not None or torch.isfinite(torch.tensor(norm)):
+                self._prepared.step()
+        self._prepared.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """One safetensors file, by the main process: all processes hold the same. Nothing is pickled."""
+        if not self.is_main:
+            return
+        tensors = {f"param.{n}": p.detach().cpu().contiguous() for n, p in self.parameters.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optim.{index}.{key}": torch.as_tensor(v).cpu().contiguous() for key, v in state.items()}
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            tensors |= {f"scaler.{key}": torch.tensor(float(v)) for key, v in scaler.state_dict().items()}
+        safetensors.torch.save_file(tensors, str(folder / _TENSORS))
+
+    def load(self, folder: Path) -> None:
+        """See the contract."""
+        tensors = safetensors.torch.load_file(str(folder / _TENSORS))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"param.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optim."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            kept = {key: type(v)(tensors[f"scaler.{key}"].item()) for key, v in scaler.state_dict().items()}
+            scaler.load_state_dict(kept)
+
+    def trained(self) -> dict[str, Tensor]:
+        """See the contract."""
+        return {n: p.detach().float().cpu() for n, p in self.parameters.items()}
+
+
+_BUCKET_ELEMENTS = 2**24
+
+
+def _sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Sum gradients over processes in flat buckets; a parameter that this process didn't use counts as zero.
+
+    Done here and not by DistributedDataParallel, whose hooks would have to be told which parameters a pass uses: a
+    device may have rows without speech, or none that speak.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    bucket: list[Tensor] = []
+    for i, parameter in enumerate(parameters):
+        assert parameter.grad is not None
+        bucket.append(parameter.grad)
+        if sum(g.numel() for g in bucket) >= _BUCKET_ELEMENTS or i == len(parameters) - 1:
+            flat = torch.cat([g.flatten() for g in bucket])
+            torch.distributed.all_reduce(flat)
+            for gradient, piece in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
+                gradient.copy_(piece.view_as(gradient))
+            bucket = []
+
+
+def make_accelerator(precision: str, cpu: bool) -> Accelerator:
+    """What accelerate makes of this process and its launcher's settings.
+
+    Args:
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        cpu: Stay on the CPU.
+    """
+    # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision, cpu=cpu)
+
+
+def make_engine(
+    accelerator: Accelerator,
+    module: LossModule,
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float,
+    deepspeed: dict[str, Any] | None = None,
+) -> Engine:
+    """The engine of a stage.
+
+    Args:
+        accelerator: The job.
+        module: What trains.
+        optimizer: Over its trainable parameters.
+        clip_norm: Gradient norm limit.
+        deepspeed: DeepSpeed's configuration, or None for the plain engine.
+    """
+    if deepspeed is None:
+        return PlainEngine(accelerator, module, optimizer, clip_norm)
+    from anytalk.train.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(accelerator, module, optimizer, clip_norm, deepspeed)

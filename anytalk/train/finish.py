@@ -1,0 +1,104 @@
+"""The end of a stage: curve, log, merged updates, the talker saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anytalk.model.config import StageRecord, read_config
+from anytalk.model.talker import Talker, load_talker, save_talker
+from anytalk.train.checkpoint import remove_checkpoint
+from anytalk.train.config import StageConfig
+from anytalk.train.curves import draw_curve
+from anytalk.train.engine import Engine
+from anytalk.train.freeze import apply_freeze
+from anytalk.train.lora import merge_lora, save_lora
+
+_AVERAGED_STEPS = 5
+"""Steps at each end of a stage whose mean loss is told."""
+
+
+def finish_stage(
+    talker: Talker,
+    folder: Path,
+    stage: StageConfig,
+    engine: Engine,
+    log: Sequence[dict[str, float]],
+    seconds: float,
+    checkpoint: Path,
+) -> StageRecord:
+    """Write curve, log and talker; called on every process, done by the main one.
+
+    Args:
+        talker: Who was trained.
+        folder: Its folder.
+        stage: What was trained.
+        engine: Holds the trained parameters, perhaps spread over devices.
+        log: Metrics of the stage.
+        seconds: Its wall-clock time.
+        checkpoint: Removed when everything else is written.
+    """
+    losses = [entry["loss"] for entry in log if "loss" in entry]  # a step that was left out may have none
+    record = StageRecord(
+        name=stage.name,
+        trained=stage.parts,
+        steps=stage.steps,
+        loss_first=_mean(losses[:_AVERAGED_STEPS]),
+        loss_last=_mean(losses[-_AVERAGED_STEPS:]),
+        seconds=round(seconds, 1),
+        curve=f"history/{stage.name}.png",
+    )
+    tensors = engine.trained() if engine.wraps_module else {}
+    if engine.is_main:
+        _write_history(folder, stage, log)
+        whole = _unwrapped(talker, folder, stage, tensors) if engine.wraps_module else talker
+        whole.model.eval()
+        for name in stage.lora:
+            part = whole.model.parts()[name]
+            save_lora(part, folder / "history" / f"{stage.name}.{name}.lora.safetensors")
+            merge_lora(part)
+        save_talker(whole, folder, trained=set(stage.parts), record=record)
+        remove_checkpoint(checkpoint)
+    engine.wait()
+    if not engine.is_main:
+        for name in stage.lora:
+            merge_lora(talker.model.parts()[name])
+    talker.config = read_config(folder)
+    return record
+
+
+def _unwrapped(talker: Talker, folder: Path, stage: StageConfig, tensors: dict[str, Tensor]) -> Talker:
+    """A plain talker with the trained parameters: an engine's module may be in pieces or in half precision."""
+    plain = load_talker(folder, registry=talker.registry)
+    apply_freeze(plain.model, stage.train, stage.lora)
+    parameters = dict(plain.model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+    return plain
+
+
+def _write_history(folder: Path, stage: StageConfig, log: Sequence[dict[str, float]]) -> None:
+    history = folder / "history"
+    history.mkdir(parents=True, exist_ok=True)
+    draw_curve(history / f"{stage.name}.png", f"{folder.name}: stage '{stage.name}'", log)
+    (history / f"{stage.name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
+    _tensorboard(history / "tensorboard" / stage.name, log)
+
+
+def _tensorboard(folder: Path, log: Sequence[dict[str, float]]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for entry in log:
+            for name, value in entry.items():
+                if name != "step":
+                    writer.add_scalar(name, value, int(entry["step"]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))

@@ -1,0 +1,89 @@
+"""Low-rank updates (LoRA, arXiv 2106.09685) inside a part, through peft: added in place, merged when a stage ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from anytalk.errors import ConfigError
+from anytalk.train.config import LoraConfig
+
+_MARK = "lora_"
+
+
+def is_lora(name: str) -> bool:
+    """Whether a parameter of this name is a low-rank update."""
+    return _MARK in name
+
+
+def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
+    """Put updates on the linear layers of a part; they start at zero, so the part computes what it did.
+
+    Args:
+        part: Backbone or encoder, changed in place.
+        config: Rank, scale, layers.
+        name: The part's name, for messages.
+
+    Raises:
+        ConfigError: peft is missing, or no layer has such a name.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError("lora needs the package peft", "pip install 'anytalk[train]'") from None
+    if any(is_lora(key) for key, _ in part.named_parameters()):
+        return  # resumed with the same talker in memory
+    targets = config.targets
+    if targets == "all-linear":
+        targets = sorted(key for key, module in part.named_modules() if isinstance(module, nn.Linear))
+        targets = [key for key in targets if not _is_output(part, key)]
+    wanted = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
+    )
+    try:
+        # All processes of a job must begin with the same updates, whatever they drew before.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            peft.inject_adapter_in_model(wanted, part)
+    except ValueError as error:
+        linear = sorted({k.rsplit(".", 1)[-1] for k, m in part.named_modules() if isinstance(m, nn.Linear)})
+        raise ConfigError(
+            f"lora on '{name}': {' '.join(str(error).split())}", f"its linear layers are called: {', '.join(linear)}"
+        ) from None
+    finally:
+        if "peft_config" in vars(part):  # by which peft would take the next stage's updates for a second set
+            del part.peft_config
+
+
+def _is_output(part: nn.Module, key: str) -> bool:
+    """Whether a layer's weight is shared with an embedding (a tied head): updating it would untie the two."""
+    weight = part.get_submodule(key).weight
+    return any(m.weight is weight for m in part.modules() if isinstance(m, nn.Embedding)) or key.endswith("lm_head")
+
+
+@torch.no_grad()
+def merge_lora(part: nn.Module) -> None:
+    """Fold the updates into the weights, and put plain layers back."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for key, module in list(part.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent = part.get_submodule(key.rpartition(".")[0])
+            setattr(parent, key.rpartition(".")[2], module.get_base_layer())
+
+
+def save_lora(part: nn.Module, path: Path) -> None:
+    """Keep the updates alone: a small file beside the merged part.
+
+    Args:
+        part: Before :func:`merge_lora`.
+        path: A ``.safetensors`` file.
+    """
+    import safetensors.torch
+
+    tensors = {k: p.detach().cpu().contiguous() for k, p in part.named_parameters() if is_lora(k)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, str(path))

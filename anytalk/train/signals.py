@@ -1,0 +1,46 @@
+"""Holding Ctrl-C and SIGTERM back until an optimizer step is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_HELD = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class StopWish:
+    """Whether somebody asked to stop.
+
+    Attributes:
+        wanted: A signal came; the loop saves and stops after the step.
+    """
+
+    wanted: bool = False
+
+
+@contextmanager
+def held_signals() -> Iterator[StopWish]:
+    """Turn the first signal into a wish; a second Ctrl-C stops at once, without saving.
+
+    A checkpoint made in the middle of a step would not resume exactly. Outside of the main thread nothing is held.
+    """
+    wish = StopWish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+
+    def receive(number: int, frame: object) -> None:
+        if wish.wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        wish.wanted = True
+
+    before = {number: signal.signal(number, receive) for number in _HELD}
+    try:
+        yield wish
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

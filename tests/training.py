@@ -1,0 +1,131 @@
+"""What the tests of the training core share: rows of unlike length, one step's batches, its loss, its gradients."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from helpers import make_examples, training_rows
+from torch.nn import functional as F
+
+from anytalk.data.batches import Step, Steps, StepSettings
+from anytalk.data.examples import Example, make_grid
+from anytalk.data.feeds import ListFeed
+from anytalk.grid.tasks import TASKS, Task
+from anytalk.model.talk_model import GridBatch, TalkModel
+from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Backbone, Row
+from anytalk.train.losses import LossModule, LossSettings, hear
+
+SHAPES = [(3, 0.2, "ab"), (6, 0.35, "longer"), (4, 0.25, "abc"), (9, 0.5, "a much longer answer")]
+"""Frames of the answer, seconds of the question, text of the answer."""
+
+
+def mixed_rows(folder: Path) -> list[Row]:
+    """Rows that differ in length everywhere."""
+    rows = []
+    for i, (frames, question_s, text) in enumerate(SHAPES):
+        own = folder / f"row{i}"
+        own.mkdir()
+        (row,) = training_rows(own, 1, num_frames=frames, question_s=question_s)
+        rows.append(replace(row, id=f"row{i}", question_text=f"question {i}?", answer_text=text))
+    return rows
+
+
+def steps_of(talker: Talker, examples: Sequence[Example], tasks: Mapping[str, float], **settings: Any) -> Steps:
+    """The steps of a stage on examples."""
+    defaults = {"batch_size": 2 * len(examples), "max_positions": 8192, "max_padding": 0.99}
+    chosen = StepSettings(tasks=tasks, **{**defaults, **settings})
+    return Steps(talker, [ListFeed("rows", examples)], chosen, TASKS.__getitem__)
+
+
+def first_step(talker: Talker, rows: Sequence[Row], tasks: Mapping[str, float], **settings: Any) -> Step:
+    """The first step's work."""
+    found = [TASKS[name] for name in tasks]
+    return steps_of(talker, make_examples(talker, rows, found, settings.get("waves", False)), tasks, **settings)[0]
+
+
+def run_step(
+    talker: Talker, step: Step, settings: LossSettings | None = None, teacher: Backbone | None = None, **how: Any
+) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
+    """All passes of a step: the loss, the mean of each named sum that has tokens, and every gradient that isn't 0."""
+    model = talker.model
+    module = LossModule(model, settings or LossSettings(), teacher=teacher, **how)
+    factors = module.factors(step.counts)
+    total, sums = 0.0, torch.zeros(len(module.names), dtype=torch.float64)
+    model.zero_grad()
+    encoder = model.encoder
+    for batch in step.passes:
+        if encoder is not None and batch.waves is not None and not any(p.requires_grad for p in encoder.parameters()):
+            batch = hear(encoder, batch)
+        loss, found = module(batch, factors)
+        if loss.requires_grad:
+            loss.backward()
+        total += float(loss.detach())
+        sums += found.double()
+    named = dict(zip(module.names, sums.tolist(), strict=True))
+    return total, {n: v / step.counts[n] for n, v in named.items() if step.counts.get(n)}, gradients(model)
+
+
+def gradients(model: TalkModel) -> dict[str, torch.Tensor]:
+    """Gradients that aren't 0, by parameter name."""
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {name: gradient for name, gradient in found.items() if bool(gradient.any())}
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 2e-5) -> None:
+    """The same gradients, to `tolerance` of the largest entry of each."""
+    assert one.keys() == other.keys()
+    for name, gradient in one.items():
+        assert (gradient - other[name]).abs().max() <= tolerance * gradient.abs().max(), name
+
+
+def by_hand(
+    talker: Talker, items: Sequence[tuple[Example, Task]], weights: Mapping[str, float]
+) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
+    """What :func:`run_step` returns, token by token, one row at a time, each row whole and without padding.
+
+    Args:
+        talker: Whose model.
+        items: Examples and tasks of the step.
+        weights: Of ``text``, ``audio0``, ``audio1`` ...: what each mean counts in the loss.
+    """
+    model, layout = talker.model, talker.model.layout
+    model.zero_grad()
+    losses: dict[str, list[torch.Tensor]] = {}
+    for example, task in items:
+        grid = make_grid(talker, example, task)
+        tokens = torch.from_numpy(grid.tokens)[None]
+        spans = []
+        for (start, width), clip in zip(grid.speech_spans, example.clips(task), strict=True):
+            features, frames = clip.features, torch.tensor([clip.num_frames])
+            if features is None or any(p.requires_grad for p in model.encoder.parameters()):
+                features, frames = model.encode_speech(clip.wave[None], torch.tensor([len(clip.wave)]))
+                features = features[0]
+            embeds, columns = model.adapt_speech(features[None], frames)
+            assert int(columns) == width
+            spans.append((start, embeds[0, :width]))
+        speakers = talker.config.speakers
+        voice = torch.tensor([speakers.index(example.speaker or speakers[0])]) if speakers else None
+        mask = torch.arange(tokens.shape[2])[None] >= grid.num_prompt if task.audio_out else None
+        embeds, audio_in = model.embed(GridBatch(tokens, [spans], voice, mask))
+        hidden = model.run(embeds, audio_in, None, audio_rows=1)
+        text_logits = model.text_logits(hidden.states.normed)[0]
+        audio_logits = model.audio_logits(hidden.audio)[0]
+        for row, column in np.argwhere(grid.loss_mask).tolist():
+            is_text = row == layout.text_row
+            logits = text_logits[column - 1] if is_text else audio_logits[row, column - 1]
+            name = "text" if is_text else f"audio{row}"
+            losses.setdefault(name, []).append(F.cross_entropy(logits.float(), tokens[0, row, column]))
+    means = {name: torch.stack(values).mean() for name, values in losses.items()}
+    total = sum((weights[name] * value for name, value in means.items()), torch.zeros(()))
+    total.backward()
+    return float(total.detach()), {n: float(v.detach()) for n, v in means.items()}, gradients(model)
+
+
+def items_of(talker: Talker, step: Step, examples: Sequence[Example], tasks: Sequence[str]) -> list[Any]:
+    """Example and task of each row of a step."""
+    named = {example.id: example for example in examples}
+    return [(named[row], TASKS[tasks[task]]) for row, task in zip(step.rows, step.tasks, strict=True)]
