@@ -43,7 +43,8 @@ def judge(folder: Path, manifest: Path, synthesizer: str, voice: str | None, typ
     """Ask every question once; print the answers and the two figures."""
     registry = default_registry()
     source = registry.build("data source", PartRef(name="jsonl", options={"path": str(manifest)}))
-    wanted = {row.question_text: row.answer_text for row in strict_rows(source.rows()) if row.question_text and row.answer_text}
+    rows = strict_rows(source.rows())
+    wanted = {row.question_text: row.answer_text for row in rows if row.question_text and row.answer_text}
     talker = load_talker(folder, with_encoder=not typed)
     transcriber = registry.build("transcriber", PartRef(name="whisper"))
     speaker = None if typed else registry.build("synthesizer", PartRef(name=synthesizer))

@@ -6,6 +6,8 @@ import copy
 import json
 import logging
 import os
+import shutil
+import sysconfig
 import warnings
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,7 @@ class DeepSpeedEngine(Engine):
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=0, world_size=1)
         _hush()
+        _do_without_a_compiler()
         deepspeed.init_distributed()
         filled = complete(config, accelerator.mixed_precision, clip)
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=filled)
@@ -162,6 +165,15 @@ class DeepSpeedEngine(Engine):
             if self.is_main:
                 found[name] = whole.detach().float().cpu().clone().view(getattr(parameter, "ds_shape", parameter.shape))
         return found
+
+
+def _do_without_a_compiler() -> None:
+    """On a CPU DeepSpeed compiles a faster way to reduce, and stops where it can't; gloo does as well."""
+    import deepspeed.ops
+
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if shutil.which("g++") is None or shutil.which("ninja") is None or not headers.is_file():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _hush() -> None:

@@ -122,12 +122,20 @@ class PlainEngine(Engine):
             parameters = list(self.parameters.values())
             if self.world > 1:
                 _sum_gradients(parameters)
-            norm = float(self.accelerator.clip_grad_norm_(parameters, self.clip_norm) or 0.0)
+            norm = self._clip(parameters)
             # In fp16 the scaler leaves steps out by itself and has to see them; elsewhere we do.
             if self.accelerator.scaler is not None or torch.isfinite(torch.tensor(norm)):
                 self._prepared.step()
         self._prepared.zero_grad(set_to_none=True)
         return norm
+
+    def _clip(self, parameters: list[nn.Parameter]) -> float:
+        """Limit the gradients' norm; returns what it was. Within the limit nothing is touched."""
+        self.accelerator.unscale_gradients()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm > self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return float(norm)
 
     def save(self, folder: Path) -> None:
         """One safetensors file, by the main process: all processes hold the same. Nothing is pickled."""

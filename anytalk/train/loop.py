@@ -220,7 +220,7 @@ class StageRun:
             teacher=self._teacher(),
             listens=any(task.speech_in for task in self.tasks),
             speaks=any(task.audio_out for task in self.tasks) and stage.losses.get("audio", 0.0) > 0,
-            uniform=zero is not None and self.accelerator.num_processes > 1,
+            uniform=zero is not None,  # on one device too: offload forgets what a step's last pass didn't use
             share_prefix=not stage.gradient_checkpointing,
         )
         optimizer = make_optimizer(talker.model, stage, fused=zero is None)

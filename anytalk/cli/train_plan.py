@@ -1,0 +1,89 @@
+"""``anytalk train --plan``: what each stage needs in memory, before it is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anytalk.cli.render import err, note, out, size, table
+from anytalk.train.config import Recipe, StageConfig
+from anytalk.train.memory import DeviceMemory, StageParameters, plain_memory, zero_memory
+
+if TYPE_CHECKING:
+    from anytalk.model.talker import Talker
+
+WORLDS = (1, 2, 8)
+"""Devices that ZeRO is planned for."""
+
+_COLUMNS = ("on each device", "parameters", "gradients", "optimizer", "activations", "all")
+
+
+def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
+    """Print a table for each stage: memory of one process, and of ZeRO 1 to 3 on several devices.
+
+    Args:
+        talker: Loaded, with its encoder; left with the freezing of the last stage.
+        recipe: Stages.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        AnytalkError: a stage that this talker can't run.
+    """
+    from anytalk.train.activations import measure_activations
+
+    for stage in recipe.stages:
+        counts = count_stage(talker, stage)
+        tasks = [talker.registry.load("task", name) for name in stage.tasks]
+        with err.status(f"measuring the activations of stage '{stage.name}' ..."):
+            activations = measure_activations(talker, stage, tasks, precision)
+        _drop_lora(talker, stage)
+        lines = plan_lines(counts, activations, precision)
+        cells = [
+            (name, *map(size, (m.parameters, m.gradients, m.optimizer, m.activations, m.total))) for name, m in lines
+        ]
+        out.print(table(f"Stage '{stage.name}', precision {precision}", _COLUMNS, cells, _COLUMNS[1:]))
+        out.print()
+        rows = stage.batch_size
+        note(
+            f"activations: of a forward pass of {stage.max_positions} positions (max_positions), which a step reaches "
+            f"when its {rows} rows are longer than {-(-stage.max_positions // rows)} columns on average; measured on "
+            "two small passes and extended"
+        )
+    note(
+        "not counted: torch itself, the data, buffers of communication (DeepSpeed: reduce_bucket_size), the "
+        "allocator's losses. With offload the optimizer's share is in the host's memory"
+    )
+
+
+def count_stage(talker: Talker, stage: StageConfig) -> StageParameters:
+    """Apply a stage's freezing and count its parameters by what happens to them."""
+    from anytalk.train.freeze import apply_freeze
+    from anytalk.train.losses import DISTILL
+
+    report = {part.name: part for part in apply_freeze(talker.model, stage.train, stage.lora)}
+    trainable = sum(part.trainable for part in report.values())
+    whole = sum(part.total for part in report.values())
+    beside = 0
+    if "encoder" in report and "encoder" not in stage.parts:
+        beside += report["encoder"].total
+    frozen = whole - trainable - beside
+    if stage.losses.get(DISTILL) and "backbone" in stage.parts:  # else the frozen backbone is its own teacher
+        beside += report["backbone"].total
+    return StageParameters(trainable, frozen, beside)
+
+
+def plan_lines(counts: StageParameters, activations: int, precision: str) -> list[tuple[str, DeviceMemory]]:
+    """Names and figures of a stage's table."""
+    lines = [("one process, or one of several", plain_memory(counts, activations))]
+    for zero_stage in (1, 2, 3):
+        for world in WORLDS:
+            name = f"ZeRO {zero_stage}, {world} device{'s' if world > 1 else ''}"
+            lines.append((name, zero_memory(counts, zero_stage, world, precision, activations)))
+    return lines
+
+
+def _drop_lora(talker: Talker, stage: StageConfig) -> None:
+    """Put plain layers back: the updates are still zero, so nothing changes."""
+    from anytalk.train.lora import merge_lora
+
+    for name in stage.lora:
+        merge_lora(talker.model.parts()[name])

@@ -1,0 +1,165 @@
+"""The memory of a pass beside parameters and gradients: measured on two small passes, extended to large ones."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from anytalk.data.batches import Batch, Steps, StepSettings
+from anytalk.data.examples import Clip, Example
+from anytalk.data.feeds import ListFeed
+from anytalk.grid.tasks import Task
+from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Backbone
+from anytalk.train.config import StageConfig
+from anytalk.train.losses import DISTILL, LossModule, LossSettings
+from anytalk.train.memory import peak
+
+_QUESTION_FRAMES = 100
+_ANSWER_FRAMES = 40
+_WORDS = 8
+"""A short turn each way (2 s at 50 Hz, 3 s at 12.5 Hz): what share of a row is question, text and sound matters."""
+
+_ROWS = 2
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors made while it is on and still held.
+
+    Attributes:
+        moments: Bytes held after each tensor that was made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.moments: list[int] = []
+        self._held = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and see what it made."""
+        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage(), given)
+        return made
+
+    def _see(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, num_bytes = id(storage), storage.nbytes()
+        if key in self._known or key in given:  # a view, or the work of an operation in place
+            return
+
+        def freed(_: object) -> None:
+            self._held -= num_bytes
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, freed)
+        self._held += num_bytes
+        self.moments.append(self._held)
+
+
+def measure_activations(talker: Talker, stage: StageConfig, tasks: Sequence[Task], precision: str = "no") -> int:
+    """Most bytes that a pass of `max_positions` takes beside parameters and gradients, over the tasks of a stage.
+
+    Runs each task forward and backward on two small passes of made-up rows. The kernels of a GPU may need more or less
+    than those of the device that this runs on.
+
+    Args:
+        talker: With the stage's freezing applied.
+        stage: What is trained, with which losses.
+        tasks: The stage's.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``; autocast as the loop sets it.
+    """
+    model, backbone = talker.model, talker.model.backbone
+    encoder = model.encoder
+    if stage.gradient_checkpointing:
+        backbone.checkpoint_activations(True)
+    try:
+        if "encoder" not in stage.parts:
+            model.encoder = None
+        # The parent has the same shapes; planning needs no second copy of it.
+        teacher = backbone if stage.losses.get(DISTILL) else None
+        module = LossModule(
+            model,
+            LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature),
+            teacher=teacher,
+            share_prefix=not stage.gradient_checkpointing,
+        )
+        needed = [_task_peak(talker, module, stage, task, precision, teacher) for task in tasks]
+    finally:
+        model.encoder = encoder
+        if stage.gradient_checkpointing:
+            backbone.checkpoint_activations(False)
+    return max(needed)
+
+
+def _task_peak(
+    talker: Talker, module: LossModule, stage: StageConfig, task: Task, precision: str, teacher: Backbone | None
+) -> int:
+    runs = []
+    for scale in (1, 2):
+        batch = _batch(talker, stage, task, scale, twins=teacher is not None).to(talker.device)
+        runs.append((batch.tokens[:, 0].numel(), _moments(module, batch, precision, talker.device)))
+    return peak(runs[0], runs[1], max(stage.max_positions, runs[1][0]))
+
+
+def _moments(module: LossModule, batch: Batch, precision: str, device: str) -> list[int]:
+    """Bytes held at each moment of a forward and a backward pass; gradients are dropped as they are made."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    trainable = [p for p in module.model.parameters() if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in trainable]  # type: ignore[no-untyped-call]
+    kind = torch.device(device).type
+    autocast = torch.autocast(kind, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
+    factors = torch.ones(len(module.names), dtype=torch.float64)
+    try:
+        with torch.random.fork_rng(), LiveBytes() as live:
+            with autocast:
+                loss, _ = module(batch, factors)
+            if loss.requires_grad:
+                loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    moments: list[int] = live.moments
+    return moments
+
+
+def _batch(talker: Talker, stage: StageConfig, task: Task, scale: int, twins: bool) -> Batch:
+    """Made-up rows of a task as one pass, `scale` times as long."""
+    waves = "encoder" in stage.parts
+    feed = ListFeed("plan", [_example(talker, task, i, scale, waves) for i in range(_ROWS)])
+    settings = StepSettings(
+        tasks={task.name: 1.0}, batch_size=_ROWS, max_positions=2**40, max_padding=0.9, twins=twins, waves=waves
+    )
+    return Steps(talker, [feed], settings, lambda _: task)[0].passes[0]
+
+
+def _example(talker: Talker, task: Task, row: int, scale: int, waves: bool) -> Example:
+    model, grid = talker.model, talker.config.grid
+    random = np.random.default_rng(row)
+    clip = codes = None
+    if task.speech_in:
+        frames, wave = scale * _QUESTION_FRAMES, None
+        if waves and model.encoder is not None:
+            num_samples = round(frames / model.encoder.frame_rate_hz * model.encoder.sample_rate_hz)
+            wave = torch.from_numpy(random.normal(0, 0.1, num_samples)).float()
+            frames = model.encoder.output_length(num_samples)
+        clip = Clip(frames, 0.0, torch.zeros(frames, model.encoder_width), wave)
+    if task.audio_out:
+        codes = random.integers(0, grid.codebook_size, (grid.codec_streams, scale * _ANSWER_FRAMES))
+    # Rows that begin alike would share more than real ones do.
+    words = " ".join([str(row), *["word"] * (scale * _WORDS)])
+    return Example(id=f"plan:{row}", tasks=(task.name,), question_text=words, clip=clip, answer_text=words, codes=codes)

@@ -1,0 +1,153 @@
+"""What a stage keeps in memory on each device, as arithmetic.
+
+After the ZeRO paper (arXiv 1910.02054, sections 3.1 and 5): a parameter in mixed precision takes 2 bytes, its gradient
+2, and Adam 12 (a float32 copy and two moments); ZeRO spreads Adam's share (1), gradients too (2), parameters too (3)
+over the devices. Activations are not spread. Buffers of communication and the allocator's losses are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anytalk.errors import ConfigError
+
+_MOMENTS = 2
+_FLOAT32 = 4
+_PRECISION_BYTES = {"no": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class StageParameters:
+    """Parameters of a stage, by what happens to them.
+
+    Attributes:
+        trainable: Those that move.
+        frozen: Those that stand still inside what the engine holds.
+        beside: Those that the engine doesn't see: a frozen encoder, the teacher of a distillation. They stay float32
+            and whole on each device.
+    """
+
+    trainable: int
+    frozen: int
+    beside: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes on one device.
+
+    Attributes:
+        parameters: All of them, frozen ones too.
+        gradients: Of the trainable ones.
+        optimizer: AdamW's moments, and under ZeRO the float32 copy.
+        activations: What a forward pass leaves for its backward pass, and what the two need while they run.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+
+def plain_memory(counts: StageParameters, activations: int = 0) -> DeviceMemory:
+    """Without DeepSpeed, on one device or on each of several: everything is float32 and whole.
+
+    Mixed precision is torch's autocast here: it shrinks activations and not parameters.
+    """
+    whole = counts.trainable + counts.frozen + counts.beside
+    return DeviceMemory(
+        parameters=_FLOAT32 * whole,
+        gradients=_FLOAT32 * counts.trainable,
+        optimizer=_MOMENTS * _FLOAT32 * counts.trainable,
+        activations=activations,
+    )
+
+
+def zero_memory(
+    counts: StageParameters, zero_stage: int, world: int, precision: str = "no", activations: int = 0
+) -> DeviceMemory:
+    """Under DeepSpeed, on each device.
+
+    Args:
+        counts: Parameters of the stage.
+        zero_stage: 1, 2 or 3.
+        world: Devices.
+        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``; DeepSpeed keeps parameters and gradients in it.
+        activations: Bytes of a pass.
+
+    Raises:
+        ConfigError: another ZeRO stage or precision, or no device.
+    """
+    if zero_stage not in (1, 2, 3) or world < 1 or precision not in _PRECISION_BYTES:
+        raise ConfigError(
+            f"there is no plan for ZeRO stage {zero_stage} on {world} devices in precision '{precision}'",
+            f"stages: 1, 2, 3; precisions: {', '.join(_PRECISION_BYTES)}",
+        )
+    num_bytes = _PRECISION_BYTES[precision]
+    parameters = num_bytes * (counts.trainable + counts.frozen)
+    gradients = num_bytes * counts.trainable
+    # DeepSpeed makes the float32 copy in float32 training too (zero/stage_1_and_2.py, single_partition_of_fp32_groups).
+    optimizer = (1 + _MOMENTS) * _FLOAT32 * counts.trainable
+    return DeviceMemory(
+        parameters=(_shared(parameters, world) if zero_stage == 3 else parameters) + _FLOAT32 * counts.beside,
+        gradients=_shared(gradients, world) if zero_stage >= 2 else gradients,
+        optimizer=_shared(optimizer, world),
+        activations=activations,
+    )
+
+
+def _shared(num_bytes: int, world: int) -> int:
+    """One device's share, rounded up."""
+    return -(-num_bytes // world)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Memory as a line over the positions (rows x columns) of a pass.
+
+    Attributes:
+        fixed: Bytes whatever the pass holds, such as the gradient of the largest table while it is added.
+        per_position: Bytes for each position.
+    """
+
+    fixed: float
+    per_position: float
+
+    def at(self, positions: int) -> int:
+        """Bytes of a pass of so many positions."""
+        return max(0, round(self.fixed + self.per_position * positions))
+
+
+def growth(small: tuple[int, int], large: tuple[int, int]) -> Growth:
+    """The line through two measurements.
+
+    Args:
+        small: Positions and bytes.
+        large: The same of a larger pass.
+    """
+    (few, low), (many, high) = small, large
+    slope = (high - low) / (many - few)
+    return Growth(low - slope * few, slope)
+
+
+def peak(small: tuple[int, list[int]], large: tuple[int, list[int]], positions: int) -> int:
+    """Most bytes at any moment of a pass, from the moments of two smaller passes of the same program.
+
+    Which moment is the worst depends on the size: in a small pass it may be the end, when the gradient of a large table
+    is made, in a large one the loss. So each moment is extended for itself.
+
+    Args:
+        small: Positions, and bytes in use at each moment.
+        large: The same of a larger pass. With another number of moments its peak is extended in proportion, which is
+            never too little.
+        positions: Of the pass that is asked for.
+    """
+    (few, before), (many, after) = small, large
+    if len(before) != len(after):
+        return round(max(after) * max(1.0, positions / many))
+    return max(growth((few, a), (many, b)).at(positions) for a, b in zip(before, after, strict=True))

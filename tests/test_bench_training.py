@@ -1,0 +1,46 @@
+"""The training benchmark runs; what it prints on tiny parts means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "bench_training.py"
+
+
+def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
+    figures_file = tmp_path / "figures.json"
+    words = [
+        "--tiny",
+        "--stages",
+        "alignment",
+        "multimodal",
+        "--steps",
+        "2",
+        "--rows",
+        "4",
+        "--json",
+        str(figures_file),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(figures_file.read_text())["figures"]
+    assert [figure["stage"] for figure in figures] == ["alignment", "multimodal"]
+    for figure in figures:
+        assert figure["loop_s"] > 0
+        assert len(figure["ratios"]) == 2
+        assert min(figure["ratios"]) <= figure["ratio"] <= max(figure["ratios"])
+        assert figure["padding"] <= 0.1 < figure["padding_unsorted"]
+        assert figure["memory"]["planned"] > figure["memory"]["activations"] > 0
+        assert figure["memory"]["pass"] <= figure["positions_per_step"] * 4
+        assert figure["stage"] in done.stdout
