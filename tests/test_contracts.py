@@ -7,7 +7,7 @@ import pytest
 from anytalk.grid.tasks import Task
 from anytalk.plugins import contracts
 from anytalk.plugins.registry import default_registry
-from anytalk.plugins.testing import check_options
+from anytalk.plugins.testing import check_augmentation, check_options
 from anytalk.train.config import Recipe
 
 CONTRACTS: dict[str, Any] = {
@@ -20,6 +20,7 @@ CONTRACTS: dict[str, Any] = {
     "synthesizer": contracts.Synthesizer,
     "transcriber": contracts.Transcriber,
     "data source": contracts.DataSource,
+    "augmentation": contracts.Augmentation,
 }
 PARTS = [(kind, name) for kind in CONTRACTS for name in default_registry().components(kind)]
 
@@ -51,3 +52,8 @@ def test_recipe_is_well_formed(name: str) -> None:
     for stage in recipe.stages:
         for task in stage.tasks:
             default_registry().find("task", task)
+
+
+@pytest.mark.parametrize("name", default_registry().components("augmentation"))
+def test_augmentation_keeps_its_contract(name: str) -> None:
+    check_augmentation(name)

@@ -4,6 +4,7 @@ Each raises AssertionError with a sentence that says which promise of :mod:`anyt
 """
 
 from anytalk.plugins.testing.adapters import check_heads, check_input_adapter, check_output_adapter
+from anytalk.plugins.testing.augmentation import check_augmentation
 from anytalk.plugins.testing.backbone import check_backbone
 from anytalk.plugins.testing.codec import check_codec
 from anytalk.plugins.testing.data import check_data_source
@@ -11,6 +12,7 @@ from anytalk.plugins.testing.encoder import check_speech_encoder
 from anytalk.plugins.testing.options import check_options
 
 __all__ = [
+    "check_augmentation",
     "check_backbone",
     "check_codec",
     "check_data_source",

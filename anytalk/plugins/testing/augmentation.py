@@ -1,0 +1,46 @@
+"""The promises of :class:`~anytalk.plugins.contracts.Augmentation`, checked on a second of made-up speech."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.contracts import Augmentation
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.testing.options import check_options
+
+__all__ = ["check_augmentation"]
+
+_RATE_HZ = 16_000
+_DRAWS = 8
+
+
+def check_augmentation(name: str, options: dict[str, Any] | None = None, registry: Registry | None = None) -> None:
+    """Documented options; float32 within [-1, 1], finite, repeatable by seed; the sound it was given left as it was.
+
+    Args:
+        name: Registered name.
+        options: Its options.
+        registry: Where it is found.
+
+    Raises:
+        AssertionError: which promise is broken.
+    """
+    registry = registry or default_registry()
+    check_options("augmentation", name, registry)
+    part: Augmentation = registry.build("augmentation", PartRef(name=name, options=options or {}))
+    time_s = np.arange(_RATE_HZ) / _RATE_HZ
+    wave = (0.4 * np.sin(2 * np.pi * 220 * time_s) * np.sin(np.pi * time_s)).astype(np.float32)
+    given = wave.copy()
+    for seed in range(_DRAWS):
+        first = part.apply(wave, _RATE_HZ, np.random.default_rng(seed))
+        second = part.apply(wave, _RATE_HZ, np.random.default_rng(seed))
+        assert np.array_equal(wave, given), f"augmentation '{name}' changes the sound that it was given"
+        assert first.dtype == np.float32, f"augmentation '{name}' returns {first.dtype}, not float32"
+        assert first.ndim == 1, f"augmentation '{name}' returns {first.ndim} dimensions, not (N,)"
+        assert len(first), f"augmentation '{name}' returns no samples"
+        assert np.isfinite(first).all(), f"augmentation '{name}' returns samples that are not finite"
+        assert float(np.abs(first).max()) <= 1.0, f"augmentation '{name}' leaves [-1, 1]"
+        assert np.array_equal(first, second), f"augmentation '{name}' draws chance from elsewhere than its generator"
