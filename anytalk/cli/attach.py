@@ -10,20 +10,12 @@ import typer
 
 from anytalk.cli.render import commands, count, err, note, out, pairs, size, table
 from anytalk.errors import ConfigError
-from anytalk.model.config import override, parse_config
+from anytalk.model.config import PART_KINDS, override, parse_config
 from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
     from anytalk.model.talker import Talker
 
-_KINDS = {
-    "backbone": "backbone",
-    "encoder": "speech encoder",
-    "input_adapter": "input adapter",
-    "output_adapter": "output adapter",
-    "heads": "heads",
-    "codec": "codec",
-}
 _NEEDED = ("backbone", "output_adapter", "heads", "codec")
 
 
@@ -92,7 +84,7 @@ def check_settings(settings: list[str], backbone: str | None) -> None:
         registry.find("backbone", backbone)
     data = override({part: {"name": "default"} for part in (*_NEEDED, "encoder")}, settings)
     parse_config(data, "the settings of attach")
-    for part, kind in _KINDS.items():
+    for part, kind in PART_KINDS.items():
         name = (data.get(part) or {}).get("name", "default")
         if name != "default":
             registry.find(kind, name)

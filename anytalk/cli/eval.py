@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from anytalk.cli.bars import Bars
 from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import complain, err, note, out, say, seconds, table
 from anytalk.errors import DataError
@@ -104,33 +105,17 @@ def check_suite(suite: Suite, config: TalkerConfig, registry: Registry) -> None:
         )
 
 
-class _Display:
+class _Display(Bars):
     """A bar for the measure at hand on a terminal, a line for each elsewhere."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
+        super().__init__(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self._bar: TaskID | None = None
-
-    def __enter__(self) -> _Display:
-        if err.is_terminal:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=err,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
 
     def watcher(self) -> Watcher:
         """What the run tells."""
@@ -139,16 +124,16 @@ class _Display:
         return Watcher(started=self._started, progress=self._moved, finished=self._finished)
 
     def _started(self, measure: AnyMeasure) -> None:
-        if self._progress is not None:
-            self._bar = self._progress.add_task(measure.label, total=None)
+        if self.progress is not None:
+            self._bar = self.progress.add_task(measure.label, total=None)
 
     def _moved(self, done: int, total: int | None) -> None:
-        if self._progress is not None and self._bar is not None:
-            self._progress.update(self._bar, completed=done, total=total)
+        if self.progress is not None and self._bar is not None:
+            self.progress.update(self._bar, completed=done, total=total)
 
     def _finished(self, result: Result) -> None:
-        if self._progress is not None and self._bar is not None:
-            self._progress.remove_task(self._bar)
+        if self.progress is not None and self._bar is not None:
+            self.progress.remove_task(self._bar)
             self._bar = None
         how = f"{len(result.items)} examples" if result.status == "ok" else "failed"
         note(f"{result.label}: {how}, {seconds(result.seconds)}")

@@ -11,18 +11,10 @@ import typer
 
 from anytalk.cli.render import count, note, out, pairs, seconds, size, table
 from anytalk.errors import AnytalkError, TalkerError
-from anytalk.model.config import TalkerConfig, read_config
+from anytalk.model.config import PART_KINDS, TalkerConfig, read_config
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry, default_registry
 
-_KINDS = {
-    "encoder": "speech encoder",
-    "input_adapter": "input adapter",
-    "backbone": "backbone",
-    "output_adapter": "output adapter",
-    "heads": "heads",
-    "codec": "codec",
-}
 _LENGTH_BYTES = 8
 
 
@@ -75,7 +67,7 @@ def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str
     saved = count_tensors(folder / config.weights.file) if config.weights else {}
     trained = {part for record in config.history for part in record.trained}
     parts: dict[str, dict[str, Any]] = {}
-    for part, kind in _KINDS.items():
+    for part, kind in PART_KINDS.items():
         ref: PartRef | None = getattr(config, part)
         if ref is not None:
             parts[part] = {"plugin": ref.name, "options": ref.options, "licence": _licence(registry, kind, ref.name)}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from anytalk.cli.bars import Bars
 from anytalk.cli.devices import choose_device
 from anytalk.cli.render import commands, count, err, note, out, seconds, size, table
 from anytalk.errors import ConfigError
@@ -68,39 +69,24 @@ def command(
     _summary(folder, talker, prepared, ledger)
 
 
-class _Display:
+class _Display(Bars):
     """Progress bars on a terminal, a few plain lines elsewhere."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
-        self._progress: Progress | None = None
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[what]}"),
+            TimeRemainingColumn(),
+        )
         self._bar: TaskID | None = None
         self._name = ""
         self._rows = 0
         self._total: int | None = None
         self._speech_s = 0.0
         self._began = self._said = time.perf_counter()
-
-    def __enter__(self) -> _Display:
-        if err.is_terminal:
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[what]}"),
-                TimeRemainingColumn(),
-                console=err,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop drawing; more than once does no harm."""
-        if self._progress is not None:
-            self._progress.stop()
 
     def watcher(self) -> Watcher:
         """Whom `prepare` tells."""
@@ -118,17 +104,17 @@ class _Display:
         self._total = None if total is None or self._total is None else self._total + max(0, total - done)
         if done:
             note(f"{source.name}: {done} rows were finished before")
-        if self._progress is not None:
+        if self.progress is not None:
             if self._bar is None:
-                self._bar = self._progress.add_task(source.name, total=self._total, what="")
-            self._progress.update(self._bar, description=source.name, total=self._total)
+                self._bar = self.progress.add_task(source.name, total=self._total, what="")
+            self.progress.update(self._bar, description=source.name, total=self._total)
         else:
             self._bar = TaskID(0)
 
     def _made(self, rows: int, speech_s: float) -> None:
         self._rows, self._speech_s = self._rows + rows, self._speech_s + speech_s
-        if self._progress is not None and self._bar is not None:
-            self._progress.update(self._bar, completed=self._rows, what=self._what())
+        if self.progress is not None and self._bar is not None:
+            self.progress.update(self._bar, completed=self._rows, what=self._what())
         elif time.perf_counter() - self._said >= _PLAIN_EVERY_S:
             self._said = time.perf_counter()
             note(f"{self._name}: {self._what()}{self._remaining()}")

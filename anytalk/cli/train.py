@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from anytalk.cli.bars import Bars
 from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import commands, count, err, note, out, say, seconds, table
 from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
@@ -116,35 +117,20 @@ def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str])
     return recipe.model_copy(update={"stages": [s for s in recipe.stages if s.name == stage]})
 
 
-class _Display:
+class _Display(Bars):
     """Progress bars on a terminal, a few plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
+        super().__init__(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[what]}"),
+        )
         self._bars: dict[str, TaskID] = {}
         self._began = time.perf_counter()
         self._first_step = 0
-
-    def __enter__(self) -> _Display:
-        if err.is_terminal:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[what]}"),
-                console=err,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop drawing; more than once does no harm."""
-        if self._progress is not None:
-            self._progress.stop()
 
     def watcher(self) -> Watcher:
         """What the loop calls."""
@@ -161,15 +147,15 @@ class _Display:
         self._first_step, self._began = 0, time.perf_counter()
 
     def _bar(self, key: str, total: int, done: int, what: str = "") -> None:
-        if self._progress is None:
+        if self.progress is None:
             return
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(key, total=total, what=what)
-        self._progress.update(self._bars[key], completed=done, total=total, what=what)
+            self._bars[key] = self.progress.add_task(key, total=total, what=what)
+        self.progress.update(self._bars[key], completed=done, total=total, what=what)
 
     def _data(self, done: int, total: int) -> None:
         self._bar("encoding rows", total, done)
-        if self._progress is None and done == total:
+        if self.progress is None and done == total:
             note(f"{total} rows encoded in {seconds(time.perf_counter() - self._began)}")
         if done == total:
             self._began = time.perf_counter()
@@ -183,7 +169,7 @@ class _Display:
         shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "text", "audio") if name in metrics)
         self._bar(stage.name, stage.steps, step, f"{shown}  {per_step:.2f} s/step")
         every = max(1, stage.steps // _PLAIN_LINES)
-        if self._progress is None and (step % every == 0 or step in (1, stage.steps)):
+        if self.progress is None and (step % every == 0 or step in (1, stage.steps)):
             note(f"{stage.name} {step}/{stage.steps}  {shown}  {per_step:.2f} s/step")
 
 

@@ -16,7 +16,7 @@ import anytalk
 from anytalk.errors import AnytalkError
 from anytalk.evaluate.config import AnyMeasure, CascadeMeasure, Suite
 from anytalk.evaluate.mos import PREDICTORS
-from anytalk.model.config import TalkerConfig
+from anytalk.model.config import PART_KINDS, TalkerConfig
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry
@@ -26,14 +26,6 @@ PACKAGES = (
     "anytalk", "torch", "transformers", "numpy", "openai-whisper", "jiwer", "snac", "soxr", "soundfile", "piper-tts",
     "onnxruntime", "distillmos", "speechmos",
 )  # fmt: skip
-_KINDS = {
-    "backbone": "backbone",
-    "encoder": "speech encoder",
-    "input_adapter": "input adapter",
-    "output_adapter": "output adapter",
-    "heads": "heads",
-    "codec": "codec",
-}
 
 
 def packages() -> dict[str, str]:
@@ -80,7 +72,7 @@ def _cpu_name() -> str:
 def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[str, str]]:
     """Every model in the report: role, part, digest of its weights, licence."""
     found = []
-    for role, kind in _KINDS.items():
+    for role, kind in PART_KINDS.items():
         ref: PartRef | None = getattr(config, role)
         if ref is not None:
             found.append(_model(f"talker: {role}", kind, ref, registry))

@@ -18,6 +18,16 @@ from anytalk.plugins.registry import explain_validation
 CONFIG_FILE = "talker.yaml"
 FORMAT_VERSION = 1
 
+PART_KINDS = {
+    "encoder": "speech encoder",
+    "input_adapter": "input adapter",
+    "backbone": "backbone",
+    "output_adapter": "output adapter",
+    "heads": "heads",
+    "codec": "codec",
+}
+"""Fields of ``talker.yaml`` that name a part, and the kind under which it is registered, along the line."""
+
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
