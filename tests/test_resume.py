@@ -1,6 +1,5 @@
 """A stage that was stopped goes on exactly as if it had not been."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, train, training_rows
+from training import assert_same_run
 
 from anytalk.data.opening import TrainingData
 from anytalk.errors import TalkerError
@@ -34,11 +34,6 @@ WHOLE = stage(
 )
 
 
-def log_of(folder: Path, name: str = "short") -> list[dict[str, float]]:
-    lines = (folder / "history" / f"{name}.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "positions_per_s"} for line in lines]
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> list[Row]:
     return training_rows(tmp_path, 5)
@@ -50,17 +45,6 @@ def straight(tmp_path: Path, rows: list[Row]) -> Talker:
     talker = tiny_talker(tmp_path / "straight")
     train(talker, WHOLE, rows)
     return talker
-
-
-def assert_same_run(folder: Path, straight: Talker) -> None:
-    assert straight.folder is not None
-    talker = load_talker(folder)
-    assert moved_parts(snapshot(straight.model), talker.model) == set()
-    assert log_of(folder) == log_of(straight.folder)
-    first, second = talker.config.history, straight.config.history
-    assert [r.model_dump(exclude={"seconds"}) for r in first] == [r.model_dump(exclude={"seconds"}) for r in second]
-    assert not list((folder / "history").glob("*.checkpoint"))
-    assert not list((folder / "history").glob(".*"))
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [6], [2, 3]])

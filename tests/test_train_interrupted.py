@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, train, training_rows, write_lines
+from helpers import NEW_PARTS, stage, tiny_talker, train, training_rows, write_lines
+from training import assert_same_run, log_of
 
 from anytalk.data.batches import Steps
 from anytalk.data.mixing import Mixture
@@ -63,18 +64,6 @@ def straight(tmp_path: Path, rows: list[Row]) -> Talker:
     talker = tiny_talker(tmp_path / "straight")
     train(talker, STAGE, rows)
     return talker
-
-
-def log_of(folder: Path) -> list[dict[str, float]]:
-    lines = (folder / "history" / "short.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "positions_per_s"} for line in lines]
-
-
-def assert_same_run(folder: Path, straight: Talker) -> None:
-    assert straight.folder is not None
-    assert log_of(folder) == log_of(straight.folder)
-    assert moved_parts(snapshot(straight.model), load_talker(folder).model) == set()
-    assert sorted(p.suffix for p in (folder / "history").iterdir()) == ["", ".jsonl", ".png"]
 
 
 DONE, FAILED = -1, -2

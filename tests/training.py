@@ -1,5 +1,6 @@
 """What the tests of the training core share: rows of unlike length, one step's batches, its loss, its gradients."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import make_examples, training_rows
+from helpers import make_examples, moved_parts, snapshot, training_rows
 from torch.nn import functional as F
 
 from anytalk.data.batches import Step, Steps, StepSettings
@@ -15,7 +16,7 @@ from anytalk.data.examples import Example, make_grid
 from anytalk.data.feeds import ListFeed
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talk_model import GridBatch, TalkModel
-from anytalk.model.talker import Talker
+from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Backbone, Row
 from anytalk.train.losses import LossModule, LossSettings, hear
 
@@ -129,3 +130,21 @@ def items_of(talker: Talker, step: Step, examples: Sequence[Example], tasks: Seq
     """Example and task of each row of a step."""
     named = {example.id: example for example in examples}
     return [(named[row], TASKS[tasks[task]]) for row, task in zip(step.rows, step.tasks, strict=True)]
+
+
+def log_of(folder: Path, name: str = "short") -> list[dict[str, float]]:
+    """A stage's log without what depends on the machine's mood."""
+    lines = (folder / "history" / f"{name}.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "positions_per_s"} for line in lines]
+
+
+def assert_same_run(folder: Path, straight: Talker) -> None:
+    """Whether a talker that was stopped on the way is bit for bit the one that was trained in one go."""
+    assert straight.folder is not None
+    talker = load_talker(folder)
+    assert moved_parts(snapshot(straight.model), talker.model) == set()
+    assert log_of(folder) == log_of(straight.folder)
+    first, second = talker.config.history, straight.config.history
+    assert [r.model_dump(exclude={"seconds"}) for r in first] == [r.model_dump(exclude={"seconds"}) for r in second]
+    assert not list((folder / "history").glob("*.checkpoint"))
+    assert not list((folder / "history").glob(".*"))
