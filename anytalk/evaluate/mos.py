@@ -19,7 +19,6 @@ import importlib
 import io
 import sys
 import types
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -138,14 +137,6 @@ def load_predictor(name: str) -> MosPredictor:
     if name not in PREDICTORS:
         raise UnknownNameError(f"unknown predictor '{name}'", f"there are: {', '.join(PREDICTORS)}")
     return PREDICTORS[name]()
-
-
-def installed_version(predictor: MosPredictor) -> str:
-    """Version of the package behind it."""
-    try:
-        return version(predictor.package.partition("==")[0])
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _missing(predictor: MosPredictor, needs: str, error: ImportError) -> PluginError:

@@ -178,11 +178,6 @@ def _interval(figure: Figure, unit: str) -> str:
     return format_interval(figure.low, figure.high, unit)
 
 
-def _with_interval(figure: Figure, unit: str) -> str:
-    interval = _interval(figure, unit)
-    return format_value(figure.value, unit) + (f" ({interval})" if interval else "")
-
-
 def _section(result: Result) -> list[str]:
     pieces = [f"## {result.label}"]
     if result.status == "failed":
