@@ -50,6 +50,7 @@ def build(kind: str, name: str, context: BuildContext, **options: Any) -> Any:
         ("stack", {}),
         ("stack", {"factor": 1, "output_norm": False}),
         ("stack", {"factor": 50}),
+        ("ctc", {"num_blocks": 1, "width": 16}),
     ],
 )
 def test_input_adapters_keep_the_contract(name: str, options: dict[str, Any], context: BuildContext) -> None:
@@ -57,7 +58,13 @@ def test_input_adapters_keep_the_contract(name: str, options: dict[str, Any], co
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("none", {}), ("blocks", {"num_blocks": 2}), ("blocks", {"num_blocks": 1, "init": "copy"})]
+    ("name", "options"),
+    [
+        ("none", {}),
+        ("blocks", {"num_blocks": 2}),
+        ("blocks", {"num_blocks": 1, "init": "copy"}),
+        ("talker", {"width": 64, "letter_width": 64}),
+    ],
 )
 def test_output_adapters_keep_the_contract(name: str, options: dict[str, Any], context: BuildContext) -> None:
     check_output_adapter(name, options=options, context=context)
@@ -75,8 +82,8 @@ def test_every_registered_part_is_checked_above() -> None:
         for kind in ("input adapter", "output adapter", "heads")
     }
     assert ours == {
-        "input adapter": {"mlp", "swiglu", "stack"},
-        "output adapter": {"blocks", "none"},
+        "input adapter": {"mlp", "swiglu", "stack", "ctc"},
+        "output adapter": {"blocks", "none", "talker"},
         "heads": {"parallel", "shared"},
     }
 

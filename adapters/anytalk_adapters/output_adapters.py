@@ -39,8 +39,14 @@ class BlocksAdapter(OutputAdapter):
         blocks = context.need_backbone().make_blocks(options.num_blocks, options.init)
         return cls(blocks).to(context.device)
 
-    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """States before the final norm (B,T,D) -> (B,T,D); `audio` is not used."""
+    def forward(
+        self,
+        states: BackboneStates,
+        audio: Tensor | None = None,
+        cache: Cache | None = None,
+        text: Tensor | None = None,
+    ) -> Tensor:
+        """States before the final norm (B,T,D) -> (B,T,D)."""
         # The backbone may run in a smaller dtype than the blocks, which are trained.
         dtype = next(self.blocks.parameters()).dtype
         return cast("Tensor", self.blocks(states.pre_norm.to(dtype), cache))
@@ -63,7 +69,13 @@ class NoAdapter(OutputAdapter):
         """See :meth:`anytalk.plugins.contracts.Part.build`."""
         return cls()
 
-    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        states: BackboneStates,
+        audio: Tensor | None = None,
+        cache: Cache | None = None,
+        text: Tensor | None = None,
+    ) -> Tensor:
         """States after the final norm (B,T,D), as they are."""
         return states.normed
 

@@ -22,6 +22,7 @@ def register_input_adapters() -> list[Component]:
         Component(
             "stack", "anytalk_adapters.input_adapters:StackAdapter", "stack frames, then an MLP: shorter prompts"
         ),
+        Component("ctc", "anytalk_adapters.ctc_adapter:CtcAdapter", "a column for each token that is heard (LegoSLM)"),
     ]
 
 
@@ -33,6 +34,9 @@ def register_output_adapters() -> list[Component]:
             "blocks", "anytalk_adapters.output_adapters:BlocksAdapter", "blocks of the backbone's own kind (the paper)"
         ),
         Component("none", "anytalk_adapters.output_adapters:NoAdapter", "nothing in between (released Mini-Omni)"),
+        Component(
+            "talker", "anytalk_adapters.talker_adapter:TalkerAdapter", "a speech decoder beside the backbone, fed back"
+        ),
     ]
 
 
@@ -63,6 +67,7 @@ def register_synthesizers() -> list[Component]:
     return [
         Component("piper", "anytalk_adapters.synthesizers:PiperSynthesizer", "Piper voices (GPL-3.0 engine, optional)"),
         Component("espeak", "anytalk_adapters.synthesizers:EspeakSynthesizer", "the program espeak-ng, when present"),
+        Component("flite", "anytalk_adapters.synthesizers:FliteSynthesizer", "the program flite, when present"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Engines that make training speech: Piper voices, and the program espeak-ng."""
+"""Engines that make training speech: Piper voices, and the programs espeak-ng and flite."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import wave
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Synthesizer
 from anytalk.plugins.sources import resolve
 
-__all__ = ["EspeakSynthesizer", "PiperSynthesizer", "parse_wav", "shift_pitch"]
+__all__ = ["EspeakSynthesizer", "FliteSynthesizer", "PiperSynthesizer", "parse_wav", "shift_pitch"]
 
 PITCH_OF_SUFFIX = {"": 1.0, "-low": 0.87, "-high": 1.15}
 """Derived voices of each Piper speaker. About 2.4 semitones each way: still a human voice, clearly another one."""
@@ -27,7 +28,7 @@ PITCH_OF_SUFFIX = {"": 1.0, "-low": 0.87, "-high": 1.15}
 ESPEAK_WORDS_PER_MINUTE = 175
 """espeak-ng's own default."""
 
-ESPEAK_TIMEOUT_S = 60.0
+PROGRAM_TIMEOUT_S = 60.0
 
 
 def shift_pitch(wave: np.ndarray, pitch: float, sample_rate_hz: int) -> np.ndarray:
@@ -142,45 +143,21 @@ def _speaker_name(path: Path) -> str:
     return parts[1] if len(parts) == 3 else path.stem
 
 
-class EspeakSynthesizer(Synthesizer):
-    """The program espeak-ng: robotic, tiny, a hundred languages.
+class ProgramSynthesizer(Synthesizer):
+    """A speech program that is run once per text and answers with a WAV on its standard output.
 
     Args:
         program: Path of the program.
-        voices: What it is asked for with ``-v``; the first is the default.
+        voices: What it is asked for; the first is the default.
     """
-
-    licence = "GPL-3.0-or-later"
-    sample_rate_hz = 22_050
-
-    class Options(plugins.Options):
-        """Where the program is, and which voices it offers."""
-
-        program: str = pydantic.Field("espeak-ng", description="Name or path of the program.")
-        voices: list[str] = pydantic.Field(
-            ["en-us", "en-gb", "en-us+f3", "en-us+m3", "en-gb+f4"],
-            min_length=1,
-            description="Voices to offer; `espeak-ng --voices` lists them, +f1 ... +m8 are variants.",
-        )
 
     def __init__(self, program: str, voices: list[str]) -> None:
         self._program = program
         self._voices = voices
 
-    @classmethod
-    def build(cls, options: Options, context: BuildContext) -> EspeakSynthesizer:
-        """Find the program.
-
-        Raises:
-            PluginError: it is not installed.
-        """
-        program = shutil.which(options.program)
-        if program is None:
-            raise PluginError(
-                f"synthesizer 'espeak' needs the program '{options.program}', which is not installed",
-                "apt install espeak-ng (or: brew install espeak-ng)",
-            )
-        return cls(program, list(options.voices))
+    @abstractmethod
+    def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
+        """Arguments behind the program's name, and its standard input."""
 
     @property
     def voices(self) -> list[str]:
@@ -196,21 +173,91 @@ class EspeakSynthesizer(Synthesizer):
             ConfigError: a speed outside 0.25 to 4.
         """
         chosen = _check_request(text, voice, self.voices, speed)
-        words_per_minute = str(round(ESPEAK_WORDS_PER_MINUTE * speed))
-        command = [self._program, "--stdin", "--stdout", "-v", chosen, "-s", words_per_minute]
+        arguments, given = self._call(text, chosen, speed)
+        name = Path(self._program).name
         try:
             done = subprocess.run(
-                command, input=text.encode(), capture_output=True, timeout=ESPEAK_TIMEOUT_S, check=True
+                [self._program, *arguments],
+                input=given.encode(),
+                capture_output=True,
+                timeout=PROGRAM_TIMEOUT_S,
+                check=True,
             )
         except subprocess.CalledProcessError as error:
             reason = " ".join(error.stderr.decode(errors="replace").split())
-            raise AudioError(
-                f"espeak-ng can't speak with voice '{chosen}': {reason}", "try `espeak-ng --voices`"
-            ) from None
+            raise AudioError(f"{name} can't speak with voice '{chosen}': {reason}", "ask it for its voices") from None
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise AudioError(f"espeak-ng can't be run: {error}", f"does `{self._program} --version` work?") from None
+            raise AudioError(f"{name} can't be run: {error}", f"does `{self._program} --version` work?") from None
         samples, rate = parse_wav(done.stdout)
         return resample(samples, rate, self.sample_rate_hz)
+
+
+def _find_program(engine: str, program: str, package: str) -> str:
+    """Path of a program, or PluginError that says how to get it."""
+    found = shutil.which(program)
+    if found is None:
+        raise PluginError(
+            f"synthesizer '{engine}' needs the program '{program}', which is not installed",
+            f"apt install {package} (or: brew install {package})",
+        )
+    return found
+
+
+class EspeakSynthesizer(ProgramSynthesizer):
+    """The program espeak-ng: robotic, tiny, a hundred languages."""
+
+    licence = "GPL-3.0-or-later"
+    sample_rate_hz = 22_050
+
+    class Options(plugins.Options):
+        """Where the program is, and which voices it offers."""
+
+        program: str = pydantic.Field("espeak-ng", description="Name or path of the program.")
+        voices: list[str] = pydantic.Field(
+            ["en-us", "en-gb", "en-us+f3", "en-us+m3", "en-gb+f4"],
+            min_length=1,
+            description="Voices to offer; `espeak-ng --voices` lists them, +f1 ... +m8 are variants.",
+        )
+
+    @classmethod
+    def build(cls, options: Options, context: BuildContext) -> EspeakSynthesizer:
+        """Find the program.
+
+        Raises:
+            PluginError: it is not installed.
+        """
+        return cls(_find_program("espeak", options.program, "espeak-ng"), list(options.voices))
+
+    def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
+        return ["--stdin", "--stdout", "-v", voice, "-s", str(round(ESPEAK_WORDS_PER_MINUTE * speed))], text
+
+
+class FliteSynthesizer(ProgramSynthesizer):
+    """The program flite: small, quick, four human American voices and one Scottish."""
+
+    licence = "MIT-like (CMU)"
+    sample_rate_hz = 16_000
+
+    class Options(plugins.Options):
+        """Where the program is, and which voices it offers."""
+
+        program: str = pydantic.Field("flite", description="Name or path of the program.")
+        voices: list[str] = pydantic.Field(
+            ["slt", "rms", "awb", "kal16"], min_length=1, description="Voices to offer; `flite -lv` lists them."
+        )
+
+    @classmethod
+    def build(cls, options: Options, context: BuildContext) -> FliteSynthesizer:
+        """Find the program.
+
+        Raises:
+            PluginError: it is not installed.
+        """
+        return cls(_find_program("flite", options.program, "flite"), list(options.voices))
+
+    def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
+        stretch = f"duration_stretch={1 / speed:.4f}"
+        return ["-voice", voice, "--setf", stretch, "-t", text, "-o", "/dev/stdout"], ""
 
 
 def parse_wav(data: bytes) -> tuple[np.ndarray, int]:

@@ -36,9 +36,11 @@ class Batch:
         lengths: (clips,) frames, or samples where there are waves.
         answer_mask: (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
         speaker: (B,) voice of each row.
+        reads: (B,) bool, rows that read a given text aloud: the backbone has no part in such an answer.
         twin_tokens: (B',S,T') the same conversations typed, for distillation, or None.
         twin_mask: (B',T') bool, columns of the twin's text answer.
         twin_rows: (B',) the rows that have a twin.
+        transcripts: For each clip (n,) int64 text tokens, none where its words aren't known; None: not asked for.
     """
 
     tokens: Tensor
@@ -49,14 +51,18 @@ class Batch:
     lengths: Tensor | None
     answer_mask: Tensor
     speaker: Tensor
+    reads: Tensor
     twin_tokens: Tensor | None = None
     twin_mask: Tensor | None = None
     twin_rows: Tensor | None = None
+    transcripts: list[Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch elsewhere."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)}
+        if self.transcripts is not None:
+            moved["transcripts"] = [ids.to(device) for ids in self.transcripts]
         return replace(self, **moved)
 
 
@@ -92,6 +98,7 @@ class StepSettings:
         max_padding: Greatest share of padding of one forward pass.
         learn_pads: Also learn pad_a.
         twins: Add the typed twin of every spoken row.
+        transcripts: Add the tokens of what is heard.
         waves: Pass on sound, not features: the encoder trains, or has been trained since they were made.
         seed: Of the order.
         rank: This device.
@@ -104,6 +111,7 @@ class StepSettings:
     max_padding: float
     learn_pads: bool = False
     twins: bool = False
+    transcripts: bool = False
     waves: bool = False
     seed: int = 0
     rank: int = 0
@@ -161,7 +169,13 @@ class Steps(Dataset[Step]):
                 for slot, grid in zip(slots, grids, strict=True)
                 if self._has_twin(slot, grid)
             )
+        if self._settings.transcripts:
+            heard = [self._feeds[s.feed].outline(s.index).heard(self._tasks[s.task]) for s in slots]
+            counts["align"] = sum(len(self._ids(turn.text)) for turns in heard for turn in turns)
         return counts
+
+    def _ids(self, text: str | None) -> list[int]:
+        return list(self._talker.model.backbone.tokenizer.encode(text)) if text else []
 
     def _has_twin(self, slot: Slot, grid: TrainingGrid) -> bool:
         """Whether a row's speech can be replaced by its transcript."""
@@ -176,6 +190,9 @@ class Steps(Dataset[Step]):
         talker = self._talker
         rows = [(e, t, g) for e, t, (_, g) in zip(examples, tasks, items, strict=True)]
         batch = collate(talker.model.layout, rows, talker.config.speakers, self._settings.waves)
+        if self._settings.transcripts:
+            texts = [turn.text for example, task, _ in rows for turn in example.heard(task)]
+            batch = replace(batch, transcripts=[torch.tensor(self._ids(t), dtype=torch.int64) for t in texts])
         twins = [i for i, (slot, grid) in enumerate(items) if self._has_twin(slot, grid)]
         if not twins:
             return batch
@@ -264,6 +281,7 @@ def collate(
         lengths=lengths if clips else None,
         answer_mask=torch.from_numpy(answer_mask),
         speaker=torch.tensor(voices),
+        reads=torch.tensor([task.audio_out and not task.text_in_loss for _, task, _ in items]),
     )
 
 

@@ -75,10 +75,14 @@ class Example:
     speaker: str | None = None
     history: tuple[PastTurn, ...] = ()
 
-    def clips(self, task: Task) -> list[Clip]:
+    def heard(self, task: Task) -> list[PastTurn]:
         """The spoken turns that stand in this task's prompt, in order: one for each of its grid's speech spans."""
         turns = [*_past(self, task), PastTurn("user", self.question_text, self.clip if task.speech_in else None)]
-        return [t.clip for t in turns if t.clip is not None and (task.speech_in or t.text is None)]
+        return [t for t in turns if t.clip is not None and (task.speech_in or t.text is None)]
+
+    def clips(self, task: Task) -> list[Clip]:
+        """The sound of :meth:`heard`."""
+        return [turn.clip for turn in self.heard(task) if turn.clip is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talk_model import GridBatch, Hidden, TalkCache, TalkModel
+from anytalk.plugins.contracts import BackboneStates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,12 @@ class Generation:
         self._audio_sampling = audio
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self._rows = len(prompts)
+        self._alone = audio_out and model.speaks_alone
+        if self._alone and self._rows > 1:
+            raise ConfigError(
+                "two prompts were given to a talker whose backbone doesn't hear its own speech",
+                "give one: its text is never disturbed, so batch-parallel decoding has nothing to add",
+            )
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[Column]:
@@ -206,7 +213,20 @@ class Generation:
         spans = [[(s, e) for (s, _), e in zip(p.speech_spans, self.speech, strict=True)] for p in self.prompts]
         cache = self.model.new_cache(self._rows, tokens.shape[2] + self.options.max_columns, int(self.audio_out))
         embeds, audio = self.model.embed(GridBatch(tokens, spans))
-        return self.model.run(embeds, audio, cache, int(self.audio_out)), cache
+        if not self._alone:
+            return self.model.run(embeds, audio, cache, int(self.audio_out)), cache
+        # The answer begins behind the prompt's last column, in which no text token of the answer stands.
+        pads = torch.full_like(tokens[:, self.model.layout.text_row, -1:], self.model.layout.pad_t)
+        return self._run_alone(embeds, pads, None if audio is None else audio[:, -1:], cache), cache
+
+    def _run_alone(self, embeds: Tensor, text: Tensor, audio: Tensor | None, cache: TalkCache) -> Hidden:
+        """The backbone where text is still being written, and beside it an adapter that audio is fed back into."""
+        model, writes = self.model, self.given_text is None and not self.answer.text_ended
+        nothing = embeds.new_zeros(1, 1, embeds.shape[-1])
+        states: BackboneStates = model.backbone(embeds, cache.backbone) if writes else BackboneStates(nothing, nothing)
+        assert audio is not None
+        last = BackboneStates(states.pre_norm[:, -1:], states.normed[:, -1:]) if writes else None
+        return Hidden(states, model.speak_alone(last, text, audio, cache))
 
     def _step(self, text: int, audio: np.ndarray | None, cache: TalkCache) -> Hidden:
         layout, device = self.model.layout, self.model.device
@@ -219,7 +239,10 @@ class Generation:
             speaker = torch.full((self._rows,), self.speaker, device=device)
             speaker_mask = torch.zeros(self._rows, 1, dtype=torch.bool, device=device)
             speaker_mask[0] = True
-        embeds, audio_embeds = self.model.embed(GridBatch(tokens.to(device), (), speaker, speaker_mask))
+        tokens = tokens.to(device)
+        embeds, audio_embeds = self.model.embed(GridBatch(tokens, (), speaker, speaker_mask))
+        if self._alone:
+            return self._run_alone(embeds, tokens[:, layout.text_row], audio_embeds, cache)
         return self.model.run(embeds, audio_embeds, cache, int(self.audio_out))
 
     # ---- choosing tokens

@@ -143,7 +143,7 @@ class Session:
         tokenizer = talker.model.backbone.tokenizer
         given = tokenizer.encode(text or "") if task.answer == "question" and not task.speech_in else None
         prompts = [prompt]
-        if task.audio_out and options.batch_parallel and given is None:
+        if task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
             prompts.append(talker.prompts.text_only_row(prompt))
         generation = Generation(
             talker.model,

@@ -47,6 +47,11 @@ class GridConfig(_Model):
         "chat", description="'chat': the backbone's template; 'raw': the original's."
     )
     system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
+    asr: Literal["instruction", "examples"] = Field(
+        "instruction",
+        description="How a chat prompt asks for a transcript: 'instruction' behind the speech, to be trained; "
+        "'examples' before it, which a small frozen model follows untrained.",
+    )
     end_of_text: Literal["eos", "eot"] = Field(
         "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
     )

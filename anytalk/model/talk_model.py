@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from anytalk.grid.tokens import StreamLayout
 from anytalk.plugins.contracts import (
+    END_OF_TEXT,
+    NO_TEXT,
     AudioTables,
     Backbone,
     BackboneStates,
@@ -184,7 +186,7 @@ class TalkModel(nn.Module):
                 assert speech is not None
                 speech[row, start:end] = scale * embeds.to(text.dtype)
                 audio[row, start:end] = 0.0
-        feeds_adapter = self.output_adapter.feedback == "adapter"
+        feeds_adapter = self.speaks_alone
         merged = text if feeds_adapter else text + audio
         if speech is not None:
             merged = merged + speech
@@ -256,6 +258,39 @@ class TalkModel(nn.Module):
         speaking = BackboneStates(states.pre_norm[:audio_rows], states.normed[:audio_rows])
         audio_embeds = None if audio_embeds is None else audio_embeds[:audio_rows]
         return Hidden(states, self.output_adapter(speaking, audio_embeds, cache.output_adapter if cache else None))
+
+    # ---- adapters that audio tokens are fed back into
+
+    @property
+    def speaks_alone(self) -> bool:
+        """Whether audio tokens are fed back into the output adapter only: it then runs beside the backbone."""
+        return self.output_adapter.feedback == "adapter"
+
+    def speak_alone(
+        self, states: BackboneStates | None, text: Tensor, audio_embeds: Tensor, cache: TalkCache | None = None
+    ) -> Tensor:
+        """Steps of the answer through an adapter that speaks alone.
+
+        Args:
+            states: (B,T,D) of the answer's text tokens; what stands in other steps is not looked at. None: the backbone
+                had no part in the answer.
+            text: (B,T) ids of the text row.
+            audio_embeds: (B,T,D), from :meth:`embed`.
+            cache: Steps so far.
+
+        Returns:
+            (B,T,D) for the audio heads.
+        """
+        is_token = (text < self.layout.text_vocab_size) & (text != self.layout.end_of_text_id)
+        if states is None:
+            nothing = torch.zeros_like(audio_embeds)
+            states = BackboneStates(nothing, nothing)
+        else:
+            known = is_token[..., None]
+            states = BackboneStates(states.pre_norm * known, states.normed * known)
+        text = torch.where(is_token, text, NO_TEXT).masked_fill(text == self.layout.end_of_text_id, END_OF_TEXT)
+        found: Tensor = self.output_adapter(states, audio_embeds, cache.output_adapter if cache else None, text)
+        return found
 
     def text_logits(self, normed: Tensor) -> Tensor:
         """(B,T,D) -> (B,T,V), with the special slots behind when the text ends with eot."""

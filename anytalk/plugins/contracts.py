@@ -25,6 +25,8 @@ from anytalk.plugins.rows import Audio, BadRow, CodecCodes, Message, Row, Sound
 from anytalk.plugins.sources import ModelSource
 
 __all__ = [
+    "END_OF_TEXT",
+    "NO_TEXT",
     "Audio",
     "AudioTables",
     "Augmentation",
@@ -215,15 +217,46 @@ class SpeechEncoder(Part, nn.Module):
 
 
 class InputAdapter(Part, nn.Module):
-    """The paper's ASR adapter: features to embeddings of the backbone."""
+    """The paper's ASR adapter: features to embeddings of the backbone.
+
+    Attributes:
+        is_elastic: Whether :meth:`forward` may give a row fewer columns than :meth:`output_length`, depending on what
+            is heard.
+    """
+
+    is_elastic: bool = False
 
     @abstractmethod
     def output_length(self, num_frames: int) -> int:
-        """F' for F frames: how many columns of the grid the speech takes; at least 1 for F >= 1."""
+        """F' for F frames: how many columns of the grid the speech takes (at most); at least 1 for F >= 1."""
 
     @abstractmethod
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,F,E), (B,) frames -> (B,F',D), (B,) columns."""
+
+    def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
+        """The loss ``align``: how badly an adapter hears a transcript by itself, without the backbone.
+
+        Args:
+            features: (B,F,E).
+            lengths: (B,) frames.
+            transcripts: For each row (n,) int64 text tokens.
+
+        Returns:
+            (B,) losses, summed over a row's tokens.
+
+        Raises:
+            ConfigError: this adapter knows no such loss.
+        """
+        from anytalk.errors import ConfigError
+
+        raise ConfigError(
+            f"the input adapter {type(self).__name__} has no loss 'align'", "leave it out, or attach with ctc"
+        )
+
+
+NO_TEXT, END_OF_TEXT = -1, -2
+"""In the `text` of an output adapter: no token stands in this step; the answer's text ends in this step."""
 
 
 class OutputAdapter(Part, nn.Module):
@@ -231,15 +264,34 @@ class OutputAdapter(Part, nn.Module):
 
     Attributes:
         feedback: Where generated audio tokens are fed back. ``"backbone"`` (the paper): they are merged into the
-            backbone's input. ``"adapter"``: the backbone sees text and speech features only, and :meth:`forward`
-            gets the embedded audio columns as `audio`.
+            backbone's input, and the adapter runs over every step of prompt and answer. ``"adapter"``: the backbone
+            sees text and speech features only and runs once per text token; the adapter runs over the answer alone,
+            from the prompt's last step on, and gets `audio` and `text`.
     """
 
     feedback: str = "backbone"
 
     @abstractmethod
-    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) states (and (B,T,D) merged audio rows when `feedback` is "adapter") -> (B,T,D) for the heads."""
+    def forward(
+        self,
+        states: BackboneStates,
+        audio: Tensor | None = None,
+        cache: Cache | None = None,
+        text: Tensor | None = None,
+    ) -> Tensor:
+        """States to what the heads read.
+
+        Args:
+            states: (B,T,D) each. Where `feedback` is "adapter": those of the answer's text tokens, zero in steps
+                without one, and zero everywhere in an answer that the backbone had no part in (reading aloud).
+            audio: (B,T,D) merged audio rows, only where `feedback` is "adapter".
+            cache: Steps so far.
+            text: (B,T) int64, only where `feedback` is "adapter": the answer's text token that stands in each step,
+                :data:`NO_TEXT` or :data:`END_OF_TEXT`.
+
+        Returns:
+            (B,T,D).
+        """
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:

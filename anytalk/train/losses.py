@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
 from anytalk.model.talk_model import GridBatch, TalkModel
-from anytalk.plugins.contracts import Backbone, SpeechEncoder
+from anytalk.plugins.contracts import Backbone, BackboneStates, SpeechEncoder
+from anytalk.train.elastic import take_out
 from anytalk.train.prefix import run_backbone
+from anytalk.train.windows import answer_windows
 
-TEXT, DISTILL = "text", "distill"
+TEXT, DISTILL, ALIGN = "text", "distill", "align"
 
 _DUMMY_FRAMES = 8
 """Encoder frames of the silent clip that stands in where a device's rows hold no speech."""
@@ -25,7 +27,7 @@ class LossSettings:
     """How losses are weighed.
 
     Attributes:
-        weights: Weight of each named loss: ``text``, ``audio``, ``distill``; what is absent counts 0.
+        weights: Weight of each named loss: ``text``, ``audio``, ``distill``, ``align``; what is absent counts 0.
         streams: Weight of each audio stream in ``audio``; None: all equal.
         temperature: Of the distillation.
     """
@@ -72,8 +74,8 @@ class LossModule(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of the sums, in order: text, one per audio stream, distill."""
-        return [TEXT, *(f"audio{k}" for k in range(self.model.layout.num_audio_streams)), DISTILL]
+        """Names of the sums, in order: text, one per audio stream, distill, align."""
+        return [TEXT, *(f"audio{k}" for k in range(self.model.layout.num_audio_streams)), DISTILL, ALIGN]
 
     def factors(self, counts: Mapping[str, int]) -> Tensor:
         """(len(names),) what each sum is multiplied by for a step with so many tokens of each name.
@@ -83,7 +85,7 @@ class LossModule(nn.Module):
         """
         weights, layout = self.settings.weights, self.model.layout
         streams = list(self.settings.streams or [1.0] * layout.num_audio_streams)
-        by_name = {TEXT: weights.get(TEXT, 0.0), DISTILL: weights.get(DISTILL, 0.0)}
+        by_name = {name: weights.get(name, 0.0) for name in (TEXT, DISTILL, ALIGN)}
         for k, weight in enumerate(streams):
             by_name[f"audio{k}"] = weights.get("audio", 0.0) * weight / sum(streams)
         return torch.tensor([by_name[n] / max(1, counts.get(n, 0)) for n in self.names], dtype=torch.float64)
@@ -99,18 +101,27 @@ class LossModule(nn.Module):
             The scalar to differentiate, and (len(names),) float32 sums over this pass's tokens, detached.
         """
         model, layout, weights = self.model, self.model.layout, self.settings.weights
-        grid, silence = self._grid(batch)
-        embeds, audio_embeds = model.embed(grid, always=self._uniform)
-        if silence is not None:
-            embeds = embeds + silence.to(embeds.dtype)
+        features = None if batch.lengths is None else self._features(batch)
+        sums = dict.fromkeys(self.names, torch.zeros((), device=batch.tokens.device))
+        if weights.get(ALIGN, 0.0) > 0 and features is not None:
+            sums[ALIGN] = self._align(batch, features)
+        has_text = bool(batch.loss_mask[:, layout.text_row].any())
+        writes = self._uniform or (has_text and (weights.get(TEXT, 0.0) > 0 or self._has_twins(batch)))
+        has_audio = bool(batch.loss_mask[:, : layout.text_row].any())
+        speaks = self._speaks if self._uniform else has_audio and weights.get("audio", 0.0) > 0
+        alone = speaks and model.speaks_alone
+        states = None
+        if writes or (speaks and not alone) or (alone and not bool(batch.reads.all())):
+            batch, grid, silence = self._grid(batch, features)
+            embeds, audio_embeds = model.embed(grid, always=self._uniform)
+            if silence is not None:
+                embeds = embeds + silence.to(embeds.dtype)
+            states = run_backbone(model, batch.tokens, embeds, share=self._share_prefix)
         targets, mask = batch.tokens[:, :, 1:], batch.loss_mask[:, :, 1:]
         text_mask, audio_mask = mask[:, layout.text_row], mask[:, : layout.text_row]
-        speaks = self._speaks if self._uniform else bool(audio_mask.any()) and weights.get("audio", 0.0) > 0
-        states = run_backbone(model, batch.tokens, embeds, share=self._share_prefix)
-        hidden = model.speak(states, audio_embeds, None, audio_rows=len(embeds) if speaks else 0)
-        sums = dict.fromkeys(self.names, embeds.new_zeros((), dtype=torch.float32))
-        if self._uniform or (bool(text_mask.any()) and (weights.get(TEXT, 0.0) or self._has_twins(batch))):
-            logits = model.text_logits(hidden.states.normed[:, :-1][_never_empty(text_mask)][None])[0].float()
+        if writes:
+            assert states is not None
+            logits = model.text_logits(states.normed[:, :-1][_never_empty(text_mask)][None])[0].float()
             kept = text_mask[_never_empty(text_mask)]
             text_targets = torch.where(kept, targets[:, layout.text_row][_never_empty(text_mask)], -100)
             sums[TEXT] = F.cross_entropy(logits, text_targets, reduction="sum", ignore_index=-100)
@@ -118,25 +129,43 @@ class LossModule(nn.Module):
                 sums[DISTILL] = self._distill(batch, logits[kept], text_mask)
             elif self._uniform and self._teacher[0] is not None:
                 self._ask_teacher(batch.tokens.new_zeros(1, 2))
-        if speaks and hidden.audio is not None:
+        if alone:
+            sums |= self._speak_alone(batch, states)
+        elif speaks:
+            assert states is not None
+            hidden = model.speak(states, audio_embeds, None, audio_rows=len(embeds))
+            assert hidden.audio is not None
             sums |= self._audio(hidden.audio[:, :-1], targets, audio_mask)
         vector = torch.stack([sums[name] for name in self.names])
         return (vector * factors.to(vector)).sum(), vector.detach()
 
-    def _grid(self, batch: Batch) -> tuple[GridBatch, Tensor | None]:
+    def _grid(self, batch: Batch, heard: tuple[Tensor, Tensor] | None) -> tuple[Batch, GridBatch, Tensor | None]:
         """Lay the adapted speech into the grids; with the (zero) trace of a silent clip where there is none."""
         model = self.model
         speech: list[list[tuple[int, Tensor]]] = [[] for _ in batch.speech]
         silence = None
-        if batch.lengths is not None:
-            features, frames = self._features(batch)
-            embeds, columns = model.adapt_speech(features, frames)
+        if heard is not None:
+            embeds, columns = model.adapt_speech(*heard)
             counts = columns.tolist()
+            assert model.input_adapter is not None
+            if model.input_adapter.is_elastic:
+                planned = [model.input_adapter.output_length(frames) for frames in heard[1].tolist()]
+                batch = take_out(batch, planned, counts)
             speech = [[(start, embeds[c][: counts[c]]) for start, c in spans] for spans in batch.speech]
         elif self._uniform and self._listens and model.input_adapter is not None:
             features, frames = self._silence(batch.tokens.device)
             silence = model.adapt_speech(features, frames)[0].sum() * 0.0
-        return GridBatch(batch.tokens, speech, batch.speaker, batch.answer_mask), silence
+        return batch, GridBatch(batch.tokens, speech, batch.speaker, batch.answer_mask), silence
+
+    def _align(self, batch: Batch, heard: tuple[Tensor, Tensor]) -> Tensor:
+        """Sum over the clips whose words are known."""
+        adapter, transcripts = self.model.input_adapter, batch.transcripts or []
+        known = [place for place, ids in enumerate(transcripts) if len(ids)]
+        if adapter is None or not known:
+            return heard[0].new_zeros(())
+        features, frames = heard
+        losses: Tensor = adapter.align(features[known], frames[known], [transcripts[place] for place in known])
+        return losses.sum()
 
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.lengths is not None
@@ -166,6 +195,20 @@ class LossModule(nn.Module):
         losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         sums = (losses * kept).sum(dim=1)
         return {f"audio{k}": value for k, value in enumerate(sums)}
+
+    def _speak_alone(self, batch: Batch, states: BackboneStates | None) -> dict[str, Tensor]:
+        """Sums per stream of an adapter that audio is fed back into: it runs over the answers only."""
+        model, layout = self.model, self.model.layout
+        cut = answer_windows(layout, batch.tokens, batch.loss_mask, batch.answer_mask)
+        voiced = cut.gather(batch.answer_mask[..., None])[..., 0]
+        _, audio = model.embed(GridBatch(cut.tokens, (), batch.speaker[cut.rows], voiced), always=self._uniform)
+        assert audio is not None
+        known = None
+        if states is not None:
+            writes = ~batch.reads[cut.rows][:, None, None]
+            known = BackboneStates(cut.gather(states.pre_norm) * writes, cut.gather(states.normed) * writes)
+        hidden = model.speak_alone(known, cut.tokens[:, layout.text_row], audio)
+        return self._audio(hidden[:, :-1], cut.tokens[:, :, 1:], cut.loss_mask[:, : layout.text_row, 1:])
 
     def _has_twins(self, batch: Batch) -> bool:
         return self._teacher[0] is not None and batch.twin_tokens is not None

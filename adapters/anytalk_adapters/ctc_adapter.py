@@ -1,0 +1,177 @@
+"""The ``ctc`` input adapter: ears that put what they hear where the backbone keeps its words.
+
+Each frame is compared with the backbone's own text embeddings, and the most likely tokens, mixed by their likelihood,
+become a column: LegoSLM's direction (arXiv 2505.11352). What is new here: frames without a token (CTC's blanks) are
+left out and frames of one token become one column, so that a question that was heard well *is* the typed question for
+the backbone, position by position, and gets the typed question's answer.
+
+Two ways of training, which go together: ``align`` (CTC against the transcript, no backbone in the loop: hundreds of
+questions a second on a CPU) and every loss behind the backbone, whose gradients reach the mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk import plugins
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Backbone, InputAdapter
+
+from .input_adapters import zero_padding
+
+_KERNEL = 7
+
+
+class FrameBlock(nn.Module):
+    """A ConvNeXt block (arXiv 2201.03545) along time: neighbours by a depthwise convolution, then an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.near = nn.Conv1d(width, width, _KERNEL, padding=_KERNEL // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 3 * width)
+        self.narrow = nn.Linear(3 * width, width)
+        nn.init.normal_(self.narrow.weight, std=0.02)
+
+    def forward(self, x: Tensor, is_frame: Tensor) -> Tensor:
+        """(B,T,W), (B,T,1) 1.0 where a frame counts -> (B,T,W)."""
+        near = self.near((x * is_frame).transpose(1, 2)).transpose(1, 2)
+        out: Tensor = x + self.narrow(F.gelu(self.wide(self.norm(near))))
+        return out
+
+
+class CtcAdapter(InputAdapter):
+    """Frames to the text embeddings of the tokens that are heard in them."""
+
+    licence = "MIT"
+    is_elastic = True
+
+    class Options(plugins.Options):
+        """Options of ``ctc``."""
+
+        width: int = Field(384, ge=8, description="Width between the encoder and the text embeddings.")
+        num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
+        factor: int = Field(2, ge=1, description="Frames per place of a token; 2: 25 places a second of Whisper's.")
+        candidates: int = Field(16, ge=1, description="Likeliest tokens that a column is mixed of.")
+        temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
+        negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
+        dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
+
+    def __init__(self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone) -> None:
+        super().__init__()
+        self.options = options
+        width = options.width
+        self.norm = nn.LayerNorm(encoder_width)
+        factor = options.factor
+        self.down = nn.Conv1d(encoder_width, width, 2 * factor - 1, stride=factor, padding=factor - 1)
+        self.blocks = nn.ModuleList(FrameBlock(width) for _ in range(options.num_blocks))
+        self.out_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, backbone.width)
+        self.blank = nn.Linear(width, 1)
+        # A tuple, so that the backbone is no part of this one.
+        self._backbone = (backbone,)
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def build(cls, options: CtcAdapter.Options, context: BuildContext) -> CtcAdapter:
+        """See :meth:`anytalk.plugins.contracts.Part.build`."""
+        return cls(options, context.need_encoder_width(), context.need_backbone()).to(context.device)
+
+    def output_length(self, num_frames: int) -> int:
+        """``ceil(num_frames / factor)``: the most; the words that are heard need fewer."""
+        return -(-num_frames // self.options.factor)
+
+    def train(self, mode: bool = True) -> CtcAdapter:
+        """Forget the table of the backbone's embeddings: it may have been trained."""
+        self._tables = None
+        super().train(mode)
+        return self
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) -> (B,F',D) and (B,) columns, one for each token that is heard, at least one."""
+        hidden, scores, places = self._listen(features, lengths)
+        with torch.no_grad():
+            best, is_token = self._likeliest(hidden, scores, places)
+        rows, columns = [], []
+        for row, (likeliest, spoken) in enumerate(zip(best, is_token, strict=True)):
+            at = spoken.nonzero()[:, 0]
+            ids = likeliest[at]  # (n,candidates)
+            # A frame begins a column unless the frame right before it holds the same token.
+            begins = torch.ones(len(at), dtype=torch.int64, device=at.device)
+            begins[1:] = ((at[1:] != at[:-1] + 1) | (ids[1:, 0] != ids[:-1, 0])).long()
+            column = begins.cumsum(0) - 1
+            number = int(column[-1]) + 1
+            embeds, norms = self._embeddings(ids)
+            likely = (norms @ hidden[row, at, :, None])[..., 0]  # (n,candidates)
+            mixed = ((likely / self.options.temperature).softmax(dim=-1)[..., None] * embeds).sum(dim=1)  # (n,D)
+            # Frames of one token count as much as they are sure that it is one.
+            weight = (likely.logsumexp(dim=-1, keepdim=True) - scores[row, at]).sigmoid() + 1e-4
+            weights = weight.new_zeros(number, 1).index_add(0, column, weight)
+            rows.append(mixed.new_zeros(number, mixed.shape[1]).index_add(0, column, weight * mixed) / weights)
+            columns.append(number)
+        padded = features.new_zeros(len(rows), self.output_length(features.shape[1]), rows[0].shape[-1])
+        filled = torch.stack([torch.cat([row, pad[len(row) :]]) for row, pad in zip(rows, padded, strict=True)])
+        return filled, torch.tensor(columns, device=lengths.device, dtype=lengths.dtype)
+
+    def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
+        """(B,) negative log likelihood of each clip's tokens under CTC (Graves et al., 2006), summed over its tokens.
+
+        The softmax runs over all tokens of the batch and `negatives` others, drawn anew each time.
+        """
+        hidden, scores, places = self._listen(features, lengths)
+        own = torch.unique(torch.cat(list(transcripts)))
+        vocabulary = self._backbone[0].text_vocab_size
+        others = torch.randint(vocabulary, (min(self.options.negatives, vocabulary),), device=own.device)
+        kept = torch.cat([own, torch.unique(others[~torch.isin(others, own)])])
+        _, norms = self._embeddings(kept)
+        logits = torch.cat([scores, hidden @ norms.T], dim=-1).float()
+        targets = torch.cat([torch.searchsorted(own, ids) + 1 for ids in transcripts])
+        sizes = torch.tensor([len(ids) for ids in transcripts], device=own.device)
+        found: Tensor = F.ctc_loss(
+            logits.log_softmax(dim=-1).transpose(0, 1), targets, places, sizes, reduction="none", zero_infinity=True
+        )
+        return found
+
+    def _listen(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,F,E), (B,) -> (B,T,D) to compare with embeddings, (B,T,1) scores of the blank, (B,) places that count."""
+        dtype = self.out.weight.dtype
+        x = zero_padding(features, lengths).to(dtype)
+        x = F.dropout(self.norm(x), self.options.dropout, self.training)
+        x = zero_padding(x, lengths)
+        # Filled up, so that a row has as many places whatever it is padded to.
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.options.factor))
+        x = self.down(x.transpose(1, 2)).transpose(1, 2)
+        places = torch.div(lengths + self.options.factor - 1, self.options.factor, rounding_mode="floor")
+        steps = torch.arange(x.shape[1], device=x.device)
+        is_frame = (steps[None] < places.to(x.device)[:, None])[..., None].to(dtype)
+        for block in self.blocks:
+            x = block(x, is_frame)
+        x = self.out_norm(x)
+        return self.out(x), self.blank(x), places
+
+    def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,T,candidates) likeliest tokens; (B,T) whether one beats the blank: at least one in each row."""
+        if self._tables is None:
+            ids = torch.arange(self._backbone[0].text_vocab_size, device=hidden.device)
+            self._tables = self._embeddings(ids)
+        norms = self._tables[1]
+        number = min(self.options.candidates, len(norms))
+        logits, best = (hidden.flatten(0, 1) @ norms.T).topk(number, dim=-1)
+        lead = logits[:, :1].view_as(scores) - scores
+        steps = torch.arange(hidden.shape[1], device=hidden.device)
+        lead = lead[..., 0].masked_fill(steps[None] >= places.to(steps.device)[:, None], -torch.inf)
+        is_token = lead > 0
+        is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
+        return best.view(*hidden.shape[:2], -1), is_token
+
+    def _embeddings(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids of any shape -> the backbone's embeddings (...,D), and the same at length one to compare with."""
+        with torch.no_grad():
+            embeds = self._backbone[0].embed_text(ids.reshape(1, -1))[0].to(self.out.weight.dtype)
+            embeds = embeds.view(*ids.shape, -1)
+            return embeds, F.normalize(embeds, dim=-1)

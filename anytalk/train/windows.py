@@ -1,0 +1,64 @@
+"""Answers without their prompts: what an output adapter that speaks alone is trained on.
+
+Such an adapter (feedback ``"adapter"``) runs from the prompt's last column to the end of the answer. Rows have prompts
+of different lengths, so each row is shifted to the left by its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anytalk.grid.tokens import StreamLayout
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The answers of the rows that speak, right-padded.
+
+    Attributes:
+        rows: (R,) which rows of the batch.
+        columns: (R,W) int64, the columns of the batch that they take, clamped to the last.
+        tokens: (R,S,W) int64; the first column is the prompt's last.
+        loss_mask: (R,S,W) bool.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    tokens: Tensor
+    loss_mask: Tensor
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(B,T,D) of the batch -> (R,W,D) of the windows."""
+        return values[self.rows[:, None], self.columns]
+
+
+def answer_windows(layout: StreamLayout, tokens: Tensor, loss_mask: Tensor, answer_mask: Tensor) -> Windows:
+    """Cut the answers out of grids; where no row speaks, a window of the first row that no loss looks at.
+
+    Args:
+        layout: Rows and pads.
+        tokens: (B,S,T) int64.
+        loss_mask: (B,S,T) bool.
+        answer_mask: (B,T) bool, columns of a spoken answer.
+    """
+    rows = answer_mask.any(dim=1).nonzero()[:, 0]
+    if not len(rows):
+        rows = torch.zeros(1, dtype=torch.int64, device=tokens.device)
+    speaking = answer_mask[rows].long()
+    first = (speaking.argmax(dim=1) - 1).clamp(min=0)  # the prompt's last column
+    lengths = speaking.sum(dim=1) + 1
+    width = int(lengths.max())
+    offsets = torch.arange(width, device=tokens.device)
+    beyond = offsets[None] >= lengths[:, None]
+    columns = (first[:, None] + offsets[None]).clamp(max=tokens.shape[2] - 1)
+    index = columns[:, None, :].expand(-1, tokens.shape[1], -1)
+    cut = tokens[rows].gather(2, index).masked_fill(beyond[:, None], layout.pad_a)
+    text = cut[:, layout.text_row].masked_fill(beyond, layout.pad_t)
+    # The prompt's last token is no part of the answer.
+    text[:, 0] = layout.pad_t
+    cut = torch.cat([cut[:, : layout.text_row], text[:, None]], dim=1)
+    mask = loss_mask[rows].gather(2, index) & ~beyond[:, None]
+    return Windows(rows, columns, cut, mask)

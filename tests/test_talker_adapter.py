@@ -1,0 +1,141 @@
+"""The `talker` output adapter: audio is fed back into it alone, and the backbone's text is never disturbed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import moved_parts, snapshot, stage, tiny_talker, train, training_rows
+from talkers import end_text_after, make_talker
+
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.session import AnswerDone, Session
+from anytalk.errors import ConfigError
+from anytalk.grid.prompts import Turn
+from anytalk.grid.tasks import T1A1, T1A2, T1T2
+from anytalk.model.talk_model import GridBatch
+from anytalk.model.talker import Talker, load_talker
+from anytalk.train.windows import answer_windows
+
+SMALL = {"width": 64, "letter_width": 64, "num_layers": 2, "num_letter_layers": 1}
+TALKER = ["output_adapter.name=talker", f"output_adapter.options={SMALL}"]
+
+
+def alone(**grid: Any) -> Talker:
+    torch.manual_seed(1)
+    talker = make_talker(adapter="talker", **grid)
+    with torch.no_grad():  # states count from the start here, so that a wrong one is seen
+        talker.model.output_adapter.state_in.weight.normal_()
+    talker.model.eval()
+    return talker
+
+
+def generate(talker: Talker, task: Any, text: str, **how: Any) -> Generation:
+    given = talker.model.backbone.tokenizer.encode(text) if task is T1A1 else None
+    generation = Generation(
+        talker.model,
+        talker.config.grid.delay_pattern(),
+        DecodeOptions(max_columns=40, **how),
+        [talker.prompts.prompt(task, [Turn("user", text)])],
+        [],
+        audio_out=True,
+        given_text=given,
+    )
+    for _ in generation:
+        pass
+    return generation
+
+
+@pytest.mark.parametrize("task", [T1A1, T1A2])
+@pytest.mark.parametrize("text_lead", [0, 2])
+def test_what_is_trained_on_is_what_is_decoded(task: Any, text_lead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of an answer in one piece, as the loss sees them, equal those of the column loop with its cache."""
+    talker = alone(text_lead=text_lead)
+    if task is T1A2:
+        end_text_after(talker, 5, monkeypatch)
+    model, seen = talker.model, []
+    plain = model.audio_logits
+    monkeypatch.setattr(model, "audio_logits", lambda hidden: seen.append(plain(hidden)[0, :, -1]) or plain(hidden))
+    generation = generate(talker, task, "hello world")
+    monkeypatch.undo()
+    answer = generation.answer
+    layout, columns = model.layout, np.stack(answer.columns, axis=1)
+    prompt = talker.prompts.prompt(task, [Turn("user", "hello world")]).tokens
+    body = np.full((layout.num_streams, columns.shape[1]), layout.pad_t)
+    body[: layout.text_row] = columns
+    text = [*answer.text_ids, layout.end_of_text_id]
+    body[layout.text_row, : len(text)] = text
+    tokens = torch.from_numpy(np.concatenate([prompt, body], axis=1))[None]
+    answers = torch.arange(tokens.shape[2])[None] >= prompt.shape[1]
+    cut = answer_windows(layout, tokens, torch.zeros_like(tokens, dtype=torch.bool), answers)
+    with torch.no_grad():
+        states = None
+        if task is T1A2:
+            whole = model.backbone(model.embed(GridBatch(tokens))[0])
+            states = type(whole)(cut.gather(whole.pre_norm), cut.gather(whole.normed))
+        _, audio = model.embed(GridBatch(cut.tokens))
+        assert audio is not None
+        logits = model.audio_logits(model.speak_alone(states, cut.tokens[:, layout.text_row], audio))[0]
+    assert len(seen) == columns.shape[1]
+    torch.testing.assert_close(torch.stack(seen, dim=1), logits[:, :-1], atol=2e-5, rtol=1e-4)
+
+
+def test_the_backbone_runs_once_per_text_token_and_not_at_all_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = alone()
+    end_text_after(talker, 4, monkeypatch)
+    backbone, steps = talker.model.backbone, []
+    plain = backbone.forward
+    monkeypatch.setattr(
+        backbone, "forward", lambda embeds, cache=None: steps.append(embeds.shape) or plain(embeds, cache)
+    )
+    answer = generate(talker, T1A2, "hello").answer
+    assert len(answer.text_ids) == 4
+    assert len(answer.columns) > 6
+    assert [shape[1] for shape in steps[1:]] == [1] * 4  # the prompt, then one step for each token
+    steps.clear()
+    generate(talker, T1A1, "hello")
+    assert steps == []
+
+
+def test_its_text_is_the_text_of_a_written_answer(tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t", *TALKER)
+    said = [
+        next(e for e in Session(talker).ask(text="hello", task=task) if isinstance(e, AnswerDone)).text
+        for task in (T1T2, T1A2)
+    ]
+    assert said[0] == said[1]
+
+
+def test_two_prompts_are_refused() -> None:
+    talker = alone()
+    prompt = talker.prompts.prompt(T1A2, [Turn("user", "a")])
+    with pytest.raises(ConfigError, match="give one"):
+        Generation(
+            talker.model,
+            talker.config.grid.delay_pattern(),
+            DecodeOptions(),
+            [prompt, talker.prompts.text_only_row(prompt)],
+            [],
+            audio_out=True,
+        )
+
+
+def test_it_learns_to_read_aloud_without_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = tiny_talker(tmp_path / "t", *TALKER)
+    rows = training_rows(tmp_path, 3)
+    before = snapshot(talker.model)
+    monkeypatch.setattr(talker.model.backbone, "forward", lambda *_: pytest.fail("the backbone ran"))
+    parts = ["output_adapter", "heads", "audio_embeddings", "special_tokens"]
+    record = train(talker, stage(train=parts, tasks={"T1A1": 1.0}, losses={"audio": 1.0}, steps=25, batch_size=3), rows)
+    assert record.loss_last < 0.9 * record.loss_first
+    assert moved_parts(before, talker.model) == set(parts)
+    monkeypatch.undo()
+    assert moved_parts(snapshot(talker.model), load_talker(tmp_path / "t").model) == set()
+
+
+def test_it_learns_from_answers_beside_other_tasks(tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t", *TALKER)
+    tasks = {"T1A1": 1.0, "T1A2": 1.0, "A1A2": 1.0, "A1T2": 1.0}
+    record = train(talker, stage(tasks=tasks, steps=20, batch_size=8), training_rows(tmp_path, 3))
+    assert record.loss_last < record.loss_first
