@@ -82,6 +82,16 @@ def test_spoken_answers_are_judged_against_their_own_text(tmp_path: Path, monkey
     assert [item["heard"] for item in result.worst] == ["rome it is", "", ""]
 
 
+def test_texts_are_read_aloud_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = lab_of(suite_of(questions(tmp_path, CAPITALS[:2]), {"kind": "reading"}), tmp_path)
+    monkeypatch.setattr(Tape, "heard", {800: "italy", 801: "pain"})
+    asked = script(lab, {"Italy?": reply("Italy?", 800), "Spain?": reply("Spain?", 801)})
+    result = run(lab)
+    assert asked == [("T1A1", "Italy?"), ("T1A1", "Spain?")]
+    assert values(result)["wer"] == 1 / 2
+    assert [item["heard"] for item in result.worst] == ["pain"]
+
+
 def test_spoken_qa_finds_expected_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = {"kind": "spoken_qa", "ask": ["text"], "hear": True}
     lab = lab_of(suite_of(questions(tmp_path, CAPITALS), measure), tmp_path)

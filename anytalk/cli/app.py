@@ -22,6 +22,7 @@ _COMMANDS = {
     "train": "Train a talker in stages; Ctrl-C stops, the same command goes on.",
     "talk": "Ask a talker and get its answer as text and sound while it is generated.",
     "info": "Show what a talker is made of, what was trained, and whose licences apply.",
+    "pack": "Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints.",
     "plugins": "List all parts that are installed, or the options of one.",
     "layout": "Draw the token grid of a task: streams by steps, specials by name, what is learnt in [ ].",
     "prepare": "Turn data.yaml into shards: read, voice, encode, filter; run again to go on.",

@@ -80,6 +80,13 @@ class SpokenAnswersMeasure(_Measure):
     keep_sound: bool = Field(False, description="Write every answer as a wav file into the report.")
 
 
+class ReadingMeasure(_Measure):
+    """What it says when it reads a text aloud (task T1A1), against that text: `question_text` of the rows."""
+
+    kind: Literal["reading"] = Field("reading", description="Measure.")
+    keep_sound: bool = Field(False, description="Write every reading as a wav file into the report.")
+
+
 class SpokenQaMeasure(_Measure):
     """Expected answers found. A row's `answer_text` may hold several, with | between them."""
 
@@ -137,6 +144,7 @@ class CascadeMeasure(_Measure):
 AnyMeasure = Annotated[
     AsrMeasure
     | SpokenAnswersMeasure
+    | ReadingMeasure
     | SpokenQaMeasure
     | TextRetentionMeasure
     | ModalityGapMeasure
@@ -148,6 +156,7 @@ AnyMeasure = Annotated[
 MEASURES: dict[str, type[_Measure]] = {
     "asr": AsrMeasure,
     "spoken_answers": SpokenAnswersMeasure,
+    "reading": ReadingMeasure,
     "spoken_qa": SpokenQaMeasure,
     "text_retention": TextRetentionMeasure,
     "modality_gap": ModalityGapMeasure,

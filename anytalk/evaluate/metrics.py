@@ -49,6 +49,14 @@ METRICS: dict[str, dict[str, Metric]] = {
         "truncated": Metric("share", "answers that were cut off by max_columns"),
         "words_per_minute": Metric("words/min", "words of the text per minute of sound"),
     },
+    "reading": {
+        "wer": Metric("rate", "what the transcriber hears against the text that was read"),
+        "mos": Metric("of 5", "predicted mean opinion score of the sound", needs="mos"),
+        "silent": Metric("share", "readings without sound (peak below -80 dBFS)"),
+        "clipped": Metric("share", "readings with samples at full scale"),
+        "truncated": Metric("share", "readings that were cut off by max_columns"),
+        "words_per_minute": Metric("words/min", "words of the text per minute of sound"),
+    },
     "spoken_qa": {
         "accuracy": Metric("share", "expected answer found (by `match`), spoken questions if any, else typed ones"),
         "text_exact": Metric("share", "typed question: text answer equals an expected one", asked="text"),
@@ -104,6 +112,7 @@ METRICS: dict[str, dict[str, Metric]] = {
 HEADLINES = {
     "asr": "wer",
     "spoken_answers": "wer",
+    "reading": "wer",
     "spoken_qa": "accuracy",
     "text_retention": "greedy_agreement",
     "modality_gap": "answer_agreement",

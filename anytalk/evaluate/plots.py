@@ -177,6 +177,7 @@ class _Plot:
 _PLOTS = {
     "asr": _Plot(_draw_errors, (6.5, 3.2)),
     "spoken_answers": _Plot(_draw_errors, (6.5, 3.2)),
+    "reading": _Plot(_draw_errors, (6.5, 3.2)),
     "modality_gap": _Plot(_draw_kl, (7.5, 3.2)),
     "latency": _Plot(_draw_latency, (8.5, 3.6)),
     "cascade": _Plot(_draw_cascade, (8.5, 3.4)),

@@ -23,6 +23,7 @@ MARKDOWN_FILE = "report.md"
 _WORST_COLUMNS = {
     "asr": ("id", "said", "written", "errors"),
     "spoken_answers": ("question", "asked", "text", "heard", "errors"),
+    "reading": ("text", "heard", "errors"),
     "spoken_qa": ("question", "asked", "expected", "text"),
     "text_retention": ("question", "parent", "talker", "share"),
     "modality_gap": ("question", "asked_by_text", "asked_by_speech", "errors"),

@@ -20,7 +20,12 @@ from anytalk.evaluate.metrics import METRICS
 from anytalk.evaluate.provenance import identity, load_average, machine, models, packages
 from anytalk.evaluate.report import Report, read_partial, write_report
 from anytalk.evaluate.results import Result
-from anytalk.evaluate.speech_measures import measure_asr, measure_spoken_answers, measure_spoken_qa
+from anytalk.evaluate.speech_measures import (
+    measure_asr,
+    measure_reading,
+    measure_spoken_answers,
+    measure_spoken_qa,
+)
 from anytalk.evaluate.text_measures import measure_modality_gap, measure_text_retention
 from anytalk.evaluate.time_measures import measure_cascade, measure_latency
 from anytalk.model.talker import Talker
@@ -29,6 +34,7 @@ from anytalk.plugins.manager import one_line
 _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
     "asr": measure_asr,
     "spoken_answers": measure_spoken_answers,
+    "reading": measure_reading,
     "spoken_qa": measure_spoken_qa,
     "text_retention": measure_text_retention,
     "modality_gap": measure_modality_gap,

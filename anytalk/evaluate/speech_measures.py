@@ -1,14 +1,15 @@
-"""What a talker hears and says: ``asr``, ``spoken_answers``, ``spoken_qa``."""
+"""What a talker hears and says: ``asr``, ``spoken_answers``, ``reading``, ``spoken_qa``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from anytalk.data.examples import missing_for
 from anytalk.errors import AudioError, PluginError
-from anytalk.evaluate.config import AsrMeasure, SpokenAnswersMeasure, SpokenQaMeasure
+from anytalk.evaluate.config import AsrMeasure, ReadingMeasure, SpokenAnswersMeasure, SpokenQaMeasure
 from anytalk.evaluate.lab import Lab, Reply, lacks_question
 from anytalk.evaluate.matching import expected_answers, is_contained, is_exact
 from anytalk.evaluate.mos import MosPredictor
@@ -68,12 +69,32 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
 
 def measure_spoken_answers(lab: Lab, measure: SpokenAnswersMeasure, result: Result) -> None:
     """Ask, listen, and compare what is heard with the answer's own text."""
-    predictor = predictor_or_note(lab, result)
     rows = lab.rows(measure, result, lambda row: lacks_question(row, measure.ways(), lab.can_speak()))
+    _judge(lab, measure, result, rows, lambda row, way: lab.ask_row(row, way, spoken_answer=True), measure.ask)
+    for way in measure.ask:
+        result.keep(**{f"wer_asked_by_{way}": _wer(lab, [item for item in result.items if item["asked"] == way])})
+
+
+def measure_reading(lab: Lab, measure: ReadingMeasure, result: Result) -> None:
+    """Let the talker read texts aloud, and compare what is heard with them."""
+    rows = lab.rows(measure, result, lambda row: None if row.question_text else "has no question_text")
+    _judge(lab, measure, result, rows, lambda row, _: lab.ask("T1A1", text=row.question_text), ["aloud"])
+
+
+def _judge(
+    lab: Lab,
+    measure: SpokenAnswersMeasure | ReadingMeasure,
+    result: Result,
+    rows: list[Row],
+    speak: Callable[[Row, str], Reply],
+    ways: Sequence[str],
+) -> None:
+    """Listen to every row, asked in each way, and keep what is heard and the figures."""
+    predictor = predictor_or_note(lab, result)
     for number, row, guard in lab.each(rows, result):
-        for way in measure.ask:
+        for way in ways:
             with guard:
-                reply = lab.ask_row(row, way, spoken_answer=True)
+                reply = speak(row, way)
                 item = {"id": row.id, "asked": way, "question": row.question_text or "", **judge_sound(lab, reply)}
                 if predictor is not None and not item["silent"]:
                     item["mos"] = predictor.score(reply.wave, reply.sample_rate_hz)
@@ -82,8 +103,6 @@ def measure_spoken_answers(lab: Lab, measure: SpokenAnswersMeasure, result: Resu
                     write_wave(lab.out / item["sound"], reply.wave, reply.sample_rate_hz)
                 result.items.append(item)
     result.keep(wer=_wer(lab, result.items))
-    for way in measure.ask:
-        result.keep(**{f"wer_asked_by_{way}": _wer(lab, [item for item in result.items if item["asked"] == way])})
     result.keep(mos=lab.bootstrap.mean([item["mos"] for item in result.items if "mos" in item]))
     for name in ("silent", "clipped", "truncated"):
         result.keep(**{name: lab.bootstrap.mean([float(item[name]) for item in result.items])})

@@ -2,7 +2,7 @@
 
     python voices.py texts/ordinary.train.jsonl speech/ordinary --field text --voices piper:joe --speed 0.87
     python voices.py texts/questions.train.jsonl speech/questions --field question_text --per-row 2 \
-        --voices piper:joe,piper:joe-high,espeak:en-us+f3,flite:slt --speeds 0.85,1.0,1.15
+        --sound-field question_audio --voices questions --speeds 0.85,1.0,1.15
 
 Each row is read by `--per-row` of the voices at one of the speeds each, chosen by a hash of the row's id: so the choice
 depends neither on the order nor on the number of processes. Writes FOLDER/**.wav (16 kHz), FOLDER/manifest.jsonl,
@@ -24,6 +24,25 @@ from typing import Any
 
 SAMPLE_RATE_HZ = 16_000
 _CHUNK = 32
+QUESTION_VOICES = [
+    ("piper", "joe"),
+    ("espeak", "en-us"),
+    ("flite", "slt"),
+    ("espeak", "en-us+f3"),
+    ("piper", "joe-low"),
+    ("flite", "awb"),
+    ("espeak", "en-us+m3"),
+    ("flite", "kal16"),
+    ("espeak", "en-gb+f4"),
+    ("piper", "joe-high"),
+]
+"""Who asks in training: `--voices questions`."""
+
+UNSEEN_VOICE = ("flite", "rms")
+"""Never trained on."""
+
+SPEEDS = [0.85, 1.0, 1.15]
+
 _KEPT = ("question_text", "answer_text")
 
 
@@ -94,7 +113,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--field", default="text")
     parser.add_argument("--sound-field", default="answer_audio")
-    parser.add_argument("--voices", default="piper:joe", help="engine:voice with commas")
+    parser.add_argument("--voices", default="piper:joe", help="engine:voice with commas, or 'questions'")
     parser.add_argument("--speeds", "--speed", default="1.0", help="with commas")
     parser.add_argument("--per-row", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -104,7 +123,9 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     lines = arguments.texts.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()][: arguments.limit]
-    voices = [(v.split(":")[0], v.split(":")[1]) for v in arguments.voices.split(",")]
+    voices = QUESTION_VOICES
+    if arguments.voices != "questions":
+        voices = [(name.partition(":")[0], name.partition(":")[2]) for name in arguments.voices.split(",")]
     speeds = [float(speed) for speed in arguments.speeds.split(",")]
     readings = list(plan(rows, arguments.field, voices, speeds, arguments.per_row))
     chunks = [readings[i : i + _CHUNK] for i in range(0, len(readings), _CHUNK)]

@@ -1,0 +1,39 @@
+"""``anytalk pack``: a talker folder that is fit for sharing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from anytalk.cli.render import count, out, size, table
+from anytalk.errors import ConfigError
+
+
+def command(
+    folder: Path = typer.Argument(help="Talker folder, with at least one trained stage."),
+    out_folder: Path = typer.Option(..., "--out", "-o", help="The new folder."),
+    precision: Literal["fp16", "fp32"] = typer.Option("fp16", help="Of the file; loading makes float32 of both."),
+    take: list[str] = typer.Option(
+        [], "--take", help="PART=TALKER: take a part from a talker that was trained beside this one. May be repeated."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a folder that is there."),
+) -> None:
+    """Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints."""
+    chosen = dict(_taken(entry) for entry in take)
+    from anytalk.model.pack import pack
+
+    parts = pack(folder, out_folder, precision=precision, take=chosen, overwrite=overwrite)
+    rows = [(p.name, count(p.parameters), size(p.num_bytes), f"{p.rounding:.1e}") for p in parts]
+    total = (sum(p.parameters for p in parts), sum(p.num_bytes for p in parts))
+    rows.append(("all", count(total[0]), size(total[1]), ""))
+    columns = ("part", "parameters", "size", "largest rounding / RMS")
+    out.print(table(f"{out_folder}: packed in {precision}", columns, rows, columns[1:]))
+
+
+def _taken(entry: str) -> tuple[str, Path]:
+    part, equals, folder = entry.partition("=")
+    if not equals or not part or not folder:
+        raise ConfigError(f"'--take {entry}' is no PART=TALKER", "write --take input_adapter=other-talker")
+    return part, Path(folder)
