@@ -5,10 +5,13 @@ export DS_BUILD_OPS := 0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow check docs docs-generated clean
+.PHONY: demo demo-train test slow check docs docs-generated clean
 
 demo: $(VENV)/.demo-ready
 	@$(BIN)/python examples/demo.py
+
+demo-train: $(VENV)/.demo-ready
+	@$(BIN)/python examples/demo_train.py
 
 test: $(VENV)/.dev-ready
 	@$(BIN)/python -m pytest
@@ -47,4 +50,4 @@ $(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site demo-out
+	rm -rf $(VENV) build dist site demo-out demo-train-out

