@@ -7,7 +7,7 @@ from typing import Literal
 
 import typer
 
-from anytalk.cli.render import count, out, size, table
+from anytalk.cli.render import count, note, out, size, table
 from anytalk.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def command(
     take: list[str] = typer.Option(
         [], "--take", help="PART=TALKER: take a part from a talker that was trained beside this one. May be repeated."
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a folder that is there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker that is there."),
 ) -> None:
     """Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints."""
     chosen = dict(_taken(entry) for entry in take)
@@ -30,6 +30,7 @@ def command(
     rows.append(("all", count(total[0]), size(total[1]), ""))
     columns = ("part", "parameters", "size", "largest rounding / RMS")
     out.print(table(f"{out_folder}: packed in {precision}", columns, rows, columns[1:]))
+    note(f"the whole folder: {size(sum(p.stat().st_size for p in out_folder.rglob('*') if p.is_file()))}")
 
 
 def _taken(entry: str) -> tuple[str, Path]:

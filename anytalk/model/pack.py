@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 
 from anytalk.errors import TalkerError
+from anytalk.model.attach import check_vacant, written_whole
 from anytalk.model.card import model_card
-from anytalk.model.config import CONFIG_FILE, TalkerConfig, WeightsFile, dump_config, read_config
-from anytalk.model.talker import owns_backbone
+from anytalk.model.config import CONFIG_FILE, StageRecord, TalkerConfig, dump_config, read_config
+from anytalk.model.talker import owns_backbone, read_parts, write_parts
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _PARTS_FILE = "parts-0001.safetensors"
+_NOT_SHARED = shutil.ignore_patterns("*.checkpoint*", "*.partial*", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PackedPart:
         name: Of the part.
         parameters: How many numbers it has.
         num_bytes: Their size.
-        rounding: Largest change that rounding made, relative to the root mean square of its tensor.
+        rounding: Largest change that rounding made, relative to the root mean square of the part's numbers.
     """
 
     name: str
@@ -43,97 +44,146 @@ def pack(
 ) -> list[PackedPart]:
     """Write a talker folder anew with what sharing needs and nothing else: no checkpoints, one file of weights.
 
+    A trained backbone, and codec weights that lie in the talker folder, are copied as they are.
+
     Args:
         folder: A talker folder of which a stage was trained.
         out: Where the new one goes.
         precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
         take: Parts that come from other talker folders, which were trained beside this one from the same start.
-        overwrite: Replace what lies at `out`.
+        overwrite: Replace the talker that lies at `out`.
+
+    Returns:
+        The parts in the file, by name.
 
     Raises:
-        TalkerError: no weights, a part that isn't there or has another form, a value that half precision can't hold, a
-            backbone that was trained (it is no small file), or a place that can't be written; nothing half-written
-            is left.
+        TalkerError: no talker or no weights, a file that is missing or damaged, a part that isn't there or has another
+            form, a value that is no number or that half precision can't hold, or a place that is taken or can't be
+            written; nothing half-written is left.
     """
+    take = take or {}
     config = read_config(folder)
-    tensors = _weights(folder, config)
-    history = list(config.history)
-    for part, other in (take or {}).items():
-        theirs = read_config(other)
-        _check_same(part, config, theirs, folder, other)
-        found = {name: t for name, t in _weights(other, theirs).items() if name.startswith(f"{part}.")}
-        mine = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(f"{part}.")}
-        if not found or {name: tuple(t.shape) for name, t in found.items()} != mine:
+    _check_place(out, (folder, *take.values()), overwrite)
+    tensors, history = _weights(folder, config), list(config.history)
+    for part, other in take.items():
+        taken, records = _taken(part, folder, config, tensors, other)
+        tensors |= taken
+        history += [record for record in records if record.name not in {r.name for r in history}]
+    rounded = {name: _rounded(name, tensor, _DTYPES[precision]) for name, tensor in tensors.items()}
+    names = sorted(config.weights.parts) if config.weights else []
+    own_files = _own_files(folder, config)
+    try:
+        with written_whole(out) as partial:
+            partial.mkdir(parents=True)
+            for source in (*take.values(), folder):
+                if (source / "history").is_dir():
+                    shutil.copytree(source / "history", partial / "history", ignore=_NOT_SHARED, dirs_exist_ok=True)
+            for path in own_files:
+                _copy(folder / path, partial / path)
+            weights = write_parts(partial / _PARTS_FILE, rounded, names, [])
+            config = config.replace(weights=weights.model_dump(), history=[record.model_dump() for record in history])
+            (partial / "README.md").write_text(model_card(config, out.name), encoding="utf-8")
+            (partial / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TalkerError(
+            f"'{out}' can't be written: {_reason(error)}", "is it writable, and the disk not full?"
+        ) from None
+    return [_summary(name, tensors, rounded) for name in names]
+
+
+def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
+    """Refuse to write into a talker that is read, or over anything that isn't a talker."""
+    place = out.resolve()
+    for source in (source.resolve() for source in sources):
+        if place.is_relative_to(source) or source.is_relative_to(place):
             raise TalkerError(
-                f"part '{part}' of '{other}' isn't there or has another form than that of '{folder}'",
-                "attach both with the same settings",
+                f"'{out}' and the talker '{source}' lie in one another; packing never changes what it reads",
+                "name a folder beside it",
             )
-        tensors |= found
-        history += [record for record in theirs.history if record.name not in {r.name for r in history}]
     if out.exists() and not overwrite:
         raise TalkerError(f"'{out}' is there already", "name another folder, or give --overwrite")
-    dtype = _DTYPES[precision]
-    rounded = {name: _rounded(name, tensor, dtype) for name, tensor in tensors.items()}
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for source in (*(take or {}).values(), folder):
-            if (source / "history").is_dir():
-                shutil.copytree(
-                    source / "history",
-                    partial / "history",
-                    ignore=shutil.ignore_patterns("*.checkpoint*", "tensorboard"),
-                    dirs_exist_ok=True,
-                )
-        path = partial / _PARTS_FILE
-        safetensors.torch.save_file(rounded, str(path))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts = sorted({name.partition(".")[0] for name in rounded})
-        weights = WeightsFile(file=path.name, num_bytes=path.stat().st_size, sha256=digest, parts=parts)
-        config = config.replace(weights=weights.model_dump(), history=[record.model_dump() for record in history])
-        (partial / "README.md").write_text(model_card(config, out.name), encoding="utf-8")
-        (partial / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-        if overwrite:
-            shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise TalkerError(f"'{out}' can't be written: {error}", "is it writable, and the disk not full?") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return [_summary(name, tensors, rounded) for name in parts]
+    check_vacant(out, overwrite)
 
 
 def _weights(folder: Path, config: TalkerConfig) -> dict[str, Tensor]:
     if config.weights is None:
         raise TalkerError(f"'{folder}' holds no weights: no stage was trained", f"type: anytalk train {folder} ...")
-    if owns_backbone(config):
-        raise TalkerError(
-            f"the backbone of '{folder}' was trained, and packing shares only what is small", "copy the folder as it is"
-        )
-    path = folder / config.weights.file
-    try:
-        return safetensors.torch.load_file(str(path))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise TalkerError(f"'{path}' can't be read: {error}", "copy the folder again, or train again") from None
+    return read_parts(folder, config.weights)
 
 
-def _check_same(part: str, config: TalkerConfig, theirs: TalkerConfig, folder: Path, other: Path) -> None:
-    """A part fits where base model, grid and the part itself are the same."""
+def _taken(
+    part: str, folder: Path, config: TalkerConfig, tensors: Mapping[str, Tensor], other: Path
+) -> tuple[dict[str, Tensor], list[StageRecord]]:
+    """Tensors of a part of another talker, and its history; it fits where base model, grid and part are the same."""
+    theirs = read_config(other)
     for field in ("base", "grid", part):
-        mine = getattr(config, field, None)
-        if mine != getattr(theirs, field, None):
+        if getattr(config, field, None) != getattr(theirs, field, None):
             raise TalkerError(
                 f"'{other}' has another '{field}' than '{folder}', so its {part} doesn't fit",
                 "attach both with the same settings",
             )
+    for path, its_config in ((folder, config), (other, theirs)):
+        if owns_backbone(its_config):
+            raise TalkerError(
+                f"the backbone of '{path}' was trained, so parts of '{other}' and '{folder}' don't go together",
+                "leave --take out",
+            )
+    found = {name: t for name, t in _weights(other, theirs).items() if name.startswith(f"{part}.")}
+    mine = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(f"{part}.")}
+    if not found or {name: tuple(t.shape) for name, t in found.items()} != mine:
+        raise TalkerError(
+            f"part '{part}' of '{other}' isn't there or has another form than that of '{folder}'",
+            "attach both with the same settings",
+        )
+    return found, list(theirs.history)
+
+
+def _own_files(folder: Path, config: TalkerConfig) -> list[Path]:
+    """What else of the talker lies in its folder: a trained backbone, codec weights; relative to the folder."""
+    found = []
+    if owns_backbone(config):
+        own = Path(str(config.backbone.options["model"]))
+        if not (folder / own).is_dir():
+            raise TalkerError(f"'{folder / own}' is missing; talker.yaml names it", "copy the folder again")
+        found.append(own)
+    for value in config.codec.options.values():
+        path = Path(value) if isinstance(value, str) else Path()
+        if not path.parts or path.is_absolute() or not (folder / path).exists():
+            continue
+        if ".." in path.parts:
+            raise TalkerError(
+                f"the codec's '{value}' lies outside '{folder}' and wouldn't be found from elsewhere",
+                f"move it into '{folder}', and name it so in talker.yaml",
+            )
+        found.append(path)
+    return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=_NOT_SHARED, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line: copying a folder collects (source, target, reason) of each file."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        return str(error.args[0][0][-1])
+    return str(error)
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    found = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point():
+        return tensor.contiguous()
+    if not bool(torch.isfinite(tensor).all()):
+        raise TalkerError(f"tensor '{name}' holds values that are no finite numbers", "train again from before that")
+    found = tensor.to(dtype)
     if not bool(torch.isfinite(found).all()):
         raise TalkerError(
-            f"tensor '{name}' holds values that {str(dtype).removeprefix('torch.')} can't hold",
+            f"tensor '{name}' holds values that {str(dtype).removeprefix('torch.')} can't hold: "
+            f"up to {float(tensor.abs().max()):.3g}",
             "pack with --precision fp32",
         )
     return found.contiguous()
@@ -141,14 +191,13 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _summary(part: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> PackedPart:
     names = [name for name in after if name.startswith(f"{part}.")]
-    worst = 0.0
-    for name in names:
-        rms = float(before[name].float().square().mean().sqrt())
-        change = float((after[name].float() - before[name].float()).abs().max())
-        worst = max(worst, change / rms if rms else 0.0)
+    parameters = sum(after[name].numel() for name in names)
+    squares = sum(float(before[name].double().square().sum()) for name in names)
+    changes = [float((after[name].float() - before[name].float()).abs().max()) for name in names if after[name].numel()]
+    rms = (squares / max(1, parameters)) ** 0.5
     return PackedPart(
-        part,
-        sum(after[name].numel() for name in names),
-        sum(after[name].numel() * after[name].element_size() for name in names),
-        worst,
+        name=part,
+        parameters=parameters,
+        num_bytes=sum(after[name].numel() * after[name].element_size() for name in names),
+        rounding=max(changes, default=0.0) / rms if rms else 0.0,
     )

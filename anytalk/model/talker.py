@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from anytalk.plugins.registry import Registry, default_registry
 
 _SAMPLES_PER_TENSOR = 16
 _OWN_BACKBONE = "backbone-"
+_AGAIN = "copy the folder again, or train again"
 
 
 @dataclass
@@ -181,7 +183,19 @@ def _save_weights(
         for name in keep
         for key, tensor in parts[name].state_dict().items()
     }
-    path = folder / f"parts-{number:04d}.safetensors"
+    weights = write_parts(folder / f"parts-{number:04d}.safetensors", tensors, keep, made)
+    return config.replace(weights=weights.model_dump())
+
+
+def write_parts(path: Path, tensors: dict[str, Tensor], parts: Iterable[str], made: list[Path]) -> WeightsFile:
+    """Write a parts file beside its place, flush it, rename it; returns what ``talker.yaml`` says of it.
+
+    Args:
+        path: Where it goes.
+        tensors: On the CPU and contiguous, named ``PART.TENSOR``.
+        parts: Names of the parts that it holds, those without tensors too.
+        made: Paths that are to be removed if the talker isn't finished are added to it.
+    """
     partial = path.with_name(f".{path.name}.partial")
     made += [partial, path]
     safetensors.torch.save_file(tensors, str(partial))
@@ -189,8 +203,7 @@ def _save_weights(
         os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     partial.replace(path)
-    weights = WeightsFile(file=path.name, num_bytes=path.stat().st_size, sha256=sha256, parts=sorted(keep))
-    return config.replace(weights=weights.model_dump())
+    return WeightsFile(file=path.name, num_bytes=path.stat().st_size, sha256=sha256, parts=sorted(parts))
 
 
 def _write_text(path: Path, text: str, made: list[Path]) -> None:
@@ -232,7 +245,7 @@ def load_talker(
     config = read_config(folder)
     own = folder / str(config.backbone.options.get("model"))
     if owns_backbone(config) and not own.is_dir():
-        raise TalkerError(f"'{own}' is missing; talker.yaml names it", "copy the folder again, or train again")
+        raise TalkerError(f"'{own}' is missing; talker.yaml names it", _AGAIN)
     model = assemble(config, registry, folder=folder, device=device, dtype=dtype, with_encoder=with_encoder)
     if config.base is not None and not owns_backbone(config) and dtype == "float32":
         found = fingerprint(model.backbone)
@@ -247,30 +260,39 @@ def load_talker(
     return Talker(config, model, registry, folder, device)
 
 
-def _load_parts(model: TalkModel, folder: Path, weights: WeightsFile, with_encoder: bool) -> None:
+def read_parts(folder: Path, weights: WeightsFile) -> dict[str, Tensor]:
+    """The tensors of a talker's parts file, named ``PART.TENSOR``.
+
+    Raises:
+        TalkerError: a file that is missing, or not the one that ``talker.yaml`` describes.
+    """
     path = folder / weights.file
-    again = "copy the folder again, or train again"
     if not path.is_file():
-        raise TalkerError(f"'{path}' is missing; talker.yaml names it", again)
+        raise TalkerError(f"'{path}' is missing; talker.yaml names it", _AGAIN)
     if path.stat().st_size != weights.num_bytes:
-        raise TalkerError(f"'{path}' has {path.stat().st_size} bytes instead of {weights.num_bytes}", again)
+        raise TalkerError(f"'{path}' has {path.stat().st_size} bytes instead of {weights.num_bytes}", _AGAIN)
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
-            raise TalkerError(f"'{path}' is damaged: its digest is not the one in talker.yaml", again)
+            raise TalkerError(f"'{path}' is damaged: its digest is not the one in talker.yaml", _AGAIN)
     try:
-        tensors = safetensors.torch.load_file(str(path))
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(str(path))
     except safetensors.SafetensorError as error:
-        raise TalkerError(f"'{path}' can't be read: {error}", again) from None
+        raise TalkerError(f"'{path}' can't be read: {error}", _AGAIN) from None
+    return tensors
+
+
+def _load_parts(model: TalkModel, folder: Path, weights: WeightsFile, with_encoder: bool) -> None:
+    path, tensors = folder / weights.file, read_parts(folder, weights)
     parts = model.parts()
     for name in weights.parts:
         if name == "encoder" and not with_encoder:
             continue
         state = _under(tensors, name)
         if name not in parts:
-            raise TalkerError(f"'{path}' holds a part '{name}' that talker.yaml doesn't configure", again)
+            raise TalkerError(f"'{path}' holds a part '{name}' that talker.yaml doesn't configure", _AGAIN)
         wanted = {key: tuple(t.shape) for key, t in parts[name].state_dict().items()}
         if {key: tuple(t.shape) for key, t in state.items()} != wanted:
-            raise TalkerError(f"part '{name}' in '{path}' has other tensors than talker.yaml describes", again)
+            raise TalkerError(f"part '{name}' in '{path}' has other tensors than talker.yaml describes", _AGAIN)
         parts[name].load_state_dict(state)
 
 
@@ -283,4 +305,4 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-__all__ = ["Talker", "count_parameters", "fingerprint", "load_talker", "save_talker"]
+__all__ = ["Talker", "count_parameters", "fingerprint", "load_talker", "read_parts", "save_talker", "write_parts"]
