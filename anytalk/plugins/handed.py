@@ -1,0 +1,90 @@
+"""What the parts hand to one another: tokens, states, tables, caches, streams. The contracts give these names again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class Cache(Protocol):
+    """Keys and values of the steps so far; owned by the caller, filled by ``forward``."""
+
+    @property
+    def length(self) -> int:
+        """Steps held."""
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these batch rows, in this order (a row may be named twice: then it is copied)."""
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length`."""
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """The backbone's own tokenizer, reduced to what anytalk asks of it."""
+
+    @property
+    def eos_id(self) -> int:
+        """The id with which the model ends an answer."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether :meth:`render_chat` works."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, special markup in it recognised, nothing added in front or behind."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens and ids outside the vocabulary left out."""
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The model's chat template as a string, ready for its answer (generation prompt added).
+
+        ``encode(render_chat(m))`` must equal the base tokenizer's own chat ids.
+        """
+
+
+class BackboneStates(NamedTuple):
+    """What a backbone computes for each step. A tuple, because engines that shard parameters look into those only.
+
+    Attributes:
+        pre_norm: (B,T,D), before the final norm: the output adapter starts here (paper 3.1).
+        normed: (B,T,D), after the final norm: the text head reads this.
+    """
+
+    pre_norm: Tensor
+    normed: Tensor
+
+
+NO_TEXT, END_OF_TEXT = -1, -2
+"""In the `text` of an output adapter: no token stands in this step; the answer's text ends in this step."""
+
+
+@dataclass(frozen=True)
+class AudioTables:
+    """The audio embedding rows, for heads that share them.
+
+    Attributes:
+        codes: (K,C,D).
+        specials: (K, audio specials, D).
+    """
+
+    codes: Tensor
+    specials: Tensor
+
+
+class CodecStream(ABC):
+    """Decodes codes as they come. Everything pushed comes out by :meth:`flush`, sample-exact against offline."""
+
+    @abstractmethod
+    def push(self, codes: Tensor) -> Tensor:
+        """(1,K,t) frames, t >= 0 -> (1,n) samples that are final; n may be 0."""
+
+    @abstractmethod
+    def flush(self) -> Tensor:
+        """(1,n): what was held back. The stream is then empty and may be used again."""
