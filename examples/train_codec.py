@@ -1,382 +1,221 @@
-"""Train a codec, `spectral` or `snac`, from a folder of recordings. Ctrl-C stops; the same command goes on.
+"""Train a codec of your own from a folder of wav files or a manifest: the `spectral` kind or a SNAC.
 
-    python examples/train_codec.py speech/answers runs/codec --kind spectral --minutes 60
-    python examples/train_codec.py speech/answers runs/decoder --init SHIPPED --train decoder --minutes 20
-    python examples/train_codec.py speech/answers runs/codec --evaluate 40       # Whisper's word error rate, a picture
+    python examples/train_codec.py speech/ --kind spectral --minutes 20 --out runs/codec
+    python examples/train_codec.py rows.jsonl --init package:anytalk_adapters/assets/spectral_16khz.safetensors \
+        --train decoder --steps 5000 --out runs/decoder --evaluate
 
-RECORDINGS is a folder of sound files, or a manifest.jsonl with `answer_audio` and `answer_text` (needed to evaluate).
-Every 50th recording is held out. `--train decoder` keeps encoder and codebooks, and so the codes of data that is
-prepared already. Use the result with `anytalk attach ... --set codec.options.model=runs/codec/codec.safetensors`, a
-snac with `--codec snac --set codec.options.model=runs/codec/codec`.
+Ctrl-C or SIGTERM writes a checkpoint; the same command again goes on from it. With --steps, a resumed training gives
+the same weights as an uninterrupted one, bit for bit on a CPU. `--init WEIGHTS --evaluate` without a budget only
+listens. More in docs/codec.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import random
-import signal
 import sys
-import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-import torch
-from codec_parts import (
-    CodeUse,
-    Discriminator,
-    SpectralLoss,
-    Trainable,
-    TrainableSnac,
-    TrainableSpectral,
-    fool_loss,
-    judge_loss,
-    quantise,
-)
-from torch import Tensor
+from codec.listen import listen
+from codec.loop import CodecTraining, Places, Settings, told
+from codec.nets import KINDS, Trainee, check_kind, make_trainee
+from codec.sounds import Clip, Crops, find_clips, hold_out
+from codec.state import Progress
 
-from anytalk.errors import AnytalkError, ConfigError, DataError
-from anytalk.grid.audio import read_wave, resample
+from anytalk.cli.devices import choose_device, set_threads
+from anytalk.errors import AnytalkError, ConfigError, DataError, TalkerError
+from anytalk.evaluate.mos import load_predictor
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import default_registry
 
-HELD_OUT = 50
-"""Every so many recordings, one is never trained on."""
-
-WARM_UP = 0.12
-"""Share of the training without the quantiser; the codebooks would collapse else."""
-
-LAST_RESTART = 0.75
-RESTART_EVERY = 20
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+HELD_OUT = 16
+MIN_CROP_SAMPLES = 1025
+"""The longest STFT of the loss reflects 1024 samples at each end."""
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A sound file and, where it is known, what is said."""
-
-    path: Path
-    text: str | None
-    samples: int
-    rate_hz: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a run; a checkpoint of other settings is refused.
-
-    Attributes:
-        kind: ``"spectral"`` or ``"snac"``.
-        init: Weights to begin with.
-        train: ``"all"`` or ``"decoder"``.
-        steps: Its length; 0: `minutes` decide.
-        minutes: Its length in minutes of training.
-        batch_size: Crops per step.
-        crop_frames: Frames per crop.
-        rate: Peak learning rate.
-        adversarial: Weight of the adversarial loss; 0: none.
-        seed: Of crops, gains and restarts.
-    """
-
-    kind: str
-    init: str | None
-    train: str
-    steps: int
-    minutes: float
-    batch_size: int
-    crop_frames: int
-    rate: float
-    adversarial: float
-    seed: int
-
-
-@dataclass
-class State:
-    """Where a run stands."""
-
-    step: int = 0
-    seconds: float = 0.0
-    log: list[dict[str, float]] = field(default_factory=list)
-
-
-def find_recordings(place: Path) -> list[Recording]:
-    """All readable recordings.
-
-    Raises:
-        DataError: nothing there, or a line without sound.
-    """
-    if place.suffix == ".jsonl" and place.is_file():
-        rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
-        named = [(place.parent / row["answer_audio"], row.get("answer_text")) for row in rows if "answer_audio" in row]
-    elif place.is_dir():
-        named = [(path, None) for path in sorted(place.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    else:
-        raise DataError(f"'{place}' is neither a folder nor a manifest.jsonl", "name a folder of sound files")
-    found = []
-    for path, text in named:
-        try:
-            info = soundfile.info(str(path))
-        except (soundfile.SoundFileError, OSError) as error:
-            raise DataError(f"'{path}' can't be read: {error}", "remove it, or convert it to wav") from None
-        found.append(Recording(path, text, info.frames, info.samplerate))
-    if len(found) < 2:
-        raise DataError(f"'{place}' holds {len(found)} recordings; 2 at least are needed", f"kinds: {SUFFIXES}")
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = found.add_argument
+    add("data", type=Path, help="Folder of wav files, or a manifest.jsonl.")
+    add("--out", type=Path, required=True, help="Folder for weights, log, pictures and the checkpoint.")
+    add("--kind", default="spectral", help=f"{' or '.join(KINDS)}.")
+    add("--field", default="audio", help="Manifest's field with the path of a sound.")
+    add("--text-field", default="text", help="Manifest's field with what is said (--evaluate).")
+    add("--config", type=Path, help="JSON with sizes: fields of SpectralSizes, or of SNAC's config.json.")
+    add("--init", help="Weights to go on from: what the plugin's option `model` takes.")
+    add("--train", default="all", help="all, or decoder: encoder and codebooks stand still, codes stay valid.")
+    add("--steps", type=int, help="Budget in steps; exactly repeatable.")
+    add("--minutes", type=float, help="Budget in time; the schedule follows the clock.")
+    add("--batch", type=int, default=16, help="Crops per step.")
+    add("--crop", type=float, default=0.96, help="Seconds of a crop.")
+    add("--learning-rate", type=float, default=1.5e-3)
+    add("--warmup-steps", type=int, default=200)
+    add("--quantise-from", type=float, help="Share of the training without quantiser (0.12; with --init 0).")
+    add("--dead-below", type=float, default=0.02, help="Running uses per step under which a code is restarted.")
+    add("--adversarial", type=float, default=0.0, metavar="WEIGHT", help="Weight of a discriminator's judgement.")
+    add("--checkpoint-every", type=int, default=500)
+    add("--log-every", type=int, default=20)
+    add("--held-out", type=int, help=f"Sounds never trained on ({HELD_OUT}, a tenth at most).")
+    add("--evaluate", action="store_true", help="Judge the held-out sounds by Whisper base, before and after.")
+    add("--mos", help="Also predict opinions: distillmos or dnsmos, if installed.")
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu", help="cpu, cuda or auto.")
+    add("--threads", type=int, help="Of the CPU.")
     return found
 
 
-def build(settings: Settings) -> Trainable:
-    """A codec to train, its frozen parts frozen."""
-    torch.manual_seed(settings.seed)
-    init = settings.init
-    if init == "SHIPPED":
-        from anytalk_adapters.spectral_codec import SHIPPED
-
-        init = SHIPPED
-    made: Trainable = TrainableSpectral(init) if settings.kind == "spectral" else TrainableSnac(init)
-    if settings.train == "decoder":
-        if init is None:
-            raise ConfigError("--train decoder needs weights whose codes it keeps", "give --init")
-        made.requires_grad_(False)
-        for parameter in made.decoder_parameters():
-            parameter.requires_grad_(True)
-    return made
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse, train, listen; what a user can mend is one sentence and status 1, an interrupted run status 130."""
+    arguments = parser().parse_args(words)
+    try:
+        finished = run(arguments)
+    except AnytalkError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        print("Stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
 
 
-def crops(recordings: list[Recording], settings: Settings, step: int, rate_hz: int, size: int) -> Tensor:
-    """(B,N) of a step: a function of the seed and the step's number, with gains of 0.5 to 1.1."""
-    chance = random.Random(settings.seed * 1_000_003 + step)
-    rows = np.zeros((settings.batch_size, size), dtype=np.float32)
-    chosen = chance.choices(recordings, weights=[r.samples / r.rate_hz for r in recordings], k=settings.batch_size)
-    for row, recording in zip(rows, chosen, strict=True):
-        wanted = math.ceil(size * recording.rate_hz / rate_hz)
-        start = chance.randrange(max(1, recording.samples - wanted + 1))
-        sound, _ = soundfile.read(str(recording.path), frames=wanted, start=start, dtype="float32", always_2d=True)
-        sound = resample(sound.mean(axis=1), recording.rate_hz, rate_hz)[:size]
-        row[: len(sound)] = sound * chance.uniform(0.5, 1.1)
-    return torch.from_numpy(rows)
+def run(arguments: argparse.Namespace) -> bool:
+    """Do what the command line says; False when a signal stopped it."""
+    check(arguments)
+    set_threads(arguments.threads)
+    arguments.device = choose_device(arguments.device)
+    clips = find_clips(arguments.data, arguments.field, arguments.text_field)
+    count = min(HELD_OUT, len(clips) // 10) if arguments.held_out is None else arguments.held_out
+    only_listen = arguments.steps is None and arguments.minutes is None
+    training, held = ([], clips) if only_listen and count >= len(clips) else hold_out(clips, count, arguments.seed)
+    if arguments.evaluate and not held:
+        raise DataError(f"{len(clips)} sounds and none held out to judge", "--held-out 5")
+    weights = arguments.init
+    if not only_listen:
+        written = train(arguments, training)
+        if written is None:
+            return False
+        weights = str(written)
+        print(f"Weights: {written}\nIn talker.yaml:  codec: {{name: {arguments.kind}, options: {{model: {written}}}}}")
+    if arguments.evaluate:
+        evaluate(arguments, weights, held)
+    return True
 
 
-class Run:
-    """A training run in a folder."""
-
-    def __init__(self, settings: Settings, recordings: list[Recording], out: Path) -> None:
-        self.settings, self.out = settings, out
-        self.recordings = [r for number, r in enumerate(recordings) if number % HELD_OUT]
-        self.codec = build(settings)
-        self.loss = SpectralLoss(self.codec.sample_rate_hz)
-        self.use = CodeUse(self.codec.quantizer)
-        moving = [p for p in self.codec.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(moving, lr=settings.rate, betas=(0.8, 0.99))
-        self.judge = Discriminator() if settings.adversarial else None
-        self.judge_optimizer = (
-            torch.optim.AdamW(self.judge.parameters(), lr=settings.rate / 3, betas=(0.8, 0.99)) if self.judge else None
-        )
-        self.state = State()
-        self.stops = False
-        out.mkdir(parents=True, exist_ok=True)
-        self._load()
-
-    @property
-    def progress(self) -> float:
-        """Share of the run that is done."""
-        s = self.settings
-        return self.state.step / s.steps if s.steps else self.state.seconds / (60 * s.minutes)
-
-    def go(self, checkpoint_every: int = 500, log_every: int = 20) -> None:
-        """Train to the end, or to a wish to stop; leaves weights, log and curve."""
-        began = time.perf_counter() - self.state.seconds
-        while self.progress < 1 and not self.stops:
-            metrics = self.step()
-            self.state.step += 1
-            self.state.seconds = time.perf_counter() - began
-            if self.state.step % log_every == 0:
-                self.state.log.append({"step": self.state.step, "minutes": self.state.seconds / 60, **metrics})
-                shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-                print(f"{self.progress:4.0%} step {self.state.step}  {shown}", flush=True)
-            if self.state.step % checkpoint_every == 0:
-                self.save()
-        self.save()
-        if self.progress >= 1:
-            self.export()
-
-    def step(self) -> dict[str, float]:
-        """One optimizer step."""
-        s, codec, step = self.settings, self.codec, self.state.step
-        torch.manual_seed(s.seed * 1_000_003 + step)  # the decoder's noise is a function of the step
-        for group in self.optimizer.param_groups:
-            group["lr"] = s.rate * _schedule(step, self.progress)
-        wave = crops(self.recordings, s, step, codec.sample_rate_hz, s.crop_frames * codec.samples_per_frame)
-        given: list[Tensor] = []
-        chosen = wave.new_zeros(())
-        if s.train == "decoder":
-            with torch.no_grad():
-                latents, _, _, _ = quantise(codec.quantizer, codec.latents(wave))
-        else:
-            latents = codec.latents(wave)
-            if s.init or self.progress >= WARM_UP:
-                latents, codes, chosen, given = quantise(codec.quantizer, latents)
-                self.use.note(codes)
-        made = codec.wave(latents)
-        spectral = self.loss(made, wave)
-        metrics = {"spectral": spectral.item(), "quantiser": chosen.item()}
-        loss = 3 * spectral + chosen
-        if self.judge is not None and self.judge_optimizer is not None:
-            verdict = judge_loss(self.judge(wave), self.judge(made.detach()))
-            self.judge_optimizer.zero_grad()
-            torch.autograd.backward(verdict)
-            self.judge_optimizer.step()
-            fooled = fool_loss(self.judge(wave), self.judge(made))
-            loss = loss + s.adversarial * fooled
-            metrics |= {"judge": verdict.item(), "fooled": fooled.item()}
-        if not math.isfinite(loss.item()):
-            raise DataError(
-                f"the loss of step {step} is no finite number", "lower --rate; the last checkpoint is whole"
-            )
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_([p for p in codec.parameters() if p.requires_grad], 1.0)
-        self.optimizer.step()
-        if given and step % RESTART_EVERY == 0 and self.progress < LAST_RESTART:
-            generator = torch.Generator().manual_seed(s.seed * 7 + step)
-            metrics["restarted"] = self.use.restart(given, generator)
-        if given:
-            metrics |= {f"perplexity{i}": value for i, value in enumerate(self.use.perplexity())}
-        return metrics
-
-    # ---- files
-
-    def save(self) -> None:
-        """Write a checkpoint beside the last one, then put it in its place."""
-        tensors = {f"codec.{name}": t.contiguous() for name, t in self.codec.state_dict().items()} | {
-            "use": self.use.use
-        }
-        rest: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
-        if self.judge is not None and self.judge_optimizer is not None:
-            rest |= {"judge": self.judge.state_dict(), "judge_optimizer": self.judge_optimizer.state_dict()}
-        partial = self.out / "checkpoint.partial.pt"
-        torch.save(
-            {"tensors": tensors, **rest, "settings": asdict(self.settings), "state": asdict(self.state)}, partial
-        )
-        partial.replace(self.out / "checkpoint.pt")
-
-    def _load(self) -> None:
-        path = self.out / "checkpoint.pt"
-        if not path.is_file():
-            return
-        found = torch.load(path, weights_only=True)
-        if found["settings"] != asdict(self.settings):
-            raise ConfigError(f"'{path}' is of a run with other settings", "name another folder, or repeat its command")
-        self.use.use = found["tensors"].pop("use")
-        self.codec.load_state_dict({name.removeprefix("codec."): t for name, t in found["tensors"].items()})
-        self.optimizer.load_state_dict(found["optimizer"])
-        if self.judge is not None and self.judge_optimizer is not None:
-            self.judge.load_state_dict(found["judge"])
-            self.judge_optimizer.load_state_dict(found["judge_optimizer"])
-        self.state = State(**found["state"])
-
-    @property
-    def weights(self) -> Path:
-        """Where the finished codec lies."""
-        return self.out / ("codec.safetensors" if self.settings.kind == "spectral" else "codec")
-
-    def export(self) -> None:
-        """Write the codec for its plugin, the log and the curve."""
-        self.codec.save(self.weights)
-        lines = "".join(json.dumps(line) + "\n" for line in self.state.log)
-        (self.out / "log.jsonl").write_text(lines, encoding="utf-8")
-        if self.state.log:
-            _draw(self.out / "loss.png", self.settings.kind, self.state.log)
-        print(f"codec: {self.weights}")
-
-
-def _draw(path: Path, title: str, log: list[dict[str, float]]) -> None:
-    """The spectral loss over minutes of training."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([line["minutes"] for line in log], [line["spectral"] for line in log])
-    axes.set(title=title, xlabel="minutes of training", ylabel="spectral loss", yscale="log")
-    figure.savefig(path, dpi=110)
-
-
-def _schedule(step: int, progress: float) -> float:
-    """Factor of the learning rate: 200 steps of warm-up, then a cosine down to 3 %."""
-    return min(1.0, (step + 1) / 200) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-@torch.no_grad()
-def evaluate(run: Run, recordings: list[Recording], number: int) -> None:
-    """Whisper base on held-out recordings before and after the round trip; one pair of spectrograms.
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what can't be meant before anything is read.
 
     Raises:
-        DataError: no held-out recording whose words are known.
+        AnytalkError: which option, and what it expects.
     """
-    from anytalk.evaluate.spectrogram import draw_spectrogram
-    from anytalk.evaluate.wer import word_error_rate
-    from anytalk.plugins.components import PartRef
-    from anytalk.plugins.registry import default_registry
-
-    held_out = [r for i, r in enumerate(recordings) if i % HELD_OUT == 0 and r.text][:number]
-    if not held_out:
-        raise DataError("no held-out recording has a text", "evaluate with a manifest.jsonl that has answer_text")
-    registry = default_registry()
-    judge = registry.build("transcriber", PartRef(name="whisper"))
-    codec = registry.build("codec", PartRef(name=run.settings.kind, options={"model": str(run.weights.absolute())}))
-    rate_hz = codec.sample_rate_hz
-    texts, before, after = [], [], []
-    for number, recording in enumerate(held_out):
-        wave = read_wave(recording.path, rate_hz)
-        back = codec.decode(codec.encode(torch.from_numpy(wave)[None]))[0].numpy()[: len(wave)]
-        texts.append(recording.text or "")
-        before.append(judge.transcribe(wave, rate_hz))
-        after.append(judge.transcribe(back, rate_hz))
-        if number == 0:
-            draw_spectrogram(run.out / "original.png", wave, rate_hz, texts[0])
-            draw_spectrogram(run.out / "round-trip.png", back, rate_hz, texts[0])
-    figures = {
-        "recordings": len(texts),
-        "wer_original": word_error_rate(texts, before).wer,
-        "wer_round_trip": word_error_rate(texts, after).wer,
-    }
-    (run.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    check_kind(arguments.kind)
+    no_budget = arguments.steps is None and arguments.minutes is None
+    if no_budget and not (arguments.evaluate and arguments.init):
+        raise ConfigError("no budget is given", "--steps 5000 or --minutes 20; or --init WEIGHTS --evaluate to listen")
+    if arguments.train == "decoder" and arguments.init is None:
+        raise ConfigError("--train decoder needs an encoder and codebooks that are trained", "--init WEIGHTS")
+    for name, least in (("batch", 1), ("checkpoint_every", 1), ("log_every", 1), ("held_out", 0), ("adversarial", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}", f"expected {least} or more")
 
 
-def main() -> None:
-    """Parse and go."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--kind", choices=["spectral", "snac"], default="spectral")
-    parser.add_argument("--init", help="Weights to begin with; SHIPPED: those of the spectral codec that ships.")
-    parser.add_argument("--train", choices=["all", "decoder"], default="all")
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--steps", type=int, default=0, help="Instead of --minutes.")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--crop-frames", type=int, default=12)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--adversarial", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint-every", type=int, default=500)
-    parser.add_argument("--evaluate", type=int, metavar="N", help="Don't train; measure on N held-out recordings.")
-    a = parser.parse_args()
+def train(arguments: argparse.Namespace, clips: Sequence[Clip]) -> Path | None:
+    """Train, or go on -> the weights, None when a signal stopped it.
+
+    Raises:
+        TalkerError: the folder holds a finished codec, or a checkpoint of another training.
+        ConfigError: sizes, crop or budget that don't fit.
+    """
+    done = arguments.out / KINDS[arguments.kind].weights_name
+    if done.exists():
+        raise TalkerError(
+            f"'{done}' is a finished codec", f"give another --out; to judge it: --init {done} --evaluate, no budget"
+        )
+    trainee = make_trainee(arguments.kind, read_config(arguments.config), arguments.init, arguments.seed)
+    is_fresh = arguments.init is None
+    first = (0.12 if is_fresh else 0.0) if arguments.quantise_from is None else arguments.quantise_from
     settings = Settings(
-        a.kind, a.init, a.train, a.steps, a.minutes, a.batch_size, a.crop_frames, a.rate, a.adversarial, a.seed
-    )  # fmt: skip
+        steps=arguments.steps,
+        minutes=arguments.minutes,
+        train=arguments.train,
+        learning_rate=arguments.learning_rate,
+        warmup_steps=arguments.warmup_steps,
+        quantise_from=first,
+        dead_below=arguments.dead_below,
+        fresh_codes=is_fresh,
+        adversarial=arguments.adversarial,
+        seed=arguments.seed,
+    )
+    samples = crop_samples(trainee, arguments.crop)
+    crops = Crops(clips, trainee.sample_rate_hz, samples, arguments.batch, arguments.seed)
+    places = Places(arguments.out, arguments.device, arguments.checkpoint_every, arguments.log_every)
+    training = CodecTraining(trainee, crops, settings, places)
+    trained = sum(p.numel() for p in trainee.module.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in trainee.module.parameters())
+    print(
+        f"{arguments.kind}: {trained / 1e6:.1f} of {whole / 1e6:.1f} million weights train on {len(clips)} sounds, "
+        f"{crops.total_s / 60:.1f} minutes; from step {training.progress.step}",
+        flush=True,
+    )
+    return training.run(lambda progress: tell(progress, arguments.log_every))
+
+
+def tell(progress: Progress, log_every: int) -> None:
+    """Print every fifth line of the log."""
+    if progress.log and progress.step % (5 * log_every) == 0:
+        print(told(progress.log[-1]), flush=True)
+
+
+def crop_samples(trainee: Trainee, crop_s: float) -> int:
+    """Samples of a crop: whole frames.
+
+    Raises:
+        ConfigError: too short for a frame or for the loss.
+    """
+    frame = trainee.samples_per_frame
+    samples = int(crop_s * trainee.sample_rate_hz / frame + 1e-6) * frame
+    if samples < max(MIN_CROP_SAMPLES, frame):
+        least = -(-max(MIN_CROP_SAMPLES, frame) // frame) * frame / trainee.sample_rate_hz
+        raise ConfigError(f"a crop of {crop_s} s is too short", f"--crop {least:.3f} at least")
+    return samples
+
+
+def read_config(path: Path | None) -> dict[str, Any] | None:
+    """Sizes from a JSON file.
+
+    Raises:
+        ConfigError: no such file, or no JSON object.
+    """
+    if path is None:
+        return None
     try:
-        recordings = find_recordings(a.recordings)
-        run = Run(settings, recordings, a.out)
-        if a.evaluate:
-            evaluate(run, recordings, a.evaluate)
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: setattr(run, "stops", True))
-        run.go(a.checkpoint_every)
-    except AnytalkError as error:
-        sys.exit(f"Error: {error.message}\n  {error.hint}")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"'{path}' can't be read as sizes: {error}", "expected a JSON object") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"'{path}' holds a {type(config).__name__}", "expected a JSON object of sizes")
+    return config
+
+
+def evaluate(arguments: argparse.Namespace, weights: str, held: Sequence[Clip]) -> None:
+    """Listen to the held-out sounds and print the figures.
+
+    Raises:
+        AnytalkError: weights, a sound or a judge that can't be had.
+    """
+    mos = load_predictor(arguments.mos) if arguments.mos else None
+    has_texts = any(clip.text for clip in held)
+    transcriber = default_registry().build("transcriber", PartRef(name="whisper")) if has_texts else None
+    codec = KINDS[arguments.kind].load(weights).to(arguments.device)
+    if not has_texts:
+        print(f"No held-out sound has a text in '{arguments.text_field}': no word errors (--text-field NAME).")
+    report = listen(codec, held, arguments.out, transcriber, mos, lambda line: print(line, flush=True))
+    for name, value in report.items():
+        print(f"{name}: {value:.1%}" if name.startswith("wer") else f"{name}: {value}")
+    print(f"Heard and seen: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Discriminator(nn.Module):
         self.judges = nn.ModuleList(
             nn.ModuleList(
                 [
-                    nn.Conv2d(2, channels, (9, 3), padding=(4, 1)),
+                    nn.Conv2d(2, channels, (9, 3), stride=(2, 1), padding=(4, 1)),
                     nn.Conv2d(channels, channels, (9, 3), stride=(2, 1), padding=(4, 1)),
                     nn.Conv2d(channels, channels, (9, 3), stride=(2, 1), dilation=(1, 2), padding=(4, 2)),
                     nn.Conv2d(channels, channels, 3, padding=1),
@@ -46,7 +46,9 @@ class Discriminator(nn.Module):
         for n_fft, layers in zip(RESOLUTIONS, self.judges, strict=True):
             window = getattr(self, f"window_{n_fft}")
             spectrum = torch.stft(wave, n_fft, n_fft // 4, window=window, normalized=True, return_complex=True)
-            hidden, features = torch.stack([spectrum.real, spectrum.imag], 1), []
+            parts = torch.stack([spectrum.real, spectrum.imag], 1)
+            # Loudness compressed to its 0.3rd power: what is heard as soft would else be too small to be judged.
+            hidden, features = parts * (parts.square().sum(1, keepdim=True) + 1e-6) ** -0.35, []
             for layer in layers:
                 hidden = layer(hidden)
                 features.append(hidden)
@@ -71,4 +73,6 @@ def codec_loss(true: Judgement, made: Judgement) -> Tensor:
 
 def _distance(true: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     layers = zip(true[:-1], made[:-1], strict=True)
-    return torch.stack([(t.detach() - m).abs().mean() / t.detach().abs().mean().clamp(min=1e-3) for t, m in layers]).mean()
+    return torch.stack(
+        [(t.detach() - m).abs().mean() / t.detach().abs().mean().clamp(min=1e-3) for t, m in layers]
+    ).mean()

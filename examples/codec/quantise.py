@@ -99,7 +99,7 @@ def _unpool(part: Any, sound: Tensor) -> Tensor:
 
 
 def stream_figures(counts: Tensor) -> dict[str, float]:
-    """(K,C) counts -> per stream ``used.k`` (share of codes that occurred) and ``perplexity.k`` (2 to the entropy).
+    """(K,C) counts -> per stream ``used.k`` (share of codes that occurred) and ``perplexity.k`` (e to the entropy).
 
     A stream without any count has none of the two.
     """
