@@ -68,7 +68,11 @@ LINES = (
     Line("hearing: held-out questions, a voice never trained on", "asr_unseen.wer", 0.15, 0.35),
     Line("spoken question answered as the typed one", "modality_gap.answer_agreement", 0.90, 0.75, True),
     Line("expected answer kept, where the typed question has it", "modality_gap.expected_kept", more_is_better=True),
-    Line("answered as the typed one, a voice never trained on", "modality_gap_unseen.answer_agreement", more_is_better=True),
+    Line(
+        "answered as the typed one, a voice never trained on",
+        "modality_gap_unseen.answer_agreement",
+        more_is_better=True,
+    ),
     Line("expected answer kept, a voice never trained on", "modality_gap_unseen.expected_kept", more_is_better=True),
     Line("greedy answers identical to the parent's", "text_retention.identical_answers", 1.0, 1.0, True),
     Line("all logits bit-identical to the parent's", "text_retention.bit_identical", 1.0, more_is_better=True),
@@ -123,6 +127,11 @@ def measured_on(name: str, report: dict[str, Any], weights: str) -> str:
         f"load average when '{label}' ended: {result['load_average']:.1f}"
         for label, result in report["measures"].items()
         if result["kind"] == "latency" and result["load_average"] is not None
+    ]
+    facts += [
+        f"answers of '{measure['name'] or measure['kind']}' compared up to {measure['max_tokens']} tokens"
+        for measure in report["suite"]["measures"]
+        if measure["kind"] == "text_retention"
     ]
     if not report["complete"]:
         facts.append("**the report is not complete**")

@@ -3,9 +3,9 @@
     python samples.py TALKER eval samples
 
 Asks questions of eval/readings.jsonl in the voice that was never trained on, in an order that a hash of their text and
-their kind decide: one of each kind before a second of any. An answer that is too long for a small file, or has no sound,
-is left out and counted below the table. Writes question and answer as wav (16 bit, 16 kHz), the answer's spectrogram,
-and samples.md.
+their kind decide: one of each kind before a second of any. An answer that is too long for a small file, or has no
+sound, is left out and counted below the table. Writes question and answer as wav (16 bit, 16 kHz), the answer's
+spectrogram, and samples.md. Every file is smaller than 200 kB.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ SAMPLES = 10
 SAMPLE_RATE_HZ = 16_000
 LONGEST_S = 6.0
 """16-bit sound at 16 kHz of this length takes 192 kB."""
+
+PICTURE_COLOURS = 64
+"""A spectrogram in full colour takes 500 kB, in these at most 140."""
 
 TOO_LONG = f"longer than {LONGEST_S:g} s"
 MADE = ("[0-9][0-9]-question.wav", "[0-9][0-9]-answer.wav", "[0-9][0-9]-answer.png", "samples.md")
@@ -83,6 +86,17 @@ def cell(text: str) -> str:
     return one_line(text).replace("|", "\\|").replace("<", "&lt;")
 
 
+def draw_small(path: Path, wave: np.ndarray, text: str) -> None:
+    """A spectrogram with its text above, as a PNG of few colours."""
+    from PIL import Image
+
+    # A dollar sign would open a formula.
+    draw_spectrogram(path, wave, SAMPLE_RATE_HZ, textwrap.fill(text.replace("$", r"\$"), 100))
+    with Image.open(path) as drawn:
+        small = drawn.convert("RGB").quantize(PICTURE_COLOURS, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
 def make_samples(talker: Talker, judge: Transcriber, eval_folder: Path, out: Path) -> list[str]:
     """Ask, listen, write the files.
 
@@ -120,9 +134,7 @@ def make_samples(talker: Talker, judge: Transcriber, eval_folder: Path, out: Pat
         name = f"{number:02d}"
         write_wave(out / f"{name}-question.wav", question, SAMPLE_RATE_HZ)
         write_wave(out / f"{name}-answer.wav", answer, SAMPLE_RATE_HZ)
-        # A dollar sign would open a formula.
-        title = textwrap.fill(text.replace("$", r"\$"), 100)
-        draw_spectrogram(out / f"{name}-answer.png", answer, SAMPLE_RATE_HZ, title)
+        draw_small(out / f"{name}-answer.png", answer, text)
         heard = judge.transcribe(answer, SAMPLE_RATE_HZ)
         links = f"[question]({name}-question.wav), [answer]({name}-answer.wav) | [spectrogram]({name}-answer.png)"
         said = " | ".join(cell(piece) for piece in (row["question_text"], row["voice"], text, heard))
