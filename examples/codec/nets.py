@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ SNAC_16KHZ: dict[str, Any] = {
 """A small SNAC in the token format of the shipped spectral codec: 16 kHz, 12.5 frames per second, 7 x 512 codes."""
 
 
-class Trainee:
+class Trainee(ABC):
     """A codec's network while it is trained.
 
     Args:
@@ -68,30 +69,30 @@ class Trainee:
         """K."""
         return sum(snac_order.codes_per_frame(self.vq_strides))
 
+    @abstractmethod
     def latents(self, wave: Tensor) -> Tensor:
         """(B,N) float32, N whole frames -> (B,W,T) float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sound(self, latents: Tensor) -> Tensor:
         """(B,W,T) float32 -> (B,N) float32, differentiable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """All sizes, as JSON can hold them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, folder: Path) -> Path:
         """Write what the plugin loads, whole or not at all -> its path, the plugin's option `model`."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def load(spec: str) -> Codec:
         """The plugin itself from written weights, frozen.
 
         Raises:
             WeightsError: weights that can't be read.
         """
-        raise NotImplementedError
 
 
 class SpectralTrainee(Trainee):
