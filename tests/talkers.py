@@ -21,10 +21,16 @@ STREAMS, CODES = 3, 12
 
 
 def make_talker(
-    *, adapter: str = "blocks", speakers: tuple[str, ...] = (), dtype: str = "float32", ears: bool = True, **grid: Any
+    *,
+    adapter: str = "blocks",
+    adapter_options: dict[str, Any] | None = None,
+    speakers: tuple[str, ...] = (),
+    dtype: str = "float32",
+    ears: bool = True,
+    **grid: Any,
 ) -> Talker:
     """A talker of tiny parts whose answers vary: its backbone is small enough to be moved by every token."""
-    options = {"num_blocks": 1} if adapter == "blocks" else {}
+    options = adapter_options or ({"num_blocks": 1} if adapter == "blocks" else {})
     config = TalkerConfig.model_validate(
         {
             "backbone": {"name": "tiny", "options": {"width": 16, "num_blocks": 1}},

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from anytalk.errors import AudioError, ConfigError
+from anytalk.model.talker import fingerprint
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
-from anytalk.plugins.components import BuildContext
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing.codec import check_codec
 from anytalk_adapters.tiny_codec import TinyCodec, cosine_basis
 
@@ -154,3 +156,15 @@ def test_the_check_finds_broken_codecs(codec: type[TinyCodec], message: str) -> 
     broken = codec.build(TinyCodec.Options(), BuildContext())
     with pytest.raises(AssertionError, match=message):
         check_codec(broken)
+
+
+def test_a_decoder_does_not_count_in_the_fingerprint_of_codes() -> None:
+    codec = default_registry().build("codec", PartRef(name="spectral"))
+    before = fingerprint(codec, without=codec.decoder_prefixes), fingerprint(codec)
+    with torch.no_grad():
+        codec.net.decoder_out.weight.mul_(0.5)
+    assert fingerprint(codec, without=codec.decoder_prefixes) == before[0]
+    assert fingerprint(codec) != before[1]
+    with torch.no_grad():
+        codec.net.quantizer.quantizers[0].codebook.weight.mul_(0.5)
+    assert fingerprint(codec, without=codec.decoder_prefixes) != before[0]

@@ -13,7 +13,7 @@ from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Backbone
 from anytalk.plugins.registry import default_registry
 from anytalk.train.elastic import take_out
-from anytalk_adapters.ctc_adapter import CtcAdapter
+from anytalk_adapters.ctc_adapter import CtcAdapter, Speller
 
 CTC = ["input_adapter={name: ctc, options: {width: 16, num_blocks: 1, dropout: 0.0}}"]
 
@@ -27,7 +27,7 @@ def backbone() -> Backbone:
 def perfect(backbone: Backbone, places: list[int | None]) -> CtcAdapter:
     """An adapter that hears these tokens (None: a blank) whatever it is given, one in each frame."""
     torch.manual_seed(0)
-    adapter = CtcAdapter(CtcAdapter.Options(width=8, num_blocks=0, factor=1), 4, backbone).eval()
+    adapter = CtcAdapter(CtcAdapter.Options(width=8, num_blocks=0, factor=1, spelling_width=0), 4, backbone).eval()
     norms = F.normalize(backbone.embed_text(torch.tensor([[p or 0 for p in places]])), dim=-1)[0]
     scores = torch.tensor([[1e3 if p is None else -1e3] for p in places])
     listen = (200 * norms)[None], scores[None], torch.tensor([len(places)])
@@ -41,6 +41,30 @@ def test_what_is_heard_well_is_the_typed_question(backbone: Backbone) -> None:
     assert counts.tolist() == [4]  # 7 7 with a blank between are two, 9 9 9 is one
     typed = backbone.embed_text(torch.tensor([[7, 7, 9, 4]]))
     torch.testing.assert_close(columns[:, :4], typed, atol=1e-5, rtol=1e-4)
+
+
+def test_letters_tell_tokens_apart(backbone: Backbone) -> None:
+    torch.manual_seed(0)
+    speller = Speller(backbone.tokenizer, backbone.text_vocab_size, 8, 16)
+    again = backbone.tokenizer.encode("abca")
+    keys = speller(torch.tensor(again))
+    torch.testing.assert_close(keys[0], keys[3])  # the same letter is the same key
+    assert not torch.allclose(keys[0], keys[1])
+    adapter = CtcAdapter(CtcAdapter.Options(width=8, num_blocks=0, spelling_width=8), 4, backbone)
+    meaning = F.normalize(backbone.embed_text(torch.tensor([again]))[0], dim=-1)
+    assert not torch.allclose(adapter._keys(torch.tensor(again))[1], meaning)
+
+
+def test_hidden_frames_are_hidden_in_training_only(backbone: Backbone) -> None:
+    options = CtcAdapter.Options(width=8, num_blocks=0, factor=1, dropout=0.0, frame_dropout=0.5)
+    adapter = CtcAdapter(options, 4, backbone)
+    features, lengths = torch.randn(1, 40, 4), torch.tensor([40])
+    with torch.no_grad():
+        torch.manual_seed(0)
+        trained = adapter.train()._listen(features, lengths)[0]
+        plain = adapter.eval()._listen(features, lengths)[0]
+    same = torch.isclose(trained, plain).all(dim=-1)[0]
+    assert 0 < same.sum() < 40
 
 
 def test_silence_is_one_column(backbone: Backbone) -> None:

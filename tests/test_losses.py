@@ -54,29 +54,29 @@ def test_cross_entropy_by_hand() -> None:
     )
     module = LossModule(model, LossSettings({"text": 0.5, "audio": 2.0}))
     factors = module.factors({"text": 2, "audio0": 1})
-    expected = {"text": 0.25, "audio0": 2.0, "distill": 0.0, "align": 0.0}
+    expected = {"text": 0.25, "audio0": 2.0, "distill": 0.0, "align": 0.0, "pace": 0.0}
     assert dict(zip(module.names, factors.tolist(), strict=True)) == expected
     loss, sums = module(batch, factors)
     # Token t is predicted from column t-1: text 0 from (0,1), text 1 from (2,0); audio 1 from (0,0,0,0,0).
     text = math.log(1 + math.e) + math.log(math.e**2 + 1)
-    assert sums.tolist() == pytest.approx([text, math.log(5), 0.0, 0.0])
+    assert sums.tolist() == pytest.approx([text, math.log(5), 0.0, 0.0, 0.0])
     assert float(loss) == pytest.approx(0.5 * text / 2 + 2 * math.log(5))
 
 
 @pytest.mark.parametrize(
     ("settings", "counts", "expected"),
     [
-        (LossSettings(), {"text": 4, "audio0": 2, "audio1": 5, "audio2": 1}, [1 / 4, 1 / 6, 1 / 15, 1 / 3, 0, 0]),
+        (LossSettings(), {"text": 4, "audio0": 2, "audio1": 5, "audio2": 1}, [1 / 4, 1 / 6, 1 / 15, 1 / 3, 0, 0, 0]),
         (LossSettings({"audio": 2.0}, [1, 2, 5]), {"text": 4, "audio0": 2, "audio1": 4, "audio2": 1},
-         [0, 2 / 8 / 2, 4 / 8 / 4, 10 / 8, 0, 0]),
-        (LossSettings({"distill": 3.0, "text": 1.0}), {"text": 2, "distill": 4}, [1 / 2, 0, 0, 0, 3 / 4, 0]),
+         [0, 2 / 8 / 2, 4 / 8 / 4, 10 / 8, 0, 0, 0]),
+        (LossSettings({"distill": 3.0, "text": 1.0}), {"text": 2, "distill": 4}, [1 / 2, 0, 0, 0, 3 / 4, 0, 0]),
     ],
 )  # fmt: skip
 def test_what_each_sum_counts(
     settings: LossSettings, counts: dict[str, int], expected: list[float], talker: Talker
 ) -> None:
     module = LossModule(talker.model, settings)
-    assert module.names == ["text", "audio0", "audio1", "audio2", "distill", "align"]
+    assert module.names == ["text", "audio0", "audio1", "audio2", "distill", "align", "pace"]
     assert module.factors(counts).tolist() == pytest.approx(expected)
 
 

@@ -1,6 +1,7 @@
 """A stage that was stopped goes on exactly as if it had not been."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,17 @@ def test_other_settings_are_refused_until_restart(straight: Talker, rows: list[R
     train(load_talker(tmp_path / "t"), WHOLE, rows, restart=True, watcher=watcher)
     assert resumed == []
     assert_same_run(tmp_path / "t", straight)
+
+
+def test_a_checkpoint_of_other_parts_is_refused(rows: list[Row], tmp_path: Path) -> None:
+    stopped(tmp_path / "t", rows)
+    described = (tmp_path / "t/talker.yaml").read_text()
+    other = tiny_talker(tmp_path / "other", "input_adapter.options.hidden_width=48")
+    shutil.copytree(tmp_path / "t/history", tmp_path / "other/history")
+    assert (tmp_path / "other/talker.yaml").read_text() != described
+    with pytest.raises(TalkerError, match="holds other parameters than the stage trains: input_adapter") as caught:
+        train(other, WHOLE, rows)
+    assert "--restart" in caught.value.hint
 
 
 @pytest.mark.parametrize("left", ["old beside the new", "old alone", "half a new one"])

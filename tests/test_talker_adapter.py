@@ -1,5 +1,6 @@
 """The `talker` output adapter: audio is fed back into it alone, and the backbone's text is never disturbed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1A1, T1A2, T1T2
 from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker, load_talker
+from anytalk.plugins.contracts import END_OF_TEXT, NO_TEXT, BackboneStates
 from anytalk.train.windows import answer_windows
+from anytalk_adapters.talker_adapter import TalkerAdapter, spoken_steps
 
 SMALL = {"width": 64, "letter_width": 64, "num_layers": 2, "num_letter_layers": 1}
 TALKER = ["output_adapter.name=talker", f"output_adapter.options={SMALL}"]
@@ -48,10 +51,12 @@ def generate(talker: Talker, task: Any, text: str, **how: Any) -> Generation:
 
 
 @pytest.mark.parametrize("task", [T1A1, T1A2])
-@pytest.mark.parametrize("text_lead", [0, 2])
-def test_what_is_trained_on_is_what_is_decoded(task: Any, text_lead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("text_lead", "timing"), [(0, "learned"), (2, "learned"), (2, "fixed")])
+def test_what_is_trained_on_is_what_is_decoded(
+    task: Any, text_lead: int, timing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Logits of an answer in one piece, as the loss sees them, equal those of the column loop with its cache."""
-    talker = alone(text_lead=text_lead)
+    talker = alone(text_lead=text_lead, adapter_options={"timing": timing})
     if task is T1A2:
         end_text_after(talker, 5, monkeypatch)
     model, seen = talker.model, []
@@ -139,3 +144,53 @@ def test_it_learns_from_answers_beside_other_tasks(tmp_path: Path) -> None:
     tasks = {"T1A1": 1.0, "T1A2": 1.0, "A1A2": 1.0, "A1T2": 1.0}
     record = train(talker, stage(tasks=tasks, steps=20, batch_size=8), training_rows(tmp_path, 3))
     assert record.loss_last < record.loss_first
+
+
+def pieces_of(talker: Talker, text: str, steps: int) -> tuple[BackboneStates, torch.Tensor, torch.Tensor]:
+    """States, audio and text of an answer of so many steps."""
+    ids = talker.model.backbone.tokenizer.encode(text)
+    row = torch.full((1, steps + 3), NO_TEXT)
+    row[0, 1 : len(ids) + 2] = torch.tensor([*ids, END_OF_TEXT])
+    width = talker.model.backbone.width
+    audio = torch.randn(1, steps + 3, width)
+    audio[:, steps:] = 0
+    nothing = torch.zeros_like(audio)
+    return BackboneStates(nothing, nothing), audio, row
+
+
+def test_steps_of_an_answer_end_with_its_last_sound() -> None:
+    audio = torch.zeros(3, 6, 2)
+    audio[0, 2:4] = 1.0
+    audio[1, 5, 1] = -1.0
+    assert spoken_steps(audio).tolist() == [4, 6, 0]
+
+
+def test_pace_is_how_many_steps_the_guess_is_wrong() -> None:
+    """Before anything is learned: 3.6 steps before, 10.4 behind, 1 for each letter and 4 for each digit."""
+    adapter = alone().model.output_adapter
+    assert isinstance(adapter, TalkerAdapter)
+    assert adapter.times is not None
+    with torch.no_grad():
+        adapter.times.duration.weight.zero_()
+    for text, guess in (("hello", 14 + 5), ("a 7", 14 + 2 + 4)):
+        states, audio, row = pieces_of(alone(), text, 20)
+        assert adapter.pace(states, audio, row).item() == pytest.approx(abs(guess - 20), abs=1e-3)
+
+
+def test_it_learns_how_long_answers_take(tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t", *TALKER)
+    learning = stage(
+        tasks={"T1A1": 1.0}, losses={"audio": 1.0, "pace": 1.0}, steps=40, batch_size=3, learning_rate=5e-3
+    )
+    train(talker, learning, training_rows(tmp_path, 3, num_frames=20))
+    log = [json.loads(line) for line in (tmp_path / "t/history/short.jsonl").read_text().splitlines()]
+    assert log[-1]["pace"] < 0.5 * log[0]["pace"]
+
+
+def test_only_adapters_with_it_have_the_loss_pace(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no loss 'pace'"):
+        train(
+            tiny_talker(tmp_path / "t"),
+            stage(tasks={"T1A1": 1.0}, losses={"audio": 1.0, "pace": 1.0}),
+            training_rows(tmp_path, 2),
+        )

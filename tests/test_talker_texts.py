@@ -78,7 +78,7 @@ def test_it_writes_the_same_bytes_twice(tmp_path: Path, texts: Any) -> None:
     texts.write(tmp_path / "one")
     texts.write(tmp_path / "two")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(names) == 5
+    assert len(names) == 6
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     first = json.loads((tmp_path / "one/questions.train.jsonl").read_text("utf-8").splitlines()[0])

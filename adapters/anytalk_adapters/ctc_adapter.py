@@ -3,7 +3,8 @@
 Each frame is compared with the backbone's own text embeddings, and the most likely tokens, mixed by their likelihood,
 become a column: LegoSLM's direction (arXiv 2505.11352). What is new here: frames without a token (CTC's blanks) are
 left out and frames of one token become one column, so that a question that was heard well *is* the typed question for
-the backbone, position by position, and gets the typed question's answer.
+the backbone, position by position, and gets the typed question's answer. And tokens are told apart by their spelling as
+well: a table of embeddings holds meanings, in which butter lies beside bread, and letters say what is heard.
 
 Two ways of training, which go together: ``align`` (CTC against the transcript, no backbone in the loop: hundreds of
 questions a second on a CPU) and every loss behind the backbone, whose gradients reach the mix.
@@ -20,11 +21,53 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, InputAdapter
+from anytalk.plugins.contracts import Backbone, InputAdapter, TextTokenizer
 
 from .input_adapters import zero_padding
+from .spelling import NUM_LETTERS, Spelling
 
 _KERNEL = 7
+_MAX_LETTERS = 12
+_HIDDEN_FRAMES = 8
+"""A stretch that `frame_dropout` hides: 0.16 s of Whisper's frames (SpecAugment's time masks, arXiv 1904.08779)."""
+
+
+class Speller(nn.Module):
+    """Token ids to keys that know their letters: each letter at its place from both ends, then an MLP."""
+
+    def __init__(self, tokenizer: TextTokenizer, vocab_size: int, width: int, out_width: int) -> None:
+        super().__init__()
+        self._spelling = Spelling(tokenizer, _MAX_LETTERS)
+        self._vocab_size = vocab_size
+        self._letters: Tensor | None = None
+        places = _MAX_LETTERS * NUM_LETTERS + 1  # the last is an empty slot
+        self.from_start = nn.EmbeddingBag(places, width, mode="sum", padding_idx=places - 1)
+        self.from_end = nn.EmbeddingBag(places, width, mode="sum", padding_idx=places - 1)
+        self.norm = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 2 * width)
+        self.narrow = nn.Linear(2 * width, out_width)
+        for table in (self.from_start, self.from_end):
+            nn.init.normal_(table.weight, std=0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(n,) int64 -> (n,D)."""
+        letters = self._slots(ids.device)[:, ids]  # (2,n,_MAX_LETTERS)
+        x = self.from_start(letters[0]) + self.from_end(letters[1])
+        found: Tensor = self.narrow(F.gelu(self.wide(self.norm(x))))
+        return found
+
+    def _slots(self, device: torch.device) -> Tensor:
+        """(2,V,_MAX_LETTERS) int64, rows of the two tables for each letter of each token; made once."""
+        if self._letters is None or self._letters.device != device:
+            empty = _MAX_LETTERS * NUM_LETTERS
+            slots = torch.full((2, self._vocab_size, _MAX_LETTERS), empty)
+            for token in range(self._vocab_size):
+                spelt = self._spelling.letters_of(token)
+                for end, line in enumerate((spelt, spelt[::-1])):
+                    for place, letter in enumerate(line):
+                        slots[end, token, place] = place * NUM_LETTERS + letter
+            self._letters = slots.to(device)
+        return self._letters
 
 
 class FrameBlock(nn.Module):
@@ -61,6 +104,12 @@ class CtcAdapter(InputAdapter):
         temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
         negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
         dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
+        frame_dropout: float = Field(
+            0.0, ge=0, lt=1, description="Share of frames that are hidden in training, in short stretches."
+        )
+        spelling_width: int = Field(
+            96, ge=0, description="Width of what tells tokens apart by their letters; 0: by their meaning alone."
+        )
 
     def __init__(self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone) -> None:
         super().__init__()
@@ -76,6 +125,9 @@ class CtcAdapter(InputAdapter):
         # A tuple, so that the backbone is no part of this one.
         self._backbone = (backbone,)
         self._tables: tuple[Tensor, Tensor] | None = None
+        self.speller: Speller | None = None
+        if options.spelling_width:
+            self.speller = Speller(backbone.tokenizer, backbone.text_vocab_size, options.spelling_width, backbone.width)
 
     @classmethod
     def build(cls, options: CtcAdapter.Options, context: BuildContext) -> CtcAdapter:
@@ -106,8 +158,8 @@ class CtcAdapter(InputAdapter):
             begins[1:] = ((at[1:] != at[:-1] + 1) | (ids[1:, 0] != ids[:-1, 0])).long()
             column = begins.cumsum(0) - 1
             number = int(column[-1]) + 1
-            embeds, norms = self._embeddings(ids)
-            likely = (norms @ hidden[row, at, :, None])[..., 0]  # (n,candidates)
+            embeds, keys = self._embeddings(ids)
+            likely = (keys @ hidden[row, at, :, None])[..., 0]  # (n,candidates)
             mixed = ((likely / self.options.temperature).softmax(dim=-1)[..., None] * embeds).sum(dim=1)  # (n,D)
             # Frames of one token count as much as they are sure that it is one.
             weight = (likely.logsumexp(dim=-1, keepdim=True) - scores[row, at]).sigmoid() + 1e-4
@@ -128,8 +180,8 @@ class CtcAdapter(InputAdapter):
         vocabulary = self._backbone[0].text_vocab_size
         others = torch.randint(vocabulary, (min(self.options.negatives, vocabulary),), device=own.device)
         kept = torch.cat([own, torch.unique(others[~torch.isin(others, own)])])
-        _, norms = self._embeddings(kept)
-        logits = torch.cat([scores, hidden @ norms.T], dim=-1).float()
+        _, keys = self._keys(kept)
+        logits = torch.cat([scores, hidden @ keys.T], dim=-1).float()
         targets = torch.cat([torch.searchsorted(own, ids) + 1 for ids in transcripts])
         sizes = torch.tensor([len(ids) for ids in transcripts], device=own.device)
         found: Tensor = F.ctc_loss(
@@ -142,6 +194,10 @@ class CtcAdapter(InputAdapter):
         dtype = self.out.weight.dtype
         x = zero_padding(features, lengths).to(dtype)
         x = F.dropout(self.norm(x), self.options.dropout, self.training)
+        if self.training and self.options.frame_dropout:
+            begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < self.options.frame_dropout / _HIDDEN_FRAMES
+            hidden = F.max_pool1d(begins.to(dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
+            x = x * (1 - hidden[:, 0, : x.shape[1], None])
         x = zero_padding(x, lengths)
         # Filled up, so that a row has as many places whatever it is padded to.
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.options.factor))
@@ -157,11 +213,10 @@ class CtcAdapter(InputAdapter):
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """(B,T,candidates) likeliest tokens; (B,T) whether one beats the blank: at least one in each row."""
         if self._tables is None:
-            ids = torch.arange(self._backbone[0].text_vocab_size, device=hidden.device)
-            self._tables = self._embeddings(ids)
-        norms = self._tables[1]
-        number = min(self.options.candidates, len(norms))
-        logits, best = (hidden.flatten(0, 1) @ norms.T).topk(number, dim=-1)
+            self._tables = self._keys(torch.arange(self._backbone[0].text_vocab_size, device=hidden.device))
+        keys = self._tables[1]
+        number = min(self.options.candidates, len(keys))
+        logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
         lead = logits[:, :1].view_as(scores) - scores
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         lead = lead[..., 0].masked_fill(steps[None] >= places.to(steps.device)[:, None], -torch.inf)
@@ -169,9 +224,18 @@ class CtcAdapter(InputAdapter):
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
         return best.view(*hidden.shape[:2], -1), is_token
 
-    def _embeddings(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids of any shape -> the backbone's embeddings (...,D), and the same at length one to compare with."""
+    def _keys(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids (n,) -> the backbone's embeddings (n,D), and (n,D) to compare what is heard with."""
         with torch.no_grad():
-            embeds = self._backbone[0].embed_text(ids.reshape(1, -1))[0].to(self.out.weight.dtype)
-            embeds = embeds.view(*ids.shape, -1)
-            return embeds, F.normalize(embeds, dim=-1)
+            embeds = self._backbone[0].embed_text(ids[None])[0].to(self.out.weight.dtype)
+            keys = F.normalize(embeds, dim=-1)
+        return embeds, keys if self.speller is None else keys + self.speller(ids)
+
+    def _embeddings(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`_keys` for ids of any shape; out of the table where nothing is being trained."""
+        if self._tables is not None and not torch.is_grad_enabled():
+            embeds, keys = (table[ids] for table in self._tables)
+        else:
+            used, where = torch.unique(ids, return_inverse=True)
+            embeds, keys = (part[where] for part in self._keys(used))
+        return embeds, keys

@@ -80,6 +80,7 @@ class SnacCodec(Codec):
         self.num_streams = sum(snac_order.codes_per_frame(self.vq_strides))
         self.codebook_size = int(model.codebook_size)
         self.samples_per_frame = int(model.hop_length) * self.vq_strides[0]
+        self.decoder_prefixes = ("model.decoder.",)
         self.context_frames = decoder_context_frames(list(model.decoder_rates), self.vq_strides[0])
         most = max(self.context_frames) if stream_context_frames is None else stream_context_frames
         self.stream_context_frames = (min(self.context_frames[0], most), min(self.context_frames[1], most))

@@ -225,6 +225,7 @@ class SpectralCodec(Codec):
         self.codebook_size = sizes.codebook_size
         self.samples_per_frame = sizes.samples_per_frame
         self.context_frames = sizes.context_frames
+        self.decoder_prefixes = ("net.decoder_",)
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> SpectralCodec:

@@ -3,29 +3,55 @@
 Audio tokens are fed back into the adapter only, so that the backbone runs once per text token and its text path is
 never disturbed: the direction of Qwen2.5-Omni's talker (arXiv 2503.20215) and LLaMA-Omni 2 (arXiv 2505.02625). What is
 new here: the adapter reads the *letters* of each text token beside the backbone's state of it, because a table of
-tokens can't tell how a rare token is pronounced, and letters can; and it places each letter at the time at which it is
-expected to be spoken (see ``talker_layers``), so that speech and text need not find each other first.
+tokens can't tell how a rare token is pronounced, and letters can; and it decides for each letter, as it comes, how long
+it will take to say (FastSpeech's durations, arXiv 1905.09263, but of letters, and without an aligner). Speech looks at
+letters by the time at which they are spoken (see ``talker_layers``), so it can't lose its place.
+
+How long letters take is learned from the lengths of whole answers, the loss ``pace``. While the rest trains, an
+answer's durations are stretched to its true length, so that letters stand where they were really said.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import END_OF_TEXT, BackboneStates, Cache, OutputAdapter, TextTokenizer
+from anytalk.plugins.contracts import NO_TEXT, BackboneStates, Cache, OutputAdapter, TextTokenizer
 
-from .talker_layers import HEAD_WIDTH, NEVER, LetterBlock, SpeechBlock, TalkerMemory
+from .spelling import END, NUM_LETTERS, PADDING, START, Spelling
+from .talker_layers import FAR, HEAD_WIDTH, NEVER, LetterBlock, SpeechBlock, TalkerMemory
 
-START, END, PADDING = 256, 257, 258
-"""Letters beside the 256 bytes of UTF-8: before the text, behind it, and in empty slots."""
-
-_NUM_LETTERS = 259
+_SOFTPLUS_OF_ONE = 0.5413
+_FIRST_RIMS = (3.6, 10.4)
+"""Steps before the first letter and behind the last one, before anything is learned: a little silence, and what the
+delay pattern of seven streams with a text lead of two adds."""
+_RIM_UNIT = 10.0
+"""Steps per unit of the parameter, which an optimizer moves by no more than its learning rate at once."""
 _DIGITS = range(ord("0"), ord("9") + 1)
+
+
+class LetterTimes(nn.Module):
+    """How long each letter takes to say."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.duration = nn.Linear(width, 1)
+        self.rims = nn.Parameter(torch.tensor(_FIRST_RIMS) / _RIM_UNIT)
+        nn.init.zeros_(self.duration.weight)
+        nn.init.constant_(self.duration.bias, _SOFTPLUS_OF_ONE)
+
+    def forward(self, x: Tensor, expected: Tensor, codes: Tensor) -> Tensor:
+        """(B,n,W') letters, (B,n) steps that they take before anything is learned, (B,n) bytes -> (B,n) steps."""
+        durations = F.softplus(self.duration(x)[..., 0].float()) * expected
+        for rim, code in zip(self.rims.abs() * _RIM_UNIT, (START, END), strict=True):
+            durations = torch.where(codes == code, rim, durations)
+        return durations
 
 
 class TalkerAdapter(OutputAdapter):
@@ -44,18 +70,30 @@ class TalkerAdapter(OutputAdapter):
         num_letter_layers: int = Field(2, ge=0, description="Layers of the letter encoder.")
         max_letters: int = Field(24, ge=1, description="Bytes of one text token that are read.")
         steps_per_letter: float = Field(
-            1.0, gt=0, description="Steps of speech that a letter is expected to take (at 12.5 steps a second about 1)."
+            1.0,
+            gt=0,
+            description="Steps of speech that a letter takes before anything is learned (at 12.5 a second about 1).",
         )
         steps_per_digit: float = Field(4.0, gt=0, description="The same for a digit, which is spoken as a word.")
+        timing: Literal["learned", "fixed"] = Field(
+            "learned",
+            description="Whether it is learned how long letters take to say (loss `pace`), or as given above.",
+        )
         state_dropout: float = Field(
             0.1, ge=0, lt=1, description="Share of answers that are trained without the backbone's states."
+        )
+        audio_dropout: float = Field(
+            0.0,
+            ge=0,
+            le=0.5,
+            description="Mean share of steps whose past audio is hidden in training, so that the letters are read.",
         )
 
     def __init__(self, options: TalkerAdapter.Options, backbone_width: int, tokenizer: TextTokenizer) -> None:
         super().__init__()
         width, letter_width = options.width, options.letter_width
         self.options = options
-        self.letters = nn.Embedding(_NUM_LETTERS, letter_width)
+        self.letters = nn.Embedding(NUM_LETTERS, letter_width)
         self.place = nn.Embedding(options.max_letters, letter_width)
         self.state_norm = nn.LayerNorm(backbone_width, elementwise_affine=False)
         self.state_in = nn.Linear(backbone_width, letter_width)
@@ -63,14 +101,15 @@ class TalkerAdapter(OutputAdapter):
             LetterBlock(letter_width, 4 * letter_width) for _ in range(options.num_letter_layers)
         )
         self.letter_norm = nn.LayerNorm(letter_width)
+        self.times: LetterTimes | None = LetterTimes(letter_width) if options.timing == "learned" else None
         self.audio_in = nn.Linear(backbone_width, width)
         hidden = options.hidden_width or int(3.5 * width)
-        self.speech_blocks = nn.ModuleList(SpeechBlock(width, letter_width, hidden) for _ in range(options.num_layers))
+        self.speech_blocks = nn.ModuleList(
+            SpeechBlock(width, letter_width, hidden, options.timing == "learned") for _ in range(options.num_layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, backbone_width)
-        self._tokenizer = tokenizer
-        self._spelt: dict[int, list[int]] = {}
-        self._anchor = tokenizer.encode("a")[-1:]
+        self._spelling = Spelling(tokenizer, options.max_letters)
         for table in (self.letters, self.place):
             nn.init.normal_(table.weight, std=0.5)
         # Almost silent at first: a mouth that has learnt to read aloud speaks answers as well.
@@ -103,36 +142,56 @@ class TalkerAdapter(OutputAdapter):
         assert audio is not None, "an adapter that is fed back needs the audio rows"
         memory = cast("TalkerMemory", cache) if cache is not None else TalkerMemory()
         rows, steps = audio.shape[:2]
-        device, dtype = audio.device, self.out.weight.dtype
-        first = memory.length
-        ids = [[-1] * steps] * rows if text is None else text.tolist()
-        letters, places, sources, ends = self._spell(ids, memory)
+        device = audio.device
+        places = memory.places(steps, device)
+        ids = torch.full((rows, steps), NO_TEXT, device=device) if text is None else text
+        x, durations = self._read(states, ids, memory)
+        if self.training and cache is None and self.times is not None:
+            durations = _stretched(durations, spoken_steps(audio))
+        letter_times = memory.speak(durations)
+
+        times = places.float().expand(rows, -1)
+        assert memory.arrival is not None
+        assert memory.middle is not None
+        away = memory.middle[:, None, :] - times[:, :, None]
+        hidden = memory.arrival[:, None, :] > places[:, :, None]
+        away = away.masked_fill(hidden, FAR)
+        h = self._past(audio.to(self.out.weight.dtype))
+        for number, block in enumerate(self.speech_blocks):
+            h = block(h, times, x, letter_times, away, memory, str(number))
+        memory.length += steps
+        return cast("Tensor", self.out(self.norm(h)))
+
+    def pace(self, states: BackboneStates, audio: Tensor, text: Tensor) -> Tensor:
+        """See :meth:`anytalk.plugins.contracts.OutputAdapter.pace`."""
+        if self.times is None:
+            return super().pace(states, audio, text)
+        _, durations = self._read(states, text, TalkerMemory())
+        return (durations.sum(dim=1) - spoken_steps(audio)).abs()
+
+    def _read(self, states: BackboneStates, text: Tensor, memory: TalkerMemory) -> tuple[Tensor, Tensor]:
+        """The letters that come with these steps: (B,n,W'), and (B,n) how many steps each takes to say."""
+        device, dtype = text.device, self.out.weight.dtype
+        first = memory.places(1, device)
+        letters, places, sources, ends = self._spell(text.tolist(), memory)
         codes = torch.tensor(letters, device=device)
         source = torch.tensor(sources, device=device)  # (B,n) index of the step among these, NEVER for empty slots
         arrival = torch.where(source == NEVER, NEVER, source + first)
         # The start stands before everything.
         arrival = torch.where(codes == START, -1, arrival)
         end = torch.tensor(ends, device=device, dtype=torch.float32)
-        taken = torch.where(codes == START, 0.0, self._durations(codes))
-        letter_times = end - taken / 2
-        memory.arrival = arrival if memory.arrival is None else torch.cat([memory.arrival, arrival], dim=1)
-        memory.end = end if memory.end is None else torch.cat([memory.end, end], dim=1)
-
+        memory.arrive(arrival, end)
+        expected = self._expected(codes)
         x = self.letters(codes) + self.place(torch.tensor(places, device=device))
         x = x + self._states(states.normed, source, dtype)
+        assert memory.arrival is not None
         seen = memory.arrival[:, None, :] <= arrival[:, :, None]
         # An empty slot looks at itself and at everything: its output is never looked at, but must be a number.
         for number, block in enumerate(self.letter_blocks):
-            x = block(x, letter_times, seen, memory, f"encoder.{number}")
+            x = block(x, end - expected / 2, seen, memory, f"encoder.{number}")
         x = self.letter_norm(x)
-
-        times = torch.arange(first, first + steps, device=device, dtype=torch.float32)[None].expand(rows, -1)
-        visible = memory.arrival[:, None, :] <= torch.arange(first, first + steps, device=device)[None, :, None]
-        h = self.audio_in(audio.to(dtype))
-        for number, block in enumerate(self.speech_blocks):
-            h = block(h, times, x, letter_times, visible, memory, str(number))
-        memory.length = first + steps
-        return cast("Tensor", self.out(self.norm(h)))
+        durations = expected if self.times is None else self.times(x, expected, codes)
+        return x, durations * (codes != PADDING)
 
     def _states(self, normed: Tensor, source: Tensor, dtype: torch.dtype) -> Tensor:
         """(B,T,D) states -> (B,n,W'), what the backbone knows of the token of each letter."""
@@ -146,10 +205,20 @@ class TalkerAdapter(OutputAdapter):
         shown: Tensor = found * (source != NEVER)[:, :, None]
         return shown
 
-    def _durations(self, codes: Tensor) -> Tensor:
-        """(B,n) letters -> (B,n) steps that each is expected to take."""
+    def _past(self, audio: Tensor) -> Tensor:
+        """(B,T,D) audio rows -> (B,T,W). Hiding some in training is the dropout of Tacotron's prenet (1703.10135)."""
+        past: Tensor = self.audio_in(audio)
+        if self.training and self.options.audio_dropout:
+            # From almost nothing to twice as much: some answers are learned from their letters, some from both.
+            share = 2 * self.options.audio_dropout * torch.rand(len(past), 1, 1, device=past.device)
+            past = past * (torch.rand(*past.shape[:2], 1, device=past.device) >= share)
+        return past
+
+    def _expected(self, codes: Tensor) -> Tensor:
+        """(B,n) letters -> (B,n) steps that each takes before anything is learned; none for the start."""
         digit = (codes >= _DIGITS.start) & (codes < _DIGITS.stop)
-        return torch.where(digit, self.options.steps_per_digit, self.options.steps_per_letter)
+        taken = torch.where(digit, self.options.steps_per_digit, self.options.steps_per_letter)
+        return taken.masked_fill(codes == START, 0.0)
 
     def _spell(
         self, ids: list[list[int]], memory: TalkerMemory
@@ -166,7 +235,7 @@ class TalkerAdapter(OutputAdapter):
             if memory.arrival is None:
                 line.append((START, 0, 0, 0.0))
             for step, token in enumerate(row):
-                for place, letter in enumerate(self._letters_of(token)):
+                for place, letter in enumerate(self._spelling.letters_of(token)):
                     time += options.steps_per_digit if letter in _DIGITS else options.steps_per_letter
                     line.append((letter, place, step, time))
             rows.append(line)
@@ -176,17 +245,14 @@ class TalkerAdapter(OutputAdapter):
         columns = [[[slot[part] for slot in line] for line in rows] for part in range(4)]
         return columns[0], columns[1], columns[2], columns[3]  # type: ignore[return-value]
 
-    def _letters_of(self, token: int) -> list[int]:
-        """Bytes of a text token; looked up once."""
-        if token == END_OF_TEXT:
-            return [END]
-        if token < 0:
-            return []
-        found = self._spelt.get(token)
-        if found is None:
-            # Behind another token: some tokenizers drop a space that nothing stands before.
-            prefix = self._tokenizer.decode(self._anchor)
-            piece = self._tokenizer.decode([*self._anchor, token])[len(prefix) :]
-            found = list(piece.encode("utf-8"))[: self.options.max_letters]
-            self._spelt[token] = found
-        return found
+
+def spoken_steps(audio: Tensor) -> Tensor:
+    """(B,T,D) audio rows of whole answers -> (B,) steps up to the last that holds audio; 0 for none."""
+    steps = torch.arange(1, audio.shape[1] + 1, device=audio.device)
+    return ((audio != 0).any(dim=-1) * steps).amax(dim=1)
+
+
+def _stretched(durations: Tensor, steps: Tensor) -> Tensor:
+    """(B,n) durations so that each row takes (B,) steps; nothing is learned from where letters stand."""
+    durations = durations.detach()
+    return durations * torch.where(steps > 0, steps / durations.sum(dim=1).clamp(min=1e-3), 1.0)[:, None]

@@ -2,7 +2,8 @@
 
 Two kinds of things have a place in time: steps of speech (one per codec frame) and letters of the text, each at the
 time at which it is expected to be spoken. Rotary positions (arXiv 2104.09864) see differences only, so "what is spoken
-about now" is the same direction everywhere, and attention between speech and text begins close to where it must end.
+about now" is the same direction everywhere; and each head of the attention from speech to letters looks at letters some
+steps away from now, more or less sharply, so that it begins close to where it must end.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HEAD_WIDTH = 64
+_FIRST_OFFSETS = (-8.0, 4.0)
+_FIRST_SPREAD = 2.0
+"""Where heads look before anything is learned, in steps: around letters said 8 steps ago (a delay pattern's last stream
+lags so far behind) to 4 steps ahead."""
 _ROTARY_BASE = 10_000.0
 NEVER = 1 << 30
 """Arrival of a slot that holds no letter."""
+FAR = 1e4
+"""Steps away of a letter that hasn't come: not infinite, so that gradients stay numbers."""
 
 
 def rotate(x: Tensor, times: Tensor) -> Tensor:
@@ -36,10 +43,16 @@ def split_heads(x: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
-    """(B,H,L,w) x (B,H,M,w) with a mask (B,L,M) bool -> (B,L,H*w)."""
-    seen = None if mask is None else mask[:, None]
+    """(B,H,L,w) x (B,H,M,w) with a mask (B,L,M) bool or (B,H,L,M) of numbers to add -> (B,L,H*w)."""
+    seen = mask[:, None] if mask is not None and mask.dim() == 3 else mask
     found = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, is_causal=causal)
     return found.transpose(1, 2).flatten(2)
+
+
+def _padded(part: Tensor, length: int, name: str) -> Tensor:
+    """(B,H,n,w) -> (B,H,length,w), zeros in front of steps, or behind letters."""
+    missing = length - part.shape[2]
+    return F.pad(part, (0, 0, missing, 0) if name.startswith("step") else (0, 0, 0, missing))
 
 
 @dataclass
@@ -49,22 +62,83 @@ class TalkerMemory:
     Attributes:
         length: Steps held.
         arrival: (B,C) int64, the step in which each letter came; NEVER for an empty slot.
-        end: (B,C) float32, the time at which each letter is expected to be over.
+        end: (B,C) float32, the time at which each letter would be over if all took equally long.
+        spoken: (B,C) float32, the time at which each letter is said to its end.
+        middle: (B,C) float32, and to its middle.
         keys: By name of an attention layer: (B,H,n,w) keys and values of steps or letters.
+        empty: For each row, slots of steps in front that hold nothing; None while all rows are equally long.
     """
 
     length: int = 0
     arrival: Tensor | None = None
     end: Tensor | None = None
+    spoken: Tensor | None = None
+    middle: Tensor | None = None
     keys: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    empty: list[int] | None = None
+
+    def places(self, steps: int, device: torch.device) -> Tensor:
+        """(1,steps) or (B,steps): which steps of their own answers the next ones are."""
+        places = torch.arange(self.length, self.length + steps, device=device)[None]
+        return places if self.empty is None else places - torch.tensor(self.empty, device=device)[:, None]
+
+    def join(self, other: TalkerMemory) -> None:
+        """Add the rows of another memory behind these: shorter ones get empty steps in front and letters behind."""
+        assert self.arrival is not None
+        assert other.arrival is not None
+        longest, letters = max(self.length, other.length), max(self.arrival.shape[1], other.arrival.shape[1])
+        self.empty = [n + longest - m.length for m in (self, other) for n in m.empty or [0] * len(m.letters()[0])]
+        self.arrival, self.end, self.spoken, self.middle = (
+            torch.cat([F.pad(part, (0, letters - part.shape[1]), value=value) for part in pair])
+            for pair, value in zip(zip(self.letters(), other.letters(), strict=True), (NEVER, 0, 0, 0), strict=True)
+        )
+        for name, mine in self.keys.items():
+            target = longest if name.startswith("step") else letters
+            pairs = zip(mine, other.keys[name], strict=True)
+            keys, values = (torch.cat([_padded(part, target, name) for part in pair]) for pair in pairs)
+            self.keys[name] = keys, values
+        self.length = longest
+
+    def take(self, row: int) -> TalkerMemory:
+        """A memory of this row alone."""
+        first = self.empty[row] if self.empty is not None else 0
+        arrival, end, spoken, middle = (part[row : row + 1].clone() for part in self.letters())
+        taken = TalkerMemory(self.length - first, arrival, end, spoken, middle)
+        for name, (keys, values) in self.keys.items():
+            begin = first if name.startswith("step") else 0
+            taken.keys[name] = keys[row : row + 1, :, begin:].clone(), values[row : row + 1, :, begin:].clone()
+        return taken
+
+    def letters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is known of each letter: `arrival`, `end`, `spoken`, `middle`."""
+        assert self.arrival is not None
+        assert self.end is not None
+        assert self.spoken is not None
+        assert self.middle is not None
+        return self.arrival, self.end, self.spoken, self.middle
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
-        if self.arrival is None or self.end is None:
+        if self.arrival is None or self.end is None or self.spoken is None or self.middle is None:
             return
         index = torch.tensor(list(rows), device=self.arrival.device)
         self.arrival, self.end = self.arrival[index], self.end[index]
+        self.spoken, self.middle = self.spoken[index], self.middle[index]
         self.keys = {name: (k[index], v[index]) for name, (k, v) in self.keys.items()}
+        if self.empty is not None:
+            self._tighten([self.empty[row] for row in rows])
+
+    def _tighten(self, empty: list[int]) -> None:
+        """Give up slots that are empty in all rows."""
+        spare = min(empty, default=0)
+        self.empty = [n - spare for n in empty] if any(n > spare for n in empty) else None
+        self.length -= spare
+        used = (self.letters()[0] < NEVER).any(dim=0)
+        self.arrival, self.end, self.spoken, self.middle = (part[:, used] for part in self.letters())
+        self.keys = {
+            name: (k[:, :, spare:], v[:, :, spare:]) if name.startswith("step") else (k[:, :, used], v[:, :, used])
+            for name, (k, v) in self.keys.items()
+        }
 
     def crop(self, length: int) -> None:
         """Forget the steps after the first `length`, and the letters that came with them."""
@@ -76,6 +150,24 @@ class TalkerMemory:
             name: (k[:, :, : self.length], v[:, :, : self.length]) if name.startswith("step") else (k, v)
             for name, (k, v) in self.keys.items()
         }
+
+    def arrive(self, arrival: Tensor, end: Tensor) -> None:
+        """Letters (B,n) that come in these steps."""
+        self.arrival = arrival if self.arrival is None else torch.cat([self.arrival, arrival], dim=1)
+        self.end = end if self.end is None else torch.cat([self.end, end], dim=1)
+
+    def speak(self, durations: Tensor) -> Tensor:
+        """(B,n) steps that the letters that came last take -> (B,n) times of their middles."""
+        assert self.arrival is not None
+        before = torch.zeros_like(durations[:, :1])
+        if self.spoken is not None:
+            known = self.arrival[:, : self.spoken.shape[1]] < NEVER
+            before = torch.where(known, self.spoken, 0.0).amax(dim=1, keepdim=True)
+        ends = before + durations.cumsum(dim=1)
+        middles = ends - durations / 2
+        self.spoken = ends if self.spoken is None else torch.cat([self.spoken, ends], dim=1)
+        self.middle = middles if self.middle is None else torch.cat([self.middle, middles], dim=1)
+        return middles
 
     def extend(self, name: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add keys and values (B,H,n,w) behind those of a layer; all of them come back."""
@@ -113,10 +205,23 @@ class LetterBlock(nn.Module):
         return out
 
 
+class Window(nn.Module):
+    """Where each head looks for letters: around how many steps from now, and how sharply."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.linspace(*_FIRST_OFFSETS, num_heads))
+        self.spread = nn.Parameter(torch.full((num_heads,), _FIRST_SPREAD))
+
+    def forward(self, away: Tensor) -> Tensor:
+        """(B,T,C) steps -> (B,H,T,C) to add to scores: 0 where a head expects its letters, below that elsewhere."""
+        return -0.5 * ((away[:, None] - self.offset[:, None, None]) / self.spread[:, None, None]).square()
+
+
 class SpeechBlock(nn.Module):
     """A step of speech looks at the steps before it, then at the letters that have come."""
 
-    def __init__(self, width: int, letter_width: int, hidden_width: int) -> None:
+    def __init__(self, width: int, letter_width: int, hidden_width: int, looks_near: bool) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -125,6 +230,7 @@ class SpeechBlock(nn.Module):
         self.letter_query = nn.Linear(width, width)
         self.letter_keys = nn.Linear(letter_width, 2 * width)
         self.letter_out = nn.Linear(width, width)
+        self.window = Window(width // HEAD_WIDTH) if looks_near else None
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = Mlp(width, hidden_width)
 
@@ -134,7 +240,7 @@ class SpeechBlock(nn.Module):
         times: Tensor,
         letters: Tensor,
         letter_times: Tensor,
-        mask: Tensor,
+        away: Tensor,
         memory: TalkerMemory,
         name: str,
     ) -> Tensor:
@@ -145,7 +251,7 @@ class SpeechBlock(nn.Module):
             times: (B,T) of the steps.
             letters: (B,n,W') letters that came with these steps.
             letter_times: (B,n).
-            mask: (B,T,C) which of all letters each step may see.
+            away: (B,T,C) float32, how many steps later each of all letters is said; FAR: it has not come yet.
             memory: What came before; it grows.
             name: Of this layer in the memory.
         """
@@ -157,10 +263,15 @@ class SpeechBlock(nn.Module):
         if steps > 1 and not begins:
             causal = torch.ones(steps, keys.shape[2], dtype=torch.bool, device=x.device)
             causal = causal.tril(keys.shape[2] - steps)[None]
+        if memory.empty is not None:
+            slots = torch.arange(keys.shape[2], device=x.device)
+            held = slots[None, None] >= torch.tensor(memory.empty, device=x.device)[:, None, None]
+            causal = held if causal is None else causal & held
         x = x + self.attention_out(attend(rotate(query, times), keys, values, causal, causal=begins and steps > 1))
         query = rotate(split_heads(self.letter_query(self.letter_norm(x))), times)
         key, value = (split_heads(part) for part in self.letter_keys(letters).chunk(2, dim=-1))
         keys, values = memory.extend(f"letter.{name}", rotate(key, letter_times), value)
-        x = x + self.letter_out(attend(query, keys, values, mask))
+        seen = away < FAR if self.window is None else self.window(away).to(query.dtype)
+        x = x + self.letter_out(attend(query, keys, values, seen))
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out

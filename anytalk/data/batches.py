@@ -163,6 +163,8 @@ class Steps(Dataset[Step]):
         per_row = np.sum([grid.loss_mask.sum(axis=1) for grid in grids], axis=0)
         counts = {f"audio{k}": int(per_row[k]) for k in range(layout.num_audio_streams)}
         counts["text"] = int(per_row[layout.text_row])
+        # Steps of error per step of speech.
+        counts["pace"] = counts["audio0"]
         if self._settings.twins:
             counts["distill"] = sum(
                 int(grid.loss_mask[layout.text_row].sum())

@@ -67,7 +67,7 @@ def codec_info(config: TalkerConfig, codec: Codec) -> CodecInfo:
     """What to compare a mouth by."""
     return CodecInfo(
         name=config.codec.name,
-        fingerprint=fingerprint(codec),
+        fingerprint=fingerprint(codec, without=codec.decoder_prefixes),
         token_format=codec.token_format,
         num_streams=codec.num_streams,
         codebook_size=codec.codebook_size,

@@ -178,32 +178,60 @@ class Generation:
     @torch.no_grad()
     def __iter__(self) -> Iterator[Column]:
         """Generate to the end."""
-        layout, answer = self.model.layout, self.answer
+        answer = self.answer
         hidden, cache = self._prefill()
         self.mark("prefilled")
         for index in range(self.options.max_columns):
-            text = self._next_text(hidden, index)
-            audio = self._next_audio(hidden, index) if self.audio_out else None
-            if self._original_end(text, audio, index):
+            column = self.choose(self._text_logits(hidden), self._audio_logits(hidden), index)
+            if column is None:
                 answer.finish_reason = "stop"
                 return
-            ends_text = text == layout.end_of_text_id and not self._ignores_end(index)
-            if not answer.text_ended and not ends_text:
-                answer.text_ids.append(text)
-            if audio is not None:
-                answer.columns.append(audio)
-                self._note_audio_end(audio, index)
-            was_ended = answer.text_ended
-            answer.text_ended = was_ended or ends_text
-            yield Column(index, None if was_ended else text, audio)
-            if self._is_done(index):
+            yield column
+            if self.is_done(index):
                 answer.finish_reason = "stop"
                 return
             if answer.text_ended and self._rows == 2:
                 cache.backbone.keep_rows([0])
                 self._rows = 1
-            hidden = self._step(text, audio, cache)
+            hidden = self._step(self.next_text(column), column.audio, cache)
         answer.finish_reason = "length"
+
+    # ---- one column, for whoever runs the model for several answers at once
+
+    @property
+    def writes(self) -> bool:
+        """Whether the next column's text is sampled, so that :meth:`choose` needs text logits."""
+        return self.given_text is None and not self.answer.text_ended
+
+    def choose(self, text_logits: Tensor | None, audio_logits: Tensor | None, index: int) -> Column | None:
+        """Choose a column and add it to the answer.
+
+        Args:
+            text_logits: (1,V) of the row that writes; looked at only where the answer `writes`.
+            audio_logits: (K,C+specials) of the row that speaks; None in a task that does not.
+            index: Answer column, counted from 0 without gaps.
+
+        Returns:
+            The column; None where the rule ``"original"`` ends before it.
+        """
+        answer = self.answer
+        text = self._next_text(text_logits, index)
+        audio = self._next_audio(audio_logits, index) if audio_logits is not None else None
+        if self._original_end(text, audio, index):
+            return None
+        ends_text = text == self.model.layout.end_of_text_id and not self._ignores_end(index)
+        if not answer.text_ended and not ends_text:
+            answer.text_ids.append(text)
+        if audio is not None:
+            answer.columns.append(audio)
+            self._note_audio_end(audio, index)
+        was_ended = answer.text_ended
+        answer.text_ended = was_ended or ends_text
+        return Column(index, None if was_ended else text, audio)
+
+    def next_text(self, column: Column) -> int:
+        """The text token that is fed back with a column: a pad behind the text's end."""
+        return self.model.layout.pad_t if column.text is None else column.text
 
     # ---- running the model
 
@@ -247,23 +275,28 @@ class Generation:
 
     # ---- choosing tokens
 
-    def _next_text(self, hidden: Hidden, index: int) -> int:
+    def _text_logits(self, hidden: Hidden) -> Tensor | None:
+        row = self._rows - 1
+        return self.model.text_logits(hidden.states.normed[row : row + 1, -1:])[:, 0] if self.writes else None
+
+    def _audio_logits(self, hidden: Hidden) -> Tensor | None:
+        return None if hidden.audio is None else self.model.audio_logits(hidden.audio[:1, -1:])[0, :, 0]
+
+    def _next_text(self, logits: Tensor | None, index: int) -> int:
         layout, answer = self.model.layout, self.answer
         if answer.text_ended:
             return layout.pad_t
         if self.given_text is not None:
             return self.given_text[index] if index < len(self.given_text) else layout.end_of_text_id
-        row = self._rows - 1
-        logits = self.model.text_logits(hidden.states.normed[row : row + 1, -1:])[:, 0]
+        assert logits is not None, "an answer that writes needs text logits"
         if self.options.rule == "staircase":
             logits = legal_text(logits, layout)
         recent = torch.tensor([answer.text_ids], device=logits.device)
         return int(choose(logits, self.options.text, recent, self._generator))
 
-    def _next_audio(self, hidden: Hidden, index: int) -> np.ndarray:
+    def _next_audio(self, logits: Tensor, index: int) -> np.ndarray:
+        """(K,C+specials) -> (K,)."""
         layout, answer = self.model.layout, self.answer
-        assert hidden.audio is not None
-        logits = self.model.audio_logits(hidden.audio[:1, -1:])[0, :, 0]  # (K, C+specials)
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
         window = max(sampling.repetition_window for sampling in self._audio_sampling)
@@ -312,7 +345,8 @@ class Generation:
         if self.options.rule == "staircase" and answer.num_frames is None and audio[0] == self.model.layout.eoa:
             answer.num_frames = answer.pattern.frames_at_end(index, len(answer.text_ids))
 
-    def _is_done(self, index: int) -> bool:
+    def is_done(self, index: int) -> bool:
+        """Whether the answer is complete with this column."""
         if self.options.rule == "original":
             return False
         answer = self.answer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -142,6 +142,8 @@ class Session:
         prompt = talker.prompts.prompt(task, turns)
         tokenizer = talker.model.backbone.tokenizer
         given = tokenizer.encode(text or "") if task.answer == "question" and not task.speech_in else None
+        if task.speech_in and task.answer == "question":
+            options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))
         prompts = [prompt]
         if task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
             prompts.append(talker.prompts.text_only_row(prompt))
@@ -156,10 +158,10 @@ class Session:
             speaker=speaker_row,
             mark=self.mark,
         )
-        mouth = _Mouth(talker, started, self.mark) if task.audio_out else None
+        mouth = Mouth(talker, started, self.mark) if task.audio_out else None
         said = ""
         for _ in generation:
-            delta = _text_delta(tokenizer.decode(generation.answer.text_ids), said)
+            delta = text_delta(tokenizer.decode(generation.answer.text_ids), said)
             if delta:
                 said += delta
                 yield TextDelta(delta)
@@ -184,7 +186,7 @@ class Session:
         )
 
 
-class _Mouth:
+class Mouth:
     """Turns the frames of an answer into sound as they become ready, and counts them."""
 
     def __init__(self, talker: Talker, started: float, mark: Callable[[str], None]) -> None:
@@ -226,7 +228,16 @@ def _task(task: Task | str | None, *, spoken: bool) -> Task:
     return task
 
 
-def _text_delta(whole: str, said: str) -> str:
+def longest_transcript(speech_columns: int) -> int:
+    """Columns at most for the transcript of so many columns of speech.
+
+    Adapters give several columns for each word, or one for each token that is heard, so twice as many tokens were never
+    said: a small model that loses the thread must not go on for as long as an answer may.
+    """
+    return 2 * speech_columns + 8
+
+
+def text_delta(whole: str, said: str) -> str:
     """What can be said now: not a character whose bytes are still incomplete, nothing that may still change."""
     if whole.endswith("\ufffd") or not whole.startswith(said):
         return ""

@@ -281,6 +281,19 @@ class TalkModel(nn.Module):
         Returns:
             (B,T,D) for the audio heads.
         """
+        states, text = self._written(states, text, audio_embeds)
+        found: Tensor = self.output_adapter(states, audio_embeds, cache.output_adapter if cache else None, text)
+        return found
+
+    def pace_alone(self, states: BackboneStates | None, text: Tensor, audio_embeds: Tensor) -> Tensor:
+        """(B,) how many steps wrong such an adapter guesses whole answers; arguments as of :meth:`speak_alone`."""
+        states, text = self._written(states, text, audio_embeds)
+        return self.output_adapter.pace(states, audio_embeds, text)
+
+    def _written(
+        self, states: BackboneStates | None, text: Tensor, audio_embeds: Tensor
+    ) -> tuple[BackboneStates, Tensor]:
+        """States of the steps that hold a text token, zero elsewhere, and the tokens, as adapters get them."""
         is_token = (text < self.layout.text_vocab_size) & (text != self.layout.end_of_text_id)
         if states is None:
             nothing = torch.zeros_like(audio_embeds)
@@ -289,8 +302,7 @@ class TalkModel(nn.Module):
             known = is_token[..., None]
             states = BackboneStates(states.pre_norm * known, states.normed * known)
         text = torch.where(is_token, text, NO_TEXT).masked_fill(text == self.layout.end_of_text_id, END_OF_TEXT)
-        found: Tensor = self.output_adapter(states, audio_embeds, cache.output_adapter if cache else None, text)
-        return found
+        return states, text
 
     def text_logits(self, normed: Tensor) -> Tensor:
         """(B,T,D) -> (B,T,V), with the special slots behind when the text ends with eot."""

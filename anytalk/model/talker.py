@@ -81,10 +81,17 @@ class Talker:
         return self.config.speakers.index(name)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """A digest of names, shapes and a few values of every tensor: cheap, and different for different weights."""
+def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
+    """A digest of names, shapes and a few values of tensors: cheap, and different for different weights.
+
+    Args:
+        module: Whose weights.
+        without: Names that begin with one of these don't count.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if name.startswith(without):
+            continue
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -27,6 +27,7 @@ from anytalk.plugins.handed import (
     BackboneStates,
     Cache,
     CodecStream,
+    JoinableCache,
     TextTokenizer,
 )
 from anytalk.plugins.rows import Audio, BadRow, CodecCodes, Message, Row, Sound
@@ -48,6 +49,7 @@ __all__ = [
     "DataSource",
     "Heads",
     "InputAdapter",
+    "JoinableCache",
     "Message",
     "OutputAdapter",
     "Part",
@@ -250,6 +252,26 @@ class OutputAdapter(Part, nn.Module):
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:
         """An empty cache, or None for an adapter that has no memory."""
 
+    def pace(self, states: BackboneStates, audio: Tensor, text: Tensor) -> Tensor:
+        """The loss ``pace``: how wrongly an adapter guesses the length of each answer from its text.
+
+        Args:
+            states: As :meth:`forward` gets them.
+            audio: (B,T,D) merged audio rows of whole answers, zero behind their ends.
+            text: (B,T) int64.
+
+        Returns:
+            (B,) errors in steps.
+
+        Raises:
+            ConfigError: this adapter knows no such loss.
+        """
+        from anytalk.errors import ConfigError
+
+        raise ConfigError(
+            f"the output adapter {type(self).__name__} has no loss 'pace'", "leave it out, or attach with talker"
+        )
+
 
 class Heads(Part, nn.Module):
     """Parallel audio heads."""
@@ -266,8 +288,11 @@ class Codec(Part, nn.Module):
 
     Attributes:
         context_frames: (past, future) frames that an output sample can depend on beside its own frame.
+        decoder_prefixes: What the names of weights begin with that :meth:`encode` doesn't use: codes of before stay
+            good when only these are trained. Empty where that isn't known.
     """
 
+    decoder_prefixes: tuple[str, ...] = ()
     sample_rate_hz: int
     num_streams: int
     codebook_size: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,21 @@ class Cache(Protocol):
 
     def crop(self, length: int) -> None:
         """Forget all steps after the first `length`."""
+
+
+@runtime_checkable
+class JoinableCache(Cache, Protocol):
+    """A cache whose rows may hold unequally many steps, so that answers come and go in one batch. Optional.
+
+    ``length`` is that of the longest row; each row's steps keep their own positions. Parts whose caches are not
+    joinable are run once per answer instead.
+    """
+
+    def join(self, other: Self) -> None:
+        """Add the rows of another cache behind these; the other one is used up."""
+
+    def take(self, row: int) -> Self:
+        """A cache of this row alone; it stays here until :meth:`keep_rows` leaves it out."""
 
 
 @runtime_checkable

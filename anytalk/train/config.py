@@ -14,7 +14,7 @@ from anytalk.errors import ConfigError, UnknownNameError, did_you_mean
 from anytalk.model.config import override
 from anytalk.plugins.registry import Registry, explain_validation
 
-LOSSES = ("text", "audio", "distill", "align")
+LOSSES = ("text", "audio", "distill", "align", "pace")
 """Losses that a stage can name: cross-entropy of the text row and of the audio rows, KL to the text LLM, and how badly
 the input adapter hears a transcript by itself."""
 

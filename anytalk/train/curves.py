@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-_DRAWN = ("text", "audio", "distill", "align")
+_DRAWN = ("text", "audio", "distill", "align", "pace")
 
 
 def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:

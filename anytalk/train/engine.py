@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from anytalk.data.batches import Batch
+from anytalk.errors import TalkerError
 from anytalk.train.losses import LossModule
 
 _TENSORS = "state.safetensors"
@@ -152,6 +153,14 @@ class PlainEngine(Engine):
     def load(self, folder: Path) -> None:
         """See the contract."""
         tensors = safetensors.torch.load_file(str(folder / _TENSORS))
+        held = {key.removeprefix("param."): value.shape for key, value in tensors.items() if key.startswith("param.")}
+        other = sorted(held.items() ^ {name: value.shape for name, value in self.parameters.items()}.items())
+        if other:
+            raise TalkerError(
+                f"checkpoint '{folder}' holds other parameters than the stage trains: {other[0][0]}"
+                + (f" and {len(other) - 1} more" if len(other) > 1 else ""),
+                "give the parts of talker.yaml their former options, or add --restart to begin the stage anew",
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"param.{name}"])

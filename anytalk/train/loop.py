@@ -26,7 +26,7 @@ from anytalk.train.engine import make_accelerator, make_engine
 from anytalk.train.finish import finish_stage
 from anytalk.train.freeze import PartReport, apply_freeze
 from anytalk.train.guard import LossGuard
-from anytalk.train.losses import ALIGN, DISTILL, TEXT, LossModule, LossSettings, hear
+from anytalk.train.losses import ALIGN, DISTILL, NOT_AUDIO, LossModule, LossSettings, hear
 from anytalk.train.optimizer import make_optimizer
 from anytalk.train.schedule import learning_rate
 from anytalk.train.signals import StopWish, held_signals
@@ -334,7 +334,7 @@ class StageRun:
         values = dict(zip(self.module.names, sums.tolist(), strict=True))
         weighed = dict(zip(self.module.names, factors.tolist(), strict=True))
         means = {n: v / work.counts[n] for n, v in values.items() if work.counts.get(n) and weighed[n]}
-        audio = [value for name, value in means.items() if name not in (TEXT, DISTILL, ALIGN)]
+        audio = [value for name, value in means.items() if name not in NOT_AUDIO]
         if audio:
             means["audio"] = sum(audio) / len(audio)
         return {**means, "loss": float((sums * factors).sum())}

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
+from anytalk.errors import ConfigError
 from anytalk.model.talk_model import GridBatch, TalkModel
 from anytalk.plugins.contracts import Backbone, BackboneStates, SpeechEncoder
 from anytalk.train.elastic import take_out
 from anytalk.train.prefix import run_backbone
 from anytalk.train.windows import answer_windows
 
-TEXT, DISTILL, ALIGN = "text", "distill", "align"
+TEXT, DISTILL, ALIGN, PACE = "text", "distill", "align", "pace"
+NOT_AUDIO = (TEXT, DISTILL, ALIGN, PACE)
 
 _DUMMY_FRAMES = 8
 """Encoder frames of the silent clip that stands in where a device's rows hold no speech."""
@@ -27,7 +29,7 @@ class LossSettings:
     """How losses are weighed.
 
     Attributes:
-        weights: Weight of each named loss: ``text``, ``audio``, ``distill``, ``align``; what is absent counts 0.
+        weights: Weight of each named loss: ``text``, ``audio``, ``distill``, ``align``, ``pace``; absent: 0.
         streams: Weight of each audio stream in ``audio``; None: all equal.
         temperature: Of the distillation.
     """
@@ -66,6 +68,11 @@ class LossModule(nn.Module):
         share_prefix: bool = True,
     ) -> None:
         super().__init__()
+        if settings.weights.get(PACE, 0.0) > 0 and not model.speaks_alone:
+            raise ConfigError(
+                f"the output adapter {type(model.output_adapter).__name__} has no loss 'pace'",
+                "leave it out, or attach with talker",
+            )
         self.model = model
         self.settings = settings
         self._teacher = (teacher,)
@@ -74,8 +81,8 @@ class LossModule(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of the sums, in order: text, one per audio stream, distill, align."""
-        return [TEXT, *(f"audio{k}" for k in range(self.model.layout.num_audio_streams)), DISTILL, ALIGN]
+        """Names of the sums, in order: text, one per audio stream, distill, align, pace."""
+        return [TEXT, *(f"audio{k}" for k in range(self.model.layout.num_audio_streams)), DISTILL, ALIGN, PACE]
 
     def factors(self, counts: Mapping[str, int]) -> Tensor:
         """(len(names),) what each sum is multiplied by for a step with so many tokens of each name.
@@ -85,7 +92,7 @@ class LossModule(nn.Module):
         """
         weights, layout = self.settings.weights, self.model.layout
         streams = list(self.settings.streams or [1.0] * layout.num_audio_streams)
-        by_name = {name: weights.get(name, 0.0) for name in (TEXT, DISTILL, ALIGN)}
+        by_name = {name: weights.get(name, 0.0) for name in NOT_AUDIO}
         for k, weight in enumerate(streams):
             by_name[f"audio{k}"] = weights.get("audio", 0.0) * weight / sum(streams)
         return torch.tensor([by_name[n] / max(1, counts.get(n, 0)) for n in self.names], dtype=torch.float64)
@@ -201,14 +208,20 @@ class LossModule(nn.Module):
         model, layout = self.model, self.model.layout
         cut = answer_windows(layout, batch.tokens, batch.loss_mask, batch.answer_mask)
         voiced = cut.gather(batch.answer_mask[..., None])[..., 0]
+        # Columns behind an answer's end repeat the batch's last.
+        voiced = voiced & (torch.diff(cut.columns, prepend=cut.columns[:, :1] - 1) > 0)
         _, audio = model.embed(GridBatch(cut.tokens, (), batch.speaker[cut.rows], voiced), always=self._uniform)
         assert audio is not None
         known = None
         if states is not None:
             writes = ~batch.reads[cut.rows][:, None, None]
             known = BackboneStates(cut.gather(states.pre_norm) * writes, cut.gather(states.normed) * writes)
-        hidden = model.speak_alone(known, cut.tokens[:, layout.text_row], audio)
-        return self._audio(hidden[:, :-1], cut.tokens[:, :, 1:], cut.loss_mask[:, : layout.text_row, 1:])
+        text = cut.tokens[:, layout.text_row]
+        hidden = model.speak_alone(known, text, audio)
+        sums = self._audio(hidden[:, :-1], cut.tokens[:, :, 1:], cut.loss_mask[:, : layout.text_row, 1:])
+        if self.settings.weights.get(PACE, 0.0) > 0:
+            sums[PACE] = (model.pace_alone(known, text, audio) * voiced.any(dim=1)).sum()
+        return sums
 
     def _has_twins(self, batch: Batch) -> bool:
         return self._teacher[0] is not None and batch.twin_tokens is not None

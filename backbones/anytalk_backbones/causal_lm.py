@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,68 @@ class HFCache:
             self.kv.crop(length - self.length)
 
 
+class RaggedCache(HFCache):
+    """Fulfils :class:`anytalk.plugins.contracts.JoinableCache`: shorter rows are padded in front.
+
+    Attributes:
+        empty: For each row, slots in front that hold nothing; None while no row was joined.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.empty: list[int] | None = None
+
+    @property
+    def _layers(self) -> list[Any]:
+        """With their tensors `keys` and `values`, (B,H,T,w); transformers types them for other kinds of layers, too."""
+        return cast("list[Any]", self.kv.layers)
+
+    def join(self, other: RaggedCache) -> None:
+        """Add the rows of another cache behind these; the other one is used up."""
+        longest = max(self.length, other.length)
+        self.empty = [n + longest - c.length for c in (self, other) for n in c._empty_slots()]
+        for mine, theirs in zip(self._layers, other._layers, strict=True):
+            mine.keys = torch.cat([_padded(mine.keys, longest), _padded(theirs.keys, longest)])
+            mine.values = torch.cat([_padded(mine.values, longest), _padded(theirs.values, longest)])
+
+    def take(self, row: int) -> RaggedCache:
+        """A cache of this row alone."""
+        taken, first = RaggedCache(), self._empty_slots()[row]
+        for number, layer in enumerate(self._layers):
+            keys, values = (part[row : row + 1, :, first:].clone() for part in (layer.keys, layer.values))
+            taken.kv.update(keys, values, number)
+        return taken
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these batch rows, in this order; slots that are empty in all of them are given up."""
+        super().keep_rows(rows)
+        if self.empty is None:
+            return
+        kept = [self.empty[row] for row in rows]
+        spare = min(kept, default=0)
+        self.empty = [n - spare for n in kept] if any(n > spare for n in kept) else None
+        if spare:
+            for layer in self._layers:
+                layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
+
+    def places(self, steps: int) -> dict[str, Tensor]:
+        """What a decoder must be told about the next steps: nothing while all rows are equally long."""
+        if self.empty is None:
+            return {}
+        device = self._layers[0].keys.device
+        empty = torch.tensor(self.empty, device=device)[:, None]
+        slots = torch.arange(self.length + steps, device=device)[None]
+        return {"attention_mask": (slots >= empty).long(), "position_ids": slots[:, self.length :] - empty}
+
+    def _empty_slots(self) -> list[int]:
+        return self.empty or [0] * int(self._layers[0].keys.shape[0])
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    """(B,H,n,w) -> (B,H,length,w), zeros in front."""
+    return nn.functional.pad(part, (0, 0, length - part.shape[2], 0))
+
+
 class HFBlocks(nn.Module):
     """A short decoder of the model's own class, without its token embedding."""
 
@@ -69,7 +132,7 @@ class HFBlocks(nn.Module):
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache:
         """An empty cache; it grows as needed."""
-        return HFCache()
+        return _new_cache(self.decoder)
 
 
 class CausalLMBackbone(Backbone):
@@ -163,7 +226,7 @@ class CausalLMBackbone(Backbone):
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache:
         """An empty cache; it grows as needed."""
-        return HFCache()
+        return _new_cache(self._decoder)
 
     def make_blocks(self, num_blocks: int, init: str) -> HFBlocks:
         """A decoder of the same class with `num_blocks` layers.
@@ -206,7 +269,15 @@ class CausalLMBackbone(Backbone):
 
 def _run(decoder: nn.Module, hidden: Tensor, cache: Cache | None) -> Any:
     kv = None if cache is None else cast("HFCache", cache).kv
-    return decoder(inputs_embeds=hidden, past_key_values=kv, use_cache=kv is not None, return_dict=True)
+    places = cache.places(hidden.shape[1]) if isinstance(cache, RaggedCache) else {}
+    return decoder(inputs_embeds=hidden, past_key_values=kv, use_cache=kv is not None, return_dict=True, **places)
+
+
+def _new_cache(decoder: nn.Module) -> HFCache:
+    """Rows of unequal length need positions of their own, and attention that only looks at distances in the cache."""
+    chunked = "chunked_attention" in set(getattr(decoder.config, "layer_types", None) or ())
+    takes = inspect.signature(decoder.forward).parameters
+    return HFCache() if chunked or "position_ids" not in takes or "attention_mask" not in takes else RaggedCache()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Make the text sets of an English voice assistant: questions, template answers and a hundred ordinary sentences.
+"""Make the text sets of an English voice assistant: questions, template answers, word lists, ordinary sentences.
 
     python texts.py OUT_FOLDER
 
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from templates import Item, answers, questions
 
 QUESTION_TEST_PER_MILLE = 38
 ANSWER_TEST_PER_MILLE = 21
+WORD_LISTS = 6_000
 _PIECE = 5
 _PLAIN = re.compile(r"[A-Za-z,.?!' ]+")
 
@@ -169,13 +172,42 @@ def _split(items: list[Item], prefix: str, field: str, test_per_mille: int) -> d
     return rows
 
 
+def word_lists(texts: list[str]) -> list[dict[str, Any]]:
+    """Sentences of words drawn from `texts` in no order, each word about equally often.
+
+    Ears that only know words inside our few hundred templates guess them from what stands around them.
+    """
+    # As written inside a sentence, so that names keep their capitals.
+    forms = Counter(re.sub(r"[^A-Za-z']", "", word) for text in texts for word in text.split()[1:])
+    vocabulary: dict[str, str] = {}
+    for form, _ in forms.most_common():
+        if form:
+            vocabulary.setdefault(form.lower(), form)
+    chance = random.Random(0)
+    rows: dict[str, dict[str, Any]] = {}
+    bag: list[str] = []
+    while len(rows) < WORD_LISTS:
+        size = chance.randint(3, 8)
+        if len(bag) < size:
+            bag += chance.sample(sorted(vocabulary.values()), len(vocabulary))
+        drawn, bag = bag[:size], bag[size:]
+        text = " ".join(drawn)
+        text = text[0].upper() + text[1:] + "."
+        rows[text] = {"id": f"w-{_digest(text)[:12]}", "kind": "words", "question_text": text}
+    return list(rows.values())
+
+
 def text_sets() -> dict[str, list[dict[str, Any]]]:
     """Every set's rows by its file name."""
     parts = {
         "questions": _split(questions(), "q", "question_text", QUESTION_TEST_PER_MILLE),
         "answers": _split(answers(), "a", "text", ANSWER_TEST_PER_MILLE),
     }
-    return {f"{name}.{split}.jsonl": rows for name, splits in parts.items() for split, rows in splits.items()}
+    sets = {f"{name}.{split}.jsonl": rows for name, splits in parts.items() for split, rows in splits.items()}
+    known = [row["question_text"] for row in parts["questions"]["train"]] + [
+        row["text"] for row in parts["answers"]["train"]
+    ]
+    return sets | {"words.train.jsonl": word_lists(known)}
 
 
 def write(folder: Path) -> dict[str, list[dict[str, Any]]]:

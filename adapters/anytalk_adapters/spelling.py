@@ -1,0 +1,35 @@
+"""How text tokens are spelt: what adapters read that must know how a token sounds."""
+
+from __future__ import annotations
+
+from anytalk.plugins.contracts import END_OF_TEXT, TextTokenizer
+
+START, END, PADDING = 256, 257, 258
+"""Letters beside the 256 bytes of UTF-8: before the text, behind it, and in empty slots."""
+
+NUM_LETTERS = 259
+
+
+class Spelling:
+    """The bytes of each token of a tokenizer, each looked up once."""
+
+    def __init__(self, tokenizer: TextTokenizer, max_letters: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_letters = max_letters
+        # Behind another token: some tokenizers drop a space that nothing stands before.
+        self._anchor = tokenizer.encode("a")[-1:]
+        self._prefix = len(tokenizer.decode(self._anchor))
+        self._spelt: dict[int, list[int]] = {}
+
+    def letters_of(self, token: int) -> list[int]:
+        """Bytes of a text token, at most `max_letters`; END for the end of the text, nothing for other marks."""
+        if token == END_OF_TEXT:
+            return [END]
+        if token < 0:
+            return []
+        found = self._spelt.get(token)
+        if found is None:
+            piece = self._tokenizer.decode([*self._anchor, token])[self._prefix :]
+            found = list(piece.encode("utf-8"))[: self._max_letters]
+            self._spelt[token] = found
+        return found
