@@ -212,9 +212,12 @@ class CtcAdapter(InputAdapter):
 
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """(B,T,candidates) likeliest tokens; (B,T) whether one beats the blank: at least one in each row."""
-        if self._tables is None:
-            self._tables = self._keys(torch.arange(self._backbone[0].text_vocab_size, device=hidden.device))
-        keys = self._tables[1]
+        everything = torch.arange(self._backbone[0].text_vocab_size, device=hidden.device)
+        if self.training:  # spellings are being learned
+            keys = self._keys(everything)[1]
+        else:
+            self._tables = self._tables or self._keys(everything)
+            keys = self._tables[1]
         number = min(self.options.candidates, len(keys))
         logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
         lead = logits[:, :1].view_as(scores) - scores

@@ -32,6 +32,8 @@ _PLAIN_LINES = 10
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
     data: str = typer.Option("", "--data", help="Prepared folder or its address, data.yaml, or a manifest."),
+    held_out: str = typer.Option("", help="Rows of the same kinds to also measure the losses on, and not learn from."),
+    held_out_every: int = typer.Option(100, min=1, help="Steps between two such looks."),
     recipe: str = typer.Option("paper", help="Registered recipe, or a .yaml file."),
     stage: str | None = typer.Option(None, help="Only this stage of the recipe."),
     assignments: list[str] = typer.Option([], "--set", help="STAGE.field=value, or all.field=value. May be repeated."),
@@ -52,8 +54,11 @@ def command(
     chosen = choose_stages(find_recipe(recipe, registry), stage, assignments)
     if not data and not plan:
         raise DataError("no --data was given", "e.g. --data shards (from `anytalk prepare`), data.yaml or rows.jsonl")
-    if data and "://" not in data and not Path(data).exists():
-        raise DataError(f"'{data}' doesn't exist", "give a prepared folder, a data.yaml or a manifest: --data FILE")
+    for option, place in (("--data", data), ("--held-out", held_out)):
+        if place and "://" not in place and not Path(place).exists():
+            raise DataError(
+                f"'{place}' doesn't exist", f"give a prepared folder, a data.yaml or a manifest: {option} FILE"
+            )
     if not stages_to_do(chosen, [record.name for record in config.history], folder, restart):
         say(f"nothing to do: {', '.join(s.name for s in chosen.stages)} finished before. --restart trains again.")
         return
@@ -65,7 +70,14 @@ def command(
 
         zero = _deepspeed(deepspeed)
         set_threads(threads)
-        settings = RunSettings(precision=precision, deepspeed=zero, workers=workers, restart=restart)
+        settings = RunSettings(
+            precision=precision,
+            deepspeed=zero,
+            workers=workers,
+            restart=restart,
+            held_out=TrainingData(held_out) if held_out else None,
+            held_out_every=held_out_every,
+        )
         talker = load_talker(folder, registry=registry, device=choose_device(device))
     if plan:
         from anytalk.cli.train_plan import print_plan
@@ -131,6 +143,8 @@ class _Display(Bars):
         self._bars: dict[str, TaskID] = {}
         self._began = time.perf_counter()
         self._first_step = 0
+        self._tenth = 0
+        self._held_out = ""
 
     def watcher(self) -> Watcher:
         """What the loop calls."""
@@ -145,6 +159,7 @@ class _Display(Bars):
         tasks = ", ".join(f"{name} {weight:g}" for name, weight in stage.tasks.items())
         note(f"{stage.steps} steps of {stage.batch_size} rows, peak rate {stage.learning_rate:g}, tasks {tasks}")
         self._first_step, self._began = 0, time.perf_counter()
+        self._tenth, self._held_out = 0, ""
 
     def _bar(self, key: str, total: int, done: int, what: str = "") -> None:
         if self.progress is None:
@@ -168,9 +183,13 @@ class _Display(Bars):
         per_step = (time.perf_counter() - self._began) / max(1, step - self._first_step)
         shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "text", "audio") if name in metrics)
         self._bar(stage.name, stage.steps, step, f"{shown}  {per_step:.2f} s/step")
-        every = max(1, stage.steps // _PLAIN_LINES)
-        if self.progress is None and (step % every == 0 or step in (1, stage.steps)):
-            note(f"{stage.name} {step}/{stage.steps}  {shown}  {per_step:.2f} s/step")
+        if "held_out.loss" in metrics:
+            self._held_out = f"  held out {metrics['held_out.loss']:.3f}"
+        # The first line at or behind each tenth: a stage may be logged at other steps.
+        tenth = _PLAIN_LINES * step // stage.steps
+        if self.progress is None and (tenth > self._tenth or step in (1, stage.steps)):
+            note(f"{stage.name} {step}/{stage.steps}  {shown}{self._held_out}  {per_step:.2f} s/step")
+        self._tenth = tenth
 
 
 def _summary(folder: Path, records: Sequence[StageRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-_DRAWN = ("text", "audio", "distill", "align", "pace")
+_DRAWN = ("text", "audio", "distill", "align", "pace", "held_out.")
 
 
 def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
@@ -23,9 +23,16 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
     names = sorted(name for name in {n for entry in log for n in entry} if name.startswith(_DRAWN))
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry]
-        is_stream = name.startswith("audio") and name != "audio"
+        bare = name.removeprefix("held_out.")
+        is_stream = bare.startswith("audio") and bare != "audio"
+        if bare != name and (is_stream or bare == "loss"):
+            continue  # the bold lines say enough about other rows
         axes.plot(
-            *zip(*points, strict=True), label=name, linewidth=0.7 if is_stream else 2.2, alpha=0.6 if is_stream else 1
+            *zip(*points, strict=True),
+            label=name,
+            linestyle="-" if bare == name else "--",
+            linewidth=0.7 if is_stream else 2.2,
+            alpha=0.6 if is_stream else 1,
         )
     axes.set(title=title, xlabel="optimizer step", ylabel="cross-entropy (nats per token)")
     axes.set_ylim(bottom=0)

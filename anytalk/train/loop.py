@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from anytalk.data.batches import Step, Steps, StepSettings, lay_out_ahead
+from anytalk.data.batches import Batch, Step, Steps, StepSettings, lay_out_ahead
 from anytalk.data.examples import Progress as DataProgress
 from anytalk.data.opening import TrainingData
 from anytalk.errors import AnytalkError, ConfigError, TalkerError
@@ -26,6 +26,7 @@ from anytalk.train.engine import make_accelerator, make_engine
 from anytalk.train.finish import finish_stage
 from anytalk.train.freeze import PartReport, apply_freeze
 from anytalk.train.guard import LossGuard
+from anytalk.train.held_out import HELD_OUT_ROWS, HeldOut
 from anytalk.train.losses import ALIGN, DISTILL, NOT_AUDIO, LossModule, LossSettings, hear
 from anytalk.train.optimizer import make_optimizer
 from anytalk.train.schedule import learning_rate
@@ -59,6 +60,8 @@ class RunSettings:
         workers: Processes that lay out batches ahead of time; 0: none beside the loop's own.
         restart: Forget checkpoints and train finished stages again.
         stop_after: Stop (as if interrupted, with a checkpoint) after this many steps of a stage.
+        held_out: Rows that the losses are also measured on, and nothing is learned from.
+        held_out_every: Steps between two such looks.
     """
 
     precision: str = "no"
@@ -66,6 +69,8 @@ class RunSettings:
     workers: int = 0
     restart: bool = False
     stop_after: int | None = None
+    held_out: TrainingData | None = None
+    held_out_every: int = 100
 
 
 def train_recipe(
@@ -205,6 +210,12 @@ class StageRun:
             world=self.accelerator.num_processes,
         )
         self.steps = Steps(talker, feeds, settings, lambda name: _task(talker, name))
+        self.held_out: HeldOut | None = None
+        if self.settings.held_out is not None:
+            others = self.settings.held_out.feeds(talker, tasks, waves=waves)
+            looked_at = replace(settings, batch_size=HELD_OUT_ROWS)
+            work = Steps(talker, others, looked_at, lambda name: _task(talker, name))[0]
+            self.held_out = HeldOut(work, self.settings.held_out_every, stage.seed)
         self.rows = {
             f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in stage.tasks
         }  # what a checkpoint remembers of the data
@@ -257,7 +268,10 @@ class StageRun:
             for work in lay_out_ahead(self.steps, first, stage.steps, self.settings.workers):
                 metrics, stops = self._optimize(work, step, wish)
                 step += 1
-                if step % stage.log_every == 0 or step == stage.steps:
+                looks = self.held_out is not None and self.held_out.is_due(step, stage.steps)
+                if looks and self.held_out is not None:
+                    metrics |= self.held_out.look(self.engine, self.module, self._here, self._metrics)
+                if looks or step % stage.log_every == 0 or step == stage.steps:
                     log.append({"step": step, **metrics})
                     if self.engine.is_main:
                         self.watcher.step(stage, step, metrics)
@@ -293,10 +307,7 @@ class StageRun:
         can_learn = False
         skip = stops = False
         for number, batch in enumerate(work.passes):
-            batch = batch.to(self.talker.device)
-            if self.encoder is not None and self.talker.model.encoder is None:
-                batch = hear(self.encoder, batch)
-            loss, sums = engine.forward(batch, factors)
+            loss, sums = engine.forward(self._here(batch), factors)
             total[:-1] += sums.double()
             can_learn |= loss.requires_grad
             last = number == len(work.passes) - 1
@@ -318,6 +329,13 @@ class StageRun:
         speed = {"positions_per_s": work.positions / (time.perf_counter() - begin), "padding": work.padding}
         # What isn't a number isn't logged: the log is JSON, which knows none of them.
         return {name: value for name, value in (metrics | speed).items() if math.isfinite(value)}, stops
+
+    def _here(self, batch: Batch) -> Batch:
+        """A batch on the device, with what a frozen encoder hears in it."""
+        batch = batch.to(self.talker.device)
+        if self.encoder is not None and self.talker.model.encoder is None:
+            batch = hear(self.encoder, batch)
+        return batch
 
     def _rate(self, step: int) -> float:
         stage = self.stage

@@ -1,0 +1,62 @@
+"""The losses on rows that nothing is learned from: whether a talker learns, or only knows its rows by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from anytalk.data.batches import Batch, Step
+from anytalk.train.engine import Engine
+from anytalk.train.losses import LossModule
+
+HELD_OUT_ROWS = 64
+"""Rows that are looked at each time, always the same ones."""
+
+PREFIX = "held_out."
+
+
+class HeldOut:
+    """The same rows, looked at every so many steps.
+
+    Args:
+        work: All of them as one step.
+        every: Steps between two looks.
+        seed: Of what a loss draws by chance.
+    """
+
+    def __init__(self, work: Step, every: int, seed: int) -> None:
+        self._work, self._every, self._seed = work, every, seed
+
+    def is_due(self, step: int, last: int) -> bool:
+        """Whether to look after this step: after every so many, and after the last."""
+        return step % self._every == 0 or step == last
+
+    def look(
+        self,
+        engine: Engine,
+        module: LossModule,
+        prepare: Callable[[Batch], Batch],
+        name_losses: Callable[[torch.Tensor, torch.Tensor, Step], dict[str, float]],
+    ) -> dict[str, float]:
+        """The stage's losses without dropout, each name behind :data:`PREFIX`.
+
+        Args:
+            engine: Runs the module on all devices.
+            module: What trains.
+            prepare: Brings a batch to the device.
+            name_losses: Sums, factors and a step to means by name.
+        """
+        modes = {part: part.training for part in module.modules()}  # frozen parts don't train
+        module.eval()
+        torch.manual_seed(self._seed)
+        factors = module.factors(self._work.counts)
+        total = torch.zeros(len(module.names), dtype=torch.float64)
+        try:
+            with torch.no_grad():
+                for batch in self._work.passes:
+                    total += engine.forward(prepare(batch), factors)[1].double().cpu()
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        return {PREFIX + name: value for name, value in name_losses(engine.sum(total), factors, self._work).items()}
