@@ -21,6 +21,7 @@ _COMMANDS = {
     "attach": "Attach ears and a voice to a language model and write a talker folder.",
     "train": "Train a talker in stages; Ctrl-C stops, the same command goes on.",
     "talk": "Ask a talker and get its answer as text and sound while it is generated.",
+    "serve": "Serve a talker: a web page, and an OpenAI-compatible API (Realtime, speech, transcriptions, chat).",
     "info": "Show what a talker is made of, what was trained, and whose licences apply.",
     "pack": "Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints.",
     "plugins": "List all parts that are installed, or the options of one.",

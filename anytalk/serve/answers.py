@@ -1,0 +1,288 @@
+"""One answer on its way: ears, prompt, columns, text and sound; all in the model's thread, piece by piece."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.session import (
+    AnswerDone,
+    AudioDelta,
+    Mouth,
+    TextDelta,
+    embed_speech,
+    longest_transcript,
+    text_delta,
+)
+from anytalk.errors import ConfigError
+from anytalk.grid.prompts import Prompt, Turn
+from anytalk.grid.tasks import TASKS, Task
+from anytalk.model.talker import Talker
+from anytalk.serve.batch import Slot
+from anytalk.serve.memory import Memory
+
+_NUMBERS = itertools.count()
+_TURNS_DROPPED_AT_ONCE = 16
+
+
+class Speech:
+    """A spoken question; embedded when an answer first needs it, and then kept in that form only.
+
+    Args:
+        wave: (N,) float32 at the encoder's rate.
+    """
+
+    def __init__(self, wave: np.ndarray) -> None:
+        self.number = next(_NUMBERS)
+        self._wave: np.ndarray | None = wave
+        self._embeds: Tensor | None = None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether :meth:`embeds` costs nothing."""
+        return self._embeds is not None
+
+    def embeds(self, talker: Talker) -> Tensor:
+        """(L,D).
+
+        Raises:
+            AnytalkError: see :func:`anytalk.decode.session.embed_speech`.
+        """
+        if self._embeds is None:
+            assert self._wave is not None
+            self._embeds = embed_speech(talker, self._wave)
+            self._wave = None
+        return self._embeds
+
+
+@dataclass(frozen=True)
+class Said:
+    """One turn of a conversation; see :class:`anytalk.grid.prompts.Turn`."""
+
+    role: str
+    text: str | None = None
+    speech: Speech | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of the model.
+
+    Attributes:
+        turns: The conversation, the user's turn last.
+        task: What is done with it.
+        options: How it is decoded.
+        speaker: Name of the answering voice.
+        max_context_columns: The oldest turns are left out until the prompt is no longer than this.
+    """
+
+    turns: Sequence[Said]
+    task: Task
+    options: DecodeOptions
+    speaker: str | None = None
+    max_context_columns: int = 2048
+
+
+@dataclass(frozen=True)
+class Started:
+    """The prompt has been read.
+
+    Attributes:
+        prompt_columns: Its length.
+        cached_columns: Columns of it that were remembered from the turn before.
+    """
+
+    prompt_columns: int
+    cached_columns: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of an answer.
+
+    Attributes:
+        done: With what it took.
+        text_tokens: Tokens of its text.
+    """
+
+    done: AnswerDone
+    text_tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """No answer, or no end of one.
+
+    Attributes:
+        message: What was wrong, for the client.
+        is_ours: Whether the server is to blame.
+    """
+
+    message: str
+    is_ours: bool
+
+
+Event = Started | TextDelta | AudioDelta | Ended | Failed
+
+
+@dataclass
+class Job:
+    """A question, and where its answer goes.
+
+    Attributes:
+        question: What is asked.
+        emit: Called in the model's thread with each event, the last one an ``Ended`` or a ``Failed``.
+        memory: Of the conversation.
+        is_cancelled: Set from any thread; the answer then ends without another event.
+    """
+
+    question: Question
+    emit: Callable[[Event], None]
+    memory: Memory | None = None
+    is_cancelled: bool = False
+    slot: Slot | None = None
+    _started: float = field(default_factory=time.perf_counter)
+    _mouth: Mouth | None = None
+    _said: str = ""
+    _talker: Talker | None = None
+
+    def cancel(self) -> None:
+        """Want no more of it."""
+        self.is_cancelled = True
+
+    def prepare(self, talker: Talker, stride_frames: int) -> Iterator[None]:
+        """Listen to what was not heard before, then lay out the prompt; pauses where others may have the model."""
+        self._talker, self._stride = talker, stride_frames
+        question = self.question
+        speaker = talker.speaker_index(question.speaker)
+        for said in question.turns:
+            if said.speech is not None and not said.speech.is_embedded:
+                said.speech.embeds(talker)
+                yield
+        prompt, heard = self._fit(talker)
+        options, given = question.options, None
+        if question.task.answer == "question":
+            last = question.turns[-1]
+            if question.task.speech_in and last.speech is not None:
+                limit = longest_transcript(last.speech.embeds(talker).shape[0])
+                options = replace(options, max_columns=min(options.max_columns, limit))
+            else:
+                given = talker.model.backbone.tokenizer.encode(last.text or "")
+        prompts = [prompt]
+        if question.task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
+            prompts.append(talker.prompts.text_only_row(prompt))
+        generation = Generation(
+            talker.model,
+            talker.config.grid.delay_pattern(),
+            options,
+            prompts,
+            [speech.embeds(talker) for speech in heard],
+            audio_out=question.task.audio_out,
+            given_text=given,
+            speaker=speaker,
+        )
+        if question.task.audio_out:
+            self._mouth = Mouth(talker, self._started, lambda _: None)
+        memory = self.memory if question.task.answer == "answer" else None
+        self.slot = Slot(generation, memory, [speech.number for speech in heard])
+
+    def begin(self) -> None:
+        """Tell that the prompt was read."""
+        assert self.slot is not None
+        self.emit(Started(self.slot.generation.prompts[0].num_columns, self.slot.cached_columns))
+
+    def advance(self) -> None:
+        """Say what the last column brought; the end too, if it was one."""
+        assert self.slot is not None
+        assert self._talker is not None
+        answer, done = self.slot.generation.answer, self.slot.is_done
+        tokenizer = self._talker.model.backbone.tokenizer
+        delta = text_delta(tokenizer.decode(answer.text_ids), self._said)
+        if delta:
+            self._said += delta
+            self.emit(TextDelta(delta))
+        if self._mouth is not None and (done or answer.frames_ready - self._mouth.num_frames >= self._stride):
+            for piece in self._mouth.say(answer, is_last=done):
+                self.emit(piece)
+        if done:
+            self._finish(tokenizer.decode(answer.text_ids))
+
+    def _finish(self, whole: str) -> None:
+        assert self.slot is not None
+        assert self._talker is not None
+        if whole.startswith(self._said) and whole != self._said:
+            self.emit(TextDelta(whole[len(self._said) :]))
+        answer, mouth = self.slot.generation.answer, self._mouth
+        done = AnswerDone(
+            text=whole,
+            finish_reason=answer.finish_reason or "stop",
+            num_columns=max(len(answer.columns), len(answer.text_ids)),
+            num_frames=mouth.num_frames if mouth else 0,
+            wall_s=time.perf_counter() - self._started,
+            first_audio_s=mouth.first_audio_s if mouth else None,
+            audio_s=mouth.num_samples / self._talker.codec.sample_rate_hz if mouth else 0.0,
+        )
+        self.emit(Ended(done, len(answer.text_ids)))
+
+    def _fit(self, talker: Talker) -> tuple[Prompt, list[Speech]]:
+        """The longest prompt that fits, and the spoken turns in it; the instructions in front stay.
+
+        Old turns go several at a time, so that the turns after it begin with the same ones and little is read again.
+        """
+        turns = list(self.question.turns)
+        front = 1 if turns and turns[0].role == "system" else 0
+        prompt, heard = self._lay_out(talker, turns, front, 0)
+        if prompt is not None:
+            return prompt, heard
+        dropped = [*range(0, len(turns) - front - 1, _TURNS_DROPPED_AT_ONCE), len(turns) - front - 1]
+        place = bisect.bisect_left(dropped, True, key=lambda n: self._lay_out(talker, turns, front, n)[0] is not None)
+        prompt, heard = self._lay_out(talker, turns, front, dropped[min(place, len(dropped) - 1)])
+        if prompt is None:
+            raise ConfigError(
+                f"the question takes more than the {self.question.max_context_columns} columns that the model may be"
+                " shown",
+                "ask less at once",
+            )
+        return prompt, heard
+
+    def _lay_out(
+        self, talker: Talker, turns: list[Said], front: int, dropped: int
+    ) -> tuple[Prompt | None, list[Speech]]:
+        """The prompt without the oldest turns, or None if it is too long."""
+        rest = turns[front + dropped :]
+        while dropped and len(rest) > 1 and rest[0].role == "assistant":
+            rest = rest[1:]
+        kept = [*turns[:front], *rest]
+        laid_out = [_turn(said, talker) for said in kept]
+        prompt = talker.prompts.prompt(self.question.task, laid_out)
+        pairs = zip(kept, laid_out, strict=True)
+        heard = [s.speech for s, turn in pairs if s.speech is not None and turn.is_heard(self.question.task)]
+        return (prompt if prompt.num_columns <= self.question.max_context_columns else None), heard
+
+
+def front_of(talker: Talker) -> Generation:
+    """The prompt that conversations begin with: the talker's own instructions, and a question of one letter."""
+    system = talker.config.grid.system
+    turns = [*([Turn("system", system)] if system else []), Turn("user", "a")]
+    prompt = talker.prompts.prompt(TASKS["T1A2"], turns)
+    alone = talker.model.speaks_alone
+    return Generation(
+        talker.model,
+        talker.config.grid.delay_pattern(),
+        DecodeOptions(max_columns=1),
+        [prompt] if alone else [prompt, talker.prompts.text_only_row(prompt)],
+        [],
+        audio_out=True,
+    )
+
+
+def _turn(said: Said, talker: Talker) -> Turn:
+    columns = said.speech.embeds(talker).shape[0] if said.speech is not None else 0
+    return Turn(said.role, said.text, speech_columns=columns)

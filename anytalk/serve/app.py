@@ -1,0 +1,136 @@
+"""The web application: every route of the server, around one talker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from anytalk import __version__
+from anytalk.model.talker import Talker
+from anytalk.serve.errors import RequestError, of_validation
+from anytalk.serve.http_audio import audio_routes
+from anytalk.serve.http_chat import chat_routes
+from anytalk.serve.page import page_files, page_routes
+from anytalk.serve.realtime import TRY_LATER, RealtimeSession
+from anytalk.serve.security import Gate, chosen_subprotocol, refusal
+from anytalk.serve.session_options import DEFAULT_VOICE
+from anytalk.serve.settings import ServeSettings
+from anytalk.serve.state import ServerState
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAPI:
+    """The application; its state is ``app.state.server``.
+
+    Args:
+        talker: Who answers.
+        settings: Addresses, keys and limits.
+        model_name: What ``/v1/models`` calls it.
+    """
+    state = ServerState(talker, settings, model_name)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.model.start()
+        try:
+            yield
+        finally:
+            state.model.stop()
+
+    app = FastAPI(
+        title="anytalk", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.server = state
+    page = page_files()
+    app.add_middleware(
+        Gate, settings=settings, rate=state.rate, metrics=state.metrics, page_paths=frozenset(page) or frozenset({"/"})
+    )
+    _add_error_handlers(app, state)
+    _add_plain_routes(app, state)
+    app.include_router(audio_routes(state))
+    app.include_router(chat_routes(state))
+    app.router.routes.extend(page_routes(page))
+    if "/" not in page:
+
+        @app.get("/")
+        async def no_page() -> Response:
+            return PlainTextResponse("anytalk serves its API under /v1\n")
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        await _realtime(state, socket)
+
+    return app
+
+
+async def _realtime(state: ServerState, socket: WebSocket) -> None:
+    await socket.accept(subprotocol=chosen_subprotocol(dict(socket.scope)))
+    try:
+        with state.admission.place():
+            await RealtimeSession(state, socket).run()
+    except RequestError as error:
+        # After the handshake, because clients show the reason of a refused one to nobody.
+        state.metrics.refused.labels(error.code).inc()
+        await socket.send_json(
+            {"type": "error", "event_id": "event_refused", "error": {**error.body(), "event_id": None}}
+        )
+        await socket.close(TRY_LATER, error.code)
+
+
+def _add_plain_routes(app: FastAPI, state: ServerState) -> None:
+    created = int(time.time())
+    model = {"id": state.model_name, "object": "model", "created": created, "owned_by": "anytalk"}
+    speakers = state.talker.config.speakers
+    more = {"voices": list(speakers) or [DEFAULT_VOICE], "hears": state.talker.model.encoder is not None}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{**model, **more}]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != state.model_name:
+            said = f"there is no model '{name[:80]}'; this server has '{state.model_name}'"
+            raise RequestError(said, "model_not_found", "model", status=404)
+        return {**model, **more}
+
+    @app.get("/health")
+    async def health() -> Response:
+        going = state.admission.is_closed
+        counts = {"sessions": state.admission.taken, "max_sessions": state.admission.places}
+        said = {"status": "stopping" if going else "ok", "model": state.model_name, **counts}
+        return JSONResponse(said, status_code=503 if going else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_error_handlers(app: FastAPI, state: ServerState) -> None:
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)
+        state.metrics.refused.labels(error.code).inc()
+        return refusal(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        findings = [{**found, "loc": [part for part in found["loc"] if part != "body"]} for found in error.errors()]
+        return refusal(of_validation(findings))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        said = f"{request.method} {request.url.path[:80]}: {error.detail}"
+        code = _CODES.get(error.status_code, "invalid_request")
+        return refusal(RequestError(said, code, status=error.status_code))

@@ -1,0 +1,50 @@
+"""What goes wrong between a client and the server, as the protocol tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from anytalk.errors import AnytalkError
+
+
+class RequestError(Exception):
+    """A request that can't be done; the connection stays open.
+
+    Args:
+        message: What was given, what was expected, what to do.
+        code: A stable name for programs.
+        param: Which field.
+        status: HTTP status where it is told over HTTP.
+    """
+
+    def __init__(self, message: str, code: str = "invalid_value", param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.message, self.code, self.param, self.status = message, code, param, status
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type` of the error."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {"type": self.kind, "code": self.code, "message": self.message, "param": self.param}
+
+
+def of_ours(error: AnytalkError, code: str = "invalid_value", param: str | None = None) -> RequestError:
+    """An error of the library as one of a request."""
+    return RequestError(f"{error.message}; {error.hint}" if error.hint else error.message, code, param)
+
+
+def of_validation(errors: Iterable[Any]) -> RequestError:
+    """Pydantic's findings as one sentence; the first field is named in `param`."""
+    found = list(errors)
+    places = [".".join(str(part) for part in error["loc"]) for error in found]
+    said = "; ".join(f"{place or 'event'}: {error['msg']}" for place, error in zip(places, found, strict=True))
+    code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(
+        found[0]["type"], "invalid_value"
+    )
+    return RequestError(said, code, places[0] or None)

@@ -1,0 +1,151 @@
+"""Answers over HTTP: a place is held, the model is asked, and a client that goes away cancels."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from anytalk.decode.session import AudioDelta, TextDelta
+from anytalk.serve.answers import Ended, Event, Failed, Question, Started
+from anytalk.serve.errors import RequestError
+from anytalk.serve.items import joined
+from anytalk.serve.state import ServerState
+
+
+@dataclass
+class Whole:
+    """A complete answer.
+
+    Attributes:
+        text: Its text.
+        wave: (N,) float32 at the codec's rate.
+        started: How it began.
+        ended: How it ended.
+    """
+
+    text: str
+    wave: np.ndarray
+    started: Started
+    ended: Ended
+
+
+async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Event, None]:
+    """The events of an answer, while a place is held.
+
+    Raises:
+        RequestError: no place is left, or the answer failed.
+    """
+    with state.admission.place():
+        status = "cancelled"
+        try:
+            async with aclosing(state.model.answer(question)) as events:
+                async for event in events:
+                    if isinstance(event, Failed):
+                        status = "failed"
+                        code = "model_failed" if event.is_ours else "invalid_value"
+                        raise RequestError(event.message, code, status=500 if event.is_ours else 400)
+                    if isinstance(event, Ended):
+                        status = "completed" if event.done.finish_reason == "stop" else "incomplete"
+                        state.metrics.audio_s.inc(event.done.audio_s)
+                        if event.done.first_audio_s is not None:
+                            state.metrics.first_audio_s.observe(event.done.first_audio_s)
+                    yield event
+        finally:
+            state.metrics.answers.labels(status).inc()
+
+
+async def whole_answer(request: Request, state: ServerState, question: Question) -> Whole:
+    """Wait for all of an answer.
+
+    Raises:
+        RequestError: as :func:`events_of`, or the client has gone.
+    """
+    gathering = asyncio.create_task(_gather(state, question))
+    leaving = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait([gathering, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not gathering.done():
+            raise RequestError("the client has gone", "client_closed_request", status=499)
+        return gathering.result()
+    finally:
+        for task in (gathering, leaving):
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(gathering, leaving, return_exceptions=True)
+
+
+async def _gather(state: ServerState, question: Question) -> Whole:
+    text, waves, started, ended = "", list[np.ndarray](), None, None
+    async with aclosing(events_of(state, question)) as events:
+        async for event in events:
+            if isinstance(event, Started):
+                started = event
+            elif isinstance(event, TextDelta):
+                text += event.text
+            elif isinstance(event, AudioDelta):
+                waves.append(event.wave)
+            elif isinstance(event, Ended):
+                ended = event
+    assert started is not None
+    assert ended is not None
+    return Whole(text, joined(waves), started, ended)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Stream(StreamingResponse):
+    """A streamed answer whose generator is always closed, and with it the answer's place."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
+        super().__init__(pieces, media_type=media_type, headers={"Cache-Control": "no-store"})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._pieces.aclose()
+
+
+async def begun(pieces: AsyncGenerator[bytes, None], media_type: str) -> Stream:
+    """A stream whose first piece is there: until then errors still have a status of their own."""
+    first = await anext(pieces, b"")
+
+    async def all_of_it() -> AsyncGenerator[bytes, None]:
+        async with aclosing(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    return Stream(all_of_it(), media_type)
+
+
+def server_sent(event: dict[str, Any] | str) -> bytes:
+    """One server-sent event."""
+    return f"data: {event if isinstance(event, str) else json.dumps(event, separators=(',', ':'))}\n\n".encode()
+
+
+async def errors_as_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """A stream that ends with the error if one comes after its beginning."""
+    has_begun = False
+    try:
+        async for piece in pieces:
+            has_begun = True
+            yield piece
+    except RequestError as error:
+        if not has_begun:
+            raise
+        yield server_sent({"error": error.body()})

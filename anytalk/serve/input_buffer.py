@@ -1,0 +1,153 @@
+"""The input audio buffer of a session: sound that came, where turns begin and end in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anytalk.serve.errors import RequestError
+from anytalk.serve.items import joined
+from anytalk.serve.sound import WireDecoder, WireFormat
+from anytalk.serve.vad import VAD_RATE_HZ, WINDOW, TurnDetector, VadSettings
+
+MIN_TURN_MS = 100
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A turn begins or ends.
+
+    Attributes:
+        is_start: Whether it begins.
+        at_ms: Since the session's first sound.
+    """
+
+    is_start: bool
+    at_ms: int
+
+
+class InputBuffer:
+    """Sound at 16 kHz.
+
+    Args:
+        wire: The client's format.
+        vad: How turns are found; None for manual turns.
+        max_turn_s: A detected turn ends here; a manual one can't grow further.
+    """
+
+    def __init__(self, wire: WireFormat, vad: VadSettings | None, max_turn_s: float) -> None:
+        self._max_samples = int(max_turn_s * VAD_RATE_HZ)
+        self._pieces: list[np.ndarray] = []
+        self._first = 0  # samples of the session before the buffer
+        self._held = 0
+        self._turn_began: int | None = None
+        self._detector: TurnDetector | None = None
+        self._detector_first = 0
+        self.configure(wire, vad)
+
+    def configure(self, wire: WireFormat, vad: VadSettings | None) -> None:
+        """Change the format or the turn detection; what was heard stays."""
+        self.wire = wire
+        self._decoder = WireDecoder(wire, VAD_RATE_HZ)
+        if vad is None:
+            self._detector = None
+        elif self._detector is None:
+            self._detector, self._detector_first = TurnDetector(vad), self._first + self._held
+        else:
+            self._detector.settings = vad
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Whether somebody is speaking."""
+        return self._turn_began is not None
+
+    @property
+    def length_ms(self) -> int:
+        """Of what is held."""
+        return _ms(self._held)
+
+    @property
+    def end_ms(self) -> int:
+        """Of what was heard, since the session's first sound."""
+        return _ms(self._first + self._held)
+
+    def push(self, data: bytes) -> list[Boundary]:
+        """Bytes of the client's format -> where turns begin and end.
+
+        After an end the turn is in the buffer until :meth:`take`; so push little at a time.
+
+        Raises:
+            AudioError: half a sample.
+            RequestError: a manual turn that is too long; what came is not kept.
+        """
+        wave = self._decoder.push(data)
+        if self._detector is None and self._held + len(wave) > self._max_samples:
+            raise RequestError(
+                f"the buffer holds {self._held / VAD_RATE_HZ:.1f} s; a turn may last"
+                f" {self._max_samples / VAD_RATE_HZ:.0f} s; commit or clear it",
+                "input_audio_buffer_full",
+                "audio",
+            )
+        self._pieces.append(wave)
+        self._held += len(wave)
+        if self._detector is None:
+            return []
+        found: list[Boundary] = []
+        for event in self._detector.push(wave):
+            at = event.sample + self._detector_first
+            if event.is_start:
+                self._drop_before(at)
+                self._turn_began = self._first
+                found.append(Boundary(True, _ms(self._first)))
+            elif self._turn_began is not None:
+                self._turn_began = None
+                found.append(Boundary(False, _ms(at)))
+        if self._turn_began is not None and self._held >= self._max_samples:
+            self._turn_began = None
+            self._detector.end_turn()
+            found.append(Boundary(False, self.end_ms))
+        if self._turn_began is None and not found:
+            padding = self._detector.settings.prefix_padding_ms * VAD_RATE_HZ // 1000
+            self._drop_before(self._first + self._held - padding - 4 * WINDOW)
+        return found
+
+    def take(self) -> np.ndarray:
+        """(N,) float32 at 16 kHz: all that is held; the buffer is empty afterwards.
+
+        Raises:
+            RequestError: too little for a turn.
+        """
+        if self._held * 1000 < MIN_TURN_MS * VAD_RATE_HZ:
+            raise RequestError(
+                f"the buffer holds {self.length_ms} ms of sound; a turn needs at least {MIN_TURN_MS} ms",
+                "input_audio_buffer_commit_empty",
+            )
+        wave = joined([*self._pieces, self._decoder.flush()])
+        self.clear()
+        return wave
+
+    def clear(self) -> None:
+        """Forget what is held."""
+        self._first += self._held
+        self._pieces, self._held, self._turn_began = [], 0, None
+        self._decoder = WireDecoder(self.wire, VAD_RATE_HZ)
+        if self._detector is not None:
+            self._detector.end_turn()
+
+    def _drop_before(self, sample: int) -> None:
+        surplus = sample - self._first
+        while surplus > 0 and self._pieces:
+            piece = self._pieces[0]
+            if len(piece) > surplus:
+                self._pieces[0] = piece[surplus:]
+                dropped = surplus
+            else:
+                dropped = len(self._pieces.pop(0))
+            surplus -= dropped
+            self._first += dropped
+            self._held -= dropped
+
+
+def _ms(samples: int) -> int:
+    return samples * 1000 // VAD_RATE_HZ

@@ -1,0 +1,248 @@
+"""The items of a conversation, and the turns that the model makes of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from anytalk.serve.answers import Said, Speech
+from anytalk.serve.errors import RequestError
+
+MS_PER_CHARACTER = 65
+"""Of English speech; tells how much of an answer was heard that was cut off before all its sound was made."""
+_DROPPED_AT_ONCE = 16
+"""As many as the model forgets at once (see ``answers``): its memory then still fits."""
+_TEXT_KINDS = {"user": ("input_text", "text"), "system": ("input_text", "text"), "assistant": ("output_text", "text")}
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as ``item_...``."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+@dataclass
+class Item:
+    """A message.
+
+    Attributes:
+        role: ``"user"``, ``"assistant"`` or ``"system"``.
+        text: Typed or generated text; of a spoken question its transcript, once it is known.
+        speech: Of a spoken question.
+        audio_ms: Length of the answer's sound that was made; None for an answer in text.
+        heard_ms: How much of it the user heard; None for all.
+        is_whole: Whether all of the answer's sound was made.
+        status: As in the protocol.
+    """
+
+    role: str
+    id: str = field(default_factory=lambda: new_id("item"))
+    text: str | None = None
+    speech: Speech | None = None
+    audio_ms: int | None = None
+    heard_ms: int | None = None
+    is_whole: bool = True
+    status: str = "completed"
+
+    def shown(self) -> dict[str, Any]:
+        """As the protocol shows it."""
+        part: dict[str, Any]
+        if self.speech is not None:
+            part = {"type": "input_audio", "transcript": self.text}
+        elif self.role != "assistant":
+            part = {"type": "input_text", "text": self.text or ""}
+        elif self.audio_ms is not None:
+            part = {"type": "output_audio", "transcript": self.heard_text}
+        else:
+            part = {"type": "output_text", "text": self.text or ""}
+        empty = self.role == "assistant" and self.status == "in_progress"
+        return {
+            "id": self.id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": self.status,
+            "role": self.role,
+            "content": [] if empty else [part],
+        }
+
+    @property
+    def heard_text(self) -> str:
+        """The text up to where the sound was heard, cut between words, in proportion to the sound."""
+        text = self.text or ""
+        if self.heard_ms is None or self.audio_ms is None:
+            return text
+        whole_ms = self.audio_ms if self.is_whole else max(self.audio_ms, len(text) * MS_PER_CHARACTER)
+        if self.heard_ms >= whole_ms:
+            return text
+        end = len(text) * self.heard_ms // max(whole_ms, 1)
+        if end < len(text) and not text[end].isspace():
+            end = max(text.rfind(" ", 0, end), 0)
+        return text[:end].rstrip()
+
+    def said(self) -> Said:
+        """As a turn."""
+        if self.speech is not None:
+            return Said("user", None, self.speech)
+        return Said(self.role, self.heard_text if self.role == "assistant" else self.text or "")
+
+
+class Conversation:
+    """Items in order.
+
+    Args:
+        max_items: The oldest few are dropped when there are more.
+    """
+
+    def __init__(self, max_items: int) -> None:
+        self.id = new_id("conv")
+        self.max_items = max_items
+        self.items: list[Item] = []
+
+    def add(self, item: Item, after: str | None = None) -> str | None:
+        """Add behind another (``"root"``: in front; None: at the end); returns the id of the one before it.
+
+        Raises:
+            RequestError: no such item, or an id that is taken.
+        """
+        if any(known.id == item.id for known in self.items):
+            raise RequestError(f"there is an item '{item.id}' already", "item_already_exists", "item.id")
+        place = len(self.items)
+        if after == "root":
+            place = 0
+        elif after is not None:
+            place = self.items.index(self.find(after, "previous_item_id")) + 1
+        self.items.insert(place, item)
+        previous = self.items[place - 1].id if place else None
+        if len(self.items) > self.max_items:
+            del self.items[:_DROPPED_AT_ONCE]
+        return previous
+
+    def find(self, item_id: str, param: str = "item_id") -> Item:
+        """An item by its id.
+
+        Raises:
+            RequestError: no such item.
+        """
+        for item in self.items:
+            if item.id == item_id:
+                return item
+        raise RequestError(f"there is no item '{item_id[:80]}'", "item_not_found", param)
+
+    def delete(self, item_id: str) -> None:
+        """Take an item out.
+
+        Raises:
+            RequestError: no such item.
+        """
+        self.items.remove(self.find(item_id))
+
+    def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
+        """Note how much of an answer was heard.
+
+        Raises:
+            RequestError: no such item, not an answer with sound, or more than there was.
+        """
+        item = self.find(item_id)
+        if item.audio_ms is None:
+            raise RequestError("only answers with sound can be truncated", "invalid_value", "item_id")
+        if content_index != 0:
+            raise RequestError(f"content_index is {content_index}; answers have one part, 0", param="content_index")
+        if audio_end_ms > item.audio_ms:
+            raise RequestError(
+                f"audio_end_ms is {audio_end_ms}; the answer has {item.audio_ms} ms of sound", param="audio_end_ms"
+            )
+        item.heard_ms = audio_end_ms
+
+    def turns(self) -> list[Said]:
+        """The conversation as turns."""
+        return turns_of(self.items)
+
+
+def turns_of(items: Sequence[Item]) -> list[Said]:
+    """Items as turns; answers of which nothing was heard were never given."""
+    return [item.said() for item in items if item.role != "assistant" or item.heard_text]
+
+
+def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
+    """A message as clients send it.
+
+    Args:
+        given: The item object.
+        decode: Base64 of a spoken question -> :class:`~anytalk.serve.answers.Speech`.
+        max_text_chars: Longest text.
+
+    Raises:
+        RequestError: no message, no content, or content of another kind.
+    """
+    kind, role = given.get("type", "message"), given.get("role")
+    if kind != "message":
+        raise RequestError(
+            f"items of the type {str(kind)[:40]!r} are not supported; this server calls no tools",
+            "unsupported_value",
+            "item.type",
+        )
+    if role not in _TEXT_KINDS:
+        raise RequestError(f"role is {str(role)[:40]!r}; expected user, assistant or system", param="item.role")
+    content = given.get("content")
+    if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
+        raise RequestError("'content' must be a list of parts", "missing_required_parameter", "item.content")
+    item = Item(role, id=_item_id(given.get("id")))
+    texts: list[str] = []
+    for number, part in enumerate(content):
+        param, part_kind = f"item.content[{number}]", part.get("type")
+        if part_kind == "input_audio" and role == "user":
+            if not isinstance(part.get("audio"), str):
+                raise RequestError("'audio' must be base64", "missing_required_parameter", f"{param}.audio")
+            item.speech = decode(part["audio"], f"{param}.audio")
+        elif part_kind in _TEXT_KINDS[role]:
+            texts.append(_text(part.get("text"), f"{param}.text"))
+        elif part_kind == "output_audio" and role == "assistant":
+            texts.append(_text(part.get("transcript"), f"{param}.transcript"))
+        else:
+            said = f"a part of the type {str(part_kind)[:40]!r} doesn't belong to a message of role {role}"
+            raise RequestError(said, "invalid_value", f"{param}.type")
+    if item.speech is not None and len(content) > 1:
+        raise RequestError("a message holds speech or text, not both; send two items", param="item.content")
+    item.text = None if item.speech is not None else "\n".join(texts)
+    if item.text is not None and not item.text.strip():
+        raise RequestError("the text is empty", "invalid_value", "item.content[0].text")
+    if len(item.text or "") > max_text_chars:
+        said = f"the text has {len(item.text or '')} characters; {max_text_chars} are allowed"
+        raise RequestError(said, "string_above_max_length", "item.content")
+    return item
+
+
+def from_base64(data: str, param: str) -> bytes:
+    """Base64 -> bytes.
+
+    Raises:
+        RequestError: something else.
+    """
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError("the sound is not base64", "invalid_value", param) from None
+
+
+def _item_id(given: Any) -> str:
+    if given is None:
+        return new_id("item")
+    if not isinstance(given, str) or not 0 < len(given) <= 64:
+        raise RequestError("an item's id is a string of 1 to 64 characters", "invalid_value", "item.id")
+    return given
+
+
+def _text(given: Any, param: str) -> str:
+    if not isinstance(given, str):
+        raise RequestError("a text part needs its text", "missing_required_parameter", param)
+    return given
+
+
+def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """(n,) pieces -> one (N,) float32."""
+    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])

@@ -1,0 +1,78 @@
+"""Rows of one stateful part of the model, run together.
+
+A lane holds the caches of all answers that a part is working on. Joinable caches
+(:class:`~anytalk.plugins.contracts.JoinableCache`) become one cache and one call of the part; of others each is run on
+its own. Which it is, nobody outside has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anytalk.plugins.contracts import Cache, JoinableCache
+
+
+@dataclass
+class _Group:
+    owners: list[Hashable]
+    cache: Cache | None
+
+
+class Lane:
+    """Rows and their caches. All rows take a step in each :meth:`run`: who has nothing to say leaves."""
+
+    def __init__(self) -> None:
+        self._groups: list[_Group] = []
+
+    @property
+    def owners(self) -> list[Hashable]:
+        """Whose rows these are, in the order in which :meth:`run` expects and returns them."""
+        return [owner for group in self._groups for owner in group.owners]
+
+    def join(self, owner: Hashable, cache: Cache | None) -> None:
+        """Add one row with the cache that holds it alone; the cache is used up. None: a part without memory."""
+        first = self._groups[0] if self._groups else None
+        if first is not None and first.cache is None and cache is None:
+            first.owners.append(owner)
+        elif first is not None and isinstance(first.cache, JoinableCache) and isinstance(cache, JoinableCache):
+            first.cache.join(cache)
+            first.owners.append(owner)
+        else:
+            self._groups.append(_Group([owner], cache))
+
+    def leave(self, owner: Hashable) -> Cache | None:
+        """Take a row out; its cache is the caller's again. A row that isn't here is no error."""
+        group = next((g for g in self._groups if owner in g.owners), None)
+        if group is None:
+            return None
+        row = group.owners.index(owner)
+        group.owners.remove(owner)
+        if not group.owners:
+            self._groups.remove(group)
+            return group.cache
+        if not isinstance(group.cache, JoinableCache):
+            return None
+        taken = group.cache.take(row)
+        group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
+        return taken
+
+    def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
+        """One step of every row.
+
+        Args:
+            part: Called with the cache and the rows' inputs; returns tensors (rows,...).
+            inputs: (B,...) each, B rows in the order of `owners`.
+
+        Returns:
+            What `part` returned, (B,...) each.
+        """
+        found, first = [], 0
+        for group in self._groups:
+            stop = first + len(group.owners)
+            found.append(part(group.cache, *(given[first:stop] for given in inputs)))
+            first = stop
+        return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True)]

@@ -1,0 +1,102 @@
+"""How much of the server one client, and all of them, may take."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from anytalk.serve.errors import RequestError
+
+_MAX_KNOWN_ADDRESSES = 10_000
+
+
+class TokenBucket:
+    """So many things a second, with bursts.
+
+    Args:
+        per_second: In the long run.
+        burst: At once.
+        clock: Seconds.
+    """
+
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = per_second, burst, clock
+        self._left, self._at = burst, clock()
+
+    def take(self) -> bool:
+        """Whether one more is allowed now."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class RateLimit:
+    """A bucket for each address; the ones that were quiet longest are forgotten first."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute, self._clock = per_minute, clock
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def check(self, address: str) -> None:
+        """Count a request.
+
+        Raises:
+            RequestError: too many.
+        """
+        burst = max(1.0, self._per_minute / 4)
+        bucket = self._buckets.pop(address, None) or TokenBucket(self._per_minute / 60, burst, self._clock)
+        self._buckets[address] = bucket
+        if len(self._buckets) > _MAX_KNOWN_ADDRESSES:
+            self._buckets.popitem(last=False)
+        if not bucket.take():
+            raise RequestError(
+                f"more than {self._per_minute} requests a minute; wait a moment", "rate_limit_exceeded", status=429
+            )
+
+
+class Admission:
+    """Places for conversations and answers.
+
+    Attributes:
+        places: How many.
+        taken: How many are taken.
+        is_closed: Nobody is let in any more.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.places, self.taken, self.is_closed = places, 0, False
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            RequestError: none is left, or the server is going down.
+        """
+        if self.is_closed:
+            raise RequestError("the server is going down", "server_shutting_down", status=503)
+        if self.taken >= self.places:
+            raise RequestError(
+                f"all {self.places} places of this server are taken; try again later",
+                "session_limit_reached",
+                status=429,
+            )
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+def same_key(given: str, expected: str) -> bool:
+    """Whether two keys are equal, in a time that tells neither how much of them is, nor how long the right one is."""
+    mine, theirs = (hashlib.sha256(key.encode()).digest() for key in (given, expected))
+    return hmac.compare_digest(mine, theirs)

@@ -1,0 +1,95 @@
+"""What the model remembers of a conversation: the caches of the columns that it has read, and which columns those were.
+
+A turn reads only what is new. What was taken back (a truncated answer, a deleted item) no longer matches, so the caches
+are cropped to the columns before it: rolling back needs no bookkeeping of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from anytalk.grid.prompts import Prompt
+from anytalk.model.talk_model import TalkCache
+from anytalk.plugins.contracts import Cache, JoinableCache
+
+
+class Memory:
+    """Of one conversation; touched by the model's thread only.
+
+    Attributes:
+        columns: (S,T) int64, what stands in each column that the caches hold; see :func:`column_keys`.
+        cache: One row; None when nothing is kept.
+    """
+
+    def __init__(self) -> None:
+        self.columns = np.zeros((0, 0), dtype=np.int64)
+        self.cache: TalkCache | None = None
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self.columns, self.cache = np.zeros((0, 0), dtype=np.int64), None
+
+    def keep(self, columns: np.ndarray, backbone: Cache | None, output_adapter: Cache | None) -> None:
+        """Remember caches of one row that hold these columns."""
+        if backbone is None:
+            self.forget()
+            return
+        self.columns, self.cache = columns, TalkCache(backbone, output_adapter)
+
+    def take(self, columns: np.ndarray, needs_adapter: bool) -> tuple[TalkCache | None, int]:
+        """Caches of as many of these columns as are remembered, and how many; at least the last one is left to read.
+
+        The memory is empty afterwards: the caches are the caller's.
+        """
+        cache, length = self.cache, self._shared(columns)
+        self.forget()
+        if cache is None or length == 0 or (needs_adapter and cache.output_adapter is None):
+            return None, 0
+        return _cropped(cache.backbone, cache.output_adapter if needs_adapter else None, length), length
+
+    def copy(self, columns: np.ndarray, needs_adapter: bool) -> tuple[TalkCache | None, int]:
+        """As :meth:`take`, but what is remembered stays: for what many conversations begin with."""
+        length, cache = self._shared(columns), self.cache
+        if cache is None or length == 0 or not isinstance(cache.backbone, JoinableCache):
+            return None, 0
+        adapter = cache.output_adapter if needs_adapter else None
+        if needs_adapter and not isinstance(adapter, JoinableCache):
+            return None, 0
+        copied = adapter.take(0) if isinstance(adapter, JoinableCache) else None
+        return _cropped(cache.backbone.take(0), copied, length), length
+
+    def _shared(self, columns: np.ndarray) -> int:
+        """How many columns in front are the same, the last one of `columns` not counted."""
+        known = self.columns
+        if self.cache is None or known.shape[0] != columns.shape[0]:
+            return 0
+        shared = min(known.shape[1], columns.shape[1] - 1)
+        differs = (known[:, :shared] != columns[:, :shared]).any(axis=0)
+        return int(differs.argmax()) if differs.any() else shared
+
+
+def _cropped(backbone: Cache, output_adapter: Cache | None, length: int) -> TalkCache:
+    backbone.crop(length)
+    if output_adapter is not None:
+        output_adapter.crop(length)
+    return TalkCache(backbone, output_adapter)
+
+
+def column_keys(prompt: Prompt, speech: Sequence[int], text_row: int, hears_audio: bool) -> np.ndarray:
+    """What tells the columns of a prompt apart.
+
+    Args:
+        prompt: The prompt.
+        speech: A number for each spoken turn, never used for another recording.
+        text_row: Of the grid.
+        hears_audio: Whether the backbone sees the audio rows; else they are left out.
+
+    Returns:
+        (S,T) or (1,T) int64; columns of speech hold negative numbers.
+    """
+    keys = prompt.tokens.copy() if hears_audio else prompt.tokens[text_row : text_row + 1].copy()
+    for (start, count), number in zip(prompt.speech_spans, speech, strict=True):
+        keys[:, start : start + count] = -1 - (number * 100_000 + np.arange(count))
+    return keys

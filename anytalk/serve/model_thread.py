@@ -1,0 +1,208 @@
+"""The one thread that runs the model, for everybody.
+
+Each round does at most one piece of preparation (listening to a question, reading a prompt) for one answer, and then
+one column for all answers in the batch: whoever speaks goes on speaking while others ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
+
+from anytalk.errors import AnytalkError
+from anytalk.model.talker import Talker
+from anytalk.serve.answers import Ended, Event, Failed, Job, Question, front_of
+from anytalk.serve.batch import Batch
+from anytalk.serve.memory import Memory
+
+log = logging.getLogger("anytalk.serve")
+
+
+class ModelThread:
+    """Answers questions, many at a time.
+
+    Args:
+        talker: Who answers; nobody else may use its model while the thread runs.
+        stride_frames: Codec frames per piece of sound.
+        on_columns: Called in the thread after each round with how many answers got a column.
+    """
+
+    def __init__(
+        self, talker: Talker, stride_frames: int = 1, on_columns: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.talker = talker
+        self._stride_frames = stride_frames
+        self._on_columns = on_columns
+        self._batch = Batch(talker.model)
+        self._arrived = threading.Condition()
+        self._new: deque[Job] = deque()
+        self._preparing: deque[tuple[Job, Iterator[None]]] = deque()
+        self._speaking: list[Job] = []
+        self._stops = False
+        self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fail what is unfinished, and wait for the thread's end."""
+        with self._arrived:
+            self._stops = True
+            self._arrived.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    @property
+    def num_answers(self) -> int:
+        """Answers that wait, are prepared or are spoken."""
+        return len(self._new) + len(self._preparing) + len(self._speaking)
+
+    def submit(self, job: Job) -> None:
+        """Hand in a question; from any thread."""
+        with self._arrived:
+            if self._stops:
+                job.emit(Failed("the server is going down", is_ours=True))
+                return
+            self._new.append(job)
+            self._arrived.notify()
+
+    async def answer(self, question: Question, memory: Memory | None = None) -> AsyncGenerator[Event, None]:
+        """Ask, and iterate for the answer; leaving the iteration (``aclose``) cancels it.
+
+        The last event is an ``Ended`` or a ``Failed``.
+        """
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+        def emit(event: Event) -> None:
+            with suppress(RuntimeError):  # the loop has been closed: nobody listens any more
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        job = Job(question, emit, memory)
+        self.submit(job)
+        try:
+            while True:
+                event = await events.get()
+                yield event
+                if isinstance(event, Ended | Failed):
+                    return
+        finally:
+            job.cancel()
+
+    # ---- in the thread
+
+    def _new_batch(self) -> Batch:
+        batch = Batch(self.talker.model)
+        try:
+            batch.warm_up(front_of(self.talker))
+        except Exception:  # nothing depends on it, and the thread must live
+            log.exception("the first prompt could not be read")
+            return Batch(self.talker.model)
+        return batch
+
+    def _work(self) -> None:
+        self._batch = self._new_batch()
+        while True:
+            with self._arrived:
+                while not (self._new or self._preparing or self._speaking or self._stops):
+                    self._arrived.wait()
+                if self._stops:
+                    break
+                while self._new:
+                    job = self._new.popleft()
+                    self._preparing.append((job, job.prepare(self.talker, self._stride_frames)))
+            self._drop_cancelled()
+            self._prepare_one()
+            self._step()
+        for job in [*self._new, *(job for job, _ in self._preparing), *self._speaking]:
+            job.emit(Failed("the server is going down", is_ours=True))
+        self._new.clear()
+        self._preparing.clear()
+        self._speaking.clear()
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._speaking if job.is_cancelled]:
+            self._speaking.remove(job)
+            assert job.slot is not None
+            self._batch.remove(job.slot)
+        if any(job.is_cancelled for job, _ in self._preparing):
+            self._preparing = deque((job, pieces) for job, pieces in self._preparing if not job.is_cancelled)
+
+    def _prepare_one(self) -> None:
+        if not self._preparing:
+            return
+        job, pieces = self._preparing.popleft()
+        try:
+            with _failures_of(job):
+                if next(pieces, pieces) is not pieces:
+                    self._preparing.append((job, pieces))
+                    return
+                assert job.slot is not None
+                self._batch.add(job.slot)
+                job.begin()
+                job.advance()
+                if not job.slot.is_done:
+                    self._speaking.append(job)
+        except _HasFailed:
+            if job.slot is not None:
+                self._batch.remove(job.slot)
+                _forget(job)
+
+    def _step(self) -> None:
+        try:
+            stepped = self._batch.step()
+        except Exception as error:
+            # Their rows stand in one batch: nobody can tell whose caches are still whole.
+            log.exception("a column failed for %d answers", len(self._speaking))
+            for job in self._speaking:
+                job.emit(Failed(f"the model failed: {type(error).__name__}", is_ours=True))
+                _forget(job)
+            self._speaking.clear()
+            self._batch = self._new_batch()
+            return
+        self._on_columns(len(stepped))
+        for job in list(self._speaking):
+            try:
+                with _failures_of(job):
+                    job.advance()
+            except _HasFailed:
+                assert job.slot is not None
+                self._batch.remove(job.slot)
+                _forget(job)
+                self._speaking.remove(job)
+                continue
+            if job.slot is not None and job.slot.is_done:
+                self._speaking.remove(job)
+
+
+class _HasFailed(Exception):  # noqa: N818
+    """The job was told already."""
+
+
+class _failures_of:  # noqa: N801
+    """Tells a job of what goes wrong inside, and nobody else."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, AnytalkError):
+            self.job.emit(Failed(str(error).replace("\n", "; "), is_ours=False))
+        else:
+            log.error("an answer failed", exc_info=error)
+            self.job.emit(Failed(f"the model failed: {type(error).__name__}", is_ours=True))
+        raise _HasFailed from error
+
+
+def _forget(job: Job) -> None:
+    if job.memory is not None:
+        job.memory.forget()

@@ -1,0 +1,123 @@
+"""From what a client wants to what the model is asked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anytalk.decode.engine import DecodeOptions
+from anytalk.errors import AnytalkError
+from anytalk.grid.audio import check_speech, resample
+from anytalk.grid.tasks import TASKS, Task
+from anytalk.serve.answers import Question, Said, Speech
+from anytalk.serve.errors import RequestError, of_ours
+from anytalk.serve.events import ResponseOptions
+from anytalk.serve.items import Conversation, Item, read_item, turns_of
+from anytalk.serve.response import ResponsePlan
+from anytalk.serve.session_options import SessionOptions, one_modality, speaker_of, tokens_of, wire_format
+from anytalk.serve.state import ServerState
+
+
+def task_for(turns: list[Said], spoken: bool) -> Task:
+    """A1A2, A1T2, T1A2 or T1T2, by the last turn."""
+    return TASKS[("A1" if turns[-1].speech is not None else "T1") + ("A2" if spoken else "T2")]
+
+
+def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, tail: np.ndarray | None = None) -> Speech:
+    """Sound that came -> a spoken question.
+
+    Raises:
+        RequestError: too short, too long or silent.
+    """
+    wave = wave if tail is None else np.concatenate([wave, tail])
+    try:
+        check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
+    except AnytalkError as error:
+        raise of_ours(error, "invalid_audio") from None
+    most = int(max_turn_s * to_hz)
+    return Speech(resample(wave, from_hz, to_hz)[:most])
+
+
+def with_instructions(turns: list[Said], instructions: str) -> list[Said]:
+    """System messages as one, in front, as chat templates want them."""
+    system = [instructions, *(turn.text or "" for turn in turns if turn.role == "system")]
+    front = "\n".join(text for text in system if text.strip())
+    rest = [turn for turn in turns if turn.role != "system"]
+    return [Said("system", front), *rest] if front else rest
+
+
+def plan_response(
+    state: ServerState, options: SessionOptions, wanted: ResponseOptions, conversation: Conversation
+) -> ResponsePlan:
+    """What a response is to be, by the session and by what this one does otherwise.
+
+    Raises:
+        RequestError: nothing to answer, or something that this server doesn't do.
+    """
+    if wanted.tools:
+        raise RequestError("this server calls no tools; leave `tools` empty", "unsupported_value", "response.tools")
+    modalities = wanted.output_modalities or options.output_modalities
+    spoken = one_modality(list(modalities), "response.output_modalities")
+    output = wanted.audio.output if wanted.audio is not None else None
+    wire, voice = options.output_format(), options.audio.output.voice
+    if output is not None and output.format is not None:
+        wire = wire_format(output.format, "response.audio.output.format")
+    if output is not None and output.voice is not None:
+        voice = output.voice
+    limit = wanted.max_output_tokens if wanted.max_output_tokens is not None else options.max_output_tokens
+    instructions = wanted.instructions if wanted.instructions is not None else options.instructions
+    if len(instructions) > state.settings.max_text_chars:
+        said = f"the instructions have {len(instructions)} characters; {state.settings.max_text_chars} are allowed"
+        raise RequestError(said, "string_above_max_length", "response.instructions")
+    turns = _turns(state, wanted, conversation)
+    if turns and turns[-1].role == "user":
+        turns = with_instructions(turns, instructions)
+    elif wanted.instructions:
+        # A greeting, or a second answer: the instructions are what is asked.
+        turns = [*with_instructions(turns, options.instructions), Said("user", wanted.instructions)]
+    else:
+        raise RequestError(
+            "there is nothing to answer: the conversation doesn't end with the user's turn; add an item, or say what to"
+            " do in response.instructions",
+            "nothing_to_answer",
+        )
+    return ResponsePlan(
+        question=Question(
+            turns=turns,
+            task=task_for(turns, spoken),
+            options=state.decode_options(tokens_of(limit, "response.max_output_tokens")),
+            speaker=speaker_of(voice, state.talker, "response.audio.output.voice"),
+            max_context_columns=state.settings.max_context_columns,
+        ),
+        spoken=spoken,
+        wire=wire,
+        voice=voice,
+        in_conversation=wanted.conversation == "auto",
+        max_output_tokens=limit,
+        metadata=wanted.metadata,
+    )
+
+
+def transcript_question(state: ServerState, item: Item) -> Question:
+    """What was said in a spoken turn."""
+    return Question(
+        turns=[Said("user", None, item.speech)],
+        task=TASKS["A1T1"],
+        options=DecodeOptions(rule=state.talker.config.decode_rule, max_columns=state.settings.max_columns),
+        max_context_columns=state.settings.max_context_columns,
+    )
+
+
+def _turns(state: ServerState, wanted: ResponseOptions, conversation: Conversation) -> list[Said]:
+    if wanted.input is None:
+        return conversation.turns()
+
+    def refuse(_data: str, param: str) -> Speech:
+        raise RequestError("sound in response.input is given by item_reference", "unsupported_value", param)
+
+    items = []
+    for given in wanted.input:
+        if given.get("type") == "item_reference":
+            items.append(conversation.find(str(given.get("id")), "response.input"))
+        else:
+            items.append(read_item(given, refuse, state.settings.max_text_chars))
+    return turns_of(items)

@@ -1,0 +1,362 @@
+"""A session of the Realtime protocol over one WebSocket: client events in, server events out.
+
+Three tasks work for it: one reads, one sends (so that a slow client stalls nobody), one looks at the clock. The model
+runs in a thread of its own; nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from anytalk.errors import AnytalkError
+from anytalk.serve import events as e
+from anytalk.serve.errors import RequestError, of_ours
+from anytalk.serve.input_buffer import InputBuffer
+from anytalk.serve.items import Conversation, Item, from_base64, new_id, read_item
+from anytalk.serve.limits import TokenBucket
+from anytalk.serve.memory import Memory
+from anytalk.serve.outbox import Outbox, SlowClientError
+from anytalk.serve.planning import plan_response, speech_of, transcript_question
+from anytalk.serve.response import Response
+from anytalk.serve.session_options import SessionOptions
+from anytalk.serve.sound import WireDecoder
+from anytalk.serve.state import ServerState
+from anytalk.serve.transcribing import transcribe
+from anytalk.serve.vad import VAD_RATE_HZ
+
+log = logging.getLogger("anytalk.serve")
+_TICK_S = 0.1
+_PIECE_MS = 100
+"""Sound is looked at in pieces of this length, so that a long append doesn't hold up other clients."""
+_SILENCE = "..."
+"""What a user says who lets the idle timeout pass."""
+
+GOING_AWAY, TOO_SLOW, POLICY, TRY_LATER = 1001, 1008, 1008, 1013
+
+
+class RealtimeSession:
+    """One client.
+
+    Args:
+        state: The server.
+        socket: Accepted.
+    """
+
+    def __init__(self, state: ServerState, socket: WebSocket) -> None:
+        self.state, self.socket, self.settings = state, socket, state.settings
+        self.id = new_id("sess")
+        talker = state.talker
+        self.options = SessionOptions(model=state.model_name, instructions=talker.config.grid.system or "")
+        self.conversation = Conversation(self.settings.max_items)
+        self.memory = Memory()
+        self.outbox = Outbox(socket.send_text, self.settings.max_unsent_bytes, self.settings.send_timeout_s)
+        self.buffer = InputBuffer(self.options.input_format(), self._vad(), state.max_turn_s)
+        self.response: Response | None = None
+        self._answers_next = False
+        self._turn_item = new_id("item")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._began = self._last_word = time.monotonic()
+        self._quiet_since = time.monotonic()
+        self._rate = TokenBucket(self.settings.events_per_second, 10 * self.settings.events_per_second)
+        self._handlers: dict[type[e.ClientEvent], Callable[[Any], None]] = {
+            e.SessionUpdate: self._update,
+            e.Commit: lambda _: self._commit(),
+            e.Clear: self._clear,
+            e.OutputClear: self._output_clear,
+            e.ItemCreate: self._create_item,
+            e.ItemTruncate: self._truncate,
+            e.ItemDelete: self._delete,
+            e.ItemRetrieve: self._retrieve,
+            e.ResponseCreate: lambda event: self._respond(event.response or e.ResponseOptions()),
+            e.ResponseCancel: self._cancel,
+        }
+
+    async def run(self) -> None:
+        """Serve the client until one side ends it."""
+        self.outbox.put("session.created", session=self._shown())
+        sender = asyncio.create_task(self.outbox.run())
+        others = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        code, reason = 1000, ""
+        try:
+            done, _ = await asyncio.wait([sender, *others], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if isinstance(error, _End):
+                    code, reason = error.code, str(error)
+                    if error.error is not None:
+                        self._complain(error.error)
+                elif isinstance(error, SlowClientError):
+                    code, reason = TOO_SLOW, "the client takes too slowly"
+                    self.state.metrics.dropped.inc()
+                elif error is not None and not isinstance(error, WebSocketDisconnect):
+                    log.error("a session failed", exc_info=error)
+                    code, reason = 1011, "internal error"
+        finally:
+            if self.response is not None:
+                self.response.abandon()
+            for task in [*others, *self._tasks]:
+                task.cancel()
+            await self._say_goodbye(sender, code, reason)
+            await asyncio.gather(sender, *others, *self._tasks, return_exceptions=True)
+
+    async def _say_goodbye(self, sender: asyncio.Task[None], code: int, reason: str) -> None:
+        """Send what waits and close; a client that is gone or slow isn't waited for."""
+        self.outbox.close()
+        if not sender.done():
+            await asyncio.wait([sender], timeout=1.0)
+            sender.cancel()
+        if self.socket.application_state is WebSocketState.CONNECTED:
+            with suppress(Exception):
+                await asyncio.wait_for(self.socket.close(code, reason[:120]), 1.0)
+
+    # ---- the three tasks
+
+    async def _read(self) -> None:
+        while True:
+            message = await self.socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1006))
+            self._last_word = time.monotonic()
+            if not self._rate.take():
+                said = f"more than {self.settings.events_per_second} events a second"
+                raise _End(POLICY, said, RequestError(said, "rate_limit_exceeded", status=429))
+            text = message.get("text")
+            if text is None:
+                self._complain(RequestError("binary messages are not part of the protocol; send JSON", "invalid_json"))
+                continue
+            await self._handle(text)
+
+    async def _handle(self, text: str) -> None:
+        try:
+            event = e.read_event(text)
+        except e.EventError as error:
+            self._complain(error.error, error.event_id)
+            return
+        try:
+            if isinstance(event, e.Append):
+                await self._append(event)
+            else:
+                self._handlers[type(event)](event)
+        except RequestError as error:
+            self._complain(error, event.event_id)
+        except AnytalkError as error:
+            self._complain(of_ours(error), event.event_id)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            busy = self.response is not None
+            if self.state.admission.is_closed and not busy:
+                raise _End(GOING_AWAY, "the server is going down")
+            if now - self._began > self.settings.session_s:
+                self._end_by_time("session_expired", f"a session lasts {self.settings.session_s:.0f} s at most")
+            if now - self._last_word > self.settings.idle_s and not busy:
+                self._end_by_time("session_idle", f"nothing was heard for {self.settings.idle_s:.0f} s")
+            detection = self.options.audio.input.turn_detection
+            if detection is not None and detection.idle_timeout_ms is not None and not busy:
+                if self.buffer.is_in_turn:
+                    self._quiet_since = now
+                elif (now - self._quiet_since) * 1000 > detection.idle_timeout_ms:
+                    self._break_silence()
+
+    def _end_by_time(self, code: str, said: str) -> None:
+        raise _End(1000, said, RequestError(said, code))
+
+    # ---- sound
+
+    async def _append(self, event: e.Append) -> None:
+        data = from_base64(event.audio, "audio")
+        wire = self.buffer.wire
+        step = wire.rate_hz * _PIECE_MS // 1000 * wire.bytes_per_sample
+        for start in range(0, len(data), step):
+            for boundary in self.buffer.push(data[start : start + step]):
+                if boundary.is_start:
+                    self._speech_started(boundary.at_ms)
+                else:
+                    self._speech_stopped(boundary.at_ms)
+            await asyncio.sleep(0)
+
+    def _speech_started(self, at_ms: int) -> None:
+        detection = self.options.audio.input.turn_detection
+        self._turn_item = new_id("item")
+        self.outbox.put("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=self._turn_item)
+        if self.response is not None and detection is not None and detection.interrupt_response:
+            self.response.cancel("turn_detected")
+
+    def _speech_stopped(self, at_ms: int) -> None:
+        detection = self.options.audio.input.turn_detection
+        self._quiet_since = time.monotonic()
+        self.outbox.put("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=self._turn_item)
+        try:
+            self._commit()
+            if detection is not None and detection.create_response:
+                self._answer_turn()
+        except RequestError as error:
+            self._complain(error)
+        except AnytalkError as error:
+            self._complain(of_ours(error))
+
+    def _commit(self) -> None:
+        rate_hz = self.state.ear_rate_hz
+        wave = self.buffer.take()
+        item = Item("user", id=self._turn_item, speech=speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s))
+        self._turn_item = new_id("item")
+        previous = self.conversation.add(item)
+        self.outbox.put("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
+        self._tell_item(item, previous)
+        if self.options.audio.input.transcription is not None:
+            question = transcript_question(self.state, item)
+            self._spawn(transcribe(self.state, self.outbox, item, question, len(wave) / VAD_RATE_HZ))
+
+    def _clear(self, _: e.Clear) -> None:
+        self.buffer.clear()
+        self.outbox.put("input_audio_buffer.cleared")
+
+    def _output_clear(self, _: e.OutputClear) -> None:
+        raise RequestError(
+            "output_audio_buffer.clear is for WebRTC; over WebSocket the client plays: drop what you hold, then send"
+            " conversation.item.truncate",
+            "unsupported_event",
+            "type",
+        )
+
+    def _break_silence(self) -> None:
+        """The idle timeout: the model says something, as if the user had asked by silence."""
+        self._quiet_since = time.monotonic()
+        end_ms = self.buffer.end_ms
+        item = Item("user", text=_SILENCE)
+        previous = self.conversation.add(item)
+        self.outbox.put(
+            "input_audio_buffer.timeout_triggered", audio_start_ms=end_ms, audio_end_ms=end_ms, item_id=item.id
+        )
+        self._tell_item(item, previous)
+        with suppress(RequestError):
+            self._respond(e.ResponseOptions())
+
+    # ---- conversation
+
+    def _update(self, event: e.SessionUpdate) -> None:
+        if event.session.get("type") != "realtime":
+            raise RequestError(
+                "session.type must be 'realtime'; transcription sessions are not supported",
+                "missing_required_parameter" if "type" not in event.session else "unsupported_value",
+                "session.type",
+            )
+        options = self.options.merged(event.session, self.state.talker, self.settings.max_text_chars)
+        if options.audio.input.transcription is not None:
+            _ = self.state.ear_rate_hz
+        before, self.options = self.options.audio.input, options
+        if options.audio.input != before:
+            self.buffer.configure(options.input_format(), self._vad())
+        self._quiet_since = time.monotonic()
+        self.outbox.put("session.updated", session=self._shown())
+
+    def _create_item(self, event: e.ItemCreate) -> None:
+        def decode(data: str, param: str) -> Any:
+            wire, rate_hz = self.options.input_format(), self.state.ear_rate_hz
+            decoder = WireDecoder(wire, rate_hz)
+            wave = decoder.push(from_base64(data, param))
+            return speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s, tail=decoder.flush())
+
+        item = read_item(event.item, decode, self.settings.max_text_chars)
+        self._tell_item(item, self.conversation.add(item, event.previous_item_id))
+
+    def _tell_item(self, item: Item, previous: str | None) -> None:
+        self.outbox.put("conversation.item.added", previous_item_id=previous, item=item.shown())
+        self.outbox.put("conversation.item.done", previous_item_id=previous, item=item.shown())
+
+    def _truncate(self, event: e.ItemTruncate) -> None:
+        if self.response is not None and self.response.item.id == event.item_id:
+            raise RequestError("this answer is still being made; cancel its response first", param="item_id")
+        self.conversation.truncate(event.item_id, event.content_index, event.audio_end_ms)
+        self.outbox.put(
+            "conversation.item.truncated",
+            item_id=event.item_id,
+            content_index=event.content_index,
+            audio_end_ms=event.audio_end_ms,
+        )
+
+    def _delete(self, event: e.ItemDelete) -> None:
+        self.conversation.delete(event.item_id)
+        self.outbox.put("conversation.item.deleted", item_id=event.item_id)
+
+    def _retrieve(self, event: e.ItemRetrieve) -> None:
+        self.outbox.put("conversation.item.retrieved", item=self.conversation.find(event.item_id).shown())
+
+    # ---- responses
+
+    def _respond(self, wanted: e.ResponseOptions) -> None:
+        if self.state.admission.is_closed:
+            raise RequestError("the server is going down", "server_shutting_down", status=503)
+        if self.response is not None:
+            raise RequestError(
+                f"the response {self.response.id} is still in progress; wait for its end or cancel it",
+                "conversation_already_has_active_response",
+            )
+        plan = plan_response(self.state, self.options, wanted, self.conversation)
+        memory = self.memory if plan.in_conversation else None
+        self.response = Response(plan, self.state, self.outbox, self.conversation, memory, self._response_is_over)
+        self.response.start()
+
+    def _answer_turn(self) -> None:
+        """Answer the turn that just ended, or, where answers aren't interrupted, when the present one is over."""
+        if self.response is not None:
+            self._answers_next = True
+        else:
+            self._respond(e.ResponseOptions())
+
+    def _response_is_over(self, response: Response) -> None:
+        self.response = None
+        self._last_word = self._quiet_since = time.monotonic()
+        if response.plan.spoken and response.item.audio_ms:
+            # Sound is sent faster than it is played; silence begins when the client has played it.
+            self._quiet_since += response.item.audio_ms / 1000
+        if self._answers_next:
+            self._answers_next = False
+            try:
+                self._respond(e.ResponseOptions())
+            except RequestError as error:
+                self._complain(error)
+
+    def _cancel(self, event: e.ResponseCancel) -> None:
+        response = self.response
+        if response is None or event.response_id not in (None, response.id):
+            raise RequestError("there is no such response in progress", "response_cancel_not_active", "response_id")
+        response.cancel("client_cancelled")
+
+    # ---- small things
+
+    def _vad(self) -> Any:
+        detection = self.options.audio.input.turn_detection
+        return None if detection is None else detection.vad()
+
+    def _shown(self) -> dict[str, Any]:
+        shown = self.options.model_dump()
+        return {**shown, "id": self.id, "object": "realtime.session", "expires_at": self._expires_at()}
+
+    def _expires_at(self) -> int:
+        return int(time.time() + self.settings.session_s - (time.monotonic() - self._began))
+
+    def _complain(self, error: RequestError, event_id: str | None = None) -> None:
+        self.outbox.put("error", error={**error.body(), "event_id": event_id})
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _End(Exception):  # noqa: N818
+    """The session ends, for a reason that isn't a failure."""
+
+    def __init__(self, code: int, reason: str, error: RequestError | None = None) -> None:
+        super().__init__(reason)
+        self.code, self.error = code, error

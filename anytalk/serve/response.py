@@ -1,0 +1,271 @@
+"""One response of a session: the model's answer as the protocol's events, in their order, each exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anytalk.decode.session import AudioDelta, TextDelta
+from anytalk.serve.answers import Ended, Failed, Question, Started
+from anytalk.serve.items import Conversation, Item, new_id
+from anytalk.serve.memory import Memory
+from anytalk.serve.outbox import Outbox
+from anytalk.serve.sound import WireEncoder, WireFormat
+from anytalk.serve.state import ServerState
+
+log = logging.getLogger("anytalk.serve")
+_MAX_DELTA_MS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponsePlan:
+    """What a response is to be.
+
+    Attributes:
+        question: For the model.
+        spoken: Whether it has sound.
+        wire: Format of the sound.
+        voice: As the client named it.
+        in_conversation: Whether it becomes an item of the conversation.
+        max_output_tokens: As the client gave it.
+        metadata: The client's own.
+    """
+
+    question: Question
+    spoken: bool
+    wire: WireFormat
+    voice: Any
+    in_conversation: bool = True
+    max_output_tokens: int | str = "inf"
+    metadata: dict[str, str] | None = None
+
+
+@dataclass
+class _Usage:
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    text_tokens: int = 0
+    audio_tokens: int = 0
+
+    def shown(self) -> dict[str, Any]:
+        output = self.text_tokens + self.audio_tokens
+        return {
+            "total_tokens": self.input_tokens + output,
+            "input_tokens": self.input_tokens,
+            "output_tokens": output,
+            "input_token_details": {
+                "cached_tokens": self.cached_tokens,
+                "text_tokens": self.input_tokens,
+                "audio_tokens": 0,
+                "image_tokens": 0,
+            },
+            "output_token_details": {"text_tokens": self.text_tokens, "audio_tokens": self.audio_tokens},
+        }
+
+
+class Response:
+    """An answer on its way to a client.
+
+    Args:
+        plan: What it is to be.
+        state: The server.
+        outbox: Of the session.
+        conversation: Of the session.
+        memory: Of the conversation.
+        when_over: Called once, when ``response.done`` was put into the outbox.
+    """
+
+    def __init__(
+        self,
+        plan: ResponsePlan,
+        state: ServerState,
+        outbox: Outbox,
+        conversation: Conversation,
+        memory: Memory | None,
+        when_over: Callable[[Response], None],
+    ) -> None:
+        self.id = new_id("resp")
+        self.plan = plan
+        self.item = Item("assistant", status="in_progress", audio_ms=0 if plan.spoken else None, is_whole=False)
+        self.is_over = False
+        self._state, self._outbox, self._conversation, self._memory = state, outbox, conversation, memory
+        self._when_over = when_over
+        self._usage = _Usage()
+        self._has_item = False
+        self._previous: str | None = None
+        self._text = ""
+        self._sound_ms = 0.0
+        self._first_sound_at: float | None = None
+        self._encoder = WireEncoder(state.talker.codec.sample_rate_hz, plan.wire) if plan.spoken else None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._put("response.created", response=self._shown("in_progress"))
+        self._task = asyncio.create_task(self._run())
+
+    def cancel(self, reason: str) -> None:
+        """End at once: sound that was not sent is taken back, and nothing of the answer follows.
+
+        Args:
+            reason: ``"turn_detected"`` or ``"client_cancelled"``.
+        """
+        if self.is_over:
+            return
+        self._sound_ms -= self._outbox.drop_sound(self.id)
+        if self._first_sound_at is not None:
+            # Nobody heard more than there was time for; a client that knows better truncates.
+            played_ms = (time.monotonic() - self._first_sound_at) * 1000
+            self.item.heard_ms = int(min(self._sound_ms, played_ms))
+        elif self.plan.spoken:
+            self.item.heard_ms = 0
+        self._finish("cancelled", {"type": "cancelled", "reason": reason})
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop without telling; the client is gone."""
+        self.is_over = True
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    # ---- the model's events
+
+    async def _run(self) -> None:
+        try:
+            await self._follow()
+        except Exception as error:
+            log.error("a response failed", exc_info=error)
+            if not self.is_over:
+                self._fail(Failed(f"the server failed: {type(error).__name__}", is_ours=True))
+
+    async def _follow(self) -> None:
+        async with aclosing(self._state.model.answer(self.plan.question, self._memory)) as events:
+            async for event in events:
+                if self.is_over:  # cancelled while this event was on its way
+                    return
+                if isinstance(event, Started):
+                    self._usage.input_tokens, self._usage.cached_tokens = event.prompt_columns, event.cached_columns
+                    self._open_item()
+                elif isinstance(event, TextDelta):
+                    self._say_text(event.text)
+                elif isinstance(event, AudioDelta):
+                    self._say_sound(event)
+                elif isinstance(event, Ended):
+                    self._complete(event)
+                elif isinstance(event, Failed):
+                    self._fail(event)
+
+    def _say_text(self, text: str) -> None:
+        self._text += text
+        self._usage.text_tokens += 1
+        name = "response.output_audio_transcript.delta" if self.plan.spoken else "response.output_text.delta"
+        self._put(name, **self._place(), delta=text)
+
+    def _say_sound(self, event: AudioDelta) -> None:
+        assert self._encoder is not None
+        if self._first_sound_at is None:
+            self._first_sound_at = time.monotonic()
+        codec = self._state.talker.codec
+        self._usage.audio_tokens += len(event.wave) // codec.samples_per_frame
+        self._state.metrics.audio_s.inc(len(event.wave) / codec.sample_rate_hz)
+        self._send_sound(self._encoder.push(event.wave))
+
+    def _send_sound(self, data: bytes) -> None:
+        wire = self.plan.wire
+        step = wire.rate_hz * _MAX_DELTA_MS // 1000 * wire.bytes_per_sample
+        for start in range(0, len(data), step):
+            piece = data[start : start + step]
+            length_ms = 1000 * len(piece) / wire.bytes_per_sample / wire.rate_hz
+            self._sound_ms += length_ms
+            self._outbox.put(
+                "response.output_audio.delta",
+                sound_of=self.id,
+                sound_ms=length_ms,
+                **self._place(),
+                delta=base64.b64encode(piece).decode(),
+            )
+
+    def _complete(self, event: Ended) -> None:
+        if self._encoder is not None:
+            self._send_sound(self._encoder.push(np.zeros(0, dtype=np.float32), is_last=True))
+        self._usage.text_tokens, self._usage.audio_tokens = event.text_tokens, event.done.num_frames
+        self.item.is_whole = True
+        if event.done.first_audio_s is not None:
+            self._state.metrics.first_audio_s.observe(event.done.first_audio_s)
+        if event.done.finish_reason == "length":
+            self._finish("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
+        else:
+            self._finish("completed", None)
+
+    def _fail(self, event: Failed) -> None:
+        kind = "server_error" if event.is_ours else "invalid_request_error"
+        error = {"type": kind, "code": "model_failed" if event.is_ours else "invalid_value", "message": event.message}
+        self._finish("failed", {"type": "failed", "error": error})
+
+    # ---- the protocol's events
+
+    def _open_item(self) -> None:
+        self._has_item = True
+        self._put("response.output_item.added", response_id=self.id, output_index=0, item=self.item.shown())
+        if self.plan.in_conversation:
+            self._previous = self._conversation.add(self.item)
+            self._put("conversation.item.added", previous_item_id=self._previous, item=self.item.shown())
+        self._put("response.content_part.added", **self._place(), part=self._part(""))
+
+    def _finish(self, status: str, details: dict[str, Any] | None) -> None:
+        self.is_over = True
+        self.item.text = self._text
+        self.item.status = "completed" if status == "completed" else "incomplete"
+        if self.plan.spoken:
+            self.item.audio_ms = int(self._sound_ms)
+        if self._has_item:
+            self._close_item()
+        self._state.metrics.answers.labels(status).inc()
+        self._put("response.done", response=self._shown(status, details))
+        self._when_over(self)
+
+    def _close_item(self) -> None:
+        place = self._place()
+        if self.plan.spoken:
+            self._put("response.output_audio.done", **place)
+            self._put("response.output_audio_transcript.done", **place, transcript=self._text)
+        else:
+            self._put("response.output_text.done", **place, text=self._text)
+        self._put("response.content_part.done", **place, part=self._part(self._text))
+        self._put("response.output_item.done", response_id=self.id, output_index=0, item=self.item.shown())
+        if self.plan.in_conversation:
+            self._put("conversation.item.done", previous_item_id=self._previous, item=self.item.shown())
+
+    def _put(self, name: str, **fields: Any) -> None:
+        self._outbox.put(name, **fields)
+
+    def _place(self) -> dict[str, Any]:
+        return {"response_id": self.id, "item_id": self.item.id, "output_index": 0, "content_index": 0}
+
+    def _part(self, text: str) -> dict[str, Any]:
+        return {"type": "audio", "transcript": text} if self.plan.spoken else {"type": "text", "text": text}
+
+    def _shown(self, status: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
+        wire = {"type": self.plan.wire.name}
+        rate = {"rate": self.plan.wire.rate_hz} if self.plan.wire.name == "audio/pcm" else {}
+        return {
+            "object": "realtime.response",
+            "id": self.id,
+            "status": status,
+            "status_details": details,
+            "output": [self.item.shown()] if self._has_item and status != "in_progress" else [],
+            "conversation_id": self._conversation.id if self.plan.in_conversation else None,
+            "output_modalities": ["audio" if self.plan.spoken else "text"],
+            "max_output_tokens": self.plan.max_output_tokens,
+            "audio": {"output": {"format": {**wire, **rate}, "voice": self.plan.voice}},
+            "usage": None if status == "in_progress" else self._usage.shown(),
+            "metadata": self.plan.metadata,
+        }

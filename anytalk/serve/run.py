@@ -1,0 +1,73 @@
+"""Runs the application until it is told to stop, and then lets running answers end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from anytalk.serve.settings import ServeSettings
+from anytalk.serve.websocket import ImpatientWebSocket
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that drains.
+
+    Args:
+        app: Made by :func:`anytalk.serve.app.make_app`.
+        settings: Addresses and limits.
+    """
+
+    def __init__(self, app: Any, settings: ServeSettings) -> None:
+        self._state, self._settings = app.state.server, settings
+        self._drains = False
+        self._deadline: float | None = None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                ws=ImpatientWebSocket,
+                ws_max_size=settings.max_frame_bytes,
+                ws_ping_interval=settings.send_timeout_s,
+                ws_ping_timeout=settings.send_timeout_s,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=3,
+                h11_max_incomplete_event_size=64 << 10,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal closes the door and lets answers end; the second one ends at once."""
+        if self._drains:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self.drain()
+
+    def drain(self) -> None:
+        """Let nobody in any more; end when nobody is left, or when it has taken too long."""
+        self._drains = True
+        self._state.admission.is_closed = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second by uvicorn; True ends the server."""
+        if self._drains:
+            now = asyncio.get_running_loop().time()
+            self._deadline = self._deadline or now + self._settings.drain_s
+            self.should_exit = self.should_exit or now > self._deadline or self._state.admission.taken == 0
+        return await super().on_tick(counter)
+
+
+def run_server(app: Any, settings: ServeSettings, listening: socket.socket) -> None:
+    """Serve on a listening socket until a signal comes."""
+    server = Server(app, settings)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])

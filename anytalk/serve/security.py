@@ -1,0 +1,153 @@
+"""Who may come in: hosts, origins, keys, rates and sizes, looked at before any request is.
+
+Browsers let any web page open a WebSocket to this machine, and a page can point a name of its own at 127.0.0.1. So a
+request that comes from a page must come from a page of this server (or of an allowed origin), and a server without a
+key answers only to names of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anytalk.serve.errors import RequestError
+from anytalk.serve.limits import RateLimit, same_key
+from anytalk.serve.metrics import Metrics
+from anytalk.serve.settings import ServeSettings, is_loopback
+
+KEY_SUBPROTOCOL = "openai-insecure-api-key."
+REALTIME_SUBPROTOCOL = "realtime"
+OPEN_PATHS = ("/health",)
+"""Answered without a key, like the page's own files."""
+
+
+class Gate:
+    """ASGI middleware.
+
+    Args:
+        app: What lies behind.
+        settings: Keys and limits.
+        rate: Requests of each address.
+        metrics: Counts refusals.
+        page_paths: Paths of the page's files, which need no key.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServeSettings, rate: RateLimit, metrics: Metrics, page_paths: frozenset[str]
+    ) -> None:
+        self.app, self.settings, self.rate, self.metrics = app, settings, rate, metrics
+        self.open_paths = page_paths | set(OPEN_PATHS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except RequestError as error:
+            self.metrics.refused.labels(error.code).inc()
+            await refusal(error)(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_in_time(message: Message) -> None:
+            # Who takes nothing of an answer must not hold its place for ever.
+            await asyncio.wait_for(send(message), self.settings.send_timeout_s)
+
+        await self.app(scope, _LimitedBody(receive, self.settings.max_body_bytes), send_in_time)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        self._check_place(headers)
+        if scope["path"] in self.open_paths and scope["type"] == "http":
+            return
+        client = scope.get("client")
+        self.rate.check(client[0] if client else "unknown")
+        if self.settings.api_key is not None and not same_key(_given_key(headers), self.settings.api_key):
+            raise RequestError(
+                "the key is missing or wrong; send 'Authorization: Bearer KEY', or from a browser the subprotocols"
+                f" '{REALTIME_SUBPROTOCOL}' and '{KEY_SUBPROTOCOL}KEY'",
+                "invalid_api_key",
+                status=401,
+            )
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > self.settings.max_body_bytes:
+            raise too_large(self.settings.max_body_bytes)
+
+    def _check_place(self, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if self.settings.api_key is None and not is_loopback(_name_of(host)):
+            raise RequestError(
+                f"a server without a key answers to names of this machine only, not to '{host[:80]}'",
+                "wrong_host",
+                status=403,
+            )
+        origin = headers.get("origin")
+        if origin is None or origin in self.settings.allow_origins or urlsplit(origin).netloc.lower() == host.lower():
+            return
+        raise RequestError(
+            f"pages of '{origin[:80]}' may not use this server; start it with --allow-origin to let them",
+            "wrong_origin",
+            status=403,
+        )
+
+
+class _LimitedBody:
+    """Receives a body and stops where it grows too large, whatever length was announced."""
+
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
+        self._receive, self._left, self._max_bytes = receive, max_bytes, max_bytes
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            # FastAPI lets only this kind of exception through while it reads a body.
+            error = too_large(self._max_bytes)
+            raise HTTPException(error.status, error.message)
+        return message
+
+
+def too_large(max_bytes: int) -> RequestError:
+    """A body that is too large."""
+    return RequestError(f"the body is larger than {max_bytes >> 20} MiB", "request_too_large", status=413)
+
+
+def refusal(error: RequestError) -> Response:
+    """An error as OpenAI's JSON; before a WebSocket is accepted it denies the handshake."""
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif error.status in (429, 503):
+        headers["Retry-After"] = "1"
+    content: dict[str, Any] = {"error": error.body()}
+    return JSONResponse(content, status_code=error.status, headers=headers)
+
+
+def chosen_subprotocol(scope: Scope) -> str | None:
+    """What is answered to a client that offers subprotocols; never the one with the key in it."""
+    return REALTIME_SUBPROTOCOL if REALTIME_SUBPROTOCOL in scope.get("subprotocols", []) else None
+
+
+def _given_key(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return key.strip()
+    offered = (word.strip() for word in headers.get("sec-websocket-protocol", "").split(","))
+    return next((word[len(KEY_SUBPROTOCOL) :] for word in offered if word.startswith(KEY_SUBPROTOCOL)), "")
+
+
+def _name_of(host: str) -> str:
+    """``"[::1]:80"`` -> ``"::1"``; ``"localhost:80"`` -> ``"localhost"``."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()

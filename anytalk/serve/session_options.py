@@ -1,0 +1,249 @@
+"""What a session is set to: the protocol's session object, merged from what clients send, and checked."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anytalk.errors import did_you_mean
+from anytalk.model.talker import Talker
+from anytalk.serve.errors import RequestError, of_validation
+from anytalk.serve.sound import FORMAT_NAMES, G711_RATE_HZ, PCM_RATE_HZ, WireFormat
+from anytalk.serve.vad import VadSettings
+
+DEFAULT_VOICE = "default"
+OPENAI_VOICES = (
+    "alloy",
+    "ash",
+    "ballad",
+    "cedar",
+    "coral",
+    "echo",
+    "fable",
+    "marin",
+    "nova",
+    "onyx",
+    "sage",
+    "shimmer",
+    "verse",
+)
+"""Voices that clients ask for without knowing the talker; they get its first one."""
+_PCM_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TurnDetection(_Part):
+    """Server VAD."""
+
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float = Field(0.5, gt=0, lt=1)
+    prefix_padding_ms: int = Field(300, ge=0, le=5_000)
+    silence_duration_ms: int = Field(500, ge=32, le=10_000)
+    create_response: bool = True
+    interrupt_response: bool = True
+    idle_timeout_ms: int | None = Field(None, ge=1_000, le=120_000)
+
+    def vad(self) -> VadSettings:
+        """The part of it that looks at sound."""
+        return VadSettings(self.threshold, self.prefix_padding_ms, self.silence_duration_ms)
+
+
+class Transcription(_Part):
+    """Also write down what the user says; by the talker itself, so language and model are accepted and not used."""
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+
+
+class AudioInput(_Part):
+    """Of the session."""
+
+    format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
+    noise_reduction: None = None
+    transcription: Transcription | None = None
+    turn_detection: TurnDetection | None = Field(default_factory=TurnDetection)
+
+
+class AudioOutput(_Part):
+    """Of the session."""
+
+    format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
+    voice: str | dict[str, Any] = DEFAULT_VOICE
+    speed: float = Field(1.0, ge=1.0, le=1.0)
+
+
+class Audio(_Part):
+    """Of the session."""
+
+    input: AudioInput = Field(default_factory=AudioInput)
+    output: AudioOutput = Field(default_factory=AudioOutput)
+
+
+class SessionOptions(_Part):
+    """The session object."""
+
+    type: Literal["realtime"] = "realtime"
+    model: str
+    instructions: str = ""
+    output_modalities: list[Literal["text", "audio"]] = Field(["audio"])
+    max_output_tokens: int | Literal["inf"] = "inf"
+    audio: Audio = Field(default_factory=Audio)
+    tools: list[Any] = Field(default_factory=list)
+    tool_choice: Any = "auto"
+    include: list[str] | None = None
+    parallel_tool_calls: bool | None = None
+    prompt: None = None
+    reasoning: dict[str, Any] | None = None
+    tracing: Any = None
+    truncation: Any = "auto"
+
+    def merged(self, changes: dict[str, Any], talker: Talker, max_text_chars: int) -> SessionOptions:
+        """These options with some changed; only what was sent changes, ``null`` switches off.
+
+        Raises:
+            RequestError: a field that isn't there, doesn't fit, or asks for what this server doesn't do.
+        """
+        detection = _at(changes, "audio", "input", "turn_detection")
+        if isinstance(detection, dict) and detection.get("type") == "semantic_vad":
+            raise RequestError(
+                "semantic_vad needs a model that judges whether a thought is complete, and this server has none; use"
+                " server_vad (a longer silence_duration_ms waits longer), or null for manual turns",
+                "unsupported_value",
+                "session.audio.input.turn_detection.type",
+            )
+        if _at(changes, "audio", "input", "noise_reduction") is not None:
+            raise RequestError(
+                "noise reduction is not done here; leave it null and reduce noise in the client (browsers do)",
+                "unsupported_value",
+                "session.audio.input.noise_reduction",
+            )
+        if changes.get("tools"):
+            raise RequestError("this server calls no tools; leave `tools` empty", "unsupported_value", "session.tools")
+        if "model" in changes and changes["model"] not in (None, self.model):
+            raise RequestError(
+                f"this server has one model, '{self.model}', and a session can't change it",
+                "unsupported_value",
+                "session.model",
+            )
+        merged = _merged(self.model_dump(), {k: v for k, v in changes.items() if k != "model"})
+        try:
+            options = SessionOptions.model_validate(merged)
+        except ValidationError as error:
+            found = of_validation(error.errors())
+            raise RequestError(found.message, found.code, f"session.{found.param}") from None
+        options.check(talker, max_text_chars)
+        return options
+
+    def check(self, talker: Talker, max_text_chars: int) -> None:
+        """Look at what pydantic can't know.
+
+        Raises:
+            RequestError: an unknown voice or format, both or no modality, instructions that are too long.
+        """
+        self.input_format()
+        self.output_format()
+        speaker_of(self.audio.output.voice, talker, "session.audio.output.voice")
+        one_modality(self.output_modalities, "session.output_modalities")
+        tokens_of(self.max_output_tokens, "session.max_output_tokens")
+        if len(self.instructions) > max_text_chars:
+            raise RequestError(
+                f"the instructions have {len(self.instructions)} characters; {max_text_chars} are allowed",
+                "string_above_max_length",
+                "session.instructions",
+            )
+
+    def input_format(self) -> WireFormat:
+        """Of the client's sound."""
+        return wire_format(self.audio.input.format, "session.audio.input.format")
+
+    def output_format(self) -> WireFormat:
+        """Of the answers' sound."""
+        return wire_format(self.audio.output.format, "session.audio.output.format")
+
+
+def wire_format(given: dict[str, Any], param: str) -> WireFormat:
+    """The protocol's format object.
+
+    Raises:
+        RequestError: an unknown one. PCM of other rates than 24 kHz is an extension.
+    """
+    name, rate = given.get("type", "audio/pcm"), given.get("rate")
+    if name not in FORMAT_NAMES:
+        known = ", ".join(FORMAT_NAMES)
+        raise RequestError(f"unknown audio format {str(name)[:40]!r}; known: {known}", "invalid_value", f"{param}.type")
+    allowed = _PCM_RATES_HZ if name == "audio/pcm" else (G711_RATE_HZ,)
+    if rate is None:
+        return WireFormat(name, PCM_RATE_HZ if name == "audio/pcm" else G711_RATE_HZ)
+    if isinstance(rate, bool) or rate not in allowed:
+        known = ", ".join(map(str, allowed))
+        raise RequestError(f"rate is {str(rate)[:20]}; {name} comes at {known} Hz", "invalid_value", f"{param}.rate")
+    return WireFormat(name, int(rate))
+
+
+def speaker_of(voice: str | dict[str, Any] | None, talker: Talker, param: str = "voice") -> str | None:
+    """The talker's own name of a voice; None for its first.
+
+    Raises:
+        RequestError: a voice that it hasn't.
+    """
+    name = voice.get("id") if isinstance(voice, dict) else voice
+    speakers = talker.config.speakers
+    if name in speakers:
+        return str(name)
+    if name is None or name == DEFAULT_VOICE or name in OPENAI_VOICES:
+        return None
+    known = [*speakers, DEFAULT_VOICE]
+    said = f"unknown voice {str(name)[:40]!r}{did_you_mean(str(name)[:40], known)}; voices: {', '.join(known)}"
+    raise RequestError(said, "invalid_value", param)
+
+
+def one_modality(modalities: list[Any], param: str) -> bool:
+    """Whether the answer is spoken.
+
+    Raises:
+        RequestError: not exactly one of text and audio (audio always comes with its text).
+    """
+    if len(modalities) != 1:
+        raise RequestError(
+            f"modalities are {modalities}; give ['audio'] (its transcript comes along) or ['text']",
+            "invalid_value",
+            param,
+        )
+    return bool(modalities[0] == "audio")
+
+
+def tokens_of(limit: int | str | None, param: str) -> int | None:
+    """A limit of the answer's length in tokens, here columns; None for none.
+
+    Raises:
+        RequestError: less than one.
+    """
+    if limit is None or limit == "inf":
+        return None
+    if int(limit) < 1:
+        raise RequestError(f"{param.rpartition('.')[2]} is {limit}; expected 1 or more, or 'inf'", param=param)
+    return int(limit)
+
+
+def _at(tree: Any, *path: str) -> Any:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Deep merge; a format is replaced whole, because its fields belong together."""
+    result = copy.copy(old)
+    for name, value in new.items():
+        before = result.get(name)
+        if isinstance(value, dict) and isinstance(before, dict) and name != "format":
+            result[name] = _merged(before, value)
+        else:
+            result[name] = value
+    return result

@@ -1,0 +1,127 @@
+"""What a server may do and how much of it: addresses, keys, limits. Imports neither torch nor a web framework."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from anytalk.errors import ConfigError
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """Settings of one server.
+
+    Attributes:
+        host: Address to bind to.
+        port: TCP port; 0 lets the system choose one.
+        api_key: What clients must know; None lets everybody in who reaches the port.
+        tls_cert: Certificate chain in PEM; with `tls_key`.
+        tls_key: Private key in PEM.
+        allow_origins: Web pages of other servers that may use this one, such as ``https://example.org``.
+        max_sessions: Conversations and HTTP answers at the same time.
+        max_turn_s: Longest spoken question; also the encoder's own limit counts.
+        max_columns: Longest answer, in grid columns.
+        max_context_columns: Columns of a conversation that the model is shown; the oldest turns go first.
+        max_items: Items that a conversation keeps.
+        idle_s: A session without a word from its client ends after this time.
+        session_s: Any session ends after this time.
+        drain_s: How long running answers may go on when the server is told to stop.
+        send_timeout_s: A client that takes nothing for so long is dropped.
+        max_unsent_bytes: A client that has so much waiting for it is dropped.
+        max_frame_bytes: Largest WebSocket message.
+        max_body_bytes: Largest HTTP body.
+        max_text_chars: Longest text in an event or a request.
+        requests_per_minute: HTTP requests and new sessions of one address; short bursts may be a quarter of it.
+        events_per_second: Client events of one session; short bursts may be ten times as many.
+        stride_frames: Codec frames per piece of sound.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow_origins: tuple[str, ...] = ()
+    max_sessions: int = 8
+    max_turn_s: float = 30.0
+    max_columns: int = 512
+    max_context_columns: int = 2048
+    max_items: int = 200
+    idle_s: float = 300.0
+    session_s: float = 3600.0
+    drain_s: float = 10.0
+    send_timeout_s: float = 20.0
+    max_unsent_bytes: int = 8 << 20
+    max_frame_bytes: int = 4 << 20
+    max_body_bytes: int = 25 << 20
+    max_text_chars: int = 20_000
+    requests_per_minute: int = 600
+    events_per_second: int = 200
+    stride_frames: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("max_sessions", "max_turn_s", "max_columns", "idle_s", "session_s", "stride_frames"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected more than 0", "change it or leave it out")
+        if self.api_key is not None and not self.api_key.strip():
+            raise ConfigError("the key is empty", "give --api-key a word, or leave it out on this machine")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ConfigError("the key holds characters that no HTTP header can carry", "use ASCII letters and digits")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("TLS needs a certificate and its key; one of them was given", "give both or neither")
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ConfigError(f"'{path}' doesn't exist", "give the path of a PEM file")
+        if not self.is_local and self.api_key is None:
+            raise ConfigError(
+                f"binding to {self.host} lets everybody who reaches this machine use the model, listen in their own"
+                " sessions and fill its time, and no key was given",
+                "add --api-key KEY (or set ANYTALK_API_KEY), or stay on this machine with --host 127.0.0.1",
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the port."""
+        return is_loopback(self.host)
+
+    @property
+    def scheme(self) -> str:
+        """``"http"`` or ``"https"``."""
+        return "https" if self.tls_cert is not None else "http"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is this machine's own."""
+    if host in LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def open_socket(settings: ServeSettings) -> socket.socket:
+    """A listening socket, so that a port in use is an error of ours and not a traceback of the web server's.
+
+    Raises:
+        ConfigError: an address that isn't this machine's, or a port that is taken or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # With the protocol named, asyncio switches Nagle's algorithm off, which would hold small events for 40 ms.
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((settings.host.strip("[]"), settings.port))
+    except (OSError, OverflowError) as error:
+        opened.close()
+        raise ConfigError(
+            f"{settings.host} port {settings.port} can't be opened: {getattr(error, 'strerror', None) or error}",
+            "choose another --port, or end what uses this one",
+        ) from None
+    opened.listen(256)
+    return opened

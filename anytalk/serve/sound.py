@@ -1,0 +1,118 @@
+"""Sound on the wire: bytes of a client's format to samples and back, resampled without seams."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+from anytalk.errors import AudioError
+from anytalk.grid.audio import to_pcm16
+
+PCM_RATE_HZ = 24_000
+G711_RATE_HZ = 8_000
+_G711 = {"audio/pcmu": "ULAW", "audio/pcma": "ALAW"}
+FORMAT_NAMES = ("audio/pcm", *_G711)
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """A format of the Realtime protocol, mono.
+
+    Attributes:
+        name: ``"audio/pcm"`` (16-bit little-endian), ``"audio/pcmu"`` or ``"audio/pcma"`` (G.711).
+        rate_hz: Samples per second.
+    """
+
+    name: str = "audio/pcm"
+    rate_hz: int = PCM_RATE_HZ
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """2 for PCM, 1 for G.711."""
+        return 1 if self.name in _G711 else 2
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Bytes -> (n,) float32.
+
+        Raises:
+            AudioError: half a sample.
+        """
+        if self.name in _G711:
+            import soundfile
+
+            if not data:
+                return np.zeros(0, dtype=np.float32)
+            samples, _ = soundfile.read(
+                io.BytesIO(data), dtype="float32", format="RAW", subtype=_G711[self.name], channels=1, samplerate=8000
+            )
+            return np.asarray(samples, dtype=np.float32)
+        if len(data) % 2:
+            raise AudioError(
+                f"{len(data)} bytes of audio/pcm were given; samples are 2 bytes each", "cut the sound between samples"
+            )
+        return np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768.0
+
+    def encode(self, wave: np.ndarray) -> bytes:
+        """(n,) float32 -> bytes, clipped."""
+        if self.name not in _G711:
+            return to_pcm16(wave)
+        import soundfile
+
+        out = io.BytesIO()
+        clipped = np.clip(wave, -1.0, 1.0).astype(np.float32)
+        soundfile.write(out, clipped, self.rate_hz, format="RAW", subtype=_G711[self.name])
+        return out.getvalue()
+
+
+class Resampler:
+    """Resamples a stream piece by piece; the pieces joined are the whole stream resampled at once.
+
+    Args:
+        from_hz: Rate of what is pushed.
+        to_hz: Rate of what comes out.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        self._stream = None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+
+    def push(self, wave: np.ndarray, is_last: bool = False) -> np.ndarray:
+        """(n,) float32 -> (m,) float32; with `is_last` also what was held back."""
+        if self._stream is None:
+            return np.asarray(wave, dtype=np.float32)
+        found = self._stream.resample_chunk(np.ascontiguousarray(wave, dtype=np.float32), last=is_last)
+        return np.asarray(found, dtype=np.float32)
+
+
+class WireDecoder:
+    """Bytes from a client -> samples at the rate that the model wants."""
+
+    def __init__(self, wire: WireFormat, to_hz: int) -> None:
+        self.wire = wire
+        self._resampler = Resampler(wire.rate_hz, to_hz)
+
+    def push(self, data: bytes) -> np.ndarray:
+        """Bytes -> (m,) float32.
+
+        Raises:
+            AudioError: half a sample.
+        """
+        return self._resampler.push(self.wire.decode(data))
+
+    def flush(self) -> np.ndarray:
+        """(m,): what was held back; the decoder is then used up."""
+        return self._resampler.push(np.zeros(0, dtype=np.float32), is_last=True)
+
+
+class WireEncoder:
+    """Samples of the codec -> bytes for a client."""
+
+    def __init__(self, from_hz: int, wire: WireFormat) -> None:
+        self.wire = wire
+        self._resampler = Resampler(from_hz, wire.rate_hz)
+
+    def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
+        """(n,) float32 -> bytes; with `is_last` also what was held back."""
+        return self.wire.encode(self._resampler.push(wave, is_last))

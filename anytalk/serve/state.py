@@ -1,0 +1,76 @@
+"""What all requests of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from anytalk.decode.engine import DecodeOptions
+from anytalk.decode.sampling import SamplingOptions
+from anytalk.errors import AnytalkError
+from anytalk.grid.audio import MAX_DURATION_S
+from anytalk.model.talker import Talker
+from anytalk.serve.errors import RequestError, of_ours
+from anytalk.serve.limits import Admission, RateLimit
+from anytalk.serve.metrics import Metrics
+from anytalk.serve.model_thread import ModelThread
+from anytalk.serve.settings import ServeSettings
+
+
+@dataclass
+class ServerState:
+    """One talker, its thread, and who is let in.
+
+    Attributes:
+        talker: Who answers.
+        settings: Limits.
+        model_name: What ``/v1/models`` calls it.
+    """
+
+    talker: Talker
+    settings: ServeSettings
+    model_name: str
+    metrics: Metrics = field(default_factory=Metrics)
+    model: ModelThread = field(init=False)
+    admission: Admission = field(init=False)
+    rate: RateLimit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = ModelThread(self.talker, self.settings.stride_frames, self.metrics.count_round)
+        self.admission = Admission(self.settings.max_sessions)
+        self.rate = RateLimit(self.settings.requests_per_minute)
+        self.metrics.sessions.set_function(lambda: float(self.admission.taken))
+        self.metrics.places.set(self.settings.max_sessions)
+
+    @property
+    def max_turn_s(self) -> float:
+        """Longest spoken question."""
+        return min(self.settings.max_turn_s, MAX_DURATION_S)
+
+    @property
+    def ear_rate_hz(self) -> int:
+        """Of the encoder.
+
+        Raises:
+            RequestError: a talker without ears.
+        """
+        encoder = self.talker.model.encoder
+        if encoder is None:
+            raise RequestError("this talker has no ears; ask by text", "unsupported_value")
+        return encoder.sample_rate_hz
+
+    def decode_options(self, max_tokens: int | None = None, **text: Any) -> DecodeOptions:
+        """How an answer is decoded; greedy unless asked otherwise.
+
+        Raises:
+            RequestError: a value out of its range.
+        """
+        columns = self.settings.max_columns
+        try:
+            return DecodeOptions(
+                text=SamplingOptions(**{name: value for name, value in text.items() if value is not None}),
+                max_columns=columns if max_tokens is None else min(columns, max_tokens),
+                rule=self.talker.config.decode_rule,
+            )
+        except AnytalkError as error:
+            raise of_ours(error) from None

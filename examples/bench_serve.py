@@ -1,0 +1,198 @@
+"""What many conversations at once cost: one server, one question alone, then as many sessions as asked for together.
+
+    python examples/bench_serve.py examples/talkers/smollm2-135m-assistant --sessions 8 --turns 2
+
+Starts `anytalk serve` on a free port and talks to it through OpenAI's client. Each session asks its own questions,
+typed, and each answer must be the one that the question got alone: nothing is lost or crossed. Prints the times to the
+first sound and to the end (median and 90th percentile), the server's CPU seconds per answer, and its memory before and
+after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from openai import AsyncOpenAI
+from rich.console import Console
+from rich.table import Table
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "How many days are in a week?",
+    "What color is the sky?",
+    "What do bees make?",
+    "Who wrote Romeo and Juliet?",
+    "What is the opposite of hot?",
+    "Which planet do we live on?",
+    "How do you spell cat?",
+)
+_START_S = 180.0
+_PCM_BYTES_PER_S = 48_000
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer, timed from the request for it."""
+
+    question: str
+    text: str
+    first_sound_s: float
+    end_s: float
+    speech_s: float
+
+
+class Served:
+    """`anytalk serve` as a process of its own."""
+
+    def __init__(self, talker: Path, sessions: int, threads: int | None, columns: int) -> None:
+        words = [sys.executable, "-m", "anytalk", "serve", str(talker), "--port", "0", "--max-sessions", str(sessions)]
+        words += ["--requests-per-minute", "100000", "--max-columns", str(columns)]
+        words += [] if threads is None else ["--threads", str(threads)]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.watched = psutil.Process(self._process.pid)
+        self.address = self._wait()
+
+    def _wait(self) -> str:
+        assert self._process.stdout is not None
+        said = []
+        end = time.monotonic() + _START_S
+        for line in self._process.stdout:
+            said.append(line)
+            found = re.search(r"API\s+(http\S+)", line)
+            if found:
+                return found.group(1)
+            if time.monotonic() > end:
+                break
+        self.stop()
+        sys.exit("Error: the server did not start:\n" + "".join(said))
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far."""
+        times = self.watched.cpu_times()
+        return float(times.user + times.system)
+
+    def memory_mb(self) -> float:
+        """Resident memory."""
+        return float(self.watched.memory_info().rss) / 1e6
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(30)
+
+
+async def ask(connection: Any, question: str) -> Answered:
+    """One typed turn of a session."""
+    content = [{"type": "input_text", "text": question}]
+    await connection.conversation.item.create(item={"type": "message", "role": "user", "content": content})
+    began = time.perf_counter()
+    await connection.response.create()
+    first, text, sound_bytes = None, "", 0
+    async for event in connection:
+        if event.type == "response.output_audio.delta":
+            first = first or time.perf_counter() - began
+            sound_bytes += len(event.delta) * 3 // 4
+        elif event.type == "response.output_audio_transcript.done":
+            text = event.transcript
+        elif event.type == "error":
+            sys.exit(f"Error: the server says: {event.error.message}")
+        elif event.type == "response.done":
+            end = time.perf_counter() - began
+            return Answered(question, text, first or end, end, sound_bytes / _PCM_BYTES_PER_S)
+    sys.exit("Error: the connection was closed")
+
+
+async def session(address: str, questions: Sequence[str]) -> list[Answered]:
+    """Each question in a conversation of its own, so that answers can be compared."""
+    client = AsyncOpenAI(api_key="none", base_url=address, max_retries=0)
+    answers = []
+    for question in questions:
+        async with client.realtime.connect(model="talker") as connection:
+            answers.append(await ask(connection, question))
+    return answers
+
+
+async def together(address: str, sessions: int, turns: int) -> list[Answered]:
+    """All sessions at once; session number n begins with question number n."""
+    asked = [[QUESTIONS[(n + turn) % len(QUESTIONS)] for turn in range(turns)] for n in range(sessions)]
+    return [answer for answers in await asyncio.gather(*(session(address, q) for q in asked)) for answer in answers]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and 90th percentile."""
+    tenths = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else [values[0]] * 9
+    return f"{statistics.median(values):.2f} / {tenths[8]:.2f}"
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run it all."""
+    server = Served(arguments.talker, arguments.sessions, arguments.threads, arguments.max_columns)
+    try:
+        asyncio.run(session(server.address, QUESTIONS[:1]))  # warm
+        cpu = server.cpu_s()
+        alone = asyncio.run(session(server.address, QUESTIONS[: arguments.sessions]))
+        cpu_alone = (server.cpu_s() - cpu) / len(alone)
+        memory, cpu, began = server.memory_mb(), server.cpu_s(), time.perf_counter()
+        crowd = asyncio.run(together(server.address, arguments.sessions, arguments.turns))
+        wall = time.perf_counter() - began
+        cpu_crowd = (server.cpu_s() - cpu) / len(crowd)
+        right = {answer.question: answer.text for answer in alone}
+        return {
+            "sessions": arguments.sessions,
+            "alone": [asdict(answer) for answer in alone],
+            "together": [asdict(answer) for answer in crowd],
+            "other_answers": sum(right.get(a.question, a.text) != a.text for a in crowd),
+            "cpu_s_per_answer": [cpu_alone, cpu_crowd],
+            "wall_s": wall,
+            "memory_mb": [memory, server.memory_mb()],
+        }
+    finally:
+        server.stop()
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print a table."""
+    count = figures["sessions"]
+    table = Table(title=f"{count} sessions at once ({len(figures['together'])} answers)")
+    for name, side in (("", "left"), ("one alone", "right"), ("together", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for label, key in (("first sound, s, p50 / p90", "first_sound_s"), ("whole answer, s, p50 / p90", "end_s")):
+        table.add_row(label, *(spread([a[key] for a in figures[group]]) for group in ("alone", "together")))
+    table.add_row("CPU seconds per answer", *(f"{value:.2f}" for value in figures["cpu_s_per_answer"]))
+    table.add_row("memory, MB, before / after", "", " / ".join(f"{value:.0f}" for value in figures["memory_mb"]))
+    table.add_row("answers other than alone", "", str(figures["other_answers"]))
+    Console().print(table)
+    alone, crowd = figures["cpu_s_per_answer"]
+    print(f"{count} answers at once cost {count * crowd / alone:.1f} times one")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("talker", type=Path)
+    parser.add_argument("--sessions", type=int, default=8, choices=range(1, len(QUESTIONS) + 1), metavar="1-8")
+    parser.add_argument("--turns", type=int, default=2, help="questions of each session")
+    parser.add_argument("--max-columns", type=int, default=256)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    figures = measure(arguments)
+    show(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Client events that can't be: what is sent, the error's code, and words of its message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def event(name: str, **fields: Any) -> str:
+    """A client event."""
+    return json.dumps({"type": name, **fields})
+
+
+def update(**session: Any) -> str:
+    """A change of the session."""
+    return event("session.update", session={"type": "realtime", **session})
+
+
+def heard(**audio_input: Any) -> str:
+    """A change of ``audio.input``."""
+    return update(audio={"input": audio_input})
+
+
+def item(**fields: Any) -> str:
+    """A message for the conversation."""
+    return event("conversation.item.create", item={"type": "message", **fields})
+
+
+def said(*parts: dict[str, Any]) -> str:
+    """A message of the user."""
+    return item(role="user", content=list(parts))
+
+
+BAD, MISSING, UNSUPPORTED = "invalid_value", "missing_required_parameter", "unsupported_value"
+UNKNOWN, LOST = "unknown_parameter", "item_not_found"
+TRUNCATE = "conversation.item.truncate"
+MISTAKES: list[tuple[str, str, str]] = [
+    ("not json", "invalid_json", ""),
+    ("[1]", "invalid_json", ""),
+    ("{}", MISSING, "no 'type'"),
+    ('{"type": 3}', MISSING, "no 'type'"),
+    (event("response.creat"), "unknown_or_invalid_event", "did you mean 'response.create'"),
+    (event("session.update"), MISSING, "session"),
+    (event("session.update", session={"instructions": "x"}), MISSING, "realtime"),
+    (event("session.update", session={"type": "transcription"}), UNSUPPORTED, "not supported"),
+    (update(nonsense=1), UNKNOWN, "nonsense"),
+    (update(tools=[{"type": "function"}]), UNSUPPORTED, "no tools"),
+    (update(model="gpt"), UNSUPPORTED, "one model"),
+    (update(output_modalities=["text", "audio"]), BAD, "modalities"),
+    (update(max_output_tokens=0), BAD, "expected 1 or more"),
+    (update(audio={"output": {"voice": "ana"}}), BAD, "did you mean 'anna'"),
+    (update(audio={"output": {"speed": 2}}), BAD, "speed"),
+    (update(audio={"output": None}), BAD, "audio.output"),
+    (heard(format={"type": "audio/mp3"}), BAD, "audio/pcmu"),
+    (heard(format={"type": "audio/pcm", "rate": 1}), BAD, "24000"),
+    (heard(noise_reduction={"type": "near_field"}), UNSUPPORTED, "noise reduction"),
+    (heard(turn_detection={"type": "semantic_vad"}), UNSUPPORTED, "server_vad"),
+    (heard(turn_detection={"threshold": 7}), BAD, "threshold"),
+    (event("input_audio_buffer.append"), MISSING, "audio"),
+    (event("input_audio_buffer.append", audio="%%%"), BAD, "base64"),
+    (event("input_audio_buffer.append", audio="QUJD"), BAD, "2 bytes"),
+    (event("input_audio_buffer.commit", more=1), UNKNOWN, "more"),
+    (event("output_audio_buffer.clear"), "unsupported_event", "WebRTC"),
+    (event("conversation.item.create", item={"type": "function_call_output"}), UNSUPPORTED, "no tools"),
+    (item(role="judge"), BAD, "judge"),
+    (item(role="user", content=[]), MISSING, "parts"),
+    (item(role="user", id="", content=[{"type": "input_text", "text": "x"}]), BAD, "64 characters"),
+    (said({"type": "input_image"}), BAD, "input_image"),
+    (said({"type": "input_text"}), MISSING, "needs its text"),
+    (said({"type": "input_text", "text": " "}), BAD, "empty"),
+    (said({"type": "input_audio", "audio": 3}), MISSING, "base64"),
+    (said({"type": "input_audio", "audio": "AAAAAA=="}), "invalid_audio", "at least 0.1 s"),
+    (event(TRUNCATE, item_id="x"), MISSING, "content_index"),
+    (event(TRUNCATE, item_id="x", content_index=0, audio_end_ms=-1), BAD, "audio_end_ms"),
+    (event(TRUNCATE, item_id="x", content_index=0, audio_end_ms=1), LOST, "no item 'x'"),
+    (event("conversation.item.delete", item_id="x"), LOST, ""),
+    (event("conversation.item.retrieve", item_id="x"), LOST, ""),
+    (event("response.create"), "nothing_to_answer", "response.instructions"),
+    (event("response.create", response={"input": [{"type": "item_reference", "id": "x"}]}), LOST, ""),
+    (event("response.create", response={"tools": [1]}), UNSUPPORTED, "no tools"),
+    (event("response.create", response={"nonsense": 1}), UNKNOWN, "nonsense"),
+    (event("response.cancel"), "response_cancel_not_active", ""),
+]

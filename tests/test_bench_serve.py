@@ -1,0 +1,31 @@
+"""The benchmark of the server runs; what it prints on tiny parts means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import tiny_talker
+
+SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "bench_serve.py"
+
+
+def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
+    tiny_talker(tmp_path / "t")
+    words = ["--sessions", "3", "--turns", "2", "--max-columns", "12", "--json", str(tmp_path / "figures.json")]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "t"), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(figures["together"]) == 6
+    assert figures["other_answers"] == 0
+    assert all(answer["end_s"] >= answer["first_sound_s"] > 0 for answer in figures["together"])

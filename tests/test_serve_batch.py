@@ -1,0 +1,223 @@
+"""Many answers in one batch: each is what it would have been alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import model_folder
+from talkers import make_talker
+
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.grid.prompts import Turn
+from anytalk.grid.tasks import TASKS
+from anytalk.model.assemble import assemble
+from anytalk.model.config import TalkerConfig
+from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import JoinableCache
+from anytalk.plugins.registry import default_registry
+from anytalk.serve.answers import front_of
+from anytalk.serve.batch import Batch, Slot
+from anytalk.serve.memory import Memory
+
+STREAMS, CODES = 3, 12
+OTHER_ADAPTERS: dict[str, dict[str, Any]] = {
+    "talker": {"width": 64, "num_layers": 1, "letter_width": 64, "num_letter_layers": 1},
+    "blocks": {"num_blocks": 1},
+    "none": {},
+}
+
+
+def hf_talker(folder: Path, adapter: str, speakers: tuple[str, ...] = (), **grid: Any) -> Talker:
+    """A talker on a random Llama, whose caches are joinable."""
+    config = TalkerConfig.model_validate(
+        {
+            "backbone": {"name": "llama", "options": {"model": str(model_folder(folder, "llama"))}},
+            "encoder": {"name": "tiny"},
+            "encoder_width": 16,
+            "input_adapter": {"name": "stack", "options": {"factor": 5}},
+            "output_adapter": {"name": adapter, "options": OTHER_ADAPTERS[adapter]},
+            "heads": {"name": "parallel"},
+            "codec": {"name": "tiny", "options": {"num_streams": STREAMS, "codebook_size": CODES}},
+            "grid": {"codec_streams": STREAMS, "codebook_size": CODES, **grid},
+            "speakers": list(speakers),
+        }
+    )
+    registry = default_registry()
+    return Talker(config, assemble(config, registry), registry)
+
+
+def question(
+    talker: Talker, number: int, task: str, *, given: bool = False, speaker: int | None = None, columns: int = 0
+) -> Generation:
+    """One of several questions of unequal length."""
+    spoken, audio_out = TASKS[task].speech_in, TASKS[task].audio_out
+    turns = [Turn("user", None if spoken else "why? " * (number + 1), speech_columns=2 + number if spoken else 0)]
+    prompt = talker.prompts.prompt(TASKS[task], turns)
+    two = audio_out and not given and not talker.model.speaks_alone
+    generator = torch.Generator().manual_seed(number)
+    speech = [torch.randn(n, talker.model.backbone.width, generator=generator) for _, n in prompt.speech_spans]
+    return Generation(
+        talker.model,
+        talker.config.grid.delay_pattern(),
+        DecodeOptions(max_columns=columns or 9 + 2 * number),
+        [prompt, talker.prompts.text_only_row(prompt)] if two else [prompt],
+        speech,
+        audio_out=audio_out,
+        given_text=talker.model.backbone.tokenizer.encode("aloud") if given else None,
+        speaker=speaker,
+    )
+
+
+def told(generation: Generation) -> tuple[list[int], list[list[int]], str | None]:
+    answer = generation.answer
+    return answer.text_ids, [c.tolist() for c in answer.columns], answer.finish_reason
+
+
+MIX = [("T1A2", False), ("A1A2", False), ("T1T2", False), ("A1T2", False), ("T1A1", True), ("T1A2", False)]
+
+
+def run_alone(talker: Talker, mix: list[tuple[str, bool]], speaker: int | None = None) -> list[Any]:
+    found = []
+    for number, (task, given) in enumerate(mix):
+        generation = question(talker, number, task, given=given, speaker=speaker)
+        for _ in generation:
+            pass
+        found.append(told(generation))
+    return found
+
+
+def run_together(talker: Talker, mix: list[tuple[str, bool]], joins: int, speaker: int | None = None) -> list[Any]:
+    """All in one batch, a new one every `joins` steps."""
+    batch = Batch(talker.model)
+    slots = [Slot(question(talker, i, task, given=given, speaker=speaker)) for i, (task, given) in enumerate(mix)]
+    for slot in slots:
+        batch.add(slot)
+        for _ in range(joins):
+            batch.step()
+    while batch.slots:
+        batch.step()
+    assert batch._backbone.owners == []
+    assert batch._adapter.owners == []
+    return [told(slot.generation) for slot in slots]
+
+
+@pytest.mark.parametrize("joins", [0, 2])
+@pytest.mark.parametrize("adapter", ["talker", "blocks", "none"])
+def test_each_answer_is_the_one_it_would_be_alone(adapter: str, joins: int, tmp_path: Path) -> None:
+    talker = hf_talker(tmp_path, adapter)
+    assert isinstance(talker.model.backbone.new_cache(1, 8), JoinableCache)
+    assert run_together(talker, MIX, joins) == run_alone(talker, MIX)
+
+
+@pytest.mark.parametrize("joins", [0, 3])
+@pytest.mark.parametrize("adapter", ["blocks", "none"])
+def test_parts_whose_caches_do_not_join_are_run_one_by_one(adapter: str, joins: int) -> None:
+    talker = make_talker(adapter=adapter)
+    assert not isinstance(talker.model.backbone.new_cache(1, 8), JoinableCache)
+    assert run_together(talker, MIX, joins) == run_alone(talker, MIX)
+
+
+def test_voices_stay_with_their_answers(tmp_path: Path) -> None:
+    talker = hf_talker(tmp_path, "blocks", speakers=("anna", "bob"))
+    assert run_together(talker, MIX, 1, speaker=1) == run_alone(talker, MIX, speaker=1)
+
+
+def test_the_backbone_is_run_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = hf_talker(tmp_path, "none")
+    batch, rows = Batch(talker.model), []
+    for number in range(4):
+        batch.add(Slot(question(talker, number, "T1T2", columns=12)))
+    forward = talker.model.backbone.forward
+    monkeypatch.setattr(talker.model.backbone, "forward", lambda x, cache: (rows.append(len(x)), forward(x, cache))[1])
+    batch.step()
+    assert rows == [4]
+
+
+def test_an_answer_that_is_taken_out_does_not_change_the_others(tmp_path: Path) -> None:
+    talker = hf_talker(tmp_path, "talker")
+    batch = Batch(talker.model)
+    slots = [Slot(question(talker, i, "A1A2")) for i in range(4)]
+    for slot in slots:
+        batch.add(slot)
+    batch.step()
+    batch.remove(slots[0])
+    batch.remove(slots[2])
+    while batch.slots:
+        batch.step()
+    alone = run_alone(talker, [("A1A2", False)] * 4)
+    assert [told(slots[i].generation) for i in (1, 3)] == [alone[1], alone[3]]
+
+
+# What is remembered from turn to turn
+
+
+def converse(
+    talker: Talker, memory: Memory | None, turns: list[Turn], task: str = "T1A2", batch: Batch | None = None
+) -> tuple[Slot, tuple[list[int], list[list[int]], str | None]]:
+    prompt = talker.prompts.prompt(TASKS[task], turns)
+    two = TASKS[task].audio_out and not talker.model.speaks_alone
+    prompts = [prompt, talker.prompts.text_only_row(prompt)] if two else [prompt]
+    generation = Generation(
+        talker.model,
+        talker.config.grid.delay_pattern(),
+        DecodeOptions(max_columns=10),
+        prompts,
+        [],
+        audio_out=TASKS[task].audio_out,
+    )
+    batch, slot = batch or Batch(talker.model), Slot(generation, memory)
+    batch.add(slot)
+    while batch.slots:
+        batch.step()
+    return slot, told(generation)
+
+
+@pytest.mark.parametrize("adapter", ["talker", "blocks", "none"])
+def test_a_turn_reads_only_what_is_new(adapter: str, tmp_path: Path) -> None:
+    talker, memory = hf_talker(tmp_path, adapter), Memory()
+    decode = talker.model.backbone.tokenizer.decode
+    turns = [Turn("user", "one one one")]
+    slot, first = converse(talker, memory, turns)
+    assert slot.cached_columns == 0
+    begun = slot.generation.prompts[0].num_columns
+    turns += [Turn("assistant", decode(first[0])), Turn("user", "two")]
+    slot, second = converse(talker, memory, turns)
+    assert begun - 1 <= slot.cached_columns < slot.generation.prompts[0].num_columns
+    assert second == converse(talker, None, turns)[1]
+    # What is taken back is no longer known: the caches are cropped to what was heard.
+    shorter = [turns[0], Turn("assistant", decode(first[0])[:1]), Turn("user", "three")]
+    slot, third = converse(talker, memory, shorter)
+    assert slot.cached_columns >= begun - 1
+    assert third == converse(talker, None, shorter)[1]
+    other = [Turn("system", "Be brief."), Turn("user", "anew")]
+    assert converse(talker, memory, other)[1] == converse(talker, None, other)[1]
+
+
+@pytest.mark.parametrize("adapter", ["talker", "blocks", "none"])
+def test_conversations_share_what_they_begin_with(adapter: str, tmp_path: Path) -> None:
+    talker = hf_talker(tmp_path, adapter, system="You are a voice assistant.")
+    batch = Batch(talker.model)
+    batch.warm_up(front_of(talker))
+    assert not batch.slots
+    cached = []
+    for turns in ([Turn("user", "one two")], [Turn("user", "one three")], [Turn("system", "B"), Turn("user", "one")]):
+        slot, found = converse(talker, Memory(), turns, batch=batch)
+        assert found == converse(talker, None, turns)[1]
+        cached.append(slot.cached_columns)
+    assert cached[0] == cached[1] > 20, "the second one must not gain by the words of the first one"
+    assert 0 < cached[2] < cached[1]
+
+
+def test_speech_is_told_apart_by_its_number(tmp_path: Path) -> None:
+    from anytalk.serve.memory import column_keys
+
+    talker = hf_talker(tmp_path, "none")
+    prompt = talker.prompts.prompt(TASKS["A1T2"], [Turn("user", speech_columns=3)])
+    row = talker.model.layout.text_row
+    one, same, two = (column_keys(prompt, [n], row, hears_audio=True) for n in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert (one != two).any(axis=0).sum() == 3
