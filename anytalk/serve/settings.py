@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from anytalk.errors import ConfigError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
+"""What a WebSocket subprotocol may hold (RFC 9110's token), which is how a browser sends the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,11 @@ class ServeSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected more than 0", "change it or leave it out")
         if self.api_key is not None and not self.api_key.strip():
             raise ConfigError("the key is empty", "give --api-key a word, or leave it out on this machine")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
-            raise ConfigError("the key holds characters that no HTTP header can carry", "use ASCII letters and digits")
+        if self.api_key is not None and not _TOKEN.fullmatch(self.api_key):
+            raise ConfigError(
+                "the key holds characters that a browser can't send with a WebSocket",
+                "use ASCII letters, digits and any of !#$%&'*+-.^_`|~",
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("TLS needs a certificate and its key; one of them was given", "give both or neither")
         for path in (self.tls_cert, self.tls_key):
