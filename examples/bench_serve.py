@@ -57,7 +57,9 @@ class Served:
     """`anytalk serve` as a process of its own."""
 
     def __init__(self, talker: Path, sessions: int, threads: int | None, columns: int) -> None:
-        words = [sys.executable, "-m", "anytalk", "serve", str(talker), "--port", "0", "--max-sessions", str(sessions)]
+        # Twice as many places: a session that was closed gives its place back a moment after the next one asks.
+        words = [sys.executable, "-m", "anytalk", "serve", str(talker), "--port", "0"]
+        words += ["--max-sessions", str(2 * sessions)]
         words += ["--requests-per-minute", "100000", "--max-columns", str(columns)]
         words += [] if threads is None else ["--threads", str(threads)]
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -13,6 +13,7 @@ from anytalk.plugins.sources import resolve
 from anytalk.plugins.testing.codec import check_codec, random_codes
 from anytalk_adapters.spectral_codec import (
     SHIPPED,
+    SHIPPED_8H,
     SpectralCodec,
     SpectralNet,
     SpectralSizes,
@@ -51,6 +52,20 @@ def test_shipped_weights_are_small_and_say_what_they_are(codec: SpectralCodec) -
     assert sum(p.numel() for p in codec.parameters()) == 5_724_466
     assert (codec.num_streams, codec.codebook_size, codec.sample_rate_hz) == (7, 512, 16_000)
     assert codec.frame_rate_hz == 12.5
+
+
+def test_the_longer_trained_weights_have_the_same_sizes_and_other_codes(
+    codec: SpectralCodec, golden: dict[str, torch.Tensor]
+) -> None:
+    longer = SpectralCodec.build(SpectralCodec.Options(model=SHIPPED_8H), BuildContext())
+    assert longer.net.sizes == codec.net.sizes
+    wave = golden["wave"][None]
+    same = (longer.encode(wave) == codec.encode(wave)).float().mean()
+    assert same < 0.5
+    size = wave.shape[1]
+    level = torch.stack([wave[0], longer.decode(longer.encode(wave))[0, :size]]).unfold(1, 320, 320).square().mean(-1)
+    loudness = torch.corrcoef((level + 1e-6).log())[0, 1]
+    assert loudness > 0.9
 
 
 def test_golden_codes(codec: SpectralCodec, golden: dict[str, torch.Tensor]) -> None:

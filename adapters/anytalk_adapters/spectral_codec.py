@@ -37,6 +37,8 @@ with warnings.catch_warnings():
 __all__ = ["DecoderState", "SpectralCodec", "SpectralNet", "SpectralSizes", "load_spectral", "save_spectral"]
 
 SHIPPED = "package:anytalk_adapters/assets/spectral_16khz.safetensors"
+SHIPPED_8H = "package:anytalk_adapters/assets/spectral_16khz_8h.safetensors"
+"""Trained for longer, on more; not the default: talkers that name no weights were trained with the former."""
 SIZES_KEY = "anytalk_spectral_sizes"
 """Metadata key of a weights file that holds its sizes as JSON."""
 MAX_MAGNITUDE = 100.0
