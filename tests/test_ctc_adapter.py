@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import stage, tiny_talker, train, training_rows
 from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
+from anytalk.decode.session import AnswerDone, Session, embed_speech
 from anytalk.errors import ConfigError
+from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Backbone
 from anytalk.plugins.registry import default_registry
@@ -127,3 +130,20 @@ def test_columns_without_a_token_are_taken_out() -> None:
 def test_it_needs_an_encoder_width() -> None:
     with pytest.raises(Exception, match="encoder"):
         default_registry().build("input adapter", PartRef(name="ctc"), BuildContext())
+
+
+def test_a_transcript_is_no_longer_than_what_was_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = tiny_talker(tmp_path / "t", *CTC)
+    wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
+    heard = embed_speech(talker, wave).shape[0]
+    logits = talker.model.text_logits
+    # It never wants to end.
+    monkeypatch.setattr(
+        talker.model, "text_logits", lambda h: logits(h).index_fill(-1, torch.tensor(ends(talker)), -1e4)
+    )
+    done = next(event for event in Session(talker).ask(wave=wave, task="A1T1") if isinstance(event, AnswerDone))
+    assert (done.finish_reason, done.num_columns) == ("length", 2 * heard + 8)
+
+
+def ends(talker: Talker) -> list[int]:
+    return [talker.model.layout.end_of_text_id]
