@@ -6,7 +6,7 @@ wave -> encoder -> input adapter -> prompt -> columns -> text deltas, and codes 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from anytalk.decode.engine import Answer, DecodeOptions, Generation, no_mark
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
-from anytalk.grid.prompts import Turn
+from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
 
@@ -141,23 +141,8 @@ class Session:
         turns, embeds = [*self._turns, turn], [*self._speech, *speech]
         prompt = talker.prompts.prompt(task, turns)
         tokenizer = talker.model.backbone.tokenizer
-        given = tokenizer.encode(text or "") if task.answer == "question" and not task.speech_in else None
-        if task.speech_in and task.answer == "question":
-            options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))
-        prompts = [prompt]
-        if task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
-            prompts.append(talker.prompts.text_only_row(prompt))
-        generation = Generation(
-            talker.model,
-            talker.config.grid.delay_pattern(),
-            options,
-            prompts,
-            embeds[: len(prompt.speech_spans)],
-            audio_out=task.audio_out,
-            given_text=given,
-            speaker=speaker_row,
-            mark=self.mark,
-        )
+        heard = embeds[: len(prompt.speech_spans)]
+        generation = begin_generation(talker, task, turn, prompt, heard, options, speaker_row, self.mark)
         mouth = Mouth(talker, started, self.mark) if task.audio_out else None
         said = ""
         for _ in generation:
@@ -226,6 +211,50 @@ def _task(task: Task | str | None, *, spoken: bool) -> Task:
         kind, other = ("spoken", "typed") if spoken else ("typed", "spoken")
         raise ConfigError(f"task {task.name} needs a {other} question; a {kind} one was given", "choose another task")
     return task
+
+
+def begin_generation(
+    talker: Talker,
+    task: Task,
+    turn: Turn,
+    prompt: Prompt,
+    heard: Sequence[Tensor],
+    options: DecodeOptions,
+    speaker: int | None,
+    mark: Callable[[str], None] = no_mark,
+) -> Generation:
+    """The generation that a prompt asks for: which rows it runs, what is given, how long it may be.
+
+    Args:
+        talker: Who answers.
+        task: What is asked for.
+        turn: The last one, for the words to read aloud or the length of what is written down.
+        prompt: Of the whole conversation.
+        heard: (C,D) of each of its spoken turns.
+        options: How to decode.
+        speaker: Row of the speaker embedding.
+        mark: See :class:`Generation`.
+    """
+    given = None
+    if task.answer == "question" and turn.speech_columns:
+        options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))
+    elif task.answer == "question":
+        given = talker.model.backbone.tokenizer.encode(turn.text or "")
+    prompts = [prompt]
+    if task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
+        prompts.append(talker.prompts.text_only_row(prompt))
+    pattern = talker.config.grid.delay_pattern()
+    return Generation(
+        talker.model,
+        pattern,
+        options,
+        prompts,
+        heard,
+        audio_out=task.audio_out,
+        given_text=given,
+        speaker=speaker,
+        mark=mark,
+    )
 
 
 def longest_transcript(speech_columns: int) -> int:

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -17,8 +17,8 @@ from anytalk.decode.session import (
     AudioDelta,
     Mouth,
     TextDelta,
+    begin_generation,
     embed_speech,
-    longest_transcript,
     text_delta,
 )
 from anytalk.errors import ConfigError
@@ -167,26 +167,14 @@ class Job:
                 said.speech.embeds(talker)
                 yield
         prompt, heard = self._fit(talker)
-        options, given = question.options, None
-        if question.task.answer == "question":
-            last = question.turns[-1]
-            if question.task.speech_in and last.speech is not None:
-                limit = longest_transcript(last.speech.embeds(talker).shape[0])
-                options = replace(options, max_columns=min(options.max_columns, limit))
-            else:
-                given = talker.model.backbone.tokenizer.encode(last.text or "")
-        prompts = [prompt]
-        if question.task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
-            prompts.append(talker.prompts.text_only_row(prompt))
-        generation = Generation(
-            talker.model,
-            talker.config.grid.delay_pattern(),
-            options,
-            prompts,
+        generation = begin_generation(
+            talker,
+            question.task,
+            _turn(question.turns[-1], talker),
+            prompt,
             [speech.embeds(talker) for speech in heard],
-            audio_out=question.task.audio_out,
-            given_text=given,
-            speaker=speaker,
+            question.options,
+            speaker,
         )
         if question.task.audio_out:
             self._mouth = Mouth(talker, self._started, lambda _: None)

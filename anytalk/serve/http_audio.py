@@ -113,34 +113,33 @@ def audio_routes(state: ServerState) -> APIRouter:
     return router
 
 
-async def _speech_bytes(state: ServerState, question: Question, name: str) -> AsyncGenerator[bytes, None]:
+async def _spoken(state: ServerState, question: Question) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
+    """PCM on the wire as it is made, and the end beside the last of it."""
     encoder = WireEncoder(state.talker.codec.sample_rate_hz, WireFormat())
-    if name == "wav":
-        yield _wav_header()
     async with aclosing(events_of(state, question)) as events:
         async for event in events:
-            data = b""
             if isinstance(event, AudioDelta):
-                data = encoder.push(event.wave)
+                yield encoder.push(event.wave), None
             elif isinstance(event, Ended):
-                data = encoder.push(np.zeros(0, dtype=np.float32), is_last=True)
+                yield encoder.push(np.zeros(0, dtype=np.float32), is_last=True), event
+
+
+async def _speech_bytes(state: ServerState, question: Question, name: str) -> AsyncGenerator[bytes, None]:
+    if name == "wav":
+        yield _wav_header()
+    async with aclosing(_spoken(state, question)) as pieces:
+        async for data, _ in pieces:
             if data:
                 yield data
 
 
 async def _speech_events(state: ServerState, question: Question) -> AsyncGenerator[bytes, None]:
-    encoder = WireEncoder(state.talker.codec.sample_rate_hz, WireFormat())
-    async with aclosing(events_of(state, question)) as events:
-        async for event in events:
-            data = b""
-            if isinstance(event, AudioDelta):
-                data = encoder.push(event.wave)
-            elif isinstance(event, Ended):
-                data = encoder.push(np.zeros(0, dtype=np.float32), is_last=True)
+    async with aclosing(_spoken(state, question)) as pieces:
+        async for data, ended in pieces:
             if data:
                 yield server_sent({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
-            if isinstance(event, Ended):
-                tokens = {"input_tokens": event.text_tokens, "output_tokens": event.done.num_frames}
+            if ended is not None:
+                tokens = {"input_tokens": ended.text_tokens, "output_tokens": ended.done.num_frames}
                 usage = {**tokens, "total_tokens": sum(tokens.values())}
                 yield server_sent({"type": "speech.audio.done", "usage": usage})
 
