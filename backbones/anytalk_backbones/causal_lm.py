@@ -24,7 +24,10 @@ from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
+from anytalk.plugins.matrices import Arithmetic, Peaks, make_matrix, make_ready
 from anytalk.plugins.sources import resolve
+from anytalk_backbones.fixed_cache import FixedCache
+from anytalk_backbones.lean import LeanDecoder, can_be_lean
 from anytalk_backbones.loading import load_causal_lm, quiet_transformers, write_licence
 from anytalk_backbones.tokenizer import HFTokenizer
 
@@ -128,11 +131,22 @@ class HFBlocks(nn.Module):
 
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
         """(B,T,D) -> (B,T,D) behind the blocks' own final norm."""
+        if isinstance(self.decoder, LeanDecoder):
+            return self.decoder(hidden, cache).normed
         return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
 
-    def new_cache(self, batch_size: int, max_steps: int) -> HFCache:
-        """An empty cache; it grows as needed."""
+    def new_cache(self, batch_size: int, max_steps: int) -> HFCache | FixedCache:
+        """An empty cache; it grows as needed, or, once made ready, has room for `max_steps`."""
+        if isinstance(self.decoder, LeanDecoder):
+            return self.decoder.new_cache(batch_size, max_steps)
         return _new_cache(self.decoder)
+
+    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
+        """See :class:`anytalk.plugins.matrices.MakesReady`."""
+        if can_be_lean(self.decoder):
+            self.decoder = LeanDecoder(self.decoder, arithmetic, peaks)
+        else:
+            make_ready(self.decoder, arithmetic, peaks)
 
 
 class CausalLMBackbone(Backbone):
@@ -173,6 +187,7 @@ class CausalLMBackbone(Backbone):
         self.lm = lm
         self.licence = licence
         self.tokenizer = HFTokenizer(tokenizer)
+        self._lean: LeanDecoder | None = None
         self._check_structure()
 
     def _check_structure(self) -> None:
@@ -215,6 +230,8 @@ class CausalLMBackbone(Backbone):
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
         """(B,T,D) -> states before and after the final norm."""
+        if self._lean is not None:
+            return self._lean(embeds, cache)
         norm = cast("nn.Module", _final_norm(self._decoder))
         with _captured_input(norm) as captured:
             normed = _run(self._decoder, embeds, cache).last_hidden_state
@@ -224,9 +241,9 @@ class CausalLMBackbone(Backbone):
         """(B,T,D) -> (B,T,V): the head and what the family does behind it (scales, soft caps)."""
         return _after_head(self.lm.get_output_embeddings()(normed), self._config)
 
-    def new_cache(self, batch_size: int, max_steps: int) -> HFCache:
-        """An empty cache; it grows as needed."""
-        return _new_cache(self._decoder)
+    def new_cache(self, batch_size: int, max_steps: int) -> HFCache | FixedCache:
+        """An empty cache; it grows as needed, or, once made ready, has room for `max_steps`."""
+        return _new_cache(self._decoder) if self._lean is None else self._lean.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> HFBlocks:
         """A decoder of the same class with `num_blocks` layers.
@@ -258,6 +275,18 @@ class CausalLMBackbone(Backbone):
             layer.__dict__.pop("forward", None)
             if enabled:
                 layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+
+    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
+        """See :class:`anytalk.plugins.matrices.MakesReady`: the layers as a :class:`LeanDecoder` where that is known
+        to be the same, and the text head; the embedding stays as it is."""
+        head = self.lm.get_output_embeddings()
+        if can_be_lean(self._decoder):
+            self._lean = LeanDecoder(self._decoder, arithmetic, peaks)
+            if arithmetic != "fused":
+                cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # gives their memory back
+        else:
+            make_ready(self._decoder, arithmetic, peaks)
+        self.lm.set_output_embeddings(make_matrix(arithmetic, head.weight, head.bias, peaks.get(head)))
 
     def save_native(self, folder: Path) -> None:
         """Write weights, config and tokenizer for transformers, and the licence for readers."""

@@ -1,0 +1,221 @@
+"""Matrices made ready for one thing only: being multiplied by the few rows of a decoding step.
+
+======== ============================================================================ =============================
+name      what it is                                                                   how exact
+======== ============================================================================ =============================
+fused     ``torch.nn.functional.linear`` on the weights as they are                    the reference
+packed    float32, the weights laid out once for oneDNN's blocked kernels              equal to rounding
+int8      8 bit weights, one scale per output; 8 bit inputs, one scale per row         a loss that has to be measured
+======== ============================================================================ =============================
+
+Why a layout matters: for two rows torch's float32 ``Linear`` calls a GEMM that rearranges the whole weight matrix in
+every call, and for one row a matrix-vector product that reads it badly; both cost more than the arithmetic. Why rows
+are scaled: torch's dynamic int8 product has one scale for all of its input, and a single large value (language models
+have some in their first tokens) leaves two or three bits for everything else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk.errors import ConfigError
+
+__all__ = [
+    "ARITHMETICS",
+    "Arithmetic",
+    "Int8Matrix",
+    "MakesReady",
+    "PackedMatrix",
+    "Peaks",
+    "PlainMatrix",
+    "make_matrix",
+    "make_ready",
+    "peaks_of",
+]
+
+Arithmetic = Literal["fused", "packed", "int8"]
+ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "packed", "int8")
+Peaks = dict[nn.Module, Tensor]
+"""The largest magnitude of each input, (in,), of each ``nn.Linear``."""
+
+_TINY = 1e-30
+_FEWEST_ROWS = 4
+"""oneDNN's float32 kernels for 4 rows are faster than those for 1 or 2, so fewer rows are filled up."""
+
+
+class PlainMatrix(nn.Module):
+    """(...,in) -> (...,out) with the weights as they are; shares their memory."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.detach(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """See the class."""
+        return F.linear(rows, cast("Tensor", self.weight), cast("Tensor | None", self.bias))
+
+
+class PackedMatrix(nn.Module):
+    """(...,in) float32 -> (...,out) float32 by oneDNN, on weights that were laid out for it once.
+
+    A product of fewer than four rows is filled up with rows of zeros, which costs nothing but is faster.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.num_outputs = int(weight.shape[0])
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _FEWEST_ROWS)
+        self.bias = None if bias is None else bias.detach().clone()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """See the class."""
+        flat = rows.reshape(-1, rows.shape[-1])
+        count = flat.shape[0]
+        if count < _FEWEST_ROWS:
+            flat = F.pad(flat, (0, 0, 0, _FEWEST_ROWS - count))
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.packed, self.bias, "none", [], "")
+        return made[:count].view(*rows.shape[:-1], self.num_outputs)
+
+
+class Int8Matrix(nn.Module):
+    """(...,in) float32 -> (...,out) float32 through 8 bit integers (fbgemm).
+
+    Weights: symmetric, one scale for each output. Inputs: one scale for each row, found when they come.
+
+    Args:
+        weight: (out,in).
+        bias: (out,).
+        peaks: (in,), the largest magnitude that each input is known to take. Inputs are then divided, and weights
+            multiplied, by the same factor each, so that large inputs and large weights share what 8 bits lose
+            (SmoothQuant, arXiv 2211.10438, with alpha 0.5).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None) -> None:
+        super().__init__()
+        self.num_outputs = int(weight.shape[0])
+        self.bias = None if bias is None else bias.detach().clone()
+        weight = weight.detach().float()
+        self.shrink: Tensor | None = None
+        if peaks is not None:
+            factor = _balance(weight, peaks)
+            weight, self.shrink = weight * factor, 1 / factor
+        scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY)
+        with warnings.catch_warnings():
+            # Quantised tensors are deprecated, the kernels that take them are not; no other kernel is as fast here.
+            warnings.simplefilter("ignore", UserWarning)
+            zeros = torch.zeros(self.num_outputs, dtype=torch.int64)
+            quantised = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(quantised, None)
+        # Without VNNI pairs of products are added up in 16 bits: 7 bit inputs can't overflow them.
+        self.seven_bits = not torch.cpu._is_vnni_supported()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """See the class."""
+        flat = rows.reshape(-1, rows.shape[-1])
+        if self.shrink is not None:
+            flat = flat * self.shrink
+        if flat.shape[0] == 1:
+            made: Tensor = torch.ops.quantized.linear_dynamic(flat, self.packed, self.seven_bits)
+            made = made if self.bias is None else made + self.bias
+        else:
+            # A row of zeros must not be divided by zero.
+            largest = flat.abs().amax(dim=1, keepdim=True).clamp_min_(_TINY)
+            made = torch.ops.quantized.linear_dynamic(flat / largest, self.packed, self.seven_bits)
+            made = made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
+        return made.view(*rows.shape[:-1], self.num_outputs)
+
+
+def _balance(weight: Tensor, peaks: Tensor) -> Tensor:
+    """(in,) what weights are multiplied by, 1 on average."""
+    columns = weight.abs().amax(dim=0).clamp_min(1e-6)
+    factor = (peaks.float().clamp_min(1e-6) / columns).sqrt()
+    return factor / factor.log().mean().exp()
+
+
+@contextmanager
+def peaks_of(module: nn.Module) -> Iterator[Peaks]:
+    """Watch the inputs of every ``nn.Linear`` inside a module while it runs: the largest magnitude of each, (in,)."""
+    peaks: Peaks = {}
+
+    def look(linear: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen = args[0].detach().reshape(-1, args[0].shape[-1]).abs().amax(dim=0)
+        peaks[linear] = torch.maximum(peaks[linear], seen) if linear in peaks else seen
+
+    handles = [m.register_forward_pre_hook(look) for m in module.modules() if isinstance(m, nn.Linear)]
+    try:
+        yield peaks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@runtime_checkable
+class MakesReady(Protocol):
+    """A module that knows better than :func:`make_ready` how it decodes fast."""
+
+    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
+        """Change itself for inference only; arguments as of :func:`make_ready`."""
+
+
+def make_ready(module: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> None:
+    """Make everything inside a module ready for decoding. Nothing can train behind it.
+
+    Modules that are :class:`MakesReady` do it themselves; every other ``nn.Linear`` is replaced. Subclasses of
+    ``nn.Linear`` are left alone: whoever wrote one may read its weight in ways of his own.
+
+    Args:
+        module: Whose linears; changed in place.
+        arithmetic: Of the matrices.
+        peaks: From :func:`peaks_of`; linears that aren't in it are not balanced.
+
+    Raises:
+        ConfigError: see :func:`make_matrix`.
+    """
+    if isinstance(module, MakesReady):
+        module.make_ready(arithmetic, peaks)
+        return
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, make_matrix(arithmetic, child.weight, child.bias, peaks.get(child)))
+        else:
+            make_ready(child, arithmetic, peaks)
+
+
+def make_matrix(
+    arithmetic: Arithmetic, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None
+) -> nn.Module:
+    """A matrix (out,in) and its bias (out,) made ready; float32 on the CPU, but for ``fused``.
+
+    Args:
+        arithmetic: One of :data:`ARITHMETICS`.
+        weight: (out,in).
+        bias: (out,).
+        peaks: See :class:`Int8Matrix`.
+
+    Raises:
+        ConfigError: an unknown arithmetic, or one that this torch or these weights don't allow.
+    """
+    if arithmetic == "fused":
+        return PlainMatrix(weight, bias)
+    if arithmetic not in ARITHMETICS:
+        raise ConfigError(f"unknown arithmetic '{arithmetic}'", f"use one of: {', '.join(ARITHMETICS)}")
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise ConfigError(
+            f"arithmetic '{arithmetic}' is for float32 weights on a CPU; these are {weight.dtype} on {weight.device}",
+            "use 'fused' there",
+        )
+    if arithmetic == "packed":
+        if not torch.backends.mkldnn.is_available():
+            raise ConfigError("arithmetic 'packed' needs a torch with oneDNN", "use 'fused', or another torch")
+        return PackedMatrix(weight, bias)
+    if not {"fbgemm", "x86"} & set(torch.backends.quantized.supported_engines):
+        raise ConfigError("arithmetic 'int8' needs a torch with fbgemm (x86 CPUs)", "use 'packed' or 'fused'")
+    return Int8Matrix(weight, bias, peaks)
