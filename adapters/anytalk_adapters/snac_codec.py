@@ -23,6 +23,7 @@ from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk_adapters.snac_format import snac_token_format
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
+from anytalk_adapters.snac_stream import SnacStream, SnacWeights
 
 with warnings.catch_warnings():
     # snac scripts one function when imported; newer torch calls that deprecated.
@@ -39,7 +40,8 @@ class SnacCodec(Codec):
     """SNAC (Siuzdak 2024; hubertsiuzdak/snac) without local attention, e.g. the 24 kHz speech model.
 
     At 24 kHz: 7 streams of 4096 codes, 2048 samples (85.3 ms) per frame. Rows are in the order of
-    :mod:`anytalk.grid.snac_order`. Streaming keeps 3 frames of past and holds back 3 frames (256 ms), which is exact.
+    :mod:`anytalk.grid.snac_order`. Streaming holds back 2.3 frames (198 ms), which is exact
+    (:mod:`anytalk_adapters.snac_stream`).
 
     Args:
         model: A ``snac.SNAC``; it is frozen.
@@ -75,6 +77,7 @@ class SnacCodec(Codec):
             )
         self.model = model.eval().requires_grad_(False)
         self.noise_seed = noise_seed
+        self._stream_weights: tuple[object, SnacWeights] | None = None
         self.vq_strides = [int(stride) for stride in model.vq_strides]
         self.sample_rate_hz = int(model.sampling_rate)
         self.num_streams = sum(snac_order.codes_per_frame(self.vq_strides))
@@ -133,8 +136,18 @@ class SnacCodec(Codec):
         return decode_latents(self.model.decoder, latents, num_frames, first_frame, self.noise_seed)[:, 0]
 
     def new_stream(self) -> CodecStream:
-        """A stream over windows of codes."""
+        """A :class:`SnacStream`, or one over windows of codes where `stream_context_frames` asks for less than all."""
+        if self.stream_context_frames == self.context_frames:
+            return SnacStream(self._folded())
         return WindowedStream(self.decode_window, self.num_streams, self.samples_per_frame, self.stream_context_frames)
+
+    def _folded(self) -> SnacWeights:
+        """The weights that streams run on, laid out anew when those of the model have changed or moved."""
+        tensors = list(self.model.parameters())
+        state = (tensors[0].device, tensors[0].dtype, self.noise_seed, sum(t._version for t in tensors))
+        if self._stream_weights is None or self._stream_weights[0] != state:
+            self._stream_weights = (state, SnacWeights(self.model, self.noise_seed))
+        return self._stream_weights[1]
 
 
 def load_snac(source: ModelSource) -> SNAC:

@@ -213,7 +213,7 @@ def make_matrix(
             "use 'fused' there",
         )
     if arithmetic == "packed":
-        if not torch.backends.mkldnn.is_available():
+        if not torch._C._has_mkldnn:
             raise ConfigError("arithmetic 'packed' needs a torch with oneDNN", "use 'fused', or another torch")
         return PackedMatrix(weight, bias)
     if not {"fbgemm", "x86"} & set(torch.backends.quantized.supported_engines):

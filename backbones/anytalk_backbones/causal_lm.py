@@ -132,7 +132,7 @@ class HFBlocks(nn.Module):
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
         """(B,T,D) -> (B,T,D) behind the blocks' own final norm."""
         if isinstance(self.decoder, LeanDecoder):
-            return self.decoder(hidden, cache).normed
+            return cast("BackboneStates", self.decoder(hidden, cache)).normed
         return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache | FixedCache:
@@ -231,7 +231,7 @@ class CausalLMBackbone(Backbone):
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
         """(B,T,D) -> states before and after the final norm."""
         if self._lean is not None:
-            return self._lean(embeds, cache)
+            return cast("BackboneStates", self._lean(embeds, cache))
         norm = cast("nn.Module", _final_norm(self._decoder))
         with _captured_input(norm) as captured:
             normed = _run(self._decoder, embeds, cache).last_hidden_state
