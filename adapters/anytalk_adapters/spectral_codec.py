@@ -27,6 +27,7 @@ from anytalk.plugins.codec_stream import check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
+from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.spectral_layers import KERNEL, ChannelNorm, ConvNeXtBlock, LogMel, overlap_add
 
 with warnings.catch_warnings():
@@ -270,6 +271,10 @@ class SpectralCodec(Codec):
         check_codes(codes, self.num_streams, self.codebook_size)
         latents = self.net.quantizer.from_codes(snac_order.unflatten(codes, self.vq_strides))
         return self.net.next_samples(latents, state)
+
+    def code_vectors(self) -> Tensor:
+        """(K,C,width): see :meth:`anytalk.plugins.contracts.Codec.code_vectors`."""
+        return stream_vectors(self.net.quantizer, self.vq_strides)
 
     def new_stream(self) -> CodecStream:
         """A stream on the decoder's own state: each frame is computed once."""

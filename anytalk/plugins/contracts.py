@@ -193,6 +193,17 @@ class InputAdapter(Part, nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,F,E), (B,) frames -> (B,F',D), (B,) columns."""
 
+    def words(self, columns: Tensor) -> list[int] | None:
+        """What its columns say by themselves, for an adapter that hears text tokens.
+
+        Args:
+            columns: (F',D) of one clip, without padding, as :meth:`forward` gave them.
+
+        Returns:
+            Text tokens; None, the default, for an adapter whose columns only the backbone understands.
+        """
+        return None
+
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """The loss ``align``: how badly an adapter hears a transcript by itself, without the backbone.
 
@@ -320,6 +331,13 @@ class Codec(Part, nn.Module):
     @abstractmethod
     def new_stream(self) -> CodecStream:
         """A streaming decoder for one answer."""
+
+    def code_vectors(self) -> Tensor | None:
+        """(K,C,W) float32, what each code adds to what is decoded: codes whose vectors are close sound alike.
+
+        None, the default, for a codec that can't tell.
+        """
+        return None
 
 
 class Synthesizer(Part):

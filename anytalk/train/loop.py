@@ -31,6 +31,7 @@ from anytalk.train.losses import ALIGN, DISTILL, NOT_AUDIO, LossModule, LossSett
 from anytalk.train.optimizer import make_optimizer
 from anytalk.train.schedule import learning_rate
 from anytalk.train.signals import StopWish, held_signals
+from anytalk.train.soft_codes import soft_codes_of
 
 
 @dataclass
@@ -226,9 +227,15 @@ class StageRun:
         if stage.gradient_checkpointing:
             talker.model.backbone.checkpoint_activations(True)
         zero = self.settings.deepspeed
+        soft = soft_codes_of(talker.codec, stage.code_softness, stage.name) if stage.code_softness else None
         self.module = LossModule(
             talker.model,
-            LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature),
+            LossSettings(
+                stage.losses,
+                stage.stream_weights,
+                stage.distill_temperature,
+                soft.to(talker.device) if soft is not None else None,
+            ),
             teacher=self._teacher(),
             listens=any(task.speech_in for task in self.tasks),
             speaks=any(task.audio_out for task in self.tasks) and stage.losses.get("audio", 0.0) > 0,

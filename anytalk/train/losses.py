@@ -15,6 +15,7 @@ from anytalk.model.talk_model import GridBatch, TalkModel
 from anytalk.plugins.contracts import Backbone, BackboneStates, SpeechEncoder
 from anytalk.train.elastic import take_out
 from anytalk.train.prefix import run_backbone
+from anytalk.train.soft_codes import SoftCodes
 from anytalk.train.windows import answer_windows
 
 TEXT, DISTILL, ALIGN, PACE = "text", "distill", "align", "pace"
@@ -32,11 +33,13 @@ class LossSettings:
         weights: Weight of each named loss: ``text``, ``audio``, ``distill``, ``align``, ``pace``; absent: 0.
         streams: Weight of each audio stream in ``audio``; None: all equal.
         temperature: Of the distillation.
+        soft_codes: What audio targets are shared among; None: nothing.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {TEXT: 1.0, "audio": 1.0})
     streams: Sequence[float] | None = None
     temperature: float = 2.0
+    soft_codes: SoftCodes | None = None
 
 
 class LossModule(nn.Module):
@@ -199,7 +202,11 @@ class LossModule(nn.Module):
         logits = self.model.audio_logits(hidden[any_stream][None])[0].float()  # (K,n,C+specials)
         wanted = targets[:, : self.model.layout.text_row].transpose(0, 1)[:, any_stream]  # (K,n)
         kept = mask.transpose(0, 1)[:, any_stream]  # (K,n)
-        losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        soft = self.settings.soft_codes
+        if soft is not None:
+            losses = soft.losses(F.log_softmax(logits, dim=-1), wanted)
+        else:
+            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         sums = (losses * kept).sum(dim=1)
         return {f"audio{k}": value for k, value in enumerate(sums)}
 
