@@ -1,5 +1,6 @@
 """The `ctc` input adapter: what is heard stands where it would have been typed."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from anytalk.plugins.contracts import Backbone
 from anytalk.plugins.registry import default_registry
 from anytalk.train.elastic import take_out
 from anytalk_adapters.ctc_adapter import CtcAdapter, Speller
+from anytalk_adapters.ctc_search import heard_line, likeliest_lines, line_scores
 
 CTC = ["input_adapter={name: ctc, options: {width: 16, num_blocks: 1, dropout: 0.0}}"]
 
@@ -133,7 +135,7 @@ def test_it_needs_an_encoder_width() -> None:
 
 
 def test_a_transcript_is_no_longer_than_what_was_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    talker = tiny_talker(tmp_path / "t", *CTC)
+    talker = tiny_talker(tmp_path / "t")
     wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
     heard = embed_speech(talker, wave).shape[0]
     logits = talker.model.text_logits
@@ -143,6 +145,80 @@ def test_a_transcript_is_no_longer_than_what_was_heard(tmp_path: Path, monkeypat
     )
     done = next(event for event in Session(talker).ask(wave=wave, task="A1T1") if isinstance(event, AnswerDone))
     assert (done.finish_reason, done.num_columns) == ("length", 2 * heard + 8)
+
+
+def test_ears_that_hear_tokens_write_them_down_without_the_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = tiny_talker(tmp_path / "t", *CTC)
+    wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
+    adapter, backbone = talker.model.input_adapter, talker.model.backbone
+    assert adapter is not None
+    heard = adapter.words(embed_speech(talker, wave))
+    assert heard
+
+    def never(*_: object) -> None:
+        raise AssertionError("the backbone has nothing to do")
+
+    monkeypatch.setattr(type(backbone), "forward", never)
+    events = list(Session(talker).ask(wave=wave, task="A1T1"))
+    done = events[-1]
+    assert isinstance(done, AnswerDone)
+    assert (done.finish_reason, done.text) == ("stop", backbone.tokenizer.decode(heard))
+
+
+def test_words_are_the_tokens_that_columns_stand_for(backbone: Backbone) -> None:
+    adapter = perfect(backbone, [None, 7, None, 9, 4])
+    columns, counts = adapter(torch.randn(1, 5, 4), torch.tensor([5]))
+    assert adapter.words(columns[0, : counts[0]]) == [7, 9, 4]
+
+
+def test_a_beam_hears_the_likeliest_line_and_not_each_frames_likeliest_token() -> None:
+    # Frame by frame: 0 then 1. Over all ways: "1" is heard as (blank 1), (1 1): .3 * .9 + .25 * .9 = .495 > .45 * .9.
+    blanks = [math.log(0.3), math.log(0.05)]
+    tokens = [[(0, math.log(0.45)), (1, math.log(0.25))], [(1, math.log(0.9)), (0, math.log(0.05))]]
+    lines = dict(likeliest_lines(blanks, tokens, beam=16))
+    assert lines[(1,)] == pytest.approx(math.log(0.3 * 0.9 + 0.25 * 0.9 + 0.25 * 0.05))
+    assert lines[(0, 1)] == pytest.approx(math.log(0.45 * 0.9))
+    assert max(lines, key=lambda line: lines[line]) == (1,)
+    assert sum(math.exp(chance) for chance in lines.values()) == pytest.approx(1.0)
+    assert next(iter(likeliest_lines(blanks, tokens, beam=1)))[0] in ((0, 1), (1,))
+
+
+def test_all_lines_of_a_small_alphabet_are_ctc_s_own_probabilities() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 3).log_softmax(-1)
+    tokens = [list(enumerate(frame[1:].tolist())) for frame in logits]
+    lines = likeliest_lines(logits[:, 0].tolist(), tokens, beam=1000)
+    for line, chance in lines:
+        target = torch.tensor([[token + 1 for token in line]], dtype=torch.int64)
+        expected = -F.ctc_loss(logits[:, None], target, torch.tensor([5]), torch.tensor([len(line)]), reduction="sum")
+        assert chance == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_backbone_decides_between_lines_that_sound_alike(backbone: Backbone) -> None:
+    torch.manual_seed(1)
+    pairs = [[a, b] for a in range(4, 12) for b in range(4, 12)]
+    scores = line_scores(backbone, pairs)
+    favourite = pairs[scores.index(max(scores))]
+    other = next(pair for pair in pairs if pair[0] == favourite[0] and pair != favourite)
+    frames = torch.full((3, 1 + backbone.text_vocab_size), -30.0)
+    frames[0, 1 + favourite[0]], frames[1, 0] = 0.0, 0.0
+    # The second token is heard as the other a little more than as the favourite.
+    frames[2, 1 + other[1]], frames[2, 1 + favourite[1]] = math.log(0.51), math.log(0.49)
+    assert heard_line(frames, 4, 8, backbone, fusion=0.0) == other
+    assert heard_line(frames, 4, 8, backbone, fusion=5.0) == favourite
+    # Padding behind a short line changes nothing.
+    torch.testing.assert_close(line_scores(backbone, [favourite, [4]])[0], max(scores))
+
+
+def test_with_a_beam_columns_are_exactly_the_typed_tokens(backbone: Backbone) -> None:
+    adapter = perfect(backbone, [None, 7, 7, None, 7, 9, 9, 9, None, 4])
+    adapter.options = adapter.options.model_copy(update={"beam": 8, "fusion": 0.0})
+    columns, counts = adapter(torch.randn(1, 10, 4), torch.tensor([10]))
+    assert counts.tolist() == [4]
+    assert torch.equal(columns[0, :4], backbone.embed_text(torch.tensor([[7, 7, 9, 4]]))[0])
+    assert not columns[0, 4:].any()
 
 
 def ends(talker: Talker) -> list[int]:

@@ -23,6 +23,7 @@ from anytalk import plugins
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, InputAdapter, TextTokenizer
 
+from .ctc_search import heard_line
 from .input_adapters import zero_padding
 from .spelling import NUM_LETTERS, Spelling
 
@@ -101,6 +102,15 @@ class CtcAdapter(InputAdapter):
         num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
         factor: int = Field(2, ge=1, description="Frames per place of a token; 2: 25 places a second of Whisper's.")
         candidates: int = Field(16, ge=1, description="Likeliest tokens that a column is mixed of.")
+        beam: int = Field(
+            1,
+            ge=1,
+            description="Lines of tokens that are weighed against each other outside of training; columns are then the "
+            "tokens of the likeliest one. 1: the likeliest token of each frame, and columns are mixtures.",
+        )
+        fusion: float = Field(
+            0.0, ge=0, description="Weight of how likely the backbone finds such a line (with a beam above 1)."
+        )
         temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
         negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
         dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
@@ -147,9 +157,12 @@ class CtcAdapter(InputAdapter):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,F,E), (B,) -> (B,F',D) and (B,) columns, one for each token that is heard, at least one."""
         hidden, scores, places = self._listen(features, lengths)
+        if self.options.beam > 1 and not self.training:
+            rows = [self._typed(*heard) for heard in zip(hidden, scores, places.tolist(), strict=True)]
+            return self._columns(rows, features, lengths)
         with torch.no_grad():
             best, is_token = self._likeliest(hidden, scores, places)
-        rows, columns = [], []
+        rows = []
         for row, (likeliest, spoken) in enumerate(zip(best, is_token, strict=True)):
             at = spoken.nonzero()[:, 0]
             ids = likeliest[at]  # (n,candidates)
@@ -165,10 +178,31 @@ class CtcAdapter(InputAdapter):
             weight = (likely.logsumexp(dim=-1, keepdim=True) - scores[row, at]).sigmoid() + 1e-4
             weights = weight.new_zeros(number, 1).index_add(0, column, weight)
             rows.append(mixed.new_zeros(number, mixed.shape[1]).index_add(0, column, weight * mixed) / weights)
-            columns.append(number)
+        return self._columns(rows, features, lengths)
+
+    def words(self, columns: Tensor) -> list[int]:
+        """(F',D) -> the token whose embedding each column is closest to."""
+        with torch.no_grad():
+            everything = torch.arange(self._backbone[0].text_vocab_size, device=columns.device)
+            embeds = self._backbone[0].embed_text(everything[None])[0].to(columns.dtype)
+            # The nearest by distance: |c - e|² without |c|², which is the same for all.
+            found: list[int] = (embeds.square().sum(-1) - 2 * columns @ embeds.T).argmin(dim=-1).tolist()
+        return found
+
+    @torch.no_grad()
+    def _typed(self, hidden: Tensor, scores: Tensor, places: int) -> Tensor:
+        """(T,D), (T,1) of one clip -> the embeddings (n,D) of the likeliest line of tokens."""
+        backbone, options = self._backbone[0], self.options
+        logits = torch.cat([scores[:places], hidden[:places] @ self._all_keys(hidden.device).T], dim=-1)
+        line = heard_line(logits.float().log_softmax(-1), options.candidates, options.beam, backbone, options.fusion)
+        ids = torch.tensor([line[: len(hidden)]], device=hidden.device)
+        return backbone.embed_text(ids)[0].to(self.out.weight.dtype)
+
+    def _columns(self, rows: list[Tensor], features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,D) of each row -> (B,F',D) padded, and (B,) how many each has."""
         padded = features.new_zeros(len(rows), self.output_length(features.shape[1]), rows[0].shape[-1])
         filled = torch.stack([torch.cat([row, pad[len(row) :]]) for row, pad in zip(rows, padded, strict=True)])
-        return filled, torch.tensor(columns, device=lengths.device, dtype=lengths.dtype)
+        return filled, torch.tensor([len(row) for row in rows], device=lengths.device, dtype=lengths.dtype)
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """(B,) negative log likelihood of each clip's tokens under CTC (Graves et al., 2006), summed over its tokens.
@@ -212,12 +246,7 @@ class CtcAdapter(InputAdapter):
 
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """(B,T,candidates) likeliest tokens; (B,T) whether one beats the blank: at least one in each row."""
-        everything = torch.arange(self._backbone[0].text_vocab_size, device=hidden.device)
-        if self.training:  # spellings are being learned
-            keys = self._keys(everything)[1]
-        else:
-            self._tables = self._tables or self._keys(everything)
-            keys = self._tables[1]
+        keys = self._all_keys(hidden.device)
         number = min(self.options.candidates, len(keys))
         logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
         lead = logits[:, :1].view_as(scores) - scores
@@ -226,6 +255,14 @@ class CtcAdapter(InputAdapter):
         is_token = lead > 0
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
         return best.view(*hidden.shape[:2], -1), is_token
+
+    def _all_keys(self, device: torch.device) -> Tensor:
+        """(V,D): see :meth:`_keys`; remembered outside of training."""
+        everything = torch.arange(self._backbone[0].text_vocab_size, device=device)
+        if self.training:  # spellings are being learned
+            return self._keys(everything)[1]
+        self._tables = self._tables or self._keys(everything)
+        return self._tables[1]
 
     def _keys(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (n,) -> the backbone's embeddings (n,D), and (n,D) to compare what is heard with."""

@@ -77,6 +77,11 @@ class Batch:
         generation, model = slot.generation, self.model
         prompt, alone = generation.prompts[0], model.speaks_alone and generation.audio_out
         slot._rows = len(generation.prompts)
+        if generation.is_given:
+            for index in range(generation.options.max_columns):
+                if not slot.is_done:
+                    self._choose(slot, None, None, index)
+            return
         if len(slot.speech_numbers) == len(prompt.speech_spans):
             slot._keys = column_keys(prompt, slot.speech_numbers, model.layout.text_row, not model.speaks_alone)
         cache, length = self._recall(slot)
