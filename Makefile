@@ -5,14 +5,15 @@ export DS_BUILD_OPS := 0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-talker test slow check docs docs-generated clean
+.PHONY: demo demo-train test slow check docs docs-generated clean
 
+# Talk to the talker that ships.
 demo: $(VENV)/.demo-ready
-	@$(BIN)/python examples/demo_train.py
-
-# The talker that ships is still learning to speak clearly (its model card says how far it is).
-demo-talker: $(VENV)/.demo-ready
 	@$(BIN)/python examples/demo.py
+
+# The tour of training: attach, make speech, train, ask by voice.
+demo-train: $(VENV)/.demo-ready
+	@$(BIN)/python examples/demo_train.py
 
 test: $(VENV)/.dev-ready
 	@$(BIN)/python -m pytest
@@ -51,4 +52,4 @@ $(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site demo-out demo-talker-out
+	rm -rf $(VENV) build dist site demo-out demo-train-out

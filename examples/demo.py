@@ -1,4 +1,4 @@
-"""Talk to the talker that ships (`make demo-talker`): spoken and typed questions, and what a recogniser hears.
+"""Talk to the talker that ships (`make demo`): spoken and typed questions, and what a recogniser hears.
 
 Everything runs in one process, so that the models are loaded once; beside each question stands the command that does
 the same.
@@ -54,7 +54,7 @@ def main() -> None:
     """Ask, listen, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--talker", type=Path, default=TALKER)
-    parser.add_argument("--out", type=Path, default=Path("demo-talker-out"), help="Folder for the answers.")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="Folder for the answers.")
     arguments = parser.parse_args()
     # The judge and the weights are local: nothing may wait for a hub.
     os.environ.update({"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
@@ -92,7 +92,7 @@ def demo(folder: Path, out: Path) -> None:
   sound and spectrograms   {out}
   talk to it               .venv/bin/anytalk talk {folder} --interactive
   its model card           {folder / "README.md"}: how it was trained, what it was measured at, what it can't do
-  train one yourself       make demo
+  train one yourself       make demo-train
 
   The answers' words are the language model's own, right or wrong: it has 135 million parameters, and attaching ears
   and a voice left it untouched, bit for bit. The voice is one synthetic voice through a codec of 0.8 kbit/s.""",

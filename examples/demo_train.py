@@ -1,4 +1,4 @@
-"""The main job on real weights, in minutes on two CPU cores: attach, voice a data set, train, talk (`make demo`).
+"""The main job on real weights, in minutes on two CPU cores: attach, voice a data set, train, talk (`make demo-train`).
 
 Each step is a command that you could type; it is printed before it runs.
 """
@@ -25,7 +25,7 @@ UNSEEN = "The weather is fine today."
 def main() -> None:
     """Run the demo from an empty folder to a spoken answer."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="Folder for everything that is made.")
+    parser.add_argument("--out", type=Path, default=Path("demo-train-out"), help="Folder for everything that is made.")
     parser.add_argument("--steps", type=int, help="Steps of both stages instead of the recipe's (for a quick look).")
     arguments = parser.parse_args()
     out: Path = arguments.out

@@ -1,6 +1,6 @@
 """How well does a talker hear and speak? Asks every question of a manifest in a voice that it may never have heard.
 
-    python examples/judge.py demo-out/talker demo-out/data/manifest.jsonl \
+    python examples/judge.py demo-train-out/talker demo-train-out/data/manifest.jsonl \
         --synthesizer espeak --voice en-us+f3
 
 Prints each answer, what Whisper base hears of it, how many text answers equal the manifest's, and the word error rate
