@@ -77,7 +77,7 @@ def told(generation: Generation) -> tuple[list[int], list[list[int]], str | None
     return answer.text_ids, [c.tolist() for c in answer.columns], answer.finish_reason
 
 
-MIX = [("T1A2", False), ("A1A2", False), ("T1T2", False), ("A1T2", False), ("T1A1", True), ("T1A2", False)]
+MIX = [("T1A2", False), ("A1T1", True), ("A1A2", False), ("T1T2", False), ("A1T2", False), ("T1A1", True), ("T1A2", False)]
 
 
 def run_alone(talker: Talker, mix: list[tuple[str, bool]], speaker: int | None = None) -> list[Any]:
