@@ -5,7 +5,7 @@
 Starts `anytalk serve` on a free port and talks to it through OpenAI's client. Each session asks its own questions,
 typed, and each answer must be the one that the question got alone: nothing is lost or crossed. Prints the times to the
 first sound and to the end (median and 90th percentile), the server's CPU seconds per answer, and its memory before and
-after.
+while it answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ QUESTIONS = (
 )
 _START_S = 180.0
 _PCM_BYTES_PER_S = 48_000
+_MEMORY_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -116,20 +117,38 @@ async def ask(connection: Any, question: str) -> Answered:
     sys.exit("Error: the connection was closed")
 
 
-async def session(address: str, questions: Sequence[str]) -> list[Answered]:
+async def session(
+    address: str, questions: Sequence[str], answered: Callable[[], None] = lambda: None
+) -> list[Answered]:
     """Each question in a conversation of its own, so that answers can be compared."""
     client = AsyncOpenAI(api_key="none", base_url=address, max_retries=0)
     answers = []
     for question in questions:
         async with client.realtime.connect(model="talker") as connection:
             answers.append(await ask(connection, question))
+        answered()
     return answers
 
 
-async def together(address: str, sessions: int, turns: int) -> list[Answered]:
+async def together(address: str, sessions: int, turns: int, answered: Callable[[], None]) -> list[Answered]:
     """All sessions at once; session number n begins with question number n."""
     asked = [[QUESTIONS[(n + turn) % len(QUESTIONS)] for turn in range(turns)] for n in range(sessions)]
-    return [answer for answers in await asyncio.gather(*(session(address, q) for q in asked)) for answer in answers]
+    found = await asyncio.gather(*(session(address, questions, answered) for questions in asked))
+    return [answer for answers in found for answer in answers]
+
+
+class MemoryWatch:
+    """The server's memory while it answers, at the end of each part of the answers."""
+
+    def __init__(self, server: Served, answers: int) -> None:
+        self._server, self._step, self._count = server, max(1, answers // _MEMORY_PARTS), 0
+        self.seen_mb = [server.memory_mb()]
+
+    def answered(self) -> None:
+        """One more answer is over."""
+        self._count += 1
+        if self._count % self._step == 0:
+            self.seen_mb.append(self._server.memory_mb())
 
 
 def spread(values: Sequence[float]) -> str:
@@ -146,8 +165,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         cpu = server.cpu_s()
         alone = asyncio.run(session(server.address, QUESTIONS[: arguments.sessions]))
         cpu_alone = (server.cpu_s() - cpu) / len(alone)
-        memory, cpu, began = server.memory_mb(), server.cpu_s(), time.perf_counter()
-        crowd = asyncio.run(together(server.address, arguments.sessions, arguments.turns))
+        watch = MemoryWatch(server, arguments.sessions * arguments.turns)
+        cpu, began = server.cpu_s(), time.perf_counter()
+        crowd = asyncio.run(together(server.address, arguments.sessions, arguments.turns, watch.answered))
         wall = time.perf_counter() - began
         cpu_crowd = (server.cpu_s() - cpu) / len(crowd)
         right = {answer.question: answer.text for answer in alone}
@@ -158,7 +178,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "other_answers": sum(right.get(a.question, a.text) != a.text for a in crowd),
             "cpu_s_per_answer": [cpu_alone, cpu_crowd],
             "wall_s": wall,
-            "memory_mb": [memory, server.memory_mb()],
+            "memory_mb": watch.seen_mb,
         }
     finally:
         server.stop()
@@ -173,9 +193,9 @@ def show(figures: dict[str, Any]) -> None:
     for label, key in (("first sound, s, p50 / p90", "first_sound_s"), ("whole answer, s, p50 / p90", "end_s")):
         table.add_row(label, *(spread([a[key] for a in figures[group]]) for group in ("alone", "together")))
     table.add_row("CPU seconds per answer", *(f"{value:.2f}" for value in figures["cpu_s_per_answer"]))
-    table.add_row("memory, MB, before / after", "", " / ".join(f"{value:.0f}" for value in figures["memory_mb"]))
     table.add_row("answers other than alone", "", str(figures["other_answers"]))
     Console().print(table)
+    print("memory, MB, before and at the end of each part:", *(f"{value:.0f}" for value in figures["memory_mb"]))
     alone, crowd = figures["cpu_s_per_answer"]
     print(f"{count} answers at once cost {count * crowd / alone:.1f} times one")
 

@@ -17,6 +17,7 @@ from anytalk.errors import AnytalkError
 from anytalk.model.talker import Talker
 from anytalk.serve.answers import Ended, Event, Failed, Job, Question, front_of
 from anytalk.serve.batch import Batch
+from anytalk.serve.heap import Heap
 from anytalk.serve.memory import Memory
 
 log = logging.getLogger("anytalk.serve")
@@ -38,6 +39,7 @@ class ModelThread:
         self._stride_frames = stride_frames
         self._on_columns = on_columns
         self._batch = Batch(talker.model)
+        self._heap = Heap()
         self._arrived = threading.Condition()
         self._new: deque[Job] = deque()
         self._preparing: deque[tuple[Job, Iterator[None]]] = deque()
@@ -115,9 +117,13 @@ class ModelThread:
                 while self._new:
                     job = self._new.popleft()
                     self._preparing.append((job, job.prepare(self.talker, self._stride_frames)))
+            before = len(self._preparing) + len(self._speaking)
             self._drop_cancelled()
             self._prepare_one()
             self._step()
+            left = len(self._preparing) + len(self._speaking)
+            if left < before:
+                self._heap.give_back(at_once=not left)
         for job in [*self._new, *(job for job, _ in self._preparing), *self._speaking]:
             job.emit(Failed("the server is going down", is_ours=True))
         self._new.clear()

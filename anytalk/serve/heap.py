@@ -1,0 +1,57 @@
+"""Memory that the C library keeps when tensors are gone, given back to the system.
+
+Caches grow by a column in each round, so every round frees blocks a little smaller than those that the next one needs.
+glibc keeps the holes, in the arena of the thread that made them, and early trimming (``M_TRIM_THRESHOLD``) gives back
+only what lies at the top of the first arena. ``malloc_trim`` gives back every whole page in all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from functools import cache
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """glibc's; None where there is none (musl, macOS, Windows)."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return lambda pad: int(trim(pad))
+
+
+class Heap:
+    """Gives memory back now and then.
+
+    Args:
+        pause_s: At least so long between two times: what is given back has to be fetched again.
+        trim: As ``malloc_trim``; None looks for the C library's.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        pause_s: float = 5.0,
+        trim: Callable[[int], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pause_s, self._trim, self._clock = pause_s, trim or _malloc_trim(), clock
+        self._last: float | None = None
+
+    def give_back(self, at_once: bool = False) -> bool:
+        """Give back what is free, unless it was done a moment ago; returns whether it was tried.
+
+        Args:
+            at_once: Whenever it was done last: nobody is waiting.
+        """
+        now = self._clock()
+        is_early = self._last is not None and now - self._last < self._pause_s
+        if self._trim is None or (is_early and not at_once):
+            return False
+        self._last = now
+        self._trim(0)
+        return True
