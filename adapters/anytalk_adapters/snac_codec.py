@@ -20,7 +20,8 @@ from anytalk.grid import snac_order
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
-from anytalk.plugins.sources import ModelSource, resolve
+from anytalk.plugins.sources import ModelSource, random_shapes, resolve
+from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.snac_format import snac_token_format
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
 from anytalk_adapters.snac_stream import SnacStream, SnacWeights
@@ -34,6 +35,21 @@ __all__ = ["SnacCodec", "load_snac"]
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+SNAC_24KHZ: dict[str, Any] = {
+    "sampling_rate": 24000,
+    "encoder_dim": 48,
+    "encoder_rates": [2, 4, 8, 8],
+    "decoder_dim": 1024,
+    "decoder_rates": [8, 8, 4, 2],
+    "attn_window_size": None,
+    "codebook_size": 4096,
+    "codebook_dim": 8,
+    "vq_strides": [4, 2, 1],
+    "noise": True,
+    "depthwise": True,
+}
+"""config.json of hubertsiuzdak/snac_24khz."""
+_TOY = SNAC_24KHZ | {"encoder_dim": 4, "decoder_dim": 64, "codebook_size": 64}
 
 
 class SnacCodec(Codec):
@@ -56,7 +72,8 @@ class SnacCodec(Codec):
 
         model: str = pydantic.Field(
             "hubertsiuzdak/snac_24khz",
-            description="Hub id, or a folder with config.json and model.safetensors or pytorch_model.bin.",
+            description="Hub id, or a folder with config.json and model.safetensors or pytorch_model.bin; random:24khz "
+            "has its shapes, to measure speed.",
         )
         noise: Literal["seeded", "off"] = pydantic.Field(
             "seeded", description="The decoder's noise: repeatable, or left out (slightly duller)."
@@ -96,7 +113,13 @@ class SnacCodec(Codec):
             WeightsError: files that are missing, damaged or not SNAC's.
             ConfigError: a SNAC model with local attention.
         """
-        model = load_snac(resolve(options.model, context.folder))
+        shapes = random_shapes(options.model, {"24khz": SNAC_24KHZ, "toy": _TOY})
+        if shapes is None:
+            model = load_snac(resolve(options.model, context.folder))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = SNAC(**shapes)
         seed = options.seed if options.noise == "seeded" else None
         return cls(model, seed, options.stream_context_frames).to(context.device)
 
@@ -134,6 +157,10 @@ class SnacCodec(Codec):
             return torch.zeros((len(codes), num_frames * self.samples_per_frame), device=codes.device)
         latents = self.model.quantizer.from_codes(snac_order.unflatten(codes, self.vq_strides))
         return decode_latents(self.model.decoder, latents, num_frames, first_frame, self.noise_seed)[:, 0]
+
+    def code_vectors(self) -> Tensor:
+        """(K,C,latent width): see :meth:`anytalk.plugins.contracts.Codec.code_vectors`."""
+        return stream_vectors(self.model.quantizer, self.vq_strides)
 
     def new_stream(self) -> CodecStream:
         """A :class:`SnacStream`, or one over windows of codes where `stream_context_frames` asks for less than all."""

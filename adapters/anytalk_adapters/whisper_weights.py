@@ -11,7 +11,7 @@ from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
 
 from anytalk.errors import WeightsError
-from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
+from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, random_shapes, resolve
 from anytalk_adapters.ctranslate2_file import parse_ctranslate2, whisper_state_dict
 
 __all__ = ["infer_dimensions", "load_whisper"]
@@ -19,6 +19,13 @@ __all__ = ["infer_dimensions", "load_whisper"]
 ACCEPTED = "give a Whisper name ('small'), a .pt file of openai-whisper, or a CTranslate2 folder or model.bin"
 HEAD_WIDTH = 64
 """Every published Whisper has heads of this width."""
+_RANDOM = {
+    name: vars(ModelDimensions(*sizes))
+    for name, sizes in {
+        "small": (80, 1500, 768, 12, 12, 51865, 448, 768, 12, 12),
+        "toy": (80, 1500, 64, 1, 1, 64, 8, 64, 1, 1),
+    }.items()
+}
 
 
 def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
@@ -26,7 +33,8 @@ def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
 
     Args:
         spec: A name of the whisper package (``"tiny.en"``; downloaded to its cache), an openai-whisper ``.pt`` file,
-            a folder with CTranslate2's ``model.bin``, that file itself, or ``package:`` pieces of it.
+            a folder with CTranslate2's ``model.bin``, that file itself, ``package:`` pieces of it, or
+            ``random:small``, which has its shapes and hears nothing.
         folder: What a relative path is relative to, before the current folder.
 
     Returns:
@@ -35,6 +43,11 @@ def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
     Raises:
         WeightsError: nothing there, truncated, or not Whisper.
     """
+    shapes = random_shapes(spec, _RANDOM)
+    if shapes is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Whisper(ModelDimensions(**shapes)).eval()
     if _is_whisper_name(spec, folder):
         return _load_named(spec)
     source = resolve(spec, folder)

@@ -51,6 +51,9 @@ def command(
     seed: int | None = typer.Option(None, help="Seed of the sampling."),
     stride: int = typer.Option(1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
     batch_parallel: bool = typer.Option(True, help="Text from a batch row of its own (paper 3.2)."),
+    arithmetic: str | None = typer.Option(
+        None, help="exact, fused, packed or int8 (see `anytalk bench precision`); default: what the talker says."
+    ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
@@ -80,6 +83,7 @@ def command(
         load_sounddevice()
     with err.status("loading torch and the talker ..."):
         from anytalk.decode.engine import DecodeOptions
+        from anytalk.decode.ready import make_talker_ready
         from anytalk.decode.sampling import SamplingOptions
         from anytalk.decode.session import Session
         from anytalk.model.talker import load_talker
@@ -102,6 +106,7 @@ def command(
         set_threads(threads)
         hears = question is not None or mic or interactive
         talker = load_talker(folder, device=choose_device(device), with_encoder=hears)
+        make_talker_ready(talker, arithmetic)
         session = Session(talker, stride_frames=stride)
     if config.weights is None and not text_only:
         note("this talker was never trained: its text is the base model's, its voice is noise (`anytalk train`)")

@@ -97,11 +97,16 @@ class Answer:
         stop = self.frames_ready if stop_frame is None else stop_frame
         if stop <= 0 or first_frame >= stop:
             return np.zeros((self.pattern.codec_streams, 0), dtype=np.int64)
+        # Only the columns of these frames are looked at, so that a frame costs the same late in a long answer.
+        recent = self.columns[first_frame * self.pattern.steps_per_frame :]
+        codes = self.pattern.undo(np.stack(recent, axis=1), stop - first_frame, len(self.text_ids))
+        if self._is_legal(codes).all():
+            return codes
         codes = self.pattern.undo(np.stack(self.columns, axis=1), stop, len(self.text_ids))
-        legal = (codes >= 0) & (codes < self.pattern.codec_codebook_size)
-        if not legal.all():
-            codes = _repaired(codes, legal)
-        return codes[:, first_frame:]
+        return _repaired(codes, self._is_legal(codes))[:, first_frame:]
+
+    def _is_legal(self, codes: np.ndarray) -> np.ndarray:
+        return (codes >= 0) & (codes < self.pattern.codec_codebook_size)
 
 
 def no_mark(name: str) -> None:
@@ -114,6 +119,14 @@ def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
         return logits
     is_legal = torch.arange(logits.shape[-1], device=logits.device) <= layout.eot
     return logits.masked_fill(~is_legal, -torch.inf)
+
+
+def _shared_columns(tokens: Tensor) -> int:
+    """How many columns in front are the same in all of several rows (R,S,T), the last one never counted."""
+    if tokens.shape[0] == 1:
+        return 0
+    differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
+    return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1
 
 
 def _repaired(codes: np.ndarray, legal: np.ndarray) -> np.ndarray:
@@ -146,7 +159,8 @@ class Generation:
             prompts: One prompt, or two for batch-parallel decoding: the one that speaks, then the text-only one.
             speech: Speech embeddings (L,D), one for each span of the prompt.
             audio_out: Whether the answer is spoken.
-            given_text: Text ids (without the end) that are spoken instead of generated (T1A1).
+            given_text: Text ids (without the end) that are spoken instead of generated (T1A1), or that were heard
+                (A1T1).
             speaker: Row of the speaker embedding.
             mark: Called with ``"prefilled"`` when the prompt has been read.
         """
@@ -179,6 +193,9 @@ class Generation:
     def __iter__(self) -> Iterator[Column]:
         """Generate to the end."""
         answer = self.answer
+        if self.is_given:
+            yield from self._given()
+            return
         hidden, cache = self._prefill()
         self.mark("prefilled")
         for index in range(self.options.max_columns):
@@ -197,6 +214,22 @@ class Generation:
         answer.finish_reason = "length"
 
     # ---- one column, for whoever runs the model for several answers at once
+
+    @property
+    def is_given(self) -> bool:
+        """Whether all of the answer is known, so that nothing has to be run: a given text that isn't spoken."""
+        return self.given_text is not None and not self.audio_out
+
+    def _given(self) -> Iterator[Column]:
+        self.mark("prefilled")
+        for index in range(self.options.max_columns):
+            column = self.choose(None, None, index)
+            if column is not None:
+                yield column
+            if column is None or self.is_done(index):
+                self.answer.finish_reason = "stop"
+                return
+        self.answer.finish_reason = "length"
 
     @property
     def writes(self) -> bool:
@@ -239,10 +272,19 @@ class Generation:
         device = self.model.device
         tokens = torch.from_numpy(np.stack([p.tokens for p in self.prompts])).to(device)
         spans = [[(s, e) for (s, _), e in zip(p.speech_spans, self.speech, strict=True)] for p in self.prompts]
-        cache = self.model.new_cache(self._rows, tokens.shape[2] + self.options.max_columns, int(self.audio_out))
+        most = tokens.shape[2] + self.options.max_columns
         embeds, audio = self.model.embed(GridBatch(tokens, spans))
         if not self._alone:
+            shared = _shared_columns(tokens)
+            cache = self.model.new_cache(1 if shared else self._rows, most, int(self.audio_out))
+            if shared:
+                # Both rows have read the same so far: it is read once, and what is remembered of it copied.
+                states = self.model.backbone(embeds[:1, :shared], cache.backbone)
+                self.model.speak(states, None if audio is None else audio[:1, :shared], cache, int(self.audio_out))
+                cache.backbone.keep_rows([0] * self._rows)
+                embeds, audio = embeds[:, shared:], None if audio is None else audio[:, shared:]
             return self.model.run(embeds, audio, cache, int(self.audio_out)), cache
+        cache = self.model.new_cache(self._rows, most, int(self.audio_out))
         # The answer begins behind the prompt's last column, in which no text token of the answer stands.
         pads = torch.full_like(tokens[:, self.model.layout.text_row, -1:], self.model.layout.pad_t)
         return self._run_alone(embeds, pads, None if audio is None else audio[:, -1:], cache), cache
@@ -299,7 +341,7 @@ class Generation:
         layout, answer = self.model.layout, self.answer
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
-        window = max(sampling.repetition_window for sampling in self._audio_sampling)
+        window = max(s.repetition_window if s.repetition_penalty != 1.0 else 0 for s in self._audio_sampling)
         recent = torch.from_numpy(np.stack(answer.columns[-window:], axis=1)) if answer.columns and window else None
         num_frames = answer.num_frames
         for stream, sampling in enumerate(self._audio_sampling):

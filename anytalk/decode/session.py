@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anytalk.decode.engine import Answer, DecodeOptions, Generation, no_mark
+from anytalk.decode.overlap import OverlappedStream
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
@@ -77,6 +78,7 @@ class Session:
     Attributes:
         talker: Who answers.
         stride_frames: Codec frames per piece of sound; more is cheaper, fewer is sooner.
+        overlap: Let the codec work in a thread of its own while the next columns are computed; the same sound.
         mark: Called with a name when a part of an answer is done, for whoever takes the time: ``"encoded"`` (speech is
             embedded; also for typed questions), ``"prefilled"``, ``"first_frame"`` (a whole frame of codes is there)
             and ``"first_sound"``.
@@ -84,6 +86,7 @@ class Session:
 
     talker: Talker
     stride_frames: int = 1
+    overlap: bool = False
     mark: Callable[[str], None] = no_mark
     _turns: list[Turn] = field(default_factory=list)
     _speech: list[Tensor] = field(default_factory=list)
@@ -143,10 +146,14 @@ class Session:
         tokenizer = talker.model.backbone.tokenizer
         heard = embeds[: len(prompt.speech_spans)]
         generation = begin_generation(talker, task, turn, prompt, heard, options, speaker_row, self.mark)
-        mouth = Mouth(talker, started, self.mark) if task.audio_out else None
+        mouth = Mouth(talker, started, self.mark, self.overlap) if task.audio_out else None
         said = ""
+        num_read = 0
         for _ in generation:
-            delta = text_delta(tokenizer.decode(generation.answer.text_ids), said)
+            ids = generation.answer.text_ids
+            # Decoding all ids again is needed for new ones only: not in the columns behind the text's end.
+            delta = text_delta(tokenizer.decode(ids), said) if len(ids) > num_read else ""
+            num_read = len(ids)
             if delta:
                 said += delta
                 yield TextDelta(delta)
@@ -174,9 +181,10 @@ class Session:
 class Mouth:
     """Turns the frames of an answer into sound as they become ready, and counts them."""
 
-    def __init__(self, talker: Talker, started: float, mark: Callable[[str], None]) -> None:
+    def __init__(self, talker: Talker, started: float, mark: Callable[[str], None], overlap: bool = False) -> None:
         self.mark = mark
-        self.stream = talker.codec.new_stream()
+        stream = talker.codec.new_stream()
+        self.stream = OverlappedStream(stream) if overlap else stream
         self.device = talker.device
         self.started = started
         self.num_frames = 0
@@ -237,6 +245,8 @@ def begin_generation(
     """
     given = None
     if task.answer == "question" and turn.speech_columns:
+        adapter = talker.model.input_adapter
+        given = adapter.words(heard[-1]) if adapter is not None else None
         options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))
     elif task.answer == "question":
         given = talker.model.backbone.tokenizer.encode(turn.text or "")

@@ -35,6 +35,7 @@ __all__ = [
     "PackedMatrix",
     "Peaks",
     "PlainMatrix",
+    "balance",
     "make_matrix",
     "make_ready",
     "peaks_of",
@@ -55,12 +56,12 @@ class PlainMatrix(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach(), persistent=False)
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """See the class."""
-        return F.linear(rows, cast("Tensor", self.weight), cast("Tensor | None", self.bias))
+        return F.linear(rows, self.weight, cast("Tensor | None", self.bias))
 
 
 class PackedMatrix(nn.Module):
@@ -72,6 +73,7 @@ class PackedMatrix(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.num_outputs = int(weight.shape[0])
+        self.weight = _stand_in(weight)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _FEWEST_ROWS)
         self.bias = None if bias is None else bias.detach().clone()
 
@@ -101,11 +103,12 @@ class Int8Matrix(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None) -> None:
         super().__init__()
         self.num_outputs = int(weight.shape[0])
+        self.weight = _stand_in(weight)
         self.bias = None if bias is None else bias.detach().clone()
         weight = weight.detach().float()
         self.shrink: Tensor | None = None
         if peaks is not None:
-            factor = _balance(weight, peaks)
+            factor = balance(weight, peaks)
             weight, self.shrink = weight * factor, 1 / factor
         scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY)
         with warnings.catch_warnings():
@@ -133,8 +136,18 @@ class Int8Matrix(nn.Module):
         return made.view(*rows.shape[:-1], self.num_outputs)
 
 
-def _balance(weight: Tensor, peaks: Tensor) -> Tensor:
-    """(in,) what weights are multiplied by, 1 on average."""
+def _stand_in(weight: Tensor) -> nn.Parameter:
+    """Without values, for parts that ask a matrix of theirs for its dtype or device."""
+    return nn.Parameter(weight.detach().new_empty(0), requires_grad=False)
+
+
+def balance(weight: Tensor, peaks: Tensor) -> Tensor:
+    """(in,), 1 on average: weights (out,in) times it, and inputs divided by it, lose least in 8 bits.
+
+    Args:
+        weight: (out,in).
+        peaks: (in,), see :class:`Int8Matrix`.
+    """
     columns = weight.abs().amax(dim=0).clamp_min(1e-6)
     factor = (peaks.float().clamp_min(1e-6) / columns).sqrt()
     return factor / factor.log().mean().exp()

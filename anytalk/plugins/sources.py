@@ -6,6 +6,7 @@
 ``model.gguf``, ``x.pt``       a local file
 ``package:NAME/PATH``          a file or folder inside an installed Python package
 ``package:A/x+B/y``            several files that are one file cut into pieces, joined when read
+``random:NAME``                no weights at all: the true shapes of a model, filled at random, to measure speed
 =============================  =====================================================================
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 from anytalk.errors import WeightsError
 
 PACKAGE_PREFIX = "package:"
+RANDOM_PREFIX = "random:"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 # Distributions whose name differs from the module they install, for the hint of a missing package.
 _DISTRIBUTION_OF = {"whisper": "openai-whisper"}
@@ -75,6 +77,27 @@ class ModelSource:
             raise WeightsError(f"'{self.spec}' can't be read: {error}", "check the path and its permissions") from None
 
 
+def random_shapes(spec: str, known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The shapes that ``random:NAME`` asks for; None for a model that has weights.
+
+    Args:
+        spec: A model as it was named.
+        known: Shapes by name.
+
+    Raises:
+        WeightsError: a name that isn't known.
+    """
+    if not spec.startswith(RANDOM_PREFIX):
+        return None
+    name = spec[len(RANDOM_PREFIX) :]
+    if name not in known:
+        raise WeightsError(
+            f"there are no random weights '{name}' for this part",
+            f"known: {', '.join(RANDOM_PREFIX + n for n in known)}",
+        )
+    return known[name]
+
+
 def resolve(spec: str, folder: Path | None = None) -> ModelSource:
     """Find what a model name means.
 
@@ -87,6 +110,10 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
     """
     if not spec.strip():
         raise WeightsError("a model name is empty", "give a hub id, a folder, a file or package:NAME/PATH")
+    if spec.startswith(RANDOM_PREFIX):
+        raise WeightsError(
+            f"'{spec}' can't be used here", "only a part that knows these shapes can fill them at random"
+        )
     if spec.startswith(PACKAGE_PREFIX):
         pieces = spec[len(PACKAGE_PREFIX) :].split("+")
         return ModelSource(spec, tuple(_in_package(piece.strip(), spec) for piece in pieces))

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.plugins.contracts import BackboneStates
-from anytalk.plugins.matrices import Arithmetic, Peaks, make_matrix
+from anytalk.plugins.matrices import Arithmetic, Peaks, balance, make_matrix
 from anytalk_backbones.fixed_cache import FixedCache
 
 _FAMILIES = ("llama", "qwen2")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotations that depend on the position alone, not on how long the text is."""
+_TURNS = 2048
+"""Positions whose angles are computed at once, at least."""
 
 
 def can_be_lean(decoder: nn.Module) -> bool:
@@ -58,14 +60,13 @@ class LeanDecoder(nn.Module):
         self.width = int(first.shape[1])
         self.rotary = source.rotary_emb
         self.layers = nn.ModuleList(_LeanLayer(layer, arithmetic, peaks or {}) for layer in source.layers)
-        self.register_buffer("norm", source.norm.weight.detach().clone(), persistent=False)
+        self.norm = nn.Parameter(source.norm.weight.detach().clone(), requires_grad=False)
         self.eps = float(source.norm.variance_epsilon)
         self._turns: tuple[Tensor, Tensor] | None = None
 
     def new_cache(self, batch_size: int, max_steps: int) -> FixedCache:
         """An empty cache with room for `max_steps`."""
-        like = cast("Tensor", self.norm)
-        return FixedCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, like)
+        return FixedCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, self.norm)
 
     def forward(self, hidden: Tensor, cache: FixedCache | None = None) -> BackboneStates:
         """(B,T,D) -> states before and after the final norm; with a cache the T steps follow those it holds.
@@ -82,15 +83,16 @@ class LeanDecoder(nn.Module):
         for number, layer in enumerate(self.layers):
             memory = None if cache is None else cache.store[number]
             hidden = layer(hidden, turn, mask, memory, start, self.num_heads, self.group)
-        return BackboneStates(hidden, F.rms_norm(hidden, (self.width,), cast("Tensor", self.norm), self.eps))
+        return BackboneStates(hidden, _normed(hidden, self.norm, self.eps))
 
     def _turn(self, start: int, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of these positions, (T,1,w/2) each."""
+        """Cosines and sines of these positions, (T,1,w) each; the sines of the first half are negative."""
         if self._turns is None or self._turns[0].shape[0] < start + steps:
-            positions = torch.arange(max(start + steps, 2048), device=like.device)[None]
+            positions = torch.arange(max(2 * (start + steps), _TURNS), device=like.device)[None]
             cos, sin = self.rotary(like, positions)
             half = self.head_width // 2
-            self._turns = cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous()
+            sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+            self._turns = cos[0, :, None].contiguous(), sin[0, :, None].contiguous()
         return self._turns[0][start : start + steps], self._turns[1][start : start + steps]
 
     def _mask(self, start: int, steps: int, device: torch.device) -> Tensor | None:
@@ -105,12 +107,20 @@ class _LeanLayer(nn.Module):
     def __init__(self, layer: Any, arithmetic: Arithmetic, peaks: Peaks) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = _joined(arithmetic, peaks, attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out = _joined(arithmetic, peaks, attention.o_proj)
-        self.gate_up = _joined(arithmetic, peaks, mlp.gate_proj, mlp.up_proj)
-        self.down = _joined(arithmetic, peaks, mlp.down_proj)
-        self.register_buffer("norm_1", layer.input_layernorm.weight.detach().clone(), persistent=False)
-        self.register_buffer("norm_2", layer.post_attention_layernorm.weight.detach().clone(), persistent=False)
+        norm_1 = layer.input_layernorm.weight.detach().clone()
+        norm_2 = layer.post_attention_layernorm.weight.detach().clone()
+        qkv, gate_up = _join(attention.q_proj, attention.k_proj, attention.v_proj), _join(mlp.gate_proj, mlp.up_proj)
+        out, down = _join(attention.o_proj), _join(mlp.down_proj)
+        if arithmetic == "int8" and mlp.down_proj in peaks:
+            # What `Int8Matrix` would do to its inputs in each step is done here, once, to what makes them.
+            gate_up.shrink_outputs(down.grow_inputs(peaks[mlp.down_proj]))
+            norm_1 /= qkv.grow_inputs(peaks[attention.q_proj])
+            norm_2 /= gate_up.grow_inputs(peaks[mlp.gate_proj])
+        self.qkv, self.out, self.gate_up, self.down = (
+            make_matrix(arithmetic, joined.weight, joined.bias) for joined in (qkv, out, gate_up, down)
+        )
+        self.norm_1 = nn.Parameter(norm_1, requires_grad=False)
+        self.norm_2 = nn.Parameter(norm_2, requires_grad=False)
         self.eps = float(layer.input_layernorm.variance_epsilon)
 
     def forward(
@@ -124,36 +134,59 @@ class _LeanLayer(nn.Module):
         group: int,
     ) -> Tensor:
         """(B,T,D) -> (B,T,D); `memory` (2,B,H,max,w) gets this layer's keys and values."""
-        batch, steps, width = hidden.shape
-        norm_1, norm_2 = cast("Tensor", self.norm_1), cast("Tensor", self.norm_2)
-        mixed = self.qkv(F.rms_norm(hidden, (width,), norm_1, self.eps)).view(batch, steps, (group + 2) * num_heads, -1)
-        turned = _rotate(mixed[:, :, : (group + 1) * num_heads], *turn)  # queries and keys
-        query = turned[:, :, : group * num_heads].view(batch, steps, num_heads, group, -1)
+        batch, steps, _ = hidden.shape
+        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(batch, steps, (group + 2) * num_heads, -1)
+        _rotate(mixed[:, :, : (group + 1) * num_heads], *turn)  # queries and keys
         # (B,H,G*T,w): the queries that share a key head are rows of one attention.
-        query = query.permute(0, 2, 3, 1, 4).reshape(batch, num_heads, group * steps, -1)
-        key = turned[:, :, group * num_heads :].transpose(1, 2)
-        value = mixed[:, :, (group + 1) * num_heads :].transpose(1, 2)
+        query = mixed[:, :, : group * num_heads].view(batch, steps, num_heads, group, -1).permute(0, 2, 3, 1, 4)
+        query = query.reshape(batch, num_heads, group * steps, -1)
+        # (2,B,H,T,w): keys and values.
+        held = mixed[:, :, group * num_heads :].view(batch, steps, 2, num_heads, -1).permute(2, 0, 3, 1, 4)
         if memory is not None:
-            memory[0, :, :, start : start + steps] = key
-            memory[1, :, :, start : start + steps] = value
-            key, value = memory[0, :, :, : start + steps], memory[1, :, :, : start + steps]
-        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            memory[:, :, :, start : start + steps] = held
+            held = memory[:, :, :, : start + steps]
+        heard = F.scaled_dot_product_attention(query, held[0], held[1], attn_mask=mask)
         heard = heard.view(batch, num_heads, group, steps, -1).permute(0, 3, 1, 2, 4).reshape(batch, steps, -1)
         hidden = hidden + self.out(heard)
-        gate, up = self.gate_up(F.rms_norm(hidden, (width,), norm_2, self.eps)).chunk(2, dim=-1)
-        return hidden + cast("Tensor", self.down(F.silu(gate) * up))
+        gate, up = self.gate_up(_normed(hidden, self.norm_2, self.eps)).chunk(2, dim=-1)
+        return hidden + cast("Tensor", self.down(F.silu(gate).mul_(up)))
 
 
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the halves of (B,T,n,w) against each other by the angles of each step."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+def _normed(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over the last axis, in fewer operations than torch's own takes on a CPU."""
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
+    scale: Tensor = length.square_().mul_(1 / hidden.shape[-1]).add_(eps).rsqrt_()
+    return (hidden * scale).to(hidden.dtype).mul_(weight)
 
 
-def _joined(arithmetic: Arithmetic, peaks: Peaks, *linears: nn.Linear) -> nn.Module:
-    """One matrix whose outputs are those of all linears, in their order; all of them have the same input."""
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Turn the halves of (B,T,n,w) against each other by the angles of each step, in place."""
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    heads.mul_(cos).addcmul_(swapped, sin)
+
+
+class _Joined:
+    """Linears with the same input as one matrix, whose outputs are theirs in their order."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, last: int) -> None:
+        self.weight, self.bias, self.last = weight, bias, last
+
+    def grow_inputs(self, peaks: Tensor) -> Tensor:
+        """Multiply the weights by what balances them with these inputs, which must then be divided by it."""
+        factor = balance(self.weight, peaks)
+        self.weight *= factor
+        return factor
+
+    def shrink_outputs(self, factor: Tensor) -> None:
+        """Divide the outputs of the last linear."""
+        self.weight[-self.last :] /= factor[:, None]
+        if self.bias is not None:
+            self.bias[-self.last :] /= factor
+
+
+def _join(*linears: nn.Linear) -> _Joined:
     weight = torch.cat([linear.weight.detach() for linear in linears])
-    if all(linear.bias is None for linear in linears):
-        return make_matrix(arithmetic, weight, None, peaks.get(linears[0]))
-    biases = [weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in linears]
-    return make_matrix(arithmetic, weight, torch.cat(biases), peaks.get(linears[0]))
+    bias = None
+    if any(linear.bias is not None for linear in linears):
+        bias = torch.cat([weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in linears])
+    return _Joined(weight, bias, linears[-1].out_features)

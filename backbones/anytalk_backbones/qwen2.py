@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from anytalk.plugins.sources import ModelSource
+import torch
+import transformers
+
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import torch_dtype
+from anytalk.plugins.sources import ModelSource, random_shapes
 from anytalk_backbones import gguf_file
 from anytalk_backbones.causal_lm import CausalLMBackbone
 
@@ -22,9 +27,34 @@ QWEN2_0_5B: dict[str, Any] = {
 }
 """``Qwen2Config(**QWEN2_0_5B)``: the reference size (config.json of Qwen/Qwen2-0.5B)."""
 
+_TINY: dict[str, Any] = QWEN2_0_5B | {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+}
+
 
 class Qwen2Backbone(CausalLMBackbone):
-    """Qwen2 and Qwen2.5 of any size."""
+    """Qwen2 and Qwen2.5 of any size; ``model: random:0.5b`` has the shapes of Qwen2-0.5B and knows nothing."""
+
+    @classmethod
+    def build(cls, options: CausalLMBackbone.Options, context: BuildContext) -> Self:
+        """Load the weights, or draw them.
+
+        Raises:
+            WeightsError: weights that are missing, damaged or of the wrong kind.
+        """
+        shapes = random_shapes(options.model, {"0.5b": QWEN2_0_5B, "tiny": _TINY})
+        if shapes is None:
+            return super().build(options, context)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            lm: Any = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shapes))
+        # Bytes: a tokenizer that needs no files. Its ids are few, which speed doesn't depend on.
+        backbone = cls(lm.eval().to(torch_dtype(context.dtype)), transformers.ByT5Tokenizer())
+        return backbone.to(context.device)
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
