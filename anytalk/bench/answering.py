@@ -1,0 +1,145 @@
+"""One spoken answer with a clock around each of its parts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from anytalk.bench.paced import PacedGeneration
+from anytalk.bench.stopwatch import Stopwatch, timed_parts
+from anytalk.decode.engine import DecodeOptions
+from anytalk.decode.session import Mouth, embed_speech
+from anytalk.grid.prompts import Turn
+from anytalk.grid.tasks import TASKS
+from anytalk.model.talker import Talker
+
+FIRST_SOUND = ("encode", "prefill", "delay", "codec")
+"""What the first sound waits for: ears, the prompt, columns until a whole frame of codes, the codec's look-ahead."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an answer is.
+
+    Attributes:
+        text_columns: Columns with text: batch-parallel.
+        audio_columns: Columns behind the text's end.
+    """
+
+    text_columns: int = 48
+    audio_columns: int = 48
+
+    @property
+    def columns(self) -> int:
+        """All of them."""
+        return self.text_columns + self.audio_columns
+
+
+@dataclass
+class Timed:
+    """What an answer took.
+
+    Attributes:
+        watch: Laps: the first one is the prompt's, then one for each step.
+        marks: Seconds from the question to the moments of :class:`anytalk.decode.session.Session`.
+        wall_s: From the question to the last sample.
+        audio_s: Seconds of sound.
+        cache_bytes: Memory that backbone and output adapter reserved; 0 for caches that grow.
+    """
+
+    watch: Stopwatch
+    marks: dict[str, float]
+    wall_s: float
+    audio_s: float
+    cache_bytes: int
+
+    def first_sound(self) -> dict[str, float]:
+        """Seconds of each of :data:`FIRST_SOUND`."""
+        moments = [0.0, *(self.marks[n] for n in ("encoded", "prefilled", "first_frame", "first_sound"))]
+        return {name: after - before for name, before, after in zip(FIRST_SOUND, moments, moments[1:], strict=False)}
+
+
+@torch.no_grad()
+def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, overlap: bool = False) -> Timed:
+    """Answer a spoken question as a :class:`anytalk.decode.session.Session` does, at a pace.
+
+    Args:
+        talker: Who answers.
+        wave: (N,) float32 at the encoder's rate.
+        pace: Length of the answer.
+        overlap: Whether the codec works in a thread of its own.
+    """
+    watch = Stopwatch(talker.device)
+    marks: dict[str, float] = {}
+    began = watch.now()
+
+    def mark(name: str) -> None:
+        marks.setdefault(name, watch.now() - began)
+
+    watch.start()
+    speech = embed_speech(talker, wave)
+    mark("encoded")
+    prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=speech.shape[0])])
+    prompts = [prompt] if talker.model.speaks_alone else [prompt, talker.prompts.text_only_row(prompt)]
+    generation = PacedGeneration(
+        talker.model,
+        talker.config.grid.delay_pattern(),
+        DecodeOptions(max_columns=pace.columns, rule="staircase"),
+        prompts,
+        [speech],
+        audio_out=True,
+        speaker=talker.speaker_index(None),
+        mark=mark,
+        text_columns=pace.text_columns,
+    )
+    mouth = Mouth(talker, time.perf_counter(), mark, overlap)
+    caches = _Caches(talker)
+    generation.choose = watch.around("sampling", generation.choose)  # type: ignore[method-assign]
+    say = watch.around("codec", lambda last: list(mouth.say(generation.answer, last)))
+    with timed_parts(talker, watch), caches:
+        for _ in generation:
+            if generation.answer.frames_ready > mouth.num_frames:
+                say(False)
+            watch.lap()
+    say(True)
+    return Timed(watch, marks, watch.now() - began, mouth.num_samples / talker.codec.sample_rate_hz, caches.num_bytes)
+
+
+class _Caches:
+    """Looks at the caches that a model makes while it answers."""
+
+    def __init__(self, talker: Talker) -> None:
+        self.model, self.num_bytes = talker.model, 0
+
+    def __enter__(self) -> None:
+        make = self.model.new_cache
+
+        def watched(*args: int, **kwargs: int) -> object:
+            cache = make(*args, **kwargs)
+            self._held = cache
+            return cache
+
+        self.model.new_cache = watched  # type: ignore[method-assign,assignment]
+
+    def __exit__(self, *_: object) -> None:
+        del self.model.new_cache
+        parts = (self._held.backbone, self._held.output_adapter)
+        self.num_bytes = sum(int(getattr(part, "num_bytes", 0)) for part in parts)
+
+
+def merged(answers: Sequence[Timed], first: int, stop: int | None) -> Stopwatch:
+    """The laps of several answers together, those from `first` to `stop` of each."""
+    watch = Stopwatch()
+    for timed in answers:
+        watch.laps += timed.watch.laps[first:stop]
+    return watch
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one; 0 for none."""
+    return statistics.median(values) if values else 0.0

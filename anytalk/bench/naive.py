@@ -1,0 +1,113 @@
+"""The straightforward loop that speed is compared with: Mini-Omni's own, step by step, on the same talker.
+
+Thirty seconds are encoded whatever was said. Both rows read the whole prompt, all logits of all its positions are
+computed, and both rows run to the end, output adapter and audio heads included. The cache grows. Every four frames the
+codec decodes those four alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from anytalk.decode.session import embed_speech
+from anytalk.errors import ConfigError
+from anytalk.grid.prompts import Turn
+from anytalk.grid.tasks import TASKS
+from anytalk.model.talk_model import GridBatch
+from anytalk.model.talker import Talker
+
+STRIDE_FRAMES = 4
+"""Frames per piece of sound, as released."""
+
+
+@dataclass
+class NaiveAnswer:
+    """What the loop took.
+
+    Attributes:
+        encode_s: Until the question was embedded.
+        prefill_s: Of the prompt.
+        steps_s: Of each step, its share of the codec not counted.
+        codec_s: Of each piece of sound.
+        first_audio_s: From the question to the first piece.
+    """
+
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    steps_s: list[float] = field(default_factory=list)
+    codec_s: list[float] = field(default_factory=list)
+    first_audio_s: float = 0.0
+
+
+@torch.no_grad()
+def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveAnswer:
+    """Answer a spoken question, greedily, for so many columns; at least those of the first piece of sound.
+
+    Args:
+        talker: One that was not made ready, whose audio is fed back into the backbone.
+        wave: (N,) float32 at the encoder's rate.
+        num_columns: Answer columns at least.
+
+    Raises:
+        ConfigError: a talker that the original's loop doesn't fit.
+    """
+    model, layout = talker.model, talker.model.layout
+    if model.speaks_alone:
+        raise ConfigError("the original's loop can't run a talker whose backbone doesn't hear its own speech")
+    made = NaiveAnswer()
+    began = time.perf_counter()
+    speech = _encode_padded(talker, wave)
+    made.encode_s = time.perf_counter() - began
+    prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=speech.shape[0])])
+    rows = [prompt, talker.prompts.text_only_row(prompt)]
+    tokens = torch.from_numpy(np.stack([row.tokens for row in rows])).to(talker.device)
+    spans = [[(start, speech) for start, _ in row.speech_spans] for row in rows]
+    pattern = talker.config.grid.delay_pattern()
+    first_piece = pattern.lag(layout.num_audio_streams - 1) + STRIDE_FRAMES * pattern.steps_per_frame
+    num_columns = max(num_columns, first_piece)
+    cache = model.new_cache(2, tokens.shape[2] + num_columns, 2)
+    columns: list[np.ndarray] = []
+    num_said = 0
+    for number in range(num_columns):
+        clock = time.perf_counter()
+        embeds, audio = model.embed(GridBatch(tokens, spans))
+        hidden = model.run(embeds, audio, cache, 2)
+        assert hidden.audio is not None
+        text_logits, audio_logits = model.text_logits(hidden.states.normed), model.audio_logits(hidden.audio)
+        text = int(text_logits[1, -1].argmax())
+        columns.append(audio_logits[0, :, -1, : layout.codebook_size].argmax(dim=-1).cpu().numpy())
+        tokens = torch.full((2, layout.num_streams, 1), layout.pad_a, device=talker.device)
+        tokens[:, layout.text_row] = text
+        tokens[0, : layout.text_row, 0] = torch.from_numpy(columns[-1]).to(talker.device)
+        spans = []
+        if number == 0:
+            made.prefill_s = time.perf_counter() - clock
+        else:
+            made.steps_s.append(time.perf_counter() - clock)
+        ready = pattern.frames_ready(len(columns))
+        if ready - num_said >= STRIDE_FRAMES:
+            clock = time.perf_counter()
+            codes = pattern.undo(np.stack(columns, axis=1), ready, first_frame=num_said)
+            talker.codec.decode(torch.from_numpy(codes)[None].to(talker.device))
+            made.codec_s.append(time.perf_counter() - clock)
+            made.first_audio_s = made.first_audio_s or time.perf_counter() - began
+            num_said = ready
+    return made
+
+
+def _encode_padded(talker: Talker, wave: np.ndarray) -> torch.Tensor:
+    """(L,D), from 30 s of sound where the encoder can be told to hear so much."""
+    encoder: Any = talker.model.encoder
+    before = getattr(encoder, "pad_to_30s", None)
+    if encoder is None or before is None:
+        return embed_speech(talker, wave)
+    encoder.pad_to_30s = True
+    try:
+        return embed_speech(talker, wave)
+    finally:
+        encoder.pad_to_30s = before

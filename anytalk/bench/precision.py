@@ -1,0 +1,173 @@
+"""What another arithmetic costs: how far its logits are from the exact ones, on answers that the exact model gives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.ready import make_talker_ready
+from anytalk.evaluate.grids import kl_per_token
+from anytalk.grid.prompts import Prompt, Turn
+from anytalk.grid.tasks import TASKS
+from anytalk.model.talk_model import GridBatch
+from anytalk.model.talker import Talker
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Why is the sky blue?",
+    "How do I make a cup of tea?",
+    "Write a short story about a dog that can fly.",
+    "What is the difference between a crocodile and an alligator?",
+    "Explain how a bicycle stays upright.",
+    "Name three things that I should take on a hike.",
+    "What is seventeen times six?",
+    "Translate 'good morning' into German.",
+    "Who wrote Romeo and Juliet, and when?",
+    "Give me a recipe for pancakes.",
+    "Why do leaves change their colour in autumn?",
+)
+
+
+@dataclass
+class _Answers:
+    """What one talker says: ids of each greedy answer, and logits along given grids."""
+
+    ids: list[list[int]] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
+    text: list[Tensor] = field(default_factory=list)
+    audio: list[Tensor] = field(default_factory=list)
+
+
+@torch.no_grad()
+def measure_precision(
+    make: Callable[[], Talker],
+    arithmetics: Sequence[str],
+    *,
+    questions: Sequence[str] = QUESTIONS,
+    max_tokens: int = 64,
+    told: Callable[[str], None] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
+    """Compare arithmetics with ``exact``, on typed questions.
+
+    The exact talker answers greedily, aloud. Along these answers, column by column, the logits of each arithmetic are
+    compared with the exact ones; then it answers by itself.
+
+    Args:
+        make: Loads the talker anew.
+        arithmetics: Which.
+        questions: Typed.
+        max_tokens: Columns of each answer.
+        told: Called with what begins now.
+
+    Returns:
+        For each arithmetic: ``positions`` compared; ``text_kl`` (mean, nats) and ``text_agreement`` (share of positions
+        where the likeliest token is the same), ``audio_kl`` and ``audio_agreement`` likewise over all streams (None for
+        a talker whose backbone doesn't hear its own speech); ``same_start``: the mean share of an answer, in tokens,
+        until the talker's own greedy text leaves the exact one.
+    """
+    told("exact answers")
+    exact = make()
+    wanted = _answers(exact, questions, max_tokens)
+    grids = [(prompt, ids, columns) for prompt, ids, columns in _grids(exact, questions, wanted)]
+    wanted.text, wanted.audio = _logits(exact, grids)
+    del exact
+    found: dict[str, dict[str, Any]] = {}
+    for arithmetic in arithmetics:
+        told(arithmetic)
+        talker = make_talker_ready(make(), arithmetic)
+        text, audio = _logits(talker, grids)
+        own = _answers(talker, questions, max_tokens)
+        found[arithmetic] = {
+            "positions": sum(len(t) for t in text),
+            **_compare("text", wanted.text, text),
+            **_compare("audio", wanted.audio, audio),
+            "same_start": float(np.mean([_same_start(a, b) for a, b in zip(wanted.ids, own.ids, strict=True)])),
+        }
+    return found
+
+
+def _prompt(talker: Talker, question: str) -> Prompt:
+    return talker.prompts.prompt(TASKS["T1A2"], [Turn("user", question, speech_columns=0)])
+
+
+def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answers:
+    made = _Answers()
+    pattern = talker.config.grid.delay_pattern()
+    options = DecodeOptions(max_columns=max_tokens)
+    for question in questions:
+        prompt = _prompt(talker, question)
+        rows = [prompt] if talker.model.speaks_alone else [prompt, talker.prompts.text_only_row(prompt)]
+        generation = Generation(
+            talker.model,
+            pattern,
+            options,
+            rows,
+            [],
+            audio_out=True,
+            speaker=talker.speaker_index(None),
+        )
+        for _ in generation:
+            if generation.answer.text_ended:
+                break
+        made.ids.append(list(generation.answer.text_ids))
+        made.columns.append(np.stack(generation.answer.columns, axis=1))
+    return made
+
+
+def _grids(talker: Talker, questions: Sequence[str], wanted: _Answers) -> list[tuple[Prompt, np.ndarray, np.ndarray]]:
+    """For each answer: its prompt, its text row (n,) and its audio columns (K,n), those with text."""
+    end = talker.model.layout.end_of_text_id
+    made = []
+    for question, ids, columns in zip(questions, wanted.ids, wanted.columns, strict=True):
+        text = np.array([*ids, end][: columns.shape[1]], dtype=np.int64)
+        made.append((_prompt(talker, question), text, columns[:, : len(text)]))
+    return made
+
+
+def _logits(
+    talker: Talker, grids: Sequence[tuple[Prompt, np.ndarray, np.ndarray]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Along given answers: text logits (n,V) of the text-only row, audio logits (K*n,C) of the row that speaks."""
+    model, layout = talker.model, talker.model.layout
+    texts, audios = [], []
+    for prompt, text, columns in grids:
+        first = prompt.num_columns - 1
+        answer = np.full((2, layout.num_streams, len(text) - 1), layout.pad_a, dtype=np.int64)
+        answer[:, layout.text_row] = text[:-1]
+        answer[0, : layout.text_row] = columns[:, :-1]
+        prompts = np.stack([prompt.tokens, copy.copy(talker.prompts.text_only_row(prompt).tokens)])
+        tokens = torch.from_numpy(np.concatenate([prompts, answer], axis=2)).to(talker.device)
+        if model.speaks_alone:
+            tokens = tokens[1:]
+        embeds, audio = model.embed(GridBatch(tokens))
+        hidden = model.run(embeds, audio, None, 0 if model.speaks_alone else 1)
+        texts.append(model.text_logits(hidden.states.normed[-1:, first:])[0].float())
+        if hidden.audio is not None:
+            logits = model.audio_logits(hidden.audio[:, first:])[0, :, :, : layout.codebook_size]
+            audios.append(logits.flatten(0, 1).float())
+    return texts, audios
+
+
+def _compare(name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, float | None]:
+    if not wanted:
+        return {f"{name}_kl": None, f"{name}_agreement": None}
+    divergence = torch.cat([kl_per_token(a, b) for a, b in zip(wanted, found, strict=True)])
+    same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(wanted, found, strict=True)])
+    return {f"{name}_kl": float(divergence.mean()), f"{name}_agreement": float(same.double().mean())}
+
+
+def _same_start(wanted: Sequence[int], found: Sequence[int]) -> float:
+    """The share of an answer before another one leaves it; 1 for the same answer."""
+    if list(wanted) == list(found):
+        return 1.0
+    same = 0
+    while same < min(len(wanted), len(found)) and wanted[same] == found[same]:
+        same += 1
+    return same / max(len(wanted), len(found))

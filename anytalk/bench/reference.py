@@ -1,0 +1,44 @@
+"""The stack that speed is told of: the paper's, at its true shapes, filled at random, so that nothing is downloaded.
+
+Qwen2-0.5B, Whisper small, a two-layer input adapter, six output blocks, parallel heads, SNAC at 24 kHz, eight streams.
+Speed doesn't depend on what weights say. What they say is noise: no answer ends, and no sound is speech.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anytalk.model.assemble import assemble
+from anytalk.model.config import TalkerConfig
+from anytalk.model.talker import Talker
+from anytalk.plugins.registry import Registry, default_registry
+
+SIZES = {
+    "reference": {"backbone": "0.5b", "encoder": "small", "codec": "24khz", "blocks": 6, "codes": 4096, "width": 768},
+    "tiny": {"backbone": "tiny", "encoder": "toy", "codec": "toy", "blocks": 1, "codes": 64, "width": 64},
+}
+"""``tiny`` is for tests: the same kinds of parts, and figures that mean nothing."""
+
+
+def reference_config(size: str = "reference") -> TalkerConfig:
+    """The configuration of the reference stack; `size` is one of :data:`SIZES`."""
+    made: dict[str, Any] = SIZES[size]
+    return TalkerConfig.model_validate(
+        {
+            "backbone": {"name": "qwen2", "options": {"model": f"random:{made['backbone']}"}},
+            "encoder": {"name": "whisper", "options": {"model": f"random:{made['encoder']}"}},
+            "encoder_width": made["width"],
+            "input_adapter": {"name": "mlp"},
+            "output_adapter": {"name": "blocks", "options": {"num_blocks": made["blocks"]}},
+            "heads": {"name": "parallel"},
+            "codec": {"name": "snac", "options": {"model": f"random:{made['codec']}"}},
+            "grid": {"codec_streams": 7, "codebook_size": made["codes"], "prompt": "raw"},
+        }
+    )
+
+
+def reference_talker(size: str = "reference", registry: Registry | None = None) -> Talker:
+    """The reference stack, in memory only."""
+    registry = registry or default_registry()
+    config = reference_config(size)
+    return Talker(config, assemble(config, registry), registry)

@@ -1,0 +1,87 @@
+"""Where the time of an answer goes: a clock around each part of a talker."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from anytalk.model.talker import Talker
+
+STEP_SEGMENTS = ("backbone", "output_adapter", "text_head", "audio_heads", "sampling", "codec", "other")
+"""What a step of an answer is made of, in the order of the line."""
+
+
+@dataclass
+class Stopwatch:
+    """Adds up seconds by segment.
+
+    Attributes:
+        seconds: Of each segment since the last :meth:`lap`.
+        laps: One mapping for each lap: a step.
+    """
+
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=dict)
+    laps: list[dict[str, float]] = field(default_factory=list)
+    _began: float = 0.0
+
+    def start(self) -> None:
+        """Forget what was taken; the first lap begins."""
+        self.seconds, self.laps = {}, []
+        self._began = self.now()
+
+    def now(self) -> float:
+        """Seconds; waits for what a GPU still has to do."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def lap(self) -> None:
+        """End a step: ``wall`` is all of it, ``other`` what no segment claimed."""
+        now = self.now()
+        wall = now - self._began
+        self.laps.append({**self.seconds, "wall": wall, "other": wall - sum(self.seconds.values())})
+        self.seconds, self._began = {}, now
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function with a clock around it."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = self.now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - began
+
+        return timed
+
+    def medians(self, first: int = 0, stop: int | None = None) -> dict[str, float]:
+        """The median of each segment, and of ``wall``, over some of the laps."""
+        laps = self.laps[first:stop]
+        names = [*STEP_SEGMENTS, "wall"]
+        return {n: statistics.median([lap.get(n, 0.0) for lap in laps]) for n in names} if laps else {}
+
+
+@contextmanager
+def timed_parts(talker: Talker, watch: Stopwatch) -> Iterator[None]:
+    """Put clocks around a talker's parts; they are taken off again at the end."""
+    model = talker.model
+    places: list[tuple[Any, str, str]] = [
+        (model.backbone, "forward", "backbone"),
+        (model.output_adapter, "forward", "output_adapter"),
+        (model, "text_logits", "text_head"),
+        (model, "audio_logits", "audio_heads"),
+    ]
+    for owner, method, segment in places:
+        setattr(owner, method, watch.around(segment, getattr(owner, method)))
+    try:
+        yield
+    finally:
+        for owner, method, _ in places:
+            delattr(owner, method)

