@@ -103,6 +103,34 @@ def test_cache_memory_is_what_is_stated() -> None:
     assert round(cache.num_bytes / 1e6) == 50
 
 
+def test_a_cache_that_pretends_has_room_for_what_it_says() -> None:
+    lean = LeanDecoder(decoder_of(), "fused")
+    cache = lean.new_cache(1, 10)
+    cache.pretend(8)
+    assert cache.length == 8
+    assert torch.isfinite(lean(torch.randn(1, 2, 48), cache).normed).all()
+    with pytest.raises(ConfigError, match="11 steps don't fit"):
+        cache.pretend(1)
+
+
+def test_int8_balances_what_is_large() -> None:
+    decoder = decoder_of()
+    with torch.no_grad():
+        decoder.layers[0].input_layernorm.weight[7] *= 40
+        decoder.layers[1].mlp.up_proj.weight[3] *= 40
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    embeds = torch.randn(2, 30, 48)
+    with peaks_of(decoder) as peaks:
+        wanted = decoder(inputs_embeds=embeds).last_hidden_state
+    errors = []
+    for known in ({}, peaks):
+        found = LeanDecoder(decoder, "int8", known)(embeds).normed
+        errors.append(float((found - wanted).norm() / wanted.norm()))
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.06
+    assert all(torch.equal(before[name], tensor) for name, tensor in decoder.state_dict().items())
+
+
 def test_rows_that_stay_in_place_are_not_copied() -> None:
     cache = FixedCache(1, 3, 1, 4, 2, torch.zeros(1))
     memory = cache.store.data_ptr()

@@ -28,6 +28,8 @@ from anytalk_adapters.snac_noise import KEYS_PER_SEED, position_noise
 
 __all__ = ["SnacStream", "SnacWeights"]
 
+_NOISE_AHEAD = 32
+"""Noise is computed for so many pieces like the present one."""
 Step = Callable[[Tensor, bool], Tensor]
 """(T,C) and whether nothing follows -> (T',C') what is final now."""
 
@@ -201,11 +203,17 @@ class _Noise:
 
     def __init__(self, matrix: nn.Module, key: int) -> None:
         self.matrix, self.key, self.position = matrix, key, 0
+        self.ahead: Tensor | None = None  # noise of the positions from `position` on
 
     def __call__(self, rows: Tensor, is_last: bool) -> Tensor:
-        noise = position_noise(self.position, rows.shape[0], self.key, rows.device)
-        self.position += rows.shape[0]
-        return torch.addcmul(rows, self.matrix(rows), noise[:, None].to(rows.dtype))
+        count = rows.shape[0]
+        if self.ahead is None or self.ahead.shape[0] < count:
+            # Many positions at once: for a few, the forty operations cost more than what they compute.
+            made = position_noise(self.position, _NOISE_AHEAD * max(count, 1), self.key, rows.device)
+            self.ahead = made[:, None].to(rows.dtype)
+        noise, self.ahead = self.ahead[:count], self.ahead[count:]
+        self.position += count
+        return torch.addcmul(rows, self.matrix(rows), noise)
 
 
 class _Residual:

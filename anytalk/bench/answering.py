@@ -65,13 +65,14 @@ class Timed:
 
 
 @torch.no_grad()
-def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, overlap: bool = False) -> Timed:
+def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, stride_frames: int = 1, overlap: bool = False) -> Timed:
     """Answer a spoken question as a :class:`anytalk.decode.session.Session` does, at a pace.
 
     Args:
         talker: Who answers.
         wave: (N,) float32 at the encoder's rate.
         pace: Length of the answer.
+        stride_frames: Codec frames per piece of sound behind the first.
         overlap: Whether the codec works in a thread of its own.
     """
     watch = Stopwatch(talker.device)
@@ -103,7 +104,7 @@ def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, overlap: bool = Fals
     say = watch.around("codec", lambda last: list(mouth.say(generation.answer, last)))
     with timed_parts(talker, watch), caches:
         for _ in generation:
-            if generation.answer.frames_ready > mouth.num_frames:
+            if mouth.is_due(generation.answer, stride_frames):
                 say(False)
             watch.lap()
     say(True)

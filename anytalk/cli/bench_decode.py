@@ -29,6 +29,7 @@ def command(
     text_columns: int = typer.Option(48, min=2, help="Answer columns with text (batch-parallel)."),
     audio_columns: int = typer.Option(48, min=12, help="Answer columns behind the text's end."),
     repeats: int = typer.Option(2, min=1, help="Answers that count; one more runs before them."),
+    stride: int = typer.Option(2, min=1, help="Codec frames per piece of sound behind the first."),
     overlap: bool = typer.Option(False, help="Let the codec work in a thread of its own."),
     length: list[int] = typer.Option([], help="Also time a step this late in a conversation. May be repeated."),
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
@@ -52,6 +53,7 @@ def command(
             pace=Pace(text_columns, audio_columns),
             repeats=repeats,
             baseline=baseline,
+            stride_frames=stride,
             overlap=overlap,
             lengths=tuple(sorted(length)),
         )
@@ -122,7 +124,7 @@ def _show_segments(figures: dict[str, Any]) -> None:
         for name in two
     ]
     columns = ("segment", "text and speech, ms", "share", "text ended, ms")
-    out.print(table("where a step goes (medians)", columns, rows, numbers=columns[1:]))
+    out.print(table("where a step goes", columns, rows, numbers=columns[1:]))
     first = figures["segments"]["first_sound_s"]
     base = figures.get("baseline_segments", {})
     rows_first = [(name, f"{first[name]:.3f}", _seconds(base.get(f"{name}_s"))) for name in first]

@@ -77,7 +77,7 @@ class Session:
 
     Attributes:
         talker: Who answers.
-        stride_frames: Codec frames per piece of sound; more is cheaper, fewer is sooner.
+        stride_frames: Codec frames per piece of sound; more is cheaper, fewer is sooner. The first piece never waits.
         overlap: Let the codec work in a thread of its own while the next columns are computed; the same sound.
         mark: Called with a name when a part of an answer is done, for whoever takes the time: ``"encoded"`` (speech is
             embedded; also for typed questions), ``"prefilled"``, ``"first_frame"`` (a whole frame of codes is there)
@@ -157,7 +157,7 @@ class Session:
             if delta:
                 said += delta
                 yield TextDelta(delta)
-            if mouth is not None and generation.answer.frames_ready - mouth.num_frames >= self.stride_frames:
+            if mouth is not None and mouth.is_due(generation.answer, self.stride_frames):
                 yield from mouth.say(generation.answer)
         whole = tokenizer.decode(generation.answer.text_ids)
         if whole.startswith(said) and whole != said:
@@ -190,6 +190,10 @@ class Mouth:
         self.num_frames = 0
         self.num_samples = 0
         self.first_audio_s: float | None = None
+
+    def is_due(self, answer: Answer, stride_frames: int) -> bool:
+        """Whether enough frames are ready for the next piece: one until the first sound, then `stride_frames`."""
+        return answer.frames_ready - self.num_frames >= (1 if self.first_audio_s is None else stride_frames)
 
     def say(self, answer: Answer, is_last: bool = False) -> Iterator[AudioDelta]:
         """What is ready and was not said yet; with `is_last` also what the codec holds back."""

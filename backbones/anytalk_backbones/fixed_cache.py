@@ -66,6 +66,11 @@ class FixedCache:
             )
         self.length += steps
 
+    def pretend(self, steps: int) -> None:
+        """Hold noise for more steps, as if they had been read: how a late step is timed without reading so much."""
+        self.reserve(steps)
+        self.store[..., self.length - steps : self.length, :].normal_()
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these batch rows, in this order; a row that is named twice is copied."""
         rows = list(rows)
