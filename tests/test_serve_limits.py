@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,8 @@ import websockets
 from serve_lab import MANUAL, Running, begin_answer, forever, is_idle, run, running, slow_down, talking
 from talkers import make_talker
 from websockets.asyncio.client import connect
+
+from anytalk.serve.limits import Admission
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,45 @@ def test_a_full_server_says_so_and_a_place_comes_back(slow: Running) -> None:
 
     run(talk())
     slow.wait_until(lambda: is_idle(slow))
+
+
+def test_who_leaves_a_full_server_may_come_back_at_once() -> None:
+    """Whoever closes a connection knows it before the server has cleared up behind it."""
+
+    async def talk(server: Running) -> None:
+        for _ in range(10):
+            connection = await connect(f"ws://{server.address}/v1/realtime")
+            assert json.loads(await connection.recv())["type"] == "session.created"
+            await connection.close()
+        async with server.client() as client:
+            for _ in range(5):
+                await client.chat.completions.create(
+                    model="tiny", messages=[{"role": "user", "content": "x"}], max_completion_tokens=2
+                )
+
+    with running(make_talker(), max_sessions=1) as server:
+        run(talk(server))
+
+
+def test_a_newcomer_waits_a_moment_for_one_who_leaves() -> None:
+    async def come(admission: Admission) -> float:
+        asked = time.monotonic()
+        await admission.wait_for_leaving()
+        return time.monotonic() - asked
+
+    async def leave(admission: Admission) -> None:
+        with admission.place():
+            newcomer = asyncio.create_task(come(admission))
+            await asyncio.sleep(0.1)
+            assert not newcomer.done()
+        assert await newcomer < 0.4
+        assert admission.taken == 0
+        with admission.place():
+            assert 0.4 < await come(admission) < 1.5, "who stays is not waited for"
+            admission.is_closed = True
+            assert await come(admission) < 0.1
+
+    run(leave(Admission(1)))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
 async def _realtime(state: ServerState, socket: WebSocket) -> None:
     await socket.accept(subprotocol=chosen_subprotocol(dict(socket.scope)))
     try:
+        await state.admission.wait_for_leaving()
         with state.admission.place():
             await RealtimeSession(state, socket).run()
     except RequestError as error:

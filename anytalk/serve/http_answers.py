@@ -44,6 +44,7 @@ async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Ev
     Raises:
         RequestError: no place is left, or the answer failed.
     """
+    await state.admission.wait_for_leaving()
     with state.admission.place():
         status = "cancelled"
         try:

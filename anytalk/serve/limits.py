@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -12,6 +13,9 @@ from contextlib import contextmanager
 from anytalk.serve.errors import RequestError
 
 _MAX_KNOWN_ADDRESSES = 10_000
+_LEAVING_S = 0.5
+"""How long a newcomer waits for somebody who is leaving."""
+_LOOK_S = 0.01
 
 
 class TokenBucket:
@@ -27,14 +31,14 @@ class TokenBucket:
         self._rate, self._burst, self._clock = per_second, burst, clock
         self._left, self._at = burst, clock()
 
-    def take(self) -> bool:
-        """Whether one more is allowed now."""
+    def take(self, count: float = 1) -> bool:
+        """Whether so many more are allowed now."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._left < 1:
+        if self._left < count:
             return False
-        self._left -= 1
+        self._left -= count
         return True
 
 
@@ -73,6 +77,16 @@ class Admission:
 
     def __init__(self, places: int) -> None:
         self.places, self.taken, self.is_closed = places, 0, False
+
+    async def wait_for_leaving(self) -> None:
+        """Where no place is left, wait a moment for one.
+
+        A client knows that its connection is closed, or its answer complete, a little before its place is free here:
+        its next request must not be refused for its own sake.
+        """
+        end = time.monotonic() + _LEAVING_S
+        while self.taken >= self.places and not self.is_closed and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_S)
 
     @contextmanager
     def place(self) -> Iterator[None]:
