@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,56 @@ def test_the_talkers_transcript_of_the_user(server: Running) -> None:
 
 
 # Items
+
+
+def test_what_the_user_said_is_given_back(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it is kept: of two turns the server here keeps one."""
+    said = pcm(question()[: 24_000 * 2])
+
+    async def talk() -> None:
+        async with talking(server, **MANUAL, **SMALL) as client:
+            items = client.connection.conversation.item
+            await client.say(said)
+            await client.connection.input_audio_buffer.commit()
+            first = (await client.until("conversation.item.added")).item
+            assert first.content[0].audio is None, "it is shown when it is asked for"
+            await items.retrieve(item_id=first.id)
+            shown = (await client.until("conversation.item.retrieved")).item.content[0]
+            back = np.frombuffer(base64.b64decode(shown.audio), dtype="<i2").astype(np.float64)
+            sent = np.frombuffer(said, dtype="<i2").astype(np.float64)
+            assert abs(len(back) - len(sent)) < 240
+            # What lies above 8 kHz is gone, because that is all that the ears hear.
+            assert np.corrcoef(back[: len(sent)], sent[: len(back)])[0, 1] > 0.95
+            content = [{"type": "input_audio", "audio": base64.b64encode(said).decode()}]
+            await items.create(item={"type": "message", "role": "user", "content": content, "id": "second"})
+            await items.retrieve(item_id="second")
+            assert (await client.until("conversation.item.retrieved")).item.content[0].audio is not None
+            await items.retrieve(item_id=first.id)
+            assert (await client.until("conversation.item.retrieved")).item.content[0].audio is None
+            response, sound = await client.answer()
+            assert response.output
+            assert sound
+
+    monkeypatch.setattr(server.state, "settings", replace(server.state.settings, max_sound_s=3.0))
+    run(talk())
+
+
+def test_sound_is_not_given_back_without_end(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk() -> None:
+        async with talking(server, **MANUAL) as client:
+            await client.say(pcm(question()[: 24_000 * 2]))
+            await client.connection.input_audio_buffer.commit()
+            item = (await client.until("conversation.item.added")).item
+            for _ in range(40):
+                await client.connection.conversation.item.retrieve(item_id=item.id)
+            told = [await client.next() for _ in range(1 + 40)][1:]  # behind `conversation.item.done`
+            assert {event.type for event in told} == {"conversation.item.retrieved", "error"}
+            assert {event.error.code for event in told if event.type == "error"} == {"rate_limit_exceeded"}
+            response, _ = await client.answer(max_output_tokens=3)
+            assert response.output, "the session goes on"
+
+    monkeypatch.setattr(server.state, "settings", replace(server.state.settings, max_sound_s=3.0))
+    run(talk())
 
 
 def test_items_are_shown_moved_and_deleted(server: Running, asked: list[Question]) -> None:

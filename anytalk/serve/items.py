@@ -13,6 +13,8 @@ import numpy as np
 
 from anytalk.serve.answers import Said, Speech
 from anytalk.serve.errors import RequestError
+from anytalk.serve.kept_sound import KeptSound
+from anytalk.serve.sound import WireFormat
 
 MS_PER_CHARACTER = 65
 """Of English speech; tells how much of an answer was heard that was cut off before all its sound was made."""
@@ -34,6 +36,7 @@ class Item:
         role: ``"user"``, ``"assistant"`` or ``"system"``.
         text: Typed or generated text; of a spoken question its transcript, once it is known.
         speech: Of a spoken question.
+        sound: What was said in it, while it is kept; see :class:`Conversation`.
         audio_ms: Length of the answer's sound that was made; None for an answer in text.
         heard_ms: How much of it the user heard; None for all.
         is_whole: Whether all of the answer's sound was made.
@@ -44,16 +47,23 @@ class Item:
     id: str = field(default_factory=lambda: new_id("item"))
     text: str | None = None
     speech: Speech | None = None
+    sound: KeptSound | None = None
     audio_ms: int | None = None
     heard_ms: int | None = None
     is_whole: bool = True
     status: str = "completed"
 
-    def shown(self) -> dict[str, Any]:
-        """As the protocol shows it."""
+    def shown(self, sound_as: WireFormat | None = None) -> dict[str, Any]:
+        """As the protocol shows it.
+
+        Args:
+            sound_as: Show also what the user said, in this format, if it is still kept.
+        """
         part: dict[str, Any]
         if self.speech is not None:
             part = {"type": "input_audio", "transcript": self.text}
+            if sound_as is not None and self.sound is not None:
+                part["audio"] = base64.b64encode(self.sound.encoded(sound_as)).decode()
         elif self.role != "assistant":
             part = {"type": "input_text", "text": self.text or ""}
         elif self.audio_ms is not None:
@@ -96,11 +106,12 @@ class Conversation:
 
     Args:
         max_items: The oldest few are dropped when there are more.
+        max_sound_s: Of what the user said so much sound is kept; older turns keep what the model needs of them.
     """
 
-    def __init__(self, max_items: int) -> None:
+    def __init__(self, max_items: int, max_sound_s: float = 0.0) -> None:
         self.id = new_id("conv")
-        self.max_items = max_items
+        self.max_items, self.max_sound_s = max_items, max_sound_s
         self.items: list[Item] = []
 
     def add(self, item: Item, after: str | None = None) -> str | None:
@@ -120,6 +131,7 @@ class Conversation:
         previous = self.items[place - 1].id if place else None
         if len(self.items) > self.max_items:
             del self.items[:_DROPPED_AT_ONCE]
+        self._drop_old_sound()
         return previous
 
     def find(self, item_id: str, param: str = "item_id") -> Item:
@@ -162,6 +174,15 @@ class Conversation:
         """The conversation as turns."""
         return turns_of(self.items)
 
+    def _drop_old_sound(self) -> None:
+        left_s = self.max_sound_s
+        for item in reversed(self.items):
+            if item.sound is None:
+                continue
+            left_s -= item.sound.seconds
+            if left_s < 0:
+                item.sound = None
+
 
 def turns_of(items: Sequence[Item]) -> list[Said]:
     """Items as turns; answers of which nothing was heard were never given."""
@@ -173,7 +194,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
 
     Args:
         given: The item object.
-        decode: Base64 of a spoken question -> :class:`~anytalk.serve.answers.Speech`.
+        decode: Base64 of a spoken question -> :class:`~anytalk.serve.answers.Speech`, and its sound to be kept.
         max_text_chars: Longest text.
 
     Raises:
@@ -198,7 +219,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
         if part_kind == "input_audio" and role == "user":
             if not isinstance(part.get("audio"), str):
                 raise RequestError("'audio' must be base64", "missing_required_parameter", f"{param}.audio")
-            item.speech = decode(part["audio"], f"{param}.audio")
+            item.speech, item.sound = decode(part["audio"], f"{param}.audio")
         elif part_kind in _TEXT_KINDS[role]:
             texts.append(_text(part.get("text"), f"{param}.text"))
         elif part_kind == "output_audio" and role == "assistant":

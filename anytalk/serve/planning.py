@@ -12,6 +12,7 @@ from anytalk.serve.answers import Question, Said, Speech
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.events import ResponseOptions
 from anytalk.serve.items import Conversation, Item, read_item, turns_of
+from anytalk.serve.kept_sound import KeptSound
 from anytalk.serve.response import ResponsePlan
 from anytalk.serve.session_options import SessionOptions, one_modality, speaker_of, tokens_of, wire_format
 from anytalk.serve.state import ServerState
@@ -22,13 +23,12 @@ def task_for(turns: list[Said], spoken: bool) -> Task:
     return TASKS[("A1" if turns[-1].speech is not None else "T1") + ("A2" if spoken else "T2")]
 
 
-def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, tail: np.ndarray | None = None) -> Speech:
+def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float) -> Speech:
     """Sound that came -> a spoken question.
 
     Raises:
         RequestError: too short, too long or silent.
     """
-    wave = wave if tail is None else np.concatenate([wave, tail])
     try:
         check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
     except AnytalkError as error:
@@ -111,7 +111,7 @@ def _turns(state: ServerState, wanted: ResponseOptions, conversation: Conversati
     if wanted.input is None:
         return conversation.turns()
 
-    def refuse(_data: str, param: str) -> Speech:
+    def refuse(_data: str, param: str) -> tuple[Speech, KeptSound]:
         raise RequestError("sound in response.input is given by item_reference", "unsupported_value", param)
 
     items = []

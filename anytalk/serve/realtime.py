@@ -19,7 +19,8 @@ from anytalk.errors import AnytalkError
 from anytalk.serve import events as e
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.input_buffer import InputBuffer
-from anytalk.serve.items import Conversation, Item, from_base64, new_id, read_item
+from anytalk.serve.items import Conversation, Item, from_base64, joined, new_id, read_item
+from anytalk.serve.kept_sound import KeptSound
 from anytalk.serve.limits import TokenBucket
 from anytalk.serve.memory import Memory
 from anytalk.serve.outbox import Outbox, SlowClientError
@@ -35,6 +36,8 @@ log = logging.getLogger("anytalk.serve")
 _TICK_S = 0.1
 _PIECE_MS = 100
 """Sound is looked at in pieces of this length, so that a long append doesn't hold up other clients."""
+_SHOWN_S_PER_S = 10.0
+"""Seconds of the user's sound that are given back in a second; in bursts twice as much as is kept."""
 _SILENCE = "..."
 """What a user says who lets the idle timeout pass."""
 
@@ -54,7 +57,7 @@ class RealtimeSession:
         self.id = new_id("sess")
         talker = state.talker
         self.options = SessionOptions(model=state.model_name, instructions=talker.config.grid.system or "")
-        self.conversation = Conversation(self.settings.max_items)
+        self.conversation = Conversation(self.settings.max_items, self.settings.max_sound_s)
         self.memory = Memory()
         self.outbox = Outbox(socket.send_text, self.settings.max_unsent_bytes, self.settings.send_timeout_s)
         self.buffer = InputBuffer(self.options.input_format(), self._vad(), state.max_turn_s)
@@ -65,6 +68,7 @@ class RealtimeSession:
         self._began = self._last_word = time.monotonic()
         self._quiet_since = time.monotonic()
         self._rate = TokenBucket(self.settings.events_per_second, 10 * self.settings.events_per_second)
+        self._shown_s = TokenBucket(_SHOWN_S_PER_S, 2 * self.settings.max_sound_s)
         self._handlers: dict[type[e.ClientEvent], Callable[[Any], None]] = {
             e.SessionUpdate: self._update,
             e.Commit: lambda _: self._commit(),
@@ -207,7 +211,8 @@ class RealtimeSession:
     def _commit(self) -> None:
         rate_hz = self.state.ear_rate_hz
         wave = self.buffer.take()
-        item = Item("user", id=self._turn_item, speech=speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s))
+        speech = speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s)
+        item = Item("user", id=self._turn_item, speech=speech, sound=KeptSound(wave, VAD_RATE_HZ))
         self._turn_item = new_id("item")
         previous = self.conversation.add(item)
         self.outbox.put("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
@@ -263,8 +268,8 @@ class RealtimeSession:
         def decode(data: str, param: str) -> Any:
             wire, rate_hz = self.options.input_format(), self.state.ear_rate_hz
             decoder = WireDecoder(wire, rate_hz)
-            wave = decoder.push(from_base64(data, param))
-            return speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s, tail=decoder.flush())
+            wave = joined([decoder.push(from_base64(data, param)), decoder.flush()])
+            return speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s), KeptSound(wave, rate_hz)
 
         item = read_item(event.item, decode, self.settings.max_text_chars)
         self._tell_item(item, self.conversation.add(item, event.previous_item_id))
@@ -289,7 +294,11 @@ class RealtimeSession:
         self.outbox.put("conversation.item.deleted", item_id=event.item_id)
 
     def _retrieve(self, event: e.ItemRetrieve) -> None:
-        self.outbox.put("conversation.item.retrieved", item=self.conversation.find(event.item_id).shown())
+        item = self.conversation.find(event.item_id)
+        # Encoding it holds up everybody else.
+        if item.sound is not None and not self._shown_s.take(item.sound.seconds):
+            raise RequestError("too much sound was asked for in so short a time; wait a moment", "rate_limit_exceeded")
+        self.outbox.put("conversation.item.retrieved", item=item.shown(sound_as=self.options.input_format()))
 
     # ---- responses
 
