@@ -53,7 +53,8 @@ class Lane:
         group.owners.remove(owner)
         if not group.owners:
             self._groups.remove(group)
-            return group.cache
+            # Taken, too: what is kept between turns needs no room for an answer.
+            return group.cache.take(0) if isinstance(group.cache, JoinableCache) else group.cache
         if not isinstance(group.cache, JoinableCache):
             return None
         taken = group.cache.take(row)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from anytalk.plugins.contracts import BackboneStates
 from anytalk.plugins.matrices import Arithmetic, Peaks, balance, make_matrix
 from anytalk_backbones.fixed_cache import FixedCache
+from anytalk_backbones.slot_cache import SlotCache, ragged_places
 
 _FAMILIES = ("llama", "qwen2")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -64,9 +65,9 @@ class LeanDecoder(nn.Module):
         self.eps = float(source.norm.variance_epsilon)
         self._turns: tuple[Tensor, Tensor] | None = None
 
-    def new_cache(self, batch_size: int, max_steps: int) -> FixedCache:
+    def new_cache(self, batch_size: int, max_steps: int) -> SlotCache:
         """An empty cache with room for `max_steps`."""
-        return FixedCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, self.norm)
+        return SlotCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, self.norm)
 
     def forward(self, hidden: Tensor, cache: FixedCache | None = None) -> BackboneStates:
         """(B,T,D) -> states before and after the final norm; with a cache the T steps follow those it holds.
@@ -78,8 +79,11 @@ class LeanDecoder(nn.Module):
         start = 0 if cache is None else cache.length
         if cache is not None:
             cache.reserve(steps)
-        turn = self._turn(start, steps, hidden)
-        mask = self._mask(start, steps, hidden.device)
+        empty = cache.empty if isinstance(cache, SlotCache) else None
+        if empty is None:
+            turn, mask = self._turn(start, steps, hidden), self._mask(start, steps, hidden.device)
+        else:
+            turn, mask = self._ragged(empty, start, steps, hidden)
         for number, layer in enumerate(self.layers):
             memory = None if cache is None else cache.store[number]
             hidden = layer(hidden, turn, mask, memory, start, self.num_heads, self.group)
@@ -94,6 +98,13 @@ class LeanDecoder(nn.Module):
             sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
             self._turns = cos[0, :, None].contiguous(), sin[0, :, None].contiguous()
         return self._turns[0][start : start + steps], self._turns[1][start : start + steps]
+
+    def _ragged(self, empty: list[int], start: int, steps: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """The same for rows of unequal length: (B,T,1,w) twice, and numbers to add to scores (B,1,G*T,L)."""
+        cos, sin = self._turn(0, start + steps, like)
+        places, seen = ragged_places(empty, start, steps, like.device)
+        hides = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+        return (cos[places], sin[places]), hides.repeat(1, self.group, 1)[:, None]
 
     def _mask(self, start: int, steps: int, device: torch.device) -> Tensor | None:
         """(G*T, L) bool, which steps each step sees; None where a single one sees all."""
