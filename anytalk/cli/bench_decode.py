@@ -23,7 +23,7 @@ def command(
     talker: str = typer.Argument(
         "reference", help="Talker folder, or 'reference': the paper's stack at its true shapes, filled at random."
     ),
-    arithmetic: str = typer.Option("int8", help="exact, fused, packed or int8."),
+    arithmetic: str = typer.Option("int8", help="exact, fused, graphs, packed or int8."),
     baseline: bool = typer.Option(False, "--baseline", help="Also run the straightforward loop, and tell ratios."),
     question: float = typer.Option(3.0, min=0.2, max=30.0, help="Seconds of the spoken question."),
     text_columns: int = typer.Option(48, min=2, help="Answer columns with text (batch-parallel)."),

@@ -52,7 +52,8 @@ def command(
     stride: int = typer.Option(1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
     batch_parallel: bool = typer.Option(True, help="Text from a batch row of its own (paper 3.2)."),
     arithmetic: str | None = typer.Option(
-        None, help="exact, fused, packed or int8 (see `anytalk bench precision`); default: what the talker says."
+        None,
+        help="exact, fused, graphs, packed or int8 (see `anytalk bench precision`); default: what the talker says.",
     ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),

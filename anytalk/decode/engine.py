@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytalk.decode.sampling import GREEDY, SamplingOptions, choose
+from anytalk.decode.sampling import GREEDY, SamplingOptions, choose, on_host
 from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
@@ -248,8 +248,8 @@ class Generation:
             The column; None where the rule ``"original"`` ends before it.
         """
         answer = self.answer
-        text = self._next_text(text_logits, index)
-        audio = self._next_audio(audio_logits, index) if audio_logits is not None else None
+        text = self._next_text(None if text_logits is None else on_host(text_logits), index)
+        audio = None if audio_logits is None else self._next_audio(on_host(audio_logits), index)
         if self._original_end(text, audio, index):
             return None
         ends_text = text == self.model.layout.end_of_text_id and not self._ignores_end(index)

@@ -1,8 +1,8 @@
 """Make a talker ready for nothing but answering: the matrices of a decoding step in another arithmetic.
 
-``exact`` leaves it as it is: text is bit-identical to the base model's. ``fused`` and ``packed`` are float32 (or what
-the weights are in) and equal to rounding; ``int8`` trades some exactness, which ``anytalk bench precision`` measures,
-for four times less memory to read in each step. See :mod:`anytalk.plugins.matrices`.
+``exact`` leaves it as it is: text is bit-identical to the base model's. ``fused``, ``graphs`` and ``packed`` are
+float32 (or what the weights are in) and equal to rounding; ``int8`` trades some exactness, which
+``anytalk bench precision`` measures, for four times less memory to read in each step. See :mod:`anytalk.plugins.matrices`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
 
     Args:
         talker: Changed in place.
-        arithmetic: ``exact``, ``fused``, ``packed`` or ``int8``; None: what its configuration says.
+        arithmetic: ``exact`` or one of :data:`anytalk.plugins.matrices.ARITHMETICS`; None: what its configuration says.
 
     Returns:
         The same talker.

@@ -45,6 +45,11 @@ class SamplingOptions:
 GREEDY = SamplingOptions()
 
 
+def on_host(logits: Tensor) -> Tensor:
+    """Logits where tokens are chosen: a GPU is waited for once, not once for each stream."""
+    return logits.cpu()
+
+
 def choose(
     logits: Tensor, options: SamplingOptions, recent: Tensor | None, generator: torch.Generator | None
 ) -> Tensor:

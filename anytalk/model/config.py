@@ -126,10 +126,10 @@ class TalkerConfig(_Model):
     decode_rule: Literal["staircase", "original"] = Field(
         "staircase", description="'staircase' enforces legal tokens; 'original' decodes as Mini-Omni does."
     )
-    arithmetic: Literal["exact", "fused", "packed", "int8"] = Field(
+    arithmetic: Literal["exact", "fused", "graphs", "packed", "int8"] = Field(
         "exact",
-        description="How answers are computed: 'exact' as the base model does; 'fused' and 'packed' (CPU) faster and "
-        "equal to rounding; 'int8' (CPU) fastest, with a loss that `anytalk bench precision` measures.",
+        description="How answers are computed: 'exact' as the base model does; 'fused', 'graphs' (GPU) and 'packed' "
+        "(CPU) faster and equal to rounding; 'int8' (CPU) fastest, at a loss that `anytalk bench precision` measures.",
     )
     seed: int = Field(0, description="Seed of the parts that are still untrained.")
     base: BaseInfo | None = Field(None, description="The base model; written by attach.")

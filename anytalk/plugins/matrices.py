@@ -4,6 +4,7 @@
 name      what it is                                                                   how exact
 ======== ============================================================================ =============================
 fused     ``torch.nn.functional.linear`` on the weights as they are                    the reference
+graphs    as ``fused``, in steps of fixed shapes that a GPU replays as one graph           the reference
 packed    float32, the weights laid out once for oneDNN's blocked kernels              equal to rounding
 int8      8 bit weights, one scale per output; 8 bit inputs, one scale per row         a loss that has to be measured
 ======== ============================================================================ =============================
@@ -41,8 +42,8 @@ __all__ = [
     "peaks_of",
 ]
 
-Arithmetic = Literal["fused", "packed", "int8"]
-ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "packed", "int8")
+Arithmetic = Literal["fused", "graphs", "packed", "int8"]
+ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "graphs", "packed", "int8")
 Peaks = dict[nn.Module, Tensor]
 """The largest magnitude of each input, (in,), of each ``nn.Linear``."""
 
@@ -205,7 +206,7 @@ def make_ready(module: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> None:
 def make_matrix(
     arithmetic: Arithmetic, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None
 ) -> nn.Module:
-    """A matrix (out,in) and its bias (out,) made ready; float32 on the CPU, but for ``fused``.
+    """A matrix (out,in) and its bias (out,) made ready; float32 on the CPU, but for ``fused`` and ``graphs``.
 
     Args:
         arithmetic: One of :data:`ARITHMETICS`.
@@ -216,7 +217,7 @@ def make_matrix(
     Raises:
         ConfigError: an unknown arithmetic, or one that this torch or these weights don't allow.
     """
-    if arithmetic == "fused":
+    if arithmetic in ("fused", "graphs"):
         return PlainMatrix(weight, bias)
     if arithmetic not in ARITHMETICS:
         raise ConfigError(f"unknown arithmetic '{arithmetic}'", f"use one of: {', '.join(ARITHMETICS)}")

@@ -29,6 +29,7 @@ from anytalk.plugins.sources import resolve
 from anytalk_backbones.fixed_cache import FixedCache
 from anytalk_backbones.lean import LeanDecoder, can_be_lean
 from anytalk_backbones.loading import load_causal_lm, quiet_transformers, write_licence
+from anytalk_backbones.static_step import StaticDecoder
 from anytalk_backbones.tokenizer import HFTokenizer
 
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
@@ -144,7 +145,7 @@ class HFBlocks(nn.Module):
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
         """See :class:`anytalk.plugins.matrices.MakesReady`."""
         if can_be_lean(self.decoder):
-            self.decoder = LeanDecoder(self.decoder, arithmetic, peaks)
+            self.decoder = _lean(self.decoder, arithmetic, peaks)
         else:
             make_ready(self.decoder, arithmetic, peaks)
 
@@ -281,8 +282,8 @@ class CausalLMBackbone(Backbone):
         to be the same, and the text head; the embedding stays as it is."""
         head = self.lm.get_output_embeddings()
         if can_be_lean(self._decoder):
-            self._lean = LeanDecoder(self._decoder, arithmetic, peaks)
-            if arithmetic != "fused":
+            self._lean = _lean(self._decoder, arithmetic, peaks)
+            if arithmetic in ("packed", "int8"):
                 cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # gives their memory back
         else:
             make_ready(self._decoder, arithmetic, peaks)
@@ -300,6 +301,10 @@ def _run(decoder: nn.Module, hidden: Tensor, cache: Cache | None) -> Any:
     kv = None if cache is None else cast("HFCache", cache).kv
     places = cache.places(hidden.shape[1]) if isinstance(cache, RaggedCache) else {}
     return decoder(inputs_embeds=hidden, past_key_values=kv, use_cache=kv is not None, return_dict=True, **places)
+
+
+def _lean(decoder: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> LeanDecoder:
+    return (StaticDecoder if arithmetic == "graphs" else LeanDecoder)(decoder, arithmetic, peaks)
 
 
 def _new_cache(decoder: nn.Module) -> HFCache:
