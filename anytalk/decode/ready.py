@@ -2,7 +2,8 @@
 
 ``exact`` leaves it as it is: text is bit-identical to the base model's. ``fused``, ``graphs`` and ``packed`` are
 float32 (or what the weights are in) and equal to rounding; ``int8`` trades some exactness, which
-``anytalk bench precision`` measures, for four times less memory to read in each step. See :mod:`anytalk.plugins.matrices`.
+``anytalk bench precision`` measures, for four times less memory to read in each step; see
+:mod:`anytalk.plugins.matrices`.
 """
 
 from __future__ import annotations
