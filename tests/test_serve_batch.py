@@ -12,6 +12,7 @@ from helpers import model_folder
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.ready import make_talker_ready
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.assemble import assemble
@@ -19,9 +20,10 @@ from anytalk.model.config import TalkerConfig
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import JoinableCache
 from anytalk.plugins.registry import default_registry
-from anytalk.serve.answers import front_of
+from anytalk.serve.answers import Speech, front_of, listen_to
 from anytalk.serve.batch import Batch, Slot
 from anytalk.serve.memory import Memory
+from anytalk.serve.ready import arithmetic_for_many
 
 STREAMS, CODES = 3, 12
 OTHER_ADAPTERS: dict[str, dict[str, Any]] = {
@@ -77,7 +79,15 @@ def told(generation: Generation) -> tuple[list[int], list[list[int]], str | None
     return answer.text_ids, [c.tolist() for c in answer.columns], answer.finish_reason
 
 
-MIX = [("T1A2", False), ("A1T1", True), ("A1A2", False), ("T1T2", False), ("A1T2", False), ("T1A1", True), ("T1A2", False)]
+MIX = [
+    ("T1A2", False),
+    ("A1T1", True),
+    ("A1A2", False),
+    ("T1T2", False),
+    ("A1T2", False),
+    ("T1A1", True),
+    ("T1A2", False),
+]
 
 
 def run_alone(talker: Talker, mix: list[tuple[str, bool]], speaker: int | None = None) -> list[Any]:
@@ -150,6 +160,69 @@ def test_an_answer_that_is_taken_out_does_not_change_the_others(tmp_path: Path) 
         batch.step()
     alone = run_alone(talker, [("A1A2", False)] * 4)
     assert [told(slots[i].generation) for i in (1, 3)] == [alone[1], alone[3]]
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "fused", "packed"])
+@pytest.mark.parametrize("adapter", ["talker", "blocks", "none"])
+def test_prompts_that_are_read_together(adapter: str, arithmetic: str, tmp_path: Path) -> None:
+    """In one call of the backbone for all, once what they begin with is known; and each answer is as if alone."""
+    talker = hf_talker(tmp_path, adapter, system="You are a voice assistant.")
+    make_talker_ready(talker, arithmetic)
+    alone = run_alone(talker, MIX)
+    batch, calls = Batch(talker.model), []
+    batch.warm_up(front_of(talker))
+    forward = talker.model.backbone.forward
+    talker.model.backbone.forward = lambda x, cache: (calls.append(len(x)), forward(x, cache))[1]
+    for _ in range(2):
+        slots = [Slot(question(talker, i, task, given=given)) for i, (task, given) in enumerate(MIX)]
+        calls.clear()
+        batch.add_all(slots)
+        assert len(calls) <= 3, "prompts that begin alike, prompts that don't, and what must be read alone"
+        while batch.slots:
+            batch.step()
+        assert [told(slot.generation) for slot in slots] == alone
+    assert batch._backbone.owners == []
+    assert batch._adapter.owners == []
+
+
+def test_servers_choose_their_arithmetic(tmp_path: Path) -> None:
+    talker, plain = hf_talker(tmp_path, "none"), make_talker()
+    assert arithmetic_for_many(talker) == "packed"
+    assert arithmetic_for_many(plain) == "exact", "its backbone doesn't know how"
+    assert arithmetic_for_many(plain, "fused") == "fused"
+    talker.config = talker.config.model_copy(update={"arithmetic": "exact"})
+    assert arithmetic_for_many(talker) == "exact", "it says so"
+    assert arithmetic_for_many(talker, "int8") == "int8"
+
+
+def test_questions_that_are_listened_to_together(tmp_path: Path) -> None:
+    talker, rng = hf_talker(tmp_path, "none"), np.random.default_rng(0)
+    waves = [rng.normal(0, 0.1, length).astype(np.float32) for length in (9_000, 16_000, 5_000)]
+    alone = [Speech(wave).embeds(talker) for wave in waves]
+    asked = [Speech(wave) for wave in waves]
+    calls, encoder = [], talker.model.encoder
+    assert encoder is not None
+    encoder.register_forward_hook(lambda _module, args, _found: calls.append(len(args[0])))
+    listen_to(talker, [*asked, asked[0]])
+    assert calls == [3], "all in one call, and nobody twice"
+    for speech, wanted in zip(asked, alone, strict=True):
+        assert speech.is_embedded
+        torch.testing.assert_close(speech.embeds(talker), wanted)
+    assert calls == [3]
+
+
+def test_what_fails_on_its_way_in_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = hf_talker(tmp_path, "talker")
+    batch = Batch(talker.model)
+    slots = [Slot(question(talker, number, "T1A2")) for number in range(2)]
+    with monkeypatch.context() as broken:
+        broken.setattr(talker.model, "text_logits", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            batch.add_all(slots)
+    for slot in slots:
+        batch.remove(slot)
+    assert batch._backbone.owners == batch._adapter.owners == batch.slots == []
+    assert run_together(talker, MIX, 0) == run_alone(talker, MIX)
 
 
 # What is remembered from turn to turn

@@ -33,6 +33,11 @@ def command(
     session_seconds: float = typer.Option(3600.0, min=1, help="Any session ends after this time."),
     requests_per_minute: int = typer.Option(600, min=1, help="HTTP requests and new sessions of one address."),
     stride: int = typer.Option(2, min=1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
+    arithmetic: str = typer.Option(
+        "auto",
+        help="exact, fused, packed or int8 (see `anytalk bench precision`); auto: what the talker says, else packed on"
+        " CPUs for backbones that know it.",
+    ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads of the model."),
 ) -> None:
@@ -60,12 +65,15 @@ def command(
         )
     with open_socket(settings) as listening:
         with err.status("loading torch and the talker ..."):
+            from anytalk.decode.ready import make_talker_ready
             from anytalk.model.talker import load_talker
             from anytalk.serve.app import make_app
+            from anytalk.serve.ready import arithmetic_for_many
             from anytalk.serve.run import run_server
 
             set_threads(threads)
             talker = load_talker(folder, device=choose_device(device), with_encoder=config.encoder is not None)
+            make_talker_ready(talker, arithmetic_for_many(talker, arithmetic))
             _ = talker.codec
         app = make_app(talker, settings, folder.resolve().name)
         if config.weights is None:

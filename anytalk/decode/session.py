@@ -287,7 +287,6 @@ def text_delta(whole: str, said: str) -> str:
     return whole[len(said) :]
 
 
-@torch.no_grad()
 def embed_speech(talker: Talker, wave: np.ndarray, name: str = "the question") -> Tensor:
     """(N,) float32 at the encoder's rate -> speech embeddings (L,D).
 
@@ -295,13 +294,22 @@ def embed_speech(talker: Talker, wave: np.ndarray, name: str = "the question") -
         ConfigError: a talker without ears.
         AudioError: a wave that is too short, too long or silent.
     """
+    return embed_all_speech(talker, [wave], name)[0]
+
+
+@torch.no_grad()
+def embed_all_speech(talker: Talker, waves: Sequence[np.ndarray], name: str = "the question") -> list[Tensor]:
+    """Several waves (N,) in one call of the ears -> (L,D) of each; raises what :func:`embed_speech` raises."""
     model = talker.model
     if model.encoder is None or model.input_adapter is None:
         raise ConfigError("this talker has no ears", "attach it again with a speech encoder, or ask by text")
-    if wave.ndim != 1:
-        raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
-    check_speech(wave, model.encoder.sample_rate_hz, name)
-    samples = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None].to(talker.device)
-    features, frames = model.encode_speech(samples, torch.tensor([samples.shape[1]], device=talker.device))
-    embeds, columns = model.adapt_speech(features, frames)
-    return embeds[0, : int(columns[0])]
+    for wave in waves:
+        if wave.ndim != 1:
+            raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
+        check_speech(wave, model.encoder.sample_rate_hz, name)
+    lengths = torch.tensor([len(wave) for wave in waves], device=talker.device)
+    samples = torch.zeros(len(waves), max(len(wave) for wave in waves), device=talker.device)
+    for row, wave in zip(samples, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
+    embeds, columns = model.adapt_speech(*model.encode_speech(samples, lengths))
+    return [row[: int(count)] for row, count in zip(embeds, columns, strict=True)]

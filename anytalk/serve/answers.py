@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from anytalk.decode.session import (
     Mouth,
     TextDelta,
     begin_generation,
-    embed_speech,
+    embed_all_speech,
     text_delta,
 )
 from anytalk.errors import ConfigError
@@ -55,11 +55,25 @@ class Speech:
         Raises:
             AnytalkError: see :func:`anytalk.decode.session.embed_speech`.
         """
-        if self._embeds is None:
-            assert self._wave is not None
-            self._embeds = embed_speech(talker, self._wave)
-            self._wave = None
+        listen_to(talker, [self])
+        assert self._embeds is not None
         return self._embeds
+
+
+def listen_to(talker: Talker, questions: Sequence[Speech]) -> None:
+    """Embed what is not embedded yet, in one call of the ears.
+
+    Raises:
+        AnytalkError: as :meth:`Speech.embeds`; nothing is embedded then.
+    """
+    # Once each: a transcript is asked for beside the answer.
+    new = [speech for speech in dict.fromkeys(questions) if speech._wave is not None]
+    if not new:
+        return
+    found = embed_all_speech(talker, [speech._wave for speech in new if speech._wave is not None])
+    for speech, embeds in zip(new, found, strict=True):
+        # A copy: a row of a padded batch would keep all of it.
+        speech._embeds, speech._wave = embeds.clone(), None
 
 
 @dataclass(frozen=True)
@@ -157,15 +171,17 @@ class Job:
         """Want no more of it."""
         self.is_cancelled = True
 
-    def prepare(self, talker: Talker, stride_frames: int) -> Iterator[None]:
-        """Listen to what was not heard before, then lay out the prompt; pauses where others may have the model."""
+    @property
+    def unheard(self) -> list[Speech]:
+        """Spoken turns that were not listened to yet."""
+        found = (said.speech for said in self.question.turns)
+        return [speech for speech in found if speech is not None and not speech.is_embedded]
+
+    def prepare(self, talker: Talker, stride_frames: int) -> None:
+        """Lay out the prompt."""
         self._talker, self._stride = talker, stride_frames
         question = self.question
         speaker = talker.speaker_index(question.speaker)
-        for said in question.turns:
-            if said.speech is not None and not said.speech.is_embedded:
-                said.speech.embeds(talker)
-                yield
         prompt, heard = self._fit(talker)
         generation = begin_generation(
             talker,

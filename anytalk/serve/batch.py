@@ -16,9 +16,10 @@ from torch import Tensor
 
 from anytalk.decode.engine import Column, Generation
 from anytalk.model.talk_model import GridBatch, TalkCache, TalkModel
-from anytalk.plugins.contracts import BackboneStates, Cache
+from anytalk.plugins.contracts import BackboneStates, Cache, JoinableCache
 from anytalk.serve.lanes import Lane
 from anytalk.serve.memory import Memory, column_keys
+from anytalk.serve.reading import Row, read_rows
 
 
 @dataclass
@@ -51,6 +52,27 @@ class Slot:
         return self.column.index
 
 
+@dataclass
+class _Entering:
+    """An answer on its way into the batch.
+
+    Attributes:
+        slot: Its place.
+        rows: What the backbone has to read.
+        audio: (R,n,D) of the same columns, for adapters that hear them.
+        adapter: The output adapter's cache, where it has read what the backbone has.
+        states: (R,n,D) when read.
+        heard: (1,1,D) for the audio heads.
+    """
+
+    slot: Slot
+    rows: list[Row]
+    audio: Tensor | None
+    adapter: Cache | None
+    states: BackboneStates | None = None
+    heard: Tensor | None = None
+
+
 class Batch:
     """The answers in progress of one model. Not for use by several threads."""
 
@@ -71,44 +93,43 @@ class Batch:
         self.add(slot)
         self.remove(slot)
 
-    @torch.no_grad()
     def add(self, slot: Slot) -> None:
-        """Read a prompt and choose the first column; the answer then takes part in each :meth:`step`."""
-        generation, model = slot.generation, self.model
-        prompt, alone = generation.prompts[0], model.speaks_alone and generation.audio_out
-        slot._rows = len(generation.prompts)
-        if generation.is_given:
-            for index in range(generation.options.max_columns):
-                if not slot.is_done:
-                    self._choose(slot, None, None, index)
-            return
-        if len(slot.speech_numbers) == len(prompt.speech_spans):
-            slot._keys = column_keys(prompt, slot.speech_numbers, model.layout.text_row, not model.speaks_alone)
-        cache, length = self._recall(slot)
-        slot.cached_columns = length
-        tokens = torch.from_numpy(np.stack([p.tokens for p in generation.prompts])).to(model.device)
-        spans = [
-            [(s, e) for (s, _), e in zip(p.speech_spans, generation.speech, strict=True)] for p in generation.prompts
-        ]
-        embeds, audio = model.embed(GridBatch(tokens, spans))
-        if alone:
-            assert audio is not None
-            states = None
-            if generation.writes:
-                read = model.backbone(embeds[:, length:], cache.backbone)
-                states = BackboneStates(read.pre_norm[:, -1:], read.normed[:, -1:])
-            pads = torch.full_like(tokens[:, model.layout.text_row, -1:], model.layout.pad_t)
-            heard: Tensor | None = model.speak_alone(states, pads, audio[:, -1:], cache)
-        else:
-            audio_rows = int(generation.audio_out)
-            behind = None if audio is None else audio[:, length:]
-            hidden = model.run(embeds[:, length:], behind, cache, audio_rows)
-            states, heard = hidden.states, hidden.audio
-        self._enter(slot, cache)
-        self.slots.append(slot)
-        text = model.text_logits(states.normed[-1:, -1:])[:, 0] if generation.writes and states is not None else None
-        speech = None if heard is None else model.audio_logits(heard[:1, -1:])[0, :, 0]
-        self._choose(slot, text, speech, 0)
+        """:meth:`add_all` for one answer."""
+        self.add_all([slot])
+
+    @torch.no_grad()
+    def add_all(self, slots: Sequence[Slot]) -> None:
+        """Read prompts, together where caches join, and choose first columns; the answers then take part in each
+        :meth:`step`."""
+        entering: list[_Entering] = []
+        for slot in slots:
+            if slot.generation.is_given:
+                for index in range(slot.generation.options.max_columns):
+                    if not slot.is_done:
+                        self._choose(slot, None, None, index)
+            else:
+                entering.append(self._lay_out(slot))
+        readers = [e for e in entering if e.rows]
+        states = read_rows(self.model.backbone, [row for e in readers for row in e.rows])
+        for e in readers:
+            e.states, states = _stacked(states[: len(e.rows)]), states[len(e.rows) :]
+        self._begin_to_speak([e for e in entering if e.slot.generation.audio_out])
+        writers = [e for e in entering if e.slot.generation.writes]
+        text: dict[int, Tensor] = {}
+        if writers:
+            last = torch.cat([e.states.normed[-1:, -1:] for e in writers if e.states is not None])
+            text = dict(zip((id(e) for e in writers), _single(self.model.text_logits(last)[:, 0]), strict=True))
+        speakers = [e for e in entering if e.heard is not None]
+        speech: dict[int, Tensor] = {}
+        if speakers:
+            heard = torch.cat([e.heard for e in speakers if e.heard is not None])
+            speech = dict(zip((id(e) for e in speakers), self.model.audio_logits(heard)[:, :, 0], strict=True))
+        for e in entering:
+            for number, row in enumerate(e.rows):
+                self._backbone.join(slot_row(e.slot, number), row.cache)
+            self.slots.append(e.slot)
+        for e in entering:
+            self._choose(e.slot, text.get(id(e)), speech.get(id(e)), 0)
 
     @torch.no_grad()
     def step(self) -> list[Slot]:
@@ -133,25 +154,49 @@ class Batch:
 
     def remove(self, slot: Slot) -> None:
         """Take an answer out, finished or not; what the model read and wrote stays in the conversation's memory."""
-        if slot not in self.slots:
-            return
-        self.slots.remove(slot)
         adapter = self._adapter.leave(slot_row(slot, 0))
         if slot._rows == 2:
             self._backbone.leave(slot_row(slot, 1))
+        if slot not in self.slots:  # it never came in whole
+            self._backbone.leave(slot_row(slot, 0))
+            return
+        self.slots.remove(slot)
         self._remember(slot, None if self.model.speaks_alone else adapter)
 
     # ---- caches
 
+    def _lay_out(self, slot: Slot) -> _Entering:
+        """The prompt of an answer as rows to be read; none where the backbone has no part in it."""
+        generation, model = slot.generation, self.model
+        prompt = generation.prompts[0]
+        slot._rows = len(generation.prompts)
+        if len(slot.speech_numbers) == len(prompt.speech_spans):
+            slot._keys = column_keys(prompt, slot.speech_numbers, model.layout.text_row, not model.speaks_alone)
+        tokens = torch.from_numpy(np.stack([p.tokens for p in generation.prompts])).to(model.device)
+        spans = [
+            [(s, e) for (s, _), e in zip(p.speech_spans, generation.speech, strict=True)] for p in generation.prompts
+        ]
+        embeds, audio = model.embed(GridBatch(tokens, spans))
+        if model.speaks_alone and generation.audio_out and not generation.writes:
+            return _Entering(slot, [], audio, None)
+        cache, length = self._recall(slot)
+        slot.cached_columns = length
+        room = prompt.num_columns + generation.options.max_columns
+        rows = [
+            Row(single, embeds[number : number + 1, length:], room)
+            for number, single in enumerate(_rows_of(cache.backbone, slot._rows))
+        ]
+        return _Entering(slot, rows, None if audio is None else audio[:, length:], cache.output_adapter)
+
     def _recall(self, slot: Slot) -> tuple[TalkCache, int]:
         """A cache for all rows of an answer, and how many columns it holds already."""
         generation, model = slot.generation, self.model
-        audio_rows = int(generation.audio_out)
+        behind = generation.audio_out and not model.speaks_alone
         columns = generation.prompts[0].num_columns + generation.options.max_columns
-        fresh = model.new_cache(slot._rows, columns, audio_rows)
+        fresh = model.new_cache(slot._rows, columns, int(behind))
         if not generation.writes or not slot._keys.size:
             return fresh, 0
-        needs_adapter = generation.audio_out and not model.speaks_alone and fresh.output_adapter is not None
+        needs_adapter = behind and fresh.output_adapter is not None
         known, length = None, 0
         if slot.memory is not None:
             known, length = slot.memory.take(slot._keys, needs_adapter)
@@ -163,14 +208,33 @@ class Batch:
             known.backbone.keep_rows([0, 0])
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
-    def _enter(self, slot: Slot, cache: TalkCache) -> None:
-        generation = slot.generation
-        if generation.audio_out:
-            self._adapter.join(slot_row(slot, 0), cache.output_adapter)
-        if not generation.writes and self.model.speaks_alone:
-            return  # reads aloud: the backbone has no part in it
-        for row, single in enumerate(_rows_of(cache.backbone, slot._rows)):
-            self._backbone.join(slot_row(slot, row), single)
+    def _begin_to_speak(self, entering: list[_Entering]) -> None:
+        """The output adapter's first step of each answer that speaks."""
+        model = self.model
+        if not entering:
+            return
+        if not model.speaks_alone:
+            for e in entering:
+                assert e.states is not None
+                heard = model.speak(e.states, e.audio, TalkCache(e.rows[0].cache, e.adapter), 1).audio
+                e.heard = None if heard is None else heard[:, -1:]
+                self._adapter.join(slot_row(e.slot, 0), e.adapter)
+            return
+        # The answer begins behind the prompt's last column, in which no text token of the answer stands.
+        audio = torch.cat([e.audio[:, -1:] for e in entering if e.audio is not None])
+        pads = torch.full(audio.shape[:2], model.layout.pad_t, device=audio.device)
+        none = torch.zeros_like(audio[:1])
+        last = [BackboneStates(none, none) if e.states is None else _last_of(e.states) for e in entering]
+        room = max(e.slot.generation.options.max_columns for e in entering) + 1
+        cache = model.output_adapter.new_cache(len(entering), room)
+        if len(entering) > 1 and not isinstance(cache, JoinableCache):
+            for e in entering:
+                self._begin_to_speak([e])
+            return
+        heard = model.speak_alone(_stacked(last), pads, audio, TalkCache(cache, cache))  # type: ignore[arg-type]
+        for e, step in zip(entering, _single(heard), strict=True):
+            e.heard = step
+        self._adapter.join_all([slot_row(e.slot, 0) for e in entering], cache)
 
     def _remember(self, slot: Slot, adapter: Cache | None) -> None:
         cache = self._backbone.leave(slot_row(slot, 0))
@@ -265,6 +329,16 @@ def slot_row(slot: Slot, row: int) -> tuple[int, int]:
 def _single(rows: Tensor) -> list[Tensor]:
     """(B,...) -> B times (1,...)."""
     return [rows[i : i + 1] for i in range(len(rows))]
+
+
+def _stacked(states: Sequence[BackboneStates]) -> BackboneStates:
+    """Rows (1,T,D) each -> (R,T,D)."""
+    return BackboneStates(torch.cat([s.pre_norm for s in states]), torch.cat([s.normed for s in states]))
+
+
+def _last_of(states: BackboneStates) -> BackboneStates:
+    """(R,T,D) -> (1,1,D), the last column of the row that speaks."""
+    return BackboneStates(states.pre_norm[:1, -1:], states.normed[:1, -1:])
 
 
 def _rows_of(cache: Cache, rows: int) -> list[Cache]:

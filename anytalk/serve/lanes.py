@@ -35,14 +35,18 @@ class Lane:
 
     def join(self, owner: Hashable, cache: Cache | None) -> None:
         """Add one row with the cache that holds it alone; the cache is used up. None: a part without memory."""
+        self.join_all([owner], cache)
+
+    def join_all(self, owners: Sequence[Hashable], cache: Cache | None) -> None:
+        """Add rows with the cache that holds them, in this order; several only with a joinable one, or without any."""
         first = self._groups[0] if self._groups else None
         if first is not None and first.cache is None and cache is None:
-            first.owners.append(owner)
+            first.owners += owners
         elif first is not None and isinstance(first.cache, JoinableCache) and isinstance(cache, JoinableCache):
             first.cache.join(cache)
-            first.owners.append(owner)
+            first.owners += owners
         else:
-            self._groups.append(_Group([owner], cache))
+            self._groups.append(_Group(list(owners), cache))
 
     def leave(self, owner: Hashable) -> Cache | None:
         """Take a row out; its cache is the caller's again. A row that isn't here is no error."""

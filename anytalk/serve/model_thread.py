@@ -1,7 +1,7 @@
 """The one thread that runs the model, for everybody.
 
-Each round does at most one piece of preparation (listening to a question, reading a prompt) for one answer, and then
-one column for all answers in the batch: whoever speaks goes on speaking while others ask.
+Each round does at most one piece of preparation (listening to questions, or reading prompts, of all who wait for it)
+and then one column for all answers in the batch: whoever speaks goes on speaking while others ask.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from anytalk.errors import AnytalkError
 from anytalk.model.talker import Talker
-from anytalk.serve.answers import Ended, Event, Failed, Job, Question, front_of
+from anytalk.serve.answers import Ended, Event, Failed, Job, Question, front_of, listen_to
 from anytalk.serve.batch import Batch
 from anytalk.serve.heap import Heap
 from anytalk.serve.memory import Memory
@@ -42,7 +42,7 @@ class ModelThread:
         self._heap = Heap()
         self._arrived = threading.Condition()
         self._new: deque[Job] = deque()
-        self._preparing: deque[tuple[Job, Iterator[None]]] = deque()
+        self._preparing: list[Job] = []
         self._speaking: list[Job] = []
         self._stops = False
         self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
@@ -115,16 +115,15 @@ class ModelThread:
                 if self._stops:
                     break
                 while self._new:
-                    job = self._new.popleft()
-                    self._preparing.append((job, job.prepare(self.talker, self._stride_frames)))
+                    self._preparing.append(self._new.popleft())
             before = len(self._preparing) + len(self._speaking)
             self._drop_cancelled()
-            self._prepare_one()
+            self._prepare()
             self._step()
             left = len(self._preparing) + len(self._speaking)
             if left < before:
                 self._heap.give_back(at_once=not left)
-        for job in [*self._new, *(job for job, _ in self._preparing), *self._speaking]:
+        for job in [*self._new, *self._preparing, *self._speaking]:
             job.emit(Failed("the server is going down", is_ours=True))
         self._new.clear()
         self._preparing.clear()
@@ -135,28 +134,61 @@ class ModelThread:
             self._speaking.remove(job)
             assert job.slot is not None
             self._batch.remove(job.slot)
-        if any(job.is_cancelled for job, _ in self._preparing):
-            self._preparing = deque((job, pieces) for job, pieces in self._preparing if not job.is_cancelled)
+        self._preparing = [job for job in self._preparing if not job.is_cancelled]
 
-    def _prepare_one(self) -> None:
-        if not self._preparing:
-            return
-        job, pieces = self._preparing.popleft()
+    def _prepare(self) -> None:
+        """Read the prompts of all who were listened to; where there are none, listen to all others."""
+        ready = [job for job in self._preparing if not job.unheard]
+        if ready:
+            self._preparing = [job for job in self._preparing if job.unheard]
+            self._read(ready)
+        elif self._preparing:
+            self._listen(self._preparing)
+
+    def _listen(self, jobs: list[Job]) -> None:
+        try:
+            listen_to(self.talker, [speech for job in jobs for speech in job.unheard[:1]])
+        except Exception:  # one of them is to blame; each is told of its own
+            for job in jobs:
+                with suppress(_HasFailed), _failures_of(job):
+                    listen_to(self.talker, job.unheard[:1])
+                    continue
+                self._preparing = [other for other in self._preparing if other is not job]
+
+    def _read(self, jobs: list[Job]) -> None:
+        laid_out = []
+        for job in jobs:
+            with suppress(_HasFailed), _failures_of(job):
+                job.prepare(self.talker, self._stride_frames)
+                laid_out.append(job)
+        try:
+            self._batch.add_all([job.slot for job in laid_out if job.slot is not None])
+        except Exception:  # as above; what was remembered is read again
+            for job in laid_out:
+                self._leave(job)
+                self._begin(job, again=True)
+        else:
+            for job in laid_out:
+                self._begin(job)
+
+    def _begin(self, job: Job, again: bool = False) -> None:
         try:
             with _failures_of(job):
-                if next(pieces, pieces) is not pieces:
-                    self._preparing.append((job, pieces))
-                    return
-                assert job.slot is not None
-                self._batch.add(job.slot)
+                if again:
+                    job.prepare(self.talker, self._stride_frames)
+                    assert job.slot is not None
+                    self._batch.add(job.slot)
                 job.begin()
                 job.advance()
-                if not job.slot.is_done:
+                if job.slot is not None and not job.slot.is_done:
                     self._speaking.append(job)
         except _HasFailed:
-            if job.slot is not None:
-                self._batch.remove(job.slot)
-                _forget(job)
+            self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        if job.slot is not None:
+            self._batch.remove(job.slot)
+        _forget(job)
 
     def _step(self) -> None:
         try:
@@ -176,9 +208,7 @@ class ModelThread:
                 with _failures_of(job):
                     job.advance()
             except _HasFailed:
-                assert job.slot is not None
-                self._batch.remove(job.slot)
-                _forget(job)
+                self._leave(job)
                 self._speaking.remove(job)
                 continue
             if job.slot is not None and job.slot.is_done:
