@@ -57,12 +57,11 @@ class Answered:
 class Served:
     """`anytalk serve` as a process of its own."""
 
-    def __init__(self, talker: Path, sessions: int, threads: int | None, columns: int) -> None:
-        # Twice as many places: a session that was closed gives its place back a moment after the next one asks.
+    def __init__(self, talker: Path, sessions: int, threads: int | None, columns: int, arithmetic: str) -> None:
         words = [sys.executable, "-m", "anytalk", "serve", str(talker), "--port", "0"]
-        words += ["--max-sessions", str(2 * sessions)]
+        words += ["--max-sessions", str(sessions)]
         words += ["--requests-per-minute", "100000", "--max-columns", str(columns)]
-        words += [] if threads is None else ["--threads", str(threads)]
+        words += ["--arithmetic", arithmetic] + ([] if threads is None else ["--threads", str(threads)])
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.watched = psutil.Process(self._process.pid)
         self.address = self._wait()
@@ -159,7 +158,7 @@ def spread(values: Sequence[float]) -> str:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run it all."""
-    server = Served(arguments.talker, arguments.sessions, arguments.threads, arguments.max_columns)
+    server = Served(arguments.talker, arguments.sessions, arguments.threads, arguments.max_columns, arguments.arithmetic)
     try:
         asyncio.run(session(server.address, QUESTIONS[:1]))  # warm
         cpu = server.cpu_s()
@@ -208,6 +207,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2, help="questions of each session")
     parser.add_argument("--max-columns", type=int, default=256)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--arithmetic", default="auto", help="as of `anytalk serve`")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures = measure(arguments)
