@@ -36,6 +36,7 @@ __all__ = [
     "PackedMatrix",
     "Peaks",
     "PlainMatrix",
+    "RefinedMatrix",
     "balance",
     "make_matrix",
     "make_ready",
@@ -48,6 +49,8 @@ Peaks = dict[nn.Module, Tensor]
 """The largest magnitude of each input, (in,), of each ``nn.Linear``."""
 
 _TINY = 1e-30
+_REFINED = 64
+"""Outputs of a head that are computed again: the likeliest token is practically always among them."""
 _FEWEST_ROWS = 4
 """oneDNN's float32 kernels for 4 rows are faster than those for 1 or 2, so fewer rows are filled up."""
 
@@ -135,6 +138,31 @@ class Int8Matrix(nn.Module):
             made = torch.ops.quantized.linear_dynamic(flat / largest, self.packed, self.seven_bits)
             made = made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
         return made.view(*rows.shape[:-1], self.num_outputs)
+
+
+class RefinedMatrix(nn.Module):
+    """A large head in 8 bits whose largest outputs are computed again, exactly: they are the ones that count.
+
+    Args:
+        weight: (out,in) float32; its memory is shared.
+        bias: (out,).
+        peaks: See :class:`Int8Matrix`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None) -> None:
+        super().__init__()
+        self.coarse = Int8Matrix(weight, bias, peaks)
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.num_refined = min(_REFINED, int(weight.shape[0]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(...,in) -> (...,out)."""
+        made: Tensor = self.coarse(rows)
+        best = made.topk(self.num_refined, dim=-1, sorted=False).indices
+        exact = (self.weight[best] @ rows[..., None])[..., 0]
+        if self.coarse.bias is not None:
+            exact = exact + self.coarse.bias[best]
+        return made.scatter_(-1, best, exact)
 
 
 def _stand_in(weight: Tensor) -> nn.Parameter:

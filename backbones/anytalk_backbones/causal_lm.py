@@ -24,7 +24,7 @@ from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
-from anytalk.plugins.matrices import Arithmetic, Peaks, make_matrix, make_ready
+from anytalk.plugins.matrices import Arithmetic, Peaks, RefinedMatrix, make_matrix, make_ready
 from anytalk.plugins.sources import resolve
 from anytalk_backbones.fixed_cache import FixedCache
 from anytalk_backbones.lean import LeanDecoder, can_be_lean
@@ -287,7 +287,10 @@ class CausalLMBackbone(Backbone):
                 cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # gives their memory back
         else:
             make_ready(self._decoder, arithmetic, peaks)
-        self.lm.set_output_embeddings(make_matrix(arithmetic, head.weight, head.bias, peaks.get(head)))
+        if arithmetic == "int8":
+            self.lm.set_output_embeddings(RefinedMatrix(head.weight, head.bias, peaks.get(head)))
+        else:
+            self.lm.set_output_embeddings(make_matrix(arithmetic, head.weight, head.bias))
 
     def save_native(self, folder: Path) -> None:
         """Write weights, config and tokenizer for transformers, and the licence for readers."""
