@@ -285,6 +285,17 @@ def test_conversations_share_what_they_begin_with(adapter: str, tmp_path: Path) 
     assert 0 < cached[2] < cached[1]
 
 
+def test_nothing_is_remembered_of_what_is_over(tmp_path: Path) -> None:
+    talker, memory = hf_talker(tmp_path, "talker"), Memory()
+    turns = [Turn("user", "one one one")]
+    wanted = converse(talker, memory, turns)[1]
+    assert memory.cache is not None
+    memory.close()
+    assert memory.cache is None
+    assert converse(talker, memory, turns)[1] == wanted
+    assert memory.cache is None, "an answer that ends behind the conversation is not kept either"
+
+
 def test_speech_is_told_apart_by_its_number(tmp_path: Path) -> None:
     from anytalk.serve.memory import column_keys
 

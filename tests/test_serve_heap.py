@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from anytalk.serve.heap import Heap, _malloc_trim
+from anytalk.serve.heap import Heap, _malloc_trim, settle
 
 
 def test_busy_servers_pause_between_two_times_and_idle_ones_do_not() -> None:
@@ -24,6 +26,30 @@ def test_busy_servers_pause_between_two_times_and_idle_ones_do_not() -> None:
     now[0] = 20.0
     assert heap.give_back()
     assert pads == [0, 0, 0]
+
+
+class Circle:
+    """An object that only the collector can take away."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_what_is_over_goes_with_it() -> None:
+    """Once the process has settled, the collector looks at little, and each time."""
+    gc.disable()
+    try:
+        before = weakref.ref(Circle())
+        Heap(trim=lambda _: 1).give_back()
+        assert before() is not None, "a process that isn't ours alone is left alone"
+        settle()
+        assert before() is None
+        after = weakref.ref(Circle())
+        Heap(trim=lambda _: 1).give_back()
+        assert after() is None
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def resident_bytes() -> int:

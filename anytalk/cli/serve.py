@@ -68,6 +68,7 @@ def command(
             from anytalk.decode.ready import make_talker_ready
             from anytalk.model.talker import load_talker
             from anytalk.serve.app import make_app
+            from anytalk.serve.heap import settle
             from anytalk.serve.ready import arithmetic_for_many
             from anytalk.serve.run import run_server
 
@@ -78,6 +79,7 @@ def command(
         app = make_app(talker, settings, folder.resolve().name)
         if config.weights is None:
             note("this talker was never trained: its text is the base model's, its voice is noise (`anytalk train`)")
+        settle()
         _announce(settings, listening.getsockname()[1])
         run_server(app, settings, listening)
     note("stopped")

@@ -1,4 +1,8 @@
-"""Memory that the C library keeps when tensors are gone, given back to the system.
+"""Memory that Python and the C library keep when it isn't used any more, given back to the system.
+
+A session that is over is a circle of objects, and holds what the model remembered of it until Python's collector looks
+at old objects. In a process that has loaded torch and a talker it hardly ever does: it waits until a quarter of all
+objects are new. :func:`settle` takes those that stay out of the count.
 
 Caches grow by a column in each round, so every round frees blocks a little smaller than those that the next one needs.
 glibc keeps the holes, in the arena of the thread that made them, and early trimming (``M_TRIM_THRESHOLD``) gives back
@@ -8,6 +12,7 @@ only what lies at the top of the first arena. ``malloc_trim`` gives back every w
 from __future__ import annotations
 
 import ctypes
+import gc
 import time
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +27,13 @@ def _malloc_trim() -> Callable[[int], int] | None:
         return None
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
     return lambda pad: int(trim(pad))
+
+
+def settle() -> None:
+    """For a process that does nothing but serve, when all is loaded: what is there now stays to the end."""
+    gc.collect()
+    gc.freeze()
+    Heap().give_back()
 
 
 class Heap:
@@ -53,5 +65,7 @@ class Heap:
         if self._trim is None or (is_early and not at_once):
             return False
         self._last = now
+        if gc.get_freeze_count():  # else it would look at all of torch each time
+            gc.collect()
         self._trim(0)
         return True

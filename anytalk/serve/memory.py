@@ -21,9 +21,11 @@ class Memory:
     Attributes:
         columns: (S,T) int64, what stands in each column that the caches hold; see :func:`column_keys`.
         cache: One row; None when nothing is kept.
+        is_closed: The conversation is over: nothing is kept any more. May be set from any thread.
     """
 
     def __init__(self) -> None:
+        self.is_closed = False
         self.columns = np.zeros((0, 0), dtype=np.int64)
         self.cache: TalkCache | None = None
 
@@ -31,9 +33,14 @@ class Memory:
         """Drop everything."""
         self.columns, self.cache = np.zeros((0, 0), dtype=np.int64), None
 
+    def close(self) -> None:
+        """Forget everything for good; the one thing that may be done from another thread."""
+        self.is_closed = True
+        self.forget()
+
     def keep(self, columns: np.ndarray, backbone: Cache | None, output_adapter: Cache | None) -> None:
         """Remember caches of one row that hold these columns."""
-        if backbone is None:
+        if backbone is None or self.is_closed:
             self.forget()
             return
         self.columns, self.cache = columns, TalkCache(backbone, output_adapter)

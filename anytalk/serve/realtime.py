@@ -109,6 +109,7 @@ class RealtimeSession:
                 task.cancel()
             await self._say_goodbye(sender, code, reason)
             await asyncio.gather(sender, *others, *self._tasks, return_exceptions=True)
+            self.memory.close()
 
     async def _say_goodbye(self, sender: asyncio.Task[None], code: int, reason: str) -> None:
         """Send what waits and close; a client that is gone or slow isn't waited for."""
