@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -166,6 +167,23 @@ def test_train_tells_ratios(tmp_path: Path) -> None:
     (figure,) = json.loads((tmp_path / "f.json").read_text())["figures"]
     assert figure["loop_s"] > 0
     assert figure["floor_s"] > 0
+
+
+def test_every_product_that_was_tried_multiplies() -> None:
+    script = Path(__file__).resolve().parent.parent / "examples" / "bench_products.py"
+    spec = importlib.util.spec_from_file_location("bench_products", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    weight, bias, rows = torch.randn(128, 96), torch.randn(128), torch.randn(1, 2, 96)
+    wanted = torch.nn.functional.linear(rows, weight, bias)
+    for name, make in module.KINDS.items():
+        with torch.no_grad():
+            found = make(weight, bias, rows.abs().amax(dim=(0, 1)))(rows)
+        error = float((found - wanted).norm() / wanted.norm())
+        assert error < (0.12 if "int4" in name else 0.02), name
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
