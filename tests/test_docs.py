@@ -20,7 +20,7 @@ from anytalk.plugins.registry import KINDS
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-SCREENSHOTS = {"serve"}
+SCREENSHOTS = {"serve", "step"}
 """Pictures that no code draws."""
 MAX_PICTURE_BYTES = 150_000
 
