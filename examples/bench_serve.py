@@ -38,7 +38,7 @@ QUESTIONS = (
     "Which planet do we live on?",
     "How do you spell cat?",
 )
-_START_S = 180.0
+_START_S = 600.0
 _PCM_BYTES_PER_S = 48_000
 _MEMORY_PARTS = 8
 
