@@ -158,7 +158,9 @@ def spread(values: Sequence[float]) -> str:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run it all."""
-    server = Served(arguments.talker, arguments.sessions, arguments.threads, arguments.max_columns, arguments.arithmetic)
+    server = Served(
+        arguments.talker, arguments.sessions, arguments.threads, arguments.max_columns, arguments.arithmetic
+    )
     try:
         asyncio.run(session(server.address, QUESTIONS[:1]))  # warm
         cpu = server.cpu_s()
