@@ -18,11 +18,12 @@ def arithmetic_for_many(talker: Talker, asked: str = AUTO) -> str:
 
     Args:
         talker: Who answers.
-        asked: ``auto``: what the talker says; if it says nothing, ``packed`` on a CPU where the backbone knows how.
+        asked: ``auto``: what the talker says; but for ``exact``, which every talker says that wasn't told otherwise,
+            ``packed`` on a CPU where the backbone knows how.
     """
     if asked != AUTO:
         return asked
-    if "arithmetic" in talker.config.model_fields_set:
+    if talker.config.arithmetic != "exact":
         return talker.config.arithmetic
     can = isinstance(talker.model.backbone, MakesReady) and talker.model.device.type == "cpu" and torch._C._has_mkldnn
     return "packed" if can else "exact"
