@@ -227,15 +227,10 @@ class StageRun:
         if stage.gradient_checkpointing:
             talker.model.backbone.checkpoint_activations(True)
         zero = self.settings.deepspeed
-        soft = soft_codes_of(talker.codec, stage.code_softness, stage.name) if stage.code_softness else None
+        soft = soft_codes_of(talker, stage.code_softness, stage.name)
         self.module = LossModule(
             talker.model,
-            LossSettings(
-                stage.losses,
-                stage.stream_weights,
-                stage.distill_temperature,
-                soft.to(talker.device) if soft is not None else None,
-            ),
+            LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature, soft),
             teacher=self._teacher(),
             listens=any(task.speech_in for task in self.tasks),
             speaks=any(task.audio_out for task in self.tasks) and stage.losses.get("audio", 0.0) > 0,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anytalk.errors import ConfigError
-from anytalk.plugins.contracts import Codec
+from anytalk.model.talker import Talker
 
 _NEIGHBOURS = 16
 """Codes among which a target is shared at most."""
@@ -77,19 +77,19 @@ def soft_codes(vectors: Tensor, softness: float) -> SoftCodes:
     return SoftCodes(codes, shares.float(), surprise.float())
 
 
-def soft_codes_of(codec: Codec, softness: float, stage: str) -> SoftCodes | None:
-    """Those of a codec; None for a softness of 0.
+def soft_codes_of(talker: Talker, softness: float, stage: str) -> SoftCodes | None:
+    """Those of a talker's codec, on the talker's device; None for a softness of 0.
 
     Raises:
         ConfigError: a codec that doesn't tell what its codes stand for.
     """
     if not softness:
         return None
-    vectors = codec.code_vectors()
+    vectors = talker.codec.code_vectors()
     if vectors is None:
         raise ConfigError(
-            f"stage '{stage}' asks for code_softness, and the codec {type(codec).__name__} doesn't tell which codes "
-            "sound alike",
+            f"stage '{stage}' asks for code_softness, and the codec {type(talker.codec).__name__} doesn't tell which "
+            "codes sound alike",
             "leave code_softness out, or give the codec code_vectors()",
         )
-    return soft_codes(vectors, softness)
+    return soft_codes(vectors, softness).to(talker.device)
