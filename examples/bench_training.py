@@ -28,6 +28,7 @@ from anytalk.bench.training import (
     STAGES,
     Enough,
     Ready,
+    cells,
     make_examples,
     make_stage,
     make_steps,
@@ -165,16 +166,7 @@ def report(figures: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> 
     )
     memory = Table("stage", "largest pass", "activations planned", "all planned", "all real", "planned/real", box=None)
     for figure in figures:
-        times.add_row(
-            figure["stage"],
-            f"{figure['positions_per_step']:.0f}",
-            f"{1 / figure['loop_s']:.3f}",
-            f"{1 / figure['floor_s']:.3f}",
-            f"{figure['ratio']:.3f}",
-            f"{min(figure['ratios']):.2f} .. {max(figure['ratios']):.2f}",
-            f"{figure['padding']:.1%}",
-            f"{figure['padding_unsorted']:.1%}",
-        )
+        times.add_row(*cells(figure), f"{figure['padding_unsorted']:.1%}")
         if "memory" in figure:
             found = figure["memory"]
             sizes = [f"{found[key] / MB:.0f} MB" for key in ("activations", "planned", "real")]

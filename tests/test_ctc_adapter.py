@@ -182,7 +182,7 @@ def test_a_beam_hears_the_likeliest_line_and_not_each_frames_likeliest_token() -
     assert lines[(0, 1)] == pytest.approx(math.log(0.45 * 0.9))
     assert max(lines, key=lambda line: lines[line]) == (1,)
     assert sum(math.exp(chance) for chance in lines.values()) == pytest.approx(1.0)
-    assert next(iter(likeliest_lines(blanks, tokens, beam=1)))[0] in ((0, 1), (1,))
+    assert likeliest_lines(blanks, tokens, beam=1)[0][0] == (0, 1)  # what was dropped early can't come back
 
 
 def test_all_lines_of_a_small_alphabet_are_ctc_s_own_probabilities() -> None:

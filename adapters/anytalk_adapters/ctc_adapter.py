@@ -183,8 +183,7 @@ class CtcAdapter(InputAdapter):
     def words(self, columns: Tensor) -> list[int]:
         """(F',D) -> the token whose embedding each column is closest to."""
         with torch.no_grad():
-            everything = torch.arange(self._backbone[0].text_vocab_size, device=columns.device)
-            embeds = self._backbone[0].embed_text(everything[None])[0].to(columns.dtype)
+            embeds = self._whole_tables(columns.device)[0]
             # The nearest by distance: |c - e|² without |c|², which is the same for all.
             found: list[int] = (embeds.square().sum(-1) - 2 * columns @ embeds.T).argmin(dim=-1).tolist()
         return found
@@ -193,7 +192,7 @@ class CtcAdapter(InputAdapter):
     def _typed(self, hidden: Tensor, scores: Tensor, places: int) -> Tensor:
         """(T,D), (T,1) of one clip -> the embeddings (n,D) of the likeliest line of tokens."""
         backbone, options = self._backbone[0], self.options
-        logits = torch.cat([scores[:places], hidden[:places] @ self._all_keys(hidden.device).T], dim=-1)
+        logits = torch.cat([scores[:places], hidden[:places] @ self._whole_tables(hidden.device)[1].T], dim=-1)
         line = heard_line(logits.float().log_softmax(-1), options.candidates, options.beam, backbone, options.fusion)
         ids = torch.tensor([line[: len(hidden)]], device=hidden.device)
         return backbone.embed_text(ids)[0].to(self.out.weight.dtype)
@@ -246,7 +245,7 @@ class CtcAdapter(InputAdapter):
 
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """(B,T,candidates) likeliest tokens; (B,T) whether one beats the blank: at least one in each row."""
-        keys = self._all_keys(hidden.device)
+        keys = self._whole_tables(hidden.device)[1]
         number = min(self.options.candidates, len(keys))
         logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
         lead = logits[:, :1].view_as(scores) - scores
@@ -256,13 +255,13 @@ class CtcAdapter(InputAdapter):
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
         return best.view(*hidden.shape[:2], -1), is_token
 
-    def _all_keys(self, device: torch.device) -> Tensor:
-        """(V,D): see :meth:`_keys`; remembered outside of training."""
+    def _whole_tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(V,D) twice: :meth:`_keys` of the whole vocabulary; remembered outside of training."""
         everything = torch.arange(self._backbone[0].text_vocab_size, device=device)
         if self.training:  # spellings are being learned
-            return self._keys(everything)[1]
+            return self._keys(everything)
         self._tables = self._tables or self._keys(everything)
-        return self._tables[1]
+        return self._tables
 
     def _keys(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (n,) -> the backbone's embeddings (n,D), and (n,D) to compare what is heard with."""

@@ -230,6 +230,19 @@ def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) 
     }
 
 
+def cells(figure: dict[str, Any]) -> list[str]:
+    """A figure of :func:`measure_time` as cells: stage, positions, both speeds, ratio, its range, padding."""
+    return [
+        figure["stage"],
+        f"{figure['positions_per_step']:.0f}",
+        f"{1 / figure['loop_s']:.3f}",
+        f"{1 / figure['floor_s']:.3f}",
+        f"{figure['ratio']:.3f}",
+        f"{min(figure['ratios']):.2f} .. {max(figure['ratios']):.2f}",
+        f"{figure['padding']:.1%}",
+    ]
+
+
 def _columns(talker: Talker, batch: Batch) -> torch.Tensor:
     """(B,) columns of each row without its padding: up to the last one that is no pad in all rows."""
     layout = talker.model.layout

@@ -32,7 +32,7 @@ def command(
     with err.status("loading torch and the talker ...") as status:
         import torch
 
-        from anytalk.bench.training import MODEL, STAGES, make_examples, make_stage, make_talker, measure_time
+        from anytalk.bench.training import MODEL, STAGES, cells, make_examples, make_stage, make_talker, measure_time
         from anytalk.errors import ConfigError, did_you_mean
         from anytalk.model.talker import load_talker
 
@@ -51,21 +51,9 @@ def command(
             for name in stage or STAGES:
                 status.update(f"stage {name} ...")
                 figures.append(measure_time(folder, make_stage(name, steps, rows, positions), examples))
-    made = [
-        (
-            figure["stage"],
-            f"{figure['positions_per_step']:.0f}",
-            f"{1 / figure['loop_s']:.3f}",
-            f"{1 / figure['floor_s']:.3f}",
-            f"{figure['ratio']:.3f}",
-            f"{min(figure['ratios']):.2f} .. {max(figure['ratios']):.2f}",
-            f"{figure['padding']:.1%}",
-        )
-        for figure in figures
-    ]
     what = "tiny random parts" if tiny else (model or MODEL)
     say(f"{what}, {rows} rows a step, {torch.get_num_threads()} thread(s), load average {os.getloadavg()[0]:.1f}")
-    out.print(table("training", _COLUMNS, made, numbers=_COLUMNS[1:]))
+    out.print(table("training", _COLUMNS, [cells(figure) for figure in figures], numbers=_COLUMNS[1:]))
     if json_file is not None:
         json_file.write_text(
             json.dumps({"figures": figures, "torch": torch.__version__}, indent=1) + "\n", encoding="utf-8"

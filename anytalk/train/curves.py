@@ -34,7 +34,7 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
             linewidth=0.7 if is_stream else 2.2,
             alpha=0.6 if is_stream else 1,
         )
-    axes.set(title=title, xlabel="optimizer step", ylabel="cross-entropy (nats per token)")
+    axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if names:

@@ -17,7 +17,8 @@ from anytalk.model.talker import Talker
 
 _NEIGHBOURS = 16
 """Codes among which a target is shared at most."""
-_BY_NUMBERS_BELOW = 1e-9
+_LEAST_UNIT = 1e-9
+"""Codebooks of twins have no distance to measure others by."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def soft_codes(vectors: Tensor, softness: float) -> SoftCodes:
     nearest, codes = squares.topk(count, dim=-1, largest=False)
     nearest = nearest.clamp(min=0)
     unit = nearest[:, :, 1].mean(dim=1) if count > 1 else nearest.new_ones(len(vectors))
-    shares = torch.softmax(-nearest / (softness * unit.clamp(min=_BY_NUMBERS_BELOW))[:, None, None], dim=-1)
+    shares = torch.softmax(-nearest / (softness * unit.clamp(min=_LEAST_UNIT))[:, None, None], dim=-1)
     surprise = torch.special.entr(shares).sum(-1)
     return SoftCodes(codes, shares.float(), surprise.float())
 
