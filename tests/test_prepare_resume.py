@@ -186,7 +186,9 @@ def test_a_dead_worker_is_said_and_its_shards_are_made_by_the_next_run(tmp_path:
     expected, out = straight(tmp_path, config), tmp_path / "out"
 
     def kill_one(record: ShardRecord) -> None:
-        os.kill(children_of(os.getpid())[0], signal.SIGKILL)
+        # Shards that were ready together are told one after the other; by then the pool may have ended all workers.
+        for worker in children_of(os.getpid())[:1]:
+            os.kill(worker, signal.SIGKILL)
 
     options = PrepareOptions(rows_per_shard=ROWS_PER_SHARD, workers=2)
     with pytest.raises(DataError, match="a worker died") as caught:

@@ -48,11 +48,12 @@ def run_workers(
         AnytalkError: what a worker raised.
     """
     context = multiprocessing.get_context("spawn")
-    stop, rows, speech_s = context.Event(), context.Value("q", 0), context.Value("d", 0.0)
+    # A worker that is killed with a lock in its hands never gives it back: this process must not ask for any.
+    stop, rows, speech_s = context.RawValue("b", 0), context.Value("q", 0), context.Value("d", 0.0)
     told = [0, 0.0]
 
     def tell() -> None:
-        now = rows.value, speech_s.value
+        now = rows.get_obj().value, speech_s.get_obj().value
         report(now[0] - int(told[0]), now[1] - told[1])
         told[:] = now
 
@@ -81,7 +82,7 @@ def run_workers(
             "finished shards are kept: run the same command again, with fewer --workers or a smaller --rows-per-shard",
         ) from None
     finally:
-        stop.set()
+        stop.value = 1
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -95,7 +96,7 @@ def _start(job: Job, stop: Any, rows: Any, speech_s: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tick(done: int, seconds: float) -> None:
-        if stop.is_set():
+        if stop.value:
             raise StopWork
         with rows.get_lock():
             rows.value += done
