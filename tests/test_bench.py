@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,13 +170,29 @@ def test_train_tells_ratios(tmp_path: Path) -> None:
     assert figure["floor_s"] > 0
 
 
-def test_every_product_that_was_tried_multiplies() -> None:
-    script = Path(__file__).resolve().parent.parent / "examples" / "bench_products.py"
-    spec = importlib.util.spec_from_file_location("bench_products", script)
+def example(name: str) -> Any:
+    script = Path(__file__).resolve().parent.parent / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_every_way_to_attend_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = example("bench_attention")
+    monkeypatch.setattr(module, "LENGTHS", (3, 9))
+    monkeypatch.setattr(module, "ROOM", 12)
+    monkeypatch.setattr(module, "reference_talker", lambda: reference_talker("tiny"))
+    with torch.no_grad():
+        for found in (module.alone(1, 1), module.whole(2, 1)):
+            assert list(found) == [3, 9]
+            assert all(ms > 0 for ways in found.values() for ms in ways.values())
+
+
+def test_every_product_that_was_tried_multiplies() -> None:
+    module = example("bench_products")
     torch.manual_seed(0)
     weight, bias, rows = torch.randn(128, 96), torch.randn(128), torch.randn(1, 2, 96)
     wanted = torch.nn.functional.linear(rows, weight, bias)

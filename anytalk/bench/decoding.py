@@ -175,7 +175,7 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
             seconds = []
             for _ in range(_STEPS_AT_LENGTH):
                 began = _clock(talker)
-                _run(talker, cache, rows, 1)
+                run_step(talker, cache, rows, 1)
                 seconds.append(_clock(talker) - began)
             cache.backbone.crop(length)
             if cache.output_adapter is not None:
@@ -191,10 +191,11 @@ def _lengthen(talker: Talker, cache: TalkCache, rows: int, length: int) -> None:
         for part in both:
             part.pretend(length - part.length)  # type: ignore[attr-defined]
     while cache.backbone.length < length:
-        _run(talker, cache, rows, min(_READ_AT_ONCE, length - cache.backbone.length))
+        run_step(talker, cache, rows, min(_READ_AT_ONCE, length - cache.backbone.length))
 
 
-def _run(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
+def run_step(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
+    """Noise through backbone, adapter (of the first row) and heads, behind what is held."""
     model = talker.model
     embeds = torch.randn(rows, steps, model.backbone.width, device=talker.device)
     if model.speaks_alone:
@@ -213,4 +214,4 @@ def _clock(talker: Talker) -> float:
     return Stopwatch(talker.device).now()
 
 
-__all__ = ["NAIVE_STEPS", "STEP_SEGMENTS", "DecodeBench", "bench_decode", "machine", "steps_at_lengths"]
+__all__ = ["NAIVE_STEPS", "STEP_SEGMENTS", "DecodeBench", "bench_decode", "machine", "run_step", "steps_at_lengths"]

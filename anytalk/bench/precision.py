@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from anytalk.decode.ready import make_talker_ready
 from anytalk.evaluate.grids import kl_per_token
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS
-from anytalk.model.talk_model import GridBatch
+from anytalk.model.talk_model import GridBatch, TalkModel
 from anytalk.model.talker import Talker
 
 QUESTIONS = (
@@ -146,13 +146,25 @@ def _logits(
         tokens = torch.from_numpy(np.concatenate([prompts, answer], axis=2)).to(talker.device)
         if model.speaks_alone:
             tokens = tokens[1:]
-        embeds, audio = model.embed(GridBatch(tokens))
-        hidden = model.run(embeds, audio, None, 0 if model.speaks_alone else 1)
-        texts.append(model.text_logits(hidden.states.normed[-1:, first:])[0].float())
-        if hidden.audio is not None:
-            logits = model.audio_logits(hidden.audio[:, first:])[0, :, :, : layout.codebook_size]
-            audios.append(logits.flatten(0, 1).float())
+        text_logits, audio_logits = zip(*_stepwise(model, tokens, first), strict=True)
+        texts.append(torch.cat(text_logits).float())
+        if not model.speaks_alone:
+            audios.append(torch.cat(audio_logits, dim=1)[..., : layout.codebook_size].flatten(0, 1).float())
     return texts, audios
+
+
+def _stepwise(model: TalkModel, tokens: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Text (1,V) and audio logits (K,1,C) of each column from `first` on.
+
+    Read as an answer is, the prompt at once and then column by column, so that what a cache rounds counts too.
+    """
+    speaking = 0 if model.speaks_alone else 1
+    cache = model.new_cache(tokens.shape[0], tokens.shape[2], speaking)
+    for piece in torch.split(tokens, [first + 1, *[1] * (tokens.shape[2] - first - 1)], dim=2):
+        embeds, audio = model.embed(GridBatch(piece))
+        hidden = model.run(embeds, audio, cache, speaking)
+        heard = None if hidden.audio is None else model.audio_logits(hidden.audio[:, -1:])[0]
+        yield model.text_logits(hidden.states.normed[-1:, -1:])[0], heard
 
 
 def _compare(name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, float | None]:

@@ -13,6 +13,9 @@ Why a layout matters: for two rows torch's float32 ``Linear`` calls a GEMM that 
 every call, and for one row a matrix-vector product that reads it badly; both cost more than the arithmetic. Why rows
 are scaled: torch's dynamic int8 product has one scale for all of its input, and a single large value (language models
 have some in their first tokens) leaves two or three bits for everything else.
+
+Beside ``int8`` matrices keys and values may be remembered in bfloat16; beside the others they keep the dtype of the
+weights.
 """
 
 from __future__ import annotations

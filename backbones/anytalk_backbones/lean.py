@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from anytalk.plugins.contracts import BackboneStates
 from anytalk.plugins.matrices import Arithmetic, Peaks, balance, make_matrix
+from anytalk_backbones.attention import Attention, half_is_fast
 from anytalk_backbones.fixed_cache import FixedCache
 from anytalk_backbones.slot_cache import SlotCache, ragged_places
 
@@ -63,11 +64,14 @@ class LeanDecoder(nn.Module):
         self.layers = nn.ModuleList(_LeanLayer(layer, arithmetic, peaks or {}) for layer in source.layers)
         self.norm = nn.Parameter(source.norm.weight.detach().clone(), requires_grad=False)
         self.eps = float(source.norm.variance_epsilon)
+        self.memory_dtype = torch.bfloat16 if arithmetic == "int8" and half_is_fast() else self.norm.dtype
+        self._attend = Attention()
         self._turns: tuple[Tensor, Tensor] | None = None
 
     def new_cache(self, batch_size: int, max_steps: int) -> SlotCache:
         """An empty cache with room for `max_steps`."""
-        return SlotCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, self.norm)
+        like = self.norm.to(self.memory_dtype)
+        return SlotCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, like)
 
     def forward(self, hidden: Tensor, cache: FixedCache | None = None) -> BackboneStates:
         """(B,T,D) -> states before and after the final norm; with a cache the T steps follow those it holds.
@@ -86,7 +90,7 @@ class LeanDecoder(nn.Module):
             turn, mask = self._ragged(empty, start, steps, hidden)
         for number, layer in enumerate(self.layers):
             memory = None if cache is None else cache.store[number]
-            hidden = layer(hidden, turn, mask, memory, start, self.num_heads, self.group)
+            hidden = layer(hidden, turn, mask, memory, start, self.num_heads, self.group, self._attend)
         return BackboneStates(hidden, _normed(hidden, self.norm, self.eps))
 
     def _turn(self, start: int, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +147,7 @@ class _LeanLayer(nn.Module):
         start: int,
         num_heads: int,
         group: int,
+        attend: Attention,
     ) -> Tensor:
         """(B,T,D) -> (B,T,D); `memory` (2,B,H,max,w) gets this layer's keys and values."""
         batch, steps, _ = hidden.shape
@@ -156,7 +161,7 @@ class _LeanLayer(nn.Module):
         if memory is not None:
             memory[:, :, :, start : start + steps] = held
             held = memory[:, :, :, : start + steps]
-        heard = F.scaled_dot_product_attention(query, held[0], held[1], attn_mask=mask)
+        heard = attend(query, held, mask, steps)
         heard = heard.view(batch, num_heads, group, steps, -1).permute(0, 3, 1, 2, 4).reshape(batch, steps, -1)
         hidden = hidden + self.out(heard)
         gate, up = self.gate_up(_normed(hidden, self.norm_2, self.eps)).chunk(2, dim=-1)

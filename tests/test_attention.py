@@ -1,0 +1,99 @@
+"""Attention over a memory in bfloat16 is torch's own, however long the memory is and whatever lies behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+
+from anytalk_backbones import attention
+from anytalk_backbones.attention import Attention, half_is_fast
+from anytalk_backbones.lean import LeanDecoder
+
+CLOSE = {"atol": 0.02, "rtol": 0.02}
+"""bfloat16 has 8 bits: scores, weights and sums are off by 0.4 % each."""
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(params=["torch's", "ours"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_FEW", 0 if request.param == "ours" else 10**9)
+
+
+def memory(rows: int, steps: int) -> Tensor:
+    """(2,rows,2,steps,16), part of a larger one that was never written: it may hold anything."""
+    room = torch.full((2, rows + 1, 2, steps + 37, 16), torch.nan, dtype=torch.bfloat16)
+    held = room[:, :rows, :, :steps]
+    return held.copy_(torch.randn(held.shape))
+
+
+def plain(query: Tensor, held: Tensor, mask: Tensor | None = None) -> Tensor:
+    keys, values = held.to(query.dtype)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+
+@pytest.mark.usefixtures("_way")
+def test_a_step_over_half_precision() -> None:
+    attend = Attention()
+    for rows, steps in ((2, 1), (2, 63), (2, 64), (2, 65), (1, 200), (3, 130), (1, 129)):
+        query, held = torch.randn(rows, 2, 7, 16), memory(rows, steps)
+        found = attend(query, held, None, 1)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, plain(query, held), **CLOSE)
+
+
+@pytest.mark.usefixtures("_way")
+def test_rows_of_unequal_length() -> None:
+    query, held = torch.randn(2, 2, 7, 16), memory(2, 70)
+    mask = torch.zeros(2, 1, 7, 70)
+    mask[1, ..., :40] = -torch.inf
+    found = Attention()(query, held, mask, 1)
+    torch.testing.assert_close(found[:1], plain(query[:1], held[:, :1]), **CLOSE)
+    torch.testing.assert_close(found[1:], plain(query[1:], held[:, 1:, :, 40:]), **CLOSE)
+
+
+def test_prompts_and_memories_of_their_own_dtype_are_torch_s() -> None:
+    query, held = torch.randn(1, 2, 6, 16), memory(1, 30)
+    mask = torch.ones(3, 30, dtype=torch.bool).tril(27).repeat(2, 1)
+    assert torch.equal(Attention()(query, held, mask, 3), plain(query, held, mask))
+    assert torch.equal(Attention()(query, held.float(), None, 1), plain(query, held))
+
+
+def decoder() -> transformers.Qwen2Model:
+    config = transformers.Qwen2Config(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=8,
+    )
+    return transformers.Qwen2Model(config).eval()
+
+
+@pytest.mark.usefixtures("_way")
+def test_a_decoder_that_remembers_in_half_precision() -> None:
+    lean = LeanDecoder(decoder(), "fused")
+    embeds = torch.randn(2, 90, 64)
+    wanted = lean(embeds).normed
+    lean.memory_dtype = torch.bfloat16
+    cache = lean.new_cache(2, 100)
+    pieces = [lean(piece, cache).normed for piece in embeds.split([60, *[1] * 20, 10], dim=1)]
+    found = torch.cat(pieces, dim=1)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.005
+
+
+def test_only_int8_remembers_in_half_precision() -> None:
+    full, half = (LeanDecoder(decoder(), name).new_cache(1, 8) for name in ("packed", "int8"))
+    assert full.store.dtype == torch.float32
+    assert half.num_bytes == (full.num_bytes // 2 if half_is_fast() else full.num_bytes)
