@@ -83,6 +83,11 @@ class LeanDecoder(nn.Module):
         start = 0 if cache is None else cache.length
         if cache is not None:
             cache.reserve(steps)
+        with torch.inference_mode():  # a step is a thousand small operations, which cost less without autograd's books
+            return self._run(hidden, cache, start)
+
+    def _run(self, hidden: Tensor, cache: FixedCache | None, start: int) -> BackboneStates:
+        steps = hidden.shape[1]
         empty = cache.empty if isinstance(cache, SlotCache) else None
         if empty is None:
             turn, mask = self._turn(start, steps, hidden), self._mask(start, steps, hidden.device)
