@@ -282,6 +282,20 @@ def test_the_command_writes_a_report(
     assert data["metrics"]["cascade.cascade_first_sound_p50_s"] > 0
 
 
+def test_a_talker_is_measured_in_its_own_arithmetic(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kept = saved_talker(tmp_path / "talker", "arithmetic=int8").folder, {}
+    for said, arguments in (("int8", []), ("exact", ["--arithmetic", "exact"])):
+        out = tmp_path / said
+        command(monkeypatch, folder, "--suite", suite_file, "-o", out, *arguments)
+        data = json.loads((out / "report.json").read_text())
+        assert data["talker"]["arithmetic"] == said
+        assert f"| arithmetic | {said} |" in (out / "report.md").read_text()
+        kept[said] = data["metrics"]["text_retention.bit_identical"]
+    assert kept == {"int8": 0.0, "exact": 1.0}
+
+
 def test_a_broken_bound_fails_after_the_report(
     talker: Talker, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

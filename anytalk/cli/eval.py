@@ -35,6 +35,10 @@ def command(
         [], "--fail-if", help="Exit 1 on a condition such as 'text_retention<0.99'. May be repeated."
     ),
     seed: int | None = typer.Option(None, help="Instead of the suite's seed."),
+    arithmetic: str | None = typer.Option(
+        None,
+        help="exact, fused, graphs, packed or int8; default: what the talker says.",
+    ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
@@ -54,6 +58,7 @@ def command(
     if report.exists() and not report.is_dir():
         raise DataError(f"'{report}' is a file; a folder is expected", "choose another -o")
     with err.status("loading torch and the talker ..."):
+        from anytalk.decode.ready import make_talker_ready
         from anytalk.evaluate.run import run_suite
         from anytalk.model.talker import load_talker
 
@@ -61,6 +66,7 @@ def command(
         talker = load_talker(
             folder, registry=registry, device=choose_device(device), with_encoder=config.encoder is not None
         )
+        make_talker_ready(talker, arithmetic)
     with _Display() as display:
         try:
             made = run_suite(

@@ -140,6 +140,6 @@ def weights_digest(options: dict[str, Any]) -> str:
 def identity(talker: Talker, suite: Suite, measure: AnyMeasure) -> str:
     """Digest of all that a measure's figures depend on: talker, its own options, the suite's shared ones."""
     shared = suite.model_dump(mode="json", exclude={"measures", "name"})
-    threads = torch.get_num_threads()
-    data = [talker.config.model_dump(mode="json"), shared, measure.model_dump(mode="json"), talker.device, threads]
+    how = [talker.arithmetic, talker.device, torch.get_num_threads()]
+    data = [talker.config.model_dump(mode="json"), shared, measure.model_dump(mode="json"), how]
     return hashlib.sha256(json.dumps([anytalk.__version__, *data], sort_keys=True).encode()).hexdigest()[:16]

@@ -40,6 +40,7 @@ class Report:
         suite: What was measured.
         talker: Folder of the talker.
         config: Its configuration.
+        arithmetic: In which it answered.
         command: Command line.
         date: When it began, UTC.
         machine: Where.
@@ -53,6 +54,7 @@ class Report:
     suite: Suite
     talker: str
     config: TalkerConfig
+    arithmetic: str
     command: list[str]
     date: str
     machine: dict[str, Any]
@@ -110,7 +112,11 @@ def as_json(report: Report) -> dict[str, Any]:
         "failed": report.failures(),
         "broken_bounds": report.broken_bounds() if report.is_complete else [],
         "measures": {result.label: result.as_json() for result in report.results},
-        "talker": {"folder": report.talker, "config": report.config.model_dump(mode="json")},
+        "talker": {
+            "folder": report.talker,
+            "arithmetic": report.arithmetic,
+            "config": report.config.model_dump(mode="json"),
+        },
         "suite": report.suite.model_dump(mode="json"),
         "seed": report.suite.seed,
         "models": report.models,
@@ -232,7 +238,7 @@ def _side_by_side(result: Result) -> str:
 
 
 def _provenance(report: Report) -> list[str]:
-    facts = {"date": report.date, "seed": str(report.suite.seed), **report.machine}
+    facts = {"date": report.date, "seed": str(report.suite.seed), "arithmetic": report.arithmetic, **report.machine}
     return [
         "## Made with",
         "```sh\n" + " ".join(report.command) + "\n```" if report.command else "",

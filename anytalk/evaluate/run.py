@@ -73,7 +73,7 @@ def run_suite(
     folder goes on where it was, as far as talker and options are the same; a complete one is replaced.
 
     Args:
-        talker: Who is measured.
+        talker: Who is measured, in the arithmetic that it was made ready with.
         suite: What is measured.
         out: Folder of the report; made if it isn't there.
         bounds: Conditions of ``--fail-if``.
@@ -91,6 +91,7 @@ def run_suite(
         suite=suite,
         talker=str(talker.folder or ""),
         config=talker.config,
+        arithmetic=talker.arithmetic,
         command=list(command),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(talker.device),

@@ -48,6 +48,8 @@ class Talker:
         registry: Where its parts came from.
         folder: Where it lies; None for one that was never saved.
         device: Torch device.
+        arithmetic: What it was made ready with (``decode.ready``); what ``config`` says is what it is to be made ready
+            with.
     """
 
     config: TalkerConfig
@@ -55,6 +57,7 @@ class Talker:
     registry: Registry
     folder: Path | None = None
     device: str = "cpu"
+    arithmetic: str = "exact"
     _codec: Codec | None = field(default=None, repr=False)
 
     @property
