@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import model_folder
 from torch import Tensor
 
 from anytalk.decode.engine import Column, DecodeOptions, Generation
@@ -18,6 +20,11 @@ from anytalk.model.talker import Talker
 from anytalk.plugins.registry import default_registry
 
 STREAMS, CODES = 3, 12
+HF_ADAPTERS: dict[str, dict[str, Any]] = {
+    "talker": {"width": 64, "num_layers": 1, "letter_width": 64, "num_letter_layers": 1},
+    "blocks": {"num_blocks": 1},
+    "none": {},
+}
 
 
 def make_talker(
@@ -46,6 +53,25 @@ def make_talker(
     )
     registry = default_registry()
     return Talker(config, assemble(config, registry, dtype=dtype), registry)
+
+
+def hf_talker(folder: Path, adapter: str, speakers: tuple[str, ...] = (), **grid: Any) -> Talker:
+    """A talker on a random Llama, whose caches are joinable."""
+    config = TalkerConfig.model_validate(
+        {
+            "backbone": {"name": "llama", "options": {"model": str(model_folder(folder, "llama"))}},
+            "encoder": {"name": "tiny"},
+            "encoder_width": 16,
+            "input_adapter": {"name": "stack", "options": {"factor": 5}},
+            "output_adapter": {"name": adapter, "options": HF_ADAPTERS[adapter]},
+            "heads": {"name": "parallel"},
+            "codec": {"name": "tiny", "options": {"num_streams": STREAMS, "codebook_size": CODES}},
+            "grid": {"codec_streams": STREAMS, "codebook_size": CODES, **grid},
+            "speakers": list(speakers),
+        }
+    )
+    registry = default_registry()
+    return Talker(config, assemble(config, registry), registry)
 
 
 def end_text_after(talker: Talker, num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:

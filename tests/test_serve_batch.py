@@ -8,48 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import model_folder
-from talkers import make_talker
+from talkers import hf_talker, make_talker
 
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
-from anytalk.model.assemble import assemble
-from anytalk.model.config import TalkerConfig
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import JoinableCache
-from anytalk.plugins.registry import default_registry
 from anytalk.serve.answers import Speech, front_of, listen_to
 from anytalk.serve.batch import Batch, Slot
 from anytalk.serve.memory import Memory
 from anytalk.serve.ready import arithmetic_for_many
-
-STREAMS, CODES = 3, 12
-OTHER_ADAPTERS: dict[str, dict[str, Any]] = {
-    "talker": {"width": 64, "num_layers": 1, "letter_width": 64, "num_letter_layers": 1},
-    "blocks": {"num_blocks": 1},
-    "none": {},
-}
-
-
-def hf_talker(folder: Path, adapter: str, speakers: tuple[str, ...] = (), **grid: Any) -> Talker:
-    """A talker on a random Llama, whose caches are joinable."""
-    config = TalkerConfig.model_validate(
-        {
-            "backbone": {"name": "llama", "options": {"model": str(model_folder(folder, "llama"))}},
-            "encoder": {"name": "tiny"},
-            "encoder_width": 16,
-            "input_adapter": {"name": "stack", "options": {"factor": 5}},
-            "output_adapter": {"name": adapter, "options": OTHER_ADAPTERS[adapter]},
-            "heads": {"name": "parallel"},
-            "codec": {"name": "tiny", "options": {"num_streams": STREAMS, "codebook_size": CODES}},
-            "grid": {"codec_streams": STREAMS, "codebook_size": CODES, **grid},
-            "speakers": list(speakers),
-        }
-    )
-    registry = default_registry()
-    return Talker(config, assemble(config, registry), registry)
 
 
 def question(
