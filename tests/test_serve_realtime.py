@@ -193,6 +193,27 @@ def test_the_talkers_transcript_of_the_user(server: Running) -> None:
     run(talk())
 
 
+def test_a_model_that_fails_is_told_in_the_protocols_words(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def talk() -> None:
+        heard = {"turn_detection": None, "transcription": {"model": "whisper-1"}}
+        async with talking(server, audio={"input": heard}, **SMALL) as client:
+            with monkeypatch.context() as broken:
+                broken.setattr(server.state.talker.model, "text_logits", lambda _: 1 / 0)
+                await client.say(pcm(question()))
+                await client.connection.input_audio_buffer.commit()
+                failed = await client.until("conversation.item.input_audio_transcription.failed")
+                assert failed.error.code == "model_failed"
+                response, _ = await client.answer()
+                assert response.status == "failed"
+                assert response.status_details.error.code == "model_failed"
+                assert "ZeroDivisionError" in str(response.status_details.error)
+            await client.type("still there?")
+            response, _ = await client.answer()
+            assert response.output, "the session goes on"
+
+    run(talk())
+
+
 # Items
 
 

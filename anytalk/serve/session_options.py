@@ -54,11 +54,14 @@ class TurnDetection(_Part):
 
 
 class Transcription(_Part):
-    """Also write down what the user says; by the talker itself, so language and model are accepted and not used."""
+    """Also write down what the user says; by the talker itself, so what is said here about how is not used."""
 
     model: str | None = None
     language: str | None = None
+    languages: list[str] | None = None
     prompt: str | None = None
+    keywords: list[str] | None = None
+    delay: str | None = None
 
 
 class AudioInput(_Part):
