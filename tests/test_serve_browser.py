@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from browser_lab import (
@@ -27,6 +28,10 @@ from browser_lab import (
 )
 from serve_lab import Running, question, running, slow_down
 from talkers import make_talker
+
+INK = """[...document.querySelectorAll('.lane canvas')].map((canvas) => canvas.getContext('2d')
+  .getImageData(0, 0, canvas.width, canvas.height).data.filter((value, at) => at % 4 === 3 && value > 64).length)"""
+LEVEL = "Number(document.querySelector('#{}-lane .level').style.transform.match(/[0-9.]+/)?.[0] ?? 0)"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
 
@@ -60,6 +65,13 @@ def page(browser: Page, server: Running) -> Iterator[Page]:
     server.wait_until(lambda: server.state.admission.taken == 0)
 
 
+@pytest.fixture(scope="module")
+def pictures(pytestconfig: pytest.Config) -> Path:
+    """Where the last run's pictures of the page are kept, to be looked at."""
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("pictures-of-the-page")
+
+
 def test_the_page_opens_and_names_the_talker(page: Page, server: Running) -> None:
     wait_ready(page)
     assert page.text("#model") == "tiny"
@@ -76,16 +88,21 @@ def test_the_page_opens_and_names_the_talker(page: Page, server: Running) -> Non
     page.run("localStorage.clear()")
 
 
-def test_a_hands_free_turn_and_speaking_over_the_answer(page: Page) -> None:
+def test_a_hands_free_turn_and_speaking_over_the_answer(page: Page, pictures: Path) -> None:
     wait_ready(page)
+    assert page.run(INK) == [0, 0]
     page.click("#talk")
     started = until_received(page, "input_audio_buffer.speech_started")
+    page.wait_for(f"{LEVEL.format('user')} > 0.1")
     stopped = until_received(page, "input_audio_buffer.speech_stopped")
     length_ms = len(question()) / 24 - 1500
     assert stopped["audio_end_ms"] - started["audio_start_ms"] == pytest.approx(length_ms + 300 + 500, abs=400)
     page.wait_for(f"({ANSWER})?.length > 3")
     page.wait_for(f"{PLAYED}.then(samples => samples > 4800)")
     assert page.run(STATE) == "speaking"
+    page.wait_for(f"{LEVEL.format('answer')} > 0.1")
+    # Both sides are drawn: the question as it was spoken, the answer as it is played.
+    assert min(page.run(INK)) > 1000
     assert page.run("document.querySelector('.turn.user .waveform').getAttribute('role')") == "img"
     assert "first sound" in page.text(".turn.answer .figures")
     # The second question comes while the answer is spoken.
@@ -102,6 +119,7 @@ def test_a_hands_free_turn_and_speaking_over_the_answer(page: Page) -> None:
     assert page.run(PLAYED) == played
     assert "interrupted after" in page.text(".turn.answer .figures")
     page.wait_for("Boolean(document.querySelector('.turn.answer .unheard'))")
+    page.picture(pictures / "spoken-over.png")
     # And is answered in its turn.
     until_received(page, "response.created", 2)
     page.wait_for(f"{PLAYED}.then(samples => samples > {played})")
@@ -339,7 +357,7 @@ def axe(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it(page: Page, server: Running, axe: str, scheme: str) -> None:
+def test_everybody_can_use_it(page: Page, server: Running, axe: str, scheme: str, pictures: Path) -> None:
     page.look(scheme=scheme)
     page.open(f"http://{server.address}/")
     wait_ready(page)
@@ -360,6 +378,8 @@ def test_everybody_can_use_it(page: Page, server: Running, axe: str, scheme: str
     page.wait_for("Boolean(document.querySelector('.turn.answer .unheard'))")
     page.run("import('/app.js').then(async ({ app }) => app.tell(new (await import('/problems.js')).Problem('lost')))")
     check(1280)
+    page.picture(pictures / f"{scheme}.png")
     check(390)
+    page.picture(pictures / f"{scheme}-narrow.png")
     page.click("#open-settings")
     check(1280)
