@@ -93,6 +93,22 @@ def test_a_decoder_that_remembers_in_half_precision() -> None:
     assert float((found - wanted).norm() / wanted.norm()) < 0.005
 
 
+@pytest.mark.usefixtures("_way")
+def test_answers_that_share_a_batch_and_remember_in_half_precision() -> None:
+    lean = LeanDecoder(decoder(), "fused")
+    embeds = torch.randn(2, 90, 64)
+    wanted = lean(embeds).normed
+    lean.memory_dtype = torch.bfloat16
+    joint, other = lean.new_cache(1, 60), lean.new_cache(1, 80)
+    lean(embeds[:1, :50], joint)
+    lean(embeds[1:, :70], other)
+    joint.join(other)
+    for number in range(20):
+        found = lean(torch.stack([embeds[0, 50 + number], embeds[1, 70 + number]])[:, None], joint).normed
+        for row, place in ((0, 50 + number), (1, 70 + number)):
+            assert float((found[row, 0] - wanted[row, place]).norm() / wanted[row, place].norm()) < 0.01
+
+
 def test_only_int8_remembers_in_half_precision() -> None:
     full, half = (LeanDecoder(decoder(), name).new_cache(1, 8) for name in ("packed", "int8"))
     assert full.store.dtype == torch.float32
