@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class DecoderState:
     Attributes:
         past: (B, width, 6) last inputs of the first convolution and of each block.
         overlap: (B, n_fft - hop) sum of the windows that reach beyond what is finished.
-        envelope: (1, n_fft - hop) the same of the squared windows.
+        envelope: (1, n_fft - hop) the same of the squared windows; (B, ...) where rows are of unequal age.
         to_drop: Samples that still must be dropped at the start.
     """
 
@@ -202,6 +203,23 @@ def _drop_start(wave: Tensor, state: DecoderState) -> Tensor:
     return wave[:, dropped:]
 
 
+def _joined(states: Sequence[DecoderState]) -> DecoderState:
+    """States of one row each as one; each row still has to drop its own start."""
+    return DecoderState(
+        past=[torch.cat(rows) for rows in zip(*(state.past for state in states), strict=True)],
+        overlap=torch.cat([state.overlap for state in states]),
+        envelope=torch.cat([state.envelope for state in states]),
+        to_drop=0,
+    )
+
+
+def _share_out(joined: DecoderState, states: Sequence[DecoderState]) -> None:
+    """Give each state its row back."""
+    for row, state in enumerate(states):
+        state.past = [past[row : row + 1] for past in joined.past]
+        state.overlap, state.envelope = joined.overlap[row : row + 1], joined.envelope[row : row + 1]
+
+
 class SpectralCodec(Codec):
     """The spectral codec.
 
@@ -280,19 +298,45 @@ class SpectralCodec(Codec):
         """A stream on the decoder's own state: each frame is computed once."""
         return _SpectralStream(self)
 
+    @torch.no_grad()
+    def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
+        """See :meth:`anytalk.plugins.contracts.Codec.push_all`: chunks of one length are decoded in one call."""
+        alike: dict[int, list[tuple[int, _SpectralStream]]] = {}
+        waves: dict[int, Tensor] = {}
+        for place, (stream, chunk) in enumerate(zip(streams, codes, strict=True)):
+            check_codes(chunk, self.num_streams, self.codebook_size)
+            assert isinstance(stream, _SpectralStream)
+            alike.setdefault(chunk.shape[-1], []).append((place, stream))
+        for length, rows in alike.items():
+            if length == 0 or len(rows) == 1:
+                waves |= {place: stream.push(codes[place]) for place, stream in rows}
+                continue
+            states = [stream.state for _, stream in rows]
+            joined = _joined(states)
+            made = self.decode_next(torch.cat([codes[place] for place, _ in rows]), joined)
+            _share_out(joined, states)
+            for row, (place, _) in enumerate(rows):
+                waves[place] = _drop_start(made[row : row + 1], states[row])
+        return [waves[place] for place in range(len(streams))]
+
 
 class _SpectralStream(CodecStream):
     def __init__(self, codec: SpectralCodec) -> None:
         self._codec = codec
         self._state: DecoderState | None = None
 
+    @property
+    def state(self) -> DecoderState:
+        """Of an answer that has begun."""
+        if self._state is None:
+            self._state = self._codec.net.new_state(1)
+        return self._state
+
     def push(self, codes: Tensor) -> Tensor:
         check_codes(codes, self._codec.num_streams, self._codec.codebook_size)
         if codes.shape[-1] == 0:
             return torch.zeros((1, 0), device=codes.device)
-        if self._state is None:
-            self._state = self._codec.net.new_state(1)
-        return self._codec.decode_next(codes, self._state)
+        return self._codec.decode_next(codes, self.state)
 
     def flush(self) -> Tensor:
         if self._state is None:

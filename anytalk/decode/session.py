@@ -197,12 +197,20 @@ class Mouth:
 
     def say(self, answer: Answer, is_last: bool = False) -> Iterator[AudioDelta]:
         """What is ready and was not said yet; with `is_last` also what the codec holds back."""
+        yield from self.sound(self.stream.push(self.take(answer)), is_last)
+
+    def take(self, answer: Answer) -> Tensor:
+        """(1,K,t) codes that are ready and were not said yet; whoever takes them has the stream decode them."""
         ready = max(self.num_frames, answer.frames_ready)
         if ready and not self.num_frames:
             self.mark("first_frame")
         codes = torch.from_numpy(answer.codes(self.num_frames, ready))[None].to(self.device)
         self.num_frames = ready
-        pieces = [self.stream.push(codes)] + ([self.stream.flush()] if is_last else [])
+        return codes
+
+    def sound(self, pushed: Tensor, is_last: bool = False) -> Iterator[AudioDelta]:
+        """(1,n) that the stream made of what was taken, as an event; with `is_last` also what it holds back."""
+        pieces = [pushed] + ([self.stream.flush()] if is_last else [])
         wave = torch.cat(pieces, dim=1)[0].cpu().numpy()
         if len(wave):
             if self.first_audio_s is None:

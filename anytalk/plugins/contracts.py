@@ -332,6 +332,20 @@ class Codec(Part, nn.Module):
     def new_stream(self) -> CodecStream:
         """A streaming decoder for one answer."""
 
+    def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
+        """A push to each of several streams of this codec, as a server needs them.
+
+        One after the other, unless a codec knows how to decode them together; then to rounding.
+
+        Args:
+            streams: Each once.
+            codes: (1,K,t) for each, with a t of its own.
+
+        Returns:
+            (1,n) of each, what its own ``push`` would have returned.
+        """
+        return [stream.push(chunk) for stream, chunk in zip(streams, codes, strict=True)]
+
     def code_vectors(self) -> Tensor | None:
         """(K,C,W) float32, what each code adds to what is decoded: codes whose vectors are close sound alike.
 

@@ -25,6 +25,7 @@ from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import CodecStream
 from anytalk.serve.batch import Slot
 from anytalk.serve.memory import Memory
 
@@ -202,25 +203,42 @@ class Job:
         assert self.slot is not None
         self.emit(Started(self.slot.generation.prompts[0].num_columns, self.slot.cached_columns))
 
-    def advance(self) -> None:
-        """Say what the last column brought; the end too, if it was one."""
+    def write(self) -> None:
+        """Say what the last column brought of the text."""
         assert self.slot is not None
         assert self._talker is not None
-        answer, done = self.slot.generation.answer, self.slot.is_done
-        tokenizer = self._talker.model.backbone.tokenizer
-        delta = text_delta(tokenizer.decode(answer.text_ids), self._said)
+        delta = text_delta(
+            self._talker.model.backbone.tokenizer.decode(self.slot.generation.answer.text_ids), self._said
+        )
         if delta:
             self._said += delta
             self.emit(TextDelta(delta))
-        if self._mouth is not None and (done or answer.frames_ready - self._mouth.num_frames >= self._stride):
-            for piece in self._mouth.say(answer, is_last=done):
-                self.emit(piece)
-        if done:
-            self._finish(tokenizer.decode(answer.text_ids))
 
-    def _finish(self, whole: str) -> None:
+    @property
+    def has_sound(self) -> bool:
+        """Whether the codec has something to do for it now."""
+        if self._mouth is None or self.slot is None:
+            return False
+        return self.slot.is_done or self.slot.generation.answer.frames_ready - self._mouth.num_frames >= self._stride
+
+    def take_codes(self) -> tuple[CodecStream, Tensor]:
+        """What the codec is to decode, (1,K,t), and in which stream; where there is sound, once."""
+        assert self.slot is not None
+        assert self._mouth is not None
+        return self._mouth.stream, self._mouth.take(self.slot.generation.answer)
+
+    def speak(self, pushed: Tensor) -> None:
+        """Say the (1,n) samples that came of the codes."""
+        assert self.slot is not None
+        assert self._mouth is not None
+        for piece in self._mouth.sound(pushed, is_last=self.slot.is_done):
+            self.emit(piece)
+
+    def finish(self) -> None:
+        """Say the end."""
         assert self.slot is not None
         assert self._talker is not None
+        whole = self._talker.model.backbone.tokenizer.decode(self.slot.generation.answer.text_ids)
         if whole.startswith(self._said) and whole != self._said:
             self.emit(TextDelta(whole[len(self._said) :]))
         answer, mouth = self.slot.generation.answer, self._mouth

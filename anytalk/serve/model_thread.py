@@ -10,8 +10,10 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+
+from torch import Tensor
 
 from anytalk.errors import AnytalkError
 from anytalk.model.talker import Talker
@@ -166,24 +168,58 @@ class ModelThread:
         except Exception:  # as above; what was remembered is read again
             for job in laid_out:
                 self._leave(job)
-                self._begin(job, again=True)
+                self._begin([job], again=True)
         else:
-            for job in laid_out:
-                self._begin(job)
+            self._begin(laid_out)
 
-    def _begin(self, job: Job, again: bool = False) -> None:
+    def _begin(self, jobs: Sequence[Job], again: bool = False) -> None:
+        begun = []
+        for job in jobs:
+            try:
+                with _failures_of(job):
+                    if again:
+                        job.prepare(self.talker, self._stride_frames)
+                        assert job.slot is not None
+                        self._batch.add(job.slot)
+                    job.begin()
+                    begun.append(job)
+            except _HasFailed:
+                self._leave(job)
+        self._speaking += self._go_on(begun)
+
+    def _go_on(self, jobs: Sequence[Job]) -> list[Job]:
+        """Tell what the last column brought; returns the answers that aren't over."""
+        told = {id(job) for job in self._tell(jobs)}
+        for job in jobs:
+            if id(job) not in told:
+                self._leave(job)
+        return [job for job in jobs if id(job) in told and job.slot is not None and not job.slot.is_done]
+
+    def _tell(self, jobs: Sequence[Job]) -> list[Job]:
+        """Text, sound, ends, the sound of all from one call of the codec; returns those that didn't fail."""
+        written, told = [], []
+        for job in jobs:
+            with suppress(_HasFailed), _failures_of(job):
+                job.write()
+                written.append(job)
+        due = [job for job in written if job.has_sound]
+        sounds: dict[int, Tensor] = {}
         try:
-            with _failures_of(job):
-                if again:
-                    job.prepare(self.talker, self._stride_frames)
-                    assert job.slot is not None
-                    self._batch.add(job.slot)
-                job.begin()
-                job.advance()
-                if job.slot is not None and not job.slot.is_done:
-                    self._speaking.append(job)
-        except _HasFailed:
-            self._leave(job)
+            taken = [job.take_codes() for job in due]
+            pushed = self.talker.codec.push_all(*map(list, zip(*taken, strict=True))) if taken else []
+            sounds = dict(zip(map(id, due), pushed, strict=True))
+        except Exception as error:  # nobody can tell which streams are still whole
+            for job in due:
+                _tell_failure(job, error)
+            written = [job for job in written if not any(job is other for other in due)]
+        for job in written:
+            with suppress(_HasFailed), _failures_of(job):
+                if id(job) in sounds:
+                    job.speak(sounds[id(job)])
+                if job.slot is not None and job.slot.is_done:
+                    job.finish()
+                told.append(job)
+        return told
 
     def _leave(self, job: Job) -> None:
         if job.slot is not None:
@@ -203,16 +239,7 @@ class ModelThread:
             self._batch = self._new_batch()
             return
         self._on_columns(len(stepped))
-        for job in list(self._speaking):
-            try:
-                with _failures_of(job):
-                    job.advance()
-            except _HasFailed:
-                self._leave(job)
-                self._speaking.remove(job)
-                continue
-            if job.slot is not None and job.slot.is_done:
-                self._speaking.remove(job)
+        self._speaking = self._go_on(self._speaking)
 
 
 class _HasFailed(Exception):  # noqa: N818
@@ -231,12 +258,16 @@ class _failures_of:  # noqa: N801
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None or not isinstance(error, Exception):
             return
-        if isinstance(error, AnytalkError):
-            self.job.emit(Failed(str(error).replace("\n", "; "), is_ours=False))
-        else:
-            log.error("an answer failed", exc_info=error)
-            self.job.emit(Failed(f"the model failed: {type(error).__name__}", is_ours=True))
+        _tell_failure(self.job, error)
         raise _HasFailed from error
+
+
+def _tell_failure(job: Job, error: Exception) -> None:
+    if isinstance(error, AnytalkError):
+        job.emit(Failed(str(error).replace("\n", "; "), is_ours=False))
+    else:
+        log.error("an answer failed", exc_info=error)
+        job.emit(Failed(f"the model failed: {type(error).__name__}", is_ours=True))
 
 
 def _forget(job: Job) -> None:

@@ -42,6 +42,7 @@ def check_codec(
     check_encode(codec)
     check_decode(codec)
     check_stream(codec)
+    check_streams_together(codec)
 
 
 def random_codes(codec: Codec, batch_size: int, num_frames: int) -> Tensor:
@@ -115,6 +116,36 @@ def check_stream(codec: Codec) -> None:
     stream = codec.new_stream()
     assert stream.push(codes[..., :0]).shape == (1, 0), "push of 0 frames into a new stream must give (1, 0)"
     assert stream.flush().shape == (1, 0), "flush of an empty stream must give (1, 0)"
+
+
+def check_streams_together(codec: Codec) -> None:
+    """Several streams pushed at once say what each says alone, whatever their ages and the lengths of their chunks."""
+    num_frames = NUM_FRAMES + sum(codec.context_frames)
+    codes = random_codes(codec, 3, num_frames)
+    ages, chunks = (0, 1, 3), ((2, 2, 2), (1, 2, 1), (0, 0, 0), (2, 0, 2))
+    alone, together = ([codec.new_stream() for _ in ages] for _ in range(2))
+    for row, age in enumerate(ages):
+        for streams in (alone, together):
+            streams[row].push(codes[row : row + 1, :, :age])
+    place = list(ages)
+    for lengths in chunks:
+        pieces = [
+            codes[row : row + 1, :, start : start + length]
+            for row, (start, length) in enumerate(zip(place, lengths, strict=True))
+        ]
+        place = [start + length for start, length in zip(place, lengths, strict=True)]
+        _compare(
+            [stream.push(piece) for stream, piece in zip(alone, pieces, strict=True)], codec.push_all(together, pieces)
+        )
+    _compare([stream.flush() for stream in alone], [stream.flush() for stream in together])
+    assert codec.push_all([], []) == [], "push_all of no streams must give an empty list"
+
+
+def _compare(alone: list[Tensor], together: list[Tensor]) -> None:
+    for one, other in zip(alone, together, strict=True):
+        assert other.shape == one.shape, f"push_all gave {tuple(other.shape)}, push alone {tuple(one.shape)}"
+        error = float((other - one).abs().max()) if one.numel() else 0.0
+        assert error < STREAM_TOLERANCE, f"push_all differs from push alone by {error:.1e}"
 
 
 def _push_all(stream: Any, codes: Tensor, strides: tuple[int, ...]) -> list[Tensor]:
