@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import websockets
 from helpers import tiny_talker
@@ -227,6 +228,39 @@ def test_running_answers_end_before_the_server_does() -> None:
 
     with running(make_talker(), max_columns=300) as server:
         slow_down(server)
+        run(talk(server))
+        server.wait_until(lambda: server.server.should_exit)
+
+
+def test_answers_that_take_too_long_are_ended_in_words() -> None:
+    """When the time for running answers is over, nobody's answer just breaks off."""
+
+    async def stream(server: Running) -> None:
+        async with server.client() as client:
+            asked = [{"role": "user", "content": "a long story"}]
+            async for _ in await client.chat.completions.create(model="tiny", messages=asked, stream=True):  # type: ignore[arg-type,union-attr]
+                pass
+
+    async def talk(server: Running) -> None:
+        async with talking(server, **MANUAL) as client:
+            await client.type("a long story")
+            await client.connection.response.create()
+            await client.until("response.output_audio.delta")
+            streaming = asyncio.create_task(stream(server))
+            await asyncio.sleep(0.3)
+            server.server.drain()
+            done = await client.until("response.done")
+            assert done.response.status == "failed"
+            assert "going down" in str(done.response.status_details.error)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await forever(client.next)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1001
+            with pytest.raises(openai.APIError, match="going down"):
+                await streaming
+
+    with running(make_talker(), max_columns=3000, drain_s=0.5) as server:
+        slow_down(server, 0.05)
         run(talk(server))
         server.wait_until(lambda: server.server.should_exit)
 

@@ -53,11 +53,15 @@ class ModelThread:
         """Begin to answer."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Fail what is unfinished, and wait for the thread's end."""
+    def end(self) -> None:
+        """Fail what is unfinished, with the next round at the latest; everybody is told. From any thread."""
         with self._arrived:
             self._stops = True
             self._arrived.notify()
+
+    def stop(self) -> None:
+        """:meth:`end`, and wait for the thread."""
+        self.end()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 

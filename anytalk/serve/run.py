@@ -13,6 +13,9 @@ import uvicorn
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.websocket import ImpatientWebSocket
 
+_LAST_WORDS_S = 1.0
+"""For telling clients that their answers were cut off."""
+
 
 class Server(uvicorn.Server):
     """A uvicorn server that drains.
@@ -62,7 +65,10 @@ class Server(uvicorn.Server):
         if self._drains:
             now = asyncio.get_running_loop().time()
             self._deadline = self._deadline or now + self._settings.drain_s
-            self.should_exit = self.should_exit or now > self._deadline or self._state.admission.taken == 0
+            if now > self._deadline:
+                self._state.model.end()
+            is_late = now > self._deadline + _LAST_WORDS_S
+            self.should_exit = self.should_exit or is_late or self._state.admission.taken == 0
         return await super().on_tick(counter)
 
 
