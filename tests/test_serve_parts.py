@@ -149,6 +149,15 @@ def test_what_was_heard_of_an_answer(heard_ms: int | None, is_whole: bool, text:
     assert item.heard_text == text
 
 
+def test_a_truncation_may_be_rounded_up_but_not_longer_than_the_answer() -> None:
+    conversation = Conversation(max_items=20)
+    conversation.add(Item("assistant", id="a", text="one two", audio_ms=1000))
+    conversation.truncate("a", 0, 1001)
+    assert conversation.find("a").heard_text == "one two"
+    with pytest.raises(RequestError, match="1000 ms of sound"):
+        conversation.truncate("a", 0, 1002)
+
+
 def test_a_conversation_forgets_its_oldest_items() -> None:
     conversation = Conversation(max_items=20)
     for number in range(21):
