@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from anytalk.plugins.contracts import Backbone
 from anytalk.plugins.registry import default_registry
 from anytalk.train.elastic import take_out
 from anytalk_adapters.ctc_adapter import CtcAdapter, Speller
-from anytalk_adapters.ctc_search import heard_line, likeliest_lines, line_scores
+from anytalk_adapters.ctc_search import found_lines, likeliest_lines, line_likelihoods
+from anytalk_adapters.likely_words import Reader, mark_tokens
 
 CTC = ["input_adapter={name: ctc, options: {width: 16, num_blocks: 1, dropout: 0.0}}"]
 
@@ -187,29 +189,64 @@ def test_a_beam_hears_the_likeliest_line_and_not_each_frames_likeliest_token() -
 
 def test_all_lines_of_a_small_alphabet_are_ctc_s_own_probabilities() -> None:
     torch.manual_seed(0)
-    logits = torch.randn(5, 3).log_softmax(-1)
-    tokens = [list(enumerate(frame[1:].tolist())) for frame in logits]
-    lines = likeliest_lines(logits[:, 0].tolist(), tokens, beam=1000)
-    for line, chance in lines:
-        target = torch.tensor([[token + 1 for token in line]], dtype=torch.int64)
-        expected = -F.ctc_loss(logits[:, None], target, torch.tensor([5]), torch.tensor([len(line)]), reduction="sum")
-        assert chance == pytest.approx(float(expected), abs=1e-4)
+    frames = torch.randn(5, 3).log_softmax(-1).detach()
+    tokens = [list(enumerate(frame[1:].tolist())) for frame in frames]
+    lines = [(line, chance) for line, chance in likeliest_lines(frames[:, 0].tolist(), tokens, beam=1000) if line]
+    expected = line_likelihoods(frames, [line for line, _ in lines])
+    assert [chance for _, chance in lines] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_line_that_is_likely_in_every_hearing_comes_before_one_that_is_likelier_in_one() -> None:
+    # Two hearings of one frame: they agree on token 1, and each has a favourite that the other hardly holds.
+    hearings = [torch.tensor([[1e-6, 0.55, 0.45, 1e-4]]).log(), torch.tensor([[1e-6, 1e-4, 0.45, 0.55]]).log()]
+    lines = found_lines(hearings, candidates=3, beam=4)
+    assert list(lines) == [(1,), (0,), (2,)]
+    assert lines[(1,)] == pytest.approx(math.log(0.45), abs=1e-4)
+    assert lines[(0,)] == pytest.approx((math.log(0.55) + math.log(1e-4)) / 2, abs=1e-4)
+    assert next(iter(found_lines(hearings[:1], candidates=3, beam=4))) == (0,)
+
+
+def test_a_clip_in_which_no_frame_holds_a_token_has_still_one() -> None:
+    silence = torch.tensor([[0.0, -40.0, -30.0], [0.0, -40.0, -40.0]])
+    assert list(found_lines([silence], candidates=2, beam=4)) == [(1,)]
+
+
+def reader(backbone: Backbone, **options: Any) -> Reader:
+    return Reader(backbone, **{"context": "", "num_lines": 8, "weight": 0.0} | options)
 
 
 def test_the_backbone_decides_between_lines_that_sound_alike(backbone: Backbone) -> None:
     torch.manual_seed(1)
-    pairs = [[a, b] for a in range(4, 12) for b in range(4, 12)]
-    scores = line_scores(backbone, pairs)
+    pairs = [(a, b) for a in range(4, 12) for b in range(4, 12)]
+    scores, _ = reader(backbone).read(pairs, [])
     favourite = pairs[scores.index(max(scores))]
     other = next(pair for pair in pairs if pair[0] == favourite[0] and pair != favourite)
-    frames = torch.full((3, 1 + backbone.text_vocab_size), -30.0)
-    frames[0, 1 + favourite[0]], frames[1, 0] = 0.0, 0.0
-    # The second token is heard as the other a little more than as the favourite.
-    frames[2, 1 + other[1]], frames[2, 1 + favourite[1]] = math.log(0.51), math.log(0.49)
-    assert heard_line(frames, 4, 8, backbone, fusion=0.0) == other
-    assert heard_line(frames, 4, 8, backbone, fusion=5.0) == favourite
-    # Padding behind a short line changes nothing.
-    torch.testing.assert_close(line_scores(backbone, [favourite, [4]])[0], max(scores))
+    heard = {other: math.log(0.51), favourite: math.log(0.49)}
+    assert reader(backbone).choose(heard) == other
+    assert reader(backbone, weight=5.0).choose(heard) == favourite
+    assert reader(backbone, weight=5.0, num_lines=1).choose(heard) == other  # it read the likeliest one only
+    # Padding behind a short line changes nothing, and the context is where a line begins.
+    torch.testing.assert_close(reader(backbone).read([favourite, (4,)], [])[0][0], max(scores))
+    ids = torch.tensor([[*backbone.tokenizer.encode("so: "), *favourite]])
+    chances = backbone.text_logits(backbone(backbone.embed_text(ids)).normed)[0].log_softmax(-1).detach()
+    expected = sum(chances[place, token] for place, token in zip((-3, -2), favourite, strict=True))
+    torch.testing.assert_close(reader(backbone, context="so: ").read([favourite], [])[0][0], float(expected))
+
+
+def test_the_words_decide_about_the_mark_behind_them(backbone: Backbone) -> None:
+    marks = mark_tokens(backbone.tokenizer)
+    assert backbone.tokenizer.decode(marks) == ".?!"
+    words, others = (5, 9), (6, 9)
+    ends = reader(backbone).read([words], marks)[1][0]
+    fitting, unfitting = marks[ends.index(max(ends))], marks[ends.index(min(ends))]
+    # Heard with two wrong marks it is as likely as both together; never with the right one.
+    wrong = [mark for mark in marks if mark != fitting]
+    heard = {(*words, wrong[0]): math.log(0.3), (*words, wrong[1]): math.log(0.3), (*others, unfitting): math.log(0.4)}
+    assert reader(backbone, weight=1e-3).choose(heard) == (*words, fitting)
+    assert reader(backbone).choose(heard) == (*others, unfitting)  # a backbone that isn't asked changes no mark
+    # Nobody puts a mark where none was heard, and a mark alone is a word.
+    assert reader(backbone, weight=1e-3).choose({words: -0.1, (*others, unfitting): -9.0}) == words
+    assert reader(backbone, weight=1e-3).choose({(unfitting,): -0.1, others: -9.0}) == (unfitting,)
 
 
 def test_with_a_beam_columns_are_exactly_the_typed_tokens(backbone: Backbone) -> None:

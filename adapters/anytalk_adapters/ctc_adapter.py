@@ -23,8 +23,9 @@ from anytalk import plugins
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, InputAdapter, TextTokenizer
 
-from .ctc_search import heard_line
+from .ctc_search import found_lines
 from .input_adapters import zero_padding
+from .likely_words import Reader
 from .spelling import NUM_LETTERS, Spelling
 
 _KERNEL = 7
@@ -108,8 +109,20 @@ class CtcAdapter(InputAdapter):
             description="Lines of tokens that are weighed against each other outside of training; columns are then the "
             "tokens of the likeliest one. 1: the likeliest token of each frame, and columns are mixtures.",
         )
+        hearings: int = Field(
+            1,
+            ge=1,
+            description="Times that a clip is heard outside of training, each a frame later (with a beam above 1): "
+            "lines of tokens are those of all of them, as likely as in the mean.",
+        )
         fusion: float = Field(
             0.0, ge=0, description="Weight of how likely the backbone finds such a line (with a beam above 1)."
+        )
+        fusion_lines: int = Field(8, ge=1, description="Lines that the backbone reads for it, the likeliest ones.")
+        fusion_context: str = Field(
+            "",
+            description="What stands before them, such as the beginning of a user's turn in the backbone's own chat "
+            "markup; empty: nothing, they begin a text.",
         )
         temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
         negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
@@ -156,10 +169,10 @@ class CtcAdapter(InputAdapter):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,F,E), (B,) -> (B,F',D) and (B,) columns, one for each token that is heard, at least one."""
-        hidden, scores, places = self._listen(features, lengths)
         if self.options.beam > 1 and not self.training:
-            rows = [self._typed(*heard) for heard in zip(hidden, scores, places.tolist(), strict=True)]
+            rows = [self._typed(row[:length]) for row, length in zip(features, lengths.tolist(), strict=True)]
             return self._columns(rows, features, lengths)
+        hidden, scores, places = self._listen(features, lengths)
         with torch.no_grad():
             best, is_token = self._likeliest(hidden, scores, places)
         rows = []
@@ -189,12 +202,21 @@ class CtcAdapter(InputAdapter):
         return found
 
     @torch.no_grad()
-    def _typed(self, hidden: Tensor, scores: Tensor, places: int) -> Tensor:
-        """(T,D), (T,1) of one clip -> the embeddings (n,D) of the likeliest line of tokens."""
-        backbone, options = self._backbone[0], self.options
-        logits = torch.cat([scores[:places], hidden[:places] @ self._whole_tables(hidden.device)[1].T], dim=-1)
-        line = heard_line(logits.float().log_softmax(-1), options.candidates, options.beam, backbone, options.fusion)
-        ids = torch.tensor([line[: len(hidden)]], device=hidden.device)
+    def _typed(self, features: Tensor) -> Tensor:
+        """(F,E) of one clip -> the embeddings (n,D) of the tokens that were most probably said."""
+        options, backbone = self.options, self._backbone[0]
+        later = [F.pad(features, (0, 0, shift, options.hearings - 1 - shift)) for shift in range(options.hearings)]
+        lengths = torch.arange(options.hearings, device=features.device) + len(features)
+        hidden, scores, places = self._listen(torch.stack(later), lengths)
+        keys = self._whole_tables(hidden.device)[1]
+        hearings = [
+            torch.cat([blank[:place], frames[:place] @ keys.T], dim=-1).float().log_softmax(-1)
+            for frames, blank, place in zip(hidden, scores, places.tolist(), strict=True)
+        ]
+        reader = Reader(backbone, options.fusion_context, options.fusion_lines, options.fusion)
+        line = reader.choose(found_lines(hearings, options.candidates, options.beam))
+        # Columns of this clip: as many as it may have at most.
+        ids = torch.tensor([line[: self.output_length(len(features))]], device=hidden.device)
         return backbone.embed_text(ids)[0].to(self.out.weight.dtype)
 
     def _columns(self, rows: list[Tensor], features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,89 @@
+"""Which line somebody would say, of those that may have been heard; the backbone knows (arXiv 1503.03535).
+
+The words decide about the mark behind them. A mark is no sound, and the melody by which ears tell "?" from "." differs
+from voice to voice; a language model that has read the words knows better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from anytalk.plugins.contracts import Backbone, TextTokenizer
+
+from .ctc_search import Line
+
+_MARKS = ".?!"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A backbone that is asked what people say.
+
+    Attributes:
+        backbone: Who is asked.
+        context: Text before what was said, so that it expects somebody who speaks, as its chat template has it;
+            "": the beginning of a text.
+        num_lines: The likeliest lines, which it reads.
+        weight: Of what it says, beside what was heard; 0: it isn't asked.
+    """
+
+    backbone: Backbone
+    context: str
+    num_lines: int
+    weight: float
+
+    def choose(self, lines: Mapping[Line, float]) -> Line:
+        """The line that was most probably said, of lines and the log probabilities with which they were heard."""
+        if not self.weight or len(lines) == 1:
+            return max(lines, key=lambda line: lines[line])
+        marks = mark_tokens(self.backbone.tokenizer)
+        heard: dict[Line, list[float]] = {}
+        marked = set()
+        for line, chance in lines.items():
+            words = line[:-1] if line[-1] in marks and len(line) > 1 else line
+            heard.setdefault(words, []).append(chance)
+            if words != line:
+                marked.add(words)
+        chances = {words: _log_sum(ways) for words, ways in heard.items()}
+        likeliest = sorted(chances, key=lambda words: chances[words], reverse=True)[: self.num_lines]
+        said, ends = self.read(likeliest, marks)
+        # Each token costs a language model something, so that it would prefer short lines: that is given back. And a
+        # mark that fits says that the line is whole.
+        scores = [
+            chances[words] + self.weight * (score + len(words) + max(end, default=0.0))
+            for words, score, end in zip(likeliest, said, ends, strict=True)
+        ]
+        place = scores.index(max(scores))
+        words, end = likeliest[place], ends[place]
+        return (*words, marks[end.index(max(end))]) if words in marked else words
+
+    @torch.no_grad()
+    def read(self, lines: Sequence[Line], marks: Sequence[int]) -> tuple[list[float], list[list[float]]]:
+        """The log probability of each line after the context, and of each mark behind it."""
+        tokenizer = self.backbone.tokenizer
+        start = tokenizer.encode(self.context) or [tokenizer.eos_id]
+        longest, device = max(map(len, lines)), next(self.backbone.parameters()).device
+        ids = torch.tensor([[*start, *line, *[0] * (longest - len(line))] for line in lines], device=device)
+        normed = self.backbone(self.backbone.embed_text(ids)).normed[:, len(start) - 1 :]
+        logits = self.backbone.text_logits(normed).float().log_softmax(dim=-1)
+        found = logits[:, :-1].gather(-1, ids[:, len(start) :, None])[..., 0]
+        return (
+            [float(row[: len(line)].sum()) for row, line in zip(found, lines, strict=True)],
+            [row[len(line), list(marks)].tolist() for row, line in zip(logits, lines, strict=True)],
+        )
+
+
+def mark_tokens(tokenizer: TextTokenizer) -> list[int]:
+    """Tokens of the marks that end a sentence, as they stand behind a word; those that are no token are left out."""
+    after_a_word = [tokenizer.encode("a" + mark) for mark in _MARKS]
+    return [ids[-1] for ids, mark in zip(after_a_word, _MARKS, strict=True) if tokenizer.decode(ids[-1:]) == mark]
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    """log of the sum of their exponentials."""
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))
