@@ -1,7 +1,7 @@
 """Which line somebody would say, of those that may have been heard; the backbone knows (arXiv 1503.03535).
 
-The words decide about the mark behind them. A mark is no sound, and the melody by which ears tell "?" from "." differs
-from voice to voice; a language model that has read the words knows better.
+Above all the words decide about the mark behind them. A mark is no sound, and the melody by which ears tell "?" from
+"." differs from voice to voice; a language model that has read the words mostly knows better.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from anytalk.plugins.contracts import Backbone, TextTokenizer
 from .ctc_search import Line
 
 _MARKS = ".?!"
+_MELODY = 0.25
+"""Weight of how a mark was heard, beside how well it fits the words. On questions of no test, 0.25 gains five of 150 in
+the voices of the training and loses two of 75 in another; 0.5 loses four."""
+_UNHEARD = -10.0
+"""Log probability of a mark that wasn't heard, beside the likeliest one that was."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,17 @@ class Reader:
         if not self.weight or len(lines) == 1:
             return max(lines, key=lambda line: lines[line])
         marks = mark_tokens(self.backbone.tokenizer)
-        heard: dict[Line, list[float]] = {}
-        marked = set()
+        heard: dict[Line, dict[int | None, float]] = {}
         for line, chance in lines.items():
-            words = line[:-1] if line[-1] in marks and len(line) > 1 else line
-            heard.setdefault(words, []).append(chance)
-            if words != line:
-                marked.add(words)
-        chances = {words: _log_sum(ways) for words, ways in heard.items()}
+            is_marked = line[-1] in marks and len(line) > 1
+            heard.setdefault(line[:-1] if is_marked else line, {})[line[-1] if is_marked else None] = chance
+        chances = {words: _log_sum(list(ways.values())) for words, ways in heard.items()}
         likeliest = sorted(chances, key=lambda words: chances[words], reverse=True)[: self.num_lines]
-        said, ends = self.read(likeliest, marks)
+        said, fits = self.read(likeliest, marks)
+        ends = [
+            [fit + _MELODY * melody for fit, melody in zip(of_line, _melodies(heard[words], marks), strict=True)]
+            for words, of_line in zip(likeliest, fits, strict=True)
+        ]
         # Each token costs a language model something, so that it would prefer short lines: that is given back. And a
         # mark that fits says that the line is whole.
         scores = [
@@ -59,7 +65,7 @@ class Reader:
         ]
         place = scores.index(max(scores))
         words, end = likeliest[place], ends[place]
-        return (*words, marks[end.index(max(end))]) if words in marked else words
+        return words if set(heard[words]) == {None} else (*words, marks[end.index(max(end))])
 
     @torch.no_grad()
     def read(self, lines: Sequence[Line], marks: Sequence[int]) -> tuple[list[float], list[list[float]]]:
@@ -81,6 +87,13 @@ def mark_tokens(tokenizer: TextTokenizer) -> list[int]:
     """Tokens of the marks that end a sentence, as they stand behind a word; those that are no token are left out."""
     after_a_word = [tokenizer.encode("a" + mark) for mark in _MARKS]
     return [ids[-1] for ids, mark in zip(after_a_word, _MARKS, strict=True) if tokenizer.decode(ids[-1:]) == mark]
+
+
+def _melodies(heard: Mapping[int | None, float], marks: Sequence[int]) -> list[float]:
+    """How each mark was heard behind some words, beside the likeliest one: 0 for that, or if none was heard."""
+    of_marks = [heard.get(mark, -math.inf) for mark in marks]
+    top = max(of_marks, default=-math.inf)
+    return [0.0 if top == -math.inf else max(chance - top, _UNHEARD) for chance in of_marks]
 
 
 def _log_sum(values: Sequence[float]) -> float:
