@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -391,19 +390,3 @@ def test_a_manual_turn_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with running(make_talker(), max_turn_s=2.0) as server:
         run(talk(server))
-
-
-def test_settings_are_merged(server: Running) -> None:
-    async def talk() -> Any:
-        async with talking(server, instructions="A", max_output_tokens=9) as client:
-            await client.setup(audio={"input": {"turn_detection": {"silence_duration_ms": 700}}})
-            updated = await client.setup(audio={"output": {"voice": "bob"}})
-            return updated.session
-
-    session = run(talk())
-    assert session.instructions == "A"
-    assert session.max_output_tokens == 9
-    detection = session.audio.input.turn_detection
-    assert (detection.silence_duration_ms, detection.threshold) == (700, 0.5)
-    assert session.audio.output.voice == "bob"
-    assert session.audio.input.format.rate == 24_000

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from serve_lab import MANUAL, Running, Talk, pcm, question, record, run, running, slow_down, talking, texts
-from talkers import hf_talker
+from talkers import hf_talker, make_talker
 from torch import Tensor
 
 from anytalk.model.talker import Talker
@@ -240,3 +240,20 @@ def test_a_session_that_is_over_leaves_no_cache_behind(server: Running, monkeypa
     server.wait_until(lambda: server.state.admission.taken == 0)
     assert made[0].cache is None
     assert made[0].columns.size == 0
+
+
+def test_settings_are_merged() -> None:
+    async def talk(server: Running) -> Any:
+        async with talking(server, instructions="A", max_output_tokens=9) as client:
+            await client.setup(audio={"input": {"turn_detection": {"silence_duration_ms": 700}}})
+            updated = await client.setup(audio={"output": {"voice": "bob"}})
+            return updated.session
+
+    with running(make_talker(speakers=("anna", "bob"))) as server:
+        session = run(talk(server))
+    assert session.instructions == "A"
+    assert session.max_output_tokens == 9
+    detection = session.audio.input.turn_detection
+    assert (detection.silence_duration_ms, detection.threshold) == (700, 0.5)
+    assert session.audio.output.voice == "bob"
+    assert session.audio.input.format.rate == 24_000

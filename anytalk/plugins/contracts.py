@@ -333,17 +333,7 @@ class Codec(Part, nn.Module):
         """A streaming decoder for one answer."""
 
     def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
-        """A push to each of several streams of this codec, as a server needs them.
-
-        One after the other, unless a codec knows how to decode them together; then to rounding.
-
-        Args:
-            streams: Each once.
-            codes: (1,K,t) for each, with a t of its own.
-
-        Returns:
-            (1,n) of each, what its own ``push`` would have returned.
-        """
+        """What each stream's ``push`` would have returned for its (1,K,t) codes, whose t differ; equal to rounding."""
         return [stream.push(chunk) for stream, chunk in zip(streams, codes, strict=True)]
 
     def code_vectors(self) -> Tensor | None:
