@@ -20,6 +20,7 @@ from helpers import moved_parts, snapshot, tiny_talker, training_rows
 from anytalk.data.opening import TrainingData
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talk_model import PART_NAMES
+from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import Recipe, StageConfig, find_recipe
 from anytalk.train.deepspeed_engine import complete, read_deepspeed
@@ -232,7 +233,9 @@ def test_the_recipe_on_the_recipes_page_is_valid() -> None:
     blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)]
     whole = [block for block in blocks if "stages" in block]
     assert [Recipe.model_validate(block).name for block in whole] == ["mine"]
-    for part in (block for block in blocks if "stages" not in block):
+    for block in (block for block in blocks if "input_adapter" in block):  # of talker.yaml
+        assert default_registry().options("input adapter", PartRef.model_validate(block["input_adapter"]))
+    for part in (block for block in blocks if not {"stages", "input_adapter"} & set(block)):
         rest = {"name": "s", "tasks": {"A1T2": 1}, "steps": 1}
         assert StageConfig.model_validate({"train": ["heads"], **rest, **part})
     for name in NAMES:
