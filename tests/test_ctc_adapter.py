@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import stage, tiny_talker, train, training_rows
+from helpers import model_folder, stage, tiny_talker, train, training_rows
+from torch import Tensor
 from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
@@ -15,7 +16,7 @@ from anytalk.decode.session import AnswerDone, Session, embed_speech
 from anytalk.errors import ConfigError
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import Backbone
+from anytalk.plugins.contracts import Backbone, BackboneStates, Cache
 from anytalk.plugins.registry import default_registry
 from anytalk.train.elastic import take_out
 from anytalk_adapters.ctc_adapter import CtcAdapter, Speller
@@ -231,6 +232,44 @@ def test_the_backbone_decides_between_lines_that_sound_alike(backbone: Backbone)
     chances = backbone.text_logits(backbone(backbone.embed_text(ids)).normed)[0].log_softmax(-1).detach()
     expected = sum(chances[place, token] for place, token in zip((-3, -2), favourite, strict=True))
     torch.testing.assert_close(reader(backbone, context="so: ").read([favourite], [])[0][0], float(expected))
+
+
+def test_a_long_context_is_read_once(tmp_path: Path) -> None:
+    llama: Backbone = default_registry().build(
+        "backbone", PartRef(name="llama", options={"model": str(model_folder(tmp_path, "llama"))})
+    )
+    run, shapes = llama.forward, []
+
+    def watched(embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
+        shapes.append(tuple(embeds.shape[:2]))
+        return run(embeds, cache)
+
+    llama.forward = watched  # type: ignore[method-assign]
+    lines, marks = [(5, 9, 4), (7,)], [6, 8]
+    one = reader(llama, context="what people say is ")
+    length = len(llama.tokenizer.encode(one.context))
+    found = [one.read(lines, marks) for _ in range(2)]
+    assert shapes == [(1, length - 1), (2, 4), (2, 4)]
+    # A cache that can't be taken apart: everything is read each time.
+    whole = reader(llama, context=one.context)
+    whole.__dict__["_kept"] = None
+    wanted = whole.read(lines, marks)
+    assert shapes[3:] == [(2, length + 3)]
+    for said, fits in found:
+        assert said == pytest.approx(wanted[0], abs=1e-4)
+        assert np.array(fits) == pytest.approx(np.array(wanted[1]), abs=1e-4)
+
+
+def test_what_was_read_is_forgotten_when_the_backbone_may_have_changed(backbone: Backbone) -> None:
+    adapter = perfect(backbone, [None, 7, 7, None, 9])
+    adapter.options = adapter.options.model_copy(update={"beam": 8, "fusion": 0.5, "fusion_context": "so: "})
+    adapter(torch.randn(1, 5, 4), torch.tensor([5]))
+    first = adapter._reader
+    adapter(torch.randn(1, 5, 4), torch.tensor([5]))
+    assert first is not None
+    assert adapter._reader is first
+    adapter.eval()
+    assert adapter._reader is None
 
 
 def test_the_words_decide_about_the_mark_behind_them(backbone: Backbone) -> None:

@@ -148,6 +148,7 @@ class CtcAdapter(InputAdapter):
         # A tuple, so that the backbone is no part of this one.
         self._backbone = (backbone,)
         self._tables: tuple[Tensor, Tensor] | None = None
+        self._reader: Reader | None = None
         self.speller: Speller | None = None
         if options.spelling_width:
             self.speller = Speller(backbone.tokenizer, backbone.text_vocab_size, options.spelling_width, backbone.width)
@@ -162,8 +163,8 @@ class CtcAdapter(InputAdapter):
         return -(-num_frames // self.options.factor)
 
     def train(self, mode: bool = True) -> CtcAdapter:
-        """Forget the table of the backbone's embeddings: it may have been trained."""
-        self._tables = None
+        """Forget the backbone's embeddings and what it has read: it may have been trained."""
+        self._tables = self._reader = None
         super().train(mode)
         return self
 
@@ -213,8 +214,9 @@ class CtcAdapter(InputAdapter):
             torch.cat([blank[:place], frames[:place] @ keys.T], dim=-1).float().log_softmax(-1)
             for frames, blank, place in zip(hidden, scores, places.tolist(), strict=True)
         ]
-        reader = Reader(backbone, options.fusion_context, options.fusion_lines, options.fusion)
-        line = reader.choose(found_lines(hearings, options.candidates, options.beam))
+        if self._reader is None:
+            self._reader = Reader(backbone, options.fusion_context, options.fusion_lines, options.fusion)
+        line = self._reader.choose(found_lines(hearings, options.candidates, options.beam))
         # Columns of this clip: as many as it may have at most.
         ids = torch.tensor([line[: self.output_length(len(features))]], device=hidden.device)
         return backbone.embed_text(ids)[0].to(self.out.weight.dtype)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from anytalk.plugins.contracts import Backbone, TextTokenizer
+from anytalk.plugins.contracts import Backbone, Cache, JoinableCache, TextTokenizer
 
 from .ctc_search import Line
 
@@ -34,6 +35,9 @@ class Reader:
             "": the beginning of a text.
         num_lines: The likeliest lines, which it reads.
         weight: Of what it says, beside what was heard; 0: it isn't asked.
+
+    The context is read once and kept, where the backbone's cache allows it: it may be long. A backbone that has changed
+    since needs another reader.
     """
 
     backbone: Backbone
@@ -70,17 +74,40 @@ class Reader:
     @torch.no_grad()
     def read(self, lines: Sequence[Line], marks: Sequence[int]) -> tuple[list[float], list[list[float]]]:
         """The log probability of each line after the context, and of each mark behind it."""
-        tokenizer = self.backbone.tokenizer
-        start = tokenizer.encode(self.context) or [tokenizer.eos_id]
+        start = self._start
         longest, device = max(map(len, lines)), next(self.backbone.parameters()).device
-        ids = torch.tensor([[*start, *line, *[0] * (longest - len(line))] for line in lines], device=device)
-        normed = self.backbone(self.backbone.embed_text(ids)).normed[:, len(start) - 1 :]
+        # The context's last token is read in front of each line: its state says what comes first.
+        ids = torch.tensor([[start[-1], *line, *[0] * (longest - len(line))] for line in lines], device=device)
+        cache = None
+        if isinstance(self._kept, JoinableCache):
+            cache = self._kept.take(0)
+            cache.keep_rows([0] * len(lines))
+        elif len(start) > 1:
+            ids = torch.cat([torch.tensor([start[:-1]] * len(lines), device=device), ids], dim=1)
+        normed = self.backbone(self.backbone.embed_text(ids), cache).normed[:, -longest - 1 :]
         logits = self.backbone.text_logits(normed).float().log_softmax(dim=-1)
-        found = logits[:, :-1].gather(-1, ids[:, len(start) :, None])[..., 0]
+        found = logits[:, :-1].gather(-1, ids[:, -longest:, None])[..., 0]
         return (
             [float(row[: len(line)].sum()) for row, line in zip(found, lines, strict=True)],
             [row[len(line), list(marks)].tolist() for row, line in zip(logits, lines, strict=True)],
         )
+
+    @cached_property
+    def _start(self) -> list[int]:
+        tokenizer = self.backbone.tokenizer
+        return tokenizer.encode(self.context) or [tokenizer.eos_id]
+
+    @cached_property
+    def _kept(self) -> Cache | None:
+        """What the backbone remembers of the context up to its last token; None where there is nothing to remember."""
+        before = self._start[:-1]
+        if not before:
+            return None
+        cache = self.backbone.new_cache(1, len(before))
+        self.backbone(
+            self.backbone.embed_text(torch.tensor([before], device=next(self.backbone.parameters()).device)), cache
+        )
+        return cache
 
 
 def mark_tokens(tokenizer: TextTokenizer) -> list[int]:

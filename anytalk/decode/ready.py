@@ -52,6 +52,7 @@ def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
     for name, part in talker.model.parts().items():
         if name in _STEPS_PARTS:
             make_ready(part, chosen, peaks)
+    talker.model.eval()  # parts that keep something of the old matrices forget it
     talker.arithmetic = chosen
     return talker
 
