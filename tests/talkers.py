@@ -11,7 +11,8 @@ import torch
 from helpers import model_folder
 from torch import Tensor
 
-from anytalk.decode.engine import Column, DecodeOptions, Generation
+from anytalk.decode.answer import Column
+from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.assemble import assemble

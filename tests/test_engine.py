@@ -20,7 +20,7 @@ from talkers import (
 )
 from torch import Tensor
 
-from anytalk.decode.engine import Answer
+from anytalk.decode.answer import Answer
 from anytalk.decode.sampling import SamplingOptions
 from anytalk.errors import ConfigError
 from anytalk.grid.delay import PATTERNS, DelayPattern

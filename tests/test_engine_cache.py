@@ -10,7 +10,7 @@ import torch
 from talkers import base_text, end_text_after, generation_of, make_talker, spoken
 from torch import Tensor
 
-from anytalk.decode.engine import Column
+from anytalk.decode.answer import Column
 from anytalk.grid.delay import PATTERNS
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tasks import TASKS

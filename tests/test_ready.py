@@ -12,7 +12,8 @@ from talkers import end_text_after, generation_of, make_talker, spoken
 from torch import Tensor
 
 from anytalk.bench.reference import reference_talker
-from anytalk.decode.engine import Answer, DecodeOptions
+from anytalk.decode.answer import Answer
+from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.overlap import OverlappedStream
 from anytalk.decode.ready import calibrate, make_talker_ready
 from anytalk.decode.session import AnswerDone, AudioDelta, Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from anytalk.bench.paced import PacedGeneration
 from anytalk.bench.stopwatch import Stopwatch, timed_parts
 from anytalk.decode.engine import DecodeOptions
+from anytalk.decode.reach import REACH
 from anytalk.decode.session import Mouth, embed_speech
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
@@ -65,7 +66,16 @@ class Timed:
 
 
 @torch.no_grad()
-def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, stride_frames: int = 1, overlap: bool = False) -> Timed:
+def answer(
+    talker: Talker,
+    wave: np.ndarray,
+    pace: Pace,
+    *,
+    stride_frames: int = 1,
+    overlap: bool = False,
+    reach: int = REACH,
+    lapped: Callable[[], None] = lambda: None,
+) -> Timed:
     """Answer a spoken question as a :class:`anytalk.decode.session.Session` does, at a pace.
 
     Args:
@@ -74,6 +84,8 @@ def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, stride_frames: int =
         pace: Length of the answer.
         stride_frames: Codec frames per piece of sound behind the first.
         overlap: Whether the codec works in a thread of its own.
+        reach: See :class:`anytalk.decode.engine.DecodeOptions`.
+        lapped: Called after each column; its time counts.
     """
     watch = Stopwatch(talker.device)
     marks: dict[str, float] = {}
@@ -90,7 +102,7 @@ def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, stride_frames: int =
     generation = PacedGeneration(
         talker.model,
         talker.config.grid.delay_pattern(),
-        DecodeOptions(max_columns=pace.columns, rule="staircase"),
+        DecodeOptions(max_columns=pace.columns, rule="staircase", reach=reach),
         prompts,
         [speech],
         audio_out=True,
@@ -107,6 +119,7 @@ def answer(talker: Talker, wave: np.ndarray, pace: Pace, *, stride_frames: int =
             if mouth.is_due(generation.answer, stride_frames):
                 say(False)
             watch.lap()
+            lapped()
     say(True)
     return Timed(watch, marks, watch.now() - began, mouth.num_samples / talker.codec.sample_rate_hz, caches.num_bytes)
 

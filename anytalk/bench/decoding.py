@@ -14,14 +14,19 @@ import torch
 from anytalk.bench.answering import FIRST_SOUND, Pace, Timed, answer, median, merged
 from anytalk.bench.naive import NaiveAnswer, answer_naively
 from anytalk.bench.stopwatch import STEP_SEGMENTS
+from anytalk.decode.reach import columns_held
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import ForgetfulCache
 
 NAIVE_STEPS = 14
 """Columns of the straightforward loop: enough for its first sound and a median."""
 _READ_AT_ONCE = 256
-_STEPS_AT_LENGTH = 12
+_TURNS = 8
+_STEPS_A_TURN = 5
+TEXT_SHARE = 0.3
+"""Text tokens for each column of an answer: 200 tokens a minute in SNAC's 703 columns, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -155,33 +160,57 @@ def _without_codec(segments: dict[str, float]) -> float:
 
 @torch.no_grad()
 def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Milliseconds of a step with so many steps held, for two rows and for one: backbone, adapter and heads.
+    """Milliseconds of a step behind so many columns, for two rows and for one: backbone, adapter and heads.
+
+    Two rows write text, and hold all columns. One row speaks behind the text's end, and holds what
+    :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.
 
     Args:
         talker: Whose parts.
         lengths: Increasing.
+
+    Returns:
+        For each length ``rows_2`` (not for talkers whose backbone speaks alone), ``rows_1``, and ``rows_1_held``, the
+        columns that the row holds.
     """
     model = talker.model
-    most = max(lengths) + 2 * _STEPS_AT_LENGTH
-    found: dict[int, dict[str, float]] = {}
-    for rows in (2, 1):
-        if rows == 2 and model.speaks_alone:
-            continue
-        cache = TalkCache(model.backbone.new_cache(rows, most), None)
-        if not model.speaks_alone:
-            cache.output_adapter = model.output_adapter.new_cache(1, most)
-        for length in sorted(lengths):
-            _lengthen(talker, cache, rows, length)
-            seconds = []
-            for _ in range(_STEPS_AT_LENGTH):
-                began = _clock(talker)
-                run_step(talker, cache, rows, 1)
-                seconds.append(_clock(talker) - began)
-            cache.backbone.crop(length)
-            if cache.output_adapter is not None:
-                cache.output_adapter.crop(length)
-            found.setdefault(length, {})[f"rows_{rows}"] = 1e3 * statistics.median(seconds)
+    found: dict[int, dict[str, float]] = {length: {} for length in sorted(lengths)}
+    for rows in (1,) if model.speaks_alone else (2, 1):
+        caches = {}
+        for length in found:
+            most = length + _STEPS_A_TURN
+            adapters = None if model.speaks_alone else model.output_adapter.new_cache(1, most)
+            caches[length] = cache = TalkCache(model.backbone.new_cache(rows, most), adapters)
+            held = length if rows == 2 else _held_behind_text(cache, length)
+            _lengthen(talker, cache, rows, held)
+            if rows == 1:
+                found[length]["rows_1_held"] = held
+        seconds: dict[int, list[float]] = {length: [] for length in found}
+        for _ in range(_TURNS):  # in turn: what else the machine does hits all lengths alike
+            for length, cache in caches.items():
+                seconds[length] += _timed_steps(talker, cache, rows)
+        for length, times in seconds.items():
+            found[length][f"rows_{rows}"] = 1e3 * statistics.median(times)
     return found
+
+
+def _timed_steps(talker: Talker, cache: TalkCache, rows: int) -> list[float]:
+    """Seconds of some steps that are taken back again; the first, which finds nothing of its length near, left out."""
+    held, seconds = cache.backbone.length, []
+    for _ in range(_STEPS_A_TURN):
+        began = _clock(talker)
+        run_step(talker, cache, rows, 1)
+        seconds.append(_clock(talker) - began)
+    for part in (cache.backbone, cache.output_adapter):
+        if part is not None:
+            part.crop(held)
+    return seconds[1:]
+
+
+def _held_behind_text(cache: TalkCache, length: int) -> int:
+    parts = [part for part in (cache.backbone, cache.output_adapter) if part is not None]
+    forgets = cache.output_adapter is not None and all(isinstance(part, ForgetfulCache) for part in parts)
+    return columns_held(round(TEXT_SHARE * length), length) if forgets else length
 
 
 def _lengthen(talker: Talker, cache: TalkCache, rows: int, length: int) -> None:

@@ -14,6 +14,8 @@ from anytalk.errors import ConfigError
 from anytalk.model.config import read_config
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from anytalk.model.talker import Talker
 
 _REFERENCE = ("reference", "tiny")
@@ -107,9 +109,33 @@ def show(figures: dict[str, Any]) -> None:
     numbers = ("value", "times faster")
     out.print(table("answers", ("what", *numbers), rows, numbers=numbers))
     _show_segments(figures)
-    for held, found in figures.get("step_ms_at_length", {}).items():
-        values = ", ".join(f"{name.removeprefix('rows_')} row(s) {ms:.1f} ms" for name, ms in found.items())
-        say(f"step without codec and sampling with {held} columns before it: {values}")
+    if "step_ms_at_length" in figures:
+        out.print(_late_steps(figures))
+
+
+def _late_steps(figures: dict[str, Any]) -> Table:
+    """Whole steps: what doesn't depend on the length (codec, sampling, the rest) is that of the answers above."""
+    same = {rows: _independent_ms(figures["segments"][kind]) for rows, kind in _LATE.items()}
+    first: dict[str, float] = {}
+    lines = []
+    for length, found in figures["step_ms_at_length"].items():
+        line = [length]
+        for rows, beside in same.items():
+            if rows in found:
+                whole = found[rows] + beside
+                line += [f"{whole:.1f}", f"{whole / first.setdefault(rows, whole):.2f}"]
+            else:
+                line += ["", ""]
+        lines.append((*line, f"{found['rows_1_held']:.0f}"))
+    names = ("columns before it", "text and speech, ms", "times", "text ended, ms", "times ", "columns held")
+    return table("a step late in a conversation", names, lines, numbers=names)
+
+
+_LATE = {"rows_2": "step_ms", "rows_1": "step_text_ended_ms"}
+
+
+def _independent_ms(segments: dict[str, float]) -> float:
+    return sum(segments[name] for name in ("codec", "sampling", "other"))
 
 
 def _ratio(figures: dict[str, Any], name: str) -> str:

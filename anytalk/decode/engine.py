@@ -10,12 +10,14 @@ speak. Once text has ended the second row is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anytalk.decode.answer import Answer, Column
+from anytalk.decode.reach import REACH, forget_old_speech
 from anytalk.decode.sampling import GREEDY, SamplingOptions, choose, on_host
 from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
@@ -37,6 +39,8 @@ class DecodeOptions:
         rule: ``"staircase"`` allows legal tokens only; ``"original"`` is Mini-Omni's loop: every id may be sampled,
             audio ends when the last stream says eoa, and the first sampled column can't end anything.
         seed: Of the random state; None takes torch's own.
+        reach: Once the text has ended, columns of speech that are looked back at, beside the prompt and the columns
+            with text (:mod:`anytalk.decode.reach`); 0: all.
     """
 
     text: SamplingOptions = GREEDY
@@ -45,68 +49,7 @@ class DecodeOptions:
     max_columns: int = 512
     rule: str = "staircase"
     seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One generated column.
-
-    Attributes:
-        index: Answer column.
-        text: Text token; None once the text has ended.
-        audio: (K,) int64; None in a task that does not speak.
-    """
-
-    index: int
-    text: int | None
-    audio: np.ndarray | None
-
-
-@dataclass
-class Answer:
-    """What was generated so far.
-
-    Attributes:
-        text_ids: Text tokens, the end token left out.
-        columns: Audio columns (K,) so far.
-        num_frames: Frames of the answer, once it is known where audio ends.
-        text_ended: Whether the text is complete.
-        finish_reason: ``"stop"`` or ``"length"`` at the end, None before.
-    """
-
-    pattern: DelayPattern
-    text_ids: list[int] = field(default_factory=list)
-    columns: list[np.ndarray] = field(default_factory=list)
-    num_frames: int | None = None
-    text_ended: bool = False
-    finish_reason: str | None = None
-
-    @property
-    def frames_ready(self) -> int:
-        """Whole frames that can be read out."""
-        if self.pattern.text_lead == "all" and not self.text_ended:
-            return 0
-        ready = self.pattern.frames_ready(len(self.columns), len(self.text_ids))
-        return ready if self.num_frames is None else min(ready, self.num_frames)
-
-    def codes(self, first_frame: int = 0, stop_frame: int | None = None) -> np.ndarray:
-        """Frames that are ready: (codec streams, n) int64, every id a code of the codec.
-
-        An id that is no code (possible under the rule ``"original"`` only) is replaced by the stream's code before it.
-        """
-        stop = self.frames_ready if stop_frame is None else stop_frame
-        if stop <= 0 or first_frame >= stop:
-            return np.zeros((self.pattern.codec_streams, 0), dtype=np.int64)
-        # Only the columns of these frames are looked at, so that a frame costs the same late in a long answer.
-        recent = self.columns[first_frame * self.pattern.steps_per_frame :]
-        codes = self.pattern.undo(np.stack(recent, axis=1), stop - first_frame, len(self.text_ids))
-        if self._is_legal(codes).all():
-            return codes
-        codes = self.pattern.undo(np.stack(self.columns, axis=1), stop, len(self.text_ids))
-        return _repaired(codes, self._is_legal(codes))[:, first_frame:]
-
-    def _is_legal(self, codes: np.ndarray) -> np.ndarray:
-        return (codes >= 0) & (codes < self.pattern.codec_codebook_size)
+    reach: int = REACH
 
 
 def no_mark(name: str) -> None:
@@ -127,11 +70,6 @@ def _shared_columns(tokens: Tensor) -> int:
         return 0
     differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
     return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1
-
-
-def _repaired(codes: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    last = np.maximum.accumulate(np.where(legal, np.arange(codes.shape[1]), -1), axis=1)
-    return np.where(last >= 0, np.take_along_axis(codes, np.maximum(last, 0), axis=1), 0)
 
 
 class Generation:
@@ -182,6 +120,7 @@ class Generation:
         self._audio_sampling = audio
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self._rows = len(prompts)
+        self._kept = 0  # columns that are never forgotten: the prompt, and the answer's text
         self._alone = audio_out and model.speaks_alone
         if self._alone and self._rows > 1:
             raise ConfigError(
@@ -207,11 +146,19 @@ class Generation:
             if self.is_done(index):
                 answer.finish_reason = "stop"
                 return
-            if answer.text_ended and self._rows == 2:
-                cache.backbone.keep_rows([0])
-                self._rows = 1
+            if answer.text_ended:
+                self._let_go(cache, index)
             hidden = self._step(self.next_text(column), column.audio, cache)
         answer.finish_reason = "length"
+
+    def _let_go(self, cache: TalkCache, index: int) -> None:
+        """Of what is held, what nobody needs once the text has ended."""
+        if self._rows == 2:
+            cache.backbone.keep_rows([0])
+            self._rows = 1
+        self._kept = self._kept or self.prompts[0].num_columns + index + 1
+        if self.options.reach and not self._alone:
+            forget_old_speech(cache, self._kept, self.options.reach)
 
     # ---- one column, for whoever runs the model for several answers at once
 

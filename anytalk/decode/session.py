@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytalk.decode.engine import Answer, DecodeOptions, Generation, no_mark
+from anytalk.decode.answer import Answer
+from anytalk.decode.engine import DecodeOptions, Generation, no_mark
 from anytalk.decode.overlap import OverlappedStream
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anytalk.errors import ConfigError
 from anytalk.plugins.components import BuildContext, Options
 from anytalk.plugins.handed import (
     END_OF_TEXT,
@@ -27,6 +28,7 @@ from anytalk.plugins.handed import (
     BackboneStates,
     Cache,
     CodecStream,
+    ForgetfulCache,
     JoinableCache,
     TextTokenizer,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "CodecCodes",
     "CodecStream",
     "DataSource",
+    "ForgetfulCache",
     "Heads",
     "InputAdapter",
     "JoinableCache",
@@ -134,8 +137,6 @@ class Backbone(Part, nn.Module):
         Raises:
             ConfigError: this backbone can't.
         """
-        from anytalk.errors import ConfigError
-
         raise ConfigError(
             f"the backbone {type(self).__name__} has no gradient checkpointing", "leave gradient_checkpointing out"
         )
@@ -218,8 +219,6 @@ class InputAdapter(Part, nn.Module):
         Raises:
             ConfigError: this adapter knows no such loss.
         """
-        from anytalk.errors import ConfigError
-
         raise ConfigError(
             f"the input adapter {type(self).__name__} has no loss 'align'", "leave it out, or attach with ctc"
         )
@@ -277,8 +276,6 @@ class OutputAdapter(Part, nn.Module):
         Raises:
             ConfigError: this adapter knows no such loss.
         """
-        from anytalk.errors import ConfigError
-
         raise ConfigError(
             f"the output adapter {type(self).__name__} has no loss 'pace'", "leave it out, or attach with talker"
         )
@@ -392,8 +389,6 @@ class Augmentation(Part):
 
 def torch_dtype(name: str) -> torch.dtype:
     """``"float32"`` -> ``torch.float32``; ConfigError for anything that is no floating dtype."""
-    from anytalk.errors import ConfigError
-
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"'{name}' is not a floating point dtype", "use float32, bfloat16 or float16")

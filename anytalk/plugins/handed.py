@@ -40,6 +40,14 @@ class JoinableCache(Cache, Protocol):
 
 
 @runtime_checkable
+class ForgetfulCache(Cache, Protocol):
+    """A cache that can leave out steps from its middle, which keeps long answers from slowing down. Optional."""
+
+    def forget(self, first: int, stop: int) -> None:
+        """Leave out the steps from `first` to before `stop`; all others keep their positions, ``length`` shrinks."""
+
+
+@runtime_checkable
 class TextTokenizer(Protocol):
     """The backbone's own tokenizer, reduced to what anytalk asks of it."""
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytalk.decode.engine import Column, Generation
+from anytalk.decode.answer import Column
+from anytalk.decode.engine import Generation
 from anytalk.model.talk_model import GridBatch, TalkCache, TalkModel
 from anytalk.plugins.contracts import BackboneStates, Cache, JoinableCache
 from anytalk.serve.lanes import Lane

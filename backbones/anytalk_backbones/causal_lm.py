@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,7 +17,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
 
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
@@ -27,6 +25,7 @@ from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dty
 from anytalk.plugins.matrices import Arithmetic, Peaks, RefinedMatrix, make_matrix, make_ready
 from anytalk.plugins.sources import resolve
 from anytalk_backbones.fixed_cache import FixedCache
+from anytalk_backbones.hf_cache import HFCache, RaggedCache, new_hf_cache
 from anytalk_backbones.lean import LeanDecoder, can_be_lean
 from anytalk_backbones.loading import load_causal_lm, quiet_transformers, write_licence
 from anytalk_backbones.static_step import StaticDecoder
@@ -34,93 +33,6 @@ from anytalk_backbones.tokenizer import HFTokenizer
 
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
-
-
-class HFCache:
-    """Fulfils :class:`anytalk.plugins.contracts.Cache` with a transformers ``DynamicCache``.
-
-    Made without the model's config on purpose: full-length layers can always be cropped, and sliding windows are
-    still applied by the model's mask.
-    """
-
-    def __init__(self) -> None:
-        self.kv = DynamicCache()
-
-    @property
-    def length(self) -> int:
-        """Steps held."""
-        return int(self.kv.get_seq_length())
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep these batch rows, in this order."""
-        self.kv.batch_select_indices(torch.as_tensor(list(rows), dtype=torch.int64))
-
-    def crop(self, length: int) -> None:
-        """Forget all steps after the first `length`."""
-        if length < self.length:
-            self.kv.crop(length - self.length)
-
-
-class RaggedCache(HFCache):
-    """Fulfils :class:`anytalk.plugins.contracts.JoinableCache`: shorter rows are padded in front.
-
-    Attributes:
-        empty: For each row, slots in front that hold nothing; None while no row was joined.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.empty: list[int] | None = None
-
-    @property
-    def _layers(self) -> list[Any]:
-        """With their tensors `keys` and `values`, (B,H,T,w); transformers types them for other kinds of layers, too."""
-        return cast("list[Any]", self.kv.layers)
-
-    def join(self, other: RaggedCache) -> None:
-        """Add the rows of another cache behind these; the other one is used up."""
-        longest = max(self.length, other.length)
-        self.empty = [n + longest - c.length for c in (self, other) for n in c._empty_slots()]
-        for mine, theirs in zip(self._layers, other._layers, strict=True):
-            mine.keys = torch.cat([_padded(mine.keys, longest), _padded(theirs.keys, longest)])
-            mine.values = torch.cat([_padded(mine.values, longest), _padded(theirs.values, longest)])
-
-    def take(self, row: int) -> RaggedCache:
-        """A cache of this row alone."""
-        taken, first = RaggedCache(), self._empty_slots()[row]
-        for number, layer in enumerate(self._layers):
-            keys, values = (part[row : row + 1, :, first:].clone() for part in (layer.keys, layer.values))
-            taken.kv.update(keys, values, number)
-        return taken
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep these batch rows, in this order; slots that are empty in all of them are given up."""
-        super().keep_rows(rows)
-        if self.empty is None:
-            return
-        kept = [self.empty[row] for row in rows]
-        spare = min(kept, default=0)
-        self.empty = [n - spare for n in kept] if any(n > spare for n in kept) else None
-        if spare:
-            for layer in self._layers:
-                layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
-
-    def places(self, steps: int) -> dict[str, Tensor]:
-        """What a decoder must be told about the next steps: nothing while all rows are equally long."""
-        if self.empty is None:
-            return {}
-        device = self._layers[0].keys.device
-        empty = torch.tensor(self.empty, device=device)[:, None]
-        slots = torch.arange(self.length + steps, device=device)[None]
-        return {"attention_mask": (slots >= empty).long(), "position_ids": slots[:, self.length :] - empty}
-
-    def _empty_slots(self) -> list[int]:
-        return self.empty or [0] * int(self._layers[0].keys.shape[0])
-
-
-def _padded(part: Tensor, length: int) -> Tensor:
-    """(B,H,n,w) -> (B,H,length,w), zeros in front."""
-    return nn.functional.pad(part, (0, 0, length - part.shape[2], 0))
 
 
 class HFBlocks(nn.Module):
@@ -140,7 +52,7 @@ class HFBlocks(nn.Module):
         """An empty cache; it grows as needed, or, once made ready, has room for `max_steps`."""
         if isinstance(self.decoder, LeanDecoder):
             return self.decoder.new_cache(batch_size, max_steps)
-        return _new_cache(self.decoder)
+        return new_hf_cache(self.decoder)
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
         """See :class:`anytalk.plugins.matrices.MakesReady`."""
@@ -244,7 +156,7 @@ class CausalLMBackbone(Backbone):
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache | FixedCache:
         """An empty cache; it grows as needed, or, once made ready, has room for `max_steps`."""
-        return _new_cache(self._decoder) if self._lean is None else self._lean.new_cache(batch_size, max_steps)
+        return new_hf_cache(self._decoder) if self._lean is None else self._lean.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> HFBlocks:
         """A decoder of the same class with `num_blocks` layers.
@@ -308,13 +220,6 @@ def _run(decoder: nn.Module, hidden: Tensor, cache: Cache | None) -> Any:
 
 def _lean(decoder: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> LeanDecoder:
     return (StaticDecoder if arithmetic == "graphs" else LeanDecoder)(decoder, arithmetic, peaks)
-
-
-def _new_cache(decoder: nn.Module) -> HFCache:
-    """Rows of unequal length need positions of their own, and attention that only looks at distances in the cache."""
-    chunked = "chunked_attention" in set(getattr(decoder.config, "layer_types", None) or ())
-    takes = inspect.signature(decoder.forward).parameters
-    return HFCache() if chunked or "position_ids" not in takes or "attention_mask" not in takes else RaggedCache()
 
 
 @contextmanager

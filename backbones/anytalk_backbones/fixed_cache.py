@@ -19,6 +19,7 @@ class FixedCache:
     Attributes:
         store: (layers, 2, B, H, max_steps, w): keys, then values, of each layer.
         length: Steps held.
+        forgotten: Steps that were left out of the middle: the next one's position is ``length + forgotten``.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class FixedCache:
         """
         self.store = like.new_empty(num_layers, 2, batch_size, num_heads, max_steps, head_width)
         self.length = 0
+        self.forgotten = 0
+        self._first_forgotten = 0
 
     @property
     def max_steps(self) -> int:
@@ -85,3 +88,21 @@ class FixedCache:
     def crop(self, length: int) -> None:
         """Forget all steps after the first `length`."""
         self.length = min(self.length, length)
+        if self.length <= self._first_forgotten:
+            self.forgotten = 0
+
+    def forget(self, first: int, stop: int) -> None:
+        """Leave out the steps from `first` to before `stop`; all others keep their positions.
+
+        Raises:
+            ValueError: others were left out elsewhere before: one gap is all that positions are kept for.
+        """
+        if first == stop:
+            return
+        if self.forgotten and first != self._first_forgotten:
+            raise ValueError(f"steps behind {self._first_forgotten} are left out already, not behind {first}")
+        for layer in self.store:  # one at a time: what moves is copied, since it may overlap
+            layer[..., first : first + self.length - stop, :] = layer[..., stop : self.length, :].clone()
+        self.length -= stop - first
+        self.forgotten += stop - first
+        self._first_forgotten = first

@@ -90,7 +90,8 @@ class LeanDecoder(nn.Module):
         steps = hidden.shape[1]
         empty = cache.empty if isinstance(cache, SlotCache) else None
         if empty is None:
-            turn, mask = self._turn(start, steps, hidden), self._mask(start, steps, hidden.device)
+            position = start if cache is None else start + cache.forgotten
+            turn, mask = self._turn(position, steps, hidden), self._mask(start, steps, hidden.device)
         else:
             turn, mask = self._ragged(empty, start, steps, hidden)
         for number, layer in enumerate(self.layers):

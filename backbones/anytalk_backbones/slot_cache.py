@@ -48,7 +48,13 @@ class SlotCache(FixedCache):
         super().reserve(steps)
 
     def join(self, other: Self) -> None:
-        """Add the rows of another cache behind these; the other one is used up."""
+        """Add the rows of another cache behind these; the other one is used up.
+
+        Raises:
+            ValueError: steps were left out of the middle of one of them.
+        """
+        if self.forgotten or other.forgotten:
+            raise ValueError("caches that steps were left out of can't be joined")
         longest, rows = max(self.length, other.length), self.num_rows + other.num_rows
         steps = max(self.max_steps, other.max_steps, longest)
         self.empty = [n + longest - cache.length for cache in (self, other) for n in cache._empty_steps()]
@@ -66,7 +72,18 @@ class SlotCache(FixedCache):
         first = self._empty_steps()[row]
         taken.store = self.store[:, :, row : row + 1, :, first : self.length].clone()
         taken.length, taken._grows = self.length - first, True
+        taken.forgotten, taken._first_forgotten = self.forgotten, self._first_forgotten
         return taken
+
+    def forget(self, first: int, stop: int) -> None:
+        """As of a fixed cache.
+
+        Raises:
+            ValueError: rows of unequal length, which have no middle in common.
+        """
+        if self.empty is not None:
+            raise ValueError("steps can't be left out of rows of unequal length")
+        super().forget(first, stop)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these batch rows, in this order; steps that are empty in all of them are given up."""

@@ -2,8 +2,8 @@
 
 A step of a small model is hundreds of short kernels; a GPU waits for the CPU to start each. Recorded as a graph they
 are one start. For that nothing may depend on the length of the conversation: the step looks at the whole cache, a mask
-hides what isn't held, and the position is a number on the device. On a CPU the same step runs without a graph, which is
-how ``tests/test_static_step.py`` compares it with the lean decoder.
+hides what isn't held, and slot and position are numbers on the device. On a CPU the same step runs without a graph,
+which is how ``tests/test_static_step.py`` compares it with the lean decoder.
 
 Letters: B batch, D width, H key and value heads, G query heads for each of them, w head width, M steps of the cache.
 """
@@ -40,7 +40,7 @@ class StaticDecoder(LeanDecoder):
         if step is None or not step.fits(cache):
             step = self._steps[cache] = StaticStep(self, cache)
         cache.reserve(1)
-        return step(hidden, cache.length - 1)
+        return step(hidden, cache.length - 1, cache.length - 1 + cache.forgotten)
 
 
 class StaticStep:
@@ -56,21 +56,27 @@ class StaticStep:
         self._decoder, self._store = weakref.proxy(decoder), cache.store
         device = cache.store.device
         cache.store[..., cache.length :, :].zero_()
-        self._cos, self._sin = decoder._turn(0, cache.max_steps, decoder.norm)
+        # Positions run past the memory where steps were left out of it.
+        self._num_positions = max(cache.max_steps, 2 * (cache.length + cache.forgotten))
+        self._cos, self._sin = decoder._turn(0, self._num_positions, decoder.norm)
         self._slots = torch.arange(cache.max_steps, device=device)
+        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._input = decoder.norm.new_zeros(cache.store.shape[2], 1, decoder.width)
         self._output: BackboneStates | None = None
         self._graph: Any = None
 
     def fits(self, cache: FixedCache) -> bool:
-        """Whether the cache still is the memory that this step was made for."""
+        """Whether the cache still is the memory that this step was made for, and its next position is known."""
+        if cache.length + cache.forgotten >= self._num_positions:
+            return False
         return self._store.data_ptr() == cache.store.data_ptr() and self._store.shape == cache.store.shape
 
     @torch.no_grad()
-    def __call__(self, hidden: Tensor, position: int) -> BackboneStates:
+    def __call__(self, hidden: Tensor, slot: int, position: int) -> BackboneStates:
         """(B,1,D) -> its states; the returned tensors are overwritten by the next call on a GPU."""
         self._input.copy_(hidden)
+        self._slot.fill_(slot)
         self._position.fill_(position)
         if not hidden.is_cuda:
             return self._compute()
@@ -94,19 +100,19 @@ class StaticStep:
         decoder, hidden = self._decoder, self._input
         cos, sin = (table.index_select(0, self._position) for table in (self._cos, self._sin))  # (1,1,w)
         # (M,): 0 where the step may look, minus infinity elsewhere.
-        hides = torch.zeros_like(self._slots, dtype=hidden.dtype).masked_fill_(self._slots > self._position, -torch.inf)
+        hides = torch.zeros_like(self._slots, dtype=hidden.dtype).masked_fill_(self._slots > self._slot, -torch.inf)
         for number, layer in enumerate(decoder.layers):
             hidden = self._layer(layer, self._store[number], hidden, (cos, sin), hides)
         return BackboneStates(hidden, _normed(hidden, decoder.norm, decoder.eps))
 
     def _layer(self, layer: Any, memory: Tensor, hidden: Tensor, turn: tuple[Tensor, Tensor], hides: Tensor) -> Tensor:
-        """(B,1,D) -> (B,1,D), as ``_LeanLayer``, with a position on the device."""
+        """(B,1,D) -> (B,1,D), as ``_LeanLayer``, with slot and position on the device."""
         heads, group, batch = self._decoder.num_heads, self._decoder.group, hidden.shape[0]
         mixed = layer.qkv(_normed(hidden, layer.norm_1, layer.eps)).view(batch, 1, (group + 2) * heads, -1)
         _rotate(mixed[:, :, : (group + 1) * heads], *turn)
         query = mixed[:, 0, : group * heads].view(batch, heads, group, -1)
         held = mixed[:, :, group * heads :].view(batch, 1, 2, heads, -1).permute(2, 0, 3, 1, 4)
-        memory.index_copy_(3, self._position, held)
+        memory.index_copy_(3, self._slot, held)
         heard = F.scaled_dot_product_attention(query, memory[0], memory[1], attn_mask=hides.expand(group, -1))
         hidden = hidden + layer.out(heard.reshape(batch, 1, -1))
         gate, up = layer.gate_up(_normed(hidden, layer.norm_2, layer.eps)).chunk(2, dim=-1)

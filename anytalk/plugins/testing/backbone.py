@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import Backbone, TextTokenizer
+from anytalk.plugins.contracts import Backbone, ForgetfulCache, TextTokenizer
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.testing.options import check_options
 
@@ -127,6 +127,27 @@ def _check_cached(
     cache.crop(2)
     cache.keep_rows([1])
     assert _close(run(embeds[0:1, 2:], cache), whole[0:1, 2:]), f"{who} gives other states after keep_rows([1])"
+    if isinstance(cache, ForgetfulCache):
+        _check_forgetting(who, embeds, run, new_cache)
+
+
+def _check_forgetting(
+    who: str, embeds: Tensor, run: Callable[[Tensor, Any], Tensor], new_cache: Callable[[int], Any]
+) -> None:
+    """What is left keeps its place: leaving out two steps, or one and then the next, or one of none, is the same."""
+    found = []
+    for gaps in ([(1, 3)], [(1, 2), (1, 2)], [(2, 2), (1, 3)]):
+        cache = new_cache(_BATCH)
+        run(embeds[:, :4], cache)
+        for first, stop in gaps:
+            cache.forget(first, stop)
+        assert cache.length == 2, f"4 steps without 2 leave a cache of length {cache.length} in {who}"
+        found.append(run(embeds[:, 4:], cache))
+    assert _close(found[1], found[0]), f"{who} gives other states after forget() twice than after both at once"
+    assert _close(found[2], found[0]), f"forget() of no step changes the cache of {who}"
+    cache.crop(1)
+    again, whole = run(embeds[:, 1:], cache), run(embeds, None)
+    assert _close(again, whole[:, 1:]), f"{who} gives other states after crop() to before what was forgotten"
 
 
 def check_gradient(backbone: Backbone) -> None:

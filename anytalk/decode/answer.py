@@ -1,0 +1,76 @@
+"""An answer as far as it was generated: text, columns, and the codec's frames in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anytalk.grid.delay import DelayPattern
+
+
+@dataclass(frozen=True)
+class Column:
+    """One generated column.
+
+    Attributes:
+        index: Answer column.
+        text: Text token; None once the text has ended.
+        audio: (K,) int64; None in a task that does not speak.
+    """
+
+    index: int
+    text: int | None
+    audio: np.ndarray | None
+
+
+@dataclass
+class Answer:
+    """What was generated so far.
+
+    Attributes:
+        text_ids: Text tokens, the end token left out.
+        columns: Audio columns (K,) so far.
+        num_frames: Frames of the answer, once it is known where audio ends.
+        text_ended: Whether the text is complete.
+        finish_reason: ``"stop"`` or ``"length"`` at the end, None before.
+    """
+
+    pattern: DelayPattern
+    text_ids: list[int] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
+    num_frames: int | None = None
+    text_ended: bool = False
+    finish_reason: str | None = None
+
+    @property
+    def frames_ready(self) -> int:
+        """Whole frames that can be read out."""
+        if self.pattern.text_lead == "all" and not self.text_ended:
+            return 0
+        ready = self.pattern.frames_ready(len(self.columns), len(self.text_ids))
+        return ready if self.num_frames is None else min(ready, self.num_frames)
+
+    def codes(self, first_frame: int = 0, stop_frame: int | None = None) -> np.ndarray:
+        """Frames that are ready: (codec streams, n) int64, every id a code of the codec.
+
+        An id that is no code (possible under the rule ``"original"`` only) is replaced by the stream's code before it.
+        """
+        stop = self.frames_ready if stop_frame is None else stop_frame
+        if stop <= 0 or first_frame >= stop:
+            return np.zeros((self.pattern.codec_streams, 0), dtype=np.int64)
+        # Only the columns of these frames are looked at, so that a frame costs the same late in a long answer.
+        recent = self.columns[first_frame * self.pattern.steps_per_frame :]
+        codes = self.pattern.undo(np.stack(recent, axis=1), stop - first_frame, len(self.text_ids))
+        if self._is_legal(codes).all():
+            return codes
+        codes = self.pattern.undo(np.stack(self.columns, axis=1), stop, len(self.text_ids))
+        return _repaired(codes, self._is_legal(codes))[:, first_frame:]
+
+    def _is_legal(self, codes: np.ndarray) -> np.ndarray:
+        return (codes >= 0) & (codes < self.pattern.codec_codebook_size)
+
+
+def _repaired(codes: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    last = np.maximum.accumulate(np.where(legal, np.arange(codes.shape[1]), -1), axis=1)
+    return np.where(last >= 0, np.take_along_axis(codes, np.maximum(last, 0), axis=1), 0)
