@@ -127,7 +127,7 @@ def _add_error_handlers(app: FastAPI, state: ServerState) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         findings = [{**found, "loc": [part for part in found["loc"] if part != "body"]} for found in error.errors()]
-        return refusal(of_validation(findings))
+        return refusal(of_validation(findings, "body"))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: Exception) -> Response:

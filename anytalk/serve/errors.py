@@ -34,16 +34,37 @@ class RequestError(Exception):
         return {"type": self.kind, "code": self.code, "message": self.message, "param": self.param}
 
 
+def check_characters(text: str, param: str | None = None) -> None:
+    """Look whether a text is one: JSON can spell half of a surrogate pair, which no tokenizer reads.
+
+    Raises:
+        RequestError: it isn't.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        said = f"{half} is half of a surrogate pair, and no character; send both halves, or the character itself"
+        raise RequestError(said, "invalid_value", param) from None
+
+
 def of_ours(error: AnytalkError, code: str = "invalid_value", param: str | None = None) -> RequestError:
     """An error of the library as one of a request."""
     return RequestError(f"{error.message}; {error.hint}" if error.hint else error.message, code, param)
 
 
-def of_validation(errors: Iterable[Any]) -> RequestError:
-    """Pydantic's findings as one sentence; the first field is named in `param`."""
+def of_validation(errors: Iterable[Any], whole: str = "event") -> RequestError:
+    """Pydantic's findings as one sentence; the first field is named in `param`.
+
+    Args:
+        errors: As pydantic lists them.
+        whole: What it is called that the fields belong to.
+    """
     found = list(errors)
+    if found[0]["type"] == "json_invalid":
+        return RequestError(f"the {whole} is not JSON", "invalid_json")
     places = [".".join(str(part) for part in error["loc"]) for error in found]
-    said = "; ".join(f"{place or 'event'}: {error['msg']}" for place, error in zip(places, found, strict=True))
+    said = "; ".join(f"{place or whole}: {error['msg']}" for place, error in zip(places, found, strict=True))
     code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(
         found[0]["type"], "invalid_value"
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anytalk.errors import did_you_mean
-from anytalk.serve.errors import RequestError, of_validation
+from anytalk.serve.errors import RequestError, check_characters, of_validation
 
 
 class ClientEvent(BaseModel):
@@ -162,6 +162,11 @@ def read_event(text: str) -> ClientEvent:
         raise EventError(RequestError("the message is not a JSON object", "invalid_json"), None)
     given = raw.get("event_id")
     event_id = given if isinstance(given, str) and len(given) <= 512 else None
+    if "\\u" in text:
+        try:
+            check_characters(json.dumps(raw, ensure_ascii=False))
+        except RequestError as error:
+            raise EventError(error, event_id) from None
     name = raw.get("type")
     if not isinstance(name, str):
         missing = RequestError("the event has no 'type'", "missing_required_parameter", "type")

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from anytalk.decode.session import AudioDelta, TextDelta
 from anytalk.serve.answers import Ended, Question, Said, Started
-from anytalk.serve.errors import RequestError
+from anytalk.serve.errors import RequestError, check_characters
 from anytalk.serve.files_out import check_format, read_sound, write_sound
 from anytalk.serve.http_answers import begun, errors_as_events, events_of, server_sent, whole_answer
 from anytalk.serve.items import from_base64, new_id
@@ -171,6 +171,8 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
     if sum(len(turn.text or "") for turn in turns) > state.settings.max_text_chars:
         said = f"the messages have more than {state.settings.max_text_chars} characters"
         raise RequestError(said, "string_above_max_length", "messages")
+    for turn in turns:
+        check_characters(turn.text or "", "messages")
     has_system = any(turn.role == "system" for turn in turns)
     return with_instructions(turns, "" if has_system else state.talker.config.grid.system or "")
 

@@ -207,7 +207,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
             "unsupported_value",
             "item.type",
         )
-    if role not in _TEXT_KINDS:
+    if not isinstance(role, str) or role not in _TEXT_KINDS:
         raise RequestError(f"role is {str(role)[:40]!r}; expected user, assistant or system", param="item.role")
     content = given.get("content")
     if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):

@@ -153,6 +153,11 @@ class RealtimeSession:
             self._complain(error, event.event_id)
         except AnytalkError as error:
             self._complain(of_ours(error), event.event_id)
+        except Exception as error:
+            # A mistake of ours; what was said until now must not be lost by it.
+            log.error("the event %s failed", event.type, exc_info=error)
+            said = f"the server failed: {type(error).__name__}"
+            self._complain(RequestError(said, "internal_error", status=500), event.event_id)
 
     async def _watch(self) -> None:
         while True:
