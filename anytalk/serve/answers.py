@@ -42,6 +42,7 @@ class Speech:
 
     def __init__(self, wave: np.ndarray) -> None:
         self.number = next(_NUMBERS)
+        self.num_samples = len(wave)
         self._wave: np.ndarray | None = wave
         self._embeds: Tensor | None = None
 

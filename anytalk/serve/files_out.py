@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
 from anytalk.grid.audio import resample, to_pcm16
 from anytalk.serve.errors import RequestError
+from anytalk.serve.items import joined
 from anytalk.serve.sound import PCM_RATE_HZ
 
 MEDIA_TYPES = {
@@ -19,6 +21,8 @@ MEDIA_TYPES = {
     "pcm16": "audio/pcm",
 }
 _MAX_CHANNELS = 8
+_RATES_HZ = (4_000, 192_000)
+_BLOCK = 1 << 16
 _SOUNDFILE = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "wav": ("WAV", "PCM_16"),
@@ -65,17 +69,32 @@ def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, channels = file.samplerate, file.channels
             most = int((max_s + 0.5) * rate)
-            samples = file.read(most + 1, dtype="float32", always_2d=True) if channels <= _MAX_CHANNELS else None
+            _check_shape(rate, channels, name, param)
+            wave = _mono(file, most + 1)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(
             f"'{name[:80]}' is not a sound file that can be read ({error}); send wav, flac, ogg or mp3",
             "invalid_audio",
             param,
         ) from None
-    if samples is None:
-        raise RequestError(f"'{name[:80]}' has {channels} channels; send mono", "invalid_audio", param)
-    if len(samples) > most:
+    if len(wave) > most:
         raise RequestError(f"'{name[:80]}' lasts more than {max_s:.0f} s; cut it", "audio_too_long", param)
-    if not len(samples) or not np.isfinite(samples).all():
+    if not len(wave) or not np.isfinite(wave).all():
         raise RequestError(f"'{name[:80]}' holds no sound", "invalid_audio", param)
-    return resample(samples.mean(axis=1), rate, sample_rate_hz)
+    return resample(wave, rate, sample_rate_hz)
+
+
+def _check_shape(rate_hz: int, channels: int, name: str, param: str) -> None:
+    """A few kilobytes may say that they are sound of eight channels at a rate of megahertz, and be unpacked as such."""
+    least, most = _RATES_HZ
+    if channels > _MAX_CHANNELS:
+        raise RequestError(f"'{name[:80]}' has {channels} channels; send mono", "invalid_audio", param)
+    if not least <= rate_hz <= most:
+        said = f"'{name[:80]}' has a rate of {rate_hz} Hz; send {least} to {most} Hz"
+        raise RequestError(said, "invalid_audio", param)
+
+
+def _mono(file: Any, most: int) -> np.ndarray:
+    """(N,): the first samples, mixed block by block, so that never all channels of all of it are held."""
+    blocks = file.blocks(_BLOCK, frames=most, dtype="float32", always_2d=True)
+    return joined(block.mean(axis=1) for block in blocks)

@@ -11,6 +11,7 @@ import numpy as np
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.formparsers import MultiPartParser
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from anytalk.decode.session import AudioDelta, TextDelta
@@ -46,6 +47,8 @@ class SpeechRequest(BaseModel):
 def audio_routes(state: ServerState) -> APIRouter:
     """The two endpoints."""
     router = APIRouter()
+    # Larger ones would be written to the disk.
+    MultiPartParser.spool_max_size = max(MultiPartParser.spool_max_size, state.settings.max_body_bytes + 1)
 
     @router.post("/v1/audio/speech")
     async def speech(request: Request, wanted: SpeechRequest) -> Response:

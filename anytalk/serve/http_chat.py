@@ -21,7 +21,7 @@ from anytalk.serve.errors import RequestError, check_characters
 from anytalk.serve.files_out import check_format, read_sound, write_sound
 from anytalk.serve.http_answers import begun, errors_as_events, events_of, server_sent, whole_answer
 from anytalk.serve.items import from_base64, new_id
-from anytalk.serve.planning import speech_of, task_for, with_instructions
+from anytalk.serve.planning import check_unheard, speech_of, task_for, with_instructions
 from anytalk.serve.session_options import speaker_of
 from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
@@ -161,6 +161,7 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
             turns.append(Said("user", "\n".join(texts)))
         if speech is not None:
             turns.append(speech)
+            check_unheard(state, turns)
         else:
             text = "\n".join(texts)
             if not text.strip() and role == "user":

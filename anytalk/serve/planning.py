@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from anytalk.decode.engine import DecodeOptions
@@ -35,6 +37,21 @@ def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float) -> 
         raise of_ours(error, "invalid_audio") from None
     most = int(max_turn_s * to_hz)
     return Speech(resample(wave, from_hz, to_hz)[:most])
+
+
+def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
+    """Look how much speech waits to be listened to.
+
+    Raises:
+        RequestError: too much.
+    """
+    waiting = sum(t.speech.num_samples for t in turns if t.speech is not None and not t.speech.is_embedded)
+    most = state.settings.max_unheard_s
+    if waiting and waiting > most * state.ear_rate_hz:
+        raise RequestError(
+            f"more than {most:.0f} s of speech wait for an answer; ask for one, or give earlier turns as text",
+            "audio_too_long",
+        )
 
 
 def with_instructions(turns: list[Said], instructions: str) -> list[Said]:

@@ -24,7 +24,7 @@ from anytalk.serve.kept_sound import KeptSound
 from anytalk.serve.limits import TokenBucket
 from anytalk.serve.memory import Memory
 from anytalk.serve.outbox import Outbox, SlowClientError
-from anytalk.serve.planning import plan_response, speech_of, transcript_question
+from anytalk.serve.planning import check_unheard, plan_response, speech_of, transcript_question
 from anytalk.serve.response import Response
 from anytalk.serve.session_options import SessionOptions
 from anytalk.serve.sound import WireDecoder
@@ -220,7 +220,7 @@ class RealtimeSession:
         speech = speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s)
         item = Item("user", id=self._turn_item, speech=speech, sound=KeptSound(wave, VAD_RATE_HZ))
         self._turn_item = new_id("item")
-        previous = self.conversation.add(item)
+        previous = self._add(item)
         self.outbox.put("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
         self._tell_item(item, previous)
         if self.options.audio.input.transcription is not None:
@@ -278,7 +278,11 @@ class RealtimeSession:
             return speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s), KeptSound(wave, rate_hz)
 
         item = read_item(event.item, decode, self.settings.max_text_chars)
-        self._tell_item(item, self.conversation.add(item, event.previous_item_id))
+        self._tell_item(item, self._add(item, event.previous_item_id))
+
+    def _add(self, item: Item, after: str | None = None) -> str | None:
+        check_unheard(self.state, (known.said() for known in (*self.conversation.items, item)))
+        return self.conversation.add(item, after)
 
     def _tell_item(self, item: Item, previous: str | None) -> None:
         self.outbox.put("conversation.item.added", previous_item_id=previous, item=item.shown())

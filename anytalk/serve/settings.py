@@ -32,6 +32,7 @@ class ServeSettings:
         max_context_columns: Columns of a conversation that the model is shown; the oldest turns go first.
         max_items: Items that a conversation keeps.
         max_sound_s: Sound of the user's turns that a conversation keeps to show it again; 32 kB a second.
+        max_unheard_s: Speech of one conversation or chat that no answer has been made of yet; 64 kB a second.
         idle_s: A session without a word from its client ends after this time.
         session_s: Any session ends after this time.
         drain_s: How long running answers may go on when the server is told to stop.
@@ -57,6 +58,7 @@ class ServeSettings:
     max_context_columns: int = 2048
     max_items: int = 200
     max_sound_s: float = 120.0
+    max_unheard_s: float = 300.0
     idle_s: float = 300.0
     session_s: float = 3600.0
     drain_s: float = 10.0
