@@ -106,10 +106,11 @@ def _add_plain_routes(app: FastAPI, state: ServerState) -> None:
 
     @app.get("/health")
     async def health() -> Response:
-        going = state.admission.is_closed
+        going, failed = state.admission.is_closed, state.model.is_ended
         counts = {"sessions": state.admission.taken, "max_sessions": state.admission.places}
-        said = {"status": "stopping" if going else "ok", "model": state.model_name, **counts}
-        return JSONResponse(said, status_code=503 if going else 200)
+        status = "stopping" if going else "failed" if failed else "ok"
+        said = {"status": status, "model": state.model_name, **counts}
+        return JSONResponse(said, status_code=200 if status == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -139,13 +139,14 @@ def server_sent(event: dict[str, Any] | str) -> bytes:
     return f"data: {event if isinstance(event, str) else json.dumps(event, separators=(',', ':'))}\n\n".encode()
 
 
-async def errors_as_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def errors_as_events(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """A stream that ends with the error if one comes after its beginning."""
     has_begun = False
     try:
-        async for piece in pieces:
-            has_begun = True
-            yield piece
+        async with aclosing(pieces):
+            async for piece in pieces:
+                has_begun = True
+                yield piece
     except RequestError as error:
         if not has_begun:
             raise

@@ -51,7 +51,7 @@ class InputBuffer:
         self.wire = wire
         self._decoder = WireDecoder(wire, VAD_RATE_HZ)
         if vad is None:
-            self._detector = None
+            self._detector, self._turn_began = None, None
         elif self._detector is None:
             self._detector, self._detector_first = TurnDetector(vad), self._first + self._held
         else:

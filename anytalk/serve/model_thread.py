@@ -47,6 +47,7 @@ class ModelThread:
         self._preparing: list[Job] = []
         self._speaking: list[Job] = []
         self._stops = False
+        self._last_words = "the server is going down"
         self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +67,11 @@ class ModelThread:
             self._thread.join(timeout=30)
 
     @property
+    def is_ended(self) -> bool:
+        """Whether it answers no more, because it was told so or has failed."""
+        return self._stops
+
+    @property
     def num_answers(self) -> int:
         """Answers that wait, are prepared or are spoken."""
         return len(self._new) + len(self._preparing) + len(self._speaking)
@@ -74,7 +80,7 @@ class ModelThread:
         """Hand in a question; from any thread."""
         with self._arrived:
             if self._stops:
-                job.emit(Failed("the server is going down", is_ours=True))
+                job.emit(Failed(self._last_words, is_ours=True))
                 return
             self._new.append(job)
             self._arrived.notify()
@@ -114,12 +120,26 @@ class ModelThread:
 
     def _work(self) -> None:
         self._batch = self._new_batch()
+        try:
+            self._run_rounds()
+        except Exception as error:  # of a part that belongs to no answer; whoever waits must be told
+            log.critical("the model's thread has ended; start the server again", exc_info=error)
+            self._last_words = f"the model's thread failed: {type(error).__name__}"
+        with self._arrived:
+            self._stops = True
+        for job in [*self._new, *self._preparing, *self._speaking]:
+            job.emit(Failed(self._last_words, is_ours=True))
+        self._new.clear()
+        self._preparing.clear()
+        self._speaking.clear()
+
+    def _run_rounds(self) -> None:
         while True:
             with self._arrived:
                 while not (self._new or self._preparing or self._speaking or self._stops):
                     self._arrived.wait()
                 if self._stops:
-                    break
+                    return
                 while self._new:
                     self._preparing.append(self._new.popleft())
             before = len(self._preparing) + len(self._speaking)
@@ -129,11 +149,6 @@ class ModelThread:
             left = len(self._preparing) + len(self._speaking)
             if left < before:
                 self._heap.give_back(at_once=not left)
-        for job in [*self._new, *self._preparing, *self._speaking]:
-            job.emit(Failed("the server is going down", is_ours=True))
-        self._new.clear()
-        self._preparing.clear()
-        self._speaking.clear()
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._speaking if job.is_cancelled]:

@@ -29,7 +29,7 @@ from anytalk.serve.response import Response
 from anytalk.serve.session_options import SessionOptions
 from anytalk.serve.sound import WireDecoder
 from anytalk.serve.state import ServerState
-from anytalk.serve.transcribing import transcribe
+from anytalk.serve.transcribing import Transcripts
 from anytalk.serve.vad import VAD_RATE_HZ
 
 log = logging.getLogger("anytalk.serve")
@@ -60,11 +60,11 @@ class RealtimeSession:
         self.conversation = Conversation(self.settings.max_items, self.settings.max_sound_s)
         self.memory = Memory()
         self.outbox = Outbox(socket.send_text, self.settings.max_unsent_bytes, self.settings.send_timeout_s)
+        self.transcripts = Transcripts(state, self.outbox)
         self.buffer = InputBuffer(self.options.input_format(), self._vad(), state.max_turn_s)
         self.response: Response | None = None
         self._answers_next = False
         self._turn_item = new_id("item")
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._began = self._last_word = time.monotonic()
         self._quiet_since = time.monotonic()
         self._rate = TokenBucket(self.settings.events_per_second, 10 * self.settings.events_per_second)
@@ -105,10 +105,11 @@ class RealtimeSession:
         finally:
             if self.response is not None:
                 self.response.abandon()
-            for task in [*others, *self._tasks]:
+            for task in others:
                 task.cancel()
+            await self.transcripts.close()
             await self._say_goodbye(sender, code, reason)
-            await asyncio.gather(sender, *others, *self._tasks, return_exceptions=True)
+            await asyncio.gather(sender, *others, return_exceptions=True)
             self.memory.close()
 
     async def _say_goodbye(self, sender: asyncio.Task[None], code: int, reason: str) -> None:
@@ -225,7 +226,7 @@ class RealtimeSession:
         self._tell_item(item, previous)
         if self.options.audio.input.transcription is not None:
             question = transcript_question(self.state, item)
-            self._spawn(transcribe(self.state, self.outbox, item, question, len(wave) / VAD_RATE_HZ))
+            self.transcripts.write_down(item, question, len(wave) / VAD_RATE_HZ)
 
     def _clear(self, _: e.Clear) -> None:
         self.buffer.clear()
@@ -366,11 +367,6 @@ class RealtimeSession:
 
     def _complain(self, error: RequestError, event_id: str | None = None) -> None:
         self.outbox.put("error", error={**error.body(), "event_id": event_id})
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class _End(Exception):  # noqa: N818

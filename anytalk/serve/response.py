@@ -101,6 +101,8 @@ class Response:
         self._usage = _Usage()
         self._has_item = False
         self._previous: str | None = None
+        # Where it belongs, whatever is said until it begins.
+        self._after = conversation.items[-1].id if conversation.items else "root"
         self._text = ""
         self._sound_ms = 0.0
         self._first_sound_at: float | None = None
@@ -216,7 +218,8 @@ class Response:
         self._has_item = True
         self._put("response.output_item.added", response_id=self.id, output_index=0, item=self.item.shown())
         if self.plan.in_conversation:
-            self._previous = self._conversation.add(self.item)
+            is_there = self._after == "root" or any(item.id == self._after for item in self._conversation.items)
+            self._previous = self._conversation.add(self.item, self._after if is_there else None)
             self._put("conversation.item.added", previous_item_id=self._previous, item=self.item.shown())
         self._put("response.content_part.added", **self._place(), part=self._part(""))
 
