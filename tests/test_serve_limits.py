@@ -174,6 +174,27 @@ def test_the_key_is_asked_for() -> None:
         run(talk(server))
 
 
+def test_pages_that_are_let_in_may_also_read_the_answers() -> None:
+    """Browsers ask first, without the key, and give a page nothing that the server doesn't say is for it."""
+    import httpx2
+
+    friend, allowed = "https://friend.example", "access-control-allow-origin"
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    with (
+        running(make_talker(), api_key="s3cret", allow_origins=(friend,)) as server,
+        httpx2.Client(base_url=f"http://{server.address}") as http,
+    ):
+        asked = http.options("/v1/chat/completions", headers={"Origin": friend, **asking})
+        assert (asked.status_code, asked.headers[allowed]) == (200, friend)
+        assert {"authorization", "content-type"} <= set(asked.headers["access-control-allow-headers"].split(","))
+        refused = http.get("/v1/models", headers={"Origin": friend})
+        assert (refused.status_code, refused.headers[allowed]) == (401, friend)
+        told = http.get("/v1/models", headers={"Origin": friend, "Authorization": "Bearer s3cret"})
+        assert (told.status_code, told.headers[allowed]) == (200, friend)
+        evil = http.options("/v1/chat/completions", headers={"Origin": "http://evil.example", **asking})
+        assert (evil.status_code, allowed in evil.headers) == (400, False)
+
+
 def test_a_server_without_a_key_answers_to_this_machine_only(slow: Running) -> None:
     import httpx2
 

@@ -129,6 +129,18 @@ def test_the_buffer_keeps_the_turn_and_little_else() -> None:
         buffer.take()
 
 
+def test_a_turn_that_had_begun_is_none_without_detection() -> None:
+    buffer = InputBuffer(WireFormat(), VadSettings(), 2.0)
+    sound = pcm(question()[: 24_000 * 3 // 2])
+    (started,) = buffer.push(sound)
+    assert started.is_start
+    buffer.configure(buffer.wire, None)
+    assert not buffer.is_in_turn
+    assert buffer.length_ms > 100, "what was heard stays"
+    buffer.configure(buffer.wire, VadSettings())
+    assert [found.is_start for found in buffer.push(bytes(48 * 2000))] in ([], [True, False])
+
+
 # Items
 
 
@@ -295,6 +307,15 @@ def test_this_machine(host: str) -> None:
 def test_settings_that_can_not_be(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ServeSettings(**settings)
+
+
+def test_files_that_are_no_certificate_are_a_sentence(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_text("not a certificate")
+    key.write_text("nor a key")
+    with pytest.raises(ConfigError, match="are not a certificate and its key") as error:
+        ServeSettings(tls_cert=cert, tls_key=key)
+    assert "belong together" in error.value.hint
 
 
 def test_a_port_in_use_is_a_sentence() -> None:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from anytalk import __version__
@@ -54,6 +55,14 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
     app.add_middleware(
         Gate, settings=settings, rate=state.rate, metrics=state.metrics, page_paths=frozenset(page) or frozenset({"/"})
     )
+    if settings.allow_origins:
+        # Outside of the gate: browsers ask without a key whether they may, and pages want to read refusals, too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
     _add_error_handlers(app, state)
     _add_plain_routes(app, state)
     app.include_router(audio_routes(state))

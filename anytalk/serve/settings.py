@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +88,8 @@ class ServeSettings:
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise ConfigError(f"'{path}' doesn't exist", "give the path of a PEM file")
+        if self.tls_cert is not None and self.tls_key is not None:
+            _check_tls(self.tls_cert, self.tls_key)
         if not self.is_local and self.api_key is None:
             raise ConfigError(
                 f"binding to {self.host} lets everybody who reaches this machine use the model, listen in their own"
@@ -103,6 +106,21 @@ class ServeSettings:
     def scheme(self) -> str:
         """``"http"`` or ``"https"``."""
         return "https" if self.tls_cert is not None else "http"
+
+
+def _check_tls(cert: Path, key: Path) -> None:
+    """Now, and not when the talker was loaded and the addresses were printed."""
+
+    def no_password() -> bytes:
+        raise ConfigError(f"'{key}' is locked by a password", "openssl pkey -in KEY -out UNLOCKED writes one without")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_password)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"'{cert}' and '{key}' are not a certificate and its key: {getattr(error, 'reason', None) or error}",
+            "give two PEM files that belong together",
+        ) from None
 
 
 def is_loopback(host: str) -> bool:
