@@ -85,7 +85,7 @@ def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param:
 
 
 def _check_shape(rate_hz: int, channels: int, name: str, param: str) -> None:
-    """A few kilobytes may say that they are sound of eight channels at a rate of megahertz, and be unpacked as such."""
+    """A small file may say that it is sound of eight channels at a rate of megahertz, and be unpacked as such."""
     least, most = _RATES_HZ
     if channels > _MAX_CHANNELS:
         raise RequestError(f"'{name[:80]}' has {channels} channels; send mono", "invalid_audio", param)
