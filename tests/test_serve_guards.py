@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx2
 import pytest
 import serve_lab
 from serve_lab import MANUAL, SMALL, Running, is_idle, pcm, question, run, running, slow_down, talking
 from talkers import make_talker
+from websockets.asyncio.client import connect
 
 from anytalk.serve import realtime
 from anytalk.serve.settings import ServeSettings, open_socket
 
 SPOKEN = pcm(question()[12_000 : 12_000 + 24_000])
 EVENT = "conversation.item.input_audio_transcription"
+
+
+class Complaints(logging.Handler):
+    """What operators are told; uvicorn's loggers let nothing through to others'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.of.append(record.getMessage())
+
+    def begin(self) -> None:
+        """A server sets its loggers up when it is made."""
+        logging.getLogger("uvicorn.error").addHandler(self)
+
+
+@pytest.fixture
+def complaints() -> Iterator[Complaints]:
+    found = Complaints()
+    yield found
+    logging.getLogger("uvicorn.error").removeHandler(found)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +177,9 @@ def test_a_model_thread_that_ends_tells_everybody(monkeypatch: pytest.MonkeyPatc
         assert (health.status_code, health.json()["status"]) == (503, "failed")
 
 
-def test_who_reads_nothing_of_an_http_answer_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_nothing_of_an_http_answer_loses_its_place(
+    monkeypatch: pytest.MonkeyPatch, complaints: Complaints
+) -> None:
     """What the system buffers for it must be less than the answer."""
 
     def narrow(settings: ServeSettings) -> socket.socket:
@@ -164,10 +192,59 @@ def test_who_reads_nothing_of_an_http_answer_loses_its_place(monkeypatch: pytest
     body = json.dumps({**asked, "audio": {"format": "pcm16"}, "stream": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     with running(make_talker(), max_columns=400, send_timeout_s=0.3) as server, socket.socket() as raw:
+        complaints.begin()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", server.port))
         raw.sendall(f"{head}Host: {server.address}\r\n\r\n".encode() + body)
         server.wait_until(lambda: server.state.admission.taken == 1)
         server.wait_until(lambda: is_idle(server), 10.0)
         cancelled = server.state.metrics.answers.labels("cancelled")._value.get()
+        server.wait_until(lambda: not server.server.server_state.connections)
     assert cancelled == 1, "it was not sent to its end"
+    assert complaints.of == [], "nothing that an operator should be told"
+
+
+def test_who_asks_nothing_is_not_waited_for(complaints: Complaints) -> None:
+    with running(make_talker(), send_timeout_s=0.3) as server:
+        complaints.begin()
+        for begun in (b"", b"GET /health HTT"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
+                raw.sendall(begun)
+                with suppress(ConnectionResetError):
+                    assert raw.recv(1) == b""
+        # Not so a WebSocket, which is quiet for longer and answers pings.
+        run(quietly(server, 0.8))
+    assert complaints.of == []
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+    with (
+        running(make_talker(), send_timeout_s=0.3) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw,
+    ):
+        raw.sendall(f'{head}Host: {server.address}\r\n\r\n{{"messages"'.encode())
+        told = b""
+        while piece := raw.recv(4096):
+            told += piece
+    assert told.startswith(b"HTTP/1.1 408")
+    assert b"request_timeout" in told
+
+
+async def quietly(server: Running, seconds: float) -> None:
+    async with talking(server, **SMALL) as client:
+        await asyncio.sleep(seconds)
+        await client.type("still there?")
+
+
+def test_who_is_refused_and_does_not_wait_for_it_is_no_failure(complaints: Complaints) -> None:
+    async def talk(server: Running) -> None:
+        with server.state.admission.place():
+            hasty = await connect(f"ws://{server.address}/v1/realtime")
+            hasty.transport.abort()
+            await asyncio.sleep(0.8)
+
+    with running(make_talker(), max_sessions=1) as server:
+        complaints.begin()
+        run(talk(server))
+    assert complaints.of == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.websockets import WebSocketDisconnect
 
 from anytalk import __version__
 from anytalk.model.talker import Talker
@@ -26,7 +27,7 @@ from anytalk.serve.session_options import DEFAULT_VOICE
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.state import ServerState
 
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
 
 
 def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAPI:
@@ -90,10 +91,11 @@ async def _realtime(state: ServerState, socket: WebSocket) -> None:
     except RequestError as error:
         # After the handshake, because clients show the reason of a refused one to nobody.
         state.metrics.refused.labels(error.code).inc()
-        await socket.send_json(
-            {"type": "error", "event_id": "event_refused", "error": {**error.body(), "event_id": None}}
-        )
-        await socket.close(TRY_LATER, error.code)
+        with suppress(WebSocketDisconnect):  # it didn't wait for it
+            await socket.send_json(
+                {"type": "error", "event_id": "event_refused", "error": {**error.body(), "event_id": None}}
+            )
+            await socket.close(TRY_LATER, error.code)
 
 
 def _add_plain_routes(app: FastAPI, state: ServerState) -> None:

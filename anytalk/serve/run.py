@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from anytalk.serve.http_connection import http_with_patience
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.websocket import ImpatientWebSocket
 
@@ -32,6 +33,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=http_with_patience(settings.send_timeout_s),
                 ws=ImpatientWebSocket,
                 ws_max_size=settings.max_frame_bytes,
                 ws_ping_interval=settings.send_timeout_s,

@@ -57,13 +57,9 @@ class Gate:
             return
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
-            return
-
-        async def send_in_time(message: Message) -> None:
-            # Who takes nothing of an answer must not hold its place for ever.
-            await asyncio.wait_for(send(message), self.settings.send_timeout_s)
-
-        await self.app(scope, _LimitedBody(receive, self.settings.max_body_bytes), send_in_time)
+        else:
+            limits = self.settings.max_body_bytes, self.settings.send_timeout_s
+            await self.app(scope, _LimitedBody(receive, *limits), send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -102,13 +98,19 @@ class Gate:
 
 
 class _LimitedBody:
-    """Receives a body and stops where it grows too large, whatever length was announced."""
+    """Receives a body and stops where it grows too large, whatever length was announced, or no more of it comes."""
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, patience_s: float) -> None:
         self._receive, self._left, self._max_bytes = receive, max_bytes, max_bytes
+        self._patience_s: float | None = patience_s
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._patience_s)
+        except TimeoutError:
+            raise HTTPException(408, f"nothing more of the body came for {self._patience_s:.0f} s") from None
+        if not message.get("more_body", False):
+            self._patience_s = None  # what comes next is that the client leaves
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             # FastAPI lets only this kind of exception through while it reads a body.
