@@ -1,7 +1,8 @@
 """How long a step looks at what came before: a memory in float32 and one in bfloat16, alone and in whole steps.
 
 Alone: the attention of a step of Qwen2-0.5B (24 memories of 2 key heads for 14 queries), through torch and through
-``anytalk_backbones.attention``. Whole: steps of the reference stack in ``int8``, without codec and sampling.
+``anytalk_backbones.attention``. Whole: steps of the reference stack in ``int8``, without codec and sampling, behind a
+prompt that both rows share; "near" is the layout for single steps, in which it lies once.
 
     python examples/bench_attention.py --threads 2
 """
@@ -12,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,19 +28,21 @@ from anytalk_backbones.lean import LeanDecoder
 
 LENGTHS = (256, 1024, 2048, 7000)
 ROOM = 7100
+_A_TURN = 5
+"""Steps one after the other, before the next way has its turn."""
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+def _ms(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - began)
 
 
 def in_turn(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Milliseconds of each, the median; whatever else the machine does hits all of them alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(repeats + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    laps = [{name: _ms(run) for name, run in runs.items()} for _ in range(repeats + 1)]
+    return {name: statistics.median([lap[name] for lap in laps[1:]]) for name in runs}
 
 
 def alone(rows: int, repeats: int) -> dict[int, dict[str, float]]:
@@ -47,7 +51,7 @@ def alone(rows: int, repeats: int) -> dict[int, dict[str, float]]:
     query, attend = torch.randn(rows, 2, 7, 64), attention.Attention()
 
     def look(dtype: torch.dtype, length: int, few: int) -> None:
-        attention._FEW = few
+        attention.FEW = few
         for held in stores[dtype]:
             attend(query, held[:, :, :, :length], None, 1)
 
@@ -57,36 +61,47 @@ def alone(rows: int, repeats: int) -> dict[int, dict[str, float]]:
         "two products, bfloat16": (torch.bfloat16, 0),
     }
     made = {}
-    usual = attention._FEW
+    usual = attention.FEW
     for n in LENGTHS:
         made[n] = in_turn({k: lambda n=n, way=way: look(way[0], n, way[1]) for k, way in ways.items()}, repeats)
-    attention._FEW = usual
+    attention.FEW = usual
     return made
 
 
 def whole(rows: int, repeats: int) -> dict[int, dict[str, float]]:
-    """Whole steps, by length and dtype of the memory."""
+    """Whole steps of an answer behind a prompt that its rows share, by the prompt's length and how it is kept."""
     talker = make_talker_ready(reference_talker(), "int8")
     lean = [module for module in talker.model.modules() if isinstance(module, LeanDecoder)]
-    caches = {}
-    for dtype in DTYPES:
+    lay_out = LeanDecoder._near
+    ways = {
+        "float32": (torch.float32, lambda *_: None),
+        "bfloat16": (torch.bfloat16, lambda *_: None),
+        "bfloat16, near": (torch.bfloat16, lay_out),
+    }
+
+    def cache_of(length: int, dtype: torch.dtype) -> TalkCache:
         for decoder in lean:
             decoder.memory_dtype = dtype
-        cache = TalkCache(talker.model.backbone.new_cache(rows, ROOM), talker.model.output_adapter.new_cache(1, ROOM))
+        room = length + _A_TURN * (repeats + 1)
+        model = talker.model
+        cache = TalkCache(model.backbone.new_cache(1, room), model.output_adapter.new_cache(1, room))
         for part in (cache.backbone, cache.output_adapter):
-            part.pretend(ROOM)
-        caches[str(dtype)[6:]] = cache
+            part.pretend(length)
+        cache.backbone.keep_rows([0] * rows)
+        return cache
 
-    def step(cache: TalkCache, length: int) -> None:
-        for part in (cache.backbone, cache.output_adapter):
-            part.crop(length)
-        run_step(talker, cache, rows, 1)
+    def steps(cache: TalkCache, near: Callable[..., Any]) -> list[float]:
+        LeanDecoder._near = near
+        return [_ms(lambda: run_step(talker, cache, rows, 1)) for _ in range(_A_TURN)]
 
-    # The longest first: a cache can forget what it holds, but not remember it.
     made = {}
-    for n in sorted(LENGTHS, reverse=True):
-        made[n] = in_turn({k: lambda n=n, cache=cache: step(cache, n) for k, cache in caches.items()}, repeats)
-    return dict(sorted(made.items()))
+    for n in LENGTHS:
+        caches = {name: cache_of(n, dtype) for name, (dtype, _) in ways.items()}
+        turns = [{name: steps(caches[name], near) for name, (_, near) in ways.items()} for _ in range(repeats)]
+        # The first step of a turn finds nothing of its own near.
+        made[n] = {name: statistics.median([ms for turn in turns for ms in turn[name][1:]]) for name in ways}
+    LeanDecoder._near = lay_out
+    return made
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytalk_backbones import attention
-from anytalk_backbones.attention import Attention, half_is_fast
+from anytalk_backbones import lean as lean_module
+from anytalk_backbones.attention import Attention, Near, half_is_fast
 from anytalk_backbones.lean import LeanDecoder
 
 CLOSE = {"atol": 0.02, "rtol": 0.02}
@@ -27,7 +28,7 @@ def _no_grad() -> Iterator[None]:
 
 @pytest.fixture(params=["torch's", "ours"])
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_FEW", 0 if request.param == "ours" else 10**9)
+    monkeypatch.setattr(attention, "FEW", 0 if request.param == "ours" else 10**9)
 
 
 def memory(rows: int, steps: int) -> Tensor:
@@ -107,6 +108,48 @@ def test_answers_that_share_a_batch_and_remember_in_half_precision() -> None:
         found = lean(torch.stack([embeds[0, 50 + number], embeds[1, 70 + number]])[:, None], joint).normed
         for row, place in ((0, 50 + number), (1, 70 + number)):
             assert float((found[row, 0] - wanted[row, place]).norm() / wanted[row, place].norm()) < 0.01
+
+
+@pytest.mark.parametrize("shared", [0, 5, 70])
+def test_single_steps_of_rows_that_share_what_is_in_front(shared: int) -> None:
+    rows, length = 2, 70
+    held = torch.randn(3, 2, rows, 2, 200, 16).bfloat16()  # three layers
+    held[:, :, 1, :, :shared] = held[:, :, 0, :, :shared]
+    near = Near(held[..., :length, :], length, shared)
+    for step in range(length, 140):  # over two blocks' ends
+        near.reserve()
+        query = torch.randn(rows, 2, 7, 16)
+        for layer in range(3):
+            seen = held[layer, ..., : step + 1, :]
+            torch.testing.assert_close(near.attend(layer, query, seen), plain(query, seen), **CLOSE)
+    assert near.length == 140
+
+
+def test_both_rows_look_at_one_copy_of_their_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    lean = LeanDecoder(decoder(), "fused")
+    lean.memory_dtype = torch.bfloat16
+    monkeypatch.setattr(attention, "FEW", 0)
+    made: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(
+        lean_module,
+        "Near",
+        lambda store, length, shared: made.append((store.shape[2], length, shared)) or Near(store, length, shared),
+    )
+    prompt, steps = torch.randn(1, 40, 64), torch.randn(2, 31, 64)
+    whole = torch.cat([prompt.expand(2, -1, -1), steps], dim=1)
+    wanted = lean(whole).normed[:, 40:]
+    cache = lean.new_cache(1, 80)
+    lean(prompt, cache)
+    cache.keep_rows([0, 0])
+    found = [lean(steps[:, :2], cache).normed, *(lean(steps[:, n : n + 1], cache).normed for n in range(2, 20))]
+    # What was laid out is laid out anew after anything but a step: rows that go, steps that are taken back.
+    cache.crop(55)
+    found = [torch.cat(found, dim=1)[:, :15], *(lean(steps[:, n : n + 1], cache).normed for n in range(15, 25))]
+    cache.keep_rows([1])
+    found = [torch.cat(found, dim=1)[1:], *(lean(steps[1:, n : n + 1], cache).normed for n in range(25, 31))]
+    gaps = (torch.cat(found, dim=1) - wanted[1:]).norm(dim=-1) / wanted[1:].norm(dim=-1)
+    assert float(gaps.max()) < 0.01
+    assert made == [(2, 42, 40), (2, 55, 40), (1, 65, 65)]
 
 
 def test_only_int8_remembers_in_half_precision() -> None:

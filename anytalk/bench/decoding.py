@@ -162,8 +162,8 @@ def _without_codec(segments: dict[str, float]) -> float:
 def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[str, float]]:
     """Milliseconds of a step behind so many columns, for two rows and for one: backbone, adapter and heads.
 
-    Two rows write text, and hold all columns. One row speaks behind the text's end, and holds what
-    :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.
+    Two rows write text behind a conversation of that length, which they share. One row speaks behind the text's end,
+    and holds what :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.
 
     Args:
         talker: Whose parts.
@@ -180,9 +180,10 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
         for length in found:
             most = length + _STEPS_A_TURN
             adapters = None if model.speaks_alone else model.output_adapter.new_cache(1, most)
-            caches[length] = cache = TalkCache(model.backbone.new_cache(rows, most), adapters)
+            caches[length] = cache = TalkCache(model.backbone.new_cache(1, most), adapters)
             held = length if rows == 2 else _held_behind_text(cache, length)
-            _lengthen(talker, cache, rows, held)
+            _lengthen(talker, cache, held)
+            cache.backbone.keep_rows([0] * rows)
             if rows == 1:
                 found[length]["rows_1_held"] = held
         seconds: dict[int, list[float]] = {length: [] for length in found}
@@ -213,14 +214,14 @@ def _held_behind_text(cache: TalkCache, length: int) -> int:
     return columns_held(round(TEXT_SHARE * length), length) if forgets else length
 
 
-def _lengthen(talker: Talker, cache: TalkCache, rows: int, length: int) -> None:
-    """Fill caches up to `length` steps: with noise where they can pretend, by reading where not."""
+def _lengthen(talker: Talker, cache: TalkCache, length: int) -> None:
+    """Fill caches of one row up to `length` steps: with noise where they can pretend, by reading where not."""
     both = [part for part in (cache.backbone, cache.output_adapter) if part is not None]
     if all(hasattr(part, "pretend") for part in both):
         for part in both:
             part.pretend(length - part.length)  # type: ignore[attr-defined]
     while cache.backbone.length < length:
-        run_step(talker, cache, rows, min(_READ_AT_ONCE, length - cache.backbone.length))
+        run_step(talker, cache, 1, min(_READ_AT_ONCE, length - cache.backbone.length))
 
 
 def run_step(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:

@@ -2,8 +2,8 @@
 
 torch's attention for CPUs (``scaled_dot_product_attention``) is made for many queries. With the few of a step that
 share a key head its float32 products reach a fifth of the processor's peak, and in bfloat16 it lays out keys and values
-anew in each call. oneDNN's batched products in bfloat16 do better, on processors that have them:
-``examples/bench_attention.py``, docs/performance.md.
+anew in each call. oneDNN's batched products in bfloat16 do better, on processors that have them and over memory
+without gaps: ``examples/bench_attention.py``, docs/performance.md.
 
 Letters: B batch, T steps, H key and value heads, R queries of each (G*T), L steps held, w head width.
 """
@@ -16,8 +16,71 @@ from torch.nn import functional as F
 
 _BLOCK = 64
 """oneDNN makes a kernel for each shape, which takes longer than to run it: lengths are rounded up to multiples."""
-_FEW = 1024
+FEW = 1024
 """Steps, of all rows together, below which torch's one call is faster than our ten."""
+
+
+class Near:
+    """What some rows hold, laid out for single steps: one memory for all of them, without gaps.
+
+    Steps that all rows share (the prompt of batch-parallel decoding, read once and copied) lie in it once; behind
+    them, step by step, those that each row has of its own. All rows' queries go over all of it in one product, and what
+    is hidden from whom is added to the scores.
+
+    Args:
+        store: (layers,2,B,H,room,w), keys and values.
+        length: Steps held.
+        shared: Steps in front that are the same in all rows.
+    """
+
+    def __init__(self, store: Tensor, length: int, shared: int) -> None:
+        layers, _, rows, heads, _, width = store.shape
+        self.length, self.rows = length, rows
+        self._filled = shared + rows * (length - shared)
+        self._store = self._hides = store.new_empty(0)
+        self._make_room(store.new_empty(layers, 2, heads, 0, width))
+        self._store[:, :, :, :shared] = store[:, :, 0, :, :shared]
+        own = self._store[:, :, :, shared : self._filled].view(layers, 2, heads, length - shared, rows, width)
+        own[:] = store[..., shared:length, :].permute(0, 1, 3, 4, 2, 5)
+        self._hides[:, :shared] = 0
+        for row in range(rows):
+            self._hides[row, shared + row : self._filled : rows] = 0
+
+    def reserve(self) -> None:
+        """Count one more step of all rows as held; :meth:`attend` then writes it, layer by layer."""
+        first, self._filled = self._filled, self._filled + self.rows
+        if self._filled > self._store.shape[3]:
+            self._make_room(self._store[:, :, :, :first])
+        for row in range(self.rows):
+            self._hides[row, first + row] = 0
+        self.length += 1
+
+    def attend(self, layer: int, query: Tensor, held: Tensor) -> Tensor:
+        """(B,H,R,w) in the dtype of the queries, over all that is held and the new step.
+
+        Args:
+            layer: Whose keys and values.
+            query: (B,H,R,w).
+            held: (2,B,H,L,w), keys and values; all but the last step's are here already.
+        """
+        batch, heads, count, width = query.shape
+        self._store[layer, :, :, self._filled - batch : self._filled] = held[:, :, :, -1].transpose(1, 2)
+        keys, values = self._store[layer]
+        queries = (query.transpose(0, 1) * width**-0.5).to(keys.dtype).reshape(heads, batch * count, width)
+        scores = torch.bmm(queries, keys.transpose(1, 2))
+        scores.view(heads, batch, count, -1).add_(self._hides[:, None])
+        heard = torch.bmm(scores.softmax(-1), values)
+        return heard.view(heads, batch, count, width).transpose(0, 1).to(query.dtype)
+
+    def _make_room(self, held: Tensor) -> None:
+        """Lay out memory for (layers,2,H,n,w) and a block more, hidden from everybody."""
+        *shape, steps, width = held.shape
+        room = -(-(max(steps, self._filled) + 1) // _BLOCK) * _BLOCK
+        # Zeros: what is hidden must be a number.
+        store, hides = held.new_zeros(*shape, room, width), held.new_full((self.rows, room), -torch.inf)
+        store[:, :, :, :steps] = held
+        hides[:, :steps] = self._hides[:, :steps] if steps else 0
+        self._store, self._hides = store, hides
 
 
 def half_is_fast() -> bool:
@@ -44,7 +107,7 @@ class Attention:
             keys, values = held.to(query.dtype)
             return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         mask = None if mask is None else mask.to(held.dtype)
-        if held.shape[1] * held.shape[3] >= _FEW:
+        if held.shape[1] * held.shape[3] >= FEW:
             return self._single(query, held, mask)
         keys, values = held
         return F.scaled_dot_product_attention(query.to(held.dtype), keys, values, attn_mask=mask).to(query.dtype)

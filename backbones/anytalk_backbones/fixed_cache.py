@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anytalk.errors import ConfigError
+from anytalk_backbones.attention import Near
 
 
 class FixedCache:
@@ -20,6 +21,8 @@ class FixedCache:
         store: (layers, 2, B, H, max_steps, w): keys, then values, of each layer.
         length: Steps held.
         forgotten: Steps that were left out of the middle: the next one's position is ``length + forgotten``.
+        shared: Steps in front that are the same in all rows: what one row held when it was copied.
+        near: A second layout of what is held, for single steps; whoever uses it makes it (:mod:`.attention`).
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class FixedCache:
         self.length = 0
         self.forgotten = 0
         self._first_forgotten = 0
+        self.shared = 0
+        self.near: Near | None = None
 
     @property
     def max_steps(self) -> int:
@@ -72,11 +77,14 @@ class FixedCache:
     def pretend(self, steps: int) -> None:
         """Hold noise for more steps, as if they had been read: how a late step is timed without reading so much."""
         self.reserve(steps)
+        self.near = None
         self.store[..., self.length - steps : self.length, :].normal_()
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these batch rows, in this order; a row that is named twice is copied."""
         rows = list(rows)
+        self.near = None
+        self.shared = self.length if len(set(rows)) == 1 else self.shared
         if rows == list(range(rows[0], rows[0] + len(rows))) and rows[-1] < self.store.shape[2]:
             self.store = self.store[:, :, rows[0] : rows[0] + len(rows)]
             return
@@ -87,7 +95,8 @@ class FixedCache:
 
     def crop(self, length: int) -> None:
         """Forget all steps after the first `length`."""
-        self.length = min(self.length, length)
+        self.near, self.length = None, min(self.length, length)
+        self.shared = min(self.shared, self.length)
         if self.length <= self._first_forgotten:
             self.forgotten = 0
 
@@ -101,6 +110,7 @@ class FixedCache:
             return
         if self.forgotten and first != self._first_forgotten:
             raise ValueError(f"steps behind {self._first_forgotten} are left out already, not behind {first}")
+        self.near, self.shared = None, min(self.shared, first)
         for layer in self.store:  # one at a time: what moves is copied, since it may overlap
             layer[..., first : first + self.length - stop, :] = layer[..., stop : self.length, :].clone()
         self.length -= stop - first

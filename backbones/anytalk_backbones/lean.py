@@ -9,6 +9,8 @@ Letters: B batch, T steps, D width, H key and value heads, G query heads for eac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,7 +19,8 @@ from torch.nn import functional as F
 
 from anytalk.plugins.contracts import BackboneStates
 from anytalk.plugins.matrices import Arithmetic, Peaks, balance, make_matrix
-from anytalk_backbones.attention import Attention, half_is_fast
+from anytalk_backbones import attention
+from anytalk_backbones.attention import Attention, Near, half_is_fast
 from anytalk_backbones.fixed_cache import FixedCache
 from anytalk_backbones.slot_cache import SlotCache, ragged_places
 
@@ -94,10 +97,21 @@ class LeanDecoder(nn.Module):
             turn, mask = self._turn(position, steps, hidden), self._mask(start, steps, hidden.device)
         else:
             turn, mask = self._ragged(empty, start, steps, hidden)
+        near = self._near(cache, start) if steps == 1 and empty is None else None
         for number, layer in enumerate(self.layers):
             memory = None if cache is None else cache.store[number]
-            hidden = layer(hidden, turn, mask, memory, start, self.num_heads, self.group, self._attend)
+            attend = partial(self._attend, mask=mask, steps=steps) if near is None else partial(near.attend, number)
+            hidden = layer(hidden, turn, memory, start, self.num_heads, self.group, attend)
         return BackboneStates(hidden, _normed(hidden, self.norm, self.eps))
+
+    def _near(self, cache: FixedCache | None, start: int) -> Near | None:
+        """The layout for single steps, where many keys and values are held, in half precision."""
+        if cache is None or cache.store.dtype == self.norm.dtype or cache.store.shape[2] * start < attention.FEW:
+            return None
+        if cache.near is None or cache.near.length != start:
+            cache.near = Near(cache.store, start, min(start, cache.shared))
+        cache.near.reserve()
+        return cache.near
 
     def _turn(self, start: int, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of these positions, (T,1,w) each; the sines of the first half are negative."""
@@ -148,12 +162,11 @@ class _LeanLayer(nn.Module):
         self,
         hidden: Tensor,
         turn: tuple[Tensor, Tensor],
-        mask: Tensor | None,
         memory: Tensor | None,
         start: int,
         num_heads: int,
         group: int,
-        attend: Attention,
+        attend: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         """(B,T,D) -> (B,T,D); `memory` (2,B,H,max,w) gets this layer's keys and values."""
         batch, steps, _ = hidden.shape
@@ -167,7 +180,7 @@ class _LeanLayer(nn.Module):
         if memory is not None:
             memory[:, :, :, start : start + steps] = held
             held = memory[:, :, :, : start + steps]
-        heard = attend(query, held, mask, steps)
+        heard = attend(query, held)
         heard = heard.view(batch, num_heads, group, steps, -1).permute(0, 3, 1, 2, 4).reshape(batch, steps, -1)
         hidden = hidden + self.out(heard)
         gate, up = self.gate_up(_normed(hidden, self.norm_2, self.eps)).chunk(2, dim=-1)

@@ -55,6 +55,7 @@ class SlotCache(FixedCache):
         """
         if self.forgotten or other.forgotten:
             raise ValueError("caches that steps were left out of can't be joined")
+        self.near, self.shared = None, 0
         longest, rows = max(self.length, other.length), self.num_rows + other.num_rows
         steps = max(self.max_steps, other.max_steps, longest)
         self.empty = [n + longest - cache.length for cache in (self, other) for n in cache._empty_steps()]
@@ -73,6 +74,7 @@ class SlotCache(FixedCache):
         taken.store = self.store[:, :, row : row + 1, :, first : self.length].clone()
         taken.length, taken._grows = self.length - first, True
         taken.forgotten, taken._first_forgotten = self.forgotten, self._first_forgotten
+        taken.near, taken.shared = None, taken.length
         return taken
 
     def forget(self, first: int, stop: int) -> None:
@@ -88,6 +90,7 @@ class SlotCache(FixedCache):
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these batch rows, in this order; steps that are empty in all of them are given up."""
         rows = list(rows)
+        self.near = None
         empty = [self._empty_steps()[row] for row in rows]
         if self._room is not None and all(a < b for a, b in pairwise(rows)):
             # Slots behind one that is left move up by themselves: nothing is laid out anew.
