@@ -8,7 +8,8 @@ import torch
 import yaml
 from helpers import TINY, TINY_PARTS, model_folder, probe, same, tiny_talker
 
-from anytalk.errors import AnytalkError, ConfigError, PluginError, TalkerError
+from anytalk.errors import AnytalkError, ConfigError, PluginError, TalkerError, WeightsError
+from anytalk.evaluate.provenance import weights_digest
 from anytalk.model import attach as attach_module
 from anytalk.model.attach import attach, choose_backbone
 from anytalk.model.talker import load_talker
@@ -43,6 +44,14 @@ def test_a_backbone_plugin_that_cannot_be_imported_is_passed_over(monkeypatch: p
 
     monkeypatch.setattr(Registry, "load", broken)
     assert choose_backbone(resolve("Qwen/Qwen2-0.5B"), default_registry()) == "qwen2"
+
+
+def test_a_long_text_is_no_path() -> None:
+    # Options may hold whole texts: too long for the name of a file, which systems refuse to look for.
+    text = "What people say to it: " + "How are you?\n" * 40
+    with pytest.raises(WeightsError, match="doesn't exist"):
+        resolve(text)
+    assert weights_digest({"fusion_context": text, "beam": 16}) == ""
 
 
 def test_the_talker_folder_holds_no_weights_right_after_attach(tmp_path: Path) -> None:

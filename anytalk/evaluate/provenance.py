@@ -20,7 +20,7 @@ from anytalk.model.config import PART_KINDS, TalkerConfig
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry
-from anytalk.plugins.sources import resolve
+from anytalk.plugins.sources import is_there, resolve
 
 PACKAGES = (
     "anytalk", "torch", "transformers", "numpy", "openai-whisper", "jiwer", "snac", "soxr", "soundfile", "piper-tts",
@@ -122,7 +122,7 @@ def weights_digest(options: dict[str, Any]) -> str:
     """First half of the SHA-256 of the local weight files that options name; ``""`` where they name none."""
     digest, found = hashlib.sha256(), False
     for value in options.values():
-        if not isinstance(value, str) or not ("/" in value or ":" in value or Path(value).exists()):
+        if not isinstance(value, str) or not ("/" in value or ":" in value or is_there(Path(value))):
             continue
         try:
             paths = resolve(value).paths

@@ -118,12 +118,20 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
         pieces = spec[len(PACKAGE_PREFIX) :].split("+")
         return ModelSource(spec, tuple(_in_package(piece.strip(), spec) for piece in pieces))
     for candidate in ([folder / spec] if folder is not None else []) + [Path(spec).expanduser()]:
-        if candidate.exists():
+        if is_there(candidate):
             return ModelSource(spec, (candidate.absolute(),))
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in {".gguf", ".pt", ".pth", ".bin", ".onnx"}
     if looks_like_path or not _HUB_ID.match(spec):
         raise WeightsError(f"'{spec}' doesn't exist", "check the path; a hub id looks like 'Qwen/Qwen2-0.5B'")
     return ModelSource(spec)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists; False for what can't be one, such as a text that is too long for the name of a file."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _in_package(piece: str, spec: str) -> Path:
