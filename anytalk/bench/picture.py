@@ -33,7 +33,7 @@ def draw_step(figures: dict[str, Any], path: Path) -> None:
                 axes.text(left + value / 2, row, f"{value:.1f}", ha="center", va="center", fontsize=8)
             left += value
     axes.axvline(frame_ms, color="black", linestyle="--", linewidth=1)
-    axes.text(frame_ms, 1.45, f" {frame_ms:.0f} ms of sound", fontsize=8, va="bottom")
+    axes.text(frame_ms, 1.45, f"{frame_ms:.0f} ms of sound ", fontsize=8, ha="right", va="bottom")
     axes.set_xlabel("milliseconds")
     axes.invert_yaxis()
     axes.legend(ncols=len(STEP_SEGMENTS), fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3), frameon=False)
