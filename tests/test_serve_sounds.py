@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,6 +87,10 @@ def test_a_codec_that_fails_ends_the_answers_it_was_asked_for_and_no_others(monk
                 assert isinstance(events[-1], Failed)
                 assert events[-1].is_ours
                 assert "ZeroDivisionError" in events[-1].message
+        # They are told first; their places are free when the round is over.
+        until = time.monotonic() + 10
+        while thread.num_answers and time.monotonic() < until:
+            time.sleep(0.01)
         assert thread.num_answers == 0
         for events in ask(thread, QUESTIONS):
             assert isinstance(events[-1], Ended)
