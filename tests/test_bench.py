@@ -12,14 +12,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from anytalk.bench import decoding
 from anytalk.bench.answering import FIRST_SOUND, Pace, answer
 from anytalk.bench.naive import STRIDE_FRAMES, answer_naively
 from anytalk.bench.precision import measure_precision
 from anytalk.bench.reference import reference_config, reference_talker
 from anytalk.bench.stopwatch import STEP_SEGMENTS, Stopwatch
 from anytalk.cli.app import build_app
+from anytalk.decode.ready import make_talker_ready
 from anytalk.errors import ConfigError, WeightsError
-from anytalk.model.talker import save_talker
+from anytalk.model.talk_model import TalkCache
+from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import default_registry
 
@@ -55,11 +58,31 @@ def test_decode_tells_all_figures_and_ratios(tmp_path: Path) -> None:
         assert set(figures["segments"][kind]) == {*STEP_SEGMENTS, "wall"}
     assert figures["segments"]["step_text_ended_ms"]["text_head"] == 0
     assert set(figures["segments"]["first_sound_s"]) == set(FIRST_SOUND)
-    assert set(figures["step_ms_at_length"]) == {"20", "40"}
+    late = figures["step_ms_at_length"]
+    assert {length: found["rows_1_held"] for length, found in late.items()} == {"20": 20, "40": 40}
+    assert all(found["rows_2"] > 0 < found["rows_1"] for found in late.values())
+    assert "a step late in a conversation" in printed
     ratio = figures["baseline_first_audio_s"] / figures["first_audio_s"]
     assert figures["times_faster_first_audio"] == pytest.approx(ratio)
     assert "times faster" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_late_steps_hold_what_an_answer_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "columns_held", lambda kept, columns: kept + 10)
+    talker = make_talker_ready(reference_talker("tiny"), "fused")
+    lengths: list[tuple[int, int]] = []
+    run_step = decoding.run_step
+
+    def watched(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
+        lengths.append((rows, cache.backbone.length))
+        run_step(talker, cache, rows, steps)
+
+    monkeypatch.setattr(decoding, "run_step", watched)
+    found = decoding.steps_at_lengths(talker, [40, 60])
+    assert {length: at["rows_1_held"] for length, at in found.items()} == {40: 22, 60: 28}
+    # The first step of each turn: two rows behind the whole conversation, one behind what is left.
+    assert set(lengths[::5]) == {(2, 40), (2, 60), (1, 22), (1, 28)}
 
 
 def test_an_answer_keeps_its_pace() -> None:

@@ -120,7 +120,6 @@ class Generation:
         self._audio_sampling = audio
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self._rows = len(prompts)
-        self._kept = 0  # columns that are never forgotten: the prompt, and the answer's text
         self._alone = audio_out and model.speaks_alone
         if self._alone and self._rows > 1:
             raise ConfigError(
@@ -147,18 +146,18 @@ class Generation:
                 answer.finish_reason = "stop"
                 return
             if answer.text_ended:
-                self._let_go(cache, index)
+                self._let_go(cache)
             hidden = self._step(self.next_text(column), column.audio, cache)
         answer.finish_reason = "length"
 
-    def _let_go(self, cache: TalkCache, index: int) -> None:
+    def _let_go(self, cache: TalkCache) -> None:
         """Of what is held, what nobody needs once the text has ended."""
         if self._rows == 2:
             cache.backbone.keep_rows([0])
             self._rows = 1
-        self._kept = self._kept or self.prompts[0].num_columns + index + 1
         if self.options.reach and not self._alone:
-            forget_old_speech(cache, self._kept, self.options.reach)
+            kept = self.prompts[0].num_columns + len(self.answer.text_ids) + 1  # the prompt, the text and its end
+            forget_old_speech(cache, kept, self.options.reach)
 
     # ---- one column, for whoever runs the model for several answers at once
 

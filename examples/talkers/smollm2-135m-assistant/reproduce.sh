@@ -83,5 +83,6 @@ anytalk pack mouth -o talker --take input_adapter=ears --overwrite
 # 5. Measure, and write the card.
 test -d eval || python "$here/eval_sets.py" texts eval ${QUICK:+--limit 10}
 anytalk eval talker --suite suite.yaml -o report --threads 2
-python "$here/samples.py" talker eval talker/samples
+# A mouth of QUICK's eight steps finds no end in time for ten short answers: the card then shows those that there are.
+python "$here/samples.py" talker eval talker/samples || test -n "${QUICK:-}"
 python "$here/card.py" talker report/report.json
