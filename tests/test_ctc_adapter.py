@@ -213,7 +213,7 @@ def test_a_clip_in_which_no_frame_holds_a_token_has_still_one() -> None:
 
 
 def reader(backbone: Backbone, **options: Any) -> Reader:
-    return Reader(backbone, **{"context": "", "num_lines": 8, "weight": 0.0} | options)
+    return Reader(backbone, **{"context": "", "num_lines": 8, "margin": 4.0, "weight": 0.0} | options)
 
 
 def test_the_backbone_decides_between_lines_that_sound_alike(backbone: Backbone) -> None:
@@ -226,6 +226,8 @@ def test_the_backbone_decides_between_lines_that_sound_alike(backbone: Backbone)
     assert reader(backbone).choose(heard) == other
     assert reader(backbone, weight=5.0).choose(heard) == favourite
     assert reader(backbone, weight=5.0, num_lines=1).choose(heard) == other  # it read the likeliest one only
+    assert reader(backbone, weight=5.0, margin=0.01).choose(heard) == other  # 0.04 apart
+    assert reader(backbone, weight=5.0, margin=0.1).choose(heard) == favourite
     # Padding behind a short line changes nothing, and the context is where a line begins.
     torch.testing.assert_close(reader(backbone).read([favourite, (4,)], [])[0][0], max(scores))
     ids = torch.tensor([[*backbone.tokenizer.encode("so: "), *favourite]])

@@ -119,6 +119,12 @@ class CtcAdapter(InputAdapter):
             0.0, ge=0, description="Weight of how likely the backbone finds such a line (with a beam above 1)."
         )
         fusion_lines: int = Field(8, ge=1, description="Lines that the backbone reads for it, the likeliest ones.")
+        fusion_margin: float = Field(
+            4.0,
+            ge=0,
+            description="How much less likely than the likeliest one such a line may have been heard, as a difference "
+            "of natural logarithms, for the backbone to read it.",
+        )
         fusion_context: str = Field(
             "",
             description="What stands before them, such as the beginning of a user's turn in the backbone's own chat "
@@ -210,13 +216,17 @@ class CtcAdapter(InputAdapter):
         lengths = torch.arange(options.hearings, device=features.device) + len(features)
         hidden, scores, places = self._listen(torch.stack(later), lengths)
         keys = self._whole_tables(hidden.device)[1]
-        hearings = [
-            torch.cat([blank[:place], frames[:place] @ keys.T], dim=-1).float().log_softmax(-1)
-            for frames, blank, place in zip(hidden, scores, places.tolist(), strict=True)
-        ]
+        # Of all hearings at once: the keys are by far the most that has to be read.
+        counts = places.tolist()
+        held, blank = (
+            torch.cat([row[:count] for row, count in zip(part, counts, strict=True)]) for part in (hidden, scores)
+        )
+        hearings = torch.cat([blank, held @ keys.T], dim=-1).float().log_softmax(-1)
         if self._reader is None:
-            self._reader = Reader(backbone, options.fusion_context, options.fusion_lines, options.fusion)
-        line = self._reader.choose(found_lines(hearings, options.candidates, options.beam))
+            self._reader = Reader(
+                backbone, options.fusion_context, options.fusion_lines, options.fusion_margin, options.fusion
+            )
+        line = self._reader.choose(found_lines(torch.split(hearings, counts), options.candidates, options.beam))
         # Columns of this clip: as many as it may have at most.
         ids = torch.tensor([line[: self.output_length(len(features))]], device=hidden.device)
         return backbone.embed_text(ids)[0].to(self.out.weight.dtype)

@@ -33,7 +33,8 @@ class Reader:
         backbone: Who is asked.
         context: Text before what was said, so that it expects somebody who speaks, as its chat template has it;
             "": the beginning of a text.
-        num_lines: The likeliest lines, which it reads.
+        num_lines: The likeliest lines, which it reads at most.
+        margin: How much less likely than the likeliest one they may have been heard, as a difference of logs.
         weight: Of what it says, beside what was heard; 0: it isn't asked.
 
     The context is read once and kept, where the backbone's cache allows it: it may be long. A backbone that has changed
@@ -43,6 +44,7 @@ class Reader:
     backbone: Backbone
     context: str
     num_lines: int
+    margin: float
     weight: float
 
     def choose(self, lines: Mapping[Line, float]) -> Line:
@@ -56,6 +58,7 @@ class Reader:
             heard.setdefault(line[:-1] if is_marked else line, {})[line[-1] if is_marked else None] = chance
         chances = {words: _log_sum(list(ways.values())) for words, ways in heard.items()}
         likeliest = sorted(chances, key=lambda words: chances[words], reverse=True)[: self.num_lines]
+        likeliest = [words for words in likeliest if chances[words] >= chances[likeliest[0]] - self.margin]
         said, fits = self.read(likeliest, marks)
         ends = [
             [fit + _MELODY * melody for fit, melody in zip(of_line, _melodies(heard[words], marks), strict=True)]
@@ -85,11 +88,17 @@ class Reader:
         elif len(start) > 1:
             ids = torch.cat([torch.tensor([start[:-1]] * len(lines), device=device), ids], dim=1)
         normed = self.backbone(self.backbone.embed_text(ids), cache).normed[:, -longest - 1 :]
-        logits = self.backbone.text_logits(normed).float().log_softmax(dim=-1)
-        found = logits[:, :-1].gather(-1, ids[:, -longest:, None])[..., 0]
+        # What lines have in common is followed by the same: it is looked up once.
+        known: dict[Line, int] = {}
+        states: list[torch.Tensor] = []
+        for row, line in enumerate(lines):
+            for place in range(len(line) + 1):
+                if known.setdefault(line[:place], len(known)) == len(states):
+                    states.append(normed[row, place])
+        logits = self.backbone.text_logits(torch.stack(states)[None])[0].float().log_softmax(dim=-1)
         return (
-            [float(row[: len(line)].sum()) for row, line in zip(found, lines, strict=True)],
-            [row[len(line), list(marks)].tolist() for row, line in zip(logits, lines, strict=True)],
+            [sum(float(logits[known[line[:place]], token]) for place, token in enumerate(line)) for line in lines],
+            [logits[known[line], list(marks)].tolist() for line in lines],
         )
 
     @cached_property
