@@ -8,8 +8,8 @@ taken is decided by a hash of their text alone. Writes the manifests that suite.
     typed.jsonl     200 questions: typed in and spoken out, and the prompts of text retention
     answers.jsonl   200 answers of the templates, to read aloud
     ordinary.jsonl  100 ordinary sentences, to read aloud
-    seen.jsonl      the first 100 of the questions, each in one of the ten voices of the training
-    unseen.jsonl    the same 100 in a voice that was never trained on
+    seen.jsonl      the same questions, each in one of the ten voices of the training
+    unseen.jsonl    the same in a voice that was never trained on
     readings.jsonl  kind and voice of every sound, for samples.py
 
 What is there already is not read aloud again.
@@ -28,7 +28,6 @@ from voices import QUESTION_VOICES, SPEEDS, UNSEEN_VOICE, Reading, plan, read_al
 
 QUESTIONS = 200
 ANSWERS = 200
-HEARD = 100
 
 
 def by_hash(rows: list[Any]) -> list[Any]:
@@ -84,10 +83,9 @@ def build(texts: Path, out: Path, limit: int | None = None) -> None:
     write_manifest(out / "answers.jsonl", [{"question_text": text} for text in answers])
     sentences = lines_of(texts / "ordinary.test.txt")[:limit]
     write_manifest(out / "ordinary.jsonl", [{"question_text": text} for text in sentences])
-    heard = questions[:HEARD]
     sets = {
-        "seen": voiced(list(plan(heard, "question_text", QUESTION_VOICES, SPEEDS, 1)), out),
-        "unseen": voiced(list(plan(heard, "question_text", [UNSEEN_VOICE], [1.0], 1)), out),
+        "seen": voiced(list(plan(questions, "question_text", QUESTION_VOICES, SPEEDS, 1)), out),
+        "unseen": voiced(list(plan(questions, "question_text", [UNSEEN_VOICE], [1.0], 1)), out),
     }
     for name, readings in sets.items():
         write_manifest(out / f"{name}.jsonl", [question_row(reading) for reading in readings])
