@@ -64,6 +64,7 @@ LINES = (
     Line("spoken answer against its own text: held-out questions, typed in", "spoken_answers.wer", 0.05, 0.20),
     Line("the same, the text given: held-out answers of the templates, read aloud", "answers.wer"),
     Line("the same, the text given: ordinary English sentences, read aloud", "ordinary.wer", 0.25),
+    Line("how answers sound, 1 to 5 (Distill-MOS, a predictor)", "spoken_answers.mos", more_is_better=True),
     Line("hearing: held-out questions, voices of the training", "asr_seen.wer", 0.08, 0.20),
     Line("hearing: held-out questions, a voice never trained on", "asr_unseen.wer", 0.15, 0.35),
     Line("spoken question answered as the typed one", "modality_gap.answer_agreement", 0.90, 0.75, True),
@@ -88,7 +89,7 @@ def shown(name: str, value: float) -> str:
         return "yes" if value else "no"
     if name.endswith("_s"):
         return f"{value:.2f} s"
-    return f"{value:.2f}" if name.endswith("factor") else f"{100 * value:.1f} %"
+    return f"{value:.2f}" if name.endswith(("factor", ".mos")) else f"{100 * value:.1f} %"
 
 
 def figures(reports: list[dict[str, Any]]) -> list[str]:
