@@ -228,6 +228,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         while piece := raw.recv(4096):
             told += piece
     assert told.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in told.lower(), "or it would wait for another request behind half a body"
     assert b"request_timeout" in told
 
 

@@ -146,4 +146,6 @@ def _add_error_handlers(app: FastAPI, state: ServerState) -> None:
         assert isinstance(error, HTTPException)
         said = f"{request.method} {request.url.path[:80]}: {error.detail}"
         code = _CODES.get(error.status_code, "invalid_request")
-        return refusal(RequestError(said, code, status=error.status_code))
+        answer = refusal(RequestError(said, code, status=error.status_code))
+        answer.headers.update(error.headers or {})
+        return answer

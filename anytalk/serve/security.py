@@ -108,7 +108,9 @@ class _LimitedBody:
         try:
             message = await asyncio.wait_for(self._receive(), self._patience_s)
         except TimeoutError:
-            raise HTTPException(408, f"nothing more of the body came for {self._patience_s:.0f} s") from None
+            said = f"nothing more of the body came for {self._patience_s:.0f} s"
+            # Nothing else can come on a connection that owes half a body: it ends with these words.
+            raise HTTPException(408, said, {"Connection": "close"}) from None
         if not message.get("more_body", False):
             self._patience_s = None  # what comes next is that the client leaves
         self._left -= len(message.get("body", b""))
