@@ -218,10 +218,8 @@ class CtcAdapter(InputAdapter):
         keys = self._whole_tables(hidden.device)[1]
         # Of all hearings at once: the keys are by far the most that has to be read.
         counts = places.tolist()
-        held, blank = (
-            torch.cat([row[:count] for row, count in zip(part, counts, strict=True)]) for part in (hidden, scores)
-        )
-        hearings = torch.cat([blank, held @ keys.T], dim=-1).float().log_softmax(-1)
+        is_place = torch.arange(hidden.shape[1])[None] < torch.tensor(counts)[:, None]
+        hearings = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
         if self._reader is None:
             self._reader = Reader(
                 backbone, options.fusion_context, options.fusion_lines, options.fusion_margin, options.fusion

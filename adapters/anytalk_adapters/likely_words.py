@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 
@@ -96,10 +97,10 @@ class Reader:
                 if known.setdefault(line[:place], len(known)) == len(states):
                     states.append(normed[row, place])
         logits = self.backbone.text_logits(torch.stack(states)[None])[0].float().log_softmax(dim=-1)
-        return (
-            [sum(float(logits[known[line[:place]], token]) for place, token in enumerate(line)) for line in lines],
-            [logits[known[line], list(marks)].tolist() for line in lines],
-        )
+        at = [known[line[:place]] for line in lines for place in range(len(line))]
+        found = iter(logits[at, [token for line in lines for token in line]].tolist())
+        fits = logits[[known[line] for line in lines]][:, list(marks)]
+        return [sum(islice(found, len(line))) for line in lines], fits.tolist()
 
     @cached_property
     def _start(self) -> list[int]:
