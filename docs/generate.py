@@ -225,15 +225,16 @@ def parameter_default(parameter: Any) -> str:
 
 
 def modules() -> str:
-    """Every module of the rooms and of the first-party plugins, with the first sentence of its docstring."""
-    folders = [(f"anytalk/{room}", ROOT / "anytalk" / room) for room in ROOMS]
+    """Every module of the core, its rooms and of the first-party plugins, with the first sentence of its docstring."""
+    folders = [("anytalk", ROOT / "anytalk"), *((f"anytalk/{room}", ROOT / "anytalk" / room) for room in ROOMS)]
     folders += [
         ("backbones/anytalk_backbones", ROOT / "backbones" / "anytalk_backbones"),
         ("adapters/anytalk_adapters", ROOT / "adapters" / "anytalk_adapters"),
     ]
     pieces = []
     for name, folder in folders:
-        files = sorted(path for path in folder.rglob("*.py") if path.stem != "__init__")
+        found = folder.glob("*.py") if name == "anytalk" else folder.rglob("*.py")
+        files = sorted(path for path in found if not path.stem.startswith("__"))
         if files:
             rows = [(f"`{path.relative_to(folder)}`", first_sentence(path)) for path in files]
             pieces.append(f"### `{name}/`\n\n{table(('module', 'what it does'), rows)}")

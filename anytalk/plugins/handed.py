@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Cache(Protocol):
@@ -45,6 +45,21 @@ class ForgetfulCache(Cache, Protocol):
 
     def forget(self, first: int, stop: int) -> None:
         """Leave out the steps from `first` to before `stop`; all others keep their positions, ``length`` shrinks."""
+
+
+Arithmetic = Literal["fused", "graphs", "packed", "int8"]
+"""How the matrices of a decoding step are multiplied; :mod:`anytalk.kernels` describes each way."""
+
+Peaks = dict[nn.Module, Tensor]
+"""The largest magnitude of each input, (in,), of each ``nn.Linear``."""
+
+
+@runtime_checkable
+class MakesReady(Protocol):
+    """A module that prepares itself for decoding better than :func:`anytalk.kernels.make_ready` can. Optional."""
+
+    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
+        """Change the module for inference only; arguments as of :func:`anytalk.kernels.make_ready`."""
 
 
 @runtime_checkable

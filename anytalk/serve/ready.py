@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from anytalk.model.talker import Talker
-from anytalk.plugins.matrices import MakesReady
+from anytalk.plugins.contracts import MakesReady
 
 AUTO = "auto"
 

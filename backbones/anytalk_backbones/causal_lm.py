@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
+from anytalk.kernels import RefinedMatrix, make_matrix, make_ready
 from anytalk.plugins import BuildContext
-from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
-from anytalk.plugins.matrices import Arithmetic, Peaks, RefinedMatrix, make_matrix, make_ready
+from anytalk.plugins.contracts import Arithmetic, Backbone, BackboneStates, Cache, Peaks, torch_dtype
 from anytalk.plugins.sources import resolve
 from anytalk_backbones.fixed_cache import FixedCache
 from anytalk_backbones.hf_cache import HFCache, RaggedCache, new_hf_cache
@@ -55,7 +55,7 @@ class HFBlocks(nn.Module):
         return new_hf_cache(self.decoder)
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """See :class:`anytalk.plugins.matrices.MakesReady`."""
+        """See :class:`anytalk.plugins.contracts.MakesReady`."""
         if can_be_lean(self.decoder):
             self.decoder = _lean(self.decoder, arithmetic, peaks)
         else:
@@ -190,7 +190,7 @@ class CausalLMBackbone(Backbone):
                 layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """See :class:`anytalk.plugins.matrices.MakesReady`: the layers as a :class:`LeanDecoder` where that is known
+        """See :class:`anytalk.plugins.contracts.MakesReady`: the layers as a :class:`LeanDecoder` where that is known
         to be the same, and the text head; the embedding stays as it is."""
         head = self.lm.get_output_embeddings()
         if can_be_lean(self._decoder):

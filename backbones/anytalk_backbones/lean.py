@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytalk.plugins.contracts import BackboneStates
-from anytalk.plugins.matrices import Arithmetic, Peaks, balance, make_matrix
+from anytalk.kernels import balance, make_matrix
+from anytalk.plugins.contracts import Arithmetic, BackboneStates, Peaks
 from anytalk_backbones import attention
 from anytalk_backbones.attention import Attention, Near, half_is_fast
 from anytalk_backbones.fixed_cache import FixedCache
@@ -51,7 +51,7 @@ class LeanDecoder(nn.Module):
     Args:
         decoder: ``LlamaModel`` or ``Qwen2Model`` for which :func:`can_be_lean` holds; not changed.
         arithmetic: Of its matrices.
-        peaks: See :func:`anytalk.plugins.matrices.make_ready`.
+        peaks: See :func:`anytalk.kernels.make_ready`.
     """
 
     def __init__(self, decoder: nn.Module, arithmetic: Arithmetic, peaks: Peaks | None = None) -> None:

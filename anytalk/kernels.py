@@ -23,21 +23,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.errors import ConfigError
+from anytalk.plugins.contracts import Arithmetic, MakesReady, Peaks
 
 __all__ = [
     "ARITHMETICS",
-    "Arithmetic",
     "Int8Matrix",
-    "MakesReady",
     "PackedMatrix",
-    "Peaks",
     "PlainMatrix",
     "RefinedMatrix",
     "balance",
@@ -46,10 +44,7 @@ __all__ = [
     "peaks_of",
 ]
 
-Arithmetic = Literal["fused", "graphs", "packed", "int8"]
 ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "graphs", "packed", "int8")
-Peaks = dict[nn.Module, Tensor]
-"""The largest magnitude of each input, (in,), of each ``nn.Linear``."""
 
 _TINY = 1e-30
 _REFINED = 64
@@ -202,23 +197,15 @@ def peaks_of(module: nn.Module) -> Iterator[Peaks]:
             handle.remove()
 
 
-@runtime_checkable
-class MakesReady(Protocol):
-    """A module that knows better than :func:`make_ready` how it decodes fast."""
-
-    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """Change itself for inference only; arguments as of :func:`make_ready`."""
-
-
 def make_ready(module: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> None:
-    """Make everything inside a module ready for decoding. Nothing can train behind it.
+    """Prepare everything inside a module for decoding; the module can't be trained afterwards.
 
-    Modules that are :class:`MakesReady` do it themselves; every other ``nn.Linear`` is replaced. Subclasses of
-    ``nn.Linear`` are left alone: whoever wrote one may read its weight in ways of his own.
+    Modules that fulfil :class:`~anytalk.plugins.contracts.MakesReady` do it themselves; every other ``nn.Linear`` is
+    replaced. Subclasses of ``nn.Linear`` are left alone: they may read their weight in ways of their own.
 
     Args:
-        module: Whose linears; changed in place.
-        arithmetic: Of the matrices.
+        module: Module whose linears are replaced in place.
+        arithmetic: How the matrices are multiplied.
         peaks: From :func:`peaks_of`; linears that aren't in it are not balanced.
 
     Raises:
