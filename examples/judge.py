@@ -21,8 +21,8 @@ from anytalk.evaluate.wer import word_error_rate
 from anytalk.grid.audio import resample
 from anytalk.model.talker import load_talker
 from anytalk.plugins.components import PartRef
+from anytalk.plugins.contracts import strict_rows
 from anytalk.plugins.registry import default_registry
-from anytalk.plugins.rows import strict_rows
 
 
 def main() -> None:

@@ -15,8 +15,7 @@ from anytalk.data.clean import Cleaner, Dropped, clean_to_files, manifest_row
 from anytalk.data.clean_rules import Fault, Rules
 from anytalk.errors import DataError
 from anytalk.grid.audio import write_wave
-from anytalk.plugins.contracts import CodecCodes, Message, Row, Sound
-from anytalk.plugins.rows import BadRow
+from anytalk.plugins.contracts import BadRow, CodecCodes, Message, Row, Sound
 
 CODE = "```\nprint(1)\n```"
 

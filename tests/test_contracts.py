@@ -1,5 +1,7 @@
 """Every registered component can be imported, fulfils its contract's class, and documents its options."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -57,3 +59,14 @@ def test_recipe_is_well_formed(name: str) -> None:
 @pytest.mark.parametrize("name", default_registry().components("augmentation"))
 def test_augmentation_keeps_its_contract(name: str) -> None:
     check_augmentation(name)
+
+
+def test_every_name_of_the_contracts_can_be_imported() -> None:
+    assert all(hasattr(contracts, name) for name in contracts.__all__)
+    assert not hasattr(contracts, "NoSuchContract")
+
+
+def test_rows_and_data_sources_need_no_torch() -> None:
+    code = "import sys\nfrom anytalk.plugins.contracts import DataSource, Row\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -17,8 +17,8 @@ from anytalk.data.preview import around_answer, choose_task, draw_example, prepa
 from anytalk.data.stats import config_stats, prepared_stats, quantiles, sound_length_s
 from anytalk.grid.draw import GridPicture
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Sound
 from anytalk.plugins.registry import default_registry
-from anytalk.plugins.rows import Sound
 
 
 def run(*arguments: object, code: int = 0) -> Any:

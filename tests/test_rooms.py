@@ -160,6 +160,22 @@ def test_the_rule_for_plugins_catches(source: str, wrong: list[str]) -> None:
     assert wrong_imports_of_plugin("anytalk_backbones.x", source, False, public_face()) == wrong
 
 
+@pytest.mark.parametrize(("module", "path"), CORE + PLUGINS, ids=[m for m, _ in CORE + PLUGINS])
+def test_the_contracts_have_one_door(module: str, path: Path) -> None:
+    """Their modules import from one another; everybody else imports from the package."""
+    door = "anytalk.plugins.contracts"
+    if is_within(module, door):
+        return
+    source = path.read_text(encoding="utf-8")
+    behind = [
+        name
+        for part in ("data", "part", "parts", "values")
+        for name in imports_of(source, module, False)
+        if is_within(name, f"{door}.{part}")
+    ]
+    assert not behind, f"{module} must import from {door}, not {behind}"
+
+
 def test_no_file_is_longer_than_a_sitting() -> None:
     long = {
         str(path.relative_to(ROOT)): count

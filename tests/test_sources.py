@@ -15,9 +15,8 @@ from anytalk.data.manifest import write_manifest
 from anytalk.errors import ConfigError, DataError
 from anytalk.grid.audio import read_wave, write_wave
 from anytalk.plugins import PartRef
-from anytalk.plugins.contracts import DataSource
+from anytalk.plugins.contracts import BadRow, CodecCodes, DataSource, Message, Row, Sound, strict_rows
 from anytalk.plugins.registry import default_registry
-from anytalk.plugins.rows import BadRow, CodecCodes, Message, Row, Sound, strict_rows
 from anytalk.plugins.testing import check_data_source, check_options
 
 KINDS = {

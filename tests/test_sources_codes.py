@@ -11,7 +11,7 @@ from test_sources import good_rows, is_heard, reasons, refused, rows_of, tone_fi
 from test_sources_tables import _own_cache as _own_cache
 from test_sources_tables import as_sound, datasets, flac, pytestmark
 
-from anytalk.plugins.rows import BadRow, CodecCodes, Message, Row, Sound
+from anytalk.plugins.contracts import BadRow, CodecCodes, Message, Row, Sound
 from anytalk_adapters.snac_codec import SNAC, SnacCodec
 
 __all__ = ["pytestmark"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_sources import good_rows, is_heard, reasons, refused, rows_of, tone_file
 
-from anytalk.plugins.rows import Row
+from anytalk.plugins.contracts import Row
 
 BOTH = ("A1T1", "T1A1")
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import write_lines
 from test_sources import good_rows, is_heard, reasons, refused, rows_of, tone_file
 
-from anytalk.plugins.rows import BadRow, Message, Row, Sound
+from anytalk.plugins.contracts import BadRow, Message, Row, Sound
 
 
 @pytest.fixture(autouse=True)

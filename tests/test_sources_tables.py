@@ -13,7 +13,7 @@ from helpers import write_lines
 from test_sources import RATE_HZ, good_rows, is_heard, reasons, refused, rows_of, source_of, tone_file
 
 from anytalk.errors import ConfigError
-from anytalk.plugins.rows import Message, Row, Sound
+from anytalk.plugins.contracts import Message, Row, Sound
 
 datasets = pytest.importorskip("datasets")
 

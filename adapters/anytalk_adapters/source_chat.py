@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anytalk.errors import DataError, did_you_mean
-from anytalk.plugins.rows import Audio, Sound
+from anytalk.plugins.contracts import Audio, Sound
 from anytalk_adapters.source_fields import Folder, sound_of
 
 ROLES = {

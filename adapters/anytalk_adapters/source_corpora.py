@@ -16,8 +16,7 @@ from pydantic import Field
 from anytalk import plugins
 from anytalk.errors import DataError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import DataSource
-from anytalk.plugins.rows import BadRow, Row
+from anytalk.plugins.contracts import BadRow, DataSource, Row
 
 __all__ = ["LibriSpeechSource", "LibriTTSSource", "MlsSource", "VctkSource"]
 

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from anytalk import plugins
 from anytalk.errors import DataError, PluginError, did_you_mean
-from anytalk.plugins.rows import BadRow
+from anytalk.plugins.contracts import BadRow
 from anytalk_adapters.source_fields import Folder
 from anytalk_adapters.source_records import CSV_SUFFIXES, JSON_SUFFIXES, Place, Record, open_csv, read_json
 

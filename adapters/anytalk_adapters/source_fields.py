@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anytalk.errors import DataError, did_you_mean
-from anytalk.plugins.rows import MANIFEST_FIELDS, Audio, Message, Row, Sound
+from anytalk.plugins.contracts import MANIFEST_FIELDS, Audio, Message, Row, Sound
 
 Folder = Path | str | None
 """What relative paths are relative to: a local folder, an address, or nothing (a hub data set)."""

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError, did_you_mean
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import DataSource
-from anytalk.plugins.rows import MANIFEST_FIELDS, BadRow, Row
+from anytalk.plugins.contracts import MANIFEST_FIELDS, BadRow, DataSource, Row
 from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_dataset, picked
 from anytalk_adapters.source_fields import ALIASES, need_columns, row_of
 from anytalk_adapters.source_records import Record, make_rows

@@ -11,8 +11,7 @@ from pydantic import Field
 from anytalk import plugins
 from anytalk.errors import DataError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import DataSource
-from anytalk.plugins.rows import MANIFEST_FIELDS, BadRow, Row
+from anytalk.plugins.contracts import MANIFEST_FIELDS, BadRow, DataSource, Row
 from anytalk_adapters.source_fields import ALIASES, check_names, row_of
 from anytalk_adapters.source_records import Place, Record, find_manifest, make_rows, open_csv, read_json
 
@@ -20,7 +19,7 @@ __all__ = ["CsvSource", "JsonlSource"]
 
 
 class JsonlSource(DataSource):
-    """One JSON object per line; fields are those of :data:`anytalk.plugins.rows.MANIFEST_FIELDS`.
+    """One JSON object per line; fields are those of :data:`anytalk.plugins.contracts.MANIFEST_FIELDS`.
 
     ``audio`` and ``text`` are other names of ``question_audio`` and ``question_text``.
     """

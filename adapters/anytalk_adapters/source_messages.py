@@ -9,8 +9,7 @@ from pydantic import Field
 
 from anytalk.errors import DataError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import DataSource
-from anytalk.plugins.rows import BadRow, Message, Row
+from anytalk.plugins.contracts import BadRow, DataSource, Message, Row
 from anytalk_adapters.source_chat import Turn, turns_of
 from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
 from anytalk_adapters.source_fields import check_history, need_columns, tasks_of, text_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from anytalk.errors import DataError
-from anytalk.plugins.rows import BadRow, Row
+from anytalk.plugins.contracts import BadRow, Row
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -190,7 +190,7 @@ def _csv_records(header: list[str], lines: Iterable[list[str]], place: Place) ->
 
 
 def make_rows(records: Iterable[Record | BadRow], make: Callable[[Record], Iterable[Row]]) -> Iterator[Row | BadRow]:
-    """Rows of records; a DataError of one record becomes its :class:`~anytalk.plugins.rows.BadRow`."""
+    """Rows of records; a DataError of one record becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
     for record in records:
         if isinstance(record, BadRow):
             yield record

@@ -10,8 +10,7 @@ from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import DataSource
-from anytalk.plugins.rows import BadRow, Message, Row
+from anytalk.plugins.contracts import BadRow, DataSource, Message, Row
 from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table, picked
 from anytalk_adapters.source_fields import text_of
 from anytalk_adapters.source_records import Record, make_rows

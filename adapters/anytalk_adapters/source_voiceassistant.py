@@ -9,8 +9,7 @@ from pydantic import Field
 
 from anytalk.errors import DataError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import DataSource
-from anytalk.plugins.rows import BadRow, CodecCodes, Message, Row
+from anytalk.plugins.contracts import BadRow, CodecCodes, DataSource, Message, Row
 from anytalk_adapters.snac_format import SNAC_24KHZ, parse_snac
 from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
 from anytalk_adapters.source_fields import need_columns, sound_of, text_of

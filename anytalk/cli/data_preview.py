@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anytalk.data.preview import Preview
     from anytalk.grid.tasks import Task
     from anytalk.model.talker import Talker
-    from anytalk.plugins.rows import Audio, Row
+    from anytalk.plugins.contracts import Audio, Row
 
 
 def command(
@@ -102,7 +102,7 @@ def _clip(clip: Clip | None) -> str:
 
 
 def _row_pairs(preview: Preview) -> list[tuple[str, str]]:
-    from anytalk.plugins.rows import Row
+    from anytalk.plugins.contracts import Row
 
     rows = [] if preview.reason is None else [("left out", preview.reason)]
     if isinstance(preview.row, Row):

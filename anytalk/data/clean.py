@@ -20,7 +20,7 @@ from anytalk.data.clean_normalise import normalise
 from anytalk.data.clean_rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
 from anytalk.data.rewrite import Request, RewriteStep
 from anytalk.errors import DataError
-from anytalk.plugins.rows import Audio, BadRow, Message, Row
+from anytalk.plugins.contracts import Audio, BadRow, Message, Row
 
 NOT_RESCUED = ("empty", "language", "duplicate")
 """Faults of an answer that no rewriting mends."""

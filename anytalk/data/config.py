@@ -13,8 +13,8 @@ from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError
 from anytalk.plugins.components import PartRef
+from anytalk.plugins.contracts import BadRow, Row, strict_rows
 from anytalk.plugins.registry import Registry, explain_validation
-from anytalk.plugins.rows import BadRow, Row, strict_rows
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts import DataSource

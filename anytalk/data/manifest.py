@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from anytalk.plugins.rows import MANIFEST_FIELDS as FIELDS
+from anytalk.plugins.contracts import MANIFEST_FIELDS as FIELDS
 
 __all__ = ["FIELDS", "write_manifest"]
 

@@ -23,9 +23,8 @@ from anytalk.data.voicing import make_voicing, voice_row, without_foreign_codes
 from anytalk.errors import AnytalkError, AudioError, DataError
 from anytalk.grid.audio import read_wave, sound_name
 from anytalk.grid.tasks import Task
-from anytalk.plugins.contracts import Audio, Row, Sound
+from anytalk.plugins.contracts import Audio, BadRow, Row, Sound
 from anytalk.plugins.registry import Registry
-from anytalk.plugins.rows import BadRow
 
 MIN_FAILED_ROWS = 8
 """So many rows in a shard, and all of them failed by a bug: then something is broken that skipping won't mend."""

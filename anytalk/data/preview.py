@@ -20,9 +20,8 @@ from anytalk.errors import DataError
 from anytalk.grid.draw import GridPicture, picture
 from anytalk.grid.tasks import Task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Row
+from anytalk.plugins.contracts import BadRow, Row
 from anytalk.plugins.registry import Registry
-from anytalk.plugins.rows import BadRow
 
 
 @dataclass(frozen=True)

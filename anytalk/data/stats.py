@@ -14,9 +14,8 @@ from anytalk.data.config import DataConfig, SourceConfig, read_rows
 from anytalk.data.ledger import is_remote, open_address, read_ledger, read_prepared
 from anytalk.data.prepare import choose_tasks
 from anytalk.errors import DataError
-from anytalk.plugins.contracts import Audio, Row, Sound
+from anytalk.plugins.contracts import Audio, BadRow, Row, Sound
 from anytalk.plugins.registry import Registry
-from anytalk.plugins.rows import BadRow
 
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
 """Of the lengths that are shown; the last is the longest."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anytalk.errors import AudioError
-from anytalk.plugins.rows import Audio, Sound
+from anytalk.plugins.contracts import Audio, Sound
 
 MIN_DURATION_S = 0.1
 """Shorter sound can't hold a word."""

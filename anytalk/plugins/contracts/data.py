@@ -1,7 +1,8 @@
-"""What a data source yields: rows of text and sound. Torch-free."""
+"""Rows of text and sound, and the contracts of the parts that make, change or read them. Torch-free."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from anytalk.errors import DataError
-
-__all__ = ["MANIFEST_FIELDS", "Audio", "BadRow", "CodecCodes", "Message", "Row", "Sound", "strict_rows"]
+from anytalk.plugins.contracts.part import Part
 
 MANIFEST_FIELDS = (
     "question_text",
@@ -127,3 +127,48 @@ def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
         if isinstance(row, BadRow):
             raise DataError(row.reason, row.hint)
         yield row
+
+
+class Synthesizer(Part):
+    """A text-to-speech engine that makes training speech."""
+
+    sample_rate_hz: int
+
+    @property
+    @abstractmethod
+    def voices(self) -> list[str]:
+        """Names that :meth:`speak` accepts; the first is the default."""
+
+    @abstractmethod
+    def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
+        """Text -> (N,) float32 at `sample_rate_hz`; `speed` 1.25 is a quarter faster. Deterministic."""
+
+
+class Transcriber(Part):
+    """A speech recogniser that judges answers."""
+
+    @abstractmethod
+    def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
+        """(N,) float32 -> text, as it was heard."""
+
+
+class DataSource(Part):
+    """A reader of training rows. Its ``Options`` has a field ``path`` (a path or hub id) and whatever else it needs."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, read as they are asked for, always in the same order, each with an id of its own.
+
+        A row that can't be used comes as a :class:`BadRow` and the next ones follow; ``strict_rows`` stops there.
+
+        Raises:
+            DataError: what concerns the whole source, such as a missing file or a wrong column.
+        """
+
+
+class Augmentation(Part):
+    """Changes how a spoken question sounds, never what it says."""
+
+    @abstractmethod
+    def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
+        """(N,) float32 -> (N',) float32; all chance comes from `generator`, and the input is left as it is."""

@@ -1,91 +1,18 @@
-"""The contracts of the parts: abstract classes of a few members each.
-
-Letters: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then text), D backbone width,
-F encoder frames, E encoder width, N samples, V text vocabulary, C codes per codebook. Token ids are int64, waves mono
-float32 in [-1, 1].
-
-Every part class has a nested ``Options`` (:class:`~anytalk.plugins.components.Options`) and a class method
-``build(options, context)``. Parts that remember something between calls take their cache as an argument.
-"""
+"""The contracts of the parts that a talker is made of: abstract classes of a few members each."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anytalk.errors import ConfigError
-from anytalk.plugins.components import BuildContext, Options
-from anytalk.plugins.handed import (
-    END_OF_TEXT,
-    NO_TEXT,
-    Arithmetic,
-    AudioTables,
-    BackboneStates,
-    Cache,
-    CodecStream,
-    ForgetfulCache,
-    JoinableCache,
-    MakesReady,
-    Peaks,
-    TextTokenizer,
-)
-from anytalk.plugins.rows import Audio, BadRow, CodecCodes, Message, Row, Sound
+from anytalk.plugins.contracts.part import Part
+from anytalk.plugins.contracts.values import AudioTables, BackboneStates, Cache, CodecStream, TextTokenizer
 from anytalk.plugins.sources import ModelSource
-
-__all__ = [
-    "END_OF_TEXT",
-    "NO_TEXT",
-    "Arithmetic",
-    "Audio",
-    "AudioTables",
-    "Augmentation",
-    "Backbone",
-    "BackboneStates",
-    "BadRow",
-    "Cache",
-    "Codec",
-    "CodecCodes",
-    "CodecStream",
-    "DataSource",
-    "ForgetfulCache",
-    "Heads",
-    "InputAdapter",
-    "JoinableCache",
-    "MakesReady",
-    "Message",
-    "OutputAdapter",
-    "Part",
-    "Peaks",
-    "Row",
-    "Sound",
-    "SpeechEncoder",
-    "Synthesizer",
-    "TextTokenizer",
-    "Transcriber",
-]
-
-
-class Part(ABC):
-    """Anything that the registry builds."""
-
-    Options: ClassVar[type[Options]] = Options
-    licence: str = "unknown"
-    """SPDX name of the licence of the weights or the engine, for ``anytalk info``."""
-
-    @classmethod
-    @abstractmethod
-    def build(cls, options: Any, context: BuildContext) -> Self:
-        """Make the part from its own validated options.
-
-        Raises:
-            AnytalkError: weights that can't be found, or a context that doesn't fit.
-        """
 
 
 class Backbone(Part, nn.Module):
@@ -345,51 +272,6 @@ class Codec(Part, nn.Module):
         None, the default, for a codec that can't tell.
         """
         return None
-
-
-class Synthesizer(Part):
-    """A text-to-speech engine that makes training speech."""
-
-    sample_rate_hz: int
-
-    @property
-    @abstractmethod
-    def voices(self) -> list[str]:
-        """Names that :meth:`speak` accepts; the first is the default."""
-
-    @abstractmethod
-    def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
-        """Text -> (N,) float32 at `sample_rate_hz`; `speed` 1.25 is a quarter faster. Deterministic."""
-
-
-class Transcriber(Part):
-    """A speech recogniser that judges answers."""
-
-    @abstractmethod
-    def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
-        """(N,) float32 -> text, as it was heard."""
-
-
-class DataSource(Part):
-    """A reader of training rows. Its ``Options`` has a field ``path`` (a path or hub id) and whatever else it needs."""
-
-    @abstractmethod
-    def rows(self) -> Iterator[Row | BadRow]:
-        """All rows, read as they are asked for, always in the same order, each with an id of its own.
-
-        A row that can't be used comes as a :class:`BadRow` and the next ones follow; ``strict_rows`` stops there.
-
-        Raises:
-            DataError: what concerns the whole source, such as a missing file or a wrong column.
-        """
-
-
-class Augmentation(Part):
-    """Changes how a spoken question sounds, never what it says."""
-
-    @abstractmethod
-    def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
-        """(N,) float32 -> (N',) float32; all chance comes from `generator`, and the input is left as it is."""
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""What the parts hand to one another: tokens, states, tables, caches, streams. The contracts give these names again."""
+"""What the parts give to one another: tokenizers, caches, states, tables, streams."""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""The contracts of the parts and what parts give to one another: the only place to import these names from.
+
+Letters: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then text), D backbone width,
+F encoder frames, E encoder width, N samples, V text vocabulary, C codes per codebook. Token ids are int64, waves mono
+float32 in [-1, 1].
+
+Every part class has a nested ``Options`` (:class:`~anytalk.plugins.components.Options`) and a class method
+``build(options, context)``. Parts that remember something between calls take their cache as an argument.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from anytalk.plugins.contracts.data import (
+    MANIFEST_FIELDS,
+    Audio,
+    Augmentation,
+    BadRow,
+    CodecCodes,
+    DataSource,
+    Message,
+    Row,
+    Sound,
+    Synthesizer,
+    Transcriber,
+    strict_rows,
+)
+from anytalk.plugins.contracts.part import Part
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts.parts import (
+        Backbone,
+        Codec,
+        Heads,
+        InputAdapter,
+        OutputAdapter,
+        SpeechEncoder,
+        torch_dtype,
+    )
+    from anytalk.plugins.contracts.values import (
+        END_OF_TEXT,
+        NO_TEXT,
+        Arithmetic,
+        AudioTables,
+        BackboneStates,
+        Cache,
+        CodecStream,
+        ForgetfulCache,
+        JoinableCache,
+        MakesReady,
+        Peaks,
+        TextTokenizer,
+    )
+
+__all__ = [
+    "END_OF_TEXT",
+    "MANIFEST_FIELDS",
+    "NO_TEXT",
+    "Arithmetic",
+    "Audio",
+    "AudioTables",
+    "Augmentation",
+    "Backbone",
+    "BackboneStates",
+    "BadRow",
+    "Cache",
+    "Codec",
+    "CodecCodes",
+    "CodecStream",
+    "DataSource",
+    "ForgetfulCache",
+    "Heads",
+    "InputAdapter",
+    "JoinableCache",
+    "MakesReady",
+    "Message",
+    "OutputAdapter",
+    "Part",
+    "Peaks",
+    "Row",
+    "Sound",
+    "SpeechEncoder",
+    "Synthesizer",
+    "TextTokenizer",
+    "Transcriber",
+    "strict_rows",
+    "torch_dtype",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch when it is first asked for: rows and data sources are read without it."""
+    if name in __all__:
+        for module in ("values", "parts"):
+            loaded = importlib.import_module(f"{__name__}.{module}")
+            if hasattr(loaded, name):
+                return getattr(loaded, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
