@@ -36,6 +36,7 @@ from anytalk.bench.training import (
     measure_time,
 )
 from anytalk.data.examples import Example
+from anytalk.grid.tasks import find_task
 from anytalk.model.talker import load_talker
 from anytalk.train.activations import measure_activations
 from anytalk.train.config import StageConfig
@@ -74,7 +75,7 @@ def measure_memory(folder: Path, stage: StageConfig, examples: Sequence[Example]
         parameter.grad = None
     trainable = sum(p.numel() for p in talker.model.parameters() if p.requires_grad)
     counts = StageParameters(trainable, sum(p.numel() for p in talker.model.parameters()) - trainable)
-    tasks = [talker.registry.load("task", name) for name in stage.tasks]
+    tasks = [find_task(name) for name in stage.tasks]
     planned_pass = stage.model_copy(update={"max_positions": largest})
     planned = plain_memory(counts, measure_activations(talker, planned_pass, tasks))
     return {"real": sampled[0] - before, "planned": planned.total, "activations": planned.activations, "pass": largest}

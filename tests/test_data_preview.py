@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from anytalk.cli.app import build_app
 from anytalk.cli.data_stats import hours
 from anytalk.data.config import DataConfig
-from anytalk.data.preview import around_answer, choose_task, draw_example, prepared_previews, source_previews
+from anytalk.data.preview import around_answer, draw_example, prepared_previews, source_previews
 from anytalk.data.stats import config_stats, prepared_stats, quantiles, sound_length_s
 from anytalk.grid.draw import GridPicture
+from anytalk.grid.tasks import find_task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Sound
 from anytalk.plugins.registry import default_registry
@@ -109,7 +110,7 @@ def test_previews_of_sources_are_those_of_their_shards(place: Path, talker: Talk
     for ours, theirs in zip((p for p in raw if p.example), made, strict=True):
         assert ours.example is not None
         assert theirs.example is not None
-        task = choose_task(ours.example, talker.registry)
+        task = find_task(ours.example.tasks[0])
         first, second = (draw_example(talker, e, task) for e in (ours.example, theirs.example))
         assert (first.labels, first.kinds, first.num_prompt) == (second.labels, second.kinds, second.num_prompt)
         assert np.array_equal(first.learnt, second.learnt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import types
@@ -260,7 +261,7 @@ def test_listing_everything_imports_no_torch() -> None:
     # Third parties may import what they like; this is about ours.
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PATH": "", manager.NO_PLUGINS_VARIABLE: "1"},
+        env={"PATH": "", "PYTHONPATH": os.pathsep.join(sys.path), manager.NO_PLUGINS_VARIABLE: "1"},
         capture_output=True,
         text=True,
         check=False,

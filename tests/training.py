@@ -39,7 +39,7 @@ def steps_of(talker: Talker, examples: Sequence[Example], tasks: Mapping[str, fl
     """The steps of a stage on examples."""
     defaults = {"batch_size": 2 * len(examples), "max_positions": 8192, "max_padding": 0.99}
     chosen = StepSettings(tasks=tasks, **{**defaults, **settings})
-    return Steps(talker, [ListFeed("rows", examples)], chosen, TASKS.__getitem__)
+    return Steps(talker, [ListFeed("rows", examples)], chosen)
 
 
 def first_step(talker: Talker, rows: Sequence[Row], tasks: Mapping[str, float], **settings: Any) -> Step:

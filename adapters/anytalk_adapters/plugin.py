@@ -80,19 +80,6 @@ def register_transcribers() -> list[Component]:
 
 
 @hookimpl
-def register_tasks() -> list[Component]:
-    """What goes in and what comes out."""
-    return [
-        Component("A1A2", "anytalk.grid.tasks:A1A2", "speech in, text and speech out"),
-        Component("A1T2", "anytalk.grid.tasks:A1T2", "speech in, text out"),
-        Component("A1T1", "anytalk.grid.tasks:A1T1", "speech in, its transcript out (ASR)"),
-        Component("T1A2", "anytalk.grid.tasks:T1A2", "text in, text and speech out"),
-        Component("T1T2", "anytalk.grid.tasks:T1T2", "text in, text out"),
-        Component("T1A1", "anytalk.grid.tasks:T1A1", "text in, the same text spoken (TTS)"),
-    ]
-
-
-@hookimpl
 def register_recipes() -> list[Component]:
     """Stages as data."""
     return [

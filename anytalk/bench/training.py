@@ -121,8 +121,7 @@ def make_steps(talker: Talker, stage: StageConfig, examples: Sequence[Example]) 
         max_padding=stage.max_padding,
         seed=stage.seed,
     )
-    registry = default_registry()
-    return Steps(talker, [ListFeed("bench", examples)], settings, lambda task: registry.load("task", task))
+    return Steps(talker, [ListFeed("bench", examples)], settings)
 
 
 class Floor:

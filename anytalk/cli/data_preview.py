@@ -11,6 +11,7 @@ import typer
 from anytalk.cli.layout import show as show_grid
 from anytalk.cli.render import err, note, out, pairs
 from anytalk.errors import DataError
+from anytalk.grid.tasks import find_task
 from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def command(
 
     registry = default_registry()
     if task is not None:
-        task = task.upper() if len(task) == 4 else task
-        registry.find("task", task)
+        task = find_task(task).name
     prepared = is_prepared(data)
     if prepared and talker is None:
         known = Path(read_prepared(data).talker)
@@ -73,9 +73,9 @@ def _show(preview: Preview, talker: Talker | None, task: str | None, columns: in
     out.print(pairs(f"{preview.source}: {preview.id}", _example_pairs(example)))
     if talker is None:
         return
-    from anytalk.data.preview import around_answer, choose_task, draw_example
+    from anytalk.data.preview import around_answer, draw_example
 
-    chosen = choose_task(example, talker.registry, task)
+    chosen = find_task(task or example.tasks[0])
     drawn = draw_example(talker, example, chosen)
     shown, first = around_answer(drawn, columns)
     show_grid(shown, out.width)

@@ -16,9 +16,8 @@ from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern, TextLead
 from anytalk.grid.draw import GridPicture, draw_png, picture, text_segments
 from anytalk.grid.prompts import PromptBuilder, Turn
-from anytalk.grid.tasks import Task
+from anytalk.grid.tasks import find_task
 from anytalk.grid.tokens import StreamLayout
-from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts import TextTokenizer
@@ -79,7 +78,7 @@ def command(
     width: int | None = typer.Option(None, min=40, help="Characters per line; default: the terminal's."),
 ) -> None:
     """Draw the token grid of a task: streams by steps, specials by name, what is learnt in [ ]."""
-    chosen: Task = default_registry().load("task", task.upper() if len(task) == 4 else task)
+    chosen = find_task(task)
     said = (answer if answer is not None else text) if chosen.answer == "answer" else text
     if talker is None:
         tokenizer: TextTokenizer = WordTokenizer()

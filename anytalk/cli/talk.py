@@ -14,13 +14,12 @@ from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import complain, err, note, seconds
 from anytalk.errors import AnytalkError, AudioError, ConfigError, TalkerError, did_you_mean
 from anytalk.grid.audio import check_speech, read_wave, write_wave
+from anytalk.grid.tasks import Task, find_task
 from anytalk.model.config import TalkerConfig, read_config
-from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
     from anytalk.decode.engine import DecodeOptions
     from anytalk.decode.session import AnswerDone, Session
-    from anytalk.grid.tasks import Task
 
 _CHECK_RATE_HZ = 16_000
 """Rate at which a question is looked at before torch is loaded; almost every encoder's own."""
@@ -37,7 +36,7 @@ def command(
     out_text: Path | None = typer.Option(None, help="Where the text answer goes."),
     speaker: bool = typer.Option(False, "--speaker", help="Play the answer while it is generated."),
     text_only: bool = typer.Option(False, "--text-only", help="Answer in text, say nothing (T1T2, A1T2)."),
-    task: str | None = typer.Option(None, help="Task by name; `anytalk plugins` lists them."),
+    task: str | None = typer.Option(None, help="A1A2, A1T1, A1T2, T1A1, T1A2 or T1T2; default: as the question came."),
     voice: str | None = typer.Option(None, help="Answering voice, for talkers with several."),
     temperature: float = typer.Option(0.0, help="Of the text; 0 takes the likeliest token."),
     top_k: int = typer.Option(0, help="Of the text; 0 is off."),
@@ -124,15 +123,14 @@ def choose_task(config: TalkerConfig, name: str | None, *, spoken: bool, text_on
     """The task by name, or what a spoken or typed question asks for; None where each turn decides.
 
     Raises:
-        UnknownNameError: a task that no plugin offers.
+        UnknownNameError: there is no such task.
         ConfigError: a talker without ears, or a task that doesn't fit the question.
     """
     if spoken and config.encoder is None:
         raise ConfigError("this talker has no ears", "ask by --text, or attach it again with a speech encoder")
     if is_open and name is None:
         return None
-    registry = default_registry()
-    chosen: Task = registry.load("task", name or _default_task(spoken, text_only))
+    chosen = find_task(name or _default_task(spoken, text_only))
     if not is_open and chosen.speech_in != spoken:
         kind, other = ("spoken", "typed") if spoken else ("typed", "spoken")
         raise ConfigError(
@@ -185,7 +183,7 @@ class _Conversation:
         from anytalk.decode.session import AnswerDone, AudioDelta, TextDelta
 
         if task is None:
-            task = default_registry().load("task", _default_task(wave is not None, self.text_only))
+            task = find_task(_default_task(wave is not None, self.text_only))
         codec, pieces, done = self.session.talker.codec, list[np.ndarray](), None
         with ExitStack() as stack:
             loudspeaker: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anytalk.cli.render import err, note, out, size, table
+from anytalk.grid.tasks import find_task
 from anytalk.train.config import Recipe, StageConfig
 from anytalk.train.memory import DeviceMemory, StageParameters, plain_memory, zero_memory
 
@@ -32,7 +33,7 @@ def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
 
     for stage in recipe.stages:
         counts = count_stage(talker, stage)
-        tasks = [talker.registry.load("task", name) for name in stage.tasks]
+        tasks = [find_task(name) for name in stage.tasks]
         with err.status(f"measuring the activations of stage '{stage.name}' ..."):
             activations = measure_activations(talker, stage, tasks, precision)
         _drop_lora(talker, stage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from anytalk.data.feeds import Feed
 from anytalk.data.mixing import Mixture, Slot, padding_share, split_rows
 from anytalk.errors import AnytalkError, DataError
 from anytalk.grid.prompts import TrainingGrid
-from anytalk.grid.tasks import Task
+from anytalk.grid.tasks import Task, find_task
 from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talker import Talker
 
@@ -121,7 +121,7 @@ class StepSettings:
 class Steps(Dataset[Step]):
     """Step number to :class:`Step`; loaders with any number of workers may read it in any order."""
 
-    def __init__(self, talker: Talker, feeds: Sequence[Feed], settings: StepSettings, find_task: Callable[[str], Task]):
+    def __init__(self, talker: Talker, feeds: Sequence[Feed], settings: StepSettings):
         self._talker, self._feeds, self._settings = talker, feeds, settings
         self._mixture = Mixture(feeds, settings.tasks, settings.batch_size, settings.seed)
         self._tasks = [find_task(name) for name in settings.tasks]

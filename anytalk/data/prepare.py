@@ -39,8 +39,8 @@ from anytalk.data.prepare_parts import Senses, load_senses
 from anytalk.data.prepare_pool import run_here, run_workers
 from anytalk.data.prepare_worker import Block, Job, Worker, rejects_file
 from anytalk.data.shards import ROWS_PER_GROUP, shard_record
-from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from anytalk.grid.tasks import Task
+from anytalk.errors import ConfigError, DataError, UnknownNameError
+from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.plugins.registry import Registry, default_registry
 
 LOCK_FILE = ".lock"
@@ -132,7 +132,7 @@ def prepare(
 def _prepare(
     config: DataConfig, out: Path, talker: Path, options: PrepareOptions, registry: Registry, watcher: Watcher
 ) -> tuple[Prepared, Ledger]:
-    tasks = {source.name: choose_tasks(source, registry) for source in config.sources}
+    tasks = {source.name: choose_tasks(source) for source in config.sources}
     senses = load_senses(talker, registry, options.device)
     settings = settings_of(config, senses, options)
     prepared = _merge(config, settings, talker, out)
@@ -182,21 +182,16 @@ def _served(tasks: Sequence[Task], senses: Senses) -> tuple[Task, ...]:
     return tuple(task for task in tasks if senses.encoder is not None or not task.speech_in)
 
 
-def choose_tasks(source: SourceConfig, registry: Registry) -> tuple[Task, ...]:
-    """The tasks that a source may serve: those it names, else all that are installed.
+def choose_tasks(source: SourceConfig) -> tuple[Task, ...]:
+    """List the tasks that a source may serve: those it names, otherwise all.
 
     Raises:
-        UnknownNameError: a task that nothing offers.
+        UnknownNameError: a task that doesn't exist.
     """
-    known = list(registry.components("task"))
-    for name in source.tasks or ():
-        if name not in known:
-            raise UnknownNameError(
-                f"source '{source.name}': unknown task '{name}'{did_you_mean(name, known)}",
-                f"tasks: {', '.join(known)}",
-            )
-    names = known if source.tasks is None else source.tasks
-    return tuple(registry.load("task", name) for name in names)
+    try:
+        return tuple(find_task(name) for name in (TASKS if source.tasks is None else source.tasks))
+    except UnknownNameError as error:
+        raise UnknownNameError(f"source '{source.name}': {error.message}", error.hint) from None
 
 
 def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> Settings:

@@ -108,7 +108,7 @@ def _encoded(
     folder = talker.folder or Path()
     worker = Worker(Job(out=folder, talker=folder, settings=settings, device=talker.device), registry, senses)
     for source in config.sources:
-        tasks = tuple(t for t in choose_tasks(source, registry) if senses.encoder is not None or not t.speech_in)
+        tasks = tuple(t for t in choose_tasks(source) if senses.encoder is not None or not t.speech_in)
         block = Block("", source, tasks, 0, 0, ())
         found: list[Preview] = []
         for number, row in enumerate(read_rows(source, registry, strict=False)):
@@ -124,12 +124,6 @@ def _encoded(
                 if task is None or task in example.tasks:
                     found.append(Preview(source.name, example, row))
         yield found
-
-
-def choose_task(example: Example, registry: Registry, name: str | None = None) -> Task:
-    """The task to draw: the one that is asked for, else the first that the example serves."""
-    task: Task = registry.load("task", name or example.tasks[0])
-    return task
 
 
 def draw_example(talker: Talker, example: Example, task: Task) -> GridPicture:

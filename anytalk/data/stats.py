@@ -152,7 +152,7 @@ def _source_stats(
 ) -> SourceStats:
     from anytalk.data.examples import tasks_of
 
-    tasks_known = choose_tasks(source, registry)
+    tasks_known = choose_tasks(source)
     tasks: Counter[str] = Counter()
     voices: Counter[str] = Counter()
     rejected: Counter[str] = Counter()

@@ -19,7 +19,7 @@ from anytalk.decode.overlap import OverlappedStream
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
-from anytalk.grid.tasks import TASKS, Task
+from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.model.talker import Talker
 
 
@@ -223,9 +223,7 @@ class Mouth:
 
 def _task(task: Task | str | None, *, spoken: bool) -> Task:
     if isinstance(task, str):
-        if task.upper() not in TASKS:
-            raise ConfigError(f"unknown task '{task}'", f"tasks: {', '.join(TASKS)}")
-        task = TASKS[task.upper()]
+        task = find_task(task)
     if task is None:
         task = TASKS["A1A2" if spoken else "T1A2"]
     if task.speech_in != spoken:

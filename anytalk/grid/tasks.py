@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anytalk.errors import UnknownNameError, did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -41,5 +43,18 @@ T1A1 = Task(
     summary="text in, the same text spoken (TTS)",
 )
 
-TASKS = {task.name: task for task in (A1A2, A1T2, A1T1, T1A2, T1T2, T1A1)}
-"""The first-party tasks by name."""
+TASKS = {task.name: task for task in (A1A2, A1T1, A1T2, T1A1, T1A2, T1T2)}
+"""All tasks by name."""
+
+
+def find_task(name: str) -> Task:
+    """Find a task by its name, in capitals or not.
+
+    Raises:
+        UnknownNameError: there is no such task.
+    """
+    task = TASKS.get(name.upper())
+    if task is None:
+        nearest = did_you_mean(name.upper(), list(TASKS))
+        raise UnknownNameError(f"unknown task '{name}'{nearest}", f"tasks: {', '.join(TASKS)}")
+    return task

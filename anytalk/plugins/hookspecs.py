@@ -63,10 +63,6 @@ class Hooks:
         """Lists of training stages as data: each target is a dict that ``train.config.Recipe`` accepts."""
 
     @hookspec
-    def register_tasks(self) -> list[Component]:  # type: ignore[empty-body]
-        """What goes in and what comes out: each target is a ``grid.tasks.Task``."""
-
-    @hookspec
     def register_data_sources(self) -> list[Component]:  # type: ignore[empty-body]
         """Readers of training rows: classes that fulfil ``contracts.DataSource``."""
 

@@ -23,7 +23,6 @@ KINDS: dict[str, str] = {
     "synthesizer": "register_synthesizers",
     "transcriber": "register_transcribers",
     "recipe": "register_recipes",
-    "task": "register_tasks",
     "data source": "register_data_sources",
     "augmentation": "register_augmentations",
 }

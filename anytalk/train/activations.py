@@ -144,7 +144,7 @@ def _batch(talker: Talker, stage: StageConfig, task: Task, scale: int, twins: bo
     settings = StepSettings(
         tasks={task.name: 1.0}, batch_size=_ROWS, max_positions=2**40, max_padding=0.9, twins=twins, waves=waves
     )
-    return Steps(talker, [feed], settings, lambda _: task)[0].passes[0]
+    return Steps(talker, [feed], settings)[0].passes[0]
 
 
 def _example(talker: Talker, task: Task, row: int, scale: int, waves: bool) -> Example:

@@ -15,7 +15,7 @@ from anytalk.data.batches import Batch, Step, Steps, StepSettings, lay_out_ahead
 from anytalk.data.examples import Progress as DataProgress
 from anytalk.data.opening import TrainingData
 from anytalk.errors import AnytalkError, ConfigError, TalkerError
-from anytalk.grid.tasks import Task
+from anytalk.grid.tasks import Task, find_task
 from anytalk.model.config import StageRecord
 from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker, load_talker
@@ -93,7 +93,7 @@ def train_recipe(
     settings = settings or RunSettings()
     finished = [record.name for record in talker.config.history]
     todo = stages_to_do(recipe, finished, _saved_folder(talker), settings.restart)
-    tasks = {name: _task(talker, name) for stage in todo for name in stage.tasks}
+    tasks = {name: find_task(name) for stage in todo for name in stage.tasks}
     waves = any("encoder" in stage.parts for stage in recipe.stages)
     records: list[StageRecord] = []
     for stage in todo:
@@ -125,7 +125,7 @@ def train_stage(
         DataError: a row without what a task needs.
         KeyboardInterrupt: after a checkpoint was written.
     """
-    tasks = [_task(talker, name) for name in stage.tasks]
+    tasks = [find_task(name) for name in stage.tasks]
     return _train(talker, stage, data, tasks, "encoder" in stage.parts, settings or RunSettings(), watcher or Watcher())
 
 
@@ -137,11 +137,6 @@ def _saved_folder(talker: Talker) -> Path:
     if talker.folder is None:
         raise TalkerError("a talker must be saved before it is trained", "attach it to a folder first")
     return talker.folder
-
-
-def _task(talker: Talker, name: str) -> Task:
-    task: Task = talker.registry.load("task", name)
-    return task
 
 
 def _train(
@@ -176,7 +171,7 @@ class StageRun:
         self.talker, self.folder, self.stage, self.settings, self.watcher = talker, folder, stage, settings, watcher
         self.tell = talker.registry.plugins.tell
         self.checkpoint = checkpoint_folder(folder, stage.name)
-        self.tasks = [_task(talker, name) for name in stage.tasks]
+        self.tasks = [find_task(name) for name in stage.tasks]
         self.accelerator = make_accelerator(settings.precision, talker.device == "cpu")
         report = apply_freeze(talker.model, stage.train, stage.lora)
         if self.accelerator.is_main_process:
@@ -210,12 +205,12 @@ class StageRun:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        self.steps = Steps(talker, feeds, settings, lambda name: _task(talker, name))
+        self.steps = Steps(talker, feeds, settings)
         self.held_out: HeldOut | None = None
         if self.settings.held_out is not None:
             others = self.settings.held_out.feeds(talker, tasks, waves=waves)
             looked_at = replace(settings, batch_size=HELD_OUT_ROWS)
-            work = Steps(talker, others, looked_at, lambda name: _task(talker, name))[0]
+            work = Steps(talker, others, looked_at)[0]
             self.held_out = HeldOut(work, self.settings.held_out_every, stage.seed)
         self.rows = {
             f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in stage.tasks
