@@ -1,7 +1,7 @@
 """How long a step looks at what came before: a memory in float32 and one in bfloat16, alone and in whole steps.
 
 Alone: the attention of a step of Qwen2-0.5B (24 memories of 2 key heads for 14 queries), through torch and through
-``anytalk_backbones.attention``. Whole: steps of the reference stack in ``int8``, without codec and sampling, behind a
+``anytalk.plugins.hf.attention``. Whole: steps of the reference stack in ``int8``, without codec and sampling, behind a
 prompt that both rows share; "near" is the layout for single steps, in which it lies once.
 
     python examples/bench_attention.py --threads 2
@@ -23,8 +23,8 @@ from anytalk.bench.decoding import run_step
 from anytalk.bench.reference import reference_talker
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
-from anytalk_backbones import attention
-from anytalk_backbones.lean import LeanDecoder
+from anytalk.plugins.hf import attention
+from anytalk.plugins.hf.lean import LeanDecoder
 
 LENGTHS = (256, 1024, 2048, 7000)
 ROOM = 7100

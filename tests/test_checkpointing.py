@@ -14,10 +14,10 @@ from training import assert_close, first_step, mixed_rows, run_step
 from anytalk.errors import ConfigError
 from anytalk.model.attach import attach
 from anytalk.model.talker import Talker, load_talker
+from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.loop import Watcher
 from anytalk_backbones.hf import HFBackbone
-from anytalk_backbones.loading import quiet_transformers
 
 TASKS = {"A1A2": 1.0, "A1T1": 1.0, "T1T2": 1.0}
 

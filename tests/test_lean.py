@@ -11,9 +11,9 @@ from torch import nn
 
 from anytalk.errors import ConfigError
 from anytalk.kernels import ARITHMETICS, Int8Matrix, RefinedMatrix, make_matrix, make_ready, peaks_of
-from anytalk_backbones.causal_lm import HFBlocks
-from anytalk_backbones.fixed_cache import FixedCache
-from anytalk_backbones.lean import LeanDecoder, can_be_lean
+from anytalk.plugins.hf.causal_lm import HFBlocks
+from anytalk.plugins.hf.fixed_cache import FixedCache
+from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
 
 SMALL = {
     "hidden_size": 48,

@@ -28,11 +28,11 @@ from anytalk.model.attach import attach
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Row
+from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.train.config import LoraConfig, StageConfig
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.loop import Watcher
 from anytalk.train.lora import add_lora, is_lora, merge_lora
-from anytalk_backbones.loading import quiet_transformers
 
 FAMILIES = ["llama", "qwen2", "gpt_neox", "gemma"]
 LORA = LoraConfig(rank=3, alpha=6)

@@ -10,7 +10,7 @@ from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt, PromptBuilder, TrainingGrid, Turn
 from anytalk.grid.tasks import A1A2, A1T1, A1T2, T1A1, T1A2, T1T2, TASKS, Task
 from anytalk.grid.tokens import StreamLayout
-from anytalk_backbones.byte_tokenizer import ByteTokenizer
+from anytalk.plugins.byte_tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer(chat=True)
 PATTERN = DelayPattern("delay", 3, 50)

@@ -16,10 +16,10 @@ from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
 from anytalk.plugins.contracts import ForgetfulCache
-from anytalk_backbones.causal_lm import HFBlocks
-from anytalk_backbones.hf_cache import FullCache, HFCache, RaggedCache, new_hf_cache
-from anytalk_backbones.lean import LeanDecoder
-from anytalk_backbones.static_step import StaticDecoder
+from anytalk.plugins.hf.causal_lm import HFBlocks
+from anytalk.plugins.hf.hf_cache import FullCache, HFCache, RaggedCache, new_hf_cache
+from anytalk.plugins.hf.lean import LeanDecoder
+from anytalk.plugins.hf.static_step import StaticDecoder
 
 STEPS, FIRST, STOP, READ = 12, 2, 5, 8  # steps 2, 3 and 4 are left out once 8 have been read
 

@@ -153,7 +153,7 @@ def test_the_rule_for_the_core_catches(module: str, source: str, wrong: list[str
         ("import anytalk\nanytalk.load_talker('x')", ["anytalk.load_talker"]),
         ("from anytalk.train.loop import Trainer", ["anytalk.train.loop.Trainer"]),
         ("from anytalk_adapters import heads", ["anytalk_adapters.heads"]),
-        ("from anytalk_backbones.tokenizer import X\nimport torch", []),
+        ("from anytalk_backbones.hf import X\nimport torch", []),
     ],
 )
 def test_the_rule_for_plugins_catches(source: str, wrong: list[str]) -> None:

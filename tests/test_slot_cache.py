@@ -10,8 +10,8 @@ import transformers
 from torch import Tensor
 
 from anytalk.plugins.contracts import JoinableCache
-from anytalk_backbones.lean import LeanDecoder
-from anytalk_backbones.slot_cache import SlotCache
+from anytalk.plugins.hf.lean import LeanDecoder
+from anytalk.plugins.hf.slot_cache import SlotCache
 
 WIDTH = 48
 

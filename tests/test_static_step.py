@@ -11,8 +11,8 @@ from test_lean import decoder_of
 from anytalk.bench.reference import reference_talker
 from anytalk.decode.ready import make_talker_ready
 from anytalk.errors import ConfigError
-from anytalk_backbones.lean import LeanDecoder
-from anytalk_backbones.static_step import StaticDecoder
+from anytalk.plugins.hf.lean import LeanDecoder
+from anytalk.plugins.hf.static_step import StaticDecoder
 
 
 @pytest.fixture(autouse=True)

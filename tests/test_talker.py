@@ -25,7 +25,7 @@ from anytalk.model import talker as talker_module
 from anytalk.model.attach import attach
 from anytalk.model.config import read_config
 from anytalk.model.talker import Talker, fingerprint, load_talker, save_talker
-from anytalk_backbones.loading import quiet_transformers
+from anytalk.plugins.hf.loading import quiet_transformers
 
 EVERY_PART = [*NEW_PARTS, "encoder", "backbone", "speaker"]
 

@@ -8,7 +8,7 @@ import torch
 
 from anytalk.errors import WeightsError
 from anytalk.plugins import BuildContext
-from anytalk_backbones.causal_lm import CausalLMBackbone
+from anytalk.plugins.hf.causal_lm import CausalLMBackbone
 
 _PROBE_STEPS = 4
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.hf.causal_lm import CausalLMBackbone
 from anytalk.plugins.sources import ModelSource
-from anytalk_backbones import gguf_file
-from anytalk_backbones.causal_lm import CausalLMBackbone
 
 _HUB_PREFIXES = ("meta-llama/", "HuggingFaceTB/SmolLM", "TinyLlama/")
 

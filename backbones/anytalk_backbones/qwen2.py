@@ -9,9 +9,9 @@ import transformers
 
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import torch_dtype
+from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.hf.causal_lm import CausalLMBackbone
 from anytalk.plugins.sources import ModelSource, random_shapes
-from anytalk_backbones import gguf_file
-from anytalk_backbones.causal_lm import CausalLMBackbone
 
 QWEN2_0_5B: dict[str, Any] = {
     "hidden_size": 896,

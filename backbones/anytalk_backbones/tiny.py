@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
+from anytalk.plugins.byte_tokenizer import VOCAB_SIZE, ByteTokenizer
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
 from anytalk.plugins.sources import ModelSource, resolve
-from anytalk_backbones.byte_tokenizer import VOCAB_SIZE, ByteTokenizer
 
 MODEL_TYPE = "anytalk-tiny"
 _ROTARY_BASE = 10_000.0

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytalk.plugins.contracts import BackboneStates
-from anytalk_backbones.fixed_cache import FixedCache
-from anytalk_backbones.lean import LeanDecoder, _normed, _rotate
+from anytalk.plugins.hf.fixed_cache import FixedCache
+from anytalk.plugins.hf.lean import LeanDecoder, _normed, _rotate
 
 _WARM_UPS = 3
 """Runs before a graph is recorded, in which libraries choose their kernels."""

@@ -23,13 +23,13 @@ from anytalk.errors import ConfigError, WeightsError
 from anytalk.kernels import RefinedMatrix, make_matrix, make_ready
 from anytalk.plugins import BuildContext
 from anytalk.plugins.contracts import Arithmetic, Backbone, BackboneStates, Cache, Peaks, torch_dtype
+from anytalk.plugins.hf.fixed_cache import FixedCache
+from anytalk.plugins.hf.hf_cache import HFCache, RaggedCache, new_hf_cache
+from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
+from anytalk.plugins.hf.loading import load_causal_lm, quiet_transformers, write_licence
+from anytalk.plugins.hf.static_step import StaticDecoder
+from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import resolve
-from anytalk_backbones.fixed_cache import FixedCache
-from anytalk_backbones.hf_cache import HFCache, RaggedCache, new_hf_cache
-from anytalk_backbones.lean import LeanDecoder, can_be_lean
-from anytalk_backbones.loading import load_causal_lm, quiet_transformers, write_licence
-from anytalk_backbones.static_step import StaticDecoder
-from anytalk_backbones.tokenizer import HFTokenizer
 
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}

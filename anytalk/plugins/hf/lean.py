@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from anytalk.kernels import balance, make_matrix
 from anytalk.plugins.contracts import Arithmetic, BackboneStates, Peaks
-from anytalk_backbones import attention
-from anytalk_backbones.attention import Attention, Near, half_is_fast
-from anytalk_backbones.fixed_cache import FixedCache
-from anytalk_backbones.slot_cache import SlotCache, ragged_places
+from anytalk.plugins.hf import attention
+from anytalk.plugins.hf.attention import Attention, Near, half_is_fast
+from anytalk.plugins.hf.fixed_cache import FixedCache
+from anytalk.plugins.hf.slot_cache import SlotCache, ragged_places
 
 _FAMILIES = ("llama", "qwen2")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")

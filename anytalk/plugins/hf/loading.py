@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _hf_logging
 
 from anytalk.errors import WeightsError
+from anytalk.plugins.hf import gguf_file
 from anytalk.plugins.sources import ModelSource
-from anytalk_backbones import gguf_file
 
 # Its functions carry no annotations.
 hf_logging: Any = _hf_logging

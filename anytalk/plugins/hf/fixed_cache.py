@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anytalk.errors import ConfigError
-from anytalk_backbones.attention import Near
+from anytalk.plugins.hf.attention import Near
 
 
 class FixedCache:

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from anytalk_backbones.fixed_cache import FixedCache
+from anytalk.plugins.hf.fixed_cache import FixedCache
 
 _SPARE_STEPS = 64
 """Room that is added at least when there is none left."""

@@ -1,0 +1,8 @@
+"""What a backbone plugin for a Hugging Face family is made of. Loads torch and transformers."""
+
+from anytalk.plugins.hf.causal_lm import CausalLMBackbone
+from anytalk.plugins.hf.hf_cache import HFCache
+from anytalk.plugins.hf.loading import Loaded, load_causal_lm, quiet_transformers
+from anytalk.plugins.hf.tokenizer import HFTokenizer
+
+__all__ = ["CausalLMBackbone", "HFCache", "HFTokenizer", "Loaded", "load_causal_lm", "quiet_transformers"]
