@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
 from anytalk.errors import TalkerError
+from anytalk.files import written_whole
 from anytalk.model import talker as talker_module
 from anytalk.model.attach import attach
 from anytalk.model.config import StageRecord
@@ -337,17 +338,17 @@ def test_a_save_that_is_cut_short_leaves_the_old_talker(
     if place == "weights":
         monkeypatch.setattr(safetensors.torch, "save_file", fail)
     else:
-        real = talker_module._write_text
+        real = talker_module.write_whole
         ending = "README.md" if place == "card" else "talker.yaml"
 
-        def write(path: Path, text: str, made: list[Path]) -> None:
-            if path.name == ending:
-                made.append(path.with_name(f".{path.name}.partial"))
-                path.with_name(f".{path.name}.partial").write_text(text[:20])
-                fail()
-            real(path, text, made)
+        def write(path: Path, text: str) -> None:
+            with written_whole(path) as partial:
+                partial.write_text(text[:20])
+                if path.name == ending:
+                    fail()
+            real(path, text)
 
-        monkeypatch.setattr(talker_module, "_write_text", write)
+        monkeypatch.setattr(talker_module, "write_whole", write)
     with pytest.raises(error):
         save_talker(talker, copy, trained={"heads"}, record=record)
     monkeypatch.undo()
@@ -362,7 +363,7 @@ def test_a_save_that_is_cut_short_leaves_the_old_talker(
 def test_an_attach_that_is_cut_short_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None], code: int
 ) -> None:
-    monkeypatch.setattr(talker_module, "_write_text", fail)
+    monkeypatch.setattr(talker_module, "write_whole", fail)
     result = run("attach", "tiny", *TINY, "-o", tmp_path / "talker")
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output

@@ -168,14 +168,14 @@ def test_an_interrupt_right_after_the_swap_keeps_the_new_talker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talker = tiny_talker(tmp_path / "t")
-    write = talker_module._write_text
+    write = talker_module.write_whole
 
-    def late(path: Path, text: str, made: list[Path]) -> None:
-        write(path, text, made)
+    def late(path: Path, text: str) -> None:
+        write(path, text)
         if path.name == "talker.yaml":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(talker_module, "_write_text", late)
+    monkeypatch.setattr(talker_module, "write_whole", late)
     with pytest.raises(KeyboardInterrupt):
         save_talker(shifted(talker, "heads"), tmp_path / "t", trained={"heads"})
     assert same(probe(load_talker(tmp_path / "t")), probe(talker))

@@ -20,6 +20,7 @@ from anytalk.data.clean_normalise import normalise
 from anytalk.data.clean_rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
 from anytalk.data.rewrite import Request, RewriteStep
 from anytalk.errors import DataError
+from anytalk.files import written_whole
 from anytalk.plugins.contracts import Audio, BadRow, Message, Row
 
 NOT_RESCUED = ("empty", "language", "duplicate")
@@ -247,30 +248,27 @@ def clean_to_files(
         DataError: a file that can't be written, or nothing kept (the drops are written all the same).
     """
     folder = Path(os.path.abspath(out)).parent  # noqa: PTH100
-    targets = (out, dropped_path(out))
-    partials = [target.with_name(f".{target.name}.partial") for target in targets]
-    tally = cleaner.tally
+    drops, tally = dropped_path(out), cleaner.tally
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partials[0].open("w", encoding="utf-8") as kept, partials[1].open("w", encoding="utf-8") as dropped:
-            for result in cleaner.clean(rows):
-                if isinstance(result, Dropped):
-                    fault = result.fault
-                    _line(dropped, id=result.id, rule=fault.rule, reason=fault.reason, text=result.text)
-                else:
-                    made, lost = manifest_row(result, folder)
-                    tally.lost_sounds += lost
-                    _line(kept, **made)
-                progress(tally)
-        partials[1].replace(targets[1])
-        if not tally.kept:
-            raise DataError(f"none of {tally.rows} rows was kept", f"look at the reasons in {targets[1]}")
-        partials[0].replace(targets[0])
+        with written_whole(out) as manifest:
+            with (
+                written_whole(drops) as partial,
+                partial.open("w", encoding="utf-8") as dropped,
+                manifest.open("w", encoding="utf-8") as kept,
+            ):
+                for result in cleaner.clean(rows):
+                    if isinstance(result, Dropped):
+                        fault = result.fault
+                        _line(dropped, id=result.id, rule=fault.rule, reason=fault.reason, text=result.text)
+                    else:
+                        made, lost = manifest_row(result, folder)
+                        tally.lost_sounds += lost
+                        _line(kept, **made)
+                    progress(tally)
+            if not tally.kept:
+                raise DataError(f"none of {tally.rows} rows was kept", f"look at the reasons in {drops}")
     except OSError as error:
         raise DataError(f"'{out}' can't be written: {error}", "is the folder writable and the disk not full?") from None
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
     return tally
 
 

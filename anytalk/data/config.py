@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError
-from anytalk.plugins.components import PartRef
+from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.contracts import BadRow, Row, strict_rows
 from anytalk.plugins.registry import Registry, explain_validation
 
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from anytalk.plugins.contracts import DataSource
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class Filters(_Model):
+class Filters(Options):
     """Rows outside these limits are left out, and counted."""
 
     min_question_s: float | None = Field(None, ge=0, description="Shortest spoken question.")
@@ -35,7 +31,7 @@ class Filters(_Model):
     max_answer_chars: int | None = Field(None, gt=0, description="Longest answer text.")
 
 
-class SourceConfig(_Model):
+class SourceConfig(Options):
     """One source of rows."""
 
     kind: str = Field(description="Data source plugin: jsonl, csv, hf, voiceassistant, librispeech ...")
@@ -48,7 +44,7 @@ class SourceConfig(_Model):
     filters: Filters = Field(default_factory=lambda: Filters(), description="Limits of length.")
 
 
-class VoiceConfig(_Model):
+class VoiceConfig(Options):
     """Who reads aloud what has no sound."""
 
     synthesizer: PartRef = Field(
@@ -59,7 +55,7 @@ class VoiceConfig(_Model):
     answer_voice: str | None = Field(None, description="The one voice of the answers; null: the synthesizer's first.")
 
 
-class DataConfig(_Model):
+class DataConfig(Options):
     """All sources of a training run."""
 
     sources: list[SourceConfig] = Field(min_length=1, description="Sources.")

@@ -22,7 +22,8 @@ from pydantic import Field
 
 from anytalk.data.config import SourceConfig, VoiceConfig
 from anytalk.errors import ConfigError, DataError
-from anytalk.plugins.components import PartRef
+from anytalk.files import write_whole
+from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import explain_validation
 
 PREPARED_FILE = "prepared.yaml"
@@ -35,11 +36,7 @@ FORMAT_VERSION = 1
 _DIGEST_BYTES = 1 << 20
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class EncoderInfo(_Model):
+class EncoderInfo(Options):
     """The ears that rows were encoded with."""
 
     name: str = Field(description="Plugin name.")
@@ -48,7 +45,7 @@ class EncoderInfo(_Model):
     sample_rate_hz: int = Field(description="Rate of the sound that is kept.")
 
 
-class CodecInfo(_Model):
+class CodecInfo(Options):
     """The codec that answers were encoded with."""
 
     name: str = Field(description="Plugin name.")
@@ -59,7 +56,7 @@ class CodecInfo(_Model):
     frame_rate_hz: float = Field(description="Frames per second.")
 
 
-class Settings(_Model):
+class Settings(Options):
     """Everything that decides what a row becomes; a folder holds rows of one Settings only."""
 
     encoder: EncoderInfo | None = Field(None, description="Ears; null for a talker that only reads.")
@@ -74,7 +71,7 @@ class Settings(_Model):
     seed: int = Field(0, description="Seed of everything drawn by chance.")
 
 
-class PreparedSource(_Model):
+class PreparedSource(Options):
     """One source and its folder."""
 
     slug: str = Field(description="Name of its folder.")
@@ -82,7 +79,7 @@ class PreparedSource(_Model):
     config: SourceConfig = Field(description="As it stands in data.yaml.")
 
 
-class Prepared(_Model):
+class Prepared(Options):
     """What ``prepared.yaml`` says."""
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this format.")
@@ -93,7 +90,7 @@ class Prepared(_Model):
     sources: list[PreparedSource] = Field(description="Sources, in the order of data.yaml.")
 
 
-class ShardRecord(_Model):
+class ShardRecord(Options):
     """One line of the ledger: a shard that is whole."""
 
     source: str = Field(description="Folder of its source.")
@@ -310,21 +307,6 @@ def read_prepared(spec: str | Path) -> Prepared:
 def read_ledger(spec: str | Path) -> Ledger:
     """The ledger of a prepared folder; empty where nothing was finished yet."""
     return parse_ledger(read_bytes(str(spec), LEDGER_FILE) or b"", f"{spec}/{LEDGER_FILE}")[0]
-
-
-def write_whole(path: Path, data: str) -> None:
-    """Write a text file beside its place, force it to the disk, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def write_prepared(folder: Path, prepared: Prepared) -> None:

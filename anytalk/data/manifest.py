@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from anytalk.files import write_whole
 from anytalk.plugins.contracts import MANIFEST_FIELDS as FIELDS
 
 __all__ = ["FIELDS", "write_manifest"]
 
 
 def write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as JSONL, beside the target first."""
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    """Write rows as JSONL, whole or not at all."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

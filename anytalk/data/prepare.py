@@ -40,6 +40,7 @@ from anytalk.data.prepare_pool import run_here, run_workers
 from anytalk.data.prepare_worker import Block, Job, Worker, rejects_file
 from anytalk.data.shards import ROWS_PER_GROUP, shard_record
 from anytalk.errors import ConfigError, DataError, UnknownNameError
+from anytalk.files import written_whole
 from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.plugins.registry import Registry, default_registry
 
@@ -295,7 +296,7 @@ def _blocks(
 def clear_partial(out: Path) -> None:
     """Remove what a crash left half-written."""
     for path in [*out.glob(".*.partial*"), *out.glob("*/.*.partial*")]:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def adopt(out: Path, prepared: Prepared, file: LedgerFile) -> None:
@@ -320,11 +321,9 @@ def adopt(out: Path, prepared: Prepared, file: LedgerFile) -> None:
 
 def _write_rejected(out: Path, prepared: Prepared, ledger: Ledger) -> None:
     """Write ``rejected.jsonl`` anew from the lists beside the shards: no line is lost or doubled by a crash."""
-    partial = out / f".{REJECTED_FILE}.partial"
-    with partial.open("wb") as file:
+    with written_whole(out / REJECTED_FILE) as partial, partial.open("wb") as file:
         for source in prepared.sources:
             for record in ledger.of(source.slug):
                 path = rejects_file(out / record.file)
                 if path.is_file():
                     file.write(path.read_bytes())
-    partial.replace(out / REJECTED_FILE)

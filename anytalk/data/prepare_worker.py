@@ -16,11 +16,12 @@ import torch
 from anytalk.data.augment import make_augment
 from anytalk.data.config import Filters, SourceConfig
 from anytalk.data.examples import Encoding, Example, encode_row, tasks_of
-from anytalk.data.ledger import Settings, ShardRecord, shard_file, write_whole
+from anytalk.data.ledger import Settings, ShardRecord, shard_file
 from anytalk.data.prepare_parts import Senses, load_senses
 from anytalk.data.shards import ShardWriter, to_record, turn_clips
 from anytalk.data.voicing import make_voicing, voice_row, without_foreign_codes
 from anytalk.errors import AnytalkError, AudioError, DataError
+from anytalk.files import write_whole
 from anytalk.grid.audio import read_wave, sound_name
 from anytalk.grid.tasks import Task
 from anytalk.plugins.contracts import Audio, BadRow, Row, Sound

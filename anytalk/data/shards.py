@@ -17,6 +17,7 @@ import torch
 
 from anytalk.data.examples import Clip, Example, PastTurn
 from anytalk.errors import DataError
+from anytalk.files import put_in_place
 
 ROWS_PER_GROUP = 16
 """Rows of a row group: what a reader from afar fetches at once (about 25 MB of Whisper small's features for 10 s)."""
@@ -219,6 +220,7 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         self.path = path
+        # A worker that outlives a killed `prepare` must not write into the file of the next one.
         self._partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         self._schema = features(half).arrow_schema
         self._rows: list[dict[str, Any]] = []
@@ -254,11 +256,8 @@ class ShardWriter:
         self._flush()
         self._writer.add_key_value_metadata({RECORD_KEY: record.encode()})
         self._writer.close()
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
-            num_bytes = os.fstat(file.fileno()).st_size
-        self._partial.replace(self.path)
-        sync_folder(self.path.parent)
+        num_bytes = self._partial.stat().st_size
+        put_in_place(self._partial, self.path)
         return num_bytes
 
     def abandon(self) -> None:
@@ -279,16 +278,6 @@ def shard_record(path: Path) -> str | None:
     except (pa.ArrowException, OSError):
         return None
     return None if found is None else found.decode()
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a rename to the disk, where folders can be synced."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def turn_clips(example: Example) -> Sequence[Clip]:

@@ -12,18 +12,14 @@ from pydantic import Field
 from anytalk.data.config import SourceConfig
 from anytalk.errors import ConfigError, DataError
 from anytalk.evaluate.metrics import HEADLINES, METRICS
-from anytalk.plugins.components import PartRef
+from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import explain_validation
 
 Way = Literal["text", "speech"]
 """How a question is asked: typed or spoken."""
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class _Measure(_Model):
+class _Measure(Options):
     """What all measures share."""
 
     name: str = Field("", pattern=r"^[a-z][a-z0-9_]*$|^$", description="Its name in the report; default: the kind.")
@@ -169,7 +165,7 @@ BASELINES = ("cascade",)
 """What ``--baseline`` knows."""
 
 
-class Suite(_Model):
+class Suite(Options):
     """Everything that is measured of a talker."""
 
     name: str = Field("suite", description="Title of the report.")

@@ -11,6 +11,7 @@ import numpy as np
 from anytalk.evaluate.metrics import METRICS
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.stats import Figure
+from anytalk.files import written_whole
 
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#3b6ea8", "#d9822b", "#4f9d69", "#b8483f", "#8a8f98"
 _SEGMENT_COLOURS = {"encode": _BLUE, "prefill": _GREEN, "delay": _ORANGE, "codec": _RED}
@@ -55,10 +56,9 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(canvas: Any, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.partial.png")
-    # Without the date and version that matplotlib adds, the same figures give the same file.
-    canvas.savefig(partial, dpi=_DPI, metadata={"Software": None})
-    partial.replace(path)
+    with written_whole(path) as partial:
+        # Without the date and version that matplotlib adds, the same figures give the same file.
+        canvas.savefig(partial, dpi=_DPI, metadata={"Software": None})
 
 
 def _draw_shares(results: Sequence[Result], path: Path) -> bool:

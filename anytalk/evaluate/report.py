@@ -15,6 +15,7 @@ from anytalk.evaluate.metrics import METRICS, format_interval, format_value
 from anytalk.evaluate.plots import draw_plot, draw_summary
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.stats import Figure
+from anytalk.files import write_whole
 from anytalk.model.config import TalkerConfig
 
 FORMAT_VERSION = 1
@@ -88,19 +89,13 @@ def write_report(report: Report, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for result in report.results[-1:]:
             lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in result.items)
-            _write(out / f"{result.label}.jsonl", lines)
+            write_whole(out / f"{result.label}.jsonl", lines)
             result.plot = draw_plot(result, out)
         summary = draw_summary(report.results, out) if report.is_complete else None
-        _write(out / MARKDOWN_FILE, markdown(report, summary))
-        _write(out / JSON_FILE, json.dumps(as_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_whole(out / MARKDOWN_FILE, markdown(report, summary))
+        write_whole(out / JSON_FILE, json.dumps(as_json(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise DataError(f"the report can't be written to '{out}': {error}", "choose another -o") from None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from anytalk.errors import AudioError
+from anytalk.files import written_whole
 from anytalk.plugins.contracts import Audio, Sound
 
 MIN_DURATION_S = 0.1
@@ -115,7 +115,7 @@ def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_
 
 
 def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
-    """Write (N,) float32 as 16-bit PCM, clipped; beside the target first, then renamed.
+    """Write (N,) float32 as 16-bit PCM, clipped; whole or not at all.
 
     Raises:
         AudioError: the folder can't be written or the disk is full.
@@ -123,14 +123,10 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
     import soundfile
 
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial.wav")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(str(partial), np.clip(wave, -1.0, 1.0), sample_rate_hz, subtype="PCM_16", format="WAV")
-        partial.replace(path)
+        with written_whole(path) as partial:
+            soundfile.write(str(partial), np.clip(wave, -1.0, 1.0), sample_rate_hz, subtype="PCM_16", format="WAV")
     except (OSError, soundfile.LibsndfileError) as error:
-        with suppress(OSError):  # its folder may be the very thing that can't be made
-            partial.unlink()
         raise AudioError(
             f"'{path}' can't be written: {error}", "is the folder writable and the disk not full?"
         ) from None

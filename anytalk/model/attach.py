@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from anytalk.errors import AnytalkError, ConfigError, TalkerError
+from anytalk.files import written_whole
 from anytalk.model.assemble import assemble, build_codec
 from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, override, parse_config
 from anytalk.model.talker import Talker, fingerprint, save_talker
@@ -124,20 +121,6 @@ def check_vacant(out: Path, overwrite: bool) -> None:
         raise TalkerError(
             f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_talker else "")
         )
-
-
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A folder of the same name beside `out` to write to, moved there at the end: there is a whole talker or none."""
-    beside = out.absolute().with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        yield beside / out.name
-        if out.is_dir():
-            # Moved aside, not deleted: a kill between the two renames loses nothing.
-            out.rename(beside / f"{out.name}.old")
-        (beside / out.name).rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _absolute_model(part: Any) -> Any:

@@ -12,7 +12,7 @@ from pydantic import Field
 from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.delay import PATTERNS, DelayPattern
 from anytalk.grid.tokens import AUDIO_SPECIALS, TEXT_SPECIALS, StreamLayout
-from anytalk.plugins.components import PartRef
+from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import explain_validation
 
 CONFIG_FILE = "talker.yaml"
@@ -29,11 +29,7 @@ PART_KINDS = {
 """Fields of ``talker.yaml`` that name a part, and the kind under which it is registered, along the line."""
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class GridConfig(_Model):
+class GridConfig(Options):
     """The token grid: delay pattern, merge, prompt style, sizes."""
 
     pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
@@ -79,7 +75,7 @@ class GridConfig(_Model):
         )
 
 
-class BaseInfo(_Model):
+class BaseInfo(Options):
     """The language model that the talker sits on."""
 
     model: str = Field(description="As it was named to attach.")
@@ -88,7 +84,7 @@ class BaseInfo(_Model):
     licence: str = Field("unknown", description="Licence of the base weights.")
 
 
-class WeightsFile(_Model):
+class WeightsFile(Options):
     """The file of trained parts."""
 
     file: str = Field(description="Name inside the talker folder.")
@@ -97,7 +93,7 @@ class WeightsFile(_Model):
     parts: list[str] = Field(description="Parts it holds.")
 
 
-class StageRecord(_Model):
+class StageRecord(Options):
     """One stage that was trained."""
 
     name: str = Field(description="Stage name.")
@@ -109,7 +105,7 @@ class StageRecord(_Model):
     curve: str | None = Field(None, description="Picture of the loss curve inside the folder.")
 
 
-class TalkerConfig(_Model):
+class TalkerConfig(Options):
     """Everything about a talker but its weights."""
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this file's format.")

@@ -19,8 +19,9 @@ import yaml
 from torch import Tensor
 
 from anytalk.errors import ConfigError, TalkerError, WeightsError
+from anytalk.files import written_whole
 from anytalk.model.assemble import assemble
-from anytalk.model.attach import check_vacant, written_whole
+from anytalk.model.attach import check_vacant
 from anytalk.model.config import BaseInfo, TalkerConfig, parse_config
 from anytalk.model.mini_omni_keys import (
     HEAD,

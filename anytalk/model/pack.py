@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from anytalk.errors import TalkerError
-from anytalk.model.attach import check_vacant, written_whole
+from anytalk.files import written_whole
+from anytalk.model.attach import check_vacant
 from anytalk.model.card import model_card
 from anytalk.model.config import CONFIG_FILE, StageRecord, TalkerConfig, dump_config, read_config
 from anytalk.model.talker import owns_backbone, read_parts, write_parts
@@ -80,7 +81,7 @@ def pack(
                     shutil.copytree(source / "history", partial / "history", ignore=_NOT_SHARED, dirs_exist_ok=True)
             for path in own_files:
                 _copy(folder / path, partial / path)
-            weights = write_parts(partial / _PARTS_FILE, rounded, names, [])
+            weights = write_parts(partial / _PARTS_FILE, rounded, names)
             config = config.replace(weights=weights.model_dump(), history=[record.model_dump() for record in history])
             (partial / "README.md").write_text(model_card(config, out.name), encoding="utf-8")
             (partial / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")

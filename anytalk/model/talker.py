@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 import anytalk
 from anytalk.errors import TalkerError
+from anytalk.files import write_whole, written_whole
 from anytalk.grid.prompts import PromptBuilder
 from anytalk.model.assemble import assemble, build_codec
 from anytalk.model.card import model_card
@@ -131,9 +131,9 @@ def save_talker(
         if record is not None:
             config = config.replace(history=[*config.history, record])
         config = config.replace(library_version=anytalk.__version__)
-        _write_text(folder / "README.md", model_card(config, folder.name), made)
+        write_whole(folder / "README.md", model_card(config, folder.name))
         text = dump_config(config)
-        _write_text(folder / CONFIG_FILE, text, made)
+        write_whole(folder / CONFIG_FILE, text)
     except BaseException as error:
         # An interrupt may come when the new talker.yaml already stands: then its files must stay.
         if not _holds(folder / CONFIG_FILE, text):
@@ -178,11 +178,9 @@ def _save_weights(
     number = _next_number(folder)
     if "backbone" in trained:
         native = folder / f"{_OWN_BACKBONE}{number:04d}"
-        partial = folder / f".{native.name}.partial"
-        made += [partial, native]
-        shutil.rmtree(partial, ignore_errors=True)
-        talker.model.backbone.save_native(partial)
-        partial.rename(native)
+        made.append(native)
+        with written_whole(native) as partial:
+            talker.model.backbone.save_native(partial)
         options = {**config.backbone.options, "model": native.name}
         config = config.replace(backbone=PartRef(name=config.backbone.name, options=options).model_dump())
     # Every part that attach made is kept from the first stage on: an untrained table that a trained part relies on must
@@ -193,37 +191,25 @@ def _save_weights(
         for name in keep
         for key, tensor in parts[name].state_dict().items()
     }
-    weights = write_parts(folder / f"parts-{number:04d}.safetensors", tensors, keep, made)
+    path = folder / f"parts-{number:04d}.safetensors"
+    made.append(path)
+    weights = write_parts(path, tensors, keep)
     return config.replace(weights=weights.model_dump())
 
 
-def write_parts(path: Path, tensors: dict[str, Tensor], parts: Iterable[str], made: list[Path]) -> WeightsFile:
-    """Write a parts file beside its place, flush it, rename it; returns what ``talker.yaml`` says of it.
+def write_parts(path: Path, tensors: dict[str, Tensor], parts: Iterable[str]) -> WeightsFile:
+    """Write a parts file whole; returns what ``talker.yaml`` says of it.
 
     Args:
         path: Where it goes.
         tensors: On the CPU and contiguous, named ``PART.TENSOR``.
         parts: Names of the parts that it holds, those without tensors too.
-        made: Paths that are to be removed if the talker isn't finished are added to it.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    made += [partial, path]
-    safetensors.torch.save_file(tensors, str(partial))
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    partial.replace(path)
+    with written_whole(path) as partial:
+        safetensors.torch.save_file(tensors, str(partial))
+        with partial.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return WeightsFile(file=path.name, num_bytes=path.stat().st_size, sha256=sha256, parts=sorted(parts))
-
-
-def _write_text(path: Path, text: str, made: list[Path]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    made.append(partial)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _remove_stale(folder: Path, config: TalkerConfig) -> None:

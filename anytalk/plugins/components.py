@@ -30,15 +30,13 @@ class Component:
 
 
 class Options(pydantic.BaseModel):
-    """Base of each part's nested ``Options``: unknown keys refused, immutable, every field described."""
+    """Base of all settings, each part's ``Options`` too: unknown keys refused, immutable, every field described."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class PartRef(pydantic.BaseModel):
+class PartRef(Options):
     """A part by name with its own options, as it stands in ``talker.yaml``."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     name: str = pydantic.Field(description="Registered name of the part.")
     options: dict[str, Any] = pydantic.Field(

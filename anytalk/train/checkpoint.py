@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from anytalk.errors import AnytalkError, TalkerError
+from anytalk.files import partial_of, put_back, put_in_place, remove_leftovers
 from anytalk.train.engine import Engine
 
 _STATE = "state.json"
@@ -22,16 +23,8 @@ _STATE = "state.json"
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint, and what a killed save left beside it."""
-    for path in (folder, _old(folder), _partial(folder)):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(folder)
 
 
 @dataclass(frozen=True)
@@ -63,32 +56,24 @@ def save_checkpoint(folder: Path, progress: Progress, engine: Engine) -> None:
     Raises:
         TalkerError: it can't be written; the last one is left as it was.
     """
-    partial = _partial(folder)
+    partial = partial_of(folder)
     try:
         if engine.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial.parent, ignore_errors=True)
             partial.mkdir(parents=True)
         engine.wait()
         engine.save(partial)
         engine.wait()
         if engine.is_main:
             (partial / _STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-            _swap(partial, folder)
+            put_in_place(partial, folder)
+            partial.parent.rmdir()
         engine.wait()
     except (OSError, SafetensorError, RuntimeError) as error:
         if not isinstance(error, OSError | SafetensorError) and "write" not in str(error):
             raise  # torch's writer says RuntimeError for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial.parent, ignore_errors=True)
         raise TalkerError(f"checkpoint '{folder}' can't be written: {error}", "is the disk full?") from None
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    old = _old(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path, fresh: Progress, engine: Engine) -> Progress | None:
@@ -102,9 +87,8 @@ def load_checkpoint(folder: Path, fresh: Progress, engine: Engine) -> Progress |
     Raises:
         TalkerError: one of another stage configuration, of other data, or a damaged one.
     """
-    old = _old(folder)
-    if engine.is_main and not folder.is_dir() and old.is_dir():  # killed between the two renames of a save
-        old.rename(folder)
+    if engine.is_main:
+        put_back(folder)
     engine.wait()
     if not folder.is_dir():
         return None

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from anytalk.errors import ConfigError, UnknownNameError, did_you_mean
 from anytalk.model.config import override
+from anytalk.plugins.components import Options
 from anytalk.plugins.registry import Registry, explain_validation
 
 LOSSES = ("text", "audio", "distill", "align", "pace")
@@ -21,11 +22,7 @@ the input adapter hears a transcript by itself."""
 LORA_PARTS = ("backbone", "encoder")
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class LoraConfig(_Model):
+class LoraConfig(Options):
     """Low-rank updates instead of whole matrices (LoRA, arXiv 2106.09685), through peft."""
 
     rank: int = Field(16, gt=0, description="Rank of the updates.")
@@ -36,7 +33,7 @@ class LoraConfig(_Model):
     )
 
 
-class StageConfig(_Model):
+class StageConfig(Options):
     """One stage: what moves, on what, for how long."""
 
     name: str = Field(description="Name, unique in its recipe.")
@@ -120,7 +117,7 @@ class StageConfig(_Model):
         return self
 
 
-class Recipe(_Model):
+class Recipe(Options):
     """Stages in order."""
 
     name: str = Field("recipe", description="Name.")
