@@ -33,7 +33,7 @@ from docs.pictures import PICTURES
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 IMAGES = DOCS / "images"
-ROOMS = ("plugins", "grid", "model", "decode", "data", "train", "evaluate", "bench", "serve", "cli")
+ROOMS = ("plugins", "grid", "model", "decode", "text", "data", "train", "evaluate", "bench", "serve", "cli")
 """Left to right, as ``tests/test_rooms.py`` enforces them."""
 
 DATA_KINDS = ("recipe",)

@@ -11,11 +11,11 @@ from helpers import write_lines
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
-from anytalk.data.clean import Cleaner, Dropped, clean_to_files, manifest_row
-from anytalk.data.clean_rules import Fault, Rules
 from anytalk.errors import DataError
 from anytalk.grid.audio import write_wave
 from anytalk.plugins.contracts import BadRow, CodecCodes, Message, Row, Sound
+from anytalk.text.clean import Cleaner, Dropped, clean_to_files, manifest_row
+from anytalk.text.rules import Fault, Rules
 
 CODE = "```\nprint(1)\n```"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
-from anytalk.data.clean_rules import RAW_RULES, SPOKEN_RULES, Rules
 from anytalk.data.config import read_data_config, read_rows
 from anytalk.plugins.contracts import Row
 from anytalk.plugins.registry import default_registry
+from anytalk.text.rules import RAW_RULES, SPOKEN_RULES, Rules
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples/data"

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from anytalk.data import clean_numbers as words
-from anytalk.data.clean_markdown import read_markdown
-from anytalk.data.clean_normalise import find_emoji, normalise, normalise_once
+from anytalk.text import numbers as words
+from anytalk.text.markdown import read_markdown
+from anytalk.text.normalise import find_emoji, normalise, normalise_once
 
 SAID = {
     # Markdown

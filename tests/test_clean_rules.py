@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from anytalk.data.clean import clean_text
-from anytalk.data.clean_rules import RAW_RULES, SPOKEN_RULES, Rules, read_rules, spoken_seconds
 from anytalk.errors import ConfigError, DataError
+from anytalk.text.clean import clean_text
+from anytalk.text.rules import RAW_RULES, SPOKEN_RULES, Rules, read_rules, spoken_seconds
 
 FAULTY = {
     "code": [

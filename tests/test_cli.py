@@ -20,7 +20,8 @@ from anytalk.cli import app as app_module
 from anytalk.cli.app import build_app
 from anytalk.cli.render import count, seconds, size
 from anytalk.cli.train import choose_stages
-from anytalk.data.voice import TextPair, VoicePlan, greedy_answers, voice_texts
+from anytalk.data.voice import TextPair, VoicePlan, voice_texts
+from anytalk.decode.greedy import greedy_answers
 from anytalk.decode.session import AnswerDone, Session
 from anytalk.errors import AnytalkError
 from anytalk.model.talker import load_talker

@@ -15,12 +15,12 @@ from helpers import tiny_talker, write_lines
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
-from anytalk.data import rewrite as rewriting
-from anytalk.data.clean import Cleaner, Dropped
-from anytalk.data.clean_rules import Rules
-from anytalk.data.rewrite import EndpointRewriter, Outcome, Request, RewriteCache, Rewriter, RewriteStep, TalkerRewriter
 from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import Row
+from anytalk.text import rewrite as rewriting
+from anytalk.text.clean import Cleaner, Dropped
+from anytalk.text.rewrite import EndpointRewriter, Outcome, Request, RewriteCache, Rewriter, RewriteStep, TalkerRewriter
+from anytalk.text.rules import Rules
 
 pytest.importorskip("openai")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ["plugins", "grid", "model", "decode", "data", "train", "evaluate", "bench", "serve", "cli"]
+ROOMS = ["plugins", "grid", "model", "decode", "text", "data", "train", "evaluate", "bench", "serve", "cli"]
 """A room may import itself and the rooms to its left."""
 
 OPEN_TO_ALL = {"anytalk.errors", "anytalk.files", "anytalk.kernels"}

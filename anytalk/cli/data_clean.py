@@ -15,8 +15,8 @@ from anytalk.errors import ConfigError
 from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
-    from anytalk.data.clean import Tally
-    from anytalk.data.rewrite import RewriteStep
+    from anytalk.text.clean import Tally
+    from anytalk.text.rewrite import RewriteStep
 
 _NOTE_EVERY_S = 10.0
 _MODES = ("all", "failing")
@@ -42,10 +42,10 @@ def command(
     """Keep what a voice can read: drop or rewrite the rest, each with its reason."""
     _check(data, target, rewrite, endpoint, model, rewrite_with)
     with err.status("loading ..."):
-        from anytalk.data.clean import Cleaner, clean_to_files, dropped_path, rows_of
-        from anytalk.data.clean_rules import read_rules
         from anytalk.data.config import read_data_config, read_rows
-        from anytalk.data.rewrite import read_key
+        from anytalk.text.clean import Cleaner, clean_to_files, dropped_path, rows_of
+        from anytalk.text.rewrite import read_key
+        from anytalk.text.rules import read_rules
 
         limits = read_rules(rules, settings)
         config = read_data_config(data)
@@ -94,7 +94,7 @@ def _rewrite_step(
     timeout_s: float,
     retries: int,
 ) -> RewriteStep:
-    from anytalk.data.rewrite import EndpointRewriter, RewriteCache, Rewriter, RewriteStep, TalkerRewriter
+    from anytalk.text.rewrite import EndpointRewriter, RewriteCache, Rewriter, RewriteStep, TalkerRewriter
 
     rewriter: Rewriter
     if endpoint is not None:

@@ -33,7 +33,8 @@ def command(
     if not texts.is_file():
         raise DataError(f"'{texts}' doesn't exist", 'write one {"question_text": "..."} per line')
     with err.status("loading torch and the synthesizer ..."):
-        from anytalk.data.voice import VoicePlan, check_plan, greedy_answers, read_texts, voice_texts
+        from anytalk.data.voice import VoicePlan, check_plan, read_texts, voice_texts
+        from anytalk.decode.greedy import greedy_answers
 
         pairs = read_texts(texts)
         speaker = registry.build("synthesizer", PartRef(name=synthesizer))

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from anytalk.data.clean import Cleaner, Tally, clean_to_files
-from anytalk.data.clean_rules import Rules
 from anytalk.data.config import read_data_config, read_rows
 from anytalk.plugins.contracts import Row
 from anytalk.plugins.registry import default_registry
+from anytalk.text.clean import Cleaner, Tally, clean_to_files
+from anytalk.text.rules import Rules
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

@@ -12,7 +12,7 @@ import json
 import re
 from pathlib import Path
 
-from anytalk.data.voice import greedy_answers
+from anytalk.decode.greedy import greedy_answers
 from anytalk.model.talker import load_talker
 
 _SENTENCES = re.compile(r"^.*[.!?](?=\s|$)", re.DOTALL)

@@ -15,13 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from anytalk.data.clean_markdown import read_markdown
-from anytalk.data.clean_normalise import normalise
-from anytalk.data.clean_rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
-from anytalk.data.rewrite import Request, RewriteStep
 from anytalk.errors import DataError
 from anytalk.files import written_whole
 from anytalk.plugins.contracts import Audio, BadRow, Message, Row
+from anytalk.text.markdown import read_markdown
+from anytalk.text.normalise import normalise
+from anytalk.text.rewrite import Request, RewriteStep
+from anytalk.text.rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
 
 NOT_RESCUED = ("empty", "language", "duplicate")
 """Faults of an answer that no rewriting mends."""

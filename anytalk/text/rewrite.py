@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from anytalk.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from anytalk.data.clean_rules import Fault
     from anytalk.model.talker import Talker
+    from anytalk.text.rules import Fault
 
 PROMPT_VERSION = 1
 """Part of the cache key: raise it with any change of the prompt."""
@@ -301,7 +301,7 @@ class TalkerRewriter(Rewriter):
 
     def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
         """See the contract."""
-        from anytalk.data.voice import greedy_answers
+        from anytalk.decode.greedy import greedy_answers
 
         for first in range(0, len(requests), self._batch_size):
             batch = requests[first : first + self._batch_size]

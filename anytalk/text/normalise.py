@@ -1,7 +1,7 @@
 """Text as it is said: numbers, dates, money, units, abbreviations and symbols in English words.
 
 Each step is a pattern and a function of its match; :func:`spell` applies them in order. Markdown is stripped before
-(``clean_markdown``), and what no step knows stays as it is, for the rules to find.
+(``markdown``), and what no step knows stays as it is, for the rules to find.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 
 import regex
 
-from anytalk.data import clean_numbers as words
-from anytalk.data.clean_markdown import read_markdown
-from anytalk.data.clean_words import ABBREVIATIONS, CURRENCIES, FRACTIONS, PLAIN_CHARACTERS, SCALES, SYMBOLS, UNITS
+from anytalk.text import numbers as words
+from anytalk.text.markdown import read_markdown
+from anytalk.text.words import ABBREVIATIONS, CURRENCIES, FRACTIONS, PLAIN_CHARACTERS, SCALES, SYMBOLS, UNITS
 
 DateOrder = Literal["month first", "day first"]
 """How 3/5/2024 is read."""

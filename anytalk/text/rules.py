@@ -16,11 +16,11 @@ import regex
 import yaml
 from pydantic import Field
 
-from anytalk.data.clean_markdown import Reading
-from anytalk.data.clean_normalise import DateOrder, find_emoji
 from anytalk.errors import ConfigError, DataError
 from anytalk.model.config import override
 from anytalk.plugins.registry import explain_validation
+from anytalk.text.markdown import Reading
+from anytalk.text.normalise import DateOrder, find_emoji
 
 Language = Literal["en", "de", "fr", "es", "it", "pt", "nl"]
 Side = Literal["question", "answer"]
