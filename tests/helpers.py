@@ -113,7 +113,7 @@ def talker_text_logits(talker: Talker, ids: list[int]) -> torch.Tensor:
 def all_logits(talker: Talker, tokens: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Speech embeddings, text logits and audio logits of a grid with speech from column 1 on."""
     model = talker.model
-    embeds, _ = model.adapt_speech(features, torch.tensor([features.shape[1]]))
+    embeds = model.adapt_speech(features, torch.tensor([features.shape[1]])).columns
     speaker = None if model.speaker is None else torch.tensor([model.speaker.num_embeddings - 1])
     mask = torch.arange(tokens.shape[2])[None] > 5
     merged, audio = model.embed(GridBatch(tokens, [[(1, embeds[0])]], speaker, mask))

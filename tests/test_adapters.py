@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from anytalk.errors import ConfigError
 from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import AudioTables, BackboneStates, Cache, InputAdapter, OutputAdapter
+from anytalk.plugins.contracts import AudioTables, BackboneStates, Cache, HeardBatch, InputAdapter, OutputAdapter
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing.adapters import check_heads, check_input_adapter, check_output_adapter, tiny_context
 from anytalk_adapters.heads import ParallelHeads, SharedHeads
@@ -142,7 +142,7 @@ def test_swiglu_width_is_the_released_one_at_qwen2() -> None:
 def test_output_norm_gives_speech_the_size_of_text(name: str, context: BuildContext) -> None:
     adapter = build("input adapter", name, context, output_norm=True)
     features = 37.0 * torch.randn(1, 20, context.need_encoder_width())
-    columns, _ = adapter(features, torch.tensor([20]))
+    columns = adapter(features, torch.tensor([20])).columns
     rms = columns.square().mean(-1).sqrt()
     wanted = text_embedding_rms(context.need_backbone())
     torch.testing.assert_close(rms, torch.full_like(rms, wanted), rtol=1e-3, atol=0.0)
@@ -159,7 +159,7 @@ def test_text_embedding_rms_is_that_of_the_table(context: BuildContext) -> None:
 def test_features_of_a_smaller_dtype_are_taken(context: BuildContext) -> None:
     for name in ("mlp", "swiglu", "stack"):
         features = torch.randn(1, 6, context.need_encoder_width(), dtype=torch.bfloat16)
-        columns, _ = build("input adapter", name, context)(features, torch.tensor([6]))
+        columns = build("input adapter", name, context)(features, torch.tensor([6])).columns
         assert columns.dtype == torch.float32
 
 
@@ -250,9 +250,9 @@ def test_heads_without_a_grid_are_a_config_error(name: str, context: BuildContex
 class Leaky(MlpAdapter):
     """Lets frames beyond a row's length into its columns."""
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        whole, _ = super().forward(features, torch.full_like(lengths, features.shape[1]))
-        return whole + features.mean(dim=1, keepdim=True).mean(dim=2, keepdim=True), lengths
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
+        whole, _, _ = super().forward(features, torch.full_like(lengths, features.shape[1]))
+        return HeardBatch(whole + features.mean(dim=1, keepdim=True).mean(dim=2, keepdim=True), lengths)
 
 
 class Shrinking(MlpAdapter):

@@ -51,7 +51,7 @@ def test_a_long_text_is_no_path() -> None:
     text = "What people say to it: " + "How are you?\n" * 40
     with pytest.raises(WeightsError, match="doesn't exist"):
         resolve(text)
-    assert weights_digest({"fusion_context": text, "beam": 16}) == ""
+    assert weights_digest({"context": text, "beam": 16}) == ""
 
 
 def test_the_talker_folder_holds_no_weights_right_after_attach(tmp_path: Path) -> None:

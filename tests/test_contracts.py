@@ -16,6 +16,7 @@ CONTRACTS: dict[str, Any] = {
     "backbone": contracts.Backbone,
     "speech encoder": contracts.SpeechEncoder,
     "input adapter": contracts.InputAdapter,
+    "hearing": contracts.Hearing,
     "output adapter": contracts.OutputAdapter,
     "heads": contracts.Heads,
     "codec": contracts.Codec,

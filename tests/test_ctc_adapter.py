@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
-from anytalk.decode.session import AnswerDone, Session, embed_speech
+from anytalk.decode.session import AnswerDone, Session, listen
 from anytalk.errors import ConfigError
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache
 from anytalk.plugins.registry import default_registry
+from anytalk.plugins.testing import check_hearing
 from anytalk.train.elastic import take_out
+from anytalk_adapters.beam_hearing import BeamHearing
 from anytalk_adapters.ctc_adapter import CtcAdapter, Speller
 from anytalk_adapters.ctc_search import found_lines, likeliest_lines, line_likelihoods
 from anytalk_adapters.likely_words import Reader, mark_tokens
@@ -45,7 +47,8 @@ def perfect(backbone: Backbone, places: list[int | None]) -> CtcAdapter:
 
 def test_what_is_heard_well_is_the_typed_question(backbone: Backbone) -> None:
     adapter = perfect(backbone, [None, 7, 7, None, 7, 9, 9, 9, None, 4])
-    columns, counts = adapter(torch.randn(1, 10, 4), torch.tensor([10]))
+    columns, counts, lines = adapter(torch.randn(1, 10, 4), torch.tensor([10]))
+    assert lines == [(7, 7, 9, 4)]
     assert counts.tolist() == [4]  # 7 7 with a blank between are two, 9 9 9 is one
     typed = backbone.embed_text(torch.tensor([[7, 7, 9, 4]]))
     torch.testing.assert_close(columns[:, :4], typed, atol=1e-5, rtol=1e-4)
@@ -76,7 +79,7 @@ def test_hidden_frames_are_hidden_in_training_only(backbone: Backbone) -> None:
 
 
 def test_silence_is_one_column(backbone: Backbone) -> None:
-    columns, counts = perfect(backbone, [None, None, None])(torch.randn(1, 3, 4), torch.tensor([3]))
+    columns, counts, _ = perfect(backbone, [None, None, None])(torch.randn(1, 3, 4), torch.tensor([3]))
     assert counts.tolist() == [1]
     assert torch.isfinite(columns).all()
 
@@ -140,7 +143,7 @@ def test_it_needs_an_encoder_width() -> None:
 def test_a_transcript_is_no_longer_than_what_was_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talker = tiny_talker(tmp_path / "t")
     wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
-    heard = embed_speech(talker, wave).shape[0]
+    heard = listen(talker, wave).num_columns
     logits = talker.model.text_logits
     # It never wants to end.
     monkeypatch.setattr(
@@ -155,9 +158,7 @@ def test_ears_that_hear_tokens_write_them_down_without_the_backbone(
 ) -> None:
     talker = tiny_talker(tmp_path / "t", *CTC)
     wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
-    adapter, backbone = talker.model.input_adapter, talker.model.backbone
-    assert adapter is not None
-    heard = adapter.words(embed_speech(talker, wave))
+    backbone, heard = talker.model.backbone, listen(talker, wave).line
     assert heard
 
     def never(*_: object) -> None:
@@ -168,12 +169,6 @@ def test_ears_that_hear_tokens_write_them_down_without_the_backbone(
     done = events[-1]
     assert isinstance(done, AnswerDone)
     assert (done.finish_reason, done.text) == ("stop", backbone.tokenizer.decode(heard))
-
-
-def test_words_are_the_tokens_that_columns_stand_for(backbone: Backbone) -> None:
-    adapter = perfect(backbone, [None, 7, None, 9, 4])
-    columns, counts = adapter(torch.randn(1, 5, 4), torch.tensor([5]))
-    assert adapter.words(columns[0, : counts[0]]) == [7, 9, 4]
 
 
 def test_a_beam_hears_the_likeliest_line_and_not_each_frames_likeliest_token() -> None:
@@ -213,7 +208,7 @@ def test_a_clip_in_which_no_frame_holds_a_token_has_still_one() -> None:
 
 
 def reader(backbone: Backbone, **options: Any) -> Reader:
-    return Reader(backbone, **{"context": "", "num_lines": 8, "margin": 4.0, "weight": 0.0} | options)
+    return Reader(backbone, **{"context": "", "weight": 0.0} | options)
 
 
 def test_the_backbone_decides_between_lines_that_sound_alike(backbone: Backbone) -> None:
@@ -264,14 +259,14 @@ def test_a_long_context_is_read_once(tmp_path: Path) -> None:
 
 def test_what_was_read_is_forgotten_when_the_backbone_may_have_changed(backbone: Backbone) -> None:
     adapter = perfect(backbone, [None, 7, 7, None, 9])
-    adapter.options = adapter.options.model_copy(update={"beam": 8, "fusion": 0.5, "fusion_context": "so: "})
-    adapter(torch.randn(1, 5, 4), torch.tensor([5]))
-    first = adapter._reader
-    adapter(torch.randn(1, 5, 4), torch.tensor([5]))
+    hearing = BeamHearing(BeamHearing.Options(beam=8, weight=0.5, context="so: "), adapter, backbone)
+    hearing(torch.randn(1, 5, 4), torch.tensor([5]))
+    first = hearing._reader
+    hearing(torch.randn(1, 5, 4), torch.tensor([5]))
     assert first is not None
-    assert adapter._reader is first
-    adapter.eval()
-    assert adapter._reader is None
+    assert hearing._reader is first
+    hearing.eval()
+    assert hearing._reader is None
 
 
 def test_the_words_decide_about_the_mark_behind_them(backbone: Backbone) -> None:
@@ -299,11 +294,37 @@ def test_the_words_decide_about_the_mark_behind_them(backbone: Backbone) -> None
 
 def test_with_a_beam_columns_are_exactly_the_typed_tokens(backbone: Backbone) -> None:
     adapter = perfect(backbone, [None, 7, 7, None, 7, 9, 9, 9, None, 4])
-    adapter.options = adapter.options.model_copy(update={"beam": 8, "fusion": 0.0})
-    columns, counts = adapter(torch.randn(1, 10, 4), torch.tensor([10]))
+    hearing = BeamHearing(BeamHearing.Options(beam=8), adapter, backbone)
+    columns, counts, lines = hearing(torch.randn(1, 10, 4), torch.tensor([10]))
+    assert lines == [(7, 7, 9, 4)]
     assert counts.tolist() == [4]
     assert torch.equal(columns[0, :4], backbone.embed_text(torch.tensor([[7, 7, 9, 4]]))[0])
     assert not columns[0, 4:].any()
+
+
+def test_the_hearing_keeps_its_contract() -> None:
+    check_hearing("beam")
+    check_hearing("beam", options={"hearings": 2, "weight": 0.5, "context": "so: "})
+
+
+def test_only_an_adapter_that_hears_tokens_can_be_searched(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MlpAdapter doesn't"):
+        tiny_talker(tmp_path / "t", "hearing={name: beam}")
+    with pytest.raises(ConfigError, match="needs an input adapter"):
+        tiny_talker(tmp_path / "t", "hearing={name: beam}", "encoder=null", "input_adapter=null")
+
+
+def test_training_goes_by_the_adapter_alone(tmp_path: Path) -> None:
+    talker = tiny_talker(tmp_path / "t", *CTC, "hearing={name: beam}")
+    assert "hearing" not in talker.model.parts()
+    wave = torch.from_numpy(np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10)[None]
+    features, frames = talker.model.encode_speech(wave, torch.tensor([8000]))
+    adapter = talker.model.input_adapter
+    assert adapter is not None
+    assert torch.equal(talker.model.adapt_speech(features, frames).columns, adapter(features, frames).columns)
+    (heard,) = talker.model.listen(wave, torch.tensor([8000]))
+    assert heard.columns is not None
+    assert torch.equal(heard.columns, talker.model.backbone.embed_text(torch.tensor([heard.line]))[0])
 
 
 def ends(talker: Talker) -> list[int]:

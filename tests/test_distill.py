@@ -47,7 +47,7 @@ def kl_by_hand(talker: Talker, example: Any, task: Any, teacher: Backbone, heat:
     grid = make_grid(talker, example, task)
     spans = []
     for (start, width), clip in zip(grid.speech_spans, example.clips(task), strict=True):
-        embeds, _ = model.adapt_speech(clip.features[None], torch.tensor([clip.num_frames]))
+        embeds, _, _ = model.adapt_speech(clip.features[None], torch.tensor([clip.num_frames]))
         spans.append((start, embeds[0, :width]))
     embeds, _ = model.embed(GridBatch(torch.from_numpy(grid.tokens)[None], [spans]))
     logits = model.text_logits(model.run(embeds).states.normed)[0, :, : layout.text_vocab_size] / heat

@@ -132,7 +132,7 @@ def prompts_and_speech(golden: Golden, mode: str) -> tuple[list[Prompt], list[Te
         prompt.tokens[talker.model.layout.text_row, 1:-2] = golden.numbers["text_ids"].numpy()
         return [prompt], []
     features = golden.numbers["features"]
-    embeds, columns = talker.model.adapt_speech(features, torch.tensor([features.shape[1]]))
+    embeds, columns, _ = talker.model.adapt_speech(features, torch.tensor([features.shape[1]]))
     prompt = talker.prompts.prompt(task, [Turn("user", speech_columns=int(columns[0]))])
     assert prompt.num_columns == features.shape[1] + 3
     prompts = [prompt, talker.prompts.text_only_row(prompt)] if mode == "A1A2_batch" else [prompt]

@@ -47,11 +47,12 @@ def test_sharing_the_prompt_changes_nothing() -> None:
     run = talker.model.run
     talker.model.run = lambda *args: seen.append(found := run(*args)) or found  # type: ignore[func-returns-value,method-assign]
     list(Session(talker).ask(wave=wave, options=DecodeOptions(max_columns=2)))
-    from anytalk.decode.session import embed_speech
+    from anytalk.decode.session import listen
     from anytalk.grid.prompts import Turn
     from anytalk.grid.tasks import TASKS
 
-    speech = embed_speech(talker, wave)
+    speech = listen(talker, wave).columns
+    assert speech is not None
     prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=speech.shape[0])])
     rows = [prompt, talker.prompts.text_only_row(prompt)]
     tokens = torch.from_numpy(np.stack([row.tokens for row in rows]))

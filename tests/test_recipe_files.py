@@ -233,9 +233,9 @@ def test_the_recipe_on_the_recipes_page_is_valid() -> None:
     blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)]
     whole = [block for block in blocks if "stages" in block]
     assert [Recipe.model_validate(block).name for block in whole] == ["mine"]
-    for block in (block for block in blocks if "input_adapter" in block):  # of talker.yaml
-        assert default_registry().options("input adapter", PartRef.model_validate(block["input_adapter"]))
-    for part in (block for block in blocks if not {"stages", "input_adapter"} & set(block)):
+    for block in (block for block in blocks if "hearing" in block):  # of talker.yaml
+        assert default_registry().options("hearing", PartRef.model_validate(block["hearing"]))
+    for part in (block for block in blocks if not {"stages", "hearing"} & set(block)):
         rest = {"name": "s", "tasks": {"A1T2": 1}, "steps": 1}
         assert StageConfig.model_validate({"train": ["heads"], **rest, **part})
     for name in NAMES:

@@ -168,7 +168,7 @@ def test_servers_choose_their_arithmetic(tmp_path: Path) -> None:
 def test_questions_that_are_listened_to_together(tmp_path: Path) -> None:
     talker, rng = hf_talker(tmp_path, "none"), np.random.default_rng(0)
     waves = [rng.normal(0, 0.1, length).astype(np.float32) for length in (9_000, 16_000, 5_000)]
-    alone = [Speech(wave).embeds(talker) for wave in waves]
+    alone = [Speech(wave).heard(talker).columns for wave in waves]
     asked = [Speech(wave) for wave in waves]
     calls, encoder = [], talker.model.encoder
     assert encoder is not None
@@ -176,8 +176,8 @@ def test_questions_that_are_listened_to_together(tmp_path: Path) -> None:
     listen_to(talker, [*asked, asked[0]])
     assert calls == [3], "all in one call, and nobody twice"
     for speech, wanted in zip(asked, alone, strict=True):
-        assert speech.is_embedded
-        torch.testing.assert_close(speech.embeds(talker), wanted)
+        assert speech.was_heard
+        torch.testing.assert_close(speech.heard(talker).columns, wanted)
     assert calls == [3]
 
 

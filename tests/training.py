@@ -105,7 +105,7 @@ def by_hand(
             if features is None or any(p.requires_grad for p in model.encoder.parameters()):
                 features, frames = model.encode_speech(clip.wave[None], torch.tensor([len(clip.wave)]))
                 features = features[0]
-            embeds, columns = model.adapt_speech(features[None], frames)
+            embeds, columns, _ = model.adapt_speech(features[None], frames)
             assert int(columns) == width
             spans.append((start, embeds[0, :width]))
         speakers = talker.config.speakers

@@ -21,11 +21,9 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, InputAdapter, TextTokenizer
+from anytalk.plugins.contracts import Backbone, HeardBatch, InputAdapter, TextTokenizer
 
-from .ctc_search import found_lines
-from .input_adapters import zero_padding
-from .likely_words import Reader
+from .input_adapters import padded_columns, zero_padding
 from .spelling import NUM_LETTERS, Spelling
 
 _KERNEL = 7
@@ -103,33 +101,6 @@ class CtcAdapter(InputAdapter):
         num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
         factor: int = Field(2, ge=1, description="Frames per place of a token; 2: 25 places a second of Whisper's.")
         candidates: int = Field(16, ge=1, description="Likeliest tokens that a column is mixed of.")
-        beam: int = Field(
-            1,
-            ge=1,
-            description="Lines of tokens that are weighed against each other outside of training; columns are then the "
-            "tokens of the likeliest one. 1: the likeliest token of each frame, and columns are mixtures.",
-        )
-        hearings: int = Field(
-            1,
-            ge=1,
-            description="Times that a clip is heard outside of training, each a frame later (with a beam above 1): "
-            "lines of tokens are those of all of them, as likely as in the mean.",
-        )
-        fusion: float = Field(
-            0.0, ge=0, description="Weight of how likely the backbone finds such a line (with a beam above 1)."
-        )
-        fusion_lines: int = Field(8, ge=1, description="Lines that the backbone reads for it, the likeliest ones.")
-        fusion_margin: float = Field(
-            4.0,
-            ge=0,
-            description="How much less likely than the likeliest one such a line may have been heard, as a difference "
-            "of natural logarithms, for the backbone to read it.",
-        )
-        fusion_context: str = Field(
-            "",
-            description="What stands before them, such as the beginning of a user's turn in the backbone's own chat "
-            "markup; empty: nothing, they begin a text.",
-        )
         temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
         negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
         dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
@@ -154,7 +125,6 @@ class CtcAdapter(InputAdapter):
         # A tuple, so that the backbone is no part of this one.
         self._backbone = (backbone,)
         self._tables: tuple[Tensor, Tensor] | None = None
-        self._reader: Reader | None = None
         self.speller: Speller | None = None
         if options.spelling_width:
             self.speller = Speller(backbone.tokenizer, backbone.text_vocab_size, options.spelling_width, backbone.width)
@@ -169,20 +139,18 @@ class CtcAdapter(InputAdapter):
         return -(-num_frames // self.options.factor)
 
     def train(self, mode: bool = True) -> CtcAdapter:
-        """Forget the backbone's embeddings and what it has read: it may have been trained."""
-        self._tables = self._reader = None
+        """Forget the backbone's embeddings: it may have been trained."""
+        self._tables = None
         super().train(mode)
         return self
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,F,E), (B,) -> (B,F',D) and (B,) columns, one for each token that is heard, at least one."""
-        if self.options.beam > 1 and not self.training:
-            rows = [self._typed(row[:length]) for row, length in zip(features, lengths.tolist(), strict=True)]
-            return self._columns(rows, features, lengths)
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
+        """(B,F,E), (B,) -> (B,F',D), one column for each token that is heard, at least one; outside of training also
+        the tokens."""
         hidden, scores, places = self._listen(features, lengths)
         with torch.no_grad():
             best, is_token = self._likeliest(hidden, scores, places)
-        rows = []
+        rows, lines = [], []
         for row, (likeliest, spoken) in enumerate(zip(best, is_token, strict=True)):
             at = spoken.nonzero()[:, 0]
             ids = likeliest[at]  # (n,candidates)
@@ -198,42 +166,21 @@ class CtcAdapter(InputAdapter):
             weight = (likely.logsumexp(dim=-1, keepdim=True) - scores[row, at]).sigmoid() + 1e-4
             weights = weight.new_zeros(number, 1).index_add(0, column, weight)
             rows.append(mixed.new_zeros(number, mixed.shape[1]).index_add(0, column, weight * mixed) / weights)
-        return self._columns(rows, features, lengths)
-
-    def words(self, columns: Tensor) -> list[int]:
-        """(F',D) -> the token whose embedding each column is closest to."""
-        with torch.no_grad():
-            embeds = self._whole_tables(columns.device)[0]
-            # The nearest by distance: |c - e|² without |c|², which is the same for all.
-            found: list[int] = (embeds.square().sum(-1) - 2 * columns @ embeds.T).argmin(dim=-1).tolist()
-        return found
+            if not self.training:
+                lines.append(tuple(ids[begins.bool(), 0].tolist()))
+        columns, counts = padded_columns(rows, self.output_length(features.shape[1]), lengths)
+        return HeardBatch(columns, counts, lines or None)
 
     @torch.no_grad()
-    def _typed(self, features: Tensor) -> Tensor:
-        """(F,E) of one clip -> the embeddings (n,D) of the tokens that were most probably said."""
-        options, backbone = self.options, self._backbone[0]
-        later = [F.pad(features, (0, 0, shift, options.hearings - 1 - shift)) for shift in range(options.hearings)]
-        lengths = torch.arange(options.hearings, device=features.device) + len(features)
-        hidden, scores, places = self._listen(torch.stack(later), lengths)
+    def token_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
+        """(B,F,E), (B,) -> of each clip (T,1+V) log probabilities: no token, then each of the vocabulary."""
+        hidden, scores, places = self._listen(features, lengths)
         keys = self._whole_tables(hidden.device)[1]
-        # Of all hearings at once: the keys are by far the most that has to be read.
+        # Of all clips at once: the keys are by far the most that has to be read.
         counts = places.tolist()
         is_place = torch.arange(hidden.shape[1])[None] < torch.tensor(counts)[:, None]
-        hearings = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
-        if self._reader is None:
-            self._reader = Reader(
-                backbone, options.fusion_context, options.fusion_lines, options.fusion_margin, options.fusion
-            )
-        line = self._reader.choose(found_lines(torch.split(hearings, counts), options.candidates, options.beam))
-        # Columns of this clip: as many as it may have at most.
-        ids = torch.tensor([line[: self.output_length(len(features))]], device=hidden.device)
-        return backbone.embed_text(ids)[0].to(self.out.weight.dtype)
-
-    def _columns(self, rows: list[Tensor], features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(n,D) of each row -> (B,F',D) padded, and (B,) how many each has."""
-        padded = features.new_zeros(len(rows), self.output_length(features.shape[1]), rows[0].shape[-1])
-        filled = torch.stack([torch.cat([row, pad[len(row) :]]) for row, pad in zip(rows, padded, strict=True)])
-        return filled, torch.tensor([len(row) for row in rows], device=lengths.device, dtype=lengths.dtype)
+        chances = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
+        return torch.split(chances, counts)
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """(B,) negative log likelihood of each clip's tokens under CTC (Graves et al., 2006), summed over its tokens.

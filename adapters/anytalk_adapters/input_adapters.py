@@ -7,6 +7,7 @@ one (``swiglu``) and, as ``asr_adapter: mlp``, a single linear layer (``mlp`` wi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, InputAdapter
+from anytalk.plugins.contracts import Backbone, HeardBatch, InputAdapter
 
 MLP_WIDTH_RATIO = 4
 """Hidden width of ``mlp`` and ``stack`` in backbone widths, the customary ratio of a transformer's MLP."""
@@ -34,6 +35,12 @@ def zero_padding(features: Tensor, lengths: Tensor) -> Tensor:
     """(B,F,E), (B,) -> the same with every frame beyond a row's length set to zero, NaN included."""
     padded = torch.arange(features.shape[1], device=features.device)[None] >= lengths.to(features.device)[:, None]
     return features.masked_fill(padded[:, :, None], 0.0)
+
+
+def padded_columns(rows: Sequence[Tensor], most: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad rows (n,D) to `most` columns; returns (B,most,D), and (B,) how many each has, beside `lengths`."""
+    columns = torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows])
+    return columns, torch.tensor([len(row) for row in rows], device=lengths.device, dtype=lengths.dtype)
 
 
 def stack_frames(features: Tensor, factor: int) -> Tensor:
@@ -119,10 +126,10 @@ class MlpAdapter(InputAdapter):
         """One column per frame."""
         return num_frames
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
         """(B,F,E), (B,) -> (B,F,D), the same (B,)."""
         x = zero_padding(features, lengths)
-        return self.norm(_run(self.layers, x)), lengths
+        return HeardBatch(self.norm(_run(self.layers, x)), lengths)
 
 
 class SwigluAdapter(InputAdapter):
@@ -159,10 +166,10 @@ class SwigluAdapter(InputAdapter):
         """One column per frame."""
         return num_frames
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
         """(B,F,E), (B,) -> (B,F,D), the same (B,)."""
         x = zero_padding(features, lengths).to(self.fc_1.weight.dtype)
-        return self.norm(self.proj(F.silu(self.fc_1(x)) * self.fc_2(x))), lengths
+        return HeardBatch(self.norm(self.proj(F.silu(self.fc_1(x)) * self.fc_2(x))), lengths)
 
 
 class StackAdapter(InputAdapter):
@@ -197,9 +204,9 @@ class StackAdapter(InputAdapter):
         """``ceil(num_frames / factor)``."""
         return -(-num_frames // self.factor)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
         """(B,F,E), (B,) -> (B,ceil(F/factor),D), (B,) columns."""
         # Frames beyond a row's length would otherwise leak into its last column.
         x = stack_frames(zero_padding(features, lengths), self.factor)
         columns = torch.div(lengths + self.factor - 1, self.factor, rounding_mode="floor")
-        return self.norm(_run(self.layers, x)), columns
+        return HeardBatch(self.norm(_run(self.layers, x)), columns)

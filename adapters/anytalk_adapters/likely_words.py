@@ -20,8 +20,7 @@ from .ctc_search import Line
 
 _MARKS = ".?!"
 _MELODY = 0.25
-"""Weight of how a mark was heard, beside how well it fits the words. On questions of no test, 0.25 gains five of 150 in
-the voices of the training and loses two of 75 in another; 0.5 loses four."""
+"""Weight of how a mark was heard, beside how well it fits the words."""
 _UNHEARD = -10.0
 """Log probability of a mark that wasn't heard, beside the likeliest one that was."""
 
@@ -34,9 +33,9 @@ class Reader:
         backbone: Who is asked.
         context: Text before what was said, so that it expects somebody who speaks, as its chat template has it;
             "": the beginning of a text.
-        num_lines: The likeliest lines, which it reads at most.
-        margin: How much less likely than the likeliest one they may have been heard, as a difference of logs.
         weight: Of what it says, beside what was heard; 0: it isn't asked.
+        num_lines: The likeliest lines, which it reads at most.
+        margin: How much less likely than the likeliest one they may have been heard, as a difference of natural logs.
 
     The context is read once and kept, where the backbone's cache allows it: it may be long. A backbone that has changed
     since needs another reader.
@@ -44,9 +43,9 @@ class Reader:
 
     backbone: Backbone
     context: str
-    num_lines: int
-    margin: float
     weight: float
+    num_lines: int = 8
+    margin: float = 4.0
 
     def choose(self, lines: Mapping[Line, float]) -> Line:
         """The line that was most probably said, of lines and the log probabilities with which they were heard."""

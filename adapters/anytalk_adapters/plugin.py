@@ -27,6 +27,14 @@ def register_input_adapters() -> list[Component]:
 
 
 @hookimpl
+def register_hearings() -> list[Component]:
+    """What chooses between lines that may have been heard."""
+    return [
+        Component("beam", "anytalk_adapters.beam_hearing:BeamHearing", "likeliest lines, weighed by the backbone (ctc)")
+    ]
+
+
+@hookimpl
 def register_output_adapters() -> list[Component]:
     """Backbone states to what the audio heads read."""
     return [

@@ -14,7 +14,7 @@ from anytalk.bench.paced import PacedGeneration
 from anytalk.bench.stopwatch import Stopwatch, timed_parts
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.reach import REACH
-from anytalk.decode.session import Mouth, embed_speech
+from anytalk.decode.session import Mouth, listen
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
@@ -95,16 +95,16 @@ def answer(
         marks.setdefault(name, watch.now() - began)
 
     watch.start()
-    speech = embed_speech(talker, wave)
+    heard = listen(talker, wave)
     mark("encoded")
-    prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=speech.shape[0])])
+    prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=heard.num_columns)])
     prompts = [prompt] if talker.model.speaks_alone else [prompt, talker.prompts.text_only_row(prompt)]
     generation = PacedGeneration(
         talker.model,
         talker.config.grid.delay_pattern(),
         DecodeOptions(max_columns=pace.columns, rule="staircase", reach=reach),
         prompts,
-        [speech],
+        [] if heard.columns is None else [heard.columns],
         audio_out=True,
         speaker=talker.speaker_index(None),
         mark=mark,

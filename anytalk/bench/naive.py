@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from anytalk.decode.session import embed_speech
+from anytalk.decode.session import listen
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Heard
 
 STRIDE_FRAMES = 4
 """Frames per piece of sound, as released."""
@@ -61,7 +62,8 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
         raise ConfigError("the original's loop can't run a talker whose backbone doesn't hear its own speech")
     made = NaiveAnswer()
     began = time.perf_counter()
-    speech = _encode_padded(talker, wave)
+    speech = _listen_padded(talker, wave).columns
+    assert speech is not None
     made.encode_s = time.perf_counter() - began
     prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=speech.shape[0])])
     rows = [prompt, talker.prompts.text_only_row(prompt)]
@@ -100,14 +102,14 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
     return made
 
 
-def _encode_padded(talker: Talker, wave: np.ndarray) -> torch.Tensor:
-    """(L,D), from 30 s of sound where the encoder can be told to hear so much."""
+def _listen_padded(talker: Talker, wave: np.ndarray) -> Heard:
+    """What is heard, from 30 s of sound where the encoder can be told to hear so much."""
     encoder: Any = talker.model.encoder
     before = getattr(encoder, "pad_to_30s", None)
     if encoder is None or before is None:
-        return embed_speech(talker, wave)
+        return listen(talker, wave)
     encoder.pad_to_30s = True
     try:
-        return embed_speech(talker, wave)
+        return listen(talker, wave)
     finally:
         encoder.pad_to_30s = before

@@ -169,7 +169,7 @@ class Floor:
         model = self.model
         outputs: list[torch.Tensor] = []
         if ready["features"] is not None and model.input_adapter is not None:
-            outputs.append(model.input_adapter(ready["features"], ready["lengths"])[0])
+            outputs.append(model.input_adapter(ready["features"], ready["lengths"]).columns)
         # Looking up its own words, and their gradient, is part of the bare backbone.
         states = model.backbone(model.backbone.embed_text(ready["ids"]) + ready["embeds"])
         if bool(ready["text"].any()):

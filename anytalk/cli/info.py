@@ -96,6 +96,8 @@ def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str
 def _state(part: str, trained: set[str]) -> str:
     if part in trained:
         return "trained"
+    if part == "hearing":
+        return "no weights"
     return "pretrained" if part in ("backbone", "encoder", "codec") else "untrained"
 
 

@@ -21,6 +21,7 @@ from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Heard
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Session:
     overlap: bool = False
     mark: Callable[[str], None] = no_mark
     _turns: list[Turn] = field(default_factory=list)
-    _speech: list[Tensor] = field(default_factory=list)
+    _heard: list[Heard] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.stride_frames < 1:
@@ -99,7 +100,7 @@ class Session:
     def reset(self) -> None:
         """Forget the conversation."""
         self._turns.clear()
-        self._speech.clear()
+        self._heard.clear()
 
     def ask(
         self,
@@ -139,14 +140,15 @@ class Session:
         started = time.perf_counter()
         talker = self.talker
         speaker_row = talker.speaker_index(speaker)
-        speech = [] if wave is None else [embed_speech(talker, wave)]
+        new = [] if wave is None else [listen(talker, wave)]
         self.mark("encoded")
-        turn = Turn("user", text, speech_columns=speech[0].shape[0] if speech else 0)
-        turns, embeds = [*self._turns, turn], [*self._speech, *speech]
+        turn = Turn("user", text, speech_columns=new[0].num_columns if new else 0)
+        turns, heard = [*self._turns, turn], [*self._heard, *new]
         prompt = talker.prompts.prompt(task, turns)
         tokenizer = talker.model.backbone.tokenizer
-        heard = embeds[: len(prompt.speech_spans)]
-        generation = begin_generation(talker, task, turn, prompt, heard, options, speaker_row, self.mark)
+        generation = begin_generation(
+            talker, task, turn, prompt, heard[: len(prompt.speech_spans)], options, speaker_row, self.mark
+        )
         mouth = Mouth(talker, started, self.mark, self.overlap) if task.audio_out else None
         said = ""
         num_read = 0
@@ -167,7 +169,7 @@ class Session:
             yield from mouth.say(generation.answer, is_last=True)
         if task.answer == "answer":
             self._turns += [turn, Turn("assistant", whole)]
-            self._speech += speech
+            self._heard += new
         yield AnswerDone(
             text=whole,
             finish_reason=generation.answer.finish_reason or "stop",
@@ -237,7 +239,7 @@ def begin_generation(
     task: Task,
     turn: Turn,
     prompt: Prompt,
-    heard: Sequence[Tensor],
+    heard: Sequence[Heard],
     options: DecodeOptions,
     speaker: int | None,
     mark: Callable[[str], None] = no_mark,
@@ -249,15 +251,14 @@ def begin_generation(
         task: What is asked for.
         turn: The last one, for the words to read aloud or the length of what is written down.
         prompt: Of the whole conversation.
-        heard: (C,D) of each of its spoken turns.
+        heard: Its spoken turns.
         options: How to decode.
         speaker: Row of the speaker embedding.
         mark: See :class:`Generation`.
     """
     given = None
     if task.answer == "question" and turn.speech_columns:
-        adapter = talker.model.input_adapter
-        given = adapter.words(heard[-1]) if adapter is not None else None
+        given = None if heard[-1].line is None else list(heard[-1].line)
         options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))
     elif task.answer == "question":
         given = talker.model.backbone.tokenizer.encode(turn.text or "")
@@ -270,7 +271,7 @@ def begin_generation(
         pattern,
         options,
         prompts,
-        heard,
+        [turn.columns for turn in heard if turn.columns is not None],
         audio_out=task.audio_out,
         given_text=given,
         speaker=speaker,
@@ -294,19 +295,19 @@ def text_delta(whole: str, said: str) -> str:
     return whole[len(said) :]
 
 
-def embed_speech(talker: Talker, wave: np.ndarray, name: str = "the question") -> Tensor:
-    """(N,) float32 at the encoder's rate -> speech embeddings (L,D).
+def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Heard:
+    """Hear one wave, (N,) float32 at the encoder's rate.
 
     Raises:
         ConfigError: a talker without ears.
         AudioError: a wave that is too short, too long or silent.
     """
-    return embed_all_speech(talker, [wave], name)[0]
+    return listen_to_all(talker, [wave], name)[0]
 
 
 @torch.no_grad()
-def embed_all_speech(talker: Talker, waves: Sequence[np.ndarray], name: str = "the question") -> list[Tensor]:
-    """Several waves (N,) in one call of the ears -> (L,D) of each; raises what :func:`embed_speech` raises."""
+def listen_to_all(talker: Talker, waves: Sequence[np.ndarray], name: str = "the question") -> list[Heard]:
+    """Hear several waves (N,) in one call of the ears; raises what :func:`listen` raises."""
     model = talker.model
     if model.encoder is None or model.input_adapter is None:
         raise ConfigError("this talker has no ears", "attach it again with a speech encoder, or ask by text")
@@ -318,5 +319,4 @@ def embed_all_speech(talker: Talker, waves: Sequence[np.ndarray], name: str = "t
     samples = torch.zeros(len(waves), max(len(wave) for wave in waves), device=talker.device)
     for row, wave in zip(samples, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
-    embeds, columns = model.adapt_speech(*model.encode_speech(samples, lengths))
-    return [row[: int(count)] for row, count in zip(embeds, columns, strict=True)]
+    return model.listen(samples, lengths)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from anytalk.decode.session import embed_speech
+from anytalk.decode.session import listen
 from anytalk.errors import DataError
 from anytalk.evaluate.config import ModalityGapMeasure, TextRetentionMeasure
 from anytalk.evaluate.grids import (
@@ -143,9 +143,10 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
     for _, row, guard in lab.each(rows, result):
         with guard:
             question = row.question_text or ""
-            speech = [embed_speech(talker, lab.question_wave(row), row.id)]
+            heard = listen(talker, lab.question_wave(row), row.id)
+            speech = [] if heard.columns is None else [heard.columns]
             typed = talker.prompts.prompt(T1T2, [Turn("user", question)])
-            spoken = talker.prompts.prompt(A1T2, [Turn("user", question, speech_columns=speech[0].shape[0])])
+            spoken = talker.prompts.prompt(A1T2, [Turn("user", question, speech_columns=heard.num_columns)])
             ids, ended = write_answer(talker, typed, [], budget)
             by_text = tokenizer.decode(ids).strip()
             by_speech = tokenizer.decode(write_answer(talker, spoken, speech, budget)[0]).strip()

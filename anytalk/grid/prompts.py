@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from anytalk.plugins.contracts import TextTokenizer
 
 ASR_INSTRUCTION = "Write down exactly what I said."
-ASR_SYSTEM = "You write down what the user says, word for word."
-ASR_EXAMPLES = (
-    "Where is my book?",
-    "Tell me about cats.",
-    "Is it cold outside?",
-    "Turn off the radio, please.",
-    "How many eggs do we need?",
-)
-"""Said and written down before what is to be written down (``asr="examples"``)."""
 TTS_INSTRUCTION = "Read this aloud:"
 
 
@@ -97,20 +88,12 @@ class PromptBuilder:
         tokenizer: The backbone's.
         style: ``"chat"`` or ``"raw"``.
         system: System message of a chat prompt; None leaves the template's own default.
-        asr: How a chat prompt asks for a transcript: ``"instruction"`` behind the speech, or ``"examples"`` before it.
 
     Raises:
         ConfigError: an unknown style, or chat without a chat template.
     """
 
-    def __init__(
-        self,
-        layout: StreamLayout,
-        tokenizer: TextTokenizer,
-        style: str,
-        system: str | None = None,
-        asr: str = "instruction",
-    ) -> None:
+    def __init__(self, layout: StreamLayout, tokenizer: TextTokenizer, style: str, system: str | None = None) -> None:
         if style not in ("chat", "raw"):
             raise ConfigError(f"unknown prompt style '{style}'", "use 'chat' or 'raw'")
         if style == "chat" and not tokenizer.has_chat_template:
@@ -119,7 +102,6 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.style = style
         self.system = system
-        self.asr = asr
 
     def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         """The prompt of a task: `turns` alternate and end with the user's.
@@ -238,11 +220,6 @@ class PromptBuilder:
     def _chat(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         has_own = turns[0].role == "system"
         messages = [{"role": "system", "content": self.system}] if self.system is not None and not has_own else []
-        by_example = self.asr == "examples" and task.speech_in and task.answer == "question"
-        if by_example:
-            messages = [{"role": "system", "content": ASR_SYSTEM}]
-            for example in ASR_EXAMPLES:
-                messages += [{"role": role, "content": example} for role in ("user", "assistant")]
         lengths: list[int] = []
         mark = _unused_mark([turn.text or "" for turn in turns])
         for i, turn in enumerate(turns):
@@ -250,7 +227,7 @@ class PromptBuilder:
             content = mark.format(len(lengths)) if spoken else (turn.text or "")
             if spoken:
                 lengths.append(turn.speech_columns)
-            if i == len(turns) - 1 and task.answer == "question" and not by_example:
+            if i == len(turns) - 1 and task.answer == "question":
                 content = f"{content}\n{ASR_INSTRUCTION}" if spoken else f"{TTS_INSTRUCTION} {content}"
             messages.append({"role": turn.role, "content": content})
         rest = self.tokenizer.render_chat(messages)

@@ -95,16 +95,19 @@ def assemble(
 
     text_std = _embedding_std(backbone)
     width = backbone.width
-    input_ref, speakers = config.input_adapter, config.speakers
+    input_ref, hearing_ref, speakers = config.input_adapter, config.hearing, config.speakers
+    input_adapter = None
+    if input_ref is not None:
+        input_adapter = seeded("input_adapter", lambda: registry.build("input adapter", input_ref, context))
+    context = replace(context, input_adapter=input_adapter)
     model = TalkModel(
         layout=layout,
         encoder_width=context.encoder_width,
         merge=config.grid.merge,
         backbone=backbone,
         encoder=encoder,
-        input_adapter=None
-        if input_ref is None
-        else seeded("input_adapter", lambda: registry.build("input adapter", input_ref, context)),
+        input_adapter=input_adapter,
+        hearing=None if hearing_ref is None else registry.build("hearing", hearing_ref, context),
         output_adapter=seeded(
             "output_adapter", lambda: registry.build("output adapter", config.output_adapter, context)
         ),

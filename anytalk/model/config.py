@@ -12,6 +12,7 @@ from pydantic import Field
 from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.delay import PATTERNS, DelayPattern
 from anytalk.grid.tokens import AUDIO_SPECIALS, TEXT_SPECIALS, StreamLayout
+from anytalk.model.hearing_version1 import with_hearing
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import explain_validation
 
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 PART_KINDS = {
     "encoder": "speech encoder",
     "input_adapter": "input adapter",
+    "hearing": "hearing",
     "backbone": "backbone",
     "output_adapter": "output adapter",
     "heads": "heads",
@@ -43,11 +45,6 @@ class GridConfig(Options):
         "chat", description="'chat': the backbone's template; 'raw': the original's."
     )
     system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
-    asr: Literal["instruction", "examples"] = Field(
-        "instruction",
-        description="How a chat prompt asks for a transcript: 'instruction' behind the speech, to be trained; "
-        "'examples' before it, which a small frozen model follows untrained.",
-    )
     end_of_text: Literal["eos", "eot"] = Field(
         "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
     )
@@ -114,6 +111,10 @@ class TalkerConfig(Options):
     encoder: PartRef | None = Field(None, description="Ears; null for a talker that only reads.")
     encoder_width: int = Field(0, description="E; written by attach.")
     input_adapter: PartRef | None = Field(None, description="Encoder features to backbone embeddings.")
+    hearing: PartRef | None = Field(
+        None,
+        description="Chooses between what the input adapter may have heard, at inference only; may be null.",
+    )
     output_adapter: PartRef = Field(description="Backbone states to audio heads.")
     heads: PartRef = Field(description="Audio heads.")
     codec: PartRef = Field(description="Mouth.")
@@ -169,7 +170,7 @@ def read_config(folder: Path) -> TalkerConfig:
     version = data.get("format_version", FORMAT_VERSION)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise TalkerError(f"'{path}' was written by a newer anytalk", "pip install -U anytalk")
-    return parse_config(data, str(path))
+    return parse_config(with_hearing(data) if version == 1 else data, str(path))
 
 
 def dump_config(config: TalkerConfig) -> str:

@@ -24,6 +24,9 @@ from anytalk.plugins.contracts import (
     BackboneStates,
     Cache,
     Heads,
+    Heard,
+    HeardBatch,
+    Hearing,
     InputAdapter,
     OutputAdapter,
     SpeechEncoder,
@@ -116,6 +119,7 @@ class TalkModel(nn.Module):
         backbone: Backbone,
         encoder: SpeechEncoder | None,
         input_adapter: InputAdapter | None,
+        hearing: Hearing | None = None,
         output_adapter: OutputAdapter,
         heads: Heads,
         audio_embeddings: AudioEmbeddings,
@@ -130,6 +134,7 @@ class TalkModel(nn.Module):
         self.backbone = backbone
         self.encoder = encoder
         self.input_adapter = input_adapter
+        self.hearing = hearing
         self.output_adapter = output_adapter
         self.heads = heads
         self.audio_embeddings = audio_embeddings
@@ -154,11 +159,17 @@ class TalkModel(nn.Module):
         features, frames = self.encoder(wave, lengths)
         return features, frames
 
-    def adapt_speech(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,F,E), (B,) frames -> speech embeddings (B,F',D), (B,) columns."""
+    def adapt_speech(self, features: Tensor, lengths: Tensor) -> HeardBatch:
+        """(B,F,E), (B,) frames -> columns as they are trained: by the input adapter alone."""
         assert self.input_adapter is not None, "this talker has no input adapter"
-        embeds, columns = self.input_adapter(features, lengths)
-        return embeds, columns
+        heard: HeardBatch = self.input_adapter(features, lengths)
+        return heard
+
+    def listen(self, wave: Tensor, lengths: Tensor) -> list[Heard]:
+        """(B,N) samples, (B,) -> what was heard of each clip, chosen by the hearing where there is one."""
+        features = self.encode_speech(wave, lengths)
+        heard: HeardBatch = self.hearing(*features) if self.hearing is not None else self.adapt_speech(*features)
+        return heard.clips()
 
     # ---- grid to embeddings
 

@@ -11,7 +11,7 @@ import pydantic
 from anytalk.errors import ConfigError
 
 if TYPE_CHECKING:
-    from anytalk.plugins.contracts import Backbone
+    from anytalk.plugins.contracts import Backbone, InputAdapter
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class BuildContext:
         backbone: Built first; ``None`` while the backbone itself is built.
         encoder_width: E of the speech encoder (0 before it is known); known from ``talker.yaml`` even where the encoder
             itself is not loaded.
+        input_adapter: Built before the hearing, which chooses between what it may have heard.
         num_streams: K, audio streams of the grid (0 before the grid is known).
         stream_vocab_size: Codes plus special tokens of one audio stream (0 before the grid is known).
     """
@@ -64,6 +65,7 @@ class BuildContext:
     folder: Path | None = None
     backbone: Backbone | None = None
     encoder_width: int = 0
+    input_adapter: InputAdapter | None = None
     num_streams: int = 0
     stream_vocab_size: int = 0
 
@@ -78,3 +80,9 @@ class BuildContext:
         if self.encoder_width <= 0:
             raise ConfigError("an input adapter needs a speech encoder in front of it", "set `encoder:` in talker.yaml")
         return self.encoder_width
+
+    def need_input_adapter(self) -> InputAdapter:
+        """The input adapter, or a ConfigError when the part is built without one."""
+        if self.input_adapter is None:
+            raise ConfigError("a hearing needs an input adapter before it", "set `input_adapter:` in talker.yaml")
+        return self.input_adapter

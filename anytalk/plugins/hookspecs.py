@@ -39,6 +39,10 @@ class Hooks:
         """Bridges from encoder features to backbone embeddings: ``contracts.InputAdapter``."""
 
     @hookspec
+    def register_hearings(self) -> list[Component]:  # type: ignore[empty-body]
+        """Ways to choose between what may have been heard: classes that fulfil ``contracts.Hearing``."""
+
+    @hookspec
     def register_output_adapters(self) -> list[Component]:  # type: ignore[empty-body]
         """Bridges from backbone states to the audio heads: ``contracts.OutputAdapter``."""
 

@@ -18,14 +18,14 @@ from anytalk.decode.session import (
     Mouth,
     TextDelta,
     begin_generation,
-    embed_all_speech,
+    listen_to_all,
     text_delta,
 )
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import CodecStream
+from anytalk.plugins.contracts import CodecStream, Heard
 from anytalk.serve.batch import Slot
 from anytalk.serve.memory import Memory
 
@@ -34,7 +34,7 @@ _TURNS_DROPPED_AT_ONCE = 16
 
 
 class Speech:
-    """A spoken question; embedded when an answer first needs it, and then kept in that form only.
+    """A spoken question; heard when an answer first needs it, and then kept in that form only.
 
     Args:
         wave: (N,) float32 at the encoder's rate.
@@ -44,38 +44,37 @@ class Speech:
         self.number = next(_NUMBERS)
         self.num_samples = len(wave)
         self._wave: np.ndarray | None = wave
-        self._embeds: Tensor | None = None
+        self._heard: Heard | None = None
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether :meth:`embeds` costs nothing."""
-        return self._embeds is not None
+    def was_heard(self) -> bool:
+        """Whether :meth:`heard` costs nothing."""
+        return self._heard is not None
 
-    def embeds(self, talker: Talker) -> Tensor:
-        """(L,D).
+    def heard(self, talker: Talker) -> Heard:
+        """What the talker's ears make of it.
 
         Raises:
-            AnytalkError: see :func:`anytalk.decode.session.embed_speech`.
+            AnytalkError: see :func:`anytalk.decode.session.listen`.
         """
         listen_to(talker, [self])
-        assert self._embeds is not None
-        return self._embeds
+        assert self._heard is not None
+        return self._heard
 
 
 def listen_to(talker: Talker, questions: Sequence[Speech]) -> None:
-    """Embed what is not embedded yet, in one call of the ears.
+    """Hear what was not heard yet, in one call of the ears.
 
     Raises:
-        AnytalkError: as :meth:`Speech.embeds`; nothing is embedded then.
+        AnytalkError: as :meth:`Speech.heard`; nothing is heard then.
     """
     # Once each: a transcript is asked for beside the answer.
     new = [speech for speech in dict.fromkeys(questions) if speech._wave is not None]
     if not new:
         return
-    found = embed_all_speech(talker, [speech._wave for speech in new if speech._wave is not None])
-    for speech, embeds in zip(new, found, strict=True):
-        # A copy: a row of a padded batch would keep all of it.
-        speech._embeds, speech._wave = embeds.clone(), None
+    found = listen_to_all(talker, [speech._wave for speech in new if speech._wave is not None])
+    for speech, heard in zip(new, found, strict=True):
+        speech._heard, speech._wave = heard, None
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class Job:
     def unheard(self) -> list[Speech]:
         """Spoken turns that were not listened to yet."""
         found = (said.speech for said in self.question.turns)
-        return [speech for speech in found if speech is not None and not speech.is_embedded]
+        return [speech for speech in found if speech is not None and not speech.was_heard]
 
     def prepare(self, talker: Talker, stride_frames: int) -> None:
         """Lay out the prompt."""
@@ -190,7 +189,7 @@ class Job:
             question.task,
             _turn(question.turns[-1], talker),
             prompt,
-            [speech.embeds(talker) for speech in heard],
+            [speech.heard(talker) for speech in heard],
             question.options,
             speaker,
         )
@@ -307,5 +306,5 @@ def front_of(talker: Talker) -> Generation:
 
 
 def _turn(said: Said, talker: Talker) -> Turn:
-    columns = said.speech.embeds(talker).shape[0] if said.speech is not None else 0
+    columns = said.speech.heard(talker).num_columns if said.speech is not None else 0
     return Turn(said.role, said.text, speech_columns=columns)

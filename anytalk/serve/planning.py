@@ -45,7 +45,7 @@ def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
     Raises:
         RequestError: too much.
     """
-    waiting = sum(t.speech.num_samples for t in turns if t.speech is not None and not t.speech.is_embedded)
+    waiting = sum(t.speech.num_samples for t in turns if t.speech is not None and not t.speech.was_heard)
     most = state.settings.max_unheard_s
     if waiting and waiting > most * state.ear_rate_hz:
         raise RequestError(

@@ -155,8 +155,8 @@ class LossModule(nn.Module):
         speech: list[list[tuple[int, Tensor]]] = [[] for _ in batch.speech]
         silence = None
         if heard is not None:
-            embeds, columns = model.adapt_speech(*heard)
-            counts = columns.tolist()
+            adapted = model.adapt_speech(*heard)
+            embeds, counts = adapted.columns, adapted.lengths.tolist()
             assert model.input_adapter is not None
             if model.input_adapter.is_elastic:
                 planned = [model.input_adapter.output_length(frames) for frames in heard[1].tolist()]
@@ -164,7 +164,7 @@ class LossModule(nn.Module):
             speech = [[(start, embeds[c][: counts[c]]) for start, c in spans] for spans in batch.speech]
         elif self._uniform and self._listens and model.input_adapter is not None:
             features, frames = self._silence(batch.tokens.device)
-            silence = model.adapt_speech(features, frames)[0].sum() * 0.0
+            silence = model.adapt_speech(features, frames).columns.sum() * 0.0
         return batch, GridBatch(batch.tokens, speech, batch.speaker, batch.answer_mask), silence
 
     def _align(self, batch: Batch, heard: tuple[Tensor, Tensor]) -> Tensor:

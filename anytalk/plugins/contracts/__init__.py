@@ -30,6 +30,7 @@ from anytalk.plugins.contracts.data import (
 from anytalk.plugins.contracts.part import Part
 
 if TYPE_CHECKING:
+    from anytalk.plugins.contracts.ears import Heard, HeardBatch, Hearing, HearsTokens
     from anytalk.plugins.contracts.parts import (
         Backbone,
         Codec,
@@ -72,6 +73,10 @@ __all__ = [
     "DataSource",
     "ForgetfulCache",
     "Heads",
+    "Heard",
+    "HeardBatch",
+    "Hearing",
+    "HearsTokens",
     "InputAdapter",
     "JoinableCache",
     "MakesReady",
@@ -93,7 +98,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is first asked for: rows and data sources are read without it."""
     if name in __all__:
-        for module in ("values", "parts"):
+        for module in ("values", "parts", "ears"):
             loaded = importlib.import_module(f"{__name__}.{module}")
             if hasattr(loaded, name):
                 return getattr(loaded, name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anytalk.errors import ConfigError
+from anytalk.plugins.contracts.ears import HeardBatch
 from anytalk.plugins.contracts.part import Part
 from anytalk.plugins.contracts.values import AudioTables, BackboneStates, Cache, CodecStream, TextTokenizer
 from anytalk.plugins.sources import ModelSource
@@ -124,19 +125,8 @@ class InputAdapter(Part, nn.Module):
         """F' for F frames: how many columns of the grid the speech takes (at most); at least 1 for F >= 1."""
 
     @abstractmethod
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,F,E), (B,) frames -> (B,F',D), (B,) columns."""
-
-    def words(self, columns: Tensor) -> list[int] | None:
-        """What its columns say by themselves, for an adapter that hears text tokens.
-
-        Args:
-            columns: (F',D) of one clip, without padding, as :meth:`forward` gave them.
-
-        Returns:
-            Text tokens; None, the default, for an adapter whose columns only the backbone understands.
-        """
-        return None
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
+        """(B,F,E), (B,) frames -> (B,F',D) columns, how many each clip has, and its tokens where they are known."""
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """The loss ``align``: how badly an adapter hears a transcript by itself, without the backbone.

