@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 
 from anytalk.errors import AudioError, ConfigError, WeightsError
-from anytalk.grid import snac_order
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.testing.codec import check_codec, random_codes
+from anytalk_adapters import snac_order
 from anytalk_adapters.snac_codec import SNAC, SnacCodec
 from anytalk_adapters.snac_noise import KEYS_PER_SEED, decoder_context_frames, position_noise
 

@@ -72,7 +72,7 @@ def test_vectors_of_the_shipped_codec_decode_to_what_its_codes_add() -> None:
     codes = torch.zeros(1, codec.num_streams, 1, dtype=torch.int64)
     other = codes.clone()
     other[0, 6, 0] = 7
-    from anytalk.grid import snac_order
+    from anytalk_adapters import snac_order
 
     before, after = (codec.net.quantizer.from_codes(snac_order.unflatten(c, codec.vq_strides)) for c in (codes, other))
     assert torch.allclose((after - before)[0, :, 3], vectors[6, 7] - vectors[6, 0], atol=1e-5)

@@ -7,10 +7,10 @@ import safetensors.torch
 import torch
 
 from anytalk.errors import AudioError, ConfigError, WeightsError
-from anytalk.grid import snac_order
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.sources import resolve
 from anytalk.plugins.testing.codec import check_codec, random_codes
+from anytalk_adapters import snac_order
 from anytalk_adapters.spectral_codec import (
     SHIPPED,
     SHIPPED_8H,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anytalk.grid import snac_order
+from anytalk_adapters import snac_order
 
 with warnings.catch_warnings():
     # snac scripts one function when imported; newer torch calls that deprecated.

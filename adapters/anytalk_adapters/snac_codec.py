@@ -16,11 +16,11 @@ from torch import Tensor
 
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
-from anytalk.grid import snac_order
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, random_shapes, resolve
+from anytalk_adapters import snac_order
 from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.snac_format import snac_token_format
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
@@ -56,7 +56,7 @@ class SnacCodec(Codec):
     """SNAC (Siuzdak 2024; hubertsiuzdak/snac) without local attention, e.g. the 24 kHz speech model.
 
     At 24 kHz: 7 streams of 4096 codes, 2048 samples (85.3 ms) per frame. Rows are in the order of
-    :mod:`anytalk.grid.snac_order`. Streaming holds back 2.3 frames (198 ms), which is exact
+    :mod:`anytalk_adapters.snac_order`. Streaming holds back 2.3 frames (198 ms), which is exact
     (:mod:`anytalk_adapters.snac_stream`).
 
     Args:

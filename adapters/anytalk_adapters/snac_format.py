@@ -22,7 +22,7 @@ SNAC_24KHZ = snac_token_format(24_000, CODES_PER_FRAME, CODEBOOK_SIZE)
 
 
 def parse_snac(text: str, where: str) -> np.ndarray:
-    """``"# t0 .. t6 # t0 .. t6"`` -> (7,F) int64, streams in the order of :mod:`anytalk.grid.snac_order`.
+    """``"# t0 .. t6 # t0 .. t6"`` -> (7,F) int64, streams in the order of :mod:`anytalk_adapters.snac_order`.
 
     The format of VoiceAssistant-400K (column ``answer_snac``; explained in SLAM-LLM issue 217): a ``#`` opens each
     frame of seven codes, which are not shifted.

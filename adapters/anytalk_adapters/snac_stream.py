@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.errors import AudioError
-from anytalk.grid import snac_order
 from anytalk.kernels import make_matrix
 from anytalk.plugins.codec_stream import check_codes
 from anytalk.plugins.contracts import CodecStream
+from anytalk_adapters import snac_order
 from anytalk_adapters.snac_noise import KEYS_PER_SEED, position_noise
 
 __all__ = ["SnacStream", "SnacWeights"]

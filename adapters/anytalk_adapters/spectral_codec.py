@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
-from anytalk.grid import snac_order
 from anytalk.plugins.codec_stream import check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
+from anytalk_adapters import snac_order
 from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.spectral_layers import KERNEL, ChannelNorm, ConvNeXtBlock, LogMel, overlap_add
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from anytalk.errors import ConfigError, TalkerError
-from anytalk.grid import snac_order
 from anytalk.train.signals import held_signals
+from anytalk_adapters import snac_order
 from codec.discriminator import Discriminator, codec_loss, judge_loss
 from codec.losses import MEL_WEIGHT, SpectralLoss
 from codec.nets import Trainee

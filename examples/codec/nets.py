@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from anytalk.errors import ConfigError, UnknownNameError, WeightsError, did_you_mean
-from anytalk.grid import snac_order
 from anytalk.plugins.contracts import Codec
 from anytalk.plugins.sources import resolve
+from anytalk_adapters import snac_order
 from anytalk_adapters.snac_codec import CONFIG_FILE, SNAC, WEIGHT_FILES, SnacCodec, load_snac
 from anytalk_adapters.spectral_codec import SpectralCodec, SpectralNet, SpectralSizes, load_spectral, save_spectral
 
