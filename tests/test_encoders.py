@@ -92,8 +92,10 @@ def test_whisper_rows_of_any_length_are_as_alone(audio_encoder: AudioEncoder) ->
 
 @pytest.mark.parametrize("samples", [0, 480001])
 def test_whisper_refuses_nothing_and_more_than_30_s(audio_encoder: AudioEncoder, samples: int) -> None:
+    encoder = WhisperEncoder(audio_encoder)
+    assert encoder.max_duration_s == 30
     with pytest.raises(AudioError, match="30 s"):
-        WhisperEncoder(audio_encoder)(torch.zeros(1, 480001), torch.tensor([samples]))
+        encoder(torch.zeros(1, 480001), torch.tensor([samples]))
 
 
 def test_whisper_keeps_its_spectrum_exact_under_autocast(audio_encoder: AudioEncoder) -> None:
@@ -217,6 +219,7 @@ def test_hf_window_is_a_limit(tmp_path: Path) -> None:
     model(config).save_pretrained(tmp_path)
     hf.WhisperFeatureExtractor().save_pretrained(tmp_path)
     encoder = HFEncoder.build(HFEncoder.Options(model=str(tmp_path)), BuildContext())
+    assert encoder.max_duration_s == 30
     with pytest.raises(AudioError, match="up to 30 s"):
         encoder(torch.zeros(1, 480001), torch.tensor([480001]))
 

@@ -16,6 +16,7 @@ from anytalk.decode.session import AnswerDone, AudioDelta, Event, Session, TextD
 from anytalk.errors import AudioError, ConfigError, TalkerError, UnknownNameError
 from anytalk.grid.delay import PATTERNS
 from anytalk.model.talker import Talker
+from anytalk.plugins import PartRef
 from anytalk.plugins.codec_stream import WindowedStream
 from anytalk.plugins.contracts import Codec, CodecStream
 
@@ -267,6 +268,21 @@ def test_what_is_heard_changes_what_is_said() -> None:
 def test_questions_that_can_not_be_asked(question: dict[str, Any], said: str) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=said):
         Session(make_talker()).ask(**question)
+
+
+def test_how_long_a_question_may_be_is_the_encoders_to_say() -> None:
+    def session(max_duration_s: float | None) -> Session:
+        talker = make_talker()
+        encoder = PartRef(name="tiny", options={"max_duration_s": max_duration_s})
+        talker.model.encoder = talker.registry.build("speech encoder", encoder)
+        return Session(talker)
+
+    long = np.tile(WAVE, int(31 * 16_000 / len(WAVE)) + 1)
+    assert split(session(None).ask(wave=long, options=options()))[2].num_columns > 0
+    with pytest.raises(AudioError, match="may last 30 s"):
+        list(session(30).ask(wave=long))
+    with pytest.raises(AudioError, match=r"may last 0\.2 s"):
+        list(session(0.2).ask(wave=WAVE))
 
 
 @pytest.mark.parametrize(

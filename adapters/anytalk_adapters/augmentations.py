@@ -9,7 +9,7 @@ import numpy as np
 import pydantic
 
 from anytalk import plugins
-from anytalk.grid.audio import MAX_DURATION_S, resample
+from anytalk.grid.audio import resample
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Augmentation
 
@@ -130,7 +130,7 @@ class GainAugmentation(_Chance):
 class SpeedAugmentation(_Chance):
     """Faster or slower by resampling: pitch and formants move with the speed, as on a turntable.
 
-    A wave is not slowed down beyond the longest question that is read (``grid.audio.MAX_DURATION_S``).
+    A wave is not slowed down beyond ``max_duration_s``, so that encoders with a limit still accept it.
     """
 
     class Options(_Options):
@@ -138,6 +138,9 @@ class SpeedAugmentation(_Chance):
 
         min_speed: float = pydantic.Field(0.9, ge=0.5, le=2, description="Slowest; 1 is the speaker's own speed.")
         max_speed: float = pydantic.Field(1.1, ge=0.5, le=2, description="Fastest; drawn evenly between.")
+        max_duration_s: float = pydantic.Field(
+            30, gt=0, description="Slow nothing down beyond this length: the longest sound that the encoder accepts."
+        )
 
         @pydantic.model_validator(mode="after")
         def _ordered(self) -> Self:
@@ -150,7 +153,7 @@ class SpeedAugmentation(_Chance):
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         speed = generator.uniform(self._options.min_speed, self._options.max_speed)
-        slowest = len(wave) / (MAX_DURATION_S * sample_rate_hz)
+        slowest = len(wave) / (self._options.max_duration_s * sample_rate_hz)
         speed = max(speed, min(1.0, slowest))
         changed = resample(wave.astype(np.float32), int(np.ceil(sample_rate_hz * speed)), sample_rate_hz)
         return changed.astype(np.float64)

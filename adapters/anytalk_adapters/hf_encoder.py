@@ -99,6 +99,11 @@ class HFEncoder(SpeechEncoder):
         """E, measured."""
         return self._width
 
+    @property
+    def max_duration_s(self) -> float | None:
+        """The window of a model that always encodes one; None for the others."""
+        return None if self._window_frames is None else self.extractor.n_samples / self.sample_rate_hz
+
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,N) float32, right-padded, (B,) samples -> (B,F,E) float32, zeros behind each row's end, (B,).
 

@@ -36,6 +36,7 @@ class TinyEncoder(SpeechEncoder):
     Args:
         width: E.
         seed: Of the weights; no other random state is read or moved.
+        max_duration_s: Longest question; None: any.
     """
 
     licence = "MIT"
@@ -47,9 +48,11 @@ class TinyEncoder(SpeechEncoder):
 
         width: int = Field(default=16, gt=0, description="Numbers per feature frame (E).")
         seed: int = Field(default=0, description="Seed of the weights.")
+        max_duration_s: float | None = Field(default=30.0, gt=0, description="Longest question; null: any.")
 
-    def __init__(self, width: int = 16, seed: int = 0) -> None:
+    def __init__(self, width: int = 16, seed: int = 0, max_duration_s: float | None = 30.0) -> None:
         super().__init__()
+        self._max_duration_s = max_duration_s
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", mel_filters(NUM_MELS, WINDOW, SAMPLE_RATE_HZ), persistent=False)
@@ -59,7 +62,7 @@ class TinyEncoder(SpeechEncoder):
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
         """Make it from its options; always float32."""
-        return cls(options.width, options.seed).to(context.device)
+        return cls(options.width, options.seed, options.max_duration_s).to(context.device)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -75,6 +78,11 @@ class TinyEncoder(SpeechEncoder):
     def width(self) -> int:
         """E."""
         return self.leave.out_features
+
+    @property
+    def max_duration_s(self) -> float | None:
+        """As it was told; nothing in it depends on the length."""
+        return self._max_duration_s
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E), (B,) frames: ceil(samples / 320).

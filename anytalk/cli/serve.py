@@ -27,7 +27,7 @@ def command(
     tls_key: Path | None = typer.Option(None, help="Private key (PEM); with --tls-cert."),
     allow_origin: list[str] = typer.Option([], help="Web pages of other servers that may use this one."),
     max_sessions: int = typer.Option(8, min=1, help="Conversations and HTTP answers at the same time."),
-    max_turn_seconds: float = typer.Option(30.0, min=1, max=30, help="Longest spoken question."),
+    max_turn_seconds: float = typer.Option(30.0, min=1, help="Longest spoken question; the encoder may accept less."),
     max_columns: int = typer.Option(512, min=1, help="Longest answer, in grid columns."),
     idle_seconds: float = typer.Option(300.0, min=1, help="A silent session ends after this time."),
     session_seconds: float = typer.Option(3600.0, min=1, help="Any session ends after this time."),

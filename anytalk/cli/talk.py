@@ -20,6 +20,7 @@ from anytalk.model.config import TalkerConfig, read_config
 if TYPE_CHECKING:
     from anytalk.decode.engine import DecodeOptions
     from anytalk.decode.session import AnswerDone, Session
+    from anytalk.plugins.contracts import SpeechEncoder
 
 _CHECK_RATE_HZ = 16_000
 """Rate at which a question is looked at before torch is loaded; almost every encoder's own."""
@@ -145,16 +146,17 @@ def _default_task(spoken: bool, text_only: bool) -> str:
     return ("A1" if spoken else "T1") + ("T2" if text_only else "A2")
 
 
-def _rate_hz(session: Session) -> int:
+def _encoder(session: Session) -> SpeechEncoder:
     encoder = session.talker.model.encoder
     if encoder is None:
         raise ConfigError("this talker has no ears", "ask by text")
-    return encoder.sample_rate_hz
+    return encoder
 
 
 def _read(session: Session, path: Path) -> np.ndarray:
-    wave = read_wave(path, _rate_hz(session))
-    check_speech(wave, _rate_hz(session), str(path))
+    encoder = _encoder(session)
+    wave = read_wave(path, encoder.sample_rate_hz)
+    check_speech(wave, encoder.sample_rate_hz, str(path), encoder.max_duration_s)
     return wave
 
 
@@ -162,7 +164,7 @@ def _listen(session: Session) -> np.ndarray:
     from anytalk.cli.sound_device import record
 
     note("speak now; Enter ends the question")
-    return record(_rate_hz(session))
+    return record(_encoder(session).sample_rate_hz)
 
 
 @dataclass

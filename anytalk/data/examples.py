@@ -206,7 +206,7 @@ def _clip(audio: Audio, name: str, encoding: Encoding) -> Clip:
             "attach it with a speech encoder, or leave them out",
         )
     samples = read_wave(audio, encoder.sample_rate_hz)
-    check_speech(samples, encoder.sample_rate_hz, sound_name(audio))
+    check_speech(samples, encoder.sample_rate_hz, sound_name(audio), encoder.max_duration_s)
     if encoding.augment is not None:
         samples = encoding.augment(samples, encoder.sample_rate_hz, name)
     wave = torch.from_numpy(samples)

@@ -314,7 +314,7 @@ def listen_to_all(talker: Talker, waves: Sequence[np.ndarray], name: str = "the 
     for wave in waves:
         if wave.ndim != 1:
             raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
-        check_speech(wave, model.encoder.sample_rate_hz, name)
+        check_speech(wave, model.encoder.sample_rate_hz, name, model.encoder.max_duration_s)
     lengths = torch.tensor([len(wave) for wave in waves], device=talker.device)
     samples = torch.zeros(len(waves), max(len(wave) for wave in waves), device=talker.device)
     for row, wave in zip(samples, waves, strict=True):

@@ -181,7 +181,7 @@ class Lab:
             voice = self.suite.question_voice
             spoken = self.synthesizer.speak(row.question_text or "", voice)
             wave = resample(spoken, self.synthesizer.sample_rate_hz, rate_hz)
-        check_speech(wave, rate_hz, row.id)
+        check_speech(wave, rate_hz, row.id, encoder.max_duration_s)
         return wave
 
     # ---- asking

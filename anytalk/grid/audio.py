@@ -14,9 +14,6 @@ from anytalk.plugins.contracts import Audio, Sound
 MIN_DURATION_S = 0.1
 """Shorter sound can't hold a word."""
 
-MAX_DURATION_S = 30.0
-"""Whisper's window; longer questions are refused, not silently cut."""
-
 SILENCE_PEAK = 1e-4
 """A peak below -80 dBFS is silence."""
 
@@ -94,8 +91,8 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return np.asarray(soxr.resample(wave, from_hz, to_hz), dtype=np.float32)
 
 
-def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_s: float = MAX_DURATION_S) -> None:
-    """Refuse what can't be a question: too short, silent or too long.
+def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_s: float | None = None) -> None:
+    """Refuse what can't be a question: too short, silent, or longer than `max_duration_s` (None: any length).
 
     Raises:
         AudioError: what it is and what was expected.
@@ -105,9 +102,9 @@ def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_
         raise AudioError(
             f"'{name}' lasts {duration_s:.3f} s; at least {MIN_DURATION_S} s of speech are expected", "record it again"
         )
-    if duration_s > max_duration_s:
+    if max_duration_s is not None and duration_s > max_duration_s:
         raise AudioError(
-            f"'{name}' lasts {duration_s:.1f} s; a question may last {max_duration_s:.0f} s",
+            f"'{name}' lasts {duration_s:.1f} s; a question may last {max_duration_s:g} s",
             "cut it into shorter turns",
         )
     if float(np.abs(wave).max()) < SILENCE_PEAK:

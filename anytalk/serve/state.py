@@ -8,7 +8,6 @@ from typing import Any
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.sampling import SamplingOptions
 from anytalk.errors import AnytalkError
-from anytalk.grid.audio import MAX_DURATION_S
 from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.limits import Admission, RateLimit
@@ -45,7 +44,9 @@ class ServerState:
     @property
     def max_turn_s(self) -> float:
         """Longest spoken question."""
-        return min(self.settings.max_turn_s, MAX_DURATION_S)
+        encoder = self.talker.model.encoder
+        most = None if encoder is None else encoder.max_duration_s
+        return self.settings.max_turn_s if most is None else min(self.settings.max_turn_s, most)
 
     @property
     def ear_rate_hz(self) -> int:

@@ -84,6 +84,11 @@ class SpeechEncoder(Part, nn.Module):
     """Ears: sound to features."""
 
     @property
+    def max_duration_s(self) -> float | None:
+        """Longest sound that can be encoded, in seconds; None: any. Longer questions are refused, never cut."""
+        return None
+
+    @property
     @abstractmethod
     def sample_rate_hz(self) -> int:
         """Rate the wave must have."""

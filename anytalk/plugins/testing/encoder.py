@@ -69,6 +69,8 @@ def _check_shapes(part: SpeechEncoder, called: str, lengths: Tensor, features: T
     assert int(frames.min()) >= 1, f"{called}: a clip of {DURATIONS_S[0]} s gave no frame"
     assert int(frames.max()) <= features.shape[1], f"{called}: more frames count than there are: {frames.tolist()}"
     assert bool((frames.diff() >= 0).all()), f"{called}: a longer clip gave fewer frames: {frames.tolist()}"
+    most = part.max_duration_s
+    assert most is None or most >= max(DURATIONS_S), f"{called}: max_duration_s {most} is no length of speech"
     expected = lengths / part.sample_rate_hz * part.frame_rate_hz
     assert bool(((frames - expected).abs() <= 2).all()), (
         f"{called}: frames {frames.tolist()} don't fit {part.frame_rate_hz} per second over {DURATIONS_S} s"
