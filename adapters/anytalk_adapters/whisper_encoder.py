@@ -102,7 +102,7 @@ class WhisperEncoder(SpeechEncoder):
     @property
     def max_duration_s(self) -> float:
         """30: Whisper has no positions beyond."""
-        return self.max_frames * SAMPLES_PER_FRAME / SAMPLE_RATE
+        return float(self.max_frames * SAMPLES_PER_FRAME / SAMPLE_RATE)
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E) float32, zeros behind each row's end, (B,).

