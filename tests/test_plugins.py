@@ -37,6 +37,17 @@ class Whistle:
         return cls(options, context)
 
 
+class Unspeakable(BaseException):
+    """What nobody catches, and what can't say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raising(error: BaseException) -> object:
+    raise error
+
+
 WHISTLE = anytalk.Component("whistle", f"{__name__}:Whistle", "whistles")
 
 
@@ -169,6 +180,24 @@ def test_the_same_entry_point_twice_is_loaded_once(monkeypatch: pytest.MonkeyPat
     assert plugins.failures == {}
 
 
+def test_a_malformed_entry_points_file_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "mangled-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mangled\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[anytalk]\nno equals sign\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins = build_plugins(block=(), third_party=True)
+    assert "its entry_points.txt can't be read: " in plugins.failures["mangled"]
+    assert {"adapters", "backbones"} <= set(plugins.loaded)
+
+
+def test_an_interruption_is_no_failure_of_a_plugin() -> None:
+    registry = registry_of(slow=plugin(register_codecs=lambda: raising(KeyboardInterrupt())))
+    with pytest.raises(KeyboardInterrupt):
+        registry.components("codec")
+    assert registry.plugins.failures == {}
+
+
 # --- finding and building ------------------------------------------------------------------------------------
 
 
@@ -206,7 +235,10 @@ def test_two_offers_of_a_name_are_an_error_on_use_only() -> None:
         (lambda: ["whistle"], "register_codecs: TypeError: expected a list of anytalk.Component, got str"),
         (lambda: [anytalk.Component("x", "no_colon", "")], "register_codecs: ValueError: target of 'x'"),
         (lambda: None, "register_codecs: TypeError"),
+        (lambda: [anytalk.Component(3, "a:b", "")], "register_codecs: TypeError: name, target"),  # type: ignore[arg-type]
         (lambda: 1 / 0, "register_codecs: ZeroDivisionError: division by zero"),
+        (lambda: sys.exit(4), "register_codecs: SystemExit: 4"),
+        (lambda: raising(Unspeakable()), "register_codecs: Unspeakable: no message"),
     ],
 )
 def test_a_hook_that_returns_nonsense_costs_one_line(offer: Callable[[], object], line: str) -> None:

@@ -126,13 +126,14 @@ def _not_loaded() -> None:
 def _add_plugin_commands(app: typer.Typer, plugins: Plugins) -> None:
     for implementation in plugins.manager.hook.register_commands.get_hookimpls():
         before = len(app.registered_commands), len(app.registered_groups)
-        try:
+        added = False
+        with plugins.blaming(implementation.plugin_name, "register_commands"):
             implementation.function(cli=app)
             _check_names(app, before[0])
             typer.main.get_command(app)
-        except (Exception, SystemExit) as error:  # foreign code
+            added = True
+        if not added:
             del app.registered_commands[before[0] :], app.registered_groups[before[1] :]
-            plugins.failures[implementation.plugin_name] = f"register_commands: {one_line(error)}"
 
 
 def _check_names(app: typer.Typer, first: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -46,15 +48,26 @@ class Plugins:
 
     def register(self, module: ModuleType | object, name: str, distribution: str = "?", version: str = "?") -> None:
         """Add one plugin; what is wrong with it is kept in :attr:`failures`, never raised."""
-        try:
+        with self.blaming(name):
             self.manager.register(module, name=name)
-            hooks = self._checked_hooks(module)
-        except Exception as error:  # a plugin is foreign code: whatever it raises is its failure, not ours
-            self.failures[name] = one_line(error)
-            if self.manager.has_plugin(name):
-                self.manager.unregister(name=name)
-            return
-        self.loaded[name] = PluginInfo(name, distribution, version, hooks)
+            self.loaded[name] = PluginInfo(name, distribution, version, self._checked_hooks(module))
+        if name in self.failures and self.manager.has_plugin(name):
+            self.manager.unregister(name=name)
+
+    @contextmanager
+    def blaming(self, name: str, doing: str = "") -> Iterator[None]:
+        """Run code of a plugin: whatever it raises is kept in :attr:`failures`; only KeyboardInterrupt goes on.
+
+        Args:
+            name: The plugin that the code belongs to.
+            doing: What comes before the reason, such as the hook's name.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # foreign code may raise SystemExit, or a BaseException of its own
+            self.failures[name] = f"{doing}: {one_line(error)}" if doing else one_line(error)
 
     def tell(self, hook: str, **arguments: object) -> None:
         """Call every observer of a hook; one that raises is kept in :attr:`failures` and not called again.
@@ -65,10 +78,8 @@ class Plugins:
             name = implementation.plugin_name
             if name in self.failures:
                 continue
-            try:
+            with self.blaming(name, hook):
                 implementation.function(*(arguments[argument] for argument in implementation.argnames))
-            except Exception as error:  # foreign code
-                self.failures[name] = f"{hook}: {one_line(error)}"
 
     def _checked_hooks(self, module: ModuleType | object) -> tuple[str, ...]:
         """Names of the hooks that `module` implements; PluginValidationError for one we don't know.
@@ -88,13 +99,28 @@ class Plugins:
 
 def one_line(error: BaseException) -> str:
     """``"ValueError: what it said"``, line breaks removed."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an exception's own __str__ may be broken
+        text = ""
+    return f"{type(error).__name__}: {text or 'no message'}"
 
 
-def _first_party_first(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str]:
-    dist = entry_point.dist
-    return dist is None or dist.name != FIRST_PARTY_DISTRIBUTION, entry_point.name
+def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
+    """List the group's entry points, the first-party ones first; files that can't be read become failures."""
+    try:
+        found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+    except Exception:  # one malformed entry_points.txt hides those of all packages: read them one by one
+        found = []
+        for dist in importlib.metadata.distributions():
+            with plugins.blaming(dist.name or "?", "its entry_points.txt can't be read"):
+                found += dist.entry_points.select(group=ENTRY_POINT_GROUP)
+
+    def order(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+        dist = entry_point.dist
+        return dist is None or dist.name != FIRST_PARTY_DISTRIBUTION, entry_point.name
+
+    return sorted(found, key=order)
 
 
 def _split(names: str) -> tuple[str, ...]:
@@ -115,7 +141,7 @@ def build_plugins(block: tuple[str, ...] | None = None, third_party: bool | None
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     plugins = Plugins(manager, blocked=block)
-    for entry_point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=_first_party_first):
+    for entry_point in _entry_points(plugins):
         dist = entry_point.dist
         distribution, version = (dist.name, dist.version) if dist is not None else ("?", "?")
         if entry_point.name in block or (distribution != FIRST_PARTY_DISTRIBUTION and not third_party):
@@ -128,10 +154,6 @@ def build_plugins(block: tuple[str, ...] | None = None, third_party: bool | None
                     f"the plugin name '{entry_point.name}' is taken by {taken.distribution}"
                 )
             continue
-        try:
-            module = entry_point.load()
-        except (Exception, SystemExit) as error:  # as above; a script without a main guard exits when imported
-            plugins.failures[entry_point.name] = one_line(error)
-            continue
-        plugins.register(module, entry_point.name, distribution, version)
+        with plugins.blaming(entry_point.name):
+            plugins.register(entry_point.load(), entry_point.name, distribution, version)
     return plugins

@@ -62,11 +62,9 @@ class Registry:
             info = self.plugins.loaded.get(name)
             if info is None:
                 continue
-            try:
-                components = [_checked(c) for c in implementation.function()]
-            except Exception as error:  # foreign code
-                self.plugins.failures[name] = f"{KINDS[kind]}: {one_line(error)}"
-                continue
+            components: list[Component] = []
+            with self.plugins.blaming(name, KINDS[kind]):
+                components = [_checked(component) for component in implementation.function()]
             for component in components:
                 entry = Registered(component, name, info.distribution, info.version)
                 found.setdefault(component.name, []).append(entry)
@@ -104,7 +102,9 @@ class Registry:
         module_name, _, attribute = registered.component.target.partition(":")
         try:
             return getattr(importlib.import_module(module_name), attribute)
-        except Exception as error:  # foreign code, and optional packages that are absent
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # foreign code, and optional packages that are absent
             raise PluginError(
                 f"{kind} '{name}' of plugin '{registered.plugin}' can't be imported: {one_line(error)}",
                 f"is everything that {registered.distribution} needs installed? (`anytalk doctor`)",
@@ -131,6 +131,10 @@ class Registry:
 def _checked(component: object) -> Component:
     if not isinstance(component, Component):
         raise TypeError(f"expected a list of anytalk.Component, got {type(component).__name__}")
+    if not all(
+        isinstance(text, str) for text in (component.name, component.target, component.summary, *component.uses)
+    ):
+        raise TypeError(f"name, target, summary and uses of a component must be strings, got {component}")
     if component.target.count(":") != 1:
         raise ValueError(f"target of '{component.name}' must be 'module:Name', got '{component.target}'")
     return component
