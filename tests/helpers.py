@@ -15,10 +15,10 @@ from anytalk.grid.audio import write_wave
 from anytalk.grid.tasks import Task
 from anytalk.model.attach import attach
 from anytalk.model.config import StageRecord
-from anytalk.model.talk_model import GridBatch, TalkModel
+from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker
 from anytalk.plugins import PartRef
-from anytalk.plugins.contracts import Backbone, Row
+from anytalk.plugins.contracts import Backbone, GridBatch, Row
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import StageConfig
 from anytalk.train.loop import RunSettings, Watcher, train_stage
@@ -105,8 +105,7 @@ def text_grid(talker: Talker, ids: list[int]) -> torch.Tensor:
 def talker_text_logits(talker: Talker, ids: list[int]) -> torch.Tensor:
     """(1,T,V) through the talking model."""
     model = talker.model
-    embeds, audio = model.embed(GridBatch(text_grid(talker, ids)))
-    return model.text_logits(model.run(embeds, audio, None, audio_rows=1).states.normed)
+    return model.text_logits(model.backbone(model.embed(GridBatch(text_grid(talker, ids))).backbone).normed)
 
 
 @torch.no_grad()
@@ -116,10 +115,8 @@ def all_logits(talker: Talker, tokens: torch.Tensor, features: torch.Tensor) -> 
     embeds = model.adapt_speech(features, torch.tensor([features.shape[1]])).columns
     speaker = None if model.speaker is None else torch.tensor([model.speaker.num_embeddings - 1])
     mask = torch.arange(tokens.shape[2])[None] > 5
-    merged, audio = model.embed(GridBatch(tokens, [[(1, embeds[0])]], speaker, mask))
-    hidden = model.run(merged, audio, None, audio_rows=1)
-    assert hidden.audio is not None
-    return embeds, model.text_logits(hidden.states.normed), model.audio_logits(hidden.audio)
+    states = model.backbone(model.embed(GridBatch(tokens, [[(1, embeds[0])]], speaker, mask)).backbone)
+    return embeds, model.text_logits(states.normed), model.audio_logits(model.output_adapter(states))
 
 
 def probe(talker: Talker) -> tuple[torch.Tensor, ...]:

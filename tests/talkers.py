@@ -22,7 +22,14 @@ from anytalk.plugins.registry import default_registry
 
 STREAMS, CODES = 3, 12
 HF_ADAPTERS: dict[str, dict[str, Any]] = {
-    "talker": {"width": 64, "num_layers": 1, "letter_width": 64, "num_letter_layers": 1},
+    "talker": {
+        "width": 64,
+        "num_layers": 1,
+        "letter_width": 64,
+        "num_letter_layers": 1,
+        "table_width": "backbone",
+        "reads_states": True,
+    },
     "blocks": {"num_blocks": 1},
     "none": {},
 }

@@ -64,6 +64,7 @@ def test_input_adapters_keep_the_contract(name: str, options: dict[str, Any], co
         ("blocks", {"num_blocks": 2}),
         ("blocks", {"num_blocks": 1, "init": "copy"}),
         ("talker", {"width": 64, "letter_width": 64}),
+        ("talker", {"width": 64, "letter_width": 64, "table_width": "backbone", "reads_states": True}),
     ],
 )
 def test_output_adapters_keep_the_contract(name: str, options: dict[str, Any], context: BuildContext) -> None:
@@ -204,7 +205,7 @@ def test_none_is_what_the_text_head_reads(context: BuildContext) -> None:
 
 
 def tables_of(context: BuildContext, codes: int = 16) -> AudioTables:
-    streams, rows, width = context.num_streams, context.stream_vocab_size, context.need_backbone().width
+    streams, rows, width = context.num_streams, context.stream_vocab_size, context.need_audio_width()
     return AudioTables(torch.randn(streams, codes, width), torch.randn(streams, rows - codes, width))
 
 
@@ -273,18 +274,18 @@ def test_check_input_adapter_catches(kind: type[MlpAdapter], message: str, conte
 class LooksAhead(NoAdapter):
     """Adds the mean over all steps."""
 
-    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
         return states.normed + states.normed.mean(dim=1, keepdim=True)
 
 
 class Forgets(NoAdapter):
     """Sums all steps so far, but has no cache."""
 
-    def forward(self, states: BackboneStates, audio: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
         return states.normed.cumsum(dim=1)
 
 
-@pytest.mark.parametrize(("part", "message"), [(LooksAhead(), "not causal"), (Forgets(), "with a cache differ")])
+@pytest.mark.parametrize(("part", "message"), [(LooksAhead(32), "not causal"), (Forgets(32), "with a cache differ")])
 def test_check_output_adapter_catches(part: OutputAdapter, message: str, context: BuildContext) -> None:
     with pytest.raises(AssertionError, match=message):
         check_output_adapter(part, context=context)

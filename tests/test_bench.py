@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from talkers import make_talker
 from typer.testing import CliRunner
 
 from anytalk.bench import decoding
@@ -233,6 +234,6 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     result = runner.invoke(build_app(only="bench"), ["bench", "train", "--tiny", "--stage", "alignmnt"])
     assert result.exit_code == 1
     talker = reference_talker("tiny")
-    talker.model.output_adapter.feedback = "adapter"
+    talker = make_talker(adapter="talker")
     with pytest.raises(ConfigError, match="the original's loop can't run"):
         answer_naively(talker, WAVE, 1)

@@ -13,9 +13,8 @@ from anytalk.data.examples import make_grid, text_twin
 from anytalk.grid.tasks import A1A2, A1T1, A1T2, T1A2, T1T2, TASKS
 from anytalk.model.attach import attach
 from anytalk.model.parent import load_parent
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker, load_talker
-from anytalk.plugins.contracts import Backbone, Message, Row
+from anytalk.plugins.contracts import Backbone, GridBatch, Message, Row
 from anytalk.train import loop as loop_module
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.losses import LossSettings
@@ -49,8 +48,8 @@ def kl_by_hand(talker: Talker, example: Any, task: Any, teacher: Backbone, heat:
     for (start, width), clip in zip(grid.speech_spans, example.clips(task), strict=True):
         embeds, _, _ = model.adapt_speech(clip.features[None], torch.tensor([clip.num_frames]))
         spans.append((start, embeds[0, :width]))
-    embeds, _ = model.embed(GridBatch(torch.from_numpy(grid.tokens)[None], [spans]))
-    logits = model.text_logits(model.run(embeds).states.normed)[0, :, : layout.text_vocab_size] / heat
+    states = model.backbone(model.embed(GridBatch(torch.from_numpy(grid.tokens)[None], [spans])).backbone)
+    logits = model.text_logits(states.normed)[0, :, : layout.text_vocab_size] / heat
     said = logits - logits.exp().sum(-1, keepdim=True).log()
     tokenizer, answer = model.backbone.tokenizer, [*map(int, grid.tokens[layout.text_row][grid.loss_mask[-1]])]
     messages = [{"role": turn.role, "content": turn.text} for turn in example.history]

@@ -14,22 +14,20 @@ from anytalk.decode.answer import Column
 from anytalk.grid.delay import PATTERNS
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tasks import TASKS
-from anytalk.model.talk_model import GridBatch, Hidden, TalkModel
+from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BackboneStates, Cache, OutputAdapter
+from anytalk.plugins.contracts import BackboneStates, Cache, GridBatch, SpeechDecoder
 
 
-def record(model: TalkModel, monkeypatch: pytest.MonkeyPatch) -> list[Hidden]:
-    """What the model computed at every call, in order."""
-    run, seen = model.run, []
-
-    def recorded(*args: Any, **kwargs: Any) -> Hidden:
-        seen.append(run(*args, **kwargs))
-        return seen[-1]
-
-    monkeypatch.setattr(model, "run", recorded)
-    return seen
+def record(model: TalkModel, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
+    """What the heads read of each column, in order: (1,D) of the row that writes, (1,D) of the row that speaks."""
+    text_logits, audio_logits = model.text_logits, model.audio_logits
+    written: list[Tensor] = []
+    said: list[Tensor] = []
+    monkeypatch.setattr(model, "text_logits", lambda x: written.append(x[:, -1]) or text_logits(x))
+    monkeypatch.setattr(model, "audio_logits", lambda x: said.append(x[:, -1]) or audio_logits(x))
+    return written, said
 
 
 def whole_grid(talker: Talker, prompt: Prompt, columns: list[Column], *, speaks: bool) -> Tensor:
@@ -44,7 +42,7 @@ def whole_grid(talker: Talker, prompt: Prompt, columns: list[Column], *, speaks:
 
 def check_against_full_forward(talker: Talker, task: str, monkeypatch: pytest.MonkeyPatch, two_rows: bool) -> None:
     end_text_after(talker, 5, monkeypatch)
-    seen = record(talker.model, monkeypatch)
+    written, said = record(talker.model, monkeypatch)
     generation = generation_of(talker, task, batch_parallel=two_rows)
     columns = list(generation)
     assert any(column.text is None for column in columns) == TASKS[task].audio_out
@@ -56,19 +54,18 @@ def check_against_full_forward(talker: Talker, task: str, monkeypatch: pytest.Mo
         [(start, e) for (start, _), e in zip(prompt.speech_spans, generation.speech, strict=True)]
         for prompt in generation.prompts
     ]
+    model = talker.model
     with torch.no_grad():
-        embeds, audio = talker.model.embed(GridBatch(torch.stack(grids), spans))
-        full = talker.model.run(embeds, audio, None, int(speaks))
-    # The last column was generated, but never fed.
-    stepwise = seen[: len(columns)]
+        full = model.backbone(model.embed(GridBatch(torch.stack(grids), spans)).backbone)
+        heard = model.output_adapter(full)
+    # The last column was generated, but never fed; text that has ended is not looked at.
     first = generation.prompts[0].num_columns - 1
-    for i, hidden in enumerate(stepwise):
-        for row in range(hidden.states.normed.shape[0]):
-            torch.testing.assert_close(hidden.states.normed[row, -1], full.states.normed[row, first + i])
-        if speaks:
-            assert hidden.audio is not None
-            assert full.audio is not None
-            torch.testing.assert_close(hidden.audio[0, -1], full.audio[0, first + i])
+    assert len(written) == min(6, len(columns))
+    for i, normed in enumerate(written):
+        torch.testing.assert_close(normed[0], full.normed[-1, first + i])
+    assert len(said) == (len(columns) if speaks else 0)
+    for i, hidden in enumerate(said):
+        torch.testing.assert_close(hidden[0], heard[0, first + i])
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -82,26 +79,21 @@ def test_steps_equal_the_full_forward(
     check_against_full_forward(talker, task, monkeypatch, two_rows)
 
 
-class EchoAdapter(OutputAdapter):
+class EchoAdapter(SpeechDecoder):
     """Fed with audio itself, so that the backbone sees text only."""
 
-    feedback = "adapter"
+    @property
+    def width(self) -> int:
+        return 16
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> EchoAdapter:
         return cls()
 
     def forward(
-        self,
-        states: BackboneStates,
-        audio: Tensor | None = None,
-        cache: Cache | None = None,
-        text: Tensor | None = None,
+        self, audio: Tensor, text: Tensor, states: BackboneStates | None = None, cache: Cache | None = None
     ) -> Tensor:
-        assert audio is not None
-        assert text is not None
-        assert audio.shape == states.normed.shape
-        return states.normed + 3 * audio
+        return 3 * audio if states is None else states.normed + 3 * audio
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:
         return None

@@ -39,10 +39,12 @@ DECODINGS = {
     "original": DecodeOptions(max_columns=24, rule="original"),
     "sampled": SAMPLED,
 }
+OF_THEN = {"width": 64, "letter_width": 64, "table_width": "backbone", "reads_states": True}
+"""What the talker adapter was when the answers were kept."""
 TALKERS: dict[str, dict[str, Any]] = {
     "tiny-blocks": {"adapter": "blocks"},
     "tiny-none-mean": {"adapter": "none", "merge": "mean", "end_of_text": "eot", "text_lead": 2},
-    "tiny-talker": {"adapter": "talker", "adapter_options": {"width": 64, "letter_width": 64}, "text_lead": 2},
+    "tiny-talker": {"adapter": "talker", "adapter_options": OF_THEN, "text_lead": 2},
     "tiny-voices": {"adapter": "blocks", "speakers": ("anna", "bob"), "pattern": "parallel", "text_lead": "all"},
     "llama-blocks": {"adapter": "blocks", "system": "Be brief."},
     "llama-talker": {"adapter": "talker"},

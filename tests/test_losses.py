@@ -14,7 +14,9 @@ from training import assert_close, by_hand, first_step, items_of, mixed_rows, ru
 from anytalk.data.batches import Batch
 from anytalk.errors import ConfigError
 from anytalk.grid.tasks import TASKS
+from anytalk.model.routes import ThroughBackbone
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Merged
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.losses import LossModule, LossSettings
 from anytalk.train.soft_codes import soft_codes
@@ -36,10 +38,10 @@ def test_cross_entropy_by_hand() -> None:
     model: Any = SimpleNamespace(
         layout=SimpleNamespace(text_row=1, num_audio_streams=1),
         merge="mean",
-        speaks_alone=False,
-        embed=lambda batch, always: (states, None),
+        route=ThroughBackbone(),
+        embed=lambda batch, always: Merged(states, None),
         backbone=lambda embeds: SimpleNamespace(normed=embeds),
-        speak=lambda seen, audio, cache, audio_rows: SimpleNamespace(states=seen, audio=states if audio_rows else None),
+        output_adapter=lambda read, cache: read.normed,
         text_logits=lambda hidden: hidden @ text_table,
         audio_logits=lambda hidden: (hidden @ audio_table)[:, None],
     )

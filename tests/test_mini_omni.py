@@ -27,8 +27,8 @@ from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.mini_omni import import_mini_omni, talker_config
 from anytalk.model.mini_omni_keys import MiniOmniConfig, expected_shapes, split_qkv
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker, load_talker
+from anytalk.plugins.contracts import GridBatch
 
 GOLDEN = Path(__file__).parent / "golden"
 MORE = os.environ.get("ANYTALK_GOLDEN_DIR")
@@ -168,13 +168,12 @@ def test_prefill_logits_are_the_originals(golden: Golden, mode: str) -> None:
     model = golden.talker.model
     prompts, speech = prompts_and_speech(golden, mode)
     spans = [[(s, e) for (s, _), e in zip(p.speech_spans, speech, strict=True)] for p in prompts]
-    embeds, _ = model.embed(GridBatch(torch.from_numpy(np.stack([p.tokens for p in prompts])), spans))
-    hidden = model.run(embeds, audio_rows=len(prompts))
-    text = model.text_logits(hidden.states.normed[:, -1:])[:, 0]
+    merged = model.embed(GridBatch(torch.from_numpy(np.stack([p.tokens for p in prompts])), spans))
+    states = model.backbone(merged.backbone)
+    text = model.text_logits(states.normed[:, -1:])[:, 0]
     assert text.argmax(dim=-1).tolist() == golden.numbers[f"{mode}.prefill_text_argmax"].tolist()
     torch.testing.assert_close(text[:, :64], golden.numbers[f"{mode}.prefill_text_logits"], rtol=0, atol=1e-4)
-    assert hidden.audio is not None
-    audio = model.audio_logits(hidden.audio[:, -1:])[:, :, 0, :16]
+    audio = model.audio_logits(model.output_adapter(states)[:, -1:])[:, :, 0, :16]
     torch.testing.assert_close(audio, golden.numbers[f"{mode}.prefill_audio_logits"], rtol=0, atol=1e-4)
 
 
@@ -238,9 +237,9 @@ def text_and_audio_logits(talker: Talker) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(1, 5, 16, generator=generator)
     with torch.no_grad():
-        hidden = talker.model.run(embeds, audio_rows=1)
-        assert hidden.audio is not None
-        return talker.model.text_logits(hidden.states.normed), talker.model.audio_logits(hidden.audio)
+        states = talker.model.backbone(embeds)
+        heard = talker.model.output_adapter(states)
+        return talker.model.text_logits(states.normed), talker.model.audio_logits(heard)
 
 
 @pytest.mark.parametrize("missing", ["lm_head.weight", "transformer.wte.weight"])

@@ -8,8 +8,8 @@ import torch
 from helpers import NEW_PARTS, stage, tiny_talker, train, training_rows
 
 from anytalk.grid.tokens import StreamLayout
-from anytalk.model.talk_model import AudioEmbeddings, GridBatch, SpecialTokens, TalkModel
-from anytalk.plugins.contracts import OutputAdapter
+from anytalk.model.talk_model import AudioEmbeddings, SpecialTokens, TalkModel
+from anytalk.plugins.contracts import BackboneAdapter, GridBatch, OutputAdapter, SpeechDecoder
 
 # 2 audio streams of 2 codes, 4 text ids, width 3. Text specials begin at 4: eot 4, pad_t 5. Audio specials begin at
 # 2: eoa 2, pad_a 3, input_a 4.
@@ -23,14 +23,45 @@ class TableBackbone(torch.nn.Module):
         return TEXT[ids]
 
 
-class Adapter(torch.nn.Module):
-    def __init__(self, feedback: str) -> None:
-        super().__init__()
-        self.feedback = feedback
+class Through(BackboneAdapter):
+    """Gives the states back."""
+
+    @property
+    def width(self) -> int:
+        return 3
+
+    @classmethod
+    def build(cls, options: Any, context: Any) -> Any:
+        return cls()
+
+    def forward(self, states: Any, cache: Any = None) -> torch.Tensor:
+        normed: torch.Tensor = states.normed
+        return normed
+
+    def new_cache(self, batch_size: int, max_steps: int) -> None:
+        return None
 
 
-def small_model(merge: str, feedback: str = "backbone", speakers: int = 0) -> TalkModel:
-    special, audio = SpecialTokens(LAYOUT, 3, 1.0), AudioEmbeddings(LAYOUT, 3, 1.0)
+class Beside(SpeechDecoder):
+    """Gives its own audio back."""
+
+    @property
+    def width(self) -> int:
+        return 3
+
+    @classmethod
+    def build(cls, options: Any, context: Any) -> Any:
+        return cls()
+
+    def forward(self, audio: torch.Tensor, text: Any, states: Any = None, cache: Any = None) -> torch.Tensor:
+        return audio
+
+    def new_cache(self, batch_size: int, max_steps: int) -> None:
+        return None
+
+
+def small_model(merge: str, adapter: OutputAdapter | None = None, speakers: int = 0) -> TalkModel:
+    special, audio = SpecialTokens(LAYOUT, 3, 1.0, 3, 1.0), AudioEmbeddings(LAYOUT, 3, 1.0)
     with torch.no_grad():
         audio.weight.copy_(CODES)
         for slot in range(5):
@@ -38,7 +69,7 @@ def small_model(merge: str, feedback: str = "backbone", speakers: int = 0) -> Ta
         for stream in range(2):
             for slot in range(4):
                 special.audio[stream, slot] = torch.tensor([0.0, 0.0, 1000.0 * (stream + 1) + slot])
-    parts: dict[str, Any] = {"backbone": TableBackbone(), "output_adapter": Adapter(feedback), "heads": None}
+    parts: dict[str, Any] = {"backbone": TableBackbone(), "output_adapter": adapter or Through(), "heads": None}
     speaker = torch.nn.Embedding(speakers, 3, _weight=torch.tensor([[0.5, 0, 0], [0, 0.5, 0]])) if speakers else None
     return TalkModel(
         layout=LAYOUT,
@@ -113,7 +144,7 @@ def test_speaker_embedding_stands_on_answer_columns_only() -> None:
 
 
 def test_feedback_to_the_adapter_keeps_audio_away_from_the_backbone() -> None:
-    model = small_model("sum", feedback="adapter", speakers=2)
+    model = small_model("sum", Beside(), speakers=2)
     mask = torch.zeros(2, 4, dtype=torch.bool)
     mask[0, 1] = True
     embeds, audio = model.embed(GridBatch(TOKENS, (), torch.tensor([0, 0]), mask))
@@ -147,27 +178,3 @@ def test_pads_learn_under_mean_only(merge: str, tmp_path: Path) -> None:
     tokens[0, layout.text_row] = layout.pad_t
     embeds, _ = talker.model.embed(GridBatch(tokens))
     assert bool((embeds == 0).all()) is not learns
-
-
-def test_only_speaking_rows_go_through_the_output_adapter(tmp_path: Path) -> None:
-    model, seen = tiny_talker(tmp_path / "t").model, []
-
-    class Recorder(OutputAdapter):
-        @classmethod
-        def build(cls, options: Any, context: Any) -> Any:
-            return cls()
-
-        def forward(self, states: Any, audio: Any = None, cache: Any = None) -> torch.Tensor:
-            seen.append(states.pre_norm.shape[0])
-            normed: torch.Tensor = states.normed
-            return normed
-
-        def new_cache(self, batch_size: int, max_steps: int) -> None:
-            return None
-
-    model.output_adapter = Recorder()
-    hidden = model.run(torch.randn(3, 2, 32), None, None, audio_rows=2)
-    assert hidden.audio is not None
-    assert torch.equal(hidden.audio, hidden.states.normed[:2])
-    assert model.run(torch.randn(3, 2, 32)).audio is None
-    assert seen == [2]

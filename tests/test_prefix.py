@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import tiny_talker
 
-from anytalk.model.talk_model import GridBatch
+from anytalk.plugins.contracts import GridBatch
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.prefix import run_backbone, shared_prefix
 

@@ -115,7 +115,7 @@ def long_answer(
     def watched(self: Generation, text: int, audio: np.ndarray | None, cache: TalkCache) -> Any:
         found = step(self, text, audio, cache)
         held.append(cache.backbone.length)
-        if cache.output_adapter is not None and not self._alone:
+        if cache.output_adapter is not None:
             assert cache.output_adapter.length == cache.backbone.length
         return found
 

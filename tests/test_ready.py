@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from talkers import end_text_after, generation_of, make_talker, spoken
+from test_engine_cache import record
 from torch import Tensor
 
 from anytalk.bench.reference import reference_talker
@@ -19,8 +20,8 @@ from anytalk.decode.ready import calibrate, make_talker_ready
 from anytalk.decode.session import AnswerDone, AudioDelta, Session
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.delay import DelayPattern
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import GridBatch
 from anytalk.plugins.testing.codec import random_codes
 
 
@@ -40,12 +41,11 @@ def test_both_rows_share_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shapes == [(1, columns - 1), (2, 1)]
 
 
-def test_sharing_the_prompt_changes_nothing() -> None:
+def test_sharing_the_prompt_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     talker = reference_talker("tiny")
     wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-    seen: list[Tensor] = []
-    run = talker.model.run
-    talker.model.run = lambda *args: seen.append(found := run(*args)) or found  # type: ignore[func-returns-value,method-assign]
+    model = talker.model
+    written, said = record(model, monkeypatch)
     list(Session(talker).ask(wave=wave, options=DecodeOptions(max_columns=2)))
     from anytalk.decode.session import listen
     from anytalk.grid.prompts import Turn
@@ -57,14 +57,11 @@ def test_sharing_the_prompt_changes_nothing() -> None:
     rows = [prompt, talker.prompts.text_only_row(prompt)]
     tokens = torch.from_numpy(np.stack([row.tokens for row in rows]))
     with torch.no_grad():
-        embeds, audio = talker.model.embed(
-            GridBatch(tokens, [[(s, speech) for s, _ in row.speech_spans] for row in rows])
-        )
-        whole = run(embeds, audio, None, 1)
-    torch.testing.assert_close(seen[0].states.normed[:, -1], whole.states.normed[:, -1], atol=1e-5, rtol=1e-5)
-    assert seen[0].audio is not None
-    assert whole.audio is not None
-    torch.testing.assert_close(seen[0].audio[:, -1], whole.audio[:, -1], atol=1e-5, rtol=1e-5)
+        spans = [[(s, speech) for s, _ in row.speech_spans] for row in rows]
+        whole = model.backbone(model.embed(GridBatch(tokens, spans)).backbone)
+        heard = model.output_adapter(whole)
+    torch.testing.assert_close(written[0][0], whole.normed[1, -1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(said[0][0], heard[0, -1], atol=1e-5, rtol=1e-5)
 
 
 def answers(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], np.ndarray]:
@@ -91,10 +88,14 @@ def test_the_reference_stack_made_ready_stays_near(arithmetic: str) -> None:
         model = talker.model
         with torch.no_grad():
             cache = model.new_cache(2, 20, 1)
-            embeds, audio = model.embed(GridBatch(tokens))
-            pieces = [model.run(piece, audio, cache, 1) for piece in embeds.split([15, 1, 4], dim=1)]
-            text = model.text_logits(torch.cat([piece.states.normed for piece in pieces], dim=1))
-            sound = model.audio_logits(torch.cat([piece.audio for piece in pieces if piece.audio is not None], dim=1))
+            embeds = model.embed(GridBatch(tokens)).backbone
+            pieces = [model.backbone(piece, cache.backbone) for piece in embeds.split([15, 1, 4], dim=1)]
+            heard = [
+                model.output_adapter(type(states)(*(part[:1] for part in states)), cache.output_adapter)
+                for states in pieces
+            ]
+            text = model.text_logits(torch.cat([states.normed for states in pieces], dim=1))
+            sound = model.audio_logits(torch.cat(heard, dim=1))
             logits.append((text, sound))
     for wanted, found in zip(*logits, strict=True):
         error = float((wanted - found).norm() / wanted.norm())

@@ -29,7 +29,7 @@ def question(
     spoken, audio_out = TASKS[task].speech_in, TASKS[task].audio_out
     turns = [Turn("user", None if spoken else "why? " * (number + 1), speech_columns=2 + number if spoken else 0)]
     prompt = talker.prompts.prompt(TASKS[task], turns)
-    two = audio_out and not given and not talker.model.speaks_alone
+    two = audio_out and not given and talker.model.route.num_rows == 2
     generator = torch.Generator().manual_seed(number)
     speech = [torch.randn(n, talker.model.backbone.width, generator=generator) for _, n in prompt.speech_spans]
     return Generation(
@@ -202,7 +202,7 @@ def converse(
     talker: Talker, memory: Memory | None, turns: list[Turn], task: str = "T1A2", batch: Batch | None = None
 ) -> tuple[Slot, tuple[list[int], list[list[int]], str | None]]:
     prompt = talker.prompts.prompt(TASKS[task], turns)
-    two = TASKS[task].audio_out and not talker.model.speaks_alone
+    two = TASKS[task].audio_out and talker.model.route.num_rows == 2
     prompts = [prompt, talker.prompts.text_only_row(prompt)] if two else [prompt]
     generation = Generation(
         talker.model,
@@ -271,7 +271,6 @@ def test_speech_is_told_apart_by_its_number(tmp_path: Path) -> None:
 
     talker = hf_talker(tmp_path, "none")
     prompt = talker.prompts.prompt(TASKS["A1T2"], [Turn("user", speech_columns=3)])
-    row = talker.model.layout.text_row
-    one, same, two = (column_keys(prompt, [n], row, hears_audio=True) for n in (1, 1, 2))
+    one, same, two = (column_keys(prompt, [n], slice(None)) for n in (1, 1, 2))
     assert np.array_equal(one, same)
     assert (one != two).any(axis=0).sum() == 3

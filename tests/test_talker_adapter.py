@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,8 @@ from anytalk.decode.session import AnswerDone, Session
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1A1, T1A2, T1T2
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker, load_talker
-from anytalk.plugins.contracts import END_OF_TEXT, NO_TEXT, BackboneStates
-from anytalk.train.windows import answer_windows
+from anytalk.plugins.contracts import END_OF_TEXT, NO_TEXT, GridBatch
 from anytalk_adapters.talker_adapter import TalkerAdapter, spoken_steps
 
 SMALL = {"width": 64, "letter_width": 64, "num_layers": 2, "num_letter_layers": 1}
@@ -27,7 +26,8 @@ TALKER = ["output_adapter.name=talker", f"output_adapter.options={SMALL}"]
 
 def alone(**grid: Any) -> Talker:
     torch.manual_seed(1)
-    talker = make_talker(adapter="talker", **grid)
+    options = {"reads_states": True, **grid.pop("adapter_options", {})}
+    talker = make_talker(adapter="talker", adapter_options=options, **grid)
     with torch.no_grad():  # states count from the start here, so that a wrong one is seen
         talker.model.output_adapter.state_in.weight.normal_()
     talker.model.eval()
@@ -73,15 +73,17 @@ def test_what_is_trained_on_is_what_is_decoded(
     body[layout.text_row, : len(text)] = text
     tokens = torch.from_numpy(np.concatenate([prompt, body], axis=1))[None]
     answers = torch.arange(tokens.shape[2])[None] >= prompt.shape[1]
-    cut = answer_windows(layout, tokens, torch.zeros_like(tokens, dtype=torch.bool), answers)
     with torch.no_grad():
-        states = None
-        if task is T1A2:
-            whole = model.backbone(model.embed(GridBatch(tokens))[0])
-            states = type(whole)(cut.gather(whole.pre_norm), cut.gather(whole.normed))
-        _, audio = model.embed(GridBatch(cut.tokens))
-        assert audio is not None
-        logits = model.audio_logits(model.speak_alone(states, cut.tokens[:, layout.text_row], audio))[0]
+        whole = model.backbone(model.embed(GridBatch(tokens)).backbone) if task is T1A2 else None
+        whole_answer = SimpleNamespace(
+            tokens=tokens,
+            loss_mask=torch.zeros_like(tokens, dtype=torch.bool),
+            answer_mask=answers,
+            speaker=torch.zeros(1, dtype=torch.int64),
+            reads=torch.tensor([task is T1A1]),
+        )
+        hidden = model.route.train(model, whole_answer, whole).hidden
+        logits = model.audio_logits(hidden)[0]
     assert len(seen) == columns.shape[1]
     torch.testing.assert_close(torch.stack(seen, dim=1), logits[:, :-1], atol=2e-5, rtol=1e-4)
 
@@ -146,16 +148,14 @@ def test_it_learns_from_answers_beside_other_tasks(tmp_path: Path) -> None:
     assert record.loss_last < record.loss_first
 
 
-def pieces_of(talker: Talker, text: str, steps: int) -> tuple[BackboneStates, torch.Tensor, torch.Tensor]:
-    """States, audio and text of an answer of so many steps."""
+def pieces_of(talker: Talker, text: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Audio and text of an answer of so many steps."""
     ids = talker.model.backbone.tokenizer.encode(text)
     row = torch.full((1, steps + 3), NO_TEXT)
     row[0, 1 : len(ids) + 2] = torch.tensor([*ids, END_OF_TEXT])
-    width = talker.model.backbone.width
-    audio = torch.randn(1, steps + 3, width)
+    audio = torch.randn(1, steps + 3, talker.model.output_adapter.width)
     audio[:, steps:] = 0
-    nothing = torch.zeros_like(audio)
-    return BackboneStates(nothing, nothing), audio, row
+    return audio, row
 
 
 def test_steps_of_an_answer_end_with_its_last_sound() -> None:
@@ -173,8 +173,7 @@ def test_pace_is_how_many_steps_the_guess_is_wrong() -> None:
     with torch.no_grad():
         adapter.times.duration.weight.zero_()
     for text, guess in (("hello", 14 + 5), ("a 7", 14 + 2 + 4)):
-        states, audio, row = pieces_of(alone(), text, 20)
-        assert adapter.pace(states, audio, row).item() == pytest.approx(abs(guess - 20), abs=1e-3)
+        assert adapter.pace(*pieces_of(alone(), text, 20)).item() == pytest.approx(abs(guess - 20), abs=1e-3)
 
 
 def test_it_learns_how_long_answers_take(tmp_path: Path) -> None:

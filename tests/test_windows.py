@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from anytalk.train.windows import answer_windows
+from anytalk.model.windows import answer_windows
 
 LAYOUT: Any = SimpleNamespace(text_row=1, pad_a=90, pad_t=99)
 

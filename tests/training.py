@@ -15,9 +15,9 @@ from anytalk.data.batches import Step, Steps, StepSettings
 from anytalk.data.examples import Example, make_grid
 from anytalk.data.feeds import ListFeed
 from anytalk.grid.tasks import TASKS, Task
-from anytalk.model.talk_model import GridBatch, TalkModel
+from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, load_talker
-from anytalk.plugins.contracts import Backbone, Row
+from anytalk.plugins.contracts import Backbone, GridBatch, Row
 from anytalk.train.losses import LossModule, LossSettings, hear
 
 SHAPES = [(3, 0.2, "ab"), (6, 0.35, "longer"), (4, 0.25, "abc"), (9, 0.5, "a much longer answer")]
@@ -111,10 +111,9 @@ def by_hand(
         speakers = talker.config.speakers
         voice = torch.tensor([speakers.index(example.speaker or speakers[0])]) if speakers else None
         mask = torch.arange(tokens.shape[2])[None] >= grid.num_prompt if task.audio_out else None
-        embeds, audio_in = model.embed(GridBatch(tokens, [spans], voice, mask))
-        hidden = model.run(embeds, audio_in, None, audio_rows=1)
-        text_logits = model.text_logits(hidden.states.normed)[0]
-        audio_logits = model.audio_logits(hidden.audio)[0]
+        states = model.backbone(model.embed(GridBatch(tokens, [spans], voice, mask)).backbone)
+        text_logits = model.text_logits(states.normed)[0]
+        audio_logits = model.audio_logits(model.output_adapter(states))[0]
         for row, column in np.argwhere(grid.loss_mask).tolist():
             is_text = row == layout.text_row
             logits = text_logits[column - 1] if is_text else audio_logits[row, column - 1]

@@ -1,4 +1,4 @@
-"""Parallel audio heads: hidden (B,T,D) to logits (B,K,T,C+specials), all K streams at once.
+"""Parallel audio heads: hidden (B,T,W) to logits (B,K,T,C+specials), all K streams at once.
 
 ``parallel`` has a matrix of its own (arXiv 2408.16725, section 3.1); ``shared`` reads with the audio embedding rows, as
 the released Mini-Omni's one tied ``lm_head`` does.
@@ -47,10 +47,11 @@ class ParallelHeads(Heads):
     @classmethod
     def build(cls, options: ParallelHeads.Options, context: BuildContext) -> ParallelHeads:
         """See :meth:`anytalk.plugins.contracts.Part.build`."""
-        return cls(context.need_backbone().width, *_grid_of(context)).to(context.device)
+        num_streams, stream_vocab_size = _grid_of(context)
+        return cls(context.need_audio_width(), num_streams, stream_vocab_size).to(context.device)
 
     def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
-        """(B,T,D) -> (B,K,T,C+specials); `tables` is not used."""
+        """(B,T,W) -> (B,K,T,C+specials); `tables` is not used."""
         logits: Tensor = self.linear(hidden.to(self.linear.weight.dtype))
         # (B,T,K*V) -> (B,T,K,V) -> (B,K,T,V)
         return logits.view(*hidden.shape[:2], self.num_streams, -1).transpose(1, 2)
@@ -59,7 +60,7 @@ class ParallelHeads(Heads):
 class SharedHeads(Heads):
     """Reads with embedding rows: ``logits[k] = hidden @ rows[k].T``.
 
-    Tied, it has no parameters and learns through the audio embeddings; untied, it owns ``rows`` (K,C+specials,D).
+    Tied, it has no parameters and learns through the audio embeddings; untied, it owns ``rows`` (K,C+specials,W).
     """
 
     licence = "MIT"
@@ -79,11 +80,11 @@ class SharedHeads(Heads):
         num_streams, stream_vocab_size = _grid_of(context)
         if options.tied:
             return cls(None)
-        rows = torch.empty(num_streams, stream_vocab_size, context.need_backbone().width)
+        rows = torch.empty(num_streams, stream_vocab_size, context.need_audio_width())
         return cls(nn.Parameter(nn.init.normal_(rows, std=INIT_STD))).to(context.device)
 
     def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
-        """(B,T,D) -> (B,K,T,C+specials), codes first."""
+        """(B,T,W) -> (B,K,T,C+specials), codes first."""
         if self.rows is not None:
             return _read(hidden, self.rows)
         # Two products and a join of logits: joining the tables would copy all of them at every step.
@@ -91,6 +92,6 @@ class SharedHeads(Heads):
 
 
 def _read(hidden: Tensor, rows: Tensor) -> Tensor:
-    """(B,T,D), (K,R,D) -> (B,K,T,R)."""
+    """(B,T,W), (K,R,W) -> (B,K,T,R)."""
     # b: batch, t: step, d: width, k: stream, r: row
     return torch.einsum("btd,krd->bktr", hidden.to(rows.dtype), rows)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BackboneStates, Cache, OutputAdapter
+from anytalk.plugins.contracts import BackboneAdapter, BackboneStates, Cache
 
 
-class BlocksAdapter(OutputAdapter):
+class BlocksAdapter(BackboneAdapter):
     """A causal stack of the backbone's own kind of block, with its own final norm."""
 
     licence = "MIT"
@@ -29,23 +29,23 @@ class BlocksAdapter(OutputAdapter):
             "fresh", description="Start from the model's own initialisation, or from its last blocks."
         )
 
-    def __init__(self, blocks: nn.Module) -> None:
+    def __init__(self, blocks: nn.Module, width: int) -> None:
         super().__init__()
         self.blocks = blocks
+        self._width = width
 
     @classmethod
     def build(cls, options: BlocksAdapter.Options, context: BuildContext) -> BlocksAdapter:
         """See :meth:`anytalk.plugins.contracts.Part.build`."""
-        blocks = context.need_backbone().make_blocks(options.num_blocks, options.init)
-        return cls(blocks).to(context.device)
+        backbone = context.need_backbone()
+        return cls(backbone.make_blocks(options.num_blocks, options.init), backbone.width).to(context.device)
 
-    def forward(
-        self,
-        states: BackboneStates,
-        audio: Tensor | None = None,
-        cache: Cache | None = None,
-        text: Tensor | None = None,
-    ) -> Tensor:
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._width
+
+    def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
         """States before the final norm (B,T,D) -> (B,T,D)."""
         # The backbone may run in a smaller dtype than the blocks, which are trained.
         dtype = next(self.blocks.parameters()).dtype
@@ -56,7 +56,7 @@ class BlocksAdapter(OutputAdapter):
         return cast("Cache", self.blocks.new_cache(batch_size, max_steps))  # type: ignore[operator]
 
 
-class NoAdapter(OutputAdapter):
+class NoAdapter(BackboneAdapter):
     """Nothing in between: the audio heads read what the text head reads."""
 
     licence = "MIT"
@@ -64,18 +64,21 @@ class NoAdapter(OutputAdapter):
     class Options(plugins.Options):
         """``none`` has no options."""
 
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width
+
     @classmethod
     def build(cls, options: NoAdapter.Options, context: BuildContext) -> NoAdapter:
         """See :meth:`anytalk.plugins.contracts.Part.build`."""
-        return cls()
+        return cls(context.need_backbone().width)
 
-    def forward(
-        self,
-        states: BackboneStates,
-        audio: Tensor | None = None,
-        cache: Cache | None = None,
-        text: Tensor | None = None,
-    ) -> Tensor:
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._width
+
+    def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
         """States after the final norm (B,T,D), as they are."""
         return states.normed
 

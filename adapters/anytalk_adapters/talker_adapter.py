@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import NO_TEXT, BackboneStates, Cache, OutputAdapter, TextTokenizer
+from anytalk.plugins.contracts import BackboneStates, Cache, SpeechDecoder, TextTokenizer
 
 from .spelling import END, NUM_LETTERS, PADDING, START, Spelling
 from .talker_layers import FAR, HEAD_WIDTH, NEVER, LetterBlock, SpeechBlock, TalkerMemory
@@ -33,6 +33,8 @@ _FIRST_RIMS = (3.6, 10.4)
 delay pattern of seven streams with a text lead of two adds."""
 _RIM_UNIT = 10.0
 """Steps per unit of the parameter, which an optimizer moves by no more than its learning rate at once."""
+_TABLE_STD = 0.1
+"""Of a step's fresh audio rows, summed: small beside letters, so that both can be told apart from the start."""
 _DIGITS = range(ord("0"), ord("9") + 1)
 
 
@@ -54,11 +56,10 @@ class LetterTimes(nn.Module):
         return durations
 
 
-class TalkerAdapter(OutputAdapter):
+class TalkerAdapter(SpeechDecoder):
     """Letters of the text and past speech to what the audio heads read."""
 
     licence = "MIT"
-    feedback = "adapter"
 
     class Options(plugins.Options):
         """Options of ``talker``."""
@@ -79,6 +80,15 @@ class TalkerAdapter(OutputAdapter):
             "learned",
             description="Whether it is learned how long letters take to say (loss `pace`), or as given above.",
         )
+        table_width: Literal["decoder", "backbone"] = Field(
+            "decoder",
+            description="How wide audio tables and heads are: as the decoder, or as the backbone, with a matrix on "
+            "each side of the decoder.",
+        )
+        reads_states: bool = Field(
+            False,
+            description="Read the backbone's states beside the letters; without, it fits any backbone.",
+        )
         state_dropout: float = Field(
             0.1, ge=0, lt=1, description="Share of answers that are trained without the backbone's states."
         )
@@ -93,28 +103,33 @@ class TalkerAdapter(OutputAdapter):
         super().__init__()
         width, letter_width = options.width, options.letter_width
         self.options = options
+        self.reads_states = options.reads_states
+        self._width = backbone_width if options.table_width == "backbone" else width
+        if options.table_width == "decoder":
+            self.table_std = _TABLE_STD
         self.letters = nn.Embedding(NUM_LETTERS, letter_width)
         self.place = nn.Embedding(options.max_letters, letter_width)
-        self.state_norm = nn.LayerNorm(backbone_width, elementwise_affine=False)
-        self.state_in = nn.Linear(backbone_width, letter_width)
+        self.state_norm = nn.LayerNorm(backbone_width, elementwise_affine=False) if options.reads_states else None
+        self.state_in = nn.Linear(backbone_width, letter_width) if options.reads_states else None
         self.letter_blocks = nn.ModuleList(
             LetterBlock(letter_width, 4 * letter_width) for _ in range(options.num_letter_layers)
         )
         self.letter_norm = nn.LayerNorm(letter_width)
         self.times: LetterTimes | None = LetterTimes(letter_width) if options.timing == "learned" else None
-        self.audio_in = nn.Linear(backbone_width, width)
+        self.audio_in = nn.Linear(self._width, width) if options.table_width == "backbone" else nn.Identity()
         hidden = options.hidden_width or int(3.5 * width)
         self.speech_blocks = nn.ModuleList(
             SpeechBlock(width, letter_width, hidden, options.timing == "learned") for _ in range(options.num_layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, backbone_width)
+        self.out = nn.Linear(width, self._width) if options.table_width == "backbone" else nn.Identity()
         self._spelling = Spelling(tokenizer, options.max_letters)
         for table in (self.letters, self.place):
             nn.init.normal_(table.weight, std=0.5)
-        # Almost silent at first: a mouth that has learnt to read aloud speaks answers as well.
-        nn.init.normal_(self.state_in.weight, std=1e-4)
-        nn.init.zeros_(self.state_in.bias)
+        if self.state_in is not None:
+            # Almost silent at first: a decoder that has learnt to read aloud speaks answers as well.
+            nn.init.normal_(self.state_in.weight, std=1e-4)
+            nn.init.zeros_(self.state_in.bias)
         # Blocks start as almost nothing beside the residual path, which keeps young deep stacks stable.
         depth = options.num_layers + options.num_letter_layers
         for name, parameter in self.named_parameters():
@@ -127,25 +142,23 @@ class TalkerAdapter(OutputAdapter):
         backbone = context.need_backbone()
         return cls(options, backbone.width, backbone.tokenizer).to(context.device)
 
+    @property
+    def width(self) -> int:
+        """W: the decoder's own, or the backbone's."""
+        return self._width
+
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
         """An empty memory."""
         return TalkerMemory()
 
     def forward(
-        self,
-        states: BackboneStates,
-        audio: Tensor | None = None,
-        cache: Cache | None = None,
-        text: Tensor | None = None,
+        self, audio: Tensor, text: Tensor, states: BackboneStates | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """See :meth:`anytalk.plugins.contracts.OutputAdapter.forward`; without `text` every step is :data:`NO_TEXT`."""
-        assert audio is not None, "an adapter that is fed back needs the audio rows"
+        """See :meth:`anytalk.plugins.contracts.SpeechDecoder.forward`."""
         memory = cast("TalkerMemory", cache) if cache is not None else TalkerMemory()
         rows, steps = audio.shape[:2]
-        device = audio.device
-        places = memory.places(steps, device)
-        ids = torch.full((rows, steps), NO_TEXT, device=device) if text is None else text
-        x, durations = self._read(states, ids, memory)
+        places = memory.places(steps, audio.device)
+        x, durations = self._read(states, text, memory)
         if self.training and cache is None and self.times is not None:
             durations = _stretched(durations, spoken_steps(audio))
         letter_times = memory.speak(durations)
@@ -156,22 +169,22 @@ class TalkerAdapter(OutputAdapter):
         away = memory.middle[:, None, :] - times[:, :, None]
         hidden = memory.arrival[:, None, :] > places[:, :, None]
         away = away.masked_fill(hidden, FAR)
-        h = self._past(audio.to(self.out.weight.dtype))
+        h = self._past(audio.to(self.norm.weight.dtype))
         for number, block in enumerate(self.speech_blocks):
             h = block(h, times, x, letter_times, away, memory, str(number))
         memory.length += steps
         return cast("Tensor", self.out(self.norm(h)))
 
-    def pace(self, states: BackboneStates, audio: Tensor, text: Tensor) -> Tensor:
-        """See :meth:`anytalk.plugins.contracts.OutputAdapter.pace`."""
+    def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
+        """See :meth:`anytalk.plugins.contracts.SpeechDecoder.pace`."""
         if self.times is None:
-            return super().pace(states, audio, text)
+            return super().pace(audio, text, states)
         _, durations = self._read(states, text, TalkerMemory())
         return (durations.sum(dim=1) - spoken_steps(audio)).abs()
 
-    def _read(self, states: BackboneStates, text: Tensor, memory: TalkerMemory) -> tuple[Tensor, Tensor]:
+    def _read(self, states: BackboneStates | None, text: Tensor, memory: TalkerMemory) -> tuple[Tensor, Tensor]:
         """The letters that come with these steps: (B,n,W'), and (B,n) how many steps each takes to say."""
-        device, dtype = text.device, self.out.weight.dtype
+        device = text.device
         first = memory.places(1, device)
         letters, places, sources, ends = self._spell(text.tolist(), memory)
         codes = torch.tensor(letters, device=device)
@@ -183,7 +196,8 @@ class TalkerAdapter(OutputAdapter):
         memory.arrive(arrival, end)
         expected = self._expected(codes)
         x = self.letters(codes) + self.place(torch.tensor(places, device=device))
-        x = x + self._states(states.normed, source, dtype)
+        if states is not None and self.state_in is not None:
+            x = x + self._states(states.normed, source)
         assert memory.arrival is not None
         seen = memory.arrival[:, None, :] <= arrival[:, :, None]
         # An empty slot looks at itself and at everything: its output is never looked at, but must be a number.
@@ -193,20 +207,25 @@ class TalkerAdapter(OutputAdapter):
         durations = expected if self.times is None else self.times(x, expected, codes)
         return x, durations * (codes != PADDING)
 
-    def _states(self, normed: Tensor, source: Tensor, dtype: torch.dtype) -> Tensor:
+    def _states(self, normed: Tensor, source: Tensor) -> Tensor:
         """(B,T,D) states -> (B,n,W'), what the backbone knows of the token of each letter."""
         known = (normed != 0).any(dim=-1, keepdim=True)  # states of steps without text are zero
         if self.training and self.options.state_dropout:
             kept = torch.rand(len(normed), 1, 1, device=normed.device) >= self.options.state_dropout
             known = known & kept
-        found = self.state_in(self.state_norm(normed.to(dtype))) * known
+        assert self.state_in is not None
+        assert self.state_norm is not None
+        found = self.state_in(self.state_norm(normed.to(self.state_in.weight.dtype))) * known
         index = source.clamp(max=normed.shape[1] - 1)
         found = found.gather(1, index[:, :, None].expand(-1, -1, found.shape[-1]))
         shown: Tensor = found * (source != NEVER)[:, :, None]
         return shown
 
     def _past(self, audio: Tensor) -> Tensor:
-        """(B,T,D) audio rows -> (B,T,W). Hiding some in training is the dropout of Tacotron's prenet (1703.10135)."""
+        """(B,T,W) audio rows, as wide as the decoder.
+
+        Hiding some in training is the dropout of Tacotron's prenet (arXiv 1703.10135).
+        """
         past: Tensor = self.audio_in(audio)
         if self.training and self.options.audio_dropout:
             # From almost nothing to twice as much: some answers are learned from their letters, some from both.
@@ -247,7 +266,7 @@ class TalkerAdapter(OutputAdapter):
 
 
 def spoken_steps(audio: Tensor) -> Tensor:
-    """(B,T,D) audio rows of whole answers -> (B,) steps up to the last that holds audio; 0 for none."""
+    """(B,T,W) audio rows of whole answers -> (B,) steps up to the last that holds audio; 0 for none."""
     steps = torch.arange(1, audio.shape[1] + 1, device=audio.device)
     return ((audio != 0).any(dim=-1) * steps).amax(dim=1)
 

@@ -98,7 +98,7 @@ def answer(
     heard = listen(talker, wave)
     mark("encoded")
     prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=heard.num_columns)])
-    prompts = [prompt] if talker.model.speaks_alone else [prompt, talker.prompts.text_only_row(prompt)]
+    prompts = [prompt, talker.prompts.text_only_row(prompt)][: talker.model.route.num_rows]
     generation = PacedGeneration(
         talker.model,
         talker.config.grid.delay_pattern(),

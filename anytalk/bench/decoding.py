@@ -14,11 +14,12 @@ import torch
 from anytalk.bench.answering import FIRST_SOUND, Pace, Timed, answer, median, merged
 from anytalk.bench.naive import NaiveAnswer, answer_naively
 from anytalk.bench.stopwatch import STEP_SEGMENTS
+from anytalk.decode.engine import Alone
 from anytalk.decode.reach import columns_held
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import ForgetfulCache
+from anytalk.plugins.contracts import Columns, ForgetfulCache, Merged
 
 NAIVE_STEPS = 14
 """Columns of the straightforward loop: enough for its first sound and a median."""
@@ -170,16 +171,16 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
         lengths: Increasing.
 
     Returns:
-        For each length ``rows_2`` (not for talkers whose backbone speaks alone), ``rows_1``, and ``rows_1_held``, the
+        For each length ``rows_2`` (where an answer has two), ``rows_1``, and ``rows_1_held``, the
         columns that the row holds.
     """
     model = talker.model
     found: dict[int, dict[str, float]] = {length: {} for length in sorted(lengths)}
-    for rows in (1,) if model.speaks_alone else (2, 1):
+    for rows in range(model.route.num_rows, 0, -1):
         caches = {}
         for length in found:
             most = length + _STEPS_A_TURN
-            adapters = None if model.speaks_alone else model.output_adapter.new_cache(1, most)
+            adapters = model.output_adapter.new_cache(1, most) if model.route.reads_prompt else None
             caches[length] = cache = TalkCache(model.backbone.new_cache(1, most), adapters)
             held = length if rows == 2 else _held_behind_text(cache, length)
             _lengthen(talker, cache, held)
@@ -228,14 +229,14 @@ def run_step(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
     """Noise through backbone, adapter (of the first row) and heads, behind what is held."""
     model = talker.model
     embeds = torch.randn(rows, steps, model.backbone.width, device=talker.device)
-    if model.speaks_alone:
-        model.backbone(embeds, cache.backbone)
-        return
-    hidden = model.run(embeds, None, cache, 1)
-    assert hidden.audio is not None
+    tokens = torch.full((rows, model.layout.num_streams, steps), model.layout.pad_t, device=talker.device)
+    speaks = Alone(int(model.route.reads_prompt), cache.output_adapter)
+    columns = Columns(tokens, Merged(embeds, None))
+    hidden = model.route.step(model, columns, Alone(rows, cache.backbone), speaks)
     if rows == 2:
         model.text_logits(hidden.states.normed[1:, -1:])
-    model.audio_logits(hidden.audio[:, -1:])
+    if hidden.audio is not None:
+        model.audio_logits(hidden.audio[:1, -1:])
 
 
 def _clock(talker: Talker) -> float:

@@ -18,9 +18,8 @@ from anytalk.decode.session import listen
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Heard
+from anytalk.plugins.contracts import BackboneAdapter, BackboneStates, GridBatch, Heard
 
 STRIDE_FRAMES = 4
 """Frames per piece of sound, as released."""
@@ -58,7 +57,7 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
         ConfigError: a talker that the original's loop doesn't fit.
     """
     model, layout = talker.model, talker.model.layout
-    if model.speaks_alone:
+    if not isinstance(model.output_adapter, BackboneAdapter):
         raise ConfigError("the original's loop can't run a talker whose backbone doesn't hear its own speech")
     made = NaiveAnswer()
     began = time.perf_counter()
@@ -77,10 +76,9 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
     num_said = 0
     for number in range(num_columns):
         clock = time.perf_counter()
-        embeds, audio = model.embed(GridBatch(tokens, spans))
-        hidden = model.run(embeds, audio, cache, 2)
-        assert hidden.audio is not None
-        text_logits, audio_logits = model.text_logits(hidden.states.normed), model.audio_logits(hidden.audio)
+        states: BackboneStates = model.backbone(model.embed(GridBatch(tokens, spans)).backbone, cache.backbone)
+        heard = model.output_adapter(states, cache.output_adapter)
+        text_logits, audio_logits = model.text_logits(states.normed), model.audio_logits(heard)
         text = int(text_logits[1, -1].argmax())
         columns.append(audio_logits[0, :, -1, : layout.codebook_size].argmax(dim=-1).cpu().numpy())
         tokens = torch.full((2, layout.num_streams, 1), layout.pad_a, device=talker.device)

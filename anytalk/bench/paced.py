@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from anytalk.decode.engine import Generation
+from anytalk.plugins.contracts import StreamLogits
 
 
 class PacedGeneration(Generation):
@@ -36,7 +37,7 @@ class PacedGeneration(Generation):
             return end
         return token if token != end else (end + 1) % self.model.layout.text_vocab_size
 
-    def _next_audio(self, logits: Tensor, index: int) -> np.ndarray:
+    def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
         column = super()._next_audio(logits, index)
         column[column == self.model.layout.eoa] = 0
         return column

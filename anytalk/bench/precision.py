@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anytalk.decode.answer import Column
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
 from anytalk.evaluate.grids import kl_per_token
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS
-from anytalk.model.talk_model import GridBatch, TalkModel
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import StreamLogits
+
+G = TypeVar("G", bound=Generation)
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -68,9 +70,8 @@ def measure_precision(
 
     Returns:
         For each arithmetic: ``positions`` compared; ``text_kl`` (mean, nats) and ``text_agreement`` (share of positions
-        where the likeliest token is the same), ``audio_kl`` and ``audio_agreement`` likewise over all streams (None for
-        a talker whose backbone doesn't hear its own speech); ``same_start``: the mean share of an answer, in tokens,
-        until the talker's own greedy text leaves the exact one.
+        where the likeliest token is the same), ``audio_kl`` and ``audio_agreement`` likewise over all streams;
+        ``same_start``: the mean share of an answer, in tokens, until the talker's own greedy text leaves the exact one.
     """
     told("exact answers")
     exact = make()
@@ -99,26 +100,23 @@ def _prompt(talker: Talker, question: str) -> Prompt:
 
 def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answers:
     made = _Answers()
-    pattern = talker.config.grid.delay_pattern()
     options = DecodeOptions(max_columns=max_tokens)
     for question in questions:
-        prompt = _prompt(talker, question)
-        rows = [prompt] if talker.model.speaks_alone else [prompt, talker.prompts.text_only_row(prompt)]
-        generation = Generation(
-            talker.model,
-            pattern,
-            options,
-            rows,
-            [],
-            audio_out=True,
-            speaker=talker.speaker_index(None),
-        )
+        generation = _generation(Generation, talker, _prompt(talker, question), options)
         for _ in generation:
             if generation.answer.text_ended:
                 break
         made.ids.append(list(generation.answer.text_ids))
         made.columns.append(np.stack(generation.answer.columns, axis=1))
     return made
+
+
+def _generation(kind: type[G], talker: Talker, prompt: Prompt, options: DecodeOptions) -> G:
+    """A spoken answer to a prompt, batch-parallel where the talker's route asks for it."""
+    model = talker.model
+    rows = [prompt, talker.prompts.text_only_row(prompt)][: model.route.num_rows]
+    pattern, speaker = talker.config.grid.delay_pattern(), talker.speaker_index(None)
+    return kind(model, pattern, options, rows, [], audio_out=True, speaker=speaker)
 
 
 def _grids(talker: Talker, questions: Sequence[str], wanted: _Answers) -> list[tuple[Prompt, np.ndarray, np.ndarray]]:
@@ -131,45 +129,51 @@ def _grids(talker: Talker, questions: Sequence[str], wanted: _Answers) -> list[t
     return made
 
 
+class _Following(Generation):
+    """Says what another talker said, and keeps the logits that it would have chosen from."""
+
+    def follow(self, text: np.ndarray, columns: np.ndarray) -> _Following:
+        """Along an answer's text (n,) and its audio columns (K,n)."""
+        self._given_answer = text, columns
+        self.text_seen: list[Tensor] = []
+        self.audio_seen: list[Tensor] = []
+        return self
+
+    def choose(self, text_logits: Tensor | None, audio_logits: StreamLogits | None, index: int) -> Column | None:
+        """The given column."""
+        text, columns = self._given_answer
+        codes = columns[:, index].tolist()
+        if text_logits is not None:
+            self.text_seen.append(text_logits.cpu())
+        if audio_logits is not None:
+            size = self.model.layout.codebook_size
+            self.audio_seen.append(torch.cat([audio_logits.of(k, codes[:k])[:, :size] for k in range(len(codes))]))
+        return Column(index, int(text[index]), columns[:, index])
+
+    def is_done(self, index: int) -> bool:
+        """Only the column budget ends it."""
+        return False
+
+
 def _logits(
     talker: Talker, grids: Sequence[tuple[Prompt, np.ndarray, np.ndarray]]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Along given answers: text logits (n,V) of the text-only row, audio logits (K*n,C) of the row that speaks."""
-    model, layout = talker.model, talker.model.layout
+    """Along given answers, read as an answer is: text logits (n,V) and audio logits (n*K,C).
+
+    The prompt at once and then column by column, so that what a cache rounds counts too.
+    """
     texts, audios = [], []
     for prompt, text, columns in grids:
-        first = prompt.num_columns - 1
-        answer = np.full((2, layout.num_streams, len(text) - 1), layout.pad_a, dtype=np.int64)
-        answer[:, layout.text_row] = text[:-1]
-        answer[0, : layout.text_row] = columns[:, :-1]
-        prompts = np.stack([prompt.tokens, copy.copy(talker.prompts.text_only_row(prompt).tokens)])
-        tokens = torch.from_numpy(np.concatenate([prompts, answer], axis=2)).to(talker.device)
-        if model.speaks_alone:
-            tokens = tokens[1:]
-        text_logits, audio_logits = zip(*_stepwise(model, tokens, first), strict=True)
-        texts.append(torch.cat(text_logits).float())
-        if not model.speaks_alone:
-            audios.append(torch.cat(audio_logits, dim=1)[..., : layout.codebook_size].flatten(0, 1).float())
+        options = DecodeOptions(max_columns=len(text))
+        generation = _generation(_Following, talker, prompt, options).follow(text, columns)
+        for _ in generation:
+            pass
+        texts.append(torch.cat(generation.text_seen).float())
+        audios.append(torch.cat(generation.audio_seen).float())
     return texts, audios
 
 
-def _stepwise(model: TalkModel, tokens: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Text (1,V) and audio logits (K,1,C) of each column from `first` on.
-
-    Read as an answer is, the prompt at once and then column by column, so that what a cache rounds counts too.
-    """
-    speaking = 0 if model.speaks_alone else 1
-    cache = model.new_cache(tokens.shape[0], tokens.shape[2], speaking)
-    for piece in torch.split(tokens, [first + 1, *[1] * (tokens.shape[2] - first - 1)], dim=2):
-        embeds, audio = model.embed(GridBatch(piece))
-        hidden = model.run(embeds, audio, cache, speaking)
-        heard = None if hidden.audio is None else model.audio_logits(hidden.audio[:, -1:])[0]
-        yield model.text_logits(hidden.states.normed[-1:, -1:])[0], heard
-
-
-def _compare(name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, float | None]:
-    if not wanted:
-        return {f"{name}_kl": None, f"{name}_agreement": None}
+def _compare(name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, float]:
     divergence = torch.cat([kl_per_token(a, b) for a, b in zip(wanted, found, strict=True)])
     same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(wanted, found, strict=True)])
     return {f"{name}_kl": float(divergence.mean()), f"{name}_agreement": float(same.double().mean())}

@@ -23,8 +23,8 @@ from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tokens import StreamLayout
-from anytalk.model.talk_model import GridBatch, Hidden, TalkCache, TalkModel
-from anytalk.plugins.contracts import BackboneStates
+from anytalk.model.talk_model import TalkCache, TalkModel
+from anytalk.plugins.contracts import BackboneStates, Cache, Columns, GridBatch, Hidden, Merged, StreamLogits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,26 @@ def _shared_columns(tokens: Tensor) -> int:
         return 0
     differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
     return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1
+
+
+def _first(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values[:1]
+
+
+class Alone:
+    """The first rows of an answer that is alone, with their cache."""
+
+    def __init__(self, count: int, cache: Cache | None) -> None:
+        self.count, self.cache = count, cache
+
+    def __len__(self) -> int:
+        return self.count
+
+    def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
+        """See :class:`anytalk.plugins.contracts.Lane`."""
+        found = part(self.cache, *(given[: self.count] for given in inputs))
+        missing = len(inputs[0]) - self.count
+        return [torch.cat([one, one.new_zeros(missing, *one.shape[1:])]) for one in found] if missing else list(found)
 
 
 class Generation:
@@ -120,8 +140,7 @@ class Generation:
         self._audio_sampling = audio
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self._rows = len(prompts)
-        self._alone = audio_out and model.speaks_alone
-        if self._alone and self._rows > 1:
+        if audio_out and self._rows > model.route.num_rows:
             raise ConfigError(
                 "two prompts were given to a talker whose backbone doesn't hear its own speech",
                 "give one: its text is never disturbed, so batch-parallel decoding has nothing to add",
@@ -137,7 +156,7 @@ class Generation:
         hidden, cache = self._prefill()
         self.mark("prefilled")
         for index in range(self.options.max_columns):
-            column = self.choose(self._text_logits(hidden), self._audio_logits(hidden), index)
+            column = self.choose(self._text_logits(hidden), self._audio_choices(hidden), index)
             if column is None:
                 answer.finish_reason = "stop"
                 return
@@ -155,7 +174,7 @@ class Generation:
         if self._rows == 2:
             cache.backbone.keep_rows([0])
             self._rows = 1
-        if self.options.reach and not self._alone:
+        if self.options.reach and self.model.route.reads_prompt:
             kept = self.prompts[0].num_columns + len(self.answer.text_ids) + 1  # the prompt, the text and its end
             forget_old_speech(cache, kept, self.options.reach)
 
@@ -182,12 +201,12 @@ class Generation:
         """Whether the next column's text is sampled, so that :meth:`choose` needs text logits."""
         return self.given_text is None and not self.answer.text_ended
 
-    def choose(self, text_logits: Tensor | None, audio_logits: Tensor | None, index: int) -> Column | None:
+    def choose(self, text_logits: Tensor | None, audio_logits: StreamLogits | None, index: int) -> Column | None:
         """Choose a column and add it to the answer.
 
         Args:
             text_logits: (1,V) of the row that writes; looked at only where the answer `writes`.
-            audio_logits: (K,C+specials) of the row that speaks; None in a task that does not.
+            audio_logits: Of the row that speaks; None in a task that does not.
             index: Answer column, counted from 0 without gaps.
 
         Returns:
@@ -195,7 +214,7 @@ class Generation:
         """
         answer = self.answer
         text = self._next_text(None if text_logits is None else on_host(text_logits), index)
-        audio = None if audio_logits is None else self._next_audio(on_host(audio_logits), index)
+        audio = None if audio_logits is None else self._next_audio(audio_logits, index)
         if self._original_end(text, audio, index):
             return None
         ends_text = text == self.model.layout.end_of_text_id and not self._ignores_end(index)
@@ -215,34 +234,34 @@ class Generation:
     # ---- running the model
 
     def _prefill(self) -> tuple[Hidden, TalkCache]:
-        device = self.model.device
-        tokens = torch.from_numpy(np.stack([p.tokens for p in self.prompts])).to(device)
+        model, route = self.model, self.model.route
+        tokens = torch.from_numpy(np.stack([p.tokens for p in self.prompts])).to(model.device)
         spans = [[(s, e) for (s, _), e in zip(p.speech_spans, self.speech, strict=True)] for p in self.prompts]
-        most = tokens.shape[2] + self.options.max_columns
-        embeds, audio = self.model.embed(GridBatch(tokens, spans))
-        if not self._alone:
-            shared = _shared_columns(tokens)
-            cache = self.model.new_cache(1 if shared else self._rows, most, int(self.audio_out))
-            if shared:
-                # Both rows have read the same so far: it is read once, and what is remembered of it copied.
-                states = self.model.backbone(embeds[:1, :shared], cache.backbone)
-                self.model.speak(states, None if audio is None else audio[:1, :shared], cache, int(self.audio_out))
-                cache.backbone.keep_rows([0] * self._rows)
-                embeds, audio = embeds[:, shared:], None if audio is None else audio[:, shared:]
-            return self.model.run(embeds, audio, cache, int(self.audio_out)), cache
-        cache = self.model.new_cache(self._rows, most, int(self.audio_out))
-        # The answer begins behind the prompt's last column, in which no text token of the answer stands.
-        pads = torch.full_like(tokens[:, self.model.layout.text_row, -1:], self.model.layout.pad_t)
-        return self._run_alone(embeds, pads, None if audio is None else audio[:, -1:], cache), cache
+        merged = model.embed(GridBatch(tokens, spans))
+        cache = model.new_cache(1, tokens.shape[2] + self.options.max_columns, int(self.audio_out))
+        states = None
+        if route.needs_backbone(self.writes):
+            states = self._read(merged.backbone, _shared_columns(tokens), cache.backbone)
+        nothing = merged.backbone.new_zeros(self._rows, 1, merged.backbone.shape[-1])
+        audio = None
+        if self.audio_out:
+            first = BackboneStates(*(part[:1] for part in states)) if states is not None else None
+            columns = Columns(tokens[:1], Merged(merged.backbone[:1], _first(merged.adapter)))
+            audio = route.prefill(model, first, columns, cache.output_adapter)
+        return Hidden(states or BackboneStates(nothing, nothing), audio), cache
 
-    def _run_alone(self, embeds: Tensor, text: Tensor, audio: Tensor | None, cache: TalkCache) -> Hidden:
-        """The backbone where text is still being written, and beside it an adapter that audio is fed back into."""
-        model, writes = self.model, self.given_text is None and not self.answer.text_ended
-        nothing = embeds.new_zeros(1, 1, embeds.shape[-1])
-        states: BackboneStates = model.backbone(embeds, cache.backbone) if writes else BackboneStates(nothing, nothing)
-        assert audio is not None
-        last = BackboneStates(states.pre_norm[:, -1:], states.normed[:, -1:]) if writes else None
-        return Hidden(states, model.speak_alone(last, text, audio, cache))
+    def _read(self, embeds: Tensor, shared: int, cache: Cache) -> BackboneStates:
+        """The backbone over the prompts of all rows (R,T,D), what they share read once and then copied."""
+        backbone = self.model.backbone
+        if not shared:
+            cache.keep_rows([0] * self._rows)
+            whole: BackboneStates = backbone(embeds, cache)
+            return whole
+        before: BackboneStates = backbone(embeds[:1, :shared], cache)
+        cache.keep_rows([0] * self._rows)
+        after: BackboneStates = backbone(embeds[:, shared:], cache)
+        pairs = zip(before, after, strict=True)
+        return BackboneStates(*(torch.cat([a.expand(self._rows, -1, -1), b], dim=1) for a, b in pairs))
 
     def _step(self, text: int, audio: np.ndarray | None, cache: TalkCache) -> Hidden:
         layout, device = self.model.layout, self.model.device
@@ -256,10 +275,11 @@ class Generation:
             speaker_mask = torch.zeros(self._rows, 1, dtype=torch.bool, device=device)
             speaker_mask[0] = True
         tokens = tokens.to(device)
-        embeds, audio_embeds = self.model.embed(GridBatch(tokens, (), speaker, speaker_mask))
-        if self._alone:
-            return self._run_alone(embeds, tokens[:, layout.text_row], audio_embeds, cache)
-        return self.model.run(embeds, audio_embeds, cache, int(self.audio_out))
+        columns = Columns(tokens, self.model.embed(GridBatch(tokens, (), speaker, speaker_mask)))
+        route = self.model.route
+        reads = route.needs_backbone(self.writes)
+        lanes = Alone(self._rows if reads else 0, cache.backbone), Alone(int(self.audio_out), cache.output_adapter)
+        return route.step(self.model, columns, *lanes)
 
     # ---- choosing tokens
 
@@ -267,8 +287,8 @@ class Generation:
         row = self._rows - 1
         return self.model.text_logits(hidden.states.normed[row : row + 1, -1:])[:, 0] if self.writes else None
 
-    def _audio_logits(self, hidden: Hidden) -> Tensor | None:
-        return None if hidden.audio is None else self.model.audio_logits(hidden.audio[:1, -1:])[0, :, 0]
+    def _audio_choices(self, hidden: Hidden) -> StreamLogits | None:
+        return None if hidden.audio is None else self.model.route.choices(self.model, hidden.audio[:1, -1:])[0]
 
     def _next_text(self, logits: Tensor | None, index: int) -> int:
         layout, answer = self.model.layout, self.answer
@@ -282,8 +302,8 @@ class Generation:
         recent = torch.tensor([answer.text_ids], device=logits.device)
         return int(choose(logits, self.options.text, recent, self._generator))
 
-    def _next_audio(self, logits: Tensor, index: int) -> np.ndarray:
-        """(K,C+specials) -> (K,)."""
+    def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
+        """One column (K,)."""
         layout, answer = self.model.layout, self.answer
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
@@ -291,7 +311,7 @@ class Generation:
         recent = torch.from_numpy(np.stack(answer.columns[-window:], axis=1)) if answer.columns and window else None
         num_frames = answer.num_frames
         for stream, sampling in enumerate(self._audio_sampling):
-            row = logits[stream : stream + 1]
+            row = on_host(logits.of(stream, column[:stream].tolist()))
             if enforce:
                 legal = answer.pattern.legal(
                     stream, index, num_frames, num_text=len(answer.text_ids), text_ended=answer.text_ended

@@ -9,8 +9,8 @@ import torch
 from anytalk.decode.engine import legal_text
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1T2
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import BackboneStates, GridBatch
 
 
 @torch.no_grad()
@@ -59,8 +59,8 @@ def _answer_ids(talker: Talker, tokens: torch.Tensor, max_tokens: int) -> Iterab
     running = list(range(rows))
     cache = model.new_cache(rows, tokens.shape[2] + max_tokens, 0)
     for _ in range(max_tokens):
-        hidden = model.run(*model.embed(GridBatch(tokens)), cache)
-        logits = legal_text(model.text_logits(hidden.states.normed[:, -1:])[:, 0], layout)
+        states: BackboneStates = model.backbone(model.embed(GridBatch(tokens)).backbone, cache.backbone)
+        logits = legal_text(model.text_logits(states.normed[:, -1:])[:, 0], layout)
         chosen = logits.argmax(dim=-1)
         going = [place for place, token in enumerate(chosen.tolist()) if token != layout.end_of_text_id]
         for place in going:

@@ -8,14 +8,17 @@ float32 (or what the weights are in) and equal to rounding; ``int8`` trades some
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from anytalk.errors import ConfigError
 from anytalk.kernels import ARITHMETICS, make_ready, peaks_of
-from anytalk.model.talk_model import GridBatch, TalkModel
+from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import BackboneStates, Peaks
+from anytalk.plugins.contracts import BackboneStates, GridBatch, Peaks
 
 _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 """Parts that are made ready. Ears are left alone: they run once per question, on many frames at a time."""
@@ -71,20 +74,28 @@ def calibrate(talker: Talker) -> Peaks:
     half = len(ids) // 2
     noise = np.random.default_rng(0).integers(0, layout.codebook_size, (layout.num_audio_streams, len(ids) - half))
     tokens[: layout.text_row, half:] = noise
-    batch = GridBatch(torch.from_numpy(tokens)[None].to(talker.device))
     with peaks_of(model) as peaks:
-        _read(model, batch)
+        _read(model, torch.from_numpy(tokens)[None].to(talker.device))
     return peaks
 
 
-def _read(model: TalkModel, batch: GridBatch) -> None:
-    embeds, audio = model.embed(batch)
-    states: BackboneStates = model.backbone(embeds)
+@dataclass
+class _Answer:
+    """A grid as one answer, all of it said aloud; see :class:`anytalk.plugins.contracts.Answers`."""
+
+    tokens: Tensor
+    loss_mask: Tensor
+    answer_mask: Tensor
+    speaker: Tensor
+    reads: Tensor
+
+
+def _read(model: TalkModel, tokens: Tensor) -> None:
+    states: BackboneStates = model.backbone(model.embed(GridBatch(tokens)).backbone)
     model.text_logits(states.normed)
-    if model.speaks_alone:
-        assert audio is not None
-        model.audio_logits(model.speak_alone(states, batch.tokens[:, model.layout.text_row], audio))
-    else:
-        hidden = model.speak(states, audio, None, 1)
-        assert hidden.audio is not None
-        model.audio_logits(hidden.audio)
+    said = torch.ones_like(tokens[:, 0], dtype=torch.bool)
+    nobody = torch.zeros_like(tokens[:, 0, 0])
+    answer = _Answer(tokens, torch.ones_like(tokens, dtype=torch.bool), said, nobody, nobody.bool())
+    spoken = model.route.train(model, answer, states)
+    wanted = spoken.tokens[0, : model.layout.text_row, 1:]
+    model.route.logits(model, spoken.hidden[0, :-1], wanted)

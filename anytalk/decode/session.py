@@ -263,7 +263,7 @@ def begin_generation(
     elif task.answer == "question":
         given = talker.model.backbone.tokenizer.encode(turn.text or "")
     prompts = [prompt]
-    if task.audio_out and options.batch_parallel and given is None and not talker.model.speaks_alone:
+    if task.audio_out and options.batch_parallel and given is None and talker.model.route.num_rows > 1:
         prompts.append(talker.prompts.text_only_row(prompt))
     pattern = talker.config.grid.delay_pattern()
     return Generation(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.grid.prompts import Prompt
-from anytalk.model.talk_model import GridBatch
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import BackboneStates, GridBatch
 
 
 def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_tokens: int) -> tuple[list[int], bool]:
@@ -54,8 +54,8 @@ def grid_logits(talker: Talker, tokens: np.ndarray, speech: Sequence[tuple[int, 
     """(S,T) and speech at its columns -> text logits (T,V) of the talking model, special slots left out."""
     model = talker.model
     batch = GridBatch(torch.from_numpy(tokens)[None].to(talker.device), [list(speech)])
-    hidden = model.run(*model.embed(batch))
-    return model.text_logits(hidden.states.normed)[0, :, : model.layout.text_vocab_size]
+    states: BackboneStates = model.backbone(model.embed(batch).backbone)
+    return model.text_logits(states.normed)[0, :, : model.layout.text_vocab_size]
 
 
 def text_columns(talker: Talker, ids: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from anytalk.errors import ConfigError
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talk_model import AudioEmbeddings, SpecialTokens, TalkModel
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, Codec
+from anytalk.plugins.contracts import Backbone, BackboneAdapter, Codec, OutputAdapter
 from anytalk.plugins.registry import Registry
 
 T = TypeVar("T")
@@ -93,8 +93,18 @@ def assemble(
         with part_seed(config.seed, part):
             return make()
 
+    output_adapter: OutputAdapter = seeded(
+        "output_adapter", lambda: registry.build("output adapter", config.output_adapter, context)
+    )
+    width, audio_width = backbone.width, output_adapter.width
+    if isinstance(output_adapter, BackboneAdapter) and audio_width != width:
+        raise ConfigError(
+            f"output adapter '{config.output_adapter.name}' is {audio_width} wide; its backbone is {width} wide",
+            "audio that is fed back into the backbone has to be as wide",
+        )
+    context = replace(context, audio_width=audio_width)
     text_std = _embedding_std(backbone)
-    width = backbone.width
+    audio_std = text_std if output_adapter.table_std is None else output_adapter.table_std
     input_ref, hearing_ref, speakers = config.input_adapter, config.hearing, config.speakers
     input_adapter = None
     if input_ref is not None:
@@ -108,16 +118,16 @@ def assemble(
         encoder=encoder,
         input_adapter=input_adapter,
         hearing=None if hearing_ref is None else registry.build("hearing", hearing_ref, context),
-        output_adapter=seeded(
-            "output_adapter", lambda: registry.build("output adapter", config.output_adapter, context)
-        ),
+        output_adapter=output_adapter,
         heads=seeded("heads", lambda: registry.build("heads", config.heads, context)),
         # K rows are summed: this keeps an audio column about as large as a text column.
         audio_embeddings=seeded(
-            "audio_embeddings", lambda: AudioEmbeddings(layout, width, text_std / layout.num_audio_streams**0.5)
+            "audio_embeddings", lambda: AudioEmbeddings(layout, audio_width, audio_std / layout.num_audio_streams**0.5)
         ),
-        special_tokens=seeded("special_tokens", lambda: SpecialTokens(layout, width, text_std * 0.1)),
-        speaker=seeded("speaker", lambda: _speaker_table(len(speakers), width, text_std * 0.1)),
+        special_tokens=seeded(
+            "special_tokens", lambda: SpecialTokens(layout, width, text_std * 0.1, audio_width, audio_std * 0.1)
+        ),
+        speaker=seeded("speaker", lambda: _speaker_table(len(speakers), audio_width, audio_std * 0.1)),
     )
     return model.to(device).eval()
 

@@ -1,34 +1,35 @@
 """The talking model: parts in a straight line.
 
 speech columns and token grid -> one embedding per step -> backbone -> text logits;
-backbone states -> output adapter -> heads -> audio logits.
+output adapter -> heads -> audio logits, by the route that the adapter takes (:mod:`anytalk.model.routes`).
 
 It knows nothing about tokenizers, codecs, sound files or sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.grid.tokens import StreamLayout
+from anytalk.model.routes import route_of
 from anytalk.plugins.contracts import (
-    END_OF_TEXT,
-    NO_TEXT,
     AudioTables,
     Backbone,
-    BackboneStates,
     Cache,
+    Embedded,
+    GridBatch,
     Heads,
     Heard,
     HeardBatch,
     Hearing,
     InputAdapter,
+    Merged,
     OutputAdapter,
+    Route,
     SpeechEncoder,
 )
 
@@ -46,7 +47,7 @@ PART_NAMES = (
 
 
 class AudioEmbeddings(nn.Module):
-    """One row per code of each audio stream. ``weight``: (K, C, D)."""
+    """One row per code of each audio stream. ``weight``: (K, C, W)."""
 
     def __init__(self, layout: StreamLayout, width: int, std: float) -> None:
         super().__init__()
@@ -56,16 +57,17 @@ class AudioEmbeddings(nn.Module):
 class SpecialTokens(nn.Module):
     """The small tables of special tokens.
 
-    ``text`` (text slots, D) and ``audio`` (K, audio slots, D) are embedding rows; ``text_head`` (text slots, D) are
+    ``text`` (text slots, D) and ``audio`` (K, audio slots, W) are embedding rows; ``text_head`` (text slots, D) are
     head rows, only there when the text answer ends with eot.
     """
 
     text_head: nn.Parameter | None
 
-    def __init__(self, layout: StreamLayout, width: int, std: float) -> None:
+    def __init__(self, layout: StreamLayout, width: int, std: float, audio_width: int, audio_std: float) -> None:
         super().__init__()
+        audio_shape = (layout.num_audio_streams, layout.audio_special_slots, audio_width)
         self.text = nn.Parameter(torch.randn(layout.text_special_slots, width) * std)
-        self.audio = nn.Parameter(torch.randn(layout.num_audio_streams, layout.audio_special_slots, width) * std)
+        self.audio = nn.Parameter(torch.randn(audio_shape) * audio_std)
         has_head = layout.end_of_text_id == layout.eot
         self.text_head = nn.Parameter(torch.randn(layout.text_special_slots, width) * std) if has_head else None
 
@@ -76,36 +78,6 @@ class TalkCache:
 
     backbone: Cache
     output_adapter: Cache | None
-
-
-@dataclass
-class GridBatch:
-    """Grids as tensors.
-
-    Attributes:
-        tokens: (B,S,T) int64, right-padded with pad tokens.
-        speech: For each row, (first column, speech embeddings (L,D)) of its spoken turns.
-        speaker: (B,) speaker index, or None.
-        speaker_mask: (B,T) bool, columns that get the speaker embedding (the answer).
-    """
-
-    tokens: Tensor
-    speech: Sequence[Sequence[tuple[int, Tensor]]] = ()
-    speaker: Tensor | None = None
-    speaker_mask: Tensor | None = None
-
-
-@dataclass
-class Hidden:
-    """What the heads read.
-
-    Attributes:
-        states: The backbone's, (B,T,D) each.
-        audio: (rows,T,D), behind the output adapter; None if audio was not asked for.
-    """
-
-    states: BackboneStates
-    audio: Tensor | None = field(default=None)
 
 
 class TalkModel(nn.Module):
@@ -173,8 +145,8 @@ class TalkModel(nn.Module):
 
     # ---- grid to embeddings
 
-    def embed(self, batch: GridBatch, always: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Merge the streams into one embedding per step.
+    def embed(self, batch: GridBatch, always: bool = False) -> Merged:
+        """Look the streams up and merge them into one embedding per step, by :attr:`route`.
 
         ``sum``: text + sum of audio rows, pads being zero, so that a text-only column is exactly the base model's.
         ``mean``: the average over all S rows (paper; Mini-Omni), speech standing in all K audio rows.
@@ -182,35 +154,20 @@ class TalkModel(nn.Module):
         Args:
             batch: Grids.
             always: Look up every table even where no token needs it (see ``train.losses.LossModule``).
-
-        Returns:
-            The backbone's input (B,T,D), and, for adapters with feedback "adapter", the merged audio rows (B,T,D) that
-            the backbone then does not see.
         """
         text = self._embed_text(batch.tokens[:, self.layout.text_row], always)
         audio = self._embed_audio(batch.tokens[:, : self.layout.text_row], always)
-        scale = 1.0 if self.merge == "sum" else float(self.layout.num_audio_streams)
         speech = torch.zeros_like(text) if any(batch.speech) else None
         for row, spans in enumerate(batch.speech):
             for start, embeds in spans:
                 end = start + embeds.shape[0]
                 assert speech is not None
-                speech[row, start:end] = scale * embeds.to(text.dtype)
+                speech[row, start:end] = embeds.to(text.dtype)
                 audio[row, start:end] = 0.0
-        feeds_adapter = self.speaks_alone
-        merged = text if feeds_adapter else text + audio
-        if speech is not None:
-            merged = merged + speech
-        if self.merge == "mean":
-            merged = merged / self.layout.num_streams
+        voice = None
         if self.speaker is not None and batch.speaker is not None and batch.speaker_mask is not None:
             voice = self.speaker(batch.speaker)[:, None, :] * batch.speaker_mask[:, :, None]
-            if feeds_adapter:
-                audio = audio + voice
-            else:
-                merged = merged + voice
-        # The tables are float32, also in front of a backbone in a smaller dtype.
-        return merged.to(text.dtype), audio if feeds_adapter else None
+        return self.route.merge(self, Embedded(text, speech, audio, voice))
 
     def _embed_text(self, ids: Tensor, always: bool) -> Tensor:
         """(B,T) -> (B,T,D)."""
@@ -225,7 +182,7 @@ class TalkModel(nn.Module):
         return torch.where(is_special[..., None], special, embeds)
 
     def _embed_audio(self, ids: Tensor, always: bool) -> Tensor:
-        """(B,K,T) -> (B,T,D), summed over the streams."""
+        """(B,K,T) -> (B,T,W), summed over the streams."""
         layout = self.layout
         tables = self.special_tokens.audio
         stream = torch.arange(layout.num_audio_streams, device=ids.device)[:, None]
@@ -246,74 +203,10 @@ class TalkModel(nn.Module):
 
     # ---- the line
 
-    def run(
-        self, embeds: Tensor, audio_embeds: Tensor | None = None, cache: TalkCache | None = None, audio_rows: int = 0
-    ) -> Hidden:
-        """(B,T,D) -> hidden states for both kinds of heads.
-
-        Args:
-            embeds: (B,T,D), from :meth:`embed`.
-            audio_embeds: (B,T,D), from :meth:`embed`.
-            cache: Steps so far; its output adapter's cache has `audio_rows` rows.
-            audio_rows: How many leading batch rows speak; the output adapter runs on those only.
-        """
-        states: BackboneStates = self.backbone(embeds, cache.backbone if cache is not None else None)
-        return self.speak(states, audio_embeds, cache, audio_rows)
-
-    def speak(
-        self, states: BackboneStates, audio_embeds: Tensor | None, cache: TalkCache | None, audio_rows: int
-    ) -> Hidden:
-        """Backbone states (B,T,D) -> what both kinds of heads read; arguments as in :meth:`run`."""
-        if not audio_rows:
-            return Hidden(states)
-        speaking = BackboneStates(states.pre_norm[:audio_rows], states.normed[:audio_rows])
-        audio_embeds = None if audio_embeds is None else audio_embeds[:audio_rows]
-        return Hidden(states, self.output_adapter(speaking, audio_embeds, cache.output_adapter if cache else None))
-
-    # ---- adapters that audio tokens are fed back into
-
     @property
-    def speaks_alone(self) -> bool:
-        """Whether audio tokens are fed back into the output adapter only: it then runs beside the backbone."""
-        return self.output_adapter.feedback == "adapter"
-
-    def speak_alone(
-        self, states: BackboneStates | None, text: Tensor, audio_embeds: Tensor, cache: TalkCache | None = None
-    ) -> Tensor:
-        """Steps of the answer through an adapter that speaks alone.
-
-        Args:
-            states: (B,T,D) of the answer's text tokens; what stands in other steps is not looked at. None: the backbone
-                had no part in the answer.
-            text: (B,T) ids of the text row.
-            audio_embeds: (B,T,D), from :meth:`embed`.
-            cache: Steps so far.
-
-        Returns:
-            (B,T,D) for the audio heads.
-        """
-        states, text = self._written(states, text, audio_embeds)
-        found: Tensor = self.output_adapter(states, audio_embeds, cache.output_adapter if cache else None, text)
-        return found
-
-    def pace_alone(self, states: BackboneStates | None, text: Tensor, audio_embeds: Tensor) -> Tensor:
-        """(B,) how many steps wrong such an adapter guesses whole answers; arguments as of :meth:`speak_alone`."""
-        states, text = self._written(states, text, audio_embeds)
-        return self.output_adapter.pace(states, audio_embeds, text)
-
-    def _written(
-        self, states: BackboneStates | None, text: Tensor, audio_embeds: Tensor
-    ) -> tuple[BackboneStates, Tensor]:
-        """States of the steps that hold a text token, zero elsewhere, and the tokens, as adapters get them."""
-        is_token = (text < self.layout.text_vocab_size) & (text != self.layout.end_of_text_id)
-        if states is None:
-            nothing = torch.zeros_like(audio_embeds)
-            states = BackboneStates(nothing, nothing)
-        else:
-            known = is_token[..., None]
-            states = BackboneStates(states.pre_norm * known, states.normed * known)
-        text = torch.where(is_token, text, NO_TEXT).masked_fill(text == self.layout.end_of_text_id, END_OF_TEXT)
-        return states, text
+    def route(self) -> Route:
+        """How this model's audio is fed back."""
+        return route_of(self.output_adapter)
 
     def text_logits(self, normed: Tensor) -> Tensor:
         """(B,T,D) -> (B,T,V), with the special slots behind when the text ends with eot."""
@@ -323,7 +216,7 @@ class TalkModel(nn.Module):
         return torch.cat([logits, F.linear(normed, self.special_tokens.text_head.to(normed.dtype))], dim=-1)
 
     def audio_logits(self, hidden: Tensor) -> Tensor:
-        """(B,T,D) -> (B,K,T,C+specials)."""
+        """(B,T,W) -> (B,K,T,C+specials)."""
         logits: Tensor = self.heads(hidden, AudioTables(self.audio_embeddings.weight, self.special_tokens.audio))
         return logits
 

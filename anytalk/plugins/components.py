@@ -60,6 +60,7 @@ class BuildContext:
         encoder_width: E of the speech encoder (0 before it is known); known from ``talker.yaml`` even where the encoder
             itself is not loaded.
         input_adapter: Built before the hearing, which chooses between what it may have heard.
+        audio_width: W, width of what the audio heads read (0 before the output adapter is built).
         num_streams: K, audio streams of the grid (0 before the grid is known).
         stream_vocab_size: Codes plus special tokens of one audio stream (0 before the grid is known).
     """
@@ -70,6 +71,7 @@ class BuildContext:
     backbone: Backbone | None = None
     encoder_width: int = 0
     input_adapter: InputAdapter | None = None
+    audio_width: int = 0
     num_streams: int = 0
     stream_vocab_size: int = 0
 
@@ -90,3 +92,9 @@ class BuildContext:
         if self.input_adapter is None:
             raise ConfigError("a hearing needs an input adapter before it", "set `input_adapter:` in talker.yaml")
         return self.input_adapter
+
+    def need_audio_width(self) -> int:
+        """W, or a ConfigError when the part is built without an output adapter."""
+        if self.audio_width <= 0:
+            raise ConfigError("audio heads need an output adapter before them", "build parts through assemble()")
+        return self.audio_width

@@ -294,12 +294,11 @@ def front_of(talker: Talker) -> Generation:
     system = talker.config.grid.system
     turns = [*([Turn("system", system)] if system else []), Turn("user", "a")]
     prompt = talker.prompts.prompt(TASKS["T1A2"], turns)
-    alone = talker.model.speaks_alone
     return Generation(
         talker.model,
         talker.config.grid.delay_pattern(),
         DecodeOptions(max_columns=1),
-        [prompt] if alone else [prompt, talker.prompts.text_only_row(prompt)],
+        [prompt, talker.prompts.text_only_row(prompt)][: talker.model.route.num_rows],
         [],
         audio_out=True,
     )

@@ -7,7 +7,7 @@ its own. Which it is, nobody outside has to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,10 @@ class Lane:
         group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
         return taken
 
+    def at(self, places: Mapping[Hashable, int], device: torch.device) -> LaneOfStep:
+        """This lane as a route sees it, for a step whose row numbers are given by owner."""
+        return LaneOfStep(self, torch.tensor([places[owner] for owner in self.owners], device=device))
+
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
         """One step of every row.
 
@@ -81,3 +85,19 @@ class Lane:
             found.append(part(group.cache, *(given[first:stop] for given in inputs)))
             first = stop
         return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True)]
+
+
+class LaneOfStep:
+    """A lane whose rows are some of a step's; see :class:`anytalk.plugins.contracts.Lane`."""
+
+    def __init__(self, lane: Lane, rows: Tensor) -> None:
+        self._lane, self._rows = lane, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
+        """Run a part on these rows; zero in the others."""
+        found = self._lane.run(part, *(given[self._rows] for given in inputs))
+        count = len(inputs[0])
+        return [one.new_zeros(count, *one.shape[1:]).index_copy(0, self._rows, one) for one in found]

@@ -84,19 +84,18 @@ def _cropped(backbone: Cache, output_adapter: Cache | None, length: int) -> Talk
     return TalkCache(backbone, output_adapter)
 
 
-def column_keys(prompt: Prompt, speech: Sequence[int], text_row: int, hears_audio: bool) -> np.ndarray:
+def column_keys(prompt: Prompt, speech: Sequence[int], seen: slice) -> np.ndarray:
     """What tells the columns of a prompt apart.
 
     Args:
         prompt: The prompt.
         speech: A number for each spoken turn, never used for another recording.
-        text_row: Of the grid.
-        hears_audio: Whether the backbone sees the audio rows; else they are left out.
+        seen: The grid's rows that the backbone sees.
 
     Returns:
-        (S,T) or (1,T) int64; columns of speech hold negative numbers.
+        (rows,T) int64; columns of speech hold negative numbers.
     """
-    keys = prompt.tokens.copy() if hears_audio else prompt.tokens[text_row : text_row + 1].copy()
+    keys = prompt.tokens[seen].copy()
     for (start, count), number in zip(prompt.speech_spans, speech, strict=True):
         keys[:, start : start + count] = -1 - (number * 100_000 + np.arange(count))
     return keys

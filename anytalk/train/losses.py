@@ -11,12 +11,11 @@ from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
 from anytalk.errors import ConfigError
-from anytalk.model.talk_model import GridBatch, TalkModel
-from anytalk.plugins.contracts import Backbone, BackboneStates, SpeechEncoder
+from anytalk.model.talk_model import TalkModel
+from anytalk.plugins.contracts import Backbone, GridBatch, SpeechDecoder, SpeechEncoder, Spoken
 from anytalk.train.elastic import take_out
 from anytalk.train.prefix import run_backbone
 from anytalk.train.soft_codes import SoftCodes
-from anytalk.train.windows import answer_windows
 
 TEXT, DISTILL, ALIGN, PACE = "text", "distill", "align", "pace"
 NOT_AUDIO = (TEXT, DISTILL, ALIGN, PACE)
@@ -71,7 +70,7 @@ class LossModule(nn.Module):
         share_prefix: bool = True,
     ) -> None:
         super().__init__()
-        if settings.weights.get(PACE, 0.0) > 0 and not model.speaks_alone:
+        if settings.weights.get(PACE, 0.0) > 0 and not isinstance(model.output_adapter, SpeechDecoder):
             raise ConfigError(
                 f"the output adapter {type(model.output_adapter).__name__} has no loss 'pace'",
                 "leave it out, or attach with talker",
@@ -119,16 +118,15 @@ class LossModule(nn.Module):
         writes = self._uniform or (has_text and (weights.get(TEXT, 0.0) > 0 or self._has_twins(batch)))
         has_audio = bool(batch.loss_mask[:, : layout.text_row].any())
         speaks = self._speaks if self._uniform else has_audio and weights.get("audio", 0.0) > 0
-        alone = speaks and model.speaks_alone
         states = None
-        if writes or (speaks and not alone) or (alone and not bool(batch.reads.all())):
+        if writes or (speaks and model.route.needs_backbone(not bool(batch.reads.all()))):
             batch, grid, silence = self._grid(batch, features)
-            embeds, audio_embeds = model.embed(grid, always=self._uniform)
+            embeds = model.embed(grid, always=self._uniform).backbone
             if silence is not None:
                 embeds = embeds + silence.to(embeds.dtype)
             states = run_backbone(model, batch.tokens, embeds, share=self._share_prefix)
         targets, mask = batch.tokens[:, :, 1:], batch.loss_mask[:, :, 1:]
-        text_mask, audio_mask = mask[:, layout.text_row], mask[:, : layout.text_row]
+        text_mask = mask[:, layout.text_row]
         if writes:
             assert states is not None
             logits = model.text_logits(states.normed[:, :-1][_never_empty(text_mask)][None])[0].float()
@@ -139,13 +137,11 @@ class LossModule(nn.Module):
                 sums[DISTILL] = self._distill(batch, logits[kept], text_mask)
             elif self._uniform and self._teacher[0] is not None:
                 self._ask_teacher(batch.tokens.new_zeros(1, 2))
-        if alone:
-            sums |= self._speak_alone(batch, states)
-        elif speaks:
-            assert states is not None
-            hidden = model.speak(states, audio_embeds, None, audio_rows=len(embeds))
-            assert hidden.audio is not None
-            sums |= self._audio(hidden.audio[:, :-1], targets, audio_mask)
+        if speaks:
+            spoken = model.route.train(model, batch, states, always=self._uniform)
+            sums |= self._audio(spoken)
+            if weights.get(PACE, 0.0) > 0:
+                sums[PACE] = self._pace(spoken)
         vector = torch.stack([sums[name] for name in self.names])
         return (vector * factors.to(vector)).sum(), vector.detach()
 
@@ -196,11 +192,14 @@ class LossModule(nn.Module):
         features = torch.zeros(1, _DUMMY_FRAMES, model.encoder_width, device=device)
         return features, torch.tensor([_DUMMY_FRAMES], device=device)
 
-    def _audio(self, hidden: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _audio(self, spoken: Spoken) -> dict[str, Tensor]:
         """Sums per stream. The heads run on masked columns only."""
+        text_row = self.model.layout.text_row
+        hidden, targets = spoken.hidden[:, :-1], spoken.tokens[:, :text_row, 1:]
+        mask = spoken.loss_mask[:, :text_row, 1:]
         any_stream = _never_empty(mask.any(dim=1))  # (B,T)
-        logits = self.model.audio_logits(hidden[any_stream][None])[0].float()  # (K,n,C+specials)
-        wanted = targets[:, : self.model.layout.text_row].transpose(0, 1)[:, any_stream]  # (K,n)
+        wanted = targets.transpose(0, 1)[:, any_stream]  # (K,n)
+        logits = self.model.route.logits(self.model, hidden[any_stream], wanted).float()  # (K,n,C+specials)
         kept = mask.transpose(0, 1)[:, any_stream]  # (K,n)
         soft = self.settings.soft_codes
         if soft is not None:
@@ -210,25 +209,12 @@ class LossModule(nn.Module):
         sums = (losses * kept).sum(dim=1)
         return {f"audio{k}": value for k, value in enumerate(sums)}
 
-    def _speak_alone(self, batch: Batch, states: BackboneStates | None) -> dict[str, Tensor]:
-        """Sums per stream of an adapter that audio is fed back into: it runs over the answers only."""
-        model, layout = self.model, self.model.layout
-        cut = answer_windows(layout, batch.tokens, batch.loss_mask, batch.answer_mask)
-        voiced = cut.gather(batch.answer_mask[..., None])[..., 0]
-        # Columns behind an answer's end repeat the batch's last.
-        voiced = voiced & (torch.diff(cut.columns, prepend=cut.columns[:, :1] - 1) > 0)
-        _, audio = model.embed(GridBatch(cut.tokens, (), batch.speaker[cut.rows], voiced), always=self._uniform)
-        assert audio is not None
-        known = None
-        if states is not None:
-            writes = ~batch.reads[cut.rows][:, None, None]
-            known = BackboneStates(cut.gather(states.pre_norm) * writes, cut.gather(states.normed) * writes)
-        text = cut.tokens[:, layout.text_row]
-        hidden = model.speak_alone(known, text, audio)
-        sums = self._audio(hidden[:, :-1], cut.tokens[:, :, 1:], cut.loss_mask[:, : layout.text_row, 1:])
-        if self.settings.weights.get(PACE, 0.0) > 0:
-            sums[PACE] = (model.pace_alone(known, text, audio) * voiced.any(dim=1)).sum()
-        return sums
+    def _pace(self, spoken: Spoken) -> Tensor:
+        """Sum over the answers of how wrongly the decoder guesses their lengths."""
+        decoder, told = self.model.output_adapter, spoken.told
+        assert isinstance(decoder, SpeechDecoder)
+        assert told is not None
+        return (decoder.pace(told.audio, told.text, told.states) * told.answered.any(dim=1)).sum()
 
     def _has_twins(self, batch: Batch) -> bool:
         return self._teacher[0] is not None and batch.twin_tokens is not None

@@ -1,8 +1,8 @@
 """The contracts of the parts and what parts give to one another: the only place to import these names from.
 
 Letters: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then text), D backbone width,
-F encoder frames, E encoder width, N samples, V text vocabulary, C codes per codebook. Token ids are int64, waves mono
-float32 in [-1, 1].
+W width of what the audio heads read, F encoder frames, E encoder width, N samples, V text vocabulary, C codes per
+codebook. Token ids are int64, waves mono float32 in [-1, 1].
 
 Every part class has a nested ``Options`` (:class:`~anytalk.plugins.components.Options`) and a class method
 ``build(options, context)``. Parts that remember something between calls take their cache as an argument.
@@ -33,12 +33,30 @@ if TYPE_CHECKING:
     from anytalk.plugins.contracts.ears import Heard, HeardBatch, Hearing, HearsTokens
     from anytalk.plugins.contracts.parts import (
         Backbone,
+        BackboneAdapter,
         Codec,
         Heads,
         InputAdapter,
         OutputAdapter,
+        SpeechDecoder,
         SpeechEncoder,
         torch_dtype,
+    )
+    from anytalk.plugins.contracts.routes import (
+        Answers,
+        Columns,
+        Embedded,
+        GridBatch,
+        Hidden,
+        Lane,
+        Layout,
+        Line,
+        Merged,
+        ParallelLogits,
+        Route,
+        Spoken,
+        StreamLogits,
+        Told,
     )
     from anytalk.plugins.contracts.values import (
         END_OF_TEXT,
@@ -59,36 +77,52 @@ __all__ = [
     "END_OF_TEXT",
     "MANIFEST_FIELDS",
     "NO_TEXT",
+    "Answers",
     "Arithmetic",
     "Audio",
     "AudioTables",
     "Augmentation",
     "Backbone",
+    "BackboneAdapter",
     "BackboneStates",
     "BadRow",
     "Cache",
     "Codec",
     "CodecCodes",
     "CodecStream",
+    "Columns",
     "DataSource",
+    "Embedded",
     "ForgetfulCache",
+    "GridBatch",
     "Heads",
     "Heard",
     "HeardBatch",
     "Hearing",
     "HearsTokens",
+    "Hidden",
     "InputAdapter",
     "JoinableCache",
+    "Lane",
+    "Layout",
+    "Line",
     "MakesReady",
+    "Merged",
     "Message",
     "OutputAdapter",
+    "ParallelLogits",
     "Part",
     "Peaks",
+    "Route",
     "Row",
     "Sound",
+    "SpeechDecoder",
     "SpeechEncoder",
+    "Spoken",
+    "StreamLogits",
     "Synthesizer",
     "TextTokenizer",
+    "Told",
     "Transcriber",
     "strict_rows",
     "torch_dtype",
@@ -98,7 +132,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is first asked for: rows and data sources are read without it."""
     if name in __all__:
-        for module in ("values", "parts", "ears"):
+        for module in ("values", "parts", "ears", "routes"):
             loaded = importlib.import_module(f"{__name__}.{module}")
             if hasattr(loaded, name):
                 return getattr(loaded, name)

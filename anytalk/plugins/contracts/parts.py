@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from anytalk.plugins.contracts.ears import HeardBatch
 from anytalk.plugins.contracts.part import Part
 from anytalk.plugins.contracts.values import AudioTables, BackboneStates, Cache, CodecStream, TextTokenizer
 from anytalk.plugins.sources import ModelSource
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts.routes import Route
 
 
 class Backbone(Part, nn.Module):
@@ -153,56 +157,83 @@ class InputAdapter(Part, nn.Module):
 
 
 class OutputAdapter(Part, nn.Module):
-    """The paper's TTS adapter: what stands between the backbone's states and the audio heads.
+    """The part after the backbone: it gives the audio heads what they read, (B,T,W).
+
+    An adapter is a :class:`BackboneAdapter` or a :class:`SpeechDecoder`, or brings a route of its own.
 
     Attributes:
-        feedback: Where generated audio tokens are fed back. ``"backbone"`` (the paper): they are merged into the
-            backbone's input, and the adapter runs over every step of prompt and answer. ``"adapter"``: the backbone
-            sees text and speech features only and runs once per text token; the adapter runs over the answer alone,
-            from the prompt's last step on, and gets `audio` and `text`.
+        table_std: Standard deviation of fresh audio rows, summed over the streams; None: that of the backbone's text.
     """
 
-    feedback: str = "backbone"
+    table_std: float | None = None
 
+    @property
     @abstractmethod
-    def forward(
-        self,
-        states: BackboneStates,
-        audio: Tensor | None = None,
-        cache: Cache | None = None,
-        text: Tensor | None = None,
-    ) -> Tensor:
-        """States to what the heads read.
-
-        Args:
-            states: (B,T,D) each. Where `feedback` is "adapter": those of the answer's text tokens, zero in steps
-                without one, and zero everywhere in an answer that the backbone had no part in (reading aloud).
-            audio: (B,T,D) merged audio rows, only where `feedback` is "adapter".
-            cache: Steps so far.
-            text: (B,T) int64, only where `feedback` is "adapter": the answer's text token that stands in each step,
-                :data:`NO_TEXT` or :data:`END_OF_TEXT`.
-
-        Returns:
-            (B,T,D).
-        """
+    def width(self) -> int:
+        """W: width of the audio tables, the audio special tokens, the speaker table and the heads."""
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:
         """An empty cache, or None for an adapter that has no memory."""
 
-    def pace(self, states: BackboneStates, audio: Tensor, text: Tensor) -> Tensor:
-        """The loss ``pace``: how wrongly an adapter guesses the length of each answer from its text.
+    def own_route(self) -> Route | None:
+        """The route that this adapter needs; None, the default, where one of its two contracts says it."""
+        return None
+
+
+class BackboneAdapter(OutputAdapter):
+    """The paper's TTS adapter, between the backbone's states and the audio heads; W is D.
+
+    Audio tokens are fed back into the backbone, and the adapter runs over every step of prompt and answer.
+    """
+
+    @abstractmethod
+    def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
+        """States (B,T,D) each -> (B,T,D); with a cache the T steps follow those it holds."""
+
+
+class SpeechDecoder(OutputAdapter):
+    """A decoder beside the backbone, as wide as it likes: audio tokens are fed back into the decoder alone.
+
+    The backbone sees text and speech features only and runs once per text token. The decoder runs over the answer
+    alone, from the prompt's last step on.
+
+    Attributes:
+        reads_states: Whether :meth:`forward` reads the backbone's states; a decoder that doesn't fits any backbone.
+    """
+
+    reads_states: bool = True
+
+    @abstractmethod
+    def forward(
+        self, audio: Tensor, text: Tensor, states: BackboneStates | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Past audio and text to what the heads read.
 
         Args:
-            states: As :meth:`forward` gets them.
-            audio: (B,T,D) merged audio rows of whole answers, zero behind their ends.
+            audio: (B,T,W) merged audio rows.
+            text: (B,T) int64, the answer's text token that stands in each step, :data:`NO_TEXT` or :data:`END_OF_TEXT`.
+            states: (B,T,D) each, of the answer's text tokens, zero in steps without one. None: the backbone has no part
+                in these answers (reading aloud), or the decoder doesn't read them.
+            cache: Steps so far.
+
+        Returns:
+            (B,T,W).
+        """
+
+    def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
+        """The loss ``pace``: how wrongly a decoder guesses the length of each answer from its text.
+
+        Args:
+            audio: (B,T,W) merged audio rows of whole answers, zero after their ends.
             text: (B,T) int64.
+            states: As :meth:`forward` gets them.
 
         Returns:
             (B,) errors in steps.
 
         Raises:
-            ConfigError: this adapter knows no such loss.
+            ConfigError: this decoder knows no such loss.
         """
         raise ConfigError(
             f"the output adapter {type(self).__name__} has no loss 'pace'", "leave it out, or attach with talker"
@@ -214,7 +245,7 @@ class Heads(Part, nn.Module):
 
     @abstractmethod
     def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
-        """(B,T,D) -> logits (B,K,T,C+specials), codes first."""
+        """(B,T,W) -> logits (B,K,T,C+specials), codes first."""
 
 
 class Codec(Part, nn.Module):

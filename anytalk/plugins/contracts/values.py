@@ -108,8 +108,8 @@ class AudioTables:
     """The audio embedding rows, for heads that share them.
 
     Attributes:
-        codes: (K,C,D).
-        specials: (K, audio specials, D).
+        codes: (K,C,W).
+        specials: (K, audio specials, W).
     """
 
     codes: Tensor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ from anytalk.plugins.contracts import (
     END_OF_TEXT,
     NO_TEXT,
     AudioTables,
+    BackboneAdapter,
     BackboneStates,
     Cache,
     Heads,
     HeardBatch,
     InputAdapter,
     OutputAdapter,
+    SpeechDecoder,
 )
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.testing.options import check_options
@@ -34,8 +37,10 @@ ATOL = 1e-4
 def tiny_context(registry: Registry | None = None) -> BuildContext:
     """The registered ``tiny`` backbone and speech encoder, and a grid of 3 streams of 16 codes and 4 specials."""
     registry = registry or default_registry()
+    backbone = registry.build("backbone", PartRef(name="tiny"))
     return BuildContext(
-        backbone=registry.build("backbone", PartRef(name="tiny")),
+        backbone=backbone,
+        audio_width=backbone.width,
         encoder_width=registry.build("speech encoder", PartRef(name="tiny")).width,
         num_streams=NUM_STREAMS,
         stream_vocab_size=NUM_CODES + NUM_SPECIALS,
@@ -115,58 +120,77 @@ def check_output_adapter(
 ) -> None:
     """Shapes, causality, cache equals no cache (with ``keep_rows`` and ``crop``), gradients.
 
+    An adapter with a route of its own has signatures of its own: of it only the width is checked.
+
     Args and errors: as :func:`check_input_adapter`.
     """
     context = context or tiny_context(registry)
     part, name = _part("output adapter", name_or_part, registry, options, context)
     assert isinstance(part, OutputAdapter), f"{name} is a {type(part).__name__}, not an OutputAdapter"
-    assert part.feedback in ("backbone", "adapter"), f"{name}: feedback is '{part.feedback}'"
-    shape = (2, STEPS, context.need_backbone().width)
+    assert type(part.width) is int, f"{name}: width must be an int, got {part.width!r}"
+    assert part.width >= 1, f"{name}: width is {part.width}"
+    if part.own_route() is not None:
+        return
+    assert isinstance(part, BackboneAdapter | SpeechDecoder), (
+        f"{name} must be a BackboneAdapter or a SpeechDecoder, or give an own_route()"
+    )
+    backbone_width = context.need_backbone().width
     torch.manual_seed(0)
-    # pre_norm, normed, audio
-    inputs = torch.randn(3, *shape)
-
+    # pre_norm and normed; what a decoder was fed with
+    states, audio = torch.randn(2, 2, STEPS, backbone_width), torch.randn(2, STEPS, part.width)
+    if isinstance(part, BackboneAdapter):
+        assert part.width == backbone_width, f"{name}: width is {part.width}, that of the backbone {backbone_width}"
+        _check_steps(name, part, lambda cache, *given: part(BackboneStates(*given), cache), (states[0], states[1]))
+        return
     # (2,T) the answer's tokens of both rows: one ends early, one has a gap.
-    said = torch.full((2, STEPS), NO_TEXT)
-    said[0, :4] = torch.tensor([3, 1, 2, END_OF_TEXT])
-    said[1, :5] = torch.tensor([2, NO_TEXT, 4, 1, 3])
+    text = torch.full((2, STEPS), NO_TEXT)
+    text[0, :4] = torch.tensor([3, 1, 2, END_OF_TEXT])
+    text[1, :5] = torch.tensor([2, NO_TEXT, 4, 1, 3])
 
-    def run(x: Tensor, cache: Cache | None = None) -> Tensor:
-        if part.feedback != "adapter":
-            plain: Tensor = part(BackboneStates(x[0], x[1]), cache=cache)
-            return plain
-        first = 0 if cache is None else cache.length
-        text = said[2 - x.shape[1] :, first : first + x.shape[2]]
-        out: Tensor = part(BackboneStates(x[0], x[1]), audio=x[2], cache=cache, text=text)
-        return out
+    def decode(cache: Cache | None, audio: Tensor, ids: Tensor, *rest: Tensor) -> Tensor:
+        return cast("Tensor", part(audio, ids, BackboneStates(*rest) if part.reads_states else None, cache))
 
-    leaf = inputs.clone().requires_grad_()
-    whole = run(leaf)
+    _check_steps(name, part, decode, (audio, text, states[0], states[1]))
+
+
+def _check_steps(name: str, part: OutputAdapter, read: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+    """Shapes, gradients, causality and caches of an adapter: `read(cache, *inputs)`, inputs (2,T,...) each."""
+    leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    whole = read(None, *leaves)
+    shape = (2, STEPS, part.width)
     assert tuple(whole.shape) == shape, f"{name}: output is {tuple(whole.shape)}, expected {shape}"
     assert torch.isfinite(whole).all(), f"{name}: some outputs are not finite"
     torch.autograd.backward(whole.square().sum())
-    assert leaf.grad is not None, f"{name}: no gradient reaches the states"
-    assert leaf.grad[:2].abs().sum() > 0, f"{name}: no gradient reaches the states"
+    reached = [x.grad is not None and bool(x.grad.abs().sum() > 0) for x in leaves if x.is_floating_point()]
+    if isinstance(part, BackboneAdapter) or (isinstance(part, SpeechDecoder) and part.reads_states):
+        assert any(reached[-2:]), f"{name}: no gradient reaches the states"
+    assert any(reached), f"{name}: no gradient reaches the input"
     whole = whole.detach()
     with torch.no_grad():
-        later = inputs.clone()
-        later[:, :, -1] += 1.0
-        _same(run(later)[:, :-1], whole[:, :-1], f"{name}: a later step changes an earlier output (not causal)")
+        later = [x.clone() for x in inputs]
+        for x in later:
+            if x.is_floating_point():
+                x[:, -1] += 1.0
+        _same(read(None, *later)[:, :-1], whole[:, :-1], f"{name}: a later step changes an earlier output (not causal)")
         cache = part.new_cache(2, STEPS)
-        pieces = [run(inputs[:, :, a:b], cache) for a, b in ((0, 3), (3, 4), (4, STEPS))]
+        pieces = [read(cache, *(x[:, a:b] for x in inputs)) for a, b in ((0, 3), (3, 4), (4, STEPS))]
         _same(torch.cat(pieces, dim=1), whole, f"{name}: outputs with a cache differ from outputs without")
         if cache is not None:
-            _check_cache(name, cache, lambda x: run(x, cache), inputs, whole)
+            _check_cache(name, cache, read, inputs, whole)
 
 
-def _check_cache(name: str, cache: Cache, run: Any, inputs: Tensor, whole: Tensor) -> None:
-    """`cache` holds all steps of `inputs` (3,2,T,D); `run` goes on from it."""
+def _check_cache(
+    name: str, cache: Cache, read: Callable[..., Tensor], inputs: tuple[Tensor, ...], whole: Tensor
+) -> None:
+    """`cache` holds all steps of `inputs` (2,T,...) each; `read` goes on from it."""
     assert cache.length == STEPS, f"{name}: cache.length is {cache.length} after {STEPS} steps"
     cache.crop(4)
     assert cache.length == 4, f"{name}: cache.length is {cache.length} after crop(4)"
-    _same(run(inputs[:, :, 4:6]), whole[:, 4:6], f"{name}: after crop() the cache goes on differently")
+    pieces = [x[:, 4:6] for x in inputs]
+    _same(read(cache, *pieces), whole[:, 4:6], f"{name}: after crop() the cache goes on differently")
     cache.keep_rows([1])
-    _same(run(inputs[:, 1:, 6:]), whole[1:, 6:], f"{name}: after keep_rows([1]) row 1 goes on differently")
+    pieces = [x[1:, 6:] for x in inputs]
+    _same(read(cache, *pieces), whole[1:, 6:], f"{name}: after keep_rows([1]) row 1 goes on differently")
 
 
 def check_heads(
@@ -182,7 +206,7 @@ def check_heads(
     context = context or tiny_context(registry)
     part, name = _part("heads", name_or_part, registry, options, context)
     assert isinstance(part, Heads), f"{name} is a {type(part).__name__}, not Heads"
-    streams, rows, width = context.num_streams, context.stream_vocab_size, context.need_backbone().width
+    streams, rows, width = context.num_streams, context.stream_vocab_size, context.need_audio_width()
     codes = min(NUM_CODES, rows - 1)
     torch.manual_seed(0)
     tables = AudioTables(

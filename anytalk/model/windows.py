@@ -1,7 +1,7 @@
-"""Answers without their prompts: what an output adapter that speaks alone is trained on.
+"""Answers without their prompts: what a speech decoder is trained on.
 
-Such an adapter (feedback ``"adapter"``) runs from the prompt's last column to the end of the answer. Rows have prompts
-of different lengths, so each row is shifted to the left by its own.
+It runs from the prompt's last column to the end of the answer. Rows have prompts of different lengths, so each row is
+shifted to the left by its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anytalk.grid.tokens import StreamLayout
+from anytalk.plugins.contracts import Layout
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Windows:
         return values[self.rows[:, None], self.columns]
 
 
-def answer_windows(layout: StreamLayout, tokens: Tensor, loss_mask: Tensor, answer_mask: Tensor) -> Windows:
+def answer_windows(layout: Layout, tokens: Tensor, loss_mask: Tensor, answer_mask: Tensor) -> Windows:
     """Cut the answers out of grids; where no row speaks, a window of the first row that no loss looks at.
 
     Args:

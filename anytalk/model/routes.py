@@ -1,0 +1,184 @@
+"""How an answer's audio is fed back: through the backbone, as in the paper, or beside it.
+
+Nothing else asks which of the two a talker takes. Their contract is :class:`anytalk.plugins.contracts.Route`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from anytalk.errors import ConfigError
+from anytalk.model.windows import answer_windows
+from anytalk.plugins.contracts import (
+    END_OF_TEXT,
+    NO_TEXT,
+    Answers,
+    BackboneAdapter,
+    BackboneStates,
+    Cache,
+    Columns,
+    Embedded,
+    GridBatch,
+    Hidden,
+    Lane,
+    Layout,
+    Line,
+    Merged,
+    OutputAdapter,
+    Route,
+    SpeechDecoder,
+    Spoken,
+    Told,
+)
+
+
+class ThroughBackbone(Route):
+    """The paper's route: audio tokens stand in the backbone's input, and the adapter reads its states of every step."""
+
+    num_rows = 2
+    reads_prompt = True
+
+    def seen(self, layout: Layout) -> slice:
+        """All rows."""
+        return slice(None)
+
+    def needs_backbone(self, writes: bool) -> bool:
+        """Always: speech goes on after the text has ended."""
+        return True
+
+    def merge(self, line: Line, parts: Embedded) -> Merged:
+        """Text and audio together."""
+        merged = _merged(line, parts.text + parts.audio, parts.speech)
+        return Merged((merged if parts.voice is None else merged + parts.voice).to(parts.text.dtype), None)
+
+    def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
+        """The adapter reads the whole prompt."""
+        assert states is not None
+        hidden: Tensor = line.output_adapter(states, cache)
+        return hidden[:, -1:]
+
+    def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
+        """The backbone, then the adapter."""
+        states = _run_backbone(line, columns, backbone)
+        if not len(adapter):
+            return Hidden(states, None)
+        (hidden,) = adapter.run(lambda cache, *read: (line.output_adapter(BackboneStates(*read), cache),), *states)
+        return Hidden(states, hidden)
+
+    def train(self, line: Line, answers: Answers, states: BackboneStates | None, always: bool = False) -> Spoken:
+        """The adapter over whole grids."""
+        assert states is not None
+        return Spoken(line.output_adapter(states, None), answers.tokens, answers.loss_mask)
+
+
+class BesideBackbone(Route):
+    """Audio tokens are fed back into a speech decoder, which runs over the answer alone.
+
+    The backbone writes as if nobody spoke, one step for each text token, and needs no second row for that.
+    """
+
+    num_rows = 1
+    reads_prompt = False
+
+    def seen(self, layout: Layout) -> slice:
+        """The text row."""
+        return slice(layout.text_row, layout.text_row + 1)
+
+    def needs_backbone(self, writes: bool) -> bool:
+        """Only while text is written."""
+        return writes
+
+    def merge(self, line: Line, parts: Embedded) -> Merged:
+        """Text for the backbone, audio for the decoder."""
+        audio = parts.audio if parts.voice is None else parts.audio + parts.voice
+        return Merged(_merged(line, parts.text, parts.speech).to(parts.text.dtype), audio)
+
+    def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
+        """The decoder begins with the prompt's last column, in which no text token of the answer stands."""
+        audio = prompt.merged.adapter
+        assert audio is not None
+        last = audio[:, -1:]
+        text = torch.full(last.shape[:2], NO_TEXT, device=last.device)
+        hidden: Tensor = line.output_adapter(last, text, None, cache)
+        return hidden
+
+    def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
+        """The backbone where text is written, the decoder where an answer is spoken."""
+        states = _run_backbone(line, columns, backbone)
+        if not len(adapter):
+            return Hidden(states, None)
+        text, written = _written(line, columns.tokens[:, line.layout.text_row], states)
+        assert columns.merged.adapter is not None
+
+        def decode(cache: Cache | None, audio: Tensor, ids: Tensor, *read: Tensor) -> tuple[Tensor]:
+            return (line.output_adapter(audio, ids, BackboneStates(*read) if read else None, cache),)
+
+        (hidden,) = adapter.run(decode, columns.merged.adapter, text, *(written or ()))
+        return Hidden(states, hidden)
+
+    def train(self, line: Line, answers: Answers, states: BackboneStates | None, always: bool = False) -> Spoken:
+        """The decoder over the answers, each shifted to the left by its prompt."""
+        layout = line.layout
+        cut = answer_windows(layout, answers.tokens, answers.loss_mask, answers.answer_mask)
+        voiced = cut.gather(answers.answer_mask[..., None])[..., 0]
+        # Columns after an answer's end repeat the batch's last.
+        voiced = voiced & (torch.diff(cut.columns, prepend=cut.columns[:, :1] - 1) > 0)
+        audio = line.embed(GridBatch(cut.tokens, (), answers.speaker[cut.rows], voiced), always=always).adapter
+        assert audio is not None
+        known = None
+        if states is not None:
+            writes = ~answers.reads[cut.rows][:, None, None]
+            known = BackboneStates(cut.gather(states.pre_norm) * writes, cut.gather(states.normed) * writes)
+        text, written = _written(line, cut.tokens[:, layout.text_row], known)
+        hidden = line.output_adapter(audio, text, written, None)
+        return Spoken(hidden, cut.tokens, cut.loss_mask, Told(audio, text, written, voiced))
+
+
+def route_of(adapter: OutputAdapter) -> Route:
+    """The route that an output adapter takes.
+
+    Raises:
+        ConfigError: an adapter that says none.
+    """
+    own = adapter.own_route()
+    if own is not None:
+        return own
+    if isinstance(adapter, BackboneAdapter):
+        return ThroughBackbone()
+    if isinstance(adapter, SpeechDecoder):
+        return BesideBackbone()
+    raise ConfigError(
+        f"the output adapter {type(adapter).__name__} takes no route",
+        "derive it from BackboneAdapter or SpeechDecoder, or give it an own_route()",
+    )
+
+
+def _merged(line: Line, embeds: Tensor, speech: Tensor | None) -> Tensor:
+    """Streams and speech as one embedding per step."""
+    if speech is not None:
+        # Under `mean` the original lays the speech into all K audio rows.
+        scale = 1.0 if line.merge == "sum" else float(line.layout.num_audio_streams)
+        embeds = embeds + scale * speech
+    return embeds / line.layout.num_streams if line.merge == "mean" else embeds
+
+
+def _run_backbone(line: Line, columns: Columns, lane: Lane) -> BackboneStates:
+    """The backbone's states of the rows that need them; zero in the others."""
+    embeds = columns.merged.backbone
+    if not len(lane):
+        return BackboneStates(torch.zeros_like(embeds), torch.zeros_like(embeds))
+    return BackboneStates(*lane.run(lambda cache, x: cast("BackboneStates", line.backbone(x, cache)), embeds))
+
+
+def _written(line: Line, ids: Tensor, states: BackboneStates | None) -> tuple[Tensor, BackboneStates | None]:
+    """The text as speech decoders get it, and the states of its tokens, zero in steps without one."""
+    layout, decoder = line.layout, cast("SpeechDecoder", line.output_adapter)
+    is_token = (ids < layout.text_vocab_size) & (ids != layout.end_of_text_id)
+    text = torch.where(is_token, ids, NO_TEXT).masked_fill(ids == layout.end_of_text_id, END_OF_TEXT)
+    if states is None or not decoder.reads_states:
+        return text, None
+    known = is_token[..., None]
+    return text, BackboneStates(states.pre_norm * known, states.normed * known)
