@@ -16,6 +16,7 @@ CONTRACTS: dict[str, Any] = {
     "backbone": contracts.Backbone,
     "speech encoder": contracts.SpeechEncoder,
     "input adapter": contracts.InputAdapter,
+    "ears": contracts.Ears,
     "hearing": contracts.Hearing,
     "output adapter": contracts.OutputAdapter,
     "heads": contracts.Heads,

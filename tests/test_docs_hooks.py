@@ -44,7 +44,7 @@ def test_no_heading_names_a_hook_that_is_gone() -> None:
 
 def test_contracts_and_checks_named_on_the_page_exist() -> None:
     named = re.findall(r"`contracts\.(\w+)`", HOOKS_PAGE)
-    assert len(named) == len(set(named)) == 11
+    assert len(named) == len(set(named)) == 12
     assert set(named) <= set(contracts.__all__)
     checks = re.findall(r"(check_\w+)`", HOOKS_PAGE)
     assert set(checks) == set(testing.__all__) - {"check_options"}

@@ -32,6 +32,14 @@ def register_input_adapters() -> list[Component]:
 
 
 @hookimpl
+def register_ears() -> list[Component]:
+    """Ears that write."""
+    return [
+        Component("transcript", "anytalk_adapters.transcript_ears:TranscriptEars", "Whisper writes, no training needed")
+    ]
+
+
+@hookimpl
 def register_hearings() -> list[Component]:
     """What chooses between lines that may have been heard."""
     return [

@@ -122,6 +122,15 @@ class WhisperEncoder(SpeechEncoder):
                 features[row, : counted[row]] = feature[: counted[row]].float()
         return features, torch.tensor(counted, device=wave.device)
 
+    def encode_clip(self, wave: Tensor, num_frames: int) -> Tensor:
+        """(N,) of one clip -> (num_frames,E), silence after its end.
+
+        Raises:
+            AudioError: a clip without samples or of more than 30 s.
+        """
+        self._checked(len(wave))
+        return self._encode(self._mel(wave, num_frames)[None])[0].float()
+
     def _checked(self, num_samples: int) -> int:
         longest = self.max_frames * SAMPLES_PER_FRAME
         if not 0 < num_samples <= longest:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Self
 
 import numpy as np
 from pydantic import Field
 from whisper.audio import SAMPLE_RATE
 from whisper.model import Whisper
-from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from anytalk import plugins
-from anytalk.errors import AudioError, ConfigError, did_you_mean
+from anytalk.errors import AudioError
 from anytalk.grid.audio import SILENCE_PEAK, resample
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Transcriber
-from anytalk_adapters.whisper_weights import load_whisper
+from anytalk_adapters.whisper_weights import load_for_language
 
 __all__ = ["WhisperTranscriber"]
 
@@ -57,23 +55,8 @@ class WhisperTranscriber(Transcriber):
             WeightsError: weights that can't be found or read.
             ConfigError: a language that the model doesn't know.
         """
-        language = options.language
-        if language is not None and language not in LANGUAGES:
-            raise ConfigError(
-                f"language '{language}' is unknown to Whisper{did_you_mean(language, list(LANGUAGES))}",
-                "give a code such as en, de or zh, or null",
-            )
-        model = load_whisper(options.model, context.folder)
-        if not model.is_multilingual and language not in (None, "en"):
-            raise ConfigError(
-                f"'{options.model}' hears English only, language '{language}' was asked for",
-                "take a multilingual Whisper (its name doesn't end in .en)",
-            )
-        with warnings.catch_warnings():
-            # The whisper package keeps its vocabulary file open while it reads it, once per process: here.
-            warnings.simplefilter("ignore", ResourceWarning)
-            get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
-        return cls(model.to(context.device), language)
+        model = load_for_language(options.model, options.language, context.folder)
+        return cls(model.to(context.device), options.language)
 
     def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
         """(N,) float32 -> text; ``""`` for silence, for no samples and where Whisper hears no speech.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
 import whisper
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
+from whisper.tokenizer import LANGUAGES, Tokenizer, get_tokenizer
 
-from anytalk.errors import WeightsError
+from anytalk.errors import ConfigError, WeightsError, did_you_mean
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, random_shapes, resolve
 from anytalk_adapters.ctranslate2_file import parse_ctranslate2, whisper_state_dict
 
-__all__ = ["infer_dimensions", "load_whisper"]
+__all__ = ["infer_dimensions", "load_for_language", "load_whisper", "writer_tokenizer"]
 
 ACCEPTED = "give a Whisper name ('small'), a .pt file of openai-whisper, or a CTranslate2 folder or model.bin"
 HEAD_WIDTH = 64
@@ -58,6 +60,38 @@ def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
         )
     dimensions, state = _read_pt(source) if source.suffix in {".pt", ".pth"} else _read_ctranslate2(source)
     return _module(dimensions, state, spec)
+
+
+def load_for_language(spec: str, language: str | None, folder: Path | None = None) -> Whisper:
+    """Load a Whisper that is to write a language; arguments as of :func:`load_whisper`, None for any language.
+
+    Raises:
+        WeightsError: weights that can't be found or read.
+        ConfigError: a language that Whisper, or this model, doesn't know.
+    """
+    if language is not None and language not in LANGUAGES:
+        raise ConfigError(
+            f"language '{language}' is unknown to Whisper{did_you_mean(language, list(LANGUAGES))}",
+            "give a code such as en, de or zh, or null",
+        )
+    model = load_whisper(spec, folder)
+    if not model.is_multilingual and language not in (None, "en"):
+        raise ConfigError(
+            f"'{spec}' hears English only, language '{language}' was asked for",
+            "take a multilingual Whisper (its name doesn't end in .en)",
+        )
+    writer_tokenizer(model)
+    return model
+
+
+def writer_tokenizer(model: Whisper, language: str = "en") -> Tokenizer:
+    """The tokenizer of a model that writes a language."""
+    with warnings.catch_warnings():
+        # The whisper package keeps its vocabulary file open while it reads it, once per process.
+        warnings.simplefilter("ignore", ResourceWarning)
+        return get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
+        )
 
 
 def infer_dimensions(

@@ -14,8 +14,7 @@ from anytalk.bench.paced import PacedGeneration
 from anytalk.bench.stopwatch import Stopwatch, timed_parts
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.reach import REACH
-from anytalk.decode.session import Mouth, listen
-from anytalk.grid.prompts import Turn
+from anytalk.decode.session import Mouth, listen, spoken_turn, task_after
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
 
@@ -97,7 +96,7 @@ def answer(
     watch.start()
     heard = listen(talker, wave)
     mark("encoded")
-    prompt = talker.prompts.prompt(TASKS["A1A2"], [Turn("user", None, speech_columns=heard.num_columns)])
+    prompt = talker.prompts.prompt(task_after(TASKS["A1A2"], heard), [spoken_turn("user", None, heard)])
     prompts = [prompt, talker.prompts.text_only_row(prompt)][: talker.model.route.num_rows]
     generation = PacedGeneration(
         talker.model,

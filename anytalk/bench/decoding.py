@@ -69,7 +69,7 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
     Raises:
         ConfigError: a talker that can't do this.
     """
-    rate_hz = talker.model.encoder.sample_rate_hz if talker.model.encoder is not None else 16_000
+    rate_hz = 16_000 if talker.model.listener is None else talker.model.listener.sample_rate_hz
     # Sound, not silence: a question that nobody hears is refused.
     wave = np.random.default_rng(0).normal(0, 0.05, int(bench.question_s * rate_hz)).astype(np.float32)
     _ = talker.codec

@@ -10,7 +10,7 @@ import typer
 
 from anytalk.cli.render import commands, count, err, note, out, pairs, size, table
 from anytalk.errors import ConfigError
-from anytalk.model.config import PART_KINDS, override, parse_config
+from anytalk.model.config import PART_KINDS, make_room_for_ears, override, parse_config
 from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def command(
     backbone: str | None = typer.Option(None, help="Backbone plugin; default: the one that recognises the model."),
     encoder: str | None = typer.Option(None, help="Speech encoder, or 'none' for a talker that only reads."),
     encoder_model: str | None = typer.Option(None, help="Weights of the speech encoder, e.g. small, tiny.en, a file."),
+    ears: str | None = typer.Option(None, help="Ears that write, in place of encoder and input adapter: transcript."),
+    ears_model: str | None = typer.Option(None, help="Weights of these ears, e.g. base, tiny.en, a file."),
     codec: str | None = typer.Option(None, help="Codec."),
     input_adapter: str | None = typer.Option(None, help="What turns encoder features into embeddings."),
     output_adapter: str | None = typer.Option(None, help="What stands between the backbone and the audio heads."),
@@ -40,11 +42,12 @@ def command(
     parts = {
         "encoder": encoder,
         "input_adapter": input_adapter,
+        "ears": ears,
         "output_adapter": output_adapter,
         "heads": heads,
         "codec": codec,
     }
-    settings = part_settings(parts, encoder_model, seed) + assignments
+    settings = part_settings(parts, {"encoder": encoder_model, "ears": ears_model}, seed) + assignments
     check_settings(settings, backbone)
     with err.status("looking for the model and its plugin (loading torch) ..."):
         from anytalk.model.attach import attach
@@ -55,12 +58,12 @@ def command(
     _show(talker, out_folder, style_was_set=any(s.startswith("grid.prompt=") for s in assignments))
 
 
-def part_settings(parts: dict[str, str | None], encoder_model: str | None, seed: int) -> list[str]:
+def part_settings(parts: dict[str, str | None], models: dict[str, str | None], seed: int) -> list[str]:
     """The options of the command line as assignments; ConfigError for ears that are off and configured at once."""
     settings = [f"seed={seed}"]
     for part, name in parts.items():
         if name is not None and name.lower() == "none" and part == "encoder":
-            if encoder_model is not None or parts["input_adapter"] is not None:
+            if models["encoder"] is not None or parts["input_adapter"] is not None:
                 raise ConfigError(
                     "--encoder none leaves the ears out, but parts of them are set",
                     "leave out --encoder-model and --input-adapter, or name an encoder",
@@ -68,8 +71,9 @@ def part_settings(parts: dict[str, str | None], encoder_model: str | None, seed:
             settings += ["encoder=null", "input_adapter=null"]
         elif name is not None:
             settings.append(f"{part}={json.dumps({'name': name})}")
-    if encoder_model is not None:
-        settings.append(f"encoder.options.model={json.dumps(encoder_model)}")
+    if models["ears"] is not None and parts["ears"] is None:
+        raise ConfigError("--ears-model names weights, but no ears that write are set", "add --ears transcript")
+    settings += [f"{part}.options.model={json.dumps(model)}" for part, model in models.items() if model is not None]
     return settings
 
 
@@ -83,6 +87,7 @@ def check_settings(settings: list[str], backbone: str | None) -> None:
     if backbone is not None:
         registry.find("backbone", backbone)
     data = override({part: {"name": "default"} for part in (*_NEEDED, "encoder")}, settings)
+    data = make_room_for_ears(data, settings)
     parse_config(data, "the settings of attach")
     for part, kind in PART_KINDS.items():
         name = (data.get(part) or {}).get("name", "default")

@@ -42,7 +42,7 @@ def command(
     """Time answers part by part, and the straightforward loop beside them."""
     if talker not in _REFERENCE:
         config = read_config(Path(talker))
-        if config.encoder is None:
+        if not config.hears:
             raise ConfigError("this talker has no ears", "bench a talker that can be asked by voice")
     with err.status("loading torch and the talker ...") as status:
         from anytalk.bench.answering import Pace

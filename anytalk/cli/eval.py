@@ -63,9 +63,7 @@ def command(
         from anytalk.model.talker import load_talker
 
         set_threads(threads)
-        talker = load_talker(
-            folder, registry=registry, device=choose_device(device), with_encoder=config.encoder is not None
-        )
+        talker = load_talker(folder, registry=registry, device=choose_device(device), with_encoder=config.hears)
         make_talker_ready(talker, arithmetic)
     with _Display() as display:
         try:

@@ -73,7 +73,7 @@ def command(
             from anytalk.serve.run import run_server
 
             set_threads(threads)
-            talker = load_talker(folder, device=choose_device(device), with_encoder=config.encoder is not None)
+            talker = load_talker(folder, device=choose_device(device), with_encoder=config.hears)
             make_talker_ready(talker, arithmetic_for_many(talker, arithmetic))
             _ = talker.codec
         app = make_app(talker, settings, folder.resolve().name)

@@ -20,7 +20,7 @@ from anytalk.model.config import TalkerConfig, read_config
 if TYPE_CHECKING:
     from anytalk.decode.engine import DecodeOptions
     from anytalk.decode.session import AnswerDone, Session
-    from anytalk.plugins.contracts import SpeechEncoder
+    from anytalk.plugins.contracts import Ears, SpeechEncoder
 
 _CHECK_RATE_HZ = 16_000
 """Rate at which a question is looked at before torch is loaded; almost every encoder's own."""
@@ -127,7 +127,7 @@ def choose_task(config: TalkerConfig, name: str | None, *, spoken: bool, text_on
         UnknownNameError: there is no such task.
         ConfigError: a talker without ears, or a task that doesn't fit the question.
     """
-    if spoken and config.encoder is None:
+    if spoken and not config.hears:
         raise ConfigError("this talker has no ears", "ask by --text, or attach it again with a speech encoder")
     if is_open and name is None:
         return None
@@ -146,17 +146,17 @@ def _default_task(spoken: bool, text_only: bool) -> str:
     return ("A1" if spoken else "T1") + ("T2" if text_only else "A2")
 
 
-def _encoder(session: Session) -> SpeechEncoder:
-    encoder = session.talker.model.encoder
-    if encoder is None:
+def _ears(session: Session) -> SpeechEncoder | Ears:
+    ears = session.talker.model.listener
+    if ears is None:
         raise ConfigError("this talker has no ears", "ask by text")
-    return encoder
+    return ears
 
 
 def _read(session: Session, path: Path) -> np.ndarray:
-    encoder = _encoder(session)
-    wave = read_wave(path, encoder.sample_rate_hz)
-    check_speech(wave, encoder.sample_rate_hz, str(path), encoder.max_duration_s)
+    ears = _ears(session)
+    wave = read_wave(path, ears.sample_rate_hz)
+    check_speech(wave, ears.sample_rate_hz, str(path), ears.max_duration_s)
     return wave
 
 
@@ -164,7 +164,7 @@ def _listen(session: Session) -> np.ndarray:
     from anytalk.cli.sound_device import record
 
     note("speak now; Enter ends the question")
-    return record(_encoder(session).sample_rate_hz)
+    return record(_ears(session).sample_rate_hz)
 
 
 @dataclass

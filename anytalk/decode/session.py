@@ -140,14 +140,16 @@ class Session:
         started = time.perf_counter()
         talker = self.talker
         speaker_row = talker.speaker_index(speaker)
-        new = [] if wave is None else [listen(talker, wave)]
+        heard = None if wave is None else listen(talker, wave)
         self.mark("encoded")
-        turn = Turn("user", text, speech_columns=new[0].num_columns if new else 0)
-        turns, heard = [*self._turns, turn], [*self._heard, *new]
+        turn = Turn("user", text) if heard is None else spoken_turn("user", None, heard)
+        task = task if heard is None else task_after(task, heard)
+        spoken = [] if heard is None or heard.columns is None else [heard]
+        turns, all_heard = [*self._turns, turn], [*self._heard, *spoken]
         prompt = talker.prompts.prompt(task, turns)
         tokenizer = talker.model.backbone.tokenizer
         generation = begin_generation(
-            talker, task, turn, prompt, heard[: len(prompt.speech_spans)], options, speaker_row, self.mark
+            talker, task, turn, prompt, all_heard[: len(prompt.speech_spans)], options, speaker_row, self.mark
         )
         mouth = Mouth(talker, started, self.mark, self.overlap) if task.audio_out else None
         said = ""
@@ -169,7 +171,7 @@ class Session:
             yield from mouth.say(generation.answer, is_last=True)
         if task.answer == "answer":
             self._turns += [turn, Turn("assistant", whole)]
-            self._heard += new
+            self._heard += spoken
         yield AnswerDone(
             text=whole,
             finish_reason=generation.answer.finish_reason or "stop",
@@ -279,6 +281,26 @@ def begin_generation(
     )
 
 
+def spoken_turn(role: str, text: str | None, heard: Heard) -> Turn:
+    """A turn that was spoken: its columns, or its words typed where the ears wrote them."""
+    if heard.columns is None:
+        return Turn(role, heard.text if text is None else text)
+    return Turn(role, text, speech_columns=heard.num_columns)
+
+
+def task_after(task: Task, heard: Heard) -> Task:
+    """The task of a spoken question once it was heard: as of a typed one where the ears wrote its words.
+
+    Raises:
+        AudioError: no words were heard, so there is nothing to answer.
+    """
+    if heard.columns is not None or not task.speech_in:
+        return task
+    if not heard.text and task.answer == "answer":
+        raise AudioError("no words were heard in the question", "speak louder, or closer to the microphone")
+    return replace(task, speech_in=False)
+
+
 def longest_transcript(speech_columns: int) -> int:
     """Columns at most for the transcript of so many columns of speech.
 
@@ -309,12 +331,13 @@ def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Hear
 def listen_to_all(talker: Talker, waves: Sequence[np.ndarray], name: str = "the question") -> list[Heard]:
     """Hear several waves (N,) in one call of the ears; raises what :func:`listen` raises."""
     model = talker.model
-    if model.encoder is None or model.input_adapter is None:
+    ears = model.listener
+    if ears is None:
         raise ConfigError("this talker has no ears", "attach it again with a speech encoder, or ask by text")
     for wave in waves:
         if wave.ndim != 1:
             raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
-        check_speech(wave, model.encoder.sample_rate_hz, name, model.encoder.max_duration_s)
+        check_speech(wave, ears.sample_rate_hz, name, ears.max_duration_s)
     lengths = torch.tensor([len(wave) for wave in waves], device=talker.device)
     samples = torch.zeros(len(waves), max(len(wave) for wave in waves), device=talker.device)
     for row, wave in zip(samples, waves, strict=True):

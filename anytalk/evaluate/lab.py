@@ -171,17 +171,17 @@ class Lab:
             ConfigError: a talker without ears, or no sound and no synthesizer.
             AudioError: sound that can't be read or is no speech.
         """
-        encoder = self.talker.model.encoder
-        if encoder is None:
+        ears = self.talker.model.listener
+        if ears is None:
             raise ConfigError("this talker has no ears", "leave measures with spoken questions out of the suite")
-        rate_hz = encoder.sample_rate_hz
+        rate_hz = ears.sample_rate_hz
         if row.question_audio is not None:
             wave = read_wave(row.question_audio, rate_hz)
         else:
             voice = self.suite.question_voice
             spoken = self.synthesizer.speak(row.question_text or "", voice)
             wave = resample(spoken, self.synthesizer.sample_rate_hz, rate_hz)
-        check_speech(wave, rate_hz, row.id, encoder.max_duration_s)
+        check_speech(wave, rate_hz, row.id, ears.max_duration_s)
         return wave
 
     # ---- asking

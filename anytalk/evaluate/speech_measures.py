@@ -52,9 +52,9 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
                 "deletions": counts.deletions,
             }
             if measure.with_transcriber:
-                encoder = lab.talker.model.encoder
-                assert encoder is not None
-                heard = lab.transcriber.transcribe(wave, encoder.sample_rate_hz)
+                ears = lab.talker.model.listener
+                assert ears is not None
+                heard = lab.transcriber.transcribe(wave, ears.sample_rate_hz)
                 item |= {"transcriber": heard, "transcriber_errors": errors_of(word_error_rate([reference], [heard]))}
             result.items.append(item)
     words = [item["words"] for item in result.items]

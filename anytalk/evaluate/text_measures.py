@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from anytalk.decode.session import listen
+from anytalk.decode.session import listen, spoken_turn, task_after
 from anytalk.errors import DataError
 from anytalk.evaluate.config import ModalityGapMeasure, TextRetentionMeasure
 from anytalk.evaluate.grids import (
@@ -146,7 +146,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
             heard = listen(talker, lab.question_wave(row), row.id)
             speech = [] if heard.columns is None else [heard.columns]
             typed = talker.prompts.prompt(T1T2, [Turn("user", question)])
-            spoken = talker.prompts.prompt(A1T2, [Turn("user", question, speech_columns=heard.num_columns)])
+            spoken = talker.prompts.prompt(task_after(A1T2, heard), [spoken_turn("user", None, heard)])
             ids, ended = write_answer(talker, typed, [], budget)
             by_text = tokenizer.decode(ids).strip()
             by_speech = tokenizer.decode(write_answer(talker, spoken, speech, budget)[0]).strip()

@@ -191,8 +191,8 @@ def measure_cascade(lab: Lab, measure: CascadeMeasure, result: Result) -> None:
     rows = lab.rows(measure, result, lambda row: lacks_question(row, ("speech",), lab.can_speak()))
     cascade = Cascade(lab, measure)
     usable = _questions(lab, rows, "speech", result)
-    encoder = lab.talker.model.encoder
-    rate_hz = 0 if encoder is None else encoder.sample_rate_hz
+    ears = lab.talker.model.listener
+    rate_hz = 0 if ears is None else ears.sample_rate_hz
     for number in range(measure.warmup if usable else 0):
         wave = usable[number % len(usable)][1]
         assert wave is not None

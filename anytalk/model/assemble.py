@@ -76,6 +76,9 @@ def assemble(
     if backbone is None:
         backbone = registry.build("backbone", config.backbone, context)
     context = replace(context, backbone=backbone)
+    ears = None
+    if config.ears is not None and with_encoder:
+        ears = registry.build("ears", config.ears, context)
     encoder = None
     if config.encoder is not None and with_encoder:
         encoder = registry.build("speech encoder", config.encoder, context)
@@ -116,6 +119,7 @@ def assemble(
         merge=config.grid.merge,
         backbone=backbone,
         encoder=encoder,
+        ears=ears,
         input_adapter=input_adapter,
         hearing=None if hearing_ref is None else registry.build("hearing", hearing_ref, context),
         output_adapter=output_adapter,

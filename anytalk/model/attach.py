@@ -8,7 +8,7 @@ from typing import Any
 from anytalk.errors import AnytalkError, ConfigError, TalkerError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble, build_codec
-from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, override, parse_config
+from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, make_room_for_ears, override, parse_config
 from anytalk.model.talker import Talker, fingerprint, save_talker
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, SpeechEncoder
@@ -91,6 +91,7 @@ def attach(
     if revision is not None:
         options["revision"] = revision
     data = override({"backbone": {"name": name, "options": options}, **DEFAULTS}, assignments or [])
+    data = make_room_for_ears(data, assignments or [])
     data = {key: _absolute_model(value) for key, value in data.items()}
     draft = parse_config(data, "the settings of attach")
 

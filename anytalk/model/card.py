@@ -19,6 +19,7 @@ def model_card(config: TalkerConfig, name: str) -> str:
         f"| base model | `{base.model if base else '?'}` ({base.licence if base else 'licence unknown'}) |",
         f"| backbone | `{config.backbone.name}` |",
         f"| speech encoder | `{config.encoder.name if config.encoder else 'none'}` |",
+        *([f"| ears | `{config.ears.name}` |"] if config.ears else []),
         f"| input adapter | `{config.input_adapter.name if config.input_adapter else 'none'}` |",
         f"| output adapter | `{config.output_adapter.name}` |",
         f"| heads | `{config.heads.name}` |",

@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 
 PART_KINDS = {
     "encoder": "speech encoder",
+    "ears": "ears",
     "input_adapter": "input adapter",
     "hearing": "hearing",
     "backbone": "backbone",
@@ -109,6 +110,9 @@ class TalkerConfig(Options):
     library_version: str = Field("", description="anytalk that wrote it.")
     backbone: PartRef = Field(description="The text language model.")
     encoder: PartRef | None = Field(None, description="Ears; null for a talker that only reads.")
+    ears: PartRef | None = Field(
+        None, description="Ears that write, in place of `encoder` and `input_adapter`; their words are typed."
+    )
     encoder_width: int = Field(0, description="E; written by attach.")
     input_adapter: PartRef | None = Field(None, description="Encoder features to backbone embeddings.")
     hearing: PartRef | None = Field(
@@ -132,6 +136,17 @@ class TalkerConfig(Options):
     base: BaseInfo | None = Field(None, description="The base model; written by attach.")
     weights: WeightsFile | None = Field(None, description="Trained parts; null before the first stage.")
     history: list[StageRecord] = Field(default_factory=list, description="Stages so far.")
+
+    @pydantic.model_validator(mode="after")
+    def _has_one_kind_of_ears(self) -> TalkerConfig:
+        if self.ears is not None and (self.encoder is not None or self.input_adapter is not None):
+            raise ValueError("ears that write stand in place of encoder and input_adapter: set these to null")
+        return self
+
+    @property
+    def hears(self) -> bool:
+        """Whether it can be asked by voice."""
+        return self.encoder is not None or self.ears is not None
 
     def replace(self, **changes: Any) -> TalkerConfig:
         """A validated copy with some fields changed."""
@@ -176,6 +191,13 @@ def read_config(folder: Path) -> TalkerConfig:
 def dump_config(config: TalkerConfig) -> str:
     """The YAML text of a configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def make_room_for_ears(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Leave encoder and input adapter out of settings with ears that write, unless somebody set them as well."""
+    chosen = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
+    absent = {part: None for part in ("encoder", "input_adapter") if part not in chosen}
+    return data | absent if data.get("ears") is not None else data
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

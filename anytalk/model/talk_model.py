@@ -20,6 +20,7 @@ from anytalk.plugins.contracts import (
     AudioTables,
     Backbone,
     Cache,
+    Ears,
     Embedded,
     GridBatch,
     Heads,
@@ -92,6 +93,7 @@ class TalkModel(nn.Module):
         encoder: SpeechEncoder | None,
         input_adapter: InputAdapter | None,
         hearing: Hearing | None = None,
+        ears: Ears | None = None,
         output_adapter: OutputAdapter,
         heads: Heads,
         audio_embeddings: AudioEmbeddings,
@@ -107,6 +109,7 @@ class TalkModel(nn.Module):
         self.encoder = encoder
         self.input_adapter = input_adapter
         self.hearing = hearing
+        self.ears = ears
         self.output_adapter = output_adapter
         self.heads = heads
         self.audio_embeddings = audio_embeddings
@@ -125,6 +128,11 @@ class TalkModel(nn.Module):
 
     # ---- ears
 
+    @property
+    def listener(self) -> Ears | SpeechEncoder | None:
+        """The part that takes the sound of questions; None without ears."""
+        return self.ears or self.encoder
+
     def encode_speech(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B,N) samples, (B,) -> encoder features (B,F,E), (B,) frames."""
         assert self.encoder is not None, "this talker has no speech encoder"
@@ -138,7 +146,10 @@ class TalkModel(nn.Module):
         return heard
 
     def listen(self, wave: Tensor, lengths: Tensor) -> list[Heard]:
-        """(B,N) samples, (B,) -> what was heard of each clip, chosen by the hearing where there is one."""
+        """(B,N) samples, (B,) -> what was heard of each clip: written by ears that write, or else columns, chosen by
+        the hearing where there is one."""
+        if self.ears is not None:
+            return self.ears.listen([row[:length] for row, length in zip(wave, lengths.tolist(), strict=True)])
         features = self.encode_speech(wave, lengths)
         heard: HeardBatch = self.hearing(*features) if self.hearing is not None else self.adapt_speech(*features)
         return heard.clips()

@@ -39,6 +39,10 @@ class Hooks:
         """Bridges from encoder features to backbone embeddings: ``contracts.InputAdapter``."""
 
     @hookspec
+    def register_ears(self) -> list[Component]:  # type: ignore[empty-body]
+        """Ears that write what was said: classes that fulfil ``contracts.Ears``."""
+
+    @hookspec
     def register_hearings(self) -> list[Component]:  # type: ignore[empty-body]
         """Ways to choose between what may have been heard: classes that fulfil ``contracts.Hearing``."""
 

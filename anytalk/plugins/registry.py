@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "backbone": "register_backbones",
     "speech encoder": "register_speech_encoders",
     "input adapter": "register_input_adapters",
+    "ears": "register_ears",
     "hearing": "register_hearings",
     "output adapter": "register_output_adapters",
     "heads": "register_heads",

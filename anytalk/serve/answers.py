@@ -19,6 +19,8 @@ from anytalk.decode.session import (
     TextDelta,
     begin_generation,
     listen_to_all,
+    spoken_turn,
+    task_after,
     text_delta,
 )
 from anytalk.errors import ConfigError
@@ -181,19 +183,20 @@ class Job:
     def prepare(self, talker: Talker, stride_frames: int) -> None:
         """Lay out the prompt."""
         self._talker, self._stride = talker, stride_frames
-        question = self.question
+        question, last = self.question, self.question.turns[-1].speech
+        self._task = question.task if last is None else task_after(question.task, last.heard(talker))
         speaker = talker.speaker_index(question.speaker)
         prompt, heard = self._fit(talker)
         generation = begin_generation(
             talker,
-            question.task,
+            self._task,
             _turn(question.turns[-1], talker),
             prompt,
             [speech.heard(talker) for speech in heard],
             question.options,
             speaker,
         )
-        if question.task.audio_out:
+        if self._task.audio_out:
             self._mouth = Mouth(talker, self._started, lambda _: None)
         memory = self.memory if question.task.answer == "answer" else None
         self.slot = Slot(generation, memory, [speech.number for speech in heard])
@@ -283,9 +286,9 @@ class Job:
             rest = rest[1:]
         kept = [*turns[:front], *rest]
         laid_out = [_turn(said, talker) for said in kept]
-        prompt = talker.prompts.prompt(self.question.task, laid_out)
+        prompt = talker.prompts.prompt(self._task, laid_out)
         pairs = zip(kept, laid_out, strict=True)
-        heard = [s.speech for s, turn in pairs if s.speech is not None and turn.is_heard(self.question.task)]
+        heard = [s.speech for s, turn in pairs if s.speech is not None and turn.is_heard(self._task)]
         return (prompt if prompt.num_columns <= self.question.max_context_columns else None), heard
 
 
@@ -305,5 +308,6 @@ def front_of(talker: Talker) -> Generation:
 
 
 def _turn(said: Said, talker: Talker) -> Turn:
-    columns = said.speech.heard(talker).num_columns if said.speech is not None else 0
-    return Turn(said.role, said.text, speech_columns=columns)
+    if said.speech is None:
+        return Turn(said.role, said.text)
+    return spoken_turn(said.role, said.text, said.speech.heard(talker))

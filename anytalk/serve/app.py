@@ -102,7 +102,7 @@ def _add_plain_routes(app: FastAPI, state: ServerState) -> None:
     created = int(time.time())
     model = {"id": state.model_name, "object": "model", "created": created, "owned_by": "anytalk"}
     speakers = state.talker.config.speakers
-    more = {"voices": list(speakers) or [DEFAULT_VOICE], "hears": state.talker.model.encoder is not None}
+    more = {"voices": list(speakers) or [DEFAULT_VOICE], "hears": state.talker.model.listener is not None}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -44,21 +44,21 @@ class ServerState:
     @property
     def max_turn_s(self) -> float:
         """Longest spoken question."""
-        encoder = self.talker.model.encoder
-        most = None if encoder is None else encoder.max_duration_s
+        ears = self.talker.model.listener
+        most = None if ears is None else ears.max_duration_s
         return self.settings.max_turn_s if most is None else min(self.settings.max_turn_s, most)
 
     @property
     def ear_rate_hz(self) -> int:
-        """Of the encoder.
+        """Rate of spoken questions.
 
         Raises:
             RequestError: a talker without ears.
         """
-        encoder = self.talker.model.encoder
-        if encoder is None:
+        ears = self.talker.model.listener
+        if ears is None:
             raise RequestError("this talker has no ears; ask by text", "unsupported_value")
-        return encoder.sample_rate_hz
+        return ears.sample_rate_hz
 
     def decode_options(self, max_tokens: int | None = None, **text: Any) -> DecodeOptions:
         """How an answer is decoded; greedy unless asked otherwise.

@@ -30,7 +30,7 @@ from anytalk.plugins.contracts.data import (
 from anytalk.plugins.contracts.part import Part
 
 if TYPE_CHECKING:
-    from anytalk.plugins.contracts.ears import Heard, HeardBatch, Hearing, HearsTokens
+    from anytalk.plugins.contracts.ears import Ears, Heard, HeardBatch, Hearing, HearsTokens
     from anytalk.plugins.contracts.parts import (
         Backbone,
         BackboneAdapter,
@@ -92,6 +92,7 @@ __all__ = [
     "CodecStream",
     "Columns",
     "DataSource",
+    "Ears",
     "Embedded",
     "ForgetfulCache",
     "GridBatch",

@@ -1,4 +1,4 @@
-"""What ears give to the prompt, and the part that decides between what may have been heard."""
+"""What ears give to the prompt, ears that write, and the part that chooses between what may have been heard."""
 
 from __future__ import annotations
 
@@ -76,3 +76,24 @@ class Hearing(Part, nn.Module):
     @abstractmethod
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
         """(B,F,E), (B,) frames -> what was heard, in place of the input adapter's own result."""
+
+
+class Ears(Part, nn.Module):
+    """Ears that write: they need no training, and their words are typed into the prompt of any backbone.
+
+    They stand in place of a speech encoder and an input adapter.
+    """
+
+    @property
+    @abstractmethod
+    def sample_rate_hz(self) -> int:
+        """Rate the waves must have."""
+
+    @property
+    def max_duration_s(self) -> float | None:
+        """Longest sound that can be heard, in seconds; None: any. Longer questions are refused, never cut."""
+        return None
+
+    @abstractmethod
+    def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
+        """(N,) float32 of each clip -> its text, ``""`` where no words were heard, and how sure they are."""

@@ -8,6 +8,7 @@ from anytalk.plugins.testing.augmentation import check_augmentation
 from anytalk.plugins.testing.backbone import check_backbone
 from anytalk.plugins.testing.codec import check_codec
 from anytalk.plugins.testing.data import check_data_source
+from anytalk.plugins.testing.ears import check_ears
 from anytalk.plugins.testing.encoder import check_speech_encoder
 from anytalk.plugins.testing.hearing import check_hearing
 from anytalk.plugins.testing.options import check_options
@@ -17,6 +18,7 @@ __all__ = [
     "check_backbone",
     "check_codec",
     "check_data_source",
+    "check_ears",
     "check_heads",
     "check_hearing",
     "check_input_adapter",

