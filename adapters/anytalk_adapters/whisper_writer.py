@@ -129,7 +129,7 @@ class WhisperWriter(nn.Module):
         if not self._model[0].is_multilingual:
             return "en"
         _, chances = detect_language(self._model[0], features, self._tokenizer("en"))
-        return max(chances[0], key=lambda code: chances[0][code])
+        return str(max(chances[0], key=lambda code: chances[0][code]))
 
     def _forbidden(self, tokenizer: Tokenizer, device: torch.device) -> Tensor:
         """(V,) bool: what is no speech, and all special tokens but the end."""
