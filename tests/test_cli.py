@@ -21,7 +21,8 @@ from anytalk.cli import app as app_module
 from anytalk.cli.app import build_app
 from anytalk.cli.render import count, seconds, size
 from anytalk.cli.train import choose_stages
-from anytalk.data.voice import TextPair, VoicePlan, voice_texts
+from anytalk.data.voice import TextPair, voice_texts
+from anytalk.data.voicing import choose_voices
 from anytalk.decode.greedy import greedy_answers
 from anytalk.decode.session import AnswerDone, Session
 from anytalk.errors import AnytalkError
@@ -299,10 +300,11 @@ def test_stage_settings() -> None:
 
 def test_voices_and_speeds_multiply_the_questions_only(tmp_path: Path) -> None:
     engine: Any = Humming()
-    plan = VoicePlan(question_voices=["low", "high"], question_speeds=[0.9, 1.1], answer_voice="high")
+    voicing = choose_voices(engine, ["low", "high"], [0.9, 1.1], "high")
     told: list[tuple[int, int]] = []
     pairs = [TextPair("Who?", "Me."), TextPair("What?")]
-    manifest = voice_texts(pairs, tmp_path, engine, plan, progress=lambda done, total: told.append((done, total)))
+    manifest, left_out = voice_texts(pairs, tmp_path, voicing, lambda done, total: told.append((done, total)))
+    assert left_out == []
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert len(rows) == 8
     assert len(engine.said) == 9
@@ -319,10 +321,10 @@ def test_voices_and_speeds_multiply_the_questions_only(tmp_path: Path) -> None:
 
 def test_voicing_again_makes_only_what_is_missing_or_changed(tmp_path: Path) -> None:
     engine: Any = Humming()
-    plan = VoicePlan(question_voices=["low"])
-    voice_texts([TextPair("Who?", "Me."), TextPair("What?")], tmp_path, engine, plan)
+    voicing = choose_voices(engine, ["low"])
+    voice_texts([TextPair("Who?", "Me."), TextPair("What?")], tmp_path, voicing)
     engine.said.clear()
-    voice_texts([TextPair("Who?", "Me."), TextPair("Why?")], tmp_path, engine, plan)
+    voice_texts([TextPair("Who?", "Me."), TextPair("Why?")], tmp_path, voicing)
     assert engine.said == [("Why?", "low", 1.0)]
 
 

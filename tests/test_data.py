@@ -12,6 +12,7 @@ import torch
 from helpers import make_examples, tiny_talker, training_rows
 
 from anytalk.data.examples import make_grid, without_sound
+from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, DataError
 from anytalk.grid.audio import resample, write_wave
 from anytalk.grid.tasks import TASKS
@@ -47,8 +48,13 @@ def test_a_task_names_the_row_without_what_it_needs(
         without: dict[str, Any] = {field: None}
         rows = [good[0], replace(good[1], **without)]
         if field in needed:
-            with pytest.raises(DataError, match=rf"rows\.jsonl:2: task {task} needs '{field}'"):
-                make_examples(talker, rows, [TASKS[task]])
+            data = TrainingData(rows=rows)
+            feed = data.feeds(talker, [TASKS[task]])[0]
+            assert feed.indices(task).tolist() == [0]
+            (left_out,) = data.left_out
+            assert (left_out.row, left_out.kind) == (1, "serves no task")
+            assert left_out.id.endswith("rows.jsonl:2")
+            assert left_out.reason == f"task {task} needs '{field}'"
         else:
             make_grid(talker, make_examples(talker, rows, [TASKS[task]])[1], TASKS[task])
 
@@ -77,8 +83,11 @@ def test_bad_sound_names_its_row(
 ) -> None:
     rows = training_rows(tmp_path, 2)
     break_sound(tmp_path / "q1.wav")
-    with pytest.raises(DataError, match=rf"rows\.jsonl:2: .*{words}"):
-        make_examples(talker, rows, [TASKS["A1T1"]])
+    data = TrainingData(rows=rows)
+    assert data.feeds(talker, [TASKS["A1T1"]])[0].indices("A1T1").tolist() == [0]
+    (left_out,) = data.left_out
+    assert left_out.id.endswith("rows.jsonl:2")
+    assert words in left_out.reason
     make_examples(talker, rows, [TASKS["T1A2"]])  # a typed task doesn't read the question's sound
 
 

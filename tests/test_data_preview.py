@@ -14,7 +14,9 @@ from anytalk.cli.app import build_app
 from anytalk.cli.data_stats import hours
 from anytalk.data.config import DataConfig
 from anytalk.data.preview import around_answer, draw_example, prepared_previews, source_previews
-from anytalk.data.stats import config_stats, prepared_stats, quantiles, sound_length_s
+from anytalk.data.stats import config_stats, prepared_stats, quantiles
+from anytalk.errors import AudioError
+from anytalk.grid.audio import sound_length_s
 from anytalk.grid.draw import GridPicture
 from anytalk.grid.tasks import find_task
 from anytalk.model.talker import Talker
@@ -98,7 +100,8 @@ def test_lengths() -> None:
     assert quantiles([float(i) for i in range(101)]) == pytest.approx((5, 50, 95, 100))
     assert sound_length_s(Sound(name="s", samples=np.zeros(800), sample_rate_hz=8_000)) == 0.1
     assert sound_length_s(Sound(name="s", url="s3://x/y.wav")) is None
-    assert sound_length_s(Path("nowhere.wav")) is None
+    with pytest.raises(AudioError, match="doesn't exist"):
+        sound_length_s(Path("nowhere.wav"))
     assert [hours(h) for h in (0.001, 0.5, 2)] == ["3.6 s", "30.0 min", "2.00 h"]
 
 

@@ -13,9 +13,8 @@ import torch
 from helpers import tiny_talker, training_rows, write_lines
 from shard_helpers import assert_same
 
-from anytalk.data import prepare_worker
 from anytalk.data.config import DataConfig
-from anytalk.data.examples import Encoding, encode_row
+from anytalk.data.encoding import RowEncoder
 from anytalk.data.ledger import Ledger, read_ledger, read_prepared
 from anytalk.data.prepare import PrepareOptions, Watcher, prepare
 from anytalk.data.shard_feed import open_shards
@@ -70,9 +69,9 @@ def digests(out: Path) -> dict[str, bytes]:
 def test_shards_hold_what_encoding_the_rows_gives(tmp_path: Path, talker: Talker, rows: list[Row]) -> None:
     ledger = run(talker, tmp_path / "out", config_of(tmp_path / "rows.jsonl"))
     feed = open_shards(tmp_path / "out")[0]
-    encoding = Encoding(encoder=talker.model.encoder, codec=talker.codec)
+    encoder = RowEncoder(encoder=talker.model.encoder, codec=talker.codec)
     for index, row in enumerate(rows):
-        assert_same(feed.example(index), encode_row(row, ALL, encoding))
+        assert_same(feed.example(index), encoder.example(row, ALL))
     assert [(r.first_row, r.rows, r.kept) for r in ledger.of("jsonl-rows.jsonl")] == [
         (0, 3, 3),
         (3, 3, 3),
@@ -134,7 +133,7 @@ def test_every_reason_to_leave_a_row_out(tmp_path: Path, talker: Talker, rows: l
         (6, "unreadable sound"),
         (7, "unusable"),
         (8, "serves no task"),
-        (9, "unusable"),
+        (9, "broken row"),
     ]
     reasons = [reason for _, _, reason in found]
     assert "unknown field 'qestion'" in reasons[0]
@@ -216,7 +215,7 @@ def test_another_codec_and_a_trained_encoder_are_refused(tmp_path: Path, rows: l
     # The trained encoder is what a new folder is made with.
     run(talker, tmp_path / "new", config_of(tmp_path / "rows.jsonl"))
     clip = open_shards(tmp_path / "new")[0].example(0).clip
-    expected = encode_row(rows[0], ALL, Encoding(encoder=talker.model.encoder, codec=talker.codec)).clip
+    expected = RowEncoder(encoder=talker.model.encoder, codec=talker.codec).example(rows[0], ALL).clip
     assert clip is not None
     assert clip.features is not None
     assert expected is not None
@@ -270,21 +269,21 @@ def test_a_full_disk_is_said_and_the_next_call_goes_on(
 def test_a_bug_costs_a_row_but_not_every_row(
     tmp_path: Path, talker: Talker, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = prepare_worker.encode_row
+    encode = RowEncoder._encoded
 
-    def sometimes(row: Row, *arguments: Any) -> Any:
+    def sometimes(self: RowEncoder, row: Row, *arguments: Any) -> Any:
         if row.id.endswith(":2"):
             raise ZeroDivisionError("of a plugin")
-        return encode(row, *arguments)
+        return encode(self, row, *arguments)
 
-    monkeypatch.setattr(prepare_worker, "encode_row", sometimes)
+    monkeypatch.setattr(RowEncoder, "_encoded", sometimes)
     run(talker, tmp_path / "out", config_of(tmp_path / "rows.jsonl"))
     assert rejected(tmp_path / "out") == [(1, "failed", "ZeroDivisionError: of a plugin")]
 
-    def always(row: Row, *arguments: Any) -> Any:
+    def always(self: RowEncoder, row: Row, *arguments: Any) -> Any:
         raise ZeroDivisionError("of a plugin")
 
-    monkeypatch.setattr(prepare_worker, "encode_row", always)
+    monkeypatch.setattr(RowEncoder, "_encoded", always)
     write_lines(tmp_path / "many.jsonl", [{"question_text": "q", "answer_text": "a"}] * 8)
     with pytest.raises(DataError, match=r"all 8 rows from many\.jsonl:1 on failed.*of a plugin"):
         run(talker, tmp_path / "many", config_of(tmp_path / "many.jsonl"), rows_per_shard=8)

@@ -8,12 +8,13 @@ import pytest
 from helpers import tiny_talker, write_lines
 from test_prepare import config_of, rejected, run
 
+from anytalk.data import encoding
 from anytalk.data import prepare as prepare_module
-from anytalk.data import prepare_worker
 from anytalk.data.config import DataConfig, VoiceConfig
+from anytalk.data.encoding import without_foreign_codes
 from anytalk.data.ledger import read_ledger
 from anytalk.data.shard_feed import open_shards
-from anytalk.data.voicing import Voicing, make_voicing, voice_row, without_foreign_codes
+from anytalk.data.voicing import Voicing, make_voicing, voice_row
 from anytalk.errors import AudioError, ConfigError, UnknownNameError
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
@@ -43,7 +44,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Talker:
 def voiced(monkeypatch: pytest.MonkeyPatch) -> Voicing:
     engine: Any = Humming()
     voicing = Voicing(engine, [("low", 0.8), ("low", 1.0), ("high", 0.8), ("high", 1.0)], "high")
-    monkeypatch.setattr(prepare_worker, "make_voicing", lambda *_: voicing)
+    monkeypatch.setattr(encoding, "make_voicing", lambda *_: voicing)
     return voicing
 
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from shard_helpers import RATE_HZ, assert_same, random_example, to_memory, write_folder
+from shard_helpers import assert_same, random_example, to_memory, write_folder
 
 from anytalk.data.examples import Example, without_sound
 from anytalk.data.shard_feed import ShardFeed, StreamedRows, open_shards
-from anytalk.data.shards import ROWS_PER_GROUP, pack_sound, to_record, unpack_sound
-from anytalk.errors import DataError
+from anytalk.data.shards import ROWS_PER_GROUP, pack_sound, unpack_sound
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +151,3 @@ def test_sound_is_sixteen_bit_flac() -> None:
     assert np.array_equal(unpack_sound(data), grid)
     loud = unpack_sound(pack_sound(np.array([1.5, -1.5], dtype=np.float32), 8_000))
     assert loud.tolist() == [32767 / 32768, -1.0]
-
-
-def test_text_that_is_no_unicode_is_refused() -> None:
-    with pytest.raises(DataError, match=r"row: 5|'5'.*no Unicode"):
-        to_record(5, Example(id="5", tasks=(), answer_text="\ud800"), RATE_HZ)

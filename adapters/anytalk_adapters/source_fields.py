@@ -19,6 +19,10 @@ ALIASES = {"audio": "question_audio", "text": "question_text"}
 
 ROLES = ("system", "user", "assistant")
 
+_LONGEST_PATH = 4096
+_SHOWN = 100
+"""Letters of a path that a message shows: it may be a whole sound in base64."""
+
 
 def check_names(names: Sequence[str], known: Sequence[str], where: str, word: str = "field") -> None:
     """Refuse a name that is none of the known ones.
@@ -99,10 +103,21 @@ def _sound_at(name: str, where: str, folder: Folder) -> Audio:
     if isinstance(folder, str):
         return Sound(name=name, url=f"{folder}/{name}")
     path = Path(name) if folder is None else folder / name
-    if not name or not path.is_file():
+    if not name or len(name) > _LONGEST_PATH or not _is_file(path):
         beside = "a hub data set has no folder of its own" if folder is None else f"paths are relative to {folder}"
-        raise DataError(f"{where}: sound file '{name}' doesn't exist", beside)
+        raise DataError(f"{where}: sound file '{_short(name)}' doesn't exist", beside)
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a NUL, half of a character: no file is called that
+        return False
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]} ..."
 
 
 def _samples(value: Mapping[str, Any], field: str, where: str) -> Sound:

@@ -190,7 +190,7 @@ def _csv_records(header: list[str], lines: Iterable[list[str]], place: Place) ->
 
 
 def make_rows(records: Iterable[Record | BadRow], make: Callable[[Record], Iterable[Row]]) -> Iterator[Row | BadRow]:
-    """Rows of records; a DataError of one record becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
+    """Rows of records; what one record raises becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
     for record in records:
         if isinstance(record, BadRow):
             yield record
@@ -199,3 +199,6 @@ def make_rows(records: Iterable[Record | BadRow], make: Callable[[Record], Itera
             yield from list(make(record))
         except DataError as error:
             yield BadRow(id=record.id, reason=error.message, hint=error.hint)
+        except Exception as error:  # one record must not end the table
+            reason = f"{record.id}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            yield BadRow(id=record.id, reason=reason)

@@ -10,7 +10,7 @@ import typer
 
 from anytalk.cli.layout import show as show_grid
 from anytalk.cli.render import err, note, out, pairs
-from anytalk.errors import DataError
+from anytalk.errors import AudioError, DataError
 from anytalk.grid.tasks import find_task
 from anytalk.plugins.registry import default_registry
 
@@ -117,12 +117,14 @@ def _row_pairs(preview: Preview) -> list[tuple[str, str]]:
 
 
 def _sound(audio: Audio | None) -> str:
-    from anytalk.data.stats import sound_length_s
-    from anytalk.grid.audio import sound_name
+    from anytalk.grid.audio import sound_length_s, sound_name
 
     if audio is None:
         return ""
-    length_s = sound_length_s(audio)
+    try:
+        length_s = sound_length_s(audio)
+    except AudioError as error:
+        return f"[{error.message}]"
     return f"[{sound_name(audio)}" + ("]" if length_s is None else f", {length_s:.2f} s]")
 
 

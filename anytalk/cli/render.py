@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from anytalk.data.encoding import Rejected
+
+_ROWS_SHOWN = 5
 
 out = Console(highlight=False)
 """Results."""
@@ -26,6 +33,18 @@ def complain(message: str, hint: str = "") -> None:
 def note(message: str) -> None:
     """A remark beside the result."""
     err.print(Text(message, style="dim"), soft_wrap=True)
+
+
+def show_left_out(rows: Sequence[Rejected]) -> None:
+    """Say how many rows are left out and why, with the first few by name."""
+    if not rows:
+        return
+    kinds = Counter(row.kind for row in rows)
+    note(f"{len(rows)} rows are left out: {', '.join(f'{kind} {number}' for kind, number in sorted(kinds.items()))}")
+    for row in rows[:_ROWS_SHOWN]:
+        note(f"  {row.source}, {row.id}: {row.reason}")
+    if len(rows) > _ROWS_SHOWN:
+        note("  ...")
 
 
 def say(message: str) -> None:

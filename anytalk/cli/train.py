@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 
 from anytalk.cli.bars import Bars
 from anytalk.cli.devices import choose_device, set_threads
-from anytalk.cli.render import commands, count, err, note, out, say, seconds, table
+from anytalk.cli.render import commands, count, err, note, out, say, seconds, show_left_out, table
 from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from anytalk.model.config import StageRecord, read_config
 from anytalk.plugins.registry import default_registry
@@ -84,9 +84,10 @@ def command(
 
         print_plan(talker, chosen, precision)
         return
+    told = show_left_out if is_main else (lambda rows: None)
     with _Display() as display:
         try:
-            records = train_recipe(talker, chosen, TrainingData(data), settings, display.watcher())
+            records = train_recipe(talker, chosen, TrainingData(data, told=told), settings, display.watcher())
         except KeyboardInterrupt:
             display.close()
             how = "resume with the same command, without --restart" if restart else "resume with the same command"

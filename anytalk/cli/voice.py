@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from anytalk.cli.render import commands, err, note, say
+from anytalk.cli.render import commands, err, note, say, show_left_out
 from anytalk.errors import ConfigError, DataError
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import default_registry
@@ -33,14 +33,14 @@ def command(
     if not texts.is_file():
         raise DataError(f"'{texts}' doesn't exist", 'write one {"question_text": "..."} per line')
     with err.status("loading torch and the synthesizer ..."):
-        from anytalk.data.voice import VoicePlan, check_plan, read_texts, voice_texts
+        from anytalk.data.voice import read_texts, voice_texts
+        from anytalk.data.voicing import choose_voices
         from anytalk.decode.greedy import greedy_answers
 
-        pairs = read_texts(texts)
+        pairs, unread = read_texts(texts)
         speaker = registry.build("synthesizer", PartRef(name=synthesizer))
         voices = speaker.voices if question_voices == "all" else _split(question_voices) or speaker.voices[:1]
-        plan = VoicePlan(question_voices=voices, question_speeds=pace, answer_voice=voice)
-        check_plan(speaker, plan)
+        voicing = choose_voices(speaker, voices, pace, voice)
     with Progress(
         TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
     ) as bars:
@@ -58,13 +58,13 @@ def command(
             for i, answer in zip(missing, found, strict=True):
                 pairs[i] = replace(pairs[i], answer=answer if any(c.isalnum() for c in answer) else None)
         spoken = bars.add_task("speaking", total=None)
-        manifest = voice_texts(
+        manifest, unsaid = voice_texts(
             pairs,
             folder,
-            speaker,
-            plan,
+            voicing,
             progress=lambda done, total: bars.update(spoken, completed=done, total=total),
         )
+    show_left_out([*unread, *unsaid])
     mute = sum(pair.answer is None for pair in pairs)
     if mute:
         note(f"{mute} of {len(pairs)} questions have no answer: tasks that end in 2 can't use them (--answers-from)")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from anytalk.data.examples import Augment
 from anytalk.errors import PluginError
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.contracts import Augmentation
 from anytalk.plugins.registry import Registry
+
+Augment = Callable[[np.ndarray, int, str], np.ndarray]
+"""(N,) float32, its rate in Hz and the row's id -> (N',) float32, the same for the same id."""
 
 
 def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augment | None:
@@ -34,7 +36,7 @@ def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augm
     steps: list[tuple[str, Augmentation]] = [(ref.name, registry.build("augmentation", ref)) for ref in refs]
 
     def augment(wave: np.ndarray, sample_rate_hz: int, row_id: str) -> np.ndarray:
-        """See :data:`anytalk.data.examples.Augment`."""
+        """See :data:`Augment`."""
         digest = int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "little")
         for place, (name, step) in enumerate(steps):
             changed = step.apply(wave, sample_rate_hz, np.random.default_rng((seed, digest, place)))

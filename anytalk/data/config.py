@@ -11,6 +11,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from anytalk.data.checks import checked_rows
 from anytalk.errors import ConfigError, DataError
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.contracts import BadRow, Row, strict_rows
@@ -149,5 +150,5 @@ def read_rows(source: SourceConfig, registry: Registry, *, strict: bool = False)
     Raises:
         DataError: what concerns the whole source, and with `strict` the first bad row.
     """
-    rows = islice(build_source(source, registry).rows(), source.limit)
+    rows = islice(checked_rows(build_source(source, registry).rows(), source.name), source.limit)
     return strict_rows(rows) if strict else rows

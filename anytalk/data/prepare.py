@@ -276,13 +276,7 @@ def _blocks(
     rows = read_rows(source.config, registry, strict=False)
     first_row = 0
     for number in itertools.count():
-        try:
-            block = tuple(itertools.islice(rows, size))
-        except OSError as error:
-            raise DataError(
-                f"source '{source.config.name}' can't be read beyond row {first_row}: {error}",
-                "finished shards are kept; run the same command again when it can",
-            ) from None
+        block = tuple(itertools.islice(rows, size))
         if not block:
             break
         if (source.slug, number) not in ledger.shards:

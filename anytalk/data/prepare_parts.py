@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-from safetensors import safe_open
-
 from anytalk.data.ledger import CodecInfo, EncoderInfo
-from anytalk.errors import TalkerError
 from anytalk.model.assemble import build_codec
 from anytalk.model.config import TalkerConfig, read_config
-from anytalk.model.talker import Talker, fingerprint
+from anytalk.model.talker import Talker, fingerprint, load_part, read_parts
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, SpeechEncoder
 from anytalk.plugins.registry import Registry
@@ -87,15 +83,5 @@ def _load_encoder(config: TalkerConfig, registry: Registry, folder: Path, device
         "speech encoder", config.encoder, BuildContext(device=device, folder=folder)
     )
     if config.weights is not None and "encoder" in config.weights.parts:
-        path = folder / config.weights.file
-        again = "copy the folder again, or train again"
-        if not path.is_file() or path.stat().st_size != config.weights.num_bytes:
-            raise TalkerError(f"'{path}' is missing or has another size than talker.yaml says", again)
-        try:
-            with safe_open(str(path), "pt") as file:
-                names = [name for name in file.keys() if name.startswith("encoder.")]  # noqa: SIM118 (no mapping)
-                state = {name.removeprefix("encoder."): file.get_tensor(name) for name in names}
-            encoder.load_state_dict(state)
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise TalkerError(f"the trained encoder in '{path}' can't be read: {error}", again) from None
+        load_part(encoder, "encoder", read_parts(folder, config.weights), folder / config.weights.file)
     return encoder.to(device).eval()

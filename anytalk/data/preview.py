@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from anytalk.data.config import DataConfig, read_rows
+from anytalk.data.encoding import reason_of, row_encoder
 from anytalk.data.examples import Example, make_grid
 from anytalk.data.ledger import Settings
 from anytalk.data.prepare import choose_tasks
 from anytalk.data.prepare_parts import talker_senses
-from anytalk.data.prepare_worker import Block, Job, RejectedError, Worker
 from anytalk.data.shard_feed import open_shards
-from anytalk.errors import DataError
 from anytalk.grid.draw import GridPicture, picture
 from anytalk.grid.tasks import Task
 from anytalk.model.talker import Talker
@@ -105,21 +103,17 @@ def _encoded(
         augment=config.augment,
         seed=config.seed,
     )
-    folder = talker.folder or Path()
-    worker = Worker(Job(out=folder, talker=folder, settings=settings, device=talker.device), registry, senses)
+    encoder = row_encoder(settings, senses, registry, talker.device)
     for source in config.sources:
         tasks = tuple(t for t in choose_tasks(source) if senses.encoder is not None or not t.speech_in)
-        block = Block("", source, tasks, 0, 0, ())
         found: list[Preview] = []
         for number, row in enumerate(read_rows(source, registry, strict=False)):
             if len(found) == num_rows:
                 break
             try:
-                example = worker.example(row, number, block)
-            except RejectedError as rejected:
-                found.append(Preview(source.name, row=row, reason=rejected.reason))
-            except DataError as error:
-                found.append(Preview(source.name, row=row, reason=error.message))
+                example = encoder.example(row, tasks, number, source.filters)
+            except Exception as error:  # as in `anytalk prepare`, one row must not end it
+                found.append(Preview(source.name, row=row, reason=reason_of(error)[1]))
             else:
                 if task is None or task in example.tasks:
                     found.append(Preview(source.name, example, row))

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from anytalk.data.examples import Clip, Example, PastTurn
-from anytalk.errors import DataError
 from anytalk.files import put_in_place
 
 ROWS_PER_GROUP = 16
@@ -93,11 +92,7 @@ def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = F
         example: With features and waves as far as they are to be kept.
         sample_rate_hz: Of the waves.
         half: Features as float16.
-
-    Raises:
-        DataError: a text that is no Unicode (a lone surrogate, as broken JSON escapes give).
     """
-    _check_texts(example)
     clip, past = example.clip, [turn.clip for turn in example.history]
 
     def numbers(clip: Clip | None) -> np.ndarray | None:
@@ -133,17 +128,6 @@ def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = F
         "question_sound": sound(clip),
         "history_sound": [sound(c) for c in past],
     }
-
-
-def _check_texts(example: Example) -> None:
-    fields = (example.id, example.question_text, example.answer_text, example.speaker)
-    for text in (*fields, *(turn.text for turn in example.history)):
-        try:
-            (text or "").encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{example.id!r}: {str(text)[:40]!r} is no Unicode text", "mend the escapes (\\ud800 ...)"
-            ) from None
 
 
 def to_example(columns: Any, width: int) -> Example:

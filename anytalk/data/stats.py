@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,8 @@ import numpy as np
 from anytalk.data.config import DataConfig, SourceConfig, read_rows
 from anytalk.data.ledger import is_remote, open_address, read_ledger, read_prepared
 from anytalk.data.prepare import choose_tasks
-from anytalk.errors import DataError
+from anytalk.errors import AudioError, DataError
+from anytalk.grid.audio import sound_length_s
 from anytalk.plugins.contracts import Audio, BadRow, Row, Sound
 from anytalk.plugins.registry import Registry
 
@@ -147,10 +147,15 @@ def _voiced(row: Row) -> Row:
     return replace(row, question_audio=row.question_audio or question, answer_audio=row.answer_audio or answer)
 
 
+def _sounds(row: Row) -> list[tuple[str, Audio]]:
+    both = (("question", row.question_audio), ("answer", row.answer_audio))
+    return [(part, audio) for part, audio in both if audio is not None]
+
+
 def _source_stats(
     source: SourceConfig, registry: Registry, progress: Callable[[str, int], None], voices_rest: bool
 ) -> SourceStats:
-    from anytalk.data.examples import tasks_of
+    from anytalk.data.encoding import reason_of, tasks_of
 
     tasks_known = choose_tasks(source)
     tasks: Counter[str] = Counter()
@@ -167,18 +172,20 @@ def _source_stats(
         if not served:
             rejected["serves no task"] += 1
             continue
+        try:
+            found = {part: sound_length_s(audio) for part, audio in _sounds(row)}
+        except Exception as error:  # one sound must not end the count
+            rejected["unreadable sound" if isinstance(error, AudioError) else reason_of(error)[0]] += 1
+            continue
         tasks.update(task.name for task in served)
         if row.answer_audio is not None or row.answer_codes is not None:
             voices[row.speaker or ""] += 1
-        for part, audio in (("question", row.question_audio), ("answer", row.answer_audio)):
-            if audio is None:
-                continue
-            length_s = sound_length_s(audio)
+        unknown += row.answer_audio is None and row.answer_codes is not None
+        for part, length_s in found.items():
             if length_s is None:
                 unknown += 1
             else:
                 lengths[part].append(length_s)
-        unknown += row.answer_audio is None and row.answer_codes is not None
     return SourceStats(
         name=source.name,
         rows=number,
@@ -192,19 +199,3 @@ def _source_stats(
         rejected=dict(sorted(rejected.items())),
         unknown_lengths=unknown,
     )
-
-
-def sound_length_s(audio: Audio) -> float | None:
-    """Length by the header alone; None for sound that would have to be fetched, or that can't be read."""
-    import soundfile
-
-    if isinstance(audio, Sound) and audio.samples is not None:
-        return len(audio.samples) / int(audio.sample_rate_hz or 1)
-    if isinstance(audio, Sound) and audio.data is None:
-        return None
-    place = str(audio) if isinstance(audio, Path) else io.BytesIO(audio.data or b"")
-    try:
-        info = soundfile.info(place)
-    except (soundfile.LibsndfileError, OSError, RuntimeError):
-        return None
-    return float(info.frames / info.samplerate)

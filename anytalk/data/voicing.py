@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from anytalk.data.config import VoiceConfig
-from anytalk.data.voice import VoicePlan, check_plan
-from anytalk.errors import AudioError, ConfigError, did_you_mean
+from anytalk.errors import AudioError, ConfigError, UnknownNameError, did_you_mean
+from anytalk.grid.audio import check_said
 from anytalk.grid.tasks import Task
 from anytalk.plugins.contracts import Row, Sound, Synthesizer
 from anytalk.plugins.registry import Registry
@@ -21,13 +21,61 @@ class Voicing:
 
     Attributes:
         synthesizer: The engine.
-        variants: (voice, speed) of the questions, taken by turns.
+        variants: (voice, speed) of the questions.
         answer_voice: The voice of all answers.
     """
 
     synthesizer: Synthesizer
     variants: Sequence[tuple[str, float]]
     answer_voice: str
+
+    def read(self, text: str, name: str, voice: str, speed: float = 1.0) -> np.ndarray:
+        """Read a text aloud: (N,) float32 at the synthesizer's rate.
+
+        Raises:
+            AudioError: nothing to read, or sound that can't be this text.
+        """
+        if not text.strip():
+            raise AudioError(f"{name}: there is no text to read aloud", "give text, or leave the field out")
+        samples = np.asarray(self.synthesizer.speak(text, voice, speed), dtype=np.float32)
+        check_said(samples, len(samples) / self.synthesizer.sample_rate_hz, text, name)
+        return samples
+
+    def sound(self, text: str, name: str, voice: str, speed: float = 1.0) -> Sound:
+        """Read a text aloud, as sound of a row."""
+        samples = self.read(text, name, voice, speed)
+        return Sound(name=f"{name} ({voice})", samples=samples, sample_rate_hz=self.synthesizer.sample_rate_hz)
+
+
+def choose_voices(
+    synthesizer: Synthesizer,
+    question_voices: Sequence[str] | None = None,
+    question_speeds: Sequence[float] = (1.0,),
+    answer_voice: str | None = None,
+) -> Voicing:
+    """Say who reads what.
+
+    Args:
+        synthesizer: The engine.
+        question_voices: Voices of the questions; None: all.
+        question_speeds: Speeds of the questions.
+        answer_voice: The one voice of the answers; None: the synthesizer's first.
+
+    Raises:
+        UnknownNameError: a voice that the synthesizer doesn't have.
+        ConfigError: no voice or no speed.
+    """
+    known = synthesizer.voices
+    voices = known if question_voices is None else question_voices
+    for voice in [*voices, *([answer_voice] if answer_voice else [])]:
+        if voice not in known:
+            raise UnknownNameError(
+                f"unknown voice '{voice}'{did_you_mean(voice, known)}", f"voices: {', '.join(known)}"
+            )
+    if not voices or not question_speeds:
+        raise ConfigError("no voice or no speed was given for the questions", "give at least one of each")
+    variants = [(voice, speed) for voice in voices for speed in question_speeds]
+    return Voicing(synthesizer, variants, answer_voice or known[0])
 
 
 def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str] = ()) -> Voicing:
@@ -43,25 +91,14 @@ def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str
         ConfigError: no voice or no speed, or an answer voice that the talker doesn't know.
     """
     synthesizer: Synthesizer = registry.build("synthesizer", config.synthesizer)
-    voices = synthesizer.voices if config.question_voices is None else config.question_voices
-    plan = VoicePlan(question_voices=voices, question_speeds=config.question_speeds, answer_voice=config.answer_voice)
-    check_plan(synthesizer, plan)
-    answer_voice = config.answer_voice or synthesizer.voices[0]
-    if speakers and answer_voice not in speakers:
+    voicing = choose_voices(synthesizer, config.question_voices, config.question_speeds, config.answer_voice)
+    if speakers and voicing.answer_voice not in speakers:
         raise ConfigError(
-            f"the answers would be read by '{answer_voice}', a voice that the talker has no embedding for"
-            f"{did_you_mean(answer_voice, list(speakers))}",
+            f"the answers would be read by '{voicing.answer_voice}', a voice that the talker has no embedding for"
+            f"{did_you_mean(voicing.answer_voice, list(speakers))}",
             f"set voice.answer_voice in data.yaml; voices of the talker: {', '.join(speakers)}",
         )
-    variants = [(voice, speed) for voice in voices for speed in config.question_speeds]
-    return Voicing(synthesizer, variants, answer_voice)
-
-
-def without_foreign_codes(row: Row, token_format: str) -> Row:
-    """The row without codes that another codec made: they are no sound to this talker."""
-    if row.answer_codes is None or row.answer_codes.token_format == token_format:
-        return row
-    return replace(row, answer_codes=None)
+    return voicing
 
 
 def voice_row(row: Row, number: int, tasks: Sequence[Task], voicing: Voicing) -> Row:
@@ -70,7 +107,7 @@ def voice_row(row: Row, number: int, tasks: Sequence[Task], voicing: Voicing) ->
     Turns before the question that are only text stay text.
 
     Args:
-        row: Without codes of another codec (:func:`without_foreign_codes`).
+        row: Without codes of another codec.
         number: Its number in its source: questions take voices and speeds by turns.
         tasks: Tasks that it may serve.
         voicing: Who reads.
@@ -80,16 +117,9 @@ def voice_row(row: Row, number: int, tasks: Sequence[Task], voicing: Voicing) ->
     """
     if row.question_audio is None and row.question_text is not None and any(t.speech_in for t in tasks):
         voice, speed = voicing.variants[number % len(voicing.variants)]
-        row = replace(row, question_audio=_read(row.question_text, f"{row.id}, question", voicing, voice, speed))
+        row = replace(row, question_audio=voicing.sound(row.question_text, f"{row.id}, question", voice, speed))
     has_answer = row.answer_audio is not None or row.answer_codes is not None
     if not has_answer and row.answer_text is not None and any(t.audio_out for t in tasks):
         voice = voicing.answer_voice
-        row = replace(row, answer_audio=_read(row.answer_text, f"{row.id}, answer", voicing, voice, 1.0), speaker=voice)
+        row = replace(row, answer_audio=voicing.sound(row.answer_text, f"{row.id}, answer", voice), speaker=voice)
     return row
-
-
-def _read(text: str, name: str, voicing: Voicing, voice: str, speed: float) -> Sound:
-    if not text.strip():
-        raise AudioError(f"{name}: there is no text to read aloud", "give text, or leave the field out")
-    samples = np.asarray(voicing.synthesizer.speak(text, voice, speed), dtype=np.float32)
-    return Sound(name=f"{name} ({voice})", samples=samples, sample_rate_hz=voicing.synthesizer.sample_rate_hz)

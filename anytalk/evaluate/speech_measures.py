@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anytalk.data.examples import missing_for
+from anytalk.data.encoding import missing_for
 from anytalk.errors import AudioError, PluginError
 from anytalk.evaluate.config import AsrMeasure, ReadingMeasure, SpokenAnswersMeasure, SpokenQaMeasure
 from anytalk.evaluate.lab import Lab, Reply, lacks_question

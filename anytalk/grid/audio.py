@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from anytalk.errors import AudioError
 from anytalk.files import written_whole
+from anytalk.grid.sound_files import read_samples, sound_length_s, sound_name
 from anytalk.plugins.contracts import Audio, Sound
+
+__all__ = [
+    "check_said",
+    "check_speech",
+    "read_wave",
+    "resample",
+    "sound_length_s",
+    "sound_name",
+    "to_pcm16",
+    "write_wave",
+]
 
 MIN_DURATION_S = 0.1
 """Shorter sound can't hold a word."""
+
+_SHORTEST_WORD_S = 0.05
+"""Shorter answers are clicks."""
+
+MAX_LETTERS_PER_S = 60
+"""Twice as many as a synthesizer says at double speed."""
+
+_FREE_LETTERS = 40
+"""A few letters may be an abbreviation, a number or a tone in a test."""
 
 SILENCE_PEAK = 1e-4
 """A peak below -80 dBFS is silence."""
@@ -29,57 +49,10 @@ def read_wave(audio: Audio | str, sample_rate_hz: int) -> np.ndarray:
         (N,) float32.
 
     Raises:
-        AudioError: no such file, not a sound file, no samples, or samples that are not finite.
+        AudioError: as in :func:`~anytalk.grid.sound_files.read_samples`.
     """
-    samples, rate = _open(audio if isinstance(audio, Sound) else Path(audio))
-    name = sound_name(audio)
-    if samples.shape[0] == 0:
-        raise AudioError(f"'{name}' holds no samples", "record it again")
-    wave = samples if samples.ndim == 1 else samples.mean(axis=1)
-    if not np.isfinite(wave).all():
-        raise AudioError(f"'{name}' holds samples that are not finite numbers", "write it again as 16-bit PCM")
-    return resample(wave, rate, sample_rate_hz)
-
-
-def sound_name(audio: Audio | str) -> str:
-    """What messages call it."""
-    return audio.name if isinstance(audio, Sound) else str(audio)
-
-
-def _open(audio: Audio) -> tuple[np.ndarray, int]:
-    """(N,) or (N, channels) float32 and its rate."""
-    import soundfile
-
-    if isinstance(audio, Path):
-        if not audio.is_file():
-            raise AudioError(f"'{audio}' doesn't exist", "give the path of a wav, flac, ogg or mp3 file")
-        source: str | io.BytesIO = str(audio)
-    elif audio.samples is not None:
-        return np.asarray(audio.samples, dtype=np.float32), int(audio.sample_rate_hz or 0)
-    else:
-        source = io.BytesIO(_fetch(audio) if audio.data is None else audio.data)
-    try:
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        raise AudioError(
-            f"'{sound_name(audio)}' is not a sound file that can be read: {' '.join(str(error).split())}",
-            "expected wav, flac, ogg or mp3; `ffmpeg -i IN OUT.wav` converts others",
-        ) from None
-    return samples, int(rate)
-
-
-def _fetch(sound: Sound) -> bytes:
-    import fsspec
-
-    try:
-        with fsspec.open(sound.url, "rb") as file:
-            data: bytes = file.read()
-            return data
-    except (OSError, ImportError, ValueError) as error:
-        raise AudioError(
-            f"'{sound.name}' can't be fetched from {sound.url}: {' '.join(str(error).split())}",
-            "check the address and the credentials",
-        ) from None
+    wave, rate_hz = read_samples(audio if isinstance(audio, Sound) else Path(audio))
+    return resample(wave, rate_hz, sample_rate_hz)
 
 
 def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -109,6 +82,29 @@ def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_
         )
     if float(np.abs(wave).max()) < SILENCE_PEAK:
         raise AudioError(f"'{name}' is silent (peak below -80 dBFS)", "check the microphone or the recording level")
+
+
+def check_said(wave: np.ndarray | None, length_s: float, text: str, name: str) -> None:
+    """Refuse sound that can't be somebody saying a text: a click, silence, or far too short for so many letters.
+
+    Args:
+        wave: (N,), or None where only its codes are there.
+        length_s: Its length.
+        text: What it should say.
+        name: What messages call it.
+
+    Raises:
+        AudioError: what it is and what was expected.
+    """
+    if wave is not None and length_s < _SHORTEST_WORD_S:
+        raise AudioError(f"{name} lasts {length_s:.3f} s; that is no speech", "record it again")
+    if wave is not None and float(np.abs(wave).max(initial=0.0)) < SILENCE_PEAK:
+        raise AudioError(f"{name} is silent (peak below -80 dBFS)", "record it again")
+    letters = sum(character.isalnum() for character in text)
+    if letters > _FREE_LETTERS + MAX_LETTERS_PER_S * length_s:
+        raise AudioError(
+            f"{name} lasts {length_s:.2f} s; nobody says {letters} letters in that time", "record it again"
+        )
 
 
 def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:

@@ -283,17 +283,28 @@ def _load_parts(model: TalkModel, folder: Path, weights: WeightsFile, with_encod
     for name in weights.parts:
         if name == "encoder" and not with_encoder:
             continue
-        state = _under(tensors, name)
         if name not in parts:
             raise TalkerError(f"'{path}' holds a part '{name}' that talker.yaml doesn't configure", _AGAIN)
-        wanted = {key: tuple(t.shape) for key, t in parts[name].state_dict().items()}
-        if {key: tuple(t.shape) for key, t in state.items()} != wanted:
-            raise TalkerError(f"part '{name}' in '{path}' has other tensors than talker.yaml describes", _AGAIN)
-        parts[name].load_state_dict(state)
+        load_part(parts[name], name, tensors, path)
 
 
-def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {key[len(part) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{part}.")}
+def load_part(part: nn.Module, name: str, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a part its trained weights.
+
+    Args:
+        part: The part, as it was built.
+        name: Its name in the file.
+        tensors: Of all parts (:func:`read_parts`).
+        path: The file, for messages.
+
+    Raises:
+        TalkerError: tensors that aren't those of the part.
+    """
+    state = {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    wanted = {key: tuple(t.shape) for key, t in part.state_dict().items()}
+    if {key: tuple(t.shape) for key, t in state.items()} != wanted:
+        raise TalkerError(f"part '{name}' in '{path}' has other tensors than talker.yaml describes", _AGAIN)
+    part.load_state_dict(state)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -301,4 +312,13 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-__all__ = ["Talker", "count_parameters", "fingerprint", "load_talker", "read_parts", "save_talker", "write_parts"]
+__all__ = [
+    "Talker",
+    "count_parameters",
+    "fingerprint",
+    "load_part",
+    "load_talker",
+    "read_parts",
+    "save_talker",
+    "write_parts",
+]

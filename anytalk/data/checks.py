@@ -1,0 +1,72 @@
+"""What no row may hold, whatever source it comes from. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from anytalk.errors import DataError
+from anytalk.plugins.contracts import BadRow, Row
+
+
+def check_text(text: str | None, where: str) -> None:
+    """Refuse text that no tokenizer, file or voice can take.
+
+    Raises:
+        DataError: half of a character, a NUL, or nothing but blanks.
+    """
+    if text is None:
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}, {text[:40]!r}, holds half of a character", "fix the escapes (\\ud800 ...), or write UTF-8"
+        ) from None
+    if "\0" in text:
+        raise DataError(f"{where}, {text[:40]!r}, holds a NUL character", "leave it out")
+    if not text.strip():
+        raise DataError(f"{where} is empty", "write it, or leave the field out")
+
+
+def check_row(row: Row) -> None:
+    """Refuse a row with a text that can't be used.
+
+    Raises:
+        DataError: which text, and what is wrong with it.
+    """
+    check_text(row.id, f"{row.id!r}: its name")
+    check_text(row.question_text, f"{row.id}: its question")
+    check_text(row.answer_text, f"{row.id}: its answer")
+    check_text(row.speaker, f"{row.id}: the name of its voice")
+    for number, turn in enumerate(row.history, start=1):
+        check_text(turn.text, f"{row.id}: turn {number} of its history")
+
+
+def checked_rows(rows: Iterable[Row | BadRow], source: str) -> Iterator[Row | BadRow]:
+    """Rows whose texts can be used; others become bad rows.
+
+    Raises:
+        DataError: what concerns the whole source, also when it is a bug of its plugin.
+    """
+    found = iter(rows)
+    number = 0
+    while True:
+        try:
+            row = next(found, None)
+        except DataError:
+            raise
+        except (Exception, RecursionError) as error:
+            raise DataError(
+                f"source '{source}' can't be read beyond row {number}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}",
+                "what was finished is kept; run the same command again when it can",
+            ) from error
+        if row is None:
+            return
+        number += 1
+        if isinstance(row, Row):
+            try:
+                check_row(row)
+            except DataError as error:
+                row = BadRow(id=row.id, reason=error.message, hint=error.hint)
+        yield row
