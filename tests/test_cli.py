@@ -70,7 +70,7 @@ class Humming:
 
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
         self.said.append((text, voice, speed))
-        return np.full(100, 0.1, dtype=np.float32)
+        return np.full(1000, 0.1, dtype=np.float32)
 
 
 # ---- the program
