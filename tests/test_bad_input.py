@@ -251,7 +251,8 @@ def test_a_manifest_that_lacks_what_a_task_needs(trained: Path, tmp_path: Path) 
     manifest.write_text('{"question_text": "Hi", "answer_text": "Ho"}\n')
     before = (trained / "talker.yaml").read_bytes()
     said = refused("train", trained, "--data", manifest, "--recipe", "demo")
-    assert "m.jsonl:1: task A1T2 needs 'question_audio'" in said
+    assert "m.jsonl:1: it has only question_text, answer_text" in said
+    assert "no row of the data serves task A1T2" in said
     assert (trained / "talker.yaml").read_bytes() == before
 
 

@@ -126,6 +126,7 @@ def _encode(
             if progress is not None:
                 progress(done, total)
         feeds.append(ListFeed(source.name, examples, source.weight))
-    if len(left_out) == total:
-        raise DataError(f"none of {total} rows can be used; the first: {left_out[0].reason}", "look at the data")
+    broken = [row for row in left_out if row.kind != "serves no task"]
+    if len(left_out) == total and broken:
+        raise DataError(f"none of {total} rows can be used; {broken[0].id}: {broken[0].reason}", "fix the data")
     return feeds, left_out
