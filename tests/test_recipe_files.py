@@ -24,7 +24,7 @@ from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import Recipe, StageConfig, find_recipe
 from anytalk.train.deepspeed_engine import complete, read_deepspeed
-from anytalk.train.loop import Watcher, train_recipe
+from anytalk.train.loop import TrainingWatcher, train_recipe
 
 NAMES = ["demo", "laptop", "paper", "paper-authors", "single-stage"]
 NEW = {"input_adapter", "output_adapter", "heads", "audio_embeddings", "special_tokens"}
@@ -146,7 +146,7 @@ def test_each_stage_moves_its_parts_and_no_other(name: str, tmp_path: Path) -> N
         before.append(snapshot(talker.model))
 
     rows = TrainingData(rows=training_rows(tmp_path, 4))
-    train_recipe(talker, Recipe(name=name, stages=stages), rows, watcher=Watcher(plan=plan))
+    train_recipe(talker, Recipe(name=name, stages=stages), rows, watcher=TrainingWatcher(plan=plan))
     after.append(moved_parts(before[-1], talker.model) if not stages[-1].lora else set(stages[-1].parts))
     assert after == [set(s.parts) for s in stages]
 

@@ -14,7 +14,7 @@ from anytalk.model.talk_model import PART_NAMES
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import Recipe, StageConfig, find_recipe
-from anytalk.train.loop import Watcher, train_recipe
+from anytalk.train.loop import TrainingWatcher, train_recipe
 from anytalk_adapters.recipes import DEMO, PAPER
 
 EVERYTHING = {*NEW_PARTS, "backbone"}
@@ -52,7 +52,7 @@ def test_each_stage_moves_its_parts_and_no_other(data: dict[str, Any], tmp_path:
             after.append(moved_parts(before[-1], talker.model))
         before.append(snapshot(talker.model))
 
-    train_recipe(talker, short, TrainingData(rows=training_rows(tmp_path, 4)), watcher=Watcher(plan=plan))
+    train_recipe(talker, short, TrainingData(rows=training_rows(tmp_path, 4)), watcher=TrainingWatcher(plan=plan))
     after.append(moved_parts(before[-1], talker.model))
     assert after == [set(s.train) for s in recipe.stages]
     assert saved_as_in_memory(talker, tmp_path / "t")

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 from helpers import NEW_PARTS, moved_parts, snapshot, stage, tiny_talker, train, training_rows
-from training import assert_same_run
+from training import assert_same_run, interrupted_after
 
 from anytalk.data.opening import TrainingData
 from anytalk.errors import TalkerError
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Row
 from anytalk.train import finish as finish_module
-from anytalk.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from anytalk.train.checkpoint import StageState, load_checkpoint, save_checkpoint
 from anytalk.train.config import Recipe, StageConfig
 from anytalk.train.engine import PlainEngine, make_accelerator
-from anytalk.train.loop import RunSettings, StopTrainingError, Watcher, train_recipe
+from anytalk.train.loop import RunSettings, TrainingWatcher, train_recipe
 
 WHOLE = stage(
     train=[*NEW_PARTS, "backbone"],
@@ -53,11 +53,11 @@ def test_stopping_changes_nothing(stops: list[int], straight: Talker, rows: list
     folder = tmp_path / "t"
     tiny_talker(folder)
     for stop in stops:
-        with pytest.raises(StopTrainingError):
-            train(load_talker(folder), WHOLE, rows, stop_after=stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(load_talker(folder), WHOLE, rows, watcher=interrupted_after(stop))
         assert load_talker(folder).config.history == []
     resumed: list[int] = []
-    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    watcher = TrainingWatcher(resumed=lambda stage, step: resumed.append(step))
     train(load_talker(folder), WHOLE, rows, watcher=watcher)
     assert resumed == [sum(stops)]
     assert_same_run(folder, straight)
@@ -66,7 +66,7 @@ def test_stopping_changes_nothing(stops: list[int], straight: Talker, rows: list
 def test_the_same_talker_in_memory_may_go_on(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
     talker = tiny_talker(tmp_path / "t")
     with pytest.raises(KeyboardInterrupt):
-        train(talker, WHOLE, rows, stop_after=3)
+        train(talker, WHOLE, rows, watcher=interrupted_after(3))
     train(talker, WHOLE, rows)
     assert_same_run(tmp_path / "t", straight)
 
@@ -82,7 +82,7 @@ def interrupt_from_the_watcher(count: list[int]) -> Callable[..., None]:
 
 def test_an_interrupt_from_the_watcher(straight: Talker, rows: list[Row], tmp_path: Path) -> None:
     talker = tiny_talker(tmp_path / "t")
-    watcher = Watcher(step=interrupt_from_the_watcher([]))
+    watcher = TrainingWatcher(step=interrupt_from_the_watcher([]))
     with pytest.raises(KeyboardInterrupt):
         train(talker, WHOLE, rows, watcher=watcher)
     train(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
@@ -126,9 +126,9 @@ def test_a_kill_goes_back_to_the_last_checkpoint(
             raise SystemExit(137)
 
     with pytest.raises(SystemExit):
-        train(talker, WHOLE, rows, watcher=Watcher(step=killed))
+        train(talker, WHOLE, rows, watcher=TrainingWatcher(step=killed))
     resumed: list[int] = []
-    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    watcher = TrainingWatcher(resumed=lambda stage, step: resumed.append(step))
     train(load_talker(tmp_path / "t"), WHOLE, rows, watcher=watcher)
     assert resumed == [4]
     assert_same_run(tmp_path / "t", straight)
@@ -136,8 +136,8 @@ def test_a_kill_goes_back_to_the_last_checkpoint(
 
 def stopped(folder: Path, rows: list[Row], stop: int = 3) -> Talker:
     tiny_talker(folder)
-    with pytest.raises(StopTrainingError):
-        train(load_talker(folder), WHOLE, rows, stop_after=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_talker(folder), WHOLE, rows, watcher=interrupted_after(stop))
     return load_talker(folder)
 
 
@@ -148,7 +148,7 @@ def test_other_settings_are_refused_until_restart(straight: Talker, rows: list[R
         train(talker, other, rows)
     assert "--restart" in caught.value.hint
     resumed: list[int] = []
-    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    watcher = TrainingWatcher(resumed=lambda stage, step: resumed.append(step))
     train(load_talker(tmp_path / "t"), WHOLE, rows, restart=True, watcher=watcher)
     assert resumed == []
     assert_same_run(tmp_path / "t", straight)
@@ -185,7 +185,7 @@ def test_restart_forgets_what_a_killed_save_left(straight: Talker, rows: list[Ro
     checkpoint = tmp_path / "t" / "history" / "short.checkpoint"
     checkpoint.rename(checkpoint.with_name(".short.checkpoint.old"))
     resumed: list[int] = []
-    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
+    watcher = TrainingWatcher(resumed=lambda stage, step: resumed.append(step))
     train(talker, WHOLE, rows, restart=True, watcher=watcher)
     assert resumed == []
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
 ) -> None:
     engine, folder = small_engine(), tmp_path / "c"
     kept = [p.detach().clone() for p in engine.parameters.values()]
-    save_checkpoint(folder, Progress({"a": 1}, {}, step=3), engine)
+    save_checkpoint(folder, StageState({"a": 1}, {}, step=3), engine)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -222,9 +222,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     engine.optimizer.step()
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(TalkerError, match="No space left"):
-        save_checkpoint(folder, Progress({"a": 1}, {}, step=4), engine)
+        save_checkpoint(folder, StageState({"a": 1}, {}, step=4), engine)
     monkeypatch.undo()
-    progress = load_checkpoint(folder, Progress({"a": 1}, {}), engine)
+    progress = load_checkpoint(folder, StageState({"a": 1}, {}), engine)
     assert progress is not None
     assert progress.step == 3
     assert all(torch.equal(p, k) for p, k in zip(engine.parameters.values(), kept, strict=True))
@@ -233,9 +233,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     engine = small_engine()
-    save_checkpoint(tmp_path / "c", Progress({}, {"rows/A1A2": 5}, step=3), engine)
+    save_checkpoint(tmp_path / "c", StageState({}, {"rows/A1A2": 5}, step=3), engine)
     with pytest.raises(TalkerError, match=r"other data \(rows/A1A2\)"):
-        load_checkpoint(tmp_path / "c", Progress({}, {"rows/A1A2": 6}), engine)
+        load_checkpoint(tmp_path / "c", StageState({}, {"rows/A1A2": 6}), engine)
 
 
 # Recipes as one job
@@ -262,9 +262,11 @@ def test_a_recipe_goes_on_at_the_stage_and_step_it_was_stopped(rows: list[Row], 
 
     tiny_talker(tmp_path / "t")
     with pytest.raises(KeyboardInterrupt):
-        train_recipe(load_talker(tmp_path / "t"), RECIPE, TrainingData(rows=rows), watcher=Watcher(step=step))
+        train_recipe(load_talker(tmp_path / "t"), RECIPE, TrainingData(rows=rows), watcher=TrainingWatcher(step=step))
     assert [r.name for r in load_talker(tmp_path / "t").config.history] == ["one"]
-    records = train_recipe(load_talker(tmp_path / "t"), RECIPE, TrainingData(rows=rows), watcher=Watcher(step=step))
+    records = train_recipe(
+        load_talker(tmp_path / "t"), RECIPE, TrainingData(rows=rows), watcher=TrainingWatcher(step=step)
+    )
     assert seen[4:] == [("two", 3), ("three", 1), ("three", 2)]
     assert [r.name for r in records] == ["two", "three"]
     loaded = load_talker(tmp_path / "t")
@@ -277,7 +279,7 @@ def test_restart_trains_all_stages_again(rows: list[Row], tmp_path: Path) -> Non
     talker = tiny_talker(tmp_path / "t")
     train_recipe(talker, RECIPE, TrainingData(rows=rows))
     seen: list[str] = []
-    watcher = Watcher(plan=lambda stage, report: seen.append(stage.name))
+    watcher = TrainingWatcher(plan=lambda stage, report: seen.append(stage.name))
     train_recipe(talker, RECIPE, TrainingData(rows=rows), RunSettings(restart=True), watcher)
     assert seen == ["one", "two", "three"]
     assert len(load_talker(tmp_path / "t").config.history) == 6

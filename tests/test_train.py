@@ -28,7 +28,7 @@ from anytalk.grid.audio import read_wave
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker, load_talker
 from anytalk.train.freeze import apply_freeze
-from anytalk.train.loop import Watcher
+from anytalk.train.loop import TrainingWatcher
 from anytalk.train.optimizer import make_optimizer
 from anytalk.train.schedule import learning_rate
 
@@ -46,7 +46,7 @@ def talker(tmp_path: Path) -> Talker:
 @pytest.mark.parametrize("part", EVERY_PART)
 def test_exactly_the_named_part_moves(part: str, talker: Talker, tmp_path: Path) -> None:
     before, plans = snapshot(talker.model), []
-    watcher = Watcher(plan=lambda _, report: plans.append(report))
+    watcher = TrainingWatcher(plan=lambda _, report: plans.append(report))
     train(talker, stage(train=[part], steps=1), training_rows(tmp_path, 2), watcher=watcher)
     assert moved_parts(before, talker.model) == {part}
     assert moved_parts(before, load_talker(tmp_path / "t").model) == {part}
@@ -103,7 +103,7 @@ def test_a_pattern_moves_exactly_what_it_matches(
     train_what: list[str], moves: Any, talker: Talker, tmp_path: Path
 ) -> None:
     before, plans = snapshot(talker.model), []
-    watcher = Watcher(plan=lambda _, report: plans.append(report))
+    watcher = TrainingWatcher(plan=lambda _, report: plans.append(report))
     record = train(talker, stage(train=train_what, tasks={"T1T2": 1}, steps=1), training_rows(tmp_path, 2), watcher)
     loaded = snapshot(load_talker(tmp_path / "t").model)
     changed = {key for key, tensor in before["backbone"].items() if not torch.equal(tensor, loaded["backbone"][key])}
@@ -144,7 +144,7 @@ def test_how_a_step_is_cut_changes_nothing(tmp_path: Path) -> None:
     rows, losses = training_rows(tmp_path, 6), []
     for name, max_positions in [("one", 100_000), ("few", 150), ("each", 1)]:
         seen: list[dict[str, float]] = []
-        watcher = Watcher(step=lambda _, step, metrics, seen=seen: seen.append(metrics))
+        watcher = TrainingWatcher(step=lambda _, step, metrics, seen=seen: seen.append(metrics))
         cut = stage(tasks={"A1A2": 1, "A1T1": 1, "T1T2": 1}, batch_size=6, steps=4, max_positions=max_positions)
         train(tiny_talker(tmp_path / name), cut, rows, watcher)
         losses.append([[metrics[key] for key in ("loss", "text", "audio", "grad_norm")] for metrics in seen])
@@ -165,7 +165,7 @@ def test_the_schedule_by_hand() -> None:
 
 def test_the_learning_rate_is_the_schedules(talker: Talker, tmp_path: Path) -> None:
     seen: list[float] = []
-    watcher = Watcher(step=lambda stage, step, metrics: seen.append(metrics["learning_rate"]))
+    watcher = TrainingWatcher(step=lambda stage, step, metrics: seen.append(metrics["learning_rate"]))
     short = stage(steps=4, warmup_steps=1, learning_rate=1e-2, learning_rate_floor=1e-3)
     train(talker, short, training_rows(tmp_path, 2), watcher=watcher)
     expected = [learning_rate(s, steps=4, peak=1e-2, floor=1e-3, warmup=1) for s in range(4)]

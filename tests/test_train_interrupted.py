@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from helpers import NEW_PARTS, stage, tiny_talker, train, training_rows, write_lines
-from training import assert_same_run, log_of
+from training import assert_same_run, interrupted_after, log_of
 
 from anytalk.data.batches import Steps
 from anytalk.data.mixing import Mixture
@@ -29,7 +29,7 @@ from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Row
 from anytalk.train.config import Recipe, StageConfig
-from anytalk.train.loop import RunSettings, StopTrainingError, Watcher, train_recipe, train_stage
+from anytalk.train.loop import TrainingWatcher, train_recipe, train_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -78,7 +78,7 @@ def in_a_process(folder: Path, rows: list[Row], pipe: Connection, limit_at: int,
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     try:
-        train(load_talker(folder), STAGE, rows, Watcher(step=step), **how)
+        train(load_talker(folder), STAGE, rows, TrainingWatcher(step=step), **how)
     except AnytalkError as error:
         pipe.send((FAILED, error.message))
     else:
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(straight: Talker, rows: list[Row
     assert "short.checkpoint' can't be written" in said[-1][1]
     assert [p.name for p in (folder / "history").iterdir()] == ["short.checkpoint"]
     resumed: list[int] = []
-    train(load_talker(folder), STAGE, rows, Watcher(resumed=lambda stage, step: resumed.append(step)))
+    train(load_talker(folder), STAGE, rows, TrainingWatcher(resumed=lambda stage, step: resumed.append(step)))
     assert resumed == [4]
     assert_same_run(folder, straight)
 
@@ -162,10 +162,9 @@ def test_sigterm_saves_and_stops(rows: list[Row], tmp_path: Path) -> None:
     assert "interrupted; finished steps are saved: resume with the same command" in " ".join(errors.split())
     saved, resumed = json.loads(state.read_text()), []
     assert saved["step"] == len(saved["log"]) >= 5
-    watcher = Watcher(resumed=lambda stage, step: resumed.append(step))
     data = TrainingData(str(tmp_path / "rows.jsonl"))
-    with pytest.raises(StopTrainingError):
-        train_stage(load_talker(folder), endless, data, RunSettings(stop_after=1), watcher)
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(load_talker(folder), endless, data, watcher=interrupted_after(1, resumed))
     assert resumed == [saved["step"]]
 
 
@@ -174,8 +173,8 @@ def test_bf16_goes_on_exactly(rows: list[Row], tmp_path: Path) -> None:
     train(straight, STAGE, rows, precision="bf16")
     tiny_talker(tmp_path / "t")
     for stop in (3, 4):
-        with pytest.raises(StopTrainingError):
-            train(load_talker(tmp_path / "t"), STAGE, rows, precision="bf16", stop_after=stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(load_talker(tmp_path / "t"), STAGE, rows, precision="bf16", watcher=interrupted_after(stop))
     train(load_talker(tmp_path / "t"), STAGE, rows, precision="bf16")
     assert_same_run(tmp_path / "t", straight)
     full = tiny_talker(tmp_path / "full")
@@ -185,8 +184,8 @@ def test_bf16_goes_on_exactly(rows: list[Row], tmp_path: Path) -> None:
 
 def test_other_data_is_refused(rows: list[Row], tmp_path: Path) -> None:
     tiny_talker(tmp_path / "t")
-    with pytest.raises(StopTrainingError):
-        train(load_talker(tmp_path / "t"), STAGE, rows, stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_talker(tmp_path / "t"), STAGE, rows, watcher=interrupted_after(2))
     with pytest.raises(TalkerError, match=r"other data \(rows/A1A2, rows/A1T1\)") as caught:
         train(load_talker(tmp_path / "t"), STAGE, rows[:4])
     assert "--restart" in caught.value.hint
@@ -232,8 +231,8 @@ def test_sources_are_drawn_by_weight_and_resumed_exactly(tmp_path: Path) -> None
         assert abs(shares[pair] - count) <= 8
     train_stage(straight, STAGE, TrainingData(spec))
     tiny_talker(tmp_path / "t")
-    with pytest.raises(StopTrainingError):
-        train_stage(load_talker(tmp_path / "t"), STAGE, TrainingData(spec), RunSettings(stop_after=6))
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(load_talker(tmp_path / "t"), STAGE, TrainingData(spec), watcher=interrupted_after(6))
     train_stage(load_talker(tmp_path / "t"), STAGE, TrainingData(spec))
     assert_same_run(tmp_path / "t", straight)
 
@@ -257,7 +256,7 @@ def test_a_trained_encoder_is_heard_by_the_stages_behind_it(rows: list[Row], tmp
     for name in ("one", "two"):
         tiny_talker(tmp_path / name)
         seen: list[float] = []
-        watcher = Watcher(step=lambda stage, step, metrics, seen=seen: seen.append(metrics["loss"]))
+        watcher = TrainingWatcher(step=lambda stage, step, metrics, seen=seen: seen.append(metrics["loss"]))
         for jobs in [stages] if name == "one" else [stages[:1], stages]:
             talker = load_talker(tmp_path / name)
             train_recipe(talker, Recipe(stages=jobs), TrainingData(rows=rows), watcher=watcher)
@@ -266,6 +265,6 @@ def test_a_trained_encoder_is_heard_by_the_stages_behind_it(rows: list[Row], tmp
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
     deaf = tiny_talker(tmp_path / "deaf")
     losses: list[float] = []
-    watcher = Watcher(step=lambda stage, step, metrics: losses.append(metrics["loss"]))
+    watcher = TrainingWatcher(step=lambda stage, step, metrics: losses.append(metrics["loss"]))
     train(deaf, stages[1], rows, watcher)
     assert losses[0] != pytest.approx(logs[0][2], rel=1e-5), "what the ears learnt is heard"

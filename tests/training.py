@@ -1,6 +1,8 @@
 """What the tests of the training core share: rows of unlike length, one step's batches, its loss, its gradients."""
 
 import json
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import Backbone, GridBatch, Row
+from anytalk.train.config import StageConfig
+from anytalk.train.loop import TrainingWatcher
 from anytalk.train.losses import LossModule, LossSettings, hear
 
 SHAPES = [(3, 0.2, "ab"), (6, 0.35, "longer"), (4, 0.25, "abc"), (9, 0.5, "a much longer answer")]
@@ -129,6 +133,18 @@ def items_of(talker: Talker, step: Step, examples: Sequence[Example], tasks: Seq
     """Example and task of each row of a step."""
     named = {example.id: example for example in examples}
     return [(named[row], TASKS[tasks[task]]) for row, task in zip(step.rows, step.tasks, strict=True)]
+
+
+def interrupted_after(steps: int, resumed: list[int] | None = None) -> TrainingWatcher:
+    """Press Ctrl-C after so many logged steps; `resumed` gets the step that the run went on from."""
+    seen: list[int] = []
+
+    def step(_: StageConfig, number: int, metrics: dict[str, float]) -> None:
+        seen.append(number)
+        if len(seen) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return TrainingWatcher(step=step, resumed=lambda _, first: None if resumed is None else resumed.append(first))
 
 
 def log_of(folder: Path, name: str = "short") -> list[dict[str, float]]:

@@ -34,7 +34,7 @@ from anytalk.plugins.contracts import AudioTables
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import StageConfig, find_recipe
 from anytalk.train.freeze import apply_freeze
-from anytalk.train.loop import RunSettings, Watcher, train_stage
+from anytalk.train.loop import RunSettings, TrainingWatcher, train_stage
 from anytalk.train.optimizer import make_optimizer
 
 SYSTEM = "You are a voice assistant. Answer with one short sentence."
@@ -214,7 +214,7 @@ def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) 
         began = time.perf_counter()
 
     with suppress(Enough):
-        train_stage(talker, stage, Ready(examples), RunSettings(), Watcher(plan=plan, step=step))
+        train_stage(talker, stage, Ready(examples), RunSettings(), TrainingWatcher(plan=plan, step=step))
     ratios = [ours / theirs for ours, theirs in zip(loop_s, floor_s, strict=True)][WARM_UP:]
     return {
         "stage": stage.name,

@@ -22,7 +22,7 @@ from anytalk.train.config import Recipe, StageConfig, find_recipe, override_stag
 
 if TYPE_CHECKING:
     from anytalk.train.freeze import PartReport
-    from anytalk.train.loop import Watcher
+    from anytalk.train.loop import TrainingWatcher
 
 _PRECISIONS = ("no", "fp16", "bf16")
 _PLAIN_LINES = 10
@@ -147,11 +147,11 @@ class _Display(Bars):
         self._tenth = 0
         self._held_out = ""
 
-    def watcher(self) -> Watcher:
+    def watcher(self) -> TrainingWatcher:
         """What the loop calls."""
-        from anytalk.train.loop import Watcher
+        from anytalk.train.loop import TrainingWatcher
 
-        return Watcher(plan=self._plan, data=self._data, step=self._step, resumed=self._resumed)
+        return TrainingWatcher(plan=self._plan, data=self._data, step=self._step, resumed=self._resumed)
 
     def _plan(self, stage: StageConfig, report: list[PartReport]) -> None:
         rows = [(r.name, count(r.trainable) if r.trainable else "frozen", count(r.total)) for r in report]

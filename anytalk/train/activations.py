@@ -20,8 +20,10 @@ from anytalk.grid.tasks import Task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Backbone
 from anytalk.train.config import StageConfig
+from anytalk.train.freeze import without_encoder
 from anytalk.train.losses import DISTILL, LossModule, LossSettings
 from anytalk.train.memory import peak
+from anytalk.train.stage import recomputing
 
 _QUESTION_FRAMES = 100
 _ANSWER_FRAMES = 40
@@ -81,26 +83,16 @@ def measure_activations(talker: Talker, stage: StageConfig, tasks: Sequence[Task
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``; autocast as the loop sets it.
     """
     model, backbone = talker.model, talker.model.backbone
-    encoder = model.encoder
-    if stage.gradient_checkpointing:
-        backbone.checkpoint_activations(True)
-    try:
-        if "encoder" not in stage.parts:
-            model.encoder = None
-        # The parent has the same shapes; planning needs no second copy of it.
-        teacher = backbone if stage.losses.get(DISTILL) else None
-        module = LossModule(
-            model,
-            LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature),
-            teacher=teacher,
-            share_prefix=not stage.gradient_checkpointing,
-        )
-        needed = [_task_peak(talker, module, stage, task, precision, teacher) for task in tasks]
-    finally:
-        model.encoder = encoder
-        if stage.gradient_checkpointing:
-            backbone.checkpoint_activations(False)
-    return max(needed)
+    # The parent has the same shapes; planning needs no second copy of it.
+    teacher = backbone if stage.losses.get(DISTILL) else None
+    module = LossModule(
+        model if "encoder" in stage.parts else without_encoder(model),
+        LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature),
+        teacher=teacher,
+        share_prefix=not stage.gradient_checkpointing,
+    )
+    with recomputing(backbone, stage):
+        return max(_task_peak(talker, module, stage, task, precision, teacher) for task in tasks)
 
 
 def _task_peak(

@@ -28,7 +28,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageState:
     """Where a stage stands.
 
     Attributes:
@@ -50,7 +50,7 @@ class Progress:
     log: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_checkpoint(folder: Path, progress: Progress, engine: Engine) -> None:
+def save_checkpoint(folder: Path, state: StageState, engine: Engine) -> None:
     """Write a checkpoint beside the last one, then swap; called on every process.
 
     Raises:
@@ -65,7 +65,7 @@ def save_checkpoint(folder: Path, progress: Progress, engine: Engine) -> None:
         engine.save(partial)
         engine.wait()
         if engine.is_main:
-            (partial / _STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            (partial / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             put_in_place(partial, folder)
             partial.parent.rmdir()
         engine.wait()
@@ -76,7 +76,7 @@ def save_checkpoint(folder: Path, progress: Progress, engine: Engine) -> None:
         raise TalkerError(f"checkpoint '{folder}' can't be written: {error}", "is the disk full?") from None
 
 
-def load_checkpoint(folder: Path, fresh: Progress, engine: Engine) -> Progress | None:
+def load_checkpoint(folder: Path, fresh: StageState, engine: Engine) -> StageState | None:
     """Restore a checkpoint into the engine; None when there is none. Called on every process.
 
     Args:
@@ -94,10 +94,10 @@ def load_checkpoint(folder: Path, fresh: Progress, engine: Engine) -> Progress |
         return None
     anew = f"remove it to start the stage anew: {folder}"
     try:
-        progress = Progress(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
+        state = StageState(**json.loads((folder / _STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise TalkerError(f"checkpoint '{folder}' is damaged: {error}", anew) from None
-    for what, now, then in (("settings", fresh.stage, progress.stage), ("data", fresh.data, progress.data)):
+    for what, now, then in (("settings", fresh.stage, state.stage), ("data", fresh.data, state.data)):
         changed = sorted(k for k in now.keys() | then.keys() if now.get(k) != then.get(k))
         if changed:
             raise TalkerError(
@@ -110,4 +110,4 @@ def load_checkpoint(folder: Path, fresh: Progress, engine: Engine) -> Progress |
         raise
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise TalkerError(f"checkpoint '{folder}' is damaged: {error}", anew) from None
-    return progress
+    return state

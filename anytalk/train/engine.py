@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -47,6 +46,11 @@ class Engine(ABC):
     def world(self) -> int:
         """Devices."""
         return int(self.accelerator.num_processes)
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return int(self.accelerator.process_index)
 
     @property
     def is_main(self) -> bool:
@@ -214,26 +218,3 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
     # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=cpu)
-
-
-def make_engine(
-    accelerator: Accelerator,
-    module: LossModule,
-    optimizer: torch.optim.Optimizer,
-    clip_norm: float,
-    deepspeed: dict[str, Any] | None = None,
-) -> Engine:
-    """The engine of a stage.
-
-    Args:
-        accelerator: The job.
-        module: What trains.
-        optimizer: Over its trainable parameters.
-        clip_norm: Gradient norm limit.
-        deepspeed: DeepSpeed's configuration, or None for the plain engine.
-    """
-    if deepspeed is None:
-        return PlainEngine(accelerator, module, optimizer, clip_norm)
-    from anytalk.train.deepspeed_engine import DeepSpeedEngine
-
-    return DeepSpeedEngine(accelerator, module, optimizer, clip_norm, deepspeed)

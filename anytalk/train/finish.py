@@ -11,70 +11,60 @@ from torch import Tensor
 
 from anytalk.model.config import StageRecord, read_config
 from anytalk.model.talker import Talker, load_talker, save_talker
-from anytalk.train.checkpoint import remove_checkpoint
+from anytalk.train.checkpoint import StageState, remove_checkpoint
 from anytalk.train.config import StageConfig
 from anytalk.train.curves import draw_curve
-from anytalk.train.engine import Engine
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.lora import merge_lora, save_lora
+from anytalk.train.stage import Stage
 
 _AVERAGED_STEPS = 5
 """Steps at each end of a stage whose mean loss is told."""
 
 
-def finish_stage(
-    talker: Talker,
-    folder: Path,
-    stage: StageConfig,
-    engine: Engine,
-    log: Sequence[dict[str, float]],
-    seconds: float,
-    checkpoint: Path,
-) -> StageRecord:
-    """Write curve, log and talker; called on every process, done by the main one.
+def finish_stage(stage: Stage, state: StageState) -> StageRecord:
+    """Write curve, log and talker, then remove the checkpoint; called on every process, done by the main one.
 
     Args:
-        talker: Who was trained.
-        folder: Its folder.
         stage: What was trained.
-        engine: Holds the trained parameters, perhaps spread over devices.
-        log: Metrics of the stage.
-        seconds: Its wall-clock time.
-        checkpoint: Removed when everything else is written.
+        state: Where it stands at its end.
     """
-    losses = [entry["loss"] for entry in log if "loss" in entry]  # a step that was left out may have none
+    talker, folder, config, engine = stage.talker, stage.folder, stage.config, stage.engine
+    losses = [entry["loss"] for entry in state.log if "loss" in entry]  # a step that was left out may have none
     record = StageRecord(
-        name=stage.name,
-        trained=stage.parts,
-        steps=stage.steps,
+        name=config.name,
+        trained=config.parts,
+        steps=config.steps,
         loss_first=_mean(losses[:_AVERAGED_STEPS]),
         loss_last=_mean(losses[-_AVERAGED_STEPS:]),
-        seconds=round(seconds, 1),
-        curve=f"history/{stage.name}.png",
+        seconds=round(state.seconds, 1),
+        curve=f"history/{config.name}.png",
     )
     tensors = engine.trained() if engine.wraps_module else {}
     if engine.is_main:
-        _write_history(folder, stage, log)
-        whole = _unwrapped(talker, folder, stage, tensors) if engine.wraps_module else talker
+        _write_history(folder, config, state.log)
+        whole = _unwrapped(talker, folder, config, tensors) if engine.wraps_module else talker
         whole.model.eval()
-        for name in stage.lora:
+        for name in config.lora:
             part = whole.model.parts()[name]
-            save_lora(part, folder / "history" / f"{stage.name}.{name}.lora.safetensors")
+            save_lora(part, folder / "history" / f"{config.name}.{name}.lora.safetensors")
             merge_lora(part)
-        save_talker(whole, folder, trained=set(stage.parts), record=record)
-        remove_checkpoint(checkpoint)
+        save_talker(whole, folder, trained=set(config.parts), record=record)
+        remove_checkpoint(stage.checkpoint)
     engine.wait()
     if not engine.is_main:
-        for name in stage.lora:
+        for name in config.lora:
             merge_lora(talker.model.parts()[name])
     talker.config = read_config(folder)
+    if engine.is_main:
+        stage.tell("stage_finished", folder=folder)
     return record
 
 
-def _unwrapped(talker: Talker, folder: Path, stage: StageConfig, tensors: dict[str, Tensor]) -> Talker:
+def _unwrapped(talker: Talker, folder: Path, config: StageConfig, tensors: dict[str, Tensor]) -> Talker:
     """A plain talker with the trained parameters: an engine's module may be in pieces or in half precision."""
     plain = load_talker(folder, registry=talker.registry)
-    apply_freeze(plain.model, stage.train, stage.lora)
+    apply_freeze(plain.model, config.train, config.lora)
     parameters = dict(plain.model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -82,12 +72,12 @@ def _unwrapped(talker: Talker, folder: Path, stage: StageConfig, tensors: dict[s
     return plain
 
 
-def _write_history(folder: Path, stage: StageConfig, log: Sequence[dict[str, float]]) -> None:
+def _write_history(folder: Path, config: StageConfig, log: Sequence[dict[str, float]]) -> None:
     history = folder / "history"
     history.mkdir(parents=True, exist_ok=True)
-    draw_curve(history / f"{stage.name}.png", f"{folder.name}: stage '{stage.name}'", log)
-    (history / f"{stage.name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
-    _tensorboard(history / "tensorboard" / stage.name, log)
+    draw_curve(history / f"{config.name}.png", f"{folder.name}: stage '{config.name}'", log)
+    (history / f"{config.name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
+    _tensorboard(history / "tensorboard" / config.name, log)
 
 
 def _tensorboard(folder: Path, log: Sequence[dict[str, float]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -58,6 +59,13 @@ def apply_freeze(
                 parameter.grad = None
         report.append(PartReport(name, trainable, _count(part)))
     return report
+
+
+def without_encoder(model: TalkModel) -> TalkModel:
+    """The same parts without the encoder: what a stage trains that leaves the encoder frozen and outside."""
+    bare = copy.copy(model)
+    bare._modules = {**model._modules, "encoder": None}
+    return bare
 
 
 def _patterns(train: list[str], parts: Mapping[str, nn.Module]) -> dict[str, list[str]]:

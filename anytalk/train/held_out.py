@@ -8,7 +8,6 @@ import torch
 
 from anytalk.data.batches import Batch, Step
 from anytalk.train.engine import Engine
-from anytalk.train.losses import LossModule
 
 HELD_OUT_ROWS = 64
 """Rows that are looked at each time, always the same ones."""
@@ -32,21 +31,14 @@ class HeldOut:
         """Whether to look after this step: after every so many, and after the last."""
         return step % self._every == 0 or step == last
 
-    def look(
-        self,
-        engine: Engine,
-        module: LossModule,
-        prepare: Callable[[Batch], Batch],
-        name_losses: Callable[[torch.Tensor, torch.Tensor, Step], dict[str, float]],
-    ) -> dict[str, float]:
+    def look(self, engine: Engine, ready: Callable[[Batch], Batch]) -> dict[str, float]:
         """The stage's losses without dropout, each name behind :data:`PREFIX`.
 
         Args:
             engine: Runs the module on all devices.
-            module: What trains.
-            prepare: Brings a batch to the device.
-            name_losses: Sums, factors and a step to means by name.
+            ready: Brings a batch to the device.
         """
+        module = engine.module
         modes = {part: part.training for part in module.modules()}  # frozen parts don't train
         module.eval()
         torch.manual_seed(self._seed)
@@ -55,8 +47,9 @@ class HeldOut:
         try:
             with torch.no_grad():
                 for batch in self._work.passes:
-                    total += engine.forward(prepare(batch), factors)[1].double().cpu()
+                    total += engine.forward(ready(batch), factors)[1].double().cpu()
         finally:
             for part, mode in modes.items():
                 part.training = mode
-        return {PREFIX + name: value for name, value in name_losses(engine.sum(total), factors, self._work).items()}
+        means = module.means(engine.sum(total), factors, self._work.counts)
+        return {PREFIX + name: value for name, value in means.items()}

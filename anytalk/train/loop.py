@@ -4,74 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from anytalk.data.batches import Batch, Step, Steps, StepSettings, lay_out_ahead
-from anytalk.data.examples import Progress as DataProgress
+from anytalk.data.batches import Step, lay_out_ahead
 from anytalk.data.opening import TrainingData
-from anytalk.errors import AnytalkError, ConfigError, TalkerError
+from anytalk.errors import AnytalkError, ConfigError
 from anytalk.grid.tasks import Task, find_task
 from anytalk.model.config import StageRecord
-from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker, load_talker
-from anytalk.plugins.contracts import Backbone
-from anytalk.train.checkpoint import Progress, load_checkpoint, remove_checkpoint, save_checkpoint
-from anytalk.train.config import Recipe, StageConfig, checkpoint_folder, stages_to_do
-from anytalk.train.engine import make_accelerator, make_engine
+from anytalk.train.checkpoint import StageState, save_checkpoint
+from anytalk.train.config import Recipe, StageConfig, stages_to_do
 from anytalk.train.finish import finish_stage
-from anytalk.train.freeze import PartReport, apply_freeze
-from anytalk.train.guard import LossGuard
-from anytalk.train.held_out import HELD_OUT_ROWS, HeldOut
-from anytalk.train.losses import ALIGN, DISTILL, NOT_AUDIO, LossModule, LossSettings, hear
-from anytalk.train.optimizer import make_optimizer
 from anytalk.train.schedule import learning_rate
 from anytalk.train.signals import StopWish, held_signals
-from anytalk.train.soft_codes import soft_codes_of
+from anytalk.train.stage import (
+    RunSettings,
+    Stage,
+    TrainingWatcher,
+    prepare_stage,
+    recomputing,
+    saved_folder,
+)
 
-
-@dataclass
-class Watcher:
-    """What the caller is told while training, on the main process; every function may be left as it is.
-
-    Attributes:
-        plan: A stage's parts are frozen and counted, before step 1.
-        data: Rows encoded so far, of how many.
-        step: A step was logged: stage, steps done, metrics.
-        resumed: A stage goes on from a checkpoint at this step.
-    """
-
-    plan: Callable[[StageConfig, list[PartReport]], None] = field(default=lambda stage, report: None)
-    data: DataProgress = field(default=lambda done, total: None)
-    step: Callable[[StageConfig, int, dict[str, float]], None] = field(default=lambda stage, step, metrics: None)
-    resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """How a job runs: what a recipe doesn't say, because it depends on the machine.
-
-    Attributes:
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
-        deepspeed: DeepSpeed's configuration (:func:`anytalk.train.deepspeed_engine.read_deepspeed`), or None.
-        workers: Processes that lay out batches ahead of time; 0: none beside the loop's own.
-        restart: Forget checkpoints and train finished stages again.
-        stop_after: Stop (as if interrupted, with a checkpoint) after this many steps of a stage.
-        held_out: Rows that the losses are also measured on, and nothing is learned from.
-        held_out_every: Steps between two such looks.
-    """
-
-    precision: str = "no"
-    deepspeed: dict[str, Any] | None = None
-    workers: int = 0
-    restart: bool = False
-    stop_after: int | None = None
-    held_out: TrainingData | None = None
-    held_out_every: int = 100
+__all__ = ["RunSettings", "TrainingWatcher", "run", "train_recipe", "train_stage"]
 
 
 def train_recipe(
@@ -79,7 +37,7 @@ def train_recipe(
     recipe: Recipe,
     data: TrainingData,
     settings: RunSettings | None = None,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
 ) -> list[StageRecord]:
     """Run the stages that the talker has not finished yet, in order, as one resumable job.
 
@@ -88,296 +46,180 @@ def train_recipe(
         recipe: Stages in order.
         data: Training rows.
         settings: How the job runs.
-        watcher: Who is told.
+        watcher: Functions that are called on the way.
     """
     settings = settings or RunSettings()
     finished = [record.name for record in talker.config.history]
-    todo = stages_to_do(recipe, finished, _saved_folder(talker), settings.restart)
-    tasks = {name: find_task(name) for stage in todo for name in stage.tasks}
-    waves = any("encoder" in stage.parts for stage in recipe.stages)
+    todo = stages_to_do(recipe, finished, saved_folder(talker), settings.restart)
+    tasks = {name: find_task(name) for config in todo for name in config.tasks}
+    waves = any("encoder" in config.parts for config in recipe.stages)
     records: list[StageRecord] = []
-    for stage in todo:
+    for config in todo:
         if records and settings.deepspeed is not None:
             # DeepSpeed leaves a module that only it can use.
-            talker = load_talker(_saved_folder(talker), registry=talker.registry, device=talker.device)
-        records.append(_train(talker, stage, data, list(tasks.values()), waves, settings, watcher or Watcher()))
+            talker = load_talker(saved_folder(talker), registry=talker.registry, device=talker.device)
+        records.append(_train(talker, config, data, settings, watcher, list(tasks.values()), waves))
     return records
 
 
 def train_stage(
     talker: Talker,
-    stage: StageConfig,
+    config: StageConfig,
     data: TrainingData,
     settings: RunSettings | None = None,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
 ) -> StageRecord:
     """Train one stage and save the talker.
 
     Args:
         talker: A saved talker.
-        stage: What moves, on what, for how long.
+        config: What moves, on what, for how long.
         data: Training rows.
         settings: How the job runs.
-        watcher: Who is told.
+        watcher: Functions that are called on the way.
 
     Raises:
         ConfigError: unknown parts or tasks, or a loss that is not a number again and again.
         DataError: a row without what a task needs.
         KeyboardInterrupt: after a checkpoint was written.
     """
-    tasks = [find_task(name) for name in stage.tasks]
-    return _train(talker, stage, data, tasks, "encoder" in stage.parts, settings or RunSettings(), watcher or Watcher())
-
-
-class StopTrainingError(KeyboardInterrupt):
-    """A stage stopped before its end, with a checkpoint to go on from."""
-
-
-def _saved_folder(talker: Talker) -> Path:
-    if talker.folder is None:
-        raise TalkerError("a talker must be saved before it is trained", "attach it to a folder first")
-    return talker.folder
+    tasks = [find_task(name) for name in config.tasks]
+    return _train(talker, config, data, settings or RunSettings(), watcher, tasks, "encoder" in config.parts)
 
 
 def _train(
     talker: Talker,
-    stage: StageConfig,
+    config: StageConfig,
     data: TrainingData,
+    settings: RunSettings,
+    watcher: TrainingWatcher | None,
     tasks: Sequence[Task],
     waves: bool,
-    settings: RunSettings,
-    watcher: Watcher,
 ) -> StageRecord:
-    run = StageRun(talker, _saved_folder(talker), stage, settings, watcher)
-    run.open(data, tasks, waves)
-    encoder = talker.model.encoder
-    try:
-        if "encoder" not in stage.parts:
-            talker.model.encoder = None  # engines wrap and shard what they see, and a frozen encoder needs neither
-        own = [talker.device] if talker.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=own), held_signals() as wish:
-            return run.go(encoder, wish)
-    finally:
-        if encoder is not None:
-            talker.model.encoder = encoder
+    watcher = watcher or TrainingWatcher()
+    devices = [talker.device] if talker.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        with recomputing(talker.model.backbone, config):
+            stage = prepare_stage(talker, config, data, settings, watcher, tasks, waves)
+            state = run(stage, watcher, settings.workers)
+        return finish_stage(stage, state)
 
 
-class StageRun:
-    """One stage from freezing to saving."""
+def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
+    """Train to the end of a stage, or to a wish to stop.
 
-    def __init__(
-        self, talker: Talker, folder: Path, stage: StageConfig, settings: RunSettings, watcher: Watcher
-    ) -> None:
-        self.talker, self.folder, self.stage, self.settings, self.watcher = talker, folder, stage, settings, watcher
-        self.tell = talker.registry.plugins.tell
-        self.checkpoint = checkpoint_folder(folder, stage.name)
-        self.tasks = [find_task(name) for name in stage.tasks]
-        self.accelerator = make_accelerator(settings.precision, talker.device == "cpu")
-        report = apply_freeze(talker.model, stage.train, stage.lora)
-        if self.accelerator.is_main_process:
-            watcher.plan(stage, report)
-            counts = {r.name: {"trainable": r.trainable, "total": r.total} for r in report}
-            self.tell("stage_started", stage=stage.name, report=counts)
-        streams = talker.model.layout.num_audio_streams
-        if stage.stream_weights is not None and len(stage.stream_weights) != streams:
-            raise ConfigError(
-                f"stage '{stage.name}' has {len(stage.stream_weights)} stream_weights, the talker {streams} streams",
-                "give one weight per stream, or leave stream_weights out",
-            )
-        self.idle_tasks: set[int] = set()
+    Args:
+        stage: Made ready.
+        watcher: Told of each logged step.
+        workers: Processes that lay out batches ahead of time.
 
-    def open(self, data: TrainingData, tasks: Sequence[Task], waves: bool) -> None:
-        """Open the data and lay out the stage's steps."""
-        stage, talker = self.stage, self.talker
-        progress = self.watcher.data if self.accelerator.is_main_process else None
-        feeds = data.feeds(talker, tasks, waves=waves, progress=progress)
-        weights = talker.config.weights
-        settings = StepSettings(
-            tasks=stage.tasks,
-            batch_size=stage.batch_size,
-            max_positions=stage.max_positions,
-            max_padding=stage.max_padding,
-            learn_pads=stage.learn_pads,
-            twins=stage.losses.get(DISTILL, 0.0) > 0,
-            transcripts=stage.losses.get(ALIGN, 0.0) > 0,
-            waves="encoder" in stage.parts or (waves and weights is not None and "encoder" in weights.parts),
-            seed=stage.seed,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-        self.steps = Steps(talker, feeds, settings)
-        self.held_out: HeldOut | None = None
-        if self.settings.held_out is not None:
-            others = self.settings.held_out.feeds(talker, tasks, waves=waves)
-            looked_at = replace(settings, batch_size=HELD_OUT_ROWS)
-            work = Steps(talker, others, looked_at)[0]
-            self.held_out = HeldOut(work, self.settings.held_out_every, stage.seed)
-        self.rows = {
-            f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in stage.tasks
-        }  # what a checkpoint remembers of the data
+    Raises:
+        KeyboardInterrupt: somebody asked to stop; a checkpoint was written.
+        ConfigError: bad steps again and again, or a stage whose tasks don't use what trains.
+        AnytalkError: another process of the job has ended.
+    """
+    config, engine, guard = stage.config, stage.engine, stage.guard
+    step, log, began = stage.state.step, stage.state.log, time.perf_counter() - stage.state.seconds
+    idle: set[int] = set()
+    stops = False
 
-    def go(self, encoder: Any, wish: StopWish) -> StageRecord:
-        """Train to the end of the stage, or to a wish to stop."""
-        stage, talker = self.stage, self.talker
-        if stage.gradient_checkpointing:
-            talker.model.backbone.checkpoint_activations(True)
-        zero = self.settings.deepspeed
-        soft = soft_codes_of(talker, stage.code_softness, stage.name)
-        self.module = LossModule(
-            talker.model,
-            LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature, soft),
-            teacher=self._teacher(),
-            listens=any(task.speech_in for task in self.tasks),
-            speaks=any(task.audio_out for task in self.tasks) and stage.losses.get("audio", 0.0) > 0,
-            uniform=zero is not None,  # on one device too: offload forgets what a step's last pass didn't use
-            share_prefix=not stage.gradient_checkpointing,
-        )
-        optimizer = make_optimizer(talker.model, stage, fused=zero is None)
-        self.engine = make_engine(self.accelerator, self.module, optimizer, stage.clip_norm, zero)
-        fresh = Progress(stage.model_dump(mode="json"), self.rows)
-        if self.settings.restart:
-            if self.engine.is_main:
-                remove_checkpoint(self.checkpoint)
-            self.engine.wait()
-        found = load_checkpoint(self.checkpoint, fresh, self.engine)
-        progress = found or fresh
-        if found is not None and self.engine.is_main:
-            self.watcher.resumed(stage, found.step)
-        self.guard = LossGuard(stage, progress.mean_loss, progress.skipped)
-        self.began = time.perf_counter() - progress.seconds
-        self.encoder = encoder
+    def state() -> StageState:
+        now = replace(stage.state, step=step, seconds=time.perf_counter() - began, log=log)
+        return replace(now, mean_loss=guard.mean_loss, skipped=guard.skipped)
+
+    with held_signals() as wish:
         try:
-            log = self._loop(progress.step, progress.log, wish)
-        finally:
-            if stage.gradient_checkpointing:
-                talker.model.backbone.checkpoint_activations(False)
-        talker.model.encoder = encoder
-        record = finish_stage(
-            talker, self.folder, stage, self.engine, log, time.perf_counter() - self.began, self.checkpoint
-        )
-        if self.engine.is_main:
-            self.tell("stage_finished", stage=stage.name, folder=self.folder)
-        return record
-
-    def _loop(self, first: int, log: list[dict[str, float]], wish: StopWish) -> list[dict[str, float]]:
-        stage, step = self.stage, first
-        try:
-            for work in lay_out_ahead(self.steps, first, stage.steps, self.settings.workers):
-                metrics, stops = self._optimize(work, step, wish)
+            for work in lay_out_ahead(stage.steps, step, config.steps, workers):
+                # 1. Learn.
+                metrics, asked = _take_step(stage, work, step, wish, idle)
                 step += 1
-                looks = self.held_out is not None and self.held_out.is_due(step, stage.steps)
-                if looks and self.held_out is not None:
-                    metrics |= self.held_out.look(self.engine, self.module, self._here, self._metrics)
-                if looks or step % stage.log_every == 0 or step == stage.steps:
+                more = step < config.steps
+
+                # 2. Measure the losses on held-out rows.
+                looks = stage.held_out is not None and stage.held_out.is_due(step, config.steps)
+                if stage.held_out is not None and looks:
+                    metrics |= stage.held_out.look(engine, stage.ready)
+
+                # 3. Log.
+                if looks or step % config.log_every == 0 or not more:
                     log.append({"step": step, **metrics})
-                    if self.engine.is_main:
-                        self.watcher.step(stage, step, metrics)
-                        self.tell("step_logged", stage=stage.name, step=step, metrics=metrics)
-                # Several processes must agree, and do so once a step; one alone needn't wait for the next.
-                stops |= wish.wanted and self.engine.world == 1
-                stops |= self.settings.stop_after is not None and step - first >= self.settings.stop_after
-                if stops and step < stage.steps:
-                    self._save(step, log)
-                    raise StopTrainingError
-                if step % stage.checkpoint_every == 0 and step < stage.steps:
-                    self._save(step, log)
-        except StopTrainingError:
-            raise
+                    if engine.is_main:
+                        watcher.step(config, step, metrics)
+                        stage.tell("step_logged", step=step, metrics=metrics)
+
+                # 4. Save, and stop if asked to. Several processes have agreed on it; one alone needn't wait a step.
+                stops = more and (asked or (wish.wanted and engine.world == 1))
+                if stops or (more and step % config.checkpoint_every == 0):
+                    save_checkpoint(stage.checkpoint, state(), engine)
+                if stops:
+                    break
         except KeyboardInterrupt:  # from the watcher or an observer, between two steps
-            if self.engine.world == 1 and not wish.wanted:
-                self._save(step, log)
+            if engine.world == 1 and not wish.wanted:
+                save_checkpoint(stage.checkpoint, state(), engine)
             raise
         except RuntimeError as error:
-            raise _lost_peer(error) if self.engine.world > 1 else error from None
-        return log
+            raise _lost_peer(error) if engine.world > 1 else error from None
+    if stops:
+        raise KeyboardInterrupt
+    return state()
 
-    def _optimize(self, work: Step, step: int, wish: StopWish) -> tuple[dict[str, float], bool]:
-        """One optimizer step; returns its metrics, and whether any process wants to stop."""
-        stage, engine, module = self.stage, self.engine, self.module
-        # Dropout's random numbers are a function of the step, so that a checkpoint needs none.
-        torch.manual_seed((stage.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index)
-        begin = time.perf_counter()
-        rate = self._rate(step)
-        engine.set_rate(rate)
-        factors = module.factors(work.counts)
-        total = torch.zeros(len(module.names) + 1, dtype=torch.float64, device=self.talker.device)
-        can_learn = False
-        skip = stops = False
-        for number, batch in enumerate(work.passes):
-            loss, sums = engine.forward(self._here(batch), factors)
-            total[:-1] += sums.double()
-            can_learn |= loss.requires_grad
-            last = number == len(work.passes) - 1
-            if last:
-                total[-1] = float(wish.wanted)
-                total = engine.sum(total).cpu()
-                stops = bool(total[-1])
-                metrics = self._metrics(total[:-1], factors, work)
-                skip = self.guard.refuses(metrics["loss"])
-            engine.backward(loss * float("nan") if skip else loss, last)
-        if not can_learn:
-            self._note_idle(work)
-        norm = engine.step(skip)
-        if skip or not math.isfinite(norm):
-            self.guard.left_out(step, metrics["loss"], norm, work.rows)
-        else:
-            self.guard.took(metrics["loss"])
-        metrics |= {"learning_rate": rate, "grad_norm": norm, "skipped": float(self.guard.skipped)}
-        speed = {"positions_per_s": work.positions / (time.perf_counter() - begin), "padding": work.padding}
-        # What isn't a number isn't logged: the log is JSON, which knows none of them.
-        return {name: value for name, value in (metrics | speed).items() if math.isfinite(value)}, stops
 
-    def _here(self, batch: Batch) -> Batch:
-        """A batch on the device, with what a frozen encoder hears in it."""
-        batch = batch.to(self.talker.device)
-        if self.encoder is not None and self.talker.model.encoder is None:
-            batch = hear(self.encoder, batch)
-        return batch
+def _take_step(stage: Stage, work: Step, step: int, wish: StopWish, idle: set[int]) -> tuple[dict[str, float], bool]:
+    """Take one optimizer step; returns its metrics, and whether any process wants to stop."""
+    config, module, engine, guard = stage.config, stage.module, stage.engine, stage.guard
+    # 1. The rate, and dropout's random numbers: functions of the step, so that a checkpoint needs neither.
+    begin = time.perf_counter()
+    torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + engine.rank)
+    rate = learning_rate(
+        step,
+        steps=config.steps,
+        peak=config.learning_rate,
+        floor=config.learning_rate_floor,
+        warmup=config.warmup_steps,
+    )
+    engine.set_rate(rate)
 
-    def _rate(self, step: int) -> float:
-        stage = self.stage
-        return learning_rate(
-            step,
-            steps=stage.steps,
-            peak=stage.learning_rate,
-            floor=stage.learning_rate_floor,
-            warmup=stage.warmup_steps,
+    # 2. Forward and backward, pass by pass: each adds its share of the step's loss.
+    factors = module.factors(work.counts)
+    total = torch.zeros(len(module.names) + 1, dtype=torch.float64, device=stage.talker.device)
+    can_learn = skip = False
+    for number, batch in enumerate(work.passes, start=1):
+        loss, sums = engine.forward(stage.ready(batch), factors)
+        total[:-1] += sums.double()
+        can_learn |= loss.requires_grad
+        last = number == len(work.passes)
+        if last:
+            # 3. Before the last backward: agree on the loss of the step, and on whether to stop after it.
+            total[-1] = float(wish.wanted)
+            total = engine.sum(total).cpu()
+            metrics = module.means(total[:-1], factors, work.counts)
+            skip = guard.refuses(metrics["loss"])
+        engine.backward(loss * math.nan if skip else loss, last)
+    if not can_learn:
+        _note_idle(config, idle, work.tasks)
+
+    # 4. Move.
+    norm = engine.step(skip)
+    if skip or not math.isfinite(norm):
+        guard.left_out(step, metrics["loss"], norm, work.rows)
+    else:
+        guard.took(metrics["loss"])
+
+    # 5. What isn't a number isn't logged: the log is JSON, which knows none of them.
+    metrics |= {"learning_rate": rate, "grad_norm": norm, "skipped": float(guard.skipped), "padding": work.padding}
+    metrics["positions_per_s"] = work.positions / (time.perf_counter() - begin)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}, bool(total[-1])
+
+
+def _note_idle(config: StageConfig, idle: set[int], tasks: Sequence[int]) -> None:
+    """Remember tasks whose loss no trained part has a hand in; ConfigError once they are all of the stage's."""
+    idle.update(tasks)
+    if len(idle) == len(config.tasks):
+        raise ConfigError(
+            f"stage '{config.name}' trains {', '.join(config.train)}, but no task of it uses that "
+            f"(tasks: {', '.join(config.tasks)})",
+            "add a task that they take part in, or train other parts",
         )
-
-    def _metrics(self, sums: torch.Tensor, factors: torch.Tensor, work: Step) -> dict[str, float]:
-        """Means per token of each loss that was in the step, and the weighted whole."""
-        values = dict(zip(self.module.names, sums.tolist(), strict=True))
-        weighed = dict(zip(self.module.names, factors.tolist(), strict=True))
-        means = {n: v / work.counts[n] for n, v in values.items() if work.counts.get(n) and weighed[n]}
-        audio = [value for name, value in means.items() if name not in NOT_AUDIO]
-        if audio:
-            means["audio"] = sum(audio) / len(audio)
-        return {**means, "loss": float((sums * factors).sum())}
-
-    def _note_idle(self, work: Step) -> None:
-        """Remember tasks whose loss no trained part has a hand in; ConfigError once they are all of the stage's."""
-        self.idle_tasks.update(work.tasks)
-        if len(self.idle_tasks) == len(self.tasks):
-            stage = self.stage
-            raise ConfigError(
-                f"stage '{stage.name}' trains {', '.join(stage.train)}, but no task of it uses that "
-                f"(tasks: {', '.join(stage.tasks)})",
-                "add a task that they take part in, or train other parts",
-            )
-
-    def _teacher(self) -> Backbone | None:
-        stage = self.stage
-        if not stage.losses.get(DISTILL):
-            return None
-        return load_parent(self.talker) if "backbone" in stage.parts else self.talker.model.backbone
-
-    def _save(self, step: int, log: list[dict[str, float]]) -> None:
-        seconds = time.perf_counter() - self.began
-        guard = self.guard
-        now = Progress(
-            self.stage.model_dump(mode="json"), self.rows, step, seconds, guard.mean_loss, guard.skipped, log
-        )
-        save_checkpoint(self.checkpoint, now, self.engine)
 
 
 def _lost_peer(error: RuntimeError) -> Exception:

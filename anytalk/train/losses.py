@@ -99,6 +99,22 @@ class LossModule(nn.Module):
             by_name[f"audio{k}"] = weights.get("audio", 0.0) * weight / sum(streams)
         return torch.tensor([by_name[n] / max(1, counts.get(n, 0)) for n in self.names], dtype=torch.float64)
 
+    def means(self, sums: Tensor, factors: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
+        """Means per token of each loss that was in a step, and the weighted whole as ``loss``.
+
+        Args:
+            sums: (len(names),) over the step's tokens.
+            factors: From :meth:`factors`.
+            counts: As there.
+        """
+        values = dict(zip(self.names, sums.tolist(), strict=True))
+        weighed = dict(zip(self.names, factors.tolist(), strict=True))
+        means = {n: v / counts[n] for n, v in values.items() if counts.get(n) and weighed[n]}
+        audio = [value for name, value in means.items() if name not in NOT_AUDIO]
+        if audio:
+            means["audio"] = sum(audio) / len(audio)
+        return {**means, "loss": float((sums * factors).sum())}
+
     def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
         """A forward pass.
 
