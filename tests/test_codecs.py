@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anytalk.errors import AudioError, ConfigError
+from anytalk.errors import AudioError, ConfigError, PluginError
 from anytalk.model.talker import fingerprint
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext, PartRef
@@ -156,6 +156,33 @@ def test_the_check_finds_broken_codecs(codec: type[TinyCodec], message: str) -> 
     broken = codec.build(TinyCodec.Options(), BuildContext())
     with pytest.raises(AssertionError, match=message):
         check_codec(broken)
+
+
+class _Shapeless(TinyCodec):
+    """Doesn't say two things that every codec must."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.sample_rate_hz = self.codebook_size = 100
+
+
+def test_a_codec_that_forgets_what_it_must_say_is_refused_when_it_is_built() -> None:
+    with pytest.raises(PluginError, match="_Shapeless was built without num_streams, samples_per_frame"):
+        _Shapeless()
+
+
+class _Rough(TinyCodec):
+    """Rounds differently when it streams."""
+
+    def new_stream(self) -> WindowedStream:
+        return WindowedStream(lambda codes, _: self.decode(codes) + 1e-4, 3, 160, (0, 0))
+
+
+def test_the_check_is_told_how_much_rounding_is_allowed() -> None:
+    rough = _Rough.build(TinyCodec.Options(), BuildContext())
+    with pytest.raises(AssertionError, match="differs from the offline decode"):
+        check_codec(rough)
+    check_codec(rough, tolerance=1e-3, device="cpu", num_frames=20)
 
 
 def test_a_decoder_does_not_count_in_the_fingerprint_of_codes() -> None:

@@ -14,8 +14,10 @@ from anytalk.plugins.registry import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS_PAGE = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
-TUTORIAL = (ROOT / "docs" / "writing-a-plugin.md").read_text(encoding="utf-8")
-PARROT = ROOT / "examples" / "anytalk-parrot"
+TUTORIALS = {
+    name: (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for name, page in (("parrot", "writing-a-plugin.md"), ("cricket", "writing-a-codec.md"))
+}
 SIGNATURES = {
     name: f"{name}({', '.join(list(inspect.signature(function).parameters)[1:])})"
     for name, function in vars(Hooks).items()
@@ -51,18 +53,24 @@ def test_contracts_and_checks_named_on_the_page_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "file", "least"),
-    [("python", "anytalk_parrot.py", 5), ("toml", "pyproject.toml", 1), ("py", "test_parrot.py", 1)],
+    ("name", "language", "file", "least"),
+    [
+        (name, *rest)
+        for name in TUTORIALS
+        for rest in (("python", f"anytalk_{name}.py", 5), ("toml", "pyproject.toml", 1), ("py", f"test_{name}.py", 1))
+    ],
 )
-def test_the_tutorial_shows_the_example(language: str, file: str, least: int) -> None:
-    source = (PARROT / file).read_text(encoding="utf-8")
-    blocks = blocks_of(TUTORIAL, language)
+def test_the_tutorials_show_the_examples(name: str, language: str, file: str, least: int) -> None:
+    source = (ROOT / "examples" / f"anytalk-{name}" / file).read_text(encoding="utf-8")
+    blocks = blocks_of(TUTORIALS[name], language)
     assert len(blocks) >= least
     for block in blocks:
         assert block in source, f"the tutorial shows a block that {file} doesn't hold:\n{block}"
 
 
-def test_the_tutorial_implements_every_member_of_the_contract() -> None:
-    shown = "\n".join(blocks_of(TUTORIAL, "python"))
-    for member in contracts.Backbone.__abstractmethods__:
+@pytest.mark.parametrize(("name", "contract"), [("parrot", contracts.Backbone), ("cricket", contracts.Codec)])
+def test_the_tutorials_implement_every_member_of_the_contract(name: str, contract: type[contracts.Part]) -> None:
+    shown = "\n".join(blocks_of(TUTORIALS[name], "python"))
+    assert all(needed in shown for needed in contract.needs)
+    for member in contract.__abstractmethods__:
         assert f"def {member}(" in shown, f"the tutorial doesn't show {member}"

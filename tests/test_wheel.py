@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PARROT = ROOT / "examples" / "anytalk-parrot"
+EXAMPLES = {name: ROOT / "examples" / f"anytalk-{name}" for name in ("parrot", "cricket")}
 PACKAGES = [ROOT / "anytalk", ROOT / "backbones" / "anytalk_backbones", ROOT / "adapters" / "anytalk_adapters"]
 
 
@@ -41,14 +41,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has the two wheels of its own, and behind them the packages that they depend on."""
-    parrot = build_wheel(PARROT, tmp_path_factory.mktemp("parrot-wheel"))
+    """An interpreter that has these wheels of its own, and after them the packages that they depend on."""
+    examples = [build_wheel(project, tmp_path_factory.mktemp(f"{name}-wheel")) for name, project in EXAMPLES.items()]
     folder = tmp_path_factory.mktemp("env")
     venv.create(folder, with_pip=False)
     made = folder / "bin" / "python"
     run(
         sys.executable, "-m", "pip", "--python", made, "install", "--quiet", "--no-deps", "--no-index",
-        "--disable-pip-version-check", wheel, parrot, cwd=folder,
+        "--disable-pip-version-check", wheel, *examples, cwd=folder,
     )  # fmt: skip
     own = Path(run(made, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     # A .pth line puts its folder last on sys.path and reads no .pth in it: an editable anytalk stays unseen.
@@ -83,10 +83,12 @@ def test_the_plugins_are_found_and_none_is_broken(python: Path, tmp_path: Path) 
         "p = r().plugins\n"
         "print(p.failures, sorted(p.loaded), p.loaded['parrot'].version, *p.loaded['parrot'].hooks)\n"
     )
-    expected = "{} ['adapters', 'backbones', 'parrot'] 0.1.0 register_backbones"
+    expected = "{} ['adapters', 'backbones', 'cricket', 'parrot'] 0.1.0 register_backbones"
     assert run(python, "-c", code, cwd=tmp_path).strip() == expected
 
 
-def test_the_example_plugin_passes_its_own_test_elsewhere(python: Path, tmp_path: Path) -> None:
-    shutil.copy(PARROT / "test_parrot.py", tmp_path)
-    assert "1 passed" in run(python, "-m", "pytest", "-p", "no:cacheprovider", "test_parrot.py", cwd=tmp_path)
+@pytest.mark.parametrize(("name", "passed"), [("parrot", 1), ("cricket", 2)])
+def test_an_example_plugin_passes_its_own_test_elsewhere(python: Path, tmp_path: Path, name: str, passed: int) -> None:
+    shutil.copy(EXAMPLES[name] / f"test_{name}.py", tmp_path)
+    done = run(python, "-m", "pytest", "-p", "no:cacheprovider", f"test_{name}.py", cwd=tmp_path)
+    assert f"{passed} passed" in done

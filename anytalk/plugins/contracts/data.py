@@ -132,6 +132,7 @@ def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
 class Synthesizer(Part):
     """A text-to-speech engine that makes training speech."""
 
+    needs = ("sample_rate_hz",)
     sample_rate_hz: int
 
     @property

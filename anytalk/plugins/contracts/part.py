@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from typing import Any, ClassVar, Self
 
+from anytalk.errors import PluginError
 from anytalk.plugins.components import BuildContext, Options
 
 
-class Part(ABC):
+class _Complete(ABCMeta):
+    """Refuses to build parts that lack an attribute of :attr:`Part.needs`."""
+
+    needs: tuple[str, ...]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        built = super().__call__(*args, **kwargs)
+        missing = [name for name in cls.needs if not hasattr(built, name)]
+        if missing:
+            raise PluginError(
+                f"{cls.__name__} was built without {', '.join(missing)}",
+                "set each in the class or in __init__; the contract says what they mean",
+            )
+        return built
+
+
+class Part(metaclass=_Complete):
     """Anything that the registry builds."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Attributes that every built part of the class must have, set in the class or in ``__init__``."""
     Options: ClassVar[type[Options]] = Options
     licence: str = "unknown"
     """SPDX name of the licence of the weights or the engine, for ``anytalk info``."""

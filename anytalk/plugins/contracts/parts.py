@@ -249,22 +249,26 @@ class Heads(Part, nn.Module):
 
 
 class Codec(Part, nn.Module):
-    """Mouth: K rectangular streams of codes to sound and back.
+    """K rectangular streams of codes to sound and back.
 
-    Ragged codecs (SNAC's 1:2:4) flatten to a rectangle at their own door.
+    Codecs with streams of different rates (SNAC's 1:2:4) rearrange them to a rectangle themselves.
 
     Attributes:
-        context_frames: (past, future) frames that an output sample can depend on beside its own frame.
+        sample_rate_hz: Rate of the wave. This and the next three are compulsory: a class attribute, a property, or
+            set in ``__init__``.
+        num_streams: K, codes per frame.
+        codebook_size: C, codes of each stream.
+        samples_per_frame: Samples that one frame decodes to.
         decoder_prefixes: What the names of weights begin with that :meth:`encode` doesn't use: codes of before stay
             good when only these are trained. Empty where that isn't known.
     """
 
+    needs = ("sample_rate_hz", "num_streams", "codebook_size", "samples_per_frame")
     decoder_prefixes: tuple[str, ...] = ()
     sample_rate_hz: int
     num_streams: int
     codebook_size: int
     samples_per_frame: int
-    context_frames: tuple[int, int]
 
     @property
     def frame_rate_hz(self) -> float:
