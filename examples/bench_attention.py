@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anytalk.bench.decoding import run_step
+from anytalk.bench.memory import pretend
 from anytalk.bench.reference import reference_talker
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
@@ -85,8 +86,9 @@ def whole(rows: int, repeats: int) -> dict[int, dict[str, float]]:
         room = length + _A_TURN * (repeats + 1)
         model = talker.model
         cache = TalkCache(model.backbone.new_cache(1, room), model.output_adapter.new_cache(1, room))
+        run_step(talker, cache, 1, 1)
         for part in (cache.backbone, cache.output_adapter):
-            part.pretend(length)
+            pretend(part, length)
         cache.backbone.keep_rows([0] * rows)
         return cache
 

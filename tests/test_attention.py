@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def test_single_steps_of_rows_that_share_what_is_in_front(shared: int) -> None:
     rows, length = 2, 70
     held = torch.randn(3, 2, rows, 2, 200, 16).bfloat16()  # three layers
     held[:, :, 1, :, :shared] = held[:, :, 0, :, :shared]
-    near = Near(held[..., :length, :], length, shared)
+    near = Near(held[..., :length, :], shared)
     for step in range(length, 140):  # over two blocks' ends
         near.reserve()
         query = torch.randn(rows, 2, 7, 16)
@@ -130,11 +130,13 @@ def test_both_rows_look_at_one_copy_of_their_prompt(monkeypatch: pytest.MonkeyPa
     lean.memory_dtype = torch.bfloat16
     monkeypatch.setattr(attention, "FEW", 0)
     made: list[tuple[int, int, int]] = []
-    monkeypatch.setattr(
-        lean_module,
-        "Near",
-        lambda store, length, shared: made.append((store.shape[2], length, shared)) or Near(store, length, shared),
-    )
+
+    class Watched(Near):
+        def __init__(self, held: Sequence[Tensor], shared: int) -> None:
+            super().__init__(held, shared)
+            made.append((self.rows, self.length, shared))
+
+    monkeypatch.setattr(lean_module, "Near", Watched)
     prompt, steps = torch.randn(1, 40, 64), torch.randn(2, 31, 64)
     whole = torch.cat([prompt.expand(2, -1, -1), steps], dim=1)
     wanted = lean(whole).normed[:, 40:]
@@ -153,6 +155,12 @@ def test_both_rows_look_at_one_copy_of_their_prompt(monkeypatch: pytest.MonkeyPa
 
 
 def test_only_int8_remembers_in_half_precision() -> None:
-    full, half = (LeanDecoder(decoder(), name).new_cache(1, 8) for name in ("packed", "int8"))
-    assert full.store.dtype == torch.float32
-    assert half.num_bytes == (full.num_bytes // 2 if half_is_fast() else full.num_bytes)
+    kept = []
+    for name in ("packed", "int8"):
+        lean = LeanDecoder(decoder(), name)
+        cache = lean.new_cache(1, 8)
+        lean(torch.randn(1, 3, 64), cache)
+        kept.append(cache.layers[0])
+    assert kept[0].dtype == torch.float32
+    assert kept[1].dtype == (torch.bfloat16 if half_is_fast() else torch.float32)
+    assert kept[0].shape == kept[1].shape

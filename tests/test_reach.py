@@ -15,9 +15,9 @@ from anytalk.decode import reach
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
-from anytalk.plugins.contracts import ForgetfulCache
+from anytalk.plugins.contracts import ForgetfulCache, JoinableCache
+from anytalk.plugins.hf import new_hf_cache
 from anytalk.plugins.hf.causal_lm import HFBlocks
-from anytalk.plugins.hf.hf_cache import FullCache, HFCache, RaggedCache, new_hf_cache
 from anytalk.plugins.hf.lean import LeanDecoder
 from anytalk.plugins.hf.static_step import StaticDecoder
 
@@ -65,35 +65,50 @@ def test_a_static_step_finds_positions_far_behind_its_memory() -> None:
             if caches[0].length == 10:
                 for cache in caches:
                     cache.forget(2, 7)
-        assert caches[0].forgotten == 35
+        assert caches[0].rows.forgotten == [35]
+
+
+def abilities(decoder: torch.nn.Module) -> tuple[bool, bool]:
+    """Whether a decoder's cache joins, and whether it forgets."""
+    cache = new_hf_cache(decoder, 1)
+    return isinstance(cache, JoinableCache), isinstance(cache, ForgetfulCache)
 
 
 def test_caches_that_could_not_keep_places_do_not_forget() -> None:
     whole = decoder_of("llama")
-    assert isinstance(new_hf_cache(whole), FullCache)
+    assert abilities(whole) == (True, True)
     whole.config.sliding_window = 4
-    assert type(new_hf_cache(whole)) is RaggedCache
+    assert abilities(whole) == (True, False)
     whole.config.sliding_window, whole.config.alibi = None, True
-    assert type(new_hf_cache(whole)) is RaggedCache
+    assert abilities(whole) == (True, False)
     sliding = decoder_of(use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert type(new_hf_cache(sliding)) is RaggedCache
+    assert abilities(sliding) == (True, False)
     whole.config.layer_types = ["chunked_attention"]
-    assert type(new_hf_cache(whole)) is HFCache
+    assert abilities(whole) == (False, False)
 
 
 @pytest.mark.parametrize("kind", ["transformers", "lean"])
-def test_gaps_elsewhere_and_joining_are_refused(kind: str) -> None:
+def test_rows_that_forgot_are_joined_and_gaps_elsewhere_are_refused(kind: str) -> None:
     decoder = decoder_of()
     run = HFBlocks(decoder if kind == "transformers" else LeanDecoder(decoder, "fused"))
     with torch.no_grad():
+        embeds = torch.randn(2, 10, 48)
         caches: list[Any] = [run.new_cache(1, 16) for _ in range(2)]
-        for cache in caches:
-            run(torch.randn(1, 6, 48), cache)
-        caches[0].forget(2, 4)
+        wanted = []
+        for row, cache in enumerate(caches):
+            run(embeds[row : row + 1, : 6 + row], cache)
+            if row == 0:
+                cache.forget(2, 4)
+            alone = cache.take(0)
+            wanted.append(run(embeds[row : row + 1, 8:], alone))
         with pytest.raises(ValueError, match="left out"):
             caches[0].forget(1, 2)
-        with pytest.raises(ValueError, match="can't be joined"):
-            caches[1].join(caches[0])
+        caches[0].join(caches[1])
+        found = run(embeds[:, 8:], caches[0])
+        torch.testing.assert_close(found, torch.cat(wanted), atol=2e-5, rtol=1e-4)
+        assert caches[0].rows.lengths == [6, 9]
+        with pytest.raises(ValueError, match="left out"):
+            caches[0].forget(7, 9)
 
 
 def long_answer(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from anytalk.bench.memory import num_bytes
 from anytalk.bench.paced import PacedGeneration
 from anytalk.bench.stopwatch import Stopwatch, timed_parts
 from anytalk.decode.engine import DecodeOptions
@@ -142,7 +143,7 @@ class _Caches:
     def __exit__(self, *_: object) -> None:
         del self.model.new_cache
         parts = (self._held.backbone, self._held.output_adapter)
-        self.num_bytes = sum(int(getattr(part, "num_bytes", 0)) for part in parts)
+        self.num_bytes = sum(num_bytes(part) for part in parts)
 
 
 def merged(answers: Sequence[Timed], first: int, stop: int | None) -> Stopwatch:

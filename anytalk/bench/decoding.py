@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from anytalk.bench.answering import FIRST_SOUND, Pace, Timed, answer, median, merged
+from anytalk.bench.memory import pretend
 from anytalk.bench.naive import NaiveAnswer, answer_naively
 from anytalk.bench.stopwatch import STEP_SEGMENTS
 from anytalk.decode.engine import Alone
@@ -19,6 +20,7 @@ from anytalk.decode.reach import columns_held
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
 from anytalk.model.talker import Talker
+from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import Columns, ForgetfulCache, Merged
 
 NAIVE_STEPS = 14
@@ -216,11 +218,13 @@ def _held_behind_text(cache: TalkCache, length: int) -> int:
 
 
 def _lengthen(talker: Talker, cache: TalkCache, length: int) -> None:
-    """Fill caches of one row up to `length` steps: with noise where they can pretend, by reading where not."""
+    """Fill caches of one row up to `length` steps: with noise where memory is reserved, by reading where not."""
     both = [part for part in (cache.backbone, cache.output_adapter) if part is not None]
-    if all(hasattr(part, "pretend") for part in both):
-        for part in both:
-            part.pretend(length - part.length)  # type: ignore[attr-defined]
+    reserved = [part for part in both if isinstance(part, KeyValueCache)]
+    if len(reserved) == len(both):
+        run_step(talker, cache, 1, 1)
+        for part in reserved:
+            pretend(part, length)
     while cache.backbone.length < length:
         run_step(talker, cache, 1, min(_READ_AT_ONCE, length - cache.backbone.length))
 

@@ -7,7 +7,6 @@ seed, so tests can compare numbers without downloading anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, cast
 
@@ -22,6 +21,7 @@ from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins import BuildContext
 from anytalk.plugins.byte_tokenizer import VOCAB_SIZE, ByteTokenizer
+from anytalk.plugins.caches import KeyValueCache, Rows
 from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, torch_dtype
 from anytalk.plugins.sources import ModelSource, resolve
 
@@ -29,41 +29,11 @@ MODEL_TYPE = "anytalk-tiny"
 _ROTARY_BASE = 10_000.0
 
 
-class TinyCache:
-    """Keys and values (B,H,T,D/H) of each block."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self.blocks: list[tuple[Tensor, Tensor] | None] = [None] * num_blocks
-
-    @property
-    def length(self) -> int:
-        """Steps held."""
-        first = self.blocks[0]
-        return 0 if first is None else first[0].shape[2]
-
-    def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new steps of one block; returns all of its steps."""
-        held = self.blocks[block]
-        if held is not None:
-            keys, values = torch.cat([held[0], keys], dim=2), torch.cat([held[1], values], dim=2)
-        self.blocks[block] = (keys, values)
-        return keys, values
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep these batch rows, in this order."""
-        self.blocks = [held and (held[0][list(rows)], held[1][list(rows)]) for held in self.blocks]
-
-    def crop(self, length: int) -> None:
-        """Forget all steps after the first `length`."""
-        self.blocks = [held and (held[0][:, :, :length], held[1][:, :, :length]) for held in self.blocks]
-
-
-def rotate(x: Tensor, first_step: int) -> Tensor:
-    """Rotary positions (RoFormer, arXiv 2104.09864): (B,H,T,d) -> same, step t turned by t times each frequency."""
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions (RoFormer, arXiv 2104.09864): (B,H,T,d), (B,T) -> same, turned by position times frequency."""
     half = x.shape[-1] // 2
     frequencies = _ROTARY_BASE ** (-torch.arange(half, device=x.device) / half)
-    steps = torch.arange(first_step, first_step + x.shape[2], device=x.device)
-    angles = steps[:, None] * frequencies  # (T,d/2)
+    angles = positions[:, None, :, None] * frequencies  # (B,1,T,d/2)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -81,16 +51,15 @@ class TinyBlock(nn.Module):
         self.mlp_norm = nn.RMSNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, index: int, first_step: int, cache: TinyCache | None) -> Tensor:
-        """(B,T,D) -> (B,T,D); `index` is the block's place in the cache."""
+    def forward(self, x: Tensor, index: int, positions: Tensor, seen: Tensor, cache: KeyValueCache | None) -> Tensor:
+        """(B,T,D) -> (B,T,D); `index` is the block's place in the cache. Positions (B,T), seen (B,T,L) bool."""
         batch, steps, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, steps, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,H,T,d) each
-        q, k = rotate(q, first_step), rotate(k, first_step)
+        q, k = rotate(q, positions), rotate(k, positions)
         if cache is not None:
             k, v = cache.append(index, k, v)
-        visible = torch.ones(steps, k.shape[2], dtype=torch.bool, device=x.device).tril(first_step)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None])
         x = x + self.out(attended.transpose(1, 2).reshape(batch, steps, width))
         return x + cast("Tensor", self.mlp(self.mlp_norm(x)))
 
@@ -105,19 +74,22 @@ class TinyBlocks(nn.Module):
 
     def before_norm(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
         """(B,T,D) -> (B,T,D) behind the last block."""
-        tiny_cache = cast("TinyCache | None", cache)
-        first_step = 0 if tiny_cache is None else tiny_cache.length
+        held = cast("KeyValueCache | None", cache)
+        rows, steps = Rows(1) if held is None else held.rows, hidden.shape[1]
+        positions, seen = rows.positions(steps, hidden.device), rows.seen(steps, hidden.device)
         for index, block in enumerate(self.blocks):
-            hidden = block(hidden, index, first_step, tiny_cache)
+            hidden = block(hidden, index, positions, seen, held)
+        if held is not None:
+            held.advance(steps)
         return hidden
 
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
         """(B,T,D) -> (B,T,D) behind the final norm."""
         return cast("Tensor", self.norm(self.before_norm(hidden, cache)))
 
-    def new_cache(self, batch_size: int, max_steps: int) -> TinyCache:
-        """An empty cache; it grows as needed."""
-        return TinyCache(len(self.blocks))
+    def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
+        """An empty cache."""
+        return KeyValueCache(batch_size, max_steps)
 
 
 class TinyBackbone(Backbone):
@@ -205,8 +177,8 @@ class TinyBackbone(Backbone):
         """(B,T,D) -> (B,T,V)."""
         return cast("Tensor", self.head(normed))
 
-    def new_cache(self, batch_size: int, max_steps: int) -> TinyCache:
-        """An empty cache; it grows as needed."""
+    def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
+        """An empty cache."""
         return self.stack.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> TinyBlocks:

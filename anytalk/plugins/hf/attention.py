@@ -10,6 +10,8 @@ Letters: B batch, T steps, H key and value heads, R queries of each (G*T), L ste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,20 +30,20 @@ class Near:
     is hidden from whom is added to the scores.
 
     Args:
-        store: (layers,2,B,H,room,w), keys and values.
-        length: Steps held.
+        held: For each layer (2,B,H,L,w), keys and values.
         shared: Steps in front that are the same in all rows.
     """
 
-    def __init__(self, store: Tensor, length: int, shared: int) -> None:
-        layers, _, rows, heads, _, width = store.shape
+    def __init__(self, held: Sequence[Tensor], shared: int) -> None:
+        _, rows, heads, length, width = held[0].shape
         self.length, self.rows = length, rows
         self._filled = shared + rows * (length - shared)
-        self._store = self._hides = store.new_empty(0)
-        self._make_room(store.new_empty(layers, 2, heads, 0, width))
-        self._store[:, :, :, :shared] = store[:, :, 0, :, :shared]
-        own = self._store[:, :, :, shared : self._filled].view(layers, 2, heads, length - shared, rows, width)
-        own[:] = store[..., shared:length, :].permute(0, 1, 3, 4, 2, 5)
+        self._store = self._hides = held[0].new_empty(0)
+        self._make_room(held[0].new_empty(len(held), 2, heads, 0, width))
+        for near, layer in zip(self._store, held, strict=True):
+            near[:, :, :shared] = layer[:, 0, :, :shared]
+            own = near[:, :, shared : self._filled].view(2, heads, length - shared, rows, width)
+            own[:] = layer[:, :, :, shared:].permute(0, 2, 3, 1, 4)
         self._hides[:, :shared] = 0
         for row in range(rows):
             self._hides[row, shared + row : self._filled : rows] = 0

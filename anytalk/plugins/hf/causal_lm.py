@@ -22,9 +22,9 @@ from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.kernels import RefinedMatrix, make_matrix, make_ready
 from anytalk.plugins import BuildContext
+from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import Arithmetic, Backbone, BackboneStates, Cache, Peaks, torch_dtype
-from anytalk.plugins.hf.fixed_cache import FixedCache
-from anytalk.plugins.hf.hf_cache import HFCache, RaggedCache, new_hf_cache
+from anytalk.plugins.hf.cache import HFCache, new_hf_cache
 from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
 from anytalk.plugins.hf.loading import load_causal_lm, quiet_transformers, write_licence
 from anytalk.plugins.hf.static_step import StaticDecoder
@@ -48,11 +48,11 @@ class HFBlocks(nn.Module):
             return cast("BackboneStates", self.decoder(hidden, cache)).normed
         return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
 
-    def new_cache(self, batch_size: int, max_steps: int) -> HFCache | FixedCache:
-        """An empty cache; it grows as needed, or, once made ready, has room for `max_steps`."""
+    def new_cache(self, batch_size: int, max_steps: int) -> HFCache | KeyValueCache:
+        """An empty cache."""
         if isinstance(self.decoder, LeanDecoder):
             return self.decoder.new_cache(batch_size, max_steps)
-        return new_hf_cache(self.decoder)
+        return new_hf_cache(self.decoder, batch_size)
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
         """See :class:`anytalk.plugins.contracts.MakesReady`."""
@@ -154,9 +154,11 @@ class CausalLMBackbone(Backbone):
         """(B,T,D) -> (B,T,V): the head and what the family does behind it (scales, soft caps)."""
         return _after_head(self.lm.get_output_embeddings()(normed), self._config)
 
-    def new_cache(self, batch_size: int, max_steps: int) -> HFCache | FixedCache:
-        """An empty cache; it grows as needed, or, once made ready, has room for `max_steps`."""
-        return new_hf_cache(self._decoder) if self._lean is None else self._lean.new_cache(batch_size, max_steps)
+    def new_cache(self, batch_size: int, max_steps: int) -> HFCache | KeyValueCache:
+        """An empty cache."""
+        if self._lean is not None:
+            return self._lean.new_cache(batch_size, max_steps)
+        return new_hf_cache(self._decoder, batch_size)
 
     def make_blocks(self, num_blocks: int, init: str) -> HFBlocks:
         """A decoder of the same class with `num_blocks` layers.
@@ -213,9 +215,14 @@ class CausalLMBackbone(Backbone):
 
 
 def _run(decoder: nn.Module, hidden: Tensor, cache: Cache | None) -> Any:
-    kv = None if cache is None else cast("HFCache", cache).kv
-    places = cache.places(hidden.shape[1]) if isinstance(cache, RaggedCache) else {}
-    return decoder(inputs_embeds=hidden, past_key_values=kv, use_cache=kv is not None, return_dict=True, **places)
+    if cache is None:
+        return decoder(inputs_embeds=hidden, use_cache=False, return_dict=True)
+    held, steps = cast("HFCache", cache), hidden.shape[1]
+    found = decoder(
+        inputs_embeds=hidden, past_key_values=held.kv, use_cache=True, return_dict=True, **held.places(steps)
+    )
+    held.rows.advance(steps)
+    return found
 
 
 def _lean(decoder: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> LeanDecoder:

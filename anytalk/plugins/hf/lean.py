@@ -11,24 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk.kernels import balance, make_matrix
+from anytalk.plugins.caches import KeyValueCache, Rows
 from anytalk.plugins.contracts import Arithmetic, BackboneStates, Peaks
 from anytalk.plugins.hf import attention
 from anytalk.plugins.hf.attention import Attention, Near, half_is_fast
-from anytalk.plugins.hf.fixed_cache import FixedCache
-from anytalk.plugins.hf.slot_cache import SlotCache, ragged_places
 
 _FAMILIES = ("llama", "qwen2")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotations that depend on the position alone, not on how long the text is."""
 _TURNS = 2048
 """Positions whose angles are computed at once, at least."""
+
+Look: TypeAlias = Callable[[int, Tensor, Tensor], Tensor]
+"""From a layer's number, queries (B,H,G*T,w) and new keys and values (2,B,H,T,w) to what was found, (B,H,G*T,w)."""
 
 
 def can_be_lean(decoder: nn.Module) -> bool:
@@ -64,83 +66,94 @@ class LeanDecoder(nn.Module):
         self.head_width = int(first.shape[0]) // int(config.num_attention_heads)
         self.width = int(first.shape[1])
         self.rotary = source.rotary_emb
-        self.layers = nn.ModuleList(_LeanLayer(layer, arithmetic, peaks or {}) for layer in source.layers)
+        self.layers = nn.ModuleList(
+            _LeanLayer(layer, self.num_heads, arithmetic, peaks or {}) for layer in source.layers
+        )
         self.norm = nn.Parameter(source.norm.weight.detach().clone(), requires_grad=False)
         self.eps = float(source.norm.variance_epsilon)
         self.memory_dtype = torch.bfloat16 if arithmetic == "int8" and half_is_fast() else self.norm.dtype
         self._attend = Attention()
         self._turns: tuple[Tensor, Tensor] | None = None
 
-    def new_cache(self, batch_size: int, max_steps: int) -> SlotCache:
-        """An empty cache with room for `max_steps`."""
-        like = self.norm.to(self.memory_dtype)
-        return SlotCache(len(self.layers), batch_size, self.num_heads, max_steps, self.head_width, like)
+    def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
+        """An empty cache."""
+        return KeyValueCache(batch_size, max_steps, self.memory_dtype)
 
-    def forward(self, hidden: Tensor, cache: FixedCache | None = None) -> BackboneStates:
-        """(B,T,D) -> states before and after the final norm; with a cache the T steps follow those it holds.
-
-        Raises:
-            ConfigError: a cache without room for T more steps.
-        """
-        steps = hidden.shape[1]
-        start = 0 if cache is None else cache.length
-        if cache is not None:
-            cache.reserve(steps)
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> BackboneStates:
+        """(B,T,D) -> states before and after the final norm; with a cache the T steps follow those it holds."""
+        steps, rows = hidden.shape[1], Rows(1) if cache is None else cache.rows
         with torch.inference_mode():  # a step is a thousand small operations, which cost less without autograd's books
-            return self._run(hidden, cache, start)
+            turn, mask = self._turn(rows, steps, hidden), self._mask(rows, steps, hidden)
+            near = None if cache is None or steps > 1 or mask is not None else self._near(cache)
 
-    def _run(self, hidden: Tensor, cache: FixedCache | None, start: int) -> BackboneStates:
-        steps = hidden.shape[1]
-        empty = cache.empty if isinstance(cache, SlotCache) else None
-        if empty is None:
-            position = start if cache is None else start + cache.forgotten
-            turn, mask = self._turn(position, steps, hidden), self._mask(start, steps, hidden.device)
-        else:
-            turn, mask = self._ragged(empty, start, steps, hidden)
-        near = self._near(cache, start) if steps == 1 and empty is None else None
+            def look(number: int, query: Tensor, new: Tensor) -> Tensor:
+                held = new if cache is None else cache.write(number, new)
+                return self._attend(query, held, mask, steps) if near is None else near.attend(number, query, held)
+
+            states = self.run_layers(hidden, turn, look)
+        if cache is not None:
+            cache.advance(steps)
+        return states
+
+    def run_layers(self, hidden: Tensor, turn: tuple[Tensor, Tensor], look: Look) -> BackboneStates:
+        """(B,T,D) -> states before and after the final norm.
+
+        Args:
+            hidden: (B,T,D).
+            turn: Cosines and sines of the steps' positions, (T,1,w) or (B,T,1,w); see :meth:`angles`.
+            look: Remembers keys and values, and attends to all that is held.
+        """
         for number, layer in enumerate(self.layers):
-            memory = None if cache is None else cache.store[number]
-            attend = partial(self._attend, mask=mask, steps=steps) if near is None else partial(near.attend, number)
-            hidden = layer(hidden, turn, memory, start, self.num_heads, self.group, attend)
+            hidden = layer(hidden, turn, partial(look, number))
         return BackboneStates(hidden, _normed(hidden, self.norm, self.eps))
 
-    def _near(self, cache: FixedCache | None, start: int) -> Near | None:
-        """The layout for single steps, where many keys and values are held, in half precision."""
-        if cache is None or cache.store.dtype == self.norm.dtype or cache.store.shape[2] * start < attention.FEW:
-            return None
-        if cache.near is None or cache.near.length != start:
-            cache.near = Near(cache.store, start, min(start, cache.shared))
-        cache.near.reserve()
-        return cache.near
+    def angles(self, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of at least the first `count` positions, (P,1,w) each.
 
-    def _turn(self, start: int, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of these positions, (T,1,w) each; the sines of the first half are negative."""
-        if self._turns is None or self._turns[0].shape[0] < start + steps:
-            positions = torch.arange(max(2 * (start + steps), _TURNS), device=like.device)[None]
+        The sines of the first half are negative: see ``_rotate``.
+        """
+        if self._turns is None or self._turns[0].shape[0] < count:
+            positions = torch.arange(max(2 * count, _TURNS), device=like.device)[None]
             cos, sin = self.rotary(like, positions)
             half = self.head_width // 2
             sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
             self._turns = cos[0, :, None].contiguous(), sin[0, :, None].contiguous()
-        return self._turns[0][start : start + steps], self._turns[1][start : start + steps]
+        return self._turns
 
-    def _ragged(self, empty: list[int], start: int, steps: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """The same for rows of unequal length: (B,T,1,w) twice, and numbers to add to scores (B,1,G*T,L)."""
-        cos, sin = self._turn(0, start + steps, like)
-        places, seen = ragged_places(empty, start, steps, like.device)
-        hides = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
-        return (cos[places], sin[places]), hides.repeat(1, self.group, 1)[:, None]
+    def _turn(self, rows: Rows, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the next positions: (T,1,w) each, or (B,T,1,w) where they differ by row."""
+        first = [length + gone for length, gone in zip(rows.lengths, rows.forgotten, strict=True)]
+        cos, sin = self.angles(max(first) + steps, like)
+        if rows.are_alike:
+            return cos[first[0] : first[0] + steps], sin[first[0] : first[0] + steps]
+        places = rows.positions(steps, like.device)
+        return cos[places], sin[places]
 
-    def _mask(self, start: int, steps: int, device: torch.device) -> Tensor | None:
-        """(G*T, L) bool, which steps each step sees; None where a single one sees all."""
-        if steps == 1:
+    def _mask(self, rows: Rows, steps: int, like: Tensor) -> Tensor | None:
+        """What each step sees, (G*T,L) bool, or (B,1,G*T,L) to add to scores; None where a single one sees all."""
+        if not rows.are_level:
+            seen = rows.seen(steps, like.device)
+            hides = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+            return hides.repeat(1, self.group, 1)[:, None]
+        return None if steps == 1 else rows.seen(steps, like.device)[0].repeat(self.group, 1)
+
+    def _near(self, cache: KeyValueCache) -> Near | None:
+        """The layout for single steps, where many keys and values are held, in half precision."""
+        rows, length = len(cache.rows.lengths), cache.length
+        if not length or cache.dtype == self.norm.dtype or rows * length < attention.FEW:
             return None
-        seen = torch.ones(steps, start + steps, dtype=torch.bool, device=device).tril(start)
-        return seen.repeat(self.group, 1)
+        near = cache.near
+        if not isinstance(near, Near) or near.length != length:
+            held = [cache.held(number) for number in range(len(self.layers))]
+            near = cache.near = Near(held, min(length, cache.shared))
+        near.reserve()
+        return near
 
 
 class _LeanLayer(nn.Module):
-    def __init__(self, layer: Any, arithmetic: Arithmetic, peaks: Peaks) -> None:
+    def __init__(self, layer: Any, num_heads: int, arithmetic: Arithmetic, peaks: Peaks) -> None:
         super().__init__()
+        self.num_heads = num_heads
         attention, mlp = layer.self_attn, layer.mlp
         norm_1 = layer.input_layernorm.weight.detach().clone()
         norm_2 = layer.post_attention_layernorm.weight.detach().clone()
@@ -158,30 +171,23 @@ class _LeanLayer(nn.Module):
         self.norm_2 = nn.Parameter(norm_2, requires_grad=False)
         self.eps = float(layer.input_layernorm.variance_epsilon)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        turn: tuple[Tensor, Tensor],
-        memory: Tensor | None,
-        start: int,
-        num_heads: int,
-        group: int,
-        attend: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """(B,T,D) -> (B,T,D); `memory` (2,B,H,max,w) gets this layer's keys and values."""
+    def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """(B,T,D) -> (B,T,D).
+
+        Args:
+            hidden: (B,T,D).
+            turn: See :meth:`LeanDecoder.run_layers`.
+            look: From queries (B,H,G*T,w) and the new keys and values (2,B,H,T,w) to what was found, (B,H,G*T,w).
+        """
         batch, steps, _ = hidden.shape
-        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(batch, steps, (group + 2) * num_heads, -1)
-        _rotate(mixed[:, :, : (group + 1) * num_heads], *turn)  # queries and keys
+        heads = self.num_heads
+        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps))
+        mixed = mixed.view(batch, steps, -1, turn[0].shape[-1])  # heads of queries, then of keys, then of values
+        _rotate(mixed[:, :, :-heads], *turn)  # queries and keys
         # (B,H,G*T,w): the queries that share a key head are rows of one attention.
-        query = mixed[:, :, : group * num_heads].view(batch, steps, num_heads, group, -1).permute(0, 2, 3, 1, 4)
-        query = query.reshape(batch, num_heads, group * steps, -1)
-        # (2,B,H,T,w): keys and values.
-        held = mixed[:, :, group * num_heads :].view(batch, steps, 2, num_heads, -1).permute(2, 0, 3, 1, 4)
-        if memory is not None:
-            memory[:, :, :, start : start + steps] = held
-            held = memory[:, :, :, : start + steps]
-        heard = attend(query, held)
-        heard = heard.view(batch, num_heads, group, steps, -1).permute(0, 3, 1, 2, 4).reshape(batch, steps, -1)
+        query = mixed[:, :, : -2 * heads].unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        new = mixed[:, :, -2 * heads :].unflatten(2, (2, heads)).permute(2, 0, 3, 1, 4)
+        heard = look(query, new).unflatten(2, (-1, steps)).permute(0, 3, 1, 2, 4).flatten(2)
         hidden = hidden + self.out(heard)
         gate, up = self.gate_up(_normed(hidden, self.norm_2, self.eps)).chunk(2, dim=-1)
         return hidden + cast("Tensor", self.down(F.silu(gate).mul_(up)))

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import BackboneStates
-from anytalk.plugins.hf.fixed_cache import FixedCache
-from anytalk.plugins.hf.lean import LeanDecoder, _normed, _rotate
+from anytalk.plugins.hf.lean import LeanDecoder
 
 _WARM_UPS = 3
 """Runs before a graph is recorded, in which libraries choose their kernels."""
@@ -30,17 +30,19 @@ class StaticDecoder(LeanDecoder):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._steps: weakref.WeakKeyDictionary[FixedCache, StaticStep] = weakref.WeakKeyDictionary()
+        self._steps: weakref.WeakKeyDictionary[KeyValueCache, StaticStep] = weakref.WeakKeyDictionary()
 
-    def forward(self, hidden: Tensor, cache: FixedCache | None = None) -> BackboneStates:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> BackboneStates:
         """As :class:`LeanDecoder`; the states of a single step are overwritten by the next one."""
-        if cache is None or hidden.shape[1] != 1 or getattr(cache, "empty", None) is not None:
+        if cache is None or hidden.shape[1] != 1 or not cache.length or not cache.rows.are_alike:
             return super().forward(hidden, cache)
+        cache.make_room(1)
         step = self._steps.get(cache)
         if step is None or not step.fits(cache):
             step = self._steps[cache] = StaticStep(self, cache)
-        cache.reserve(1)
-        return step(hidden, cache.length - 1, cache.length - 1 + cache.forgotten)
+        states = step(hidden, cache.length, cache.length + cache.rows.forgotten[0])
+        cache.advance(1)
+        return states
 
 
 class StaticStep:
@@ -52,25 +54,27 @@ class StaticStep:
             times what is no number is no number.
     """
 
-    def __init__(self, decoder: LeanDecoder, cache: FixedCache) -> None:
-        self._decoder, self._store = weakref.proxy(decoder), cache.store
-        device = cache.store.device
-        cache.store[..., cache.length :, :].zero_()
+    def __init__(self, decoder: LeanDecoder, cache: KeyValueCache) -> None:
+        self._decoder, self._store = weakref.proxy(decoder), _memories(cache)
+        for memory in self._store:
+            memory[:, :, :, cache.length :].zero_()
+        slots, device = self._store[0].shape[3], self._store[0].device
         # Positions run past the memory where steps were left out of it.
-        self._num_positions = max(cache.max_steps, 2 * (cache.length + cache.forgotten))
-        self._cos, self._sin = decoder._turn(0, self._num_positions, decoder.norm)
-        self._slots = torch.arange(cache.max_steps, device=device)
+        self._num_positions = max(slots, 2 * (cache.length + cache.rows.forgotten[0]))
+        self._cos, self._sin = decoder.angles(self._num_positions, decoder.norm)
+        self._slots = torch.arange(slots, device=device)
         self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._input = decoder.norm.new_zeros(cache.store.shape[2], 1, decoder.width)
+        self._input = decoder.norm.new_zeros(self._store[0].shape[1], 1, decoder.width)
         self._output: BackboneStates | None = None
         self._graph: Any = None
 
-    def fits(self, cache: FixedCache) -> bool:
+    def fits(self, cache: KeyValueCache) -> bool:
         """Whether the cache still is the memory that this step was made for, and its next position is known."""
-        if cache.length + cache.forgotten >= self._num_positions:
+        if cache.length + cache.rows.forgotten[0] >= self._num_positions:
             return False
-        return self._store.data_ptr() == cache.store.data_ptr() and self._store.shape == cache.store.shape
+        pairs = zip(self._store, _memories(cache), strict=True)
+        return all(old.data_ptr() == new.data_ptr() and old.shape == new.shape for old, new in pairs)
 
     @torch.no_grad()
     def __call__(self, hidden: Tensor, slot: int, position: int) -> BackboneStates:
@@ -97,23 +101,19 @@ class StaticStep:
             self._output = self._compute()
 
     def _compute(self) -> BackboneStates:
-        decoder, hidden = self._decoder, self._input
         cos, sin = (table.index_select(0, self._position) for table in (self._cos, self._sin))  # (1,1,w)
         # (M,): 0 where the step may look, minus infinity elsewhere.
-        hides = torch.zeros_like(self._slots, dtype=hidden.dtype).masked_fill_(self._slots > self._slot, -torch.inf)
-        for number, layer in enumerate(decoder.layers):
-            hidden = self._layer(layer, self._store[number], hidden, (cos, sin), hides)
-        return BackboneStates(hidden, _normed(hidden, decoder.norm, decoder.eps))
+        hides = torch.zeros_like(self._slots, dtype=self._input.dtype)
+        hides.masked_fill_(self._slots > self._slot, -torch.inf)
 
-    def _layer(self, layer: Any, memory: Tensor, hidden: Tensor, turn: tuple[Tensor, Tensor], hides: Tensor) -> Tensor:
-        """(B,1,D) -> (B,1,D), as ``_LeanLayer``, with slot and position on the device."""
-        heads, group, batch = self._decoder.num_heads, self._decoder.group, hidden.shape[0]
-        mixed = layer.qkv(_normed(hidden, layer.norm_1, layer.eps)).view(batch, 1, (group + 2) * heads, -1)
-        _rotate(mixed[:, :, : (group + 1) * heads], *turn)
-        query = mixed[:, 0, : group * heads].view(batch, heads, group, -1)
-        held = mixed[:, :, group * heads :].view(batch, 1, 2, heads, -1).permute(2, 0, 3, 1, 4)
-        memory.index_copy_(3, self._slot, held)
-        heard = F.scaled_dot_product_attention(query, memory[0], memory[1], attn_mask=hides.expand(group, -1))
-        hidden = hidden + layer.out(heard.reshape(batch, 1, -1))
-        gate, up = layer.gate_up(_normed(hidden, layer.norm_2, layer.eps)).chunk(2, dim=-1)
-        return hidden + cast("Tensor", layer.down(F.silu(gate).mul_(up)))
+        def look(number: int, query: Tensor, new: Tensor) -> Tensor:
+            memory = self._store[number].index_copy_(3, self._slot, new)
+            mask = hides.expand(query.shape[2], -1)
+            return F.scaled_dot_product_attention(query, memory[0], memory[1], attn_mask=mask)
+
+        return cast("BackboneStates", self._decoder.run_layers(self._input, (cos, sin), look))
+
+
+def _memories(cache: KeyValueCache) -> list[Tensor]:
+    """For each layer (2,B,H,M,w)."""
+    return [memory[:, : len(cache.rows.lengths)] for memory in cache.layers.values()]

@@ -1,0 +1,302 @@
+"""The memory of attention: keys and values that grow step by step, in a batch whose rows come and go.
+
+A model that keeps its keys and values in a :class:`KeyValueCache` can be batched by the server, cropped, and relieved of
+old speech without further work::
+
+    positions = cache.rows.positions(steps, device)  # (B,T)
+    seen = cache.rows.seen(steps, device)            # (B,T,L), what each new step may look at
+    for number, layer in enumerate(layers):
+        keys, values = cache.append(number, new_keys, new_values)  # all that is held, (B,H,L,w)
+        ...
+    cache.advance(steps)
+
+Letters: B batch, T steps that are new, L steps held by the longest row (the new ones included), H heads, w head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_SPARE_STEPS = 64
+"""Room that is added at least when there is none left."""
+
+
+class Rows:
+    """How many steps each row holds, and how many were left out of its middle. Arithmetic only.
+
+    A row's steps lie in the slots from 0 on. The position of its next step is ``lengths[row] + forgotten[row]``.
+
+    Args:
+        count: B.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.lengths, self.forgotten = [0] * count, [0] * count
+        self._gaps = [0] * count  # where steps were left out
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest row."""
+        return max(self.lengths, default=0)
+
+    @property
+    def are_level(self) -> bool:
+        """Whether all rows hold equally many steps."""
+        return min(self.lengths, default=0) == self.longest
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether the next steps of all rows have the same slot and the same position."""
+        return self.are_level and min(self.forgotten, default=0) == max(self.forgotten, default=0)
+
+    def positions(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
+        """(B,T): positions of the next `steps`; (1,T) while all rows are alike."""
+        first = [length + gone for length, gone in zip(self.lengths, self.forgotten, strict=True)]
+        first = first[:1] if self.are_alike else first
+        return torch.tensor(first, device=device)[:, None] + torch.arange(steps, device=device)
+
+    def seen(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
+        """(B,T,L) bool, which slots each of the next `steps` may look at; (1,T,L) while all rows are level."""
+        lengths = self.lengths[:1] if self.are_level else self.lengths
+        own = torch.tensor(lengths, device=device)[:, None] + torch.arange(steps, device=device)
+        return torch.arange(self.longest + steps, device=device) <= own[:, :, None]
+
+    def advance(self, steps: int | Sequence[int]) -> None:
+        """Count more steps as held, of all rows or of each."""
+        more = [steps] * len(self.lengths) if isinstance(steps, int) else steps
+        self.lengths = [length + n for length, n in zip(self.lengths, more, strict=True)]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        parts = (self.lengths, self.forgotten, self._gaps)
+        self.lengths, self.forgotten, self._gaps = ([part[row] for row in rows] for part in parts)
+
+    def join(self, other: Rows) -> None:
+        """Add the rows of another one after these."""
+        self.lengths = self.lengths + other.lengths
+        self.forgotten, self._gaps = self.forgotten + other.forgotten, self._gaps + other._gaps
+
+    def take(self, row: int) -> Rows:
+        """A copy of one row."""
+        taken = Rows(1)
+        taken.join(self)
+        taken.keep([1 + row])
+        return taken
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length` of each row."""
+        self.lengths = [min(held, length) for held in self.lengths]
+        kept = zip(self.lengths, self._gaps, self.forgotten, strict=True)
+        self.forgotten = [gone if held > gap else 0 for held, gap, gone in kept]
+
+    def forget(self, first: int, stop: int) -> None:
+        """Leave out the steps from `first` to before `stop`; later ones keep their positions.
+
+        Raises:
+            ValueError: a row has no such steps, or others were left out elsewhere before.
+        """
+        if min(self.lengths) < stop:
+            raise ValueError(f"steps {first} to {stop} can't be left out of a row of {min(self.lengths)}")
+        if any(gone and gap != first for gone, gap in zip(self.forgotten, self._gaps, strict=True)):
+            raise ValueError(f"steps are left out already, and not from {first} on; there can be only one gap")
+        self.lengths = [length - (stop - first) for length in self.lengths]
+        self.forgotten = [gone + stop - first for gone in self.forgotten]
+        self._gaps = [first] * len(self._gaps)
+
+
+class KeyValueCache:
+    """Keys and values of the layers of a model. Fulfils ``JoinableCache`` and ``ForgetfulCache``.
+
+    Memory is reserved for `max_steps` at once, touched as steps come, and grows when there are more. Rows that join are
+    copied once; there is room for twice as many each time that it runs out. A layer's memory is made when its first keys
+    come, so nothing has to be said of its shape; layers may differ in theirs.
+
+    Attributes:
+        rows: What each row holds.
+        layers: By layer, (2,room for rows,H,room for steps,w): keys, then values. Use :meth:`append`.
+        shared: Steps in front that are the same in all rows: what one row held when it was copied.
+        near: Another layout of what is held, made by a decoder for its single steps; None after any other change.
+
+    Args:
+        batch_size: B.
+        max_steps: Steps that are expected.
+        dtype: In which keys and values are kept; None: as they come.
+    """
+
+    def __init__(self, batch_size: int, max_steps: int = 0, dtype: torch.dtype | None = None) -> None:
+        self.rows = Rows(batch_size)
+        self.layers: dict[Hashable, Tensor] = {}
+        self.shared = 0
+        self.near: object | None = None
+        self._max_steps, self.dtype = max_steps, dtype
+        self._places: dict[tuple[int, torch.Size], Tensor] = {}
+        # Whether slots that no row holds are numbers: they are read, and weighed by zero, once rows differ in length.
+        self._is_clean = False
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest row."""
+        return self.rows.longest
+
+    def append(self, layer: Hashable, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the next steps of a layer, (B,H,T,w); returns all of its steps, (B,H,L,w).
+
+        They are counted by :meth:`advance`, once for all layers. Slots after a row's own end hold other numbers.
+        """
+        held = self.write(layer, torch.stack([keys, values]))
+        return held[0], held[1]
+
+    def write(self, layer: Hashable, new: Tensor) -> Tensor:
+        """As :meth:`append`, with keys and values in one: (2,B,H,T,w) -> (2,B,H,L,w)."""
+        if new.requires_grad and torch.is_grad_enabled():
+            return self._write_with_gradient(layer, new)
+        count, length, steps = len(self.rows.lengths), self.rows.longest, new.shape[3]
+        memory = self._memory(layer, new, length + steps)
+        if self.rows.are_level:
+            memory[:, :count, :, length : length + steps] = new
+        else:
+            flat = memory.view(2, -1, memory.shape[4])
+            flat.index_copy_(1, self._slots(memory, steps), new.reshape(2, -1, memory.shape[4]).to(memory.dtype))
+        return memory[:, :count, :, : length + steps]
+
+    def held(self, layer: Hashable) -> Tensor:
+        """(2,B,H,L,w): what is held of a layer."""
+        return self.layers[layer][:, : len(self.rows.lengths), :, : self.length]
+
+    def advance(self, steps: int | Sequence[int]) -> None:
+        """Count the steps that all layers added as held; `steps` may differ by row, then the first ones of each."""
+        self.rows.advance(steps)
+        self._places.clear()
+        if not self.rows.are_level and not self._is_clean:
+            for memory in self.layers.values():
+                for row, length in enumerate(self.rows.lengths):
+                    memory[:, row, :, length:].zero_()
+            self._is_clean = True
+
+    def make_room(self, steps: int) -> None:
+        """See that the next steps find room in the memory of the layers as it is."""
+        for layer, memory in list(self.layers.items()):
+            self._memory(layer, memory, self.length + steps)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these batch rows, in this order; a row that is named twice is copied."""
+        rows = list(rows)
+        for layer, memory in self.layers.items():
+            self.layers[layer] = self._kept(memory, rows)
+        self._is_clean &= all(a < b for a, b in pairwise(rows)) or not self.rows.are_level
+        self.shared = self.length if len(set(rows)) == 1 else self.shared
+        self.rows.keep(rows)
+        self._change()
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length` of each row."""
+        self.rows.crop(length)
+        self.shared = min(self.shared, self.length)
+        self._change()
+
+    def forget(self, first: int, stop: int) -> None:
+        """Leave out the steps from `first` to before `stop`; all others keep their positions.
+
+        Raises:
+            ValueError: a row has no such steps, or others were left out elsewhere before.
+        """
+        if first == stop:
+            return
+        length = self.length
+        self.rows.forget(first, stop)
+        for memory in self.layers.values():  # one at a time: what moves is copied, since it may overlap
+            memory[..., first : first + length - stop, :] = memory[..., stop:length, :].clone()
+        self.shared = min(self.shared, first)
+        self._change()
+
+    def join(self, other: Self) -> None:
+        """Add the rows of another cache after these; the other one is used up."""
+        mine, total = len(self.rows.lengths), len(self.rows.lengths) + len(other.rows.lengths)
+        for layer, theirs in other.layers.items():
+            memory = self.layers.get(layer, theirs[:, :0])
+            slots = max(memory.shape[3], theirs.shape[3])
+            if not self._is_clean or memory.shape[1] < total or memory.shape[3] < slots:
+                capacity = memory.shape[1] if memory.shape[1] >= total else max(total, 2 * memory.shape[1])
+                memory = self.layers[layer] = self._laid_out(memory, capacity, slots)
+            memory[:, mine:total, :, : other.length] = other.held(layer)
+        self._is_clean, self.shared = True, 0
+        self.rows.join(other.rows)
+        self._change()
+
+    def take(self, row: int) -> Self:
+        """A cache of this row alone, with no more room than it needs."""
+        taken = type(self)(1, 0, self.dtype)
+        taken.rows = self.rows.take(row)
+        taken.shared = taken.length
+        with torch.inference_mode(False):
+            for layer in self.layers:
+                taken.layers[layer] = self.held(layer)[:, row : row + 1, :, : taken.length].clone()
+        return taken
+
+    def _change(self) -> None:
+        self.near = None
+        self._places.clear()
+
+    def _memory(self, layer: Hashable, like: Tensor, slots: int) -> Tensor:
+        """The memory of a layer, with room for the rows of `like` and so many steps."""
+        memory = self.layers.get(layer)
+        _, count, heads, _, width = like.shape
+        if memory is not None and slots <= memory.shape[3] and count <= memory.shape[1] and not memory.requires_grad:
+            return memory
+        if memory is None:
+            with torch.inference_mode(False):  # else nothing could change it outside of inference mode
+                make = torch.zeros if self._is_clean else torch.empty
+                shape = (2, count, heads, max(slots, self._max_steps), width)
+                memory = make(shape, dtype=self.dtype or like.dtype, device=like.device)
+        else:
+            memory = self._laid_out(memory, max(count, memory.shape[1]), slots + max(_SPARE_STEPS, slots // 2))
+        self.layers[layer] = memory
+        return memory
+
+    def _laid_out(self, memory: Tensor, capacity: int, slots: int) -> Tensor:
+        """A copy with more room, in which everything is a number."""
+        count = min(len(self.rows.lengths), memory.shape[1])
+        with torch.inference_mode(False), torch.no_grad():
+            room = memory.new_zeros(2, capacity, memory.shape[2], slots, memory.shape[4])
+            room[:, :count, :, : self.length] = memory[:, :count, :, : self.length]
+        return room
+
+    def _kept(self, memory: Tensor, rows: list[int]) -> Tensor:
+        if len(rows) == 1 or rows == list(range(len(rows))):
+            return memory[:, rows[0] if rows else 0 :]  # nothing is copied
+        length = self.length
+        if all(a < b for a, b in pairwise(rows)):
+            # Rows move up: nothing is laid out anew, and there is room for others that join.
+            for place, row in enumerate(rows):
+                if place != row:
+                    memory[:, place, :, :length] = memory[:, row, :, :length]
+            return memory
+        with torch.inference_mode(False):
+            make = memory.new_empty if self.rows.are_level else memory.new_zeros
+            kept = make(2, len(rows), *memory.shape[2:])
+            kept[:, :, :, :length] = memory[:, torch.tensor(rows, device=memory.device), :, :length]
+        return kept
+
+    def _slots(self, memory: Tensor, steps: int) -> Tensor:
+        """(B*H*T,): where new steps of rows of unequal length go, counted through rows, heads and slots."""
+        key = (steps, memory.shape)
+        if key not in self._places:
+            heads, slots = memory.shape[2:4]
+            first = torch.tensor(self.rows.lengths)
+            lines = torch.arange(len(first))[:, None] * heads + torch.arange(heads)
+            places = (lines * slots + first[:, None])[:, :, None] + torch.arange(steps)
+            self._places[key] = places.flatten().to(memory.device)
+        return self._places[key]
+
+    def _write_with_gradient(self, layer: Hashable, new: Tensor) -> Tensor:
+        """As :meth:`write`, but copied each time, since what gradients flow through must not be written over."""
+        if not self.rows.are_level:
+            raise ValueError("rows of unequal length can't be trained in one cache")
+        held = torch.cat([self.held(layer), new], dim=3) if self.length else new
+        self.layers[layer] = held
+        return held

@@ -1,0 +1,139 @@
+"""A cache for decoders that transformers runs: its ``DynamicCache``, with rows that come and go, and steps left out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from anytalk.plugins.caches import Rows
+
+
+class HFCache:
+    """Fulfils :class:`anytalk.plugins.contracts.Cache`, and as much more as its decoder can be trusted with.
+
+    Made without the model's config on purpose: full-length layers can always be cropped, and sliding windows are
+    still applied by the model's mask.
+
+    Args:
+        batch_size: B.
+        joins: Fulfil ``JoinableCache``, too.
+        forgets: Fulfil ``ForgetfulCache``, too.
+    """
+
+    def __init__(self, batch_size: int, joins: bool = False, forgets: bool = False) -> None:
+        self.kv = DynamicCache()
+        self.rows = Rows(batch_size)
+        self._abilities = (joins, forgets)
+        # As with `__hash__`, None says that there is no such method; `isinstance(cache, JoinableCache)` is then false.
+        for name in (*(() if joins else ("join", "take")), *(() if forgets else ("forget",))):
+            setattr(self, name, None)
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest row."""
+        return int(self.kv.get_seq_length())
+
+    @property
+    def _layers(self) -> list[Any]:
+        """With their tensors `keys` and `values`, (B,H,T,w); transformers types them for other kinds of layers, too."""
+        return cast("list[Any]", self.kv.layers)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these batch rows, in this order; slots that are empty in all of them are given up."""
+        self.kv.batch_select_indices(torch.as_tensor(list(rows), dtype=torch.int64))
+        self.rows.keep(rows)
+        spare = self.length - self.rows.longest
+        for layer in self._layers if spare else []:
+            layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
+
+    def crop(self, length: int) -> None:
+        """Forget all steps after the first `length` of each row."""
+        if self.rows.are_level:
+            self.rows.crop(length)
+            if length < self.length:
+                self.kv.crop(length - self.length)
+            return
+        before = self.rows.lengths
+        self.rows.crop(length)
+        self._lay_out([[(0, n)] for n in self.rows.lengths], before)
+
+    def forget(self, first: int, stop: int) -> None:
+        """Leave out the steps from `first` to before `stop`; all others keep their positions.
+
+        Raises:
+            ValueError: a row has no such steps, or others were left out elsewhere before.
+        """
+        if first != stop:
+            before = self.rows.lengths
+            self.rows.forget(first, stop)
+            self._lay_out([[(0, first), (stop, n)] for n in before], before)
+
+    def join(self, other: HFCache) -> None:
+        """Add the rows of another cache after these; the other one is used up."""
+        self.rows.join(other.rows)
+        for mine, theirs in zip(self._layers, other._layers, strict=True):
+            for name in ("keys", "values"):
+                parts = getattr(mine, name), getattr(theirs, name)
+                setattr(mine, name, torch.cat([_padded(part, self.rows.longest) for part in parts]))
+
+    def take(self, row: int) -> HFCache:
+        """A cache of this row alone."""
+        taken = HFCache(1, *self._abilities)
+        taken.rows = self.rows.take(row)
+        first = self.length - taken.rows.longest
+        for number, layer in enumerate(self._layers):
+            keys, values = (part[row : row + 1, :, first:].clone() for part in (layer.keys, layer.values))
+            taken.kv.update(keys, values, number)
+        return taken
+
+    def places(self, steps: int) -> dict[str, Tensor]:
+        """What a decoder must be told about the next steps: nothing while all rows are whole and equally long."""
+        rows = self.rows
+        if rows.are_level and not any(rows.forgotten):
+            return {}
+        device = self._layers[0].keys.device
+        # Shorter rows are padded in front, not after their ends as elsewhere: the masks of sliding windows count slots
+        # back from the newest one, which must therefore be the same slot in all rows.
+        empty = self.length - torch.tensor(rows.lengths, device=device)[:, None]
+        slots = torch.arange(self.length + steps, device=device)[None]
+        positions = rows.positions(steps, device).expand(len(rows.lengths), -1)
+        return {"attention_mask": (slots >= empty).long(), "position_ids": positions}
+
+    def _lay_out(self, kept: list[list[tuple[int, int]]], lengths: list[int]) -> None:
+        """Keep these spans of steps of each row, which had so many."""
+        length = self.length
+        for layer in self._layers:
+            for name in ("keys", "values"):
+                held = getattr(layer, name)
+                rows = []
+                for row, (spans, count) in enumerate(zip(kept, lengths, strict=True)):
+                    own = held[row : row + 1, :, length - count :]
+                    pieces = torch.cat([own[:, :, first:stop] for first, stop in spans], dim=2)
+                    rows.append(_padded(pieces, self.rows.longest))
+                setattr(layer, name, torch.cat(rows))
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    """(B,H,n,w) -> (B,H,length,w), zeros in front."""
+    return nn.functional.pad(part, (0, 0, length - part.shape[2], 0))
+
+
+def new_hf_cache(decoder: nn.Module, batch_size: int) -> HFCache:
+    """The most able cache that this transformers decoder can be trusted with.
+
+    Rows of unequal length need positions of their own, and attention that only looks at distances in the cache.
+    """
+    config: Any = decoder.config
+    slides = getattr(config, "sliding_window", None) is not None
+    kinds = set(getattr(config, "layer_types", None) or {"sliding_attention" if slides else "full_attention"})
+    takes = inspect.signature(decoder.forward).parameters
+    if "chunked_attention" in kinds or "position_ids" not in takes or "attention_mask" not in takes:
+        return HFCache(batch_size)
+    # ALiBi counts distances in steps held.
+    forgets = kinds == {"full_attention"} and not getattr(config, "alibi", False)
+    return HFCache(batch_size, joins=True, forgets=forgets)
