@@ -172,7 +172,7 @@ class TalkerAdapter(SpeechDecoder):
         h = self._past(audio.to(self.norm.weight.dtype))
         for number, block in enumerate(self.speech_blocks):
             h = block(h, times, x, letter_times, away, memory, str(number))
-        memory.length += steps
+        memory.advance(steps)
         return cast("Tensor", self.out(self.norm(h)))
 
     def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:

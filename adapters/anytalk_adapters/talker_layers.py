@@ -9,11 +9,12 @@ steps away from now, more or less sharply, so that it begins close to where it m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from anytalk.plugins.caches import KeyValueCache
 
 HEAD_WIDTH = 64
 _FIRST_OFFSETS = (-8.0, 4.0)
@@ -49,133 +50,101 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, cau
     return found.transpose(1, 2).flatten(2)
 
 
-def _padded(part: Tensor, length: int, name: str) -> Tensor:
-    """(B,H,n,w) -> (B,H,length,w), zeros in front of steps, or behind letters."""
-    missing = length - part.shape[2]
-    return F.pad(part, (0, 0, missing, 0) if name.startswith("step") else (0, 0, 0, missing))
-
-
-@dataclass
 class TalkerMemory:
-    """What the adapter remembers of an answer: steps, and the letters that have come so far.
+    """What the adapter remembers of answers: steps, and the letters that have come so far.
 
     Attributes:
-        length: Steps held.
-        arrival: (B,C) int64, the step in which each letter came; NEVER for an empty slot.
+        steps: Keys and values of the steps.
+        letters: Of the letters; beside those of the layers ``come`` (:attr:`arrival` and :attr:`end`) and ``said`` (the
+            times at which letters are spoken to their ends and to their middles).
+        arrival: (B,C), the step in which each letter came; NEVER for a slot without one. None: no letter came yet.
         end: (B,C) float32, the time at which each letter would be over if all took equally long.
-        spoken: (B,C) float32, the time at which each letter is said to its end.
-        middle: (B,C) float32, and to its middle.
-        keys: By name of an attention layer: (B,H,n,w) keys and values of steps or letters.
-        empty: For each row, slots of steps in front that hold nothing; None while all rows are equally long.
+        middle: (B,C) float32, the time at which each letter is said to its middle.
     """
 
-    length: int = 0
-    arrival: Tensor | None = None
-    end: Tensor | None = None
-    spoken: Tensor | None = None
-    middle: Tensor | None = None
-    keys: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    empty: list[int] | None = None
+    def __init__(self) -> None:
+        self.steps, self.letters = KeyValueCache(1), KeyValueCache(1)
+        self.arrival: Tensor | None = None
+        self.end: Tensor | None = None
+        self.middle: Tensor | None = None
+        self._counts: list[int] = [0]
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest row."""
+        return self.steps.length
 
     def places(self, steps: int, device: torch.device) -> Tensor:
         """(1,steps) or (B,steps): which steps of their own answers the next ones are."""
-        places = torch.arange(self.length, self.length + steps, device=device)[None]
-        return places if self.empty is None else places - torch.tensor(self.empty, device=device)[:, None]
-
-    def join(self, other: TalkerMemory) -> None:
-        """Add the rows of another memory behind these: shorter ones get empty steps in front and letters behind."""
-        assert self.arrival is not None
-        assert other.arrival is not None
-        longest, letters = max(self.length, other.length), max(self.arrival.shape[1], other.arrival.shape[1])
-        self.empty = [n + longest - m.length for m in (self, other) for n in m.empty or [0] * len(m.letters()[0])]
-        self.arrival, self.end, self.spoken, self.middle = (
-            torch.cat([F.pad(part, (0, letters - part.shape[1]), value=value) for part in pair])
-            for pair, value in zip(zip(self.letters(), other.letters(), strict=True), (NEVER, 0, 0, 0), strict=True)
-        )
-        for name, mine in self.keys.items():
-            target = longest if name.startswith("step") else letters
-            pairs = zip(mine, other.keys[name], strict=True)
-            keys, values = (torch.cat([_padded(part, target, name) for part in pair]) for pair in pairs)
-            self.keys[name] = keys, values
-        self.length = longest
-
-    def take(self, row: int) -> TalkerMemory:
-        """A memory of this row alone."""
-        first = self.empty[row] if self.empty is not None else 0
-        arrival, end, spoken, middle = (part[row : row + 1].clone() for part in self.letters())
-        taken = TalkerMemory(self.length - first, arrival, end, spoken, middle)
-        for name, (keys, values) in self.keys.items():
-            begin = first if name.startswith("step") else 0
-            taken.keys[name] = keys[row : row + 1, :, begin:].clone(), values[row : row + 1, :, begin:].clone()
-        return taken
-
-    def letters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What is known of each letter: `arrival`, `end`, `spoken`, `middle`."""
-        assert self.arrival is not None
-        assert self.end is not None
-        assert self.spoken is not None
-        assert self.middle is not None
-        return self.arrival, self.end, self.spoken, self.middle
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order."""
-        if self.arrival is None or self.end is None or self.spoken is None or self.middle is None:
-            return
-        index = torch.tensor(list(rows), device=self.arrival.device)
-        self.arrival, self.end = self.arrival[index], self.end[index]
-        self.spoken, self.middle = self.spoken[index], self.middle[index]
-        self.keys = {name: (k[index], v[index]) for name, (k, v) in self.keys.items()}
-        if self.empty is not None:
-            self._tighten([self.empty[row] for row in rows])
-
-    def _tighten(self, empty: list[int]) -> None:
-        """Give up slots that are empty in all rows."""
-        spare = min(empty, default=0)
-        self.empty = [n - spare for n in empty] if any(n > spare for n in empty) else None
-        self.length -= spare
-        used = (self.letters()[0] < NEVER).any(dim=0)
-        self.arrival, self.end, self.spoken, self.middle = (part[:, used] for part in self.letters())
-        self.keys = {
-            name: (k[:, :, spare:], v[:, :, spare:]) if name.startswith("step") else (k[:, :, used], v[:, :, used])
-            for name, (k, v) in self.keys.items()
-        }
-
-    def crop(self, length: int) -> None:
-        """Forget the steps after the first `length`, and the letters that came with them."""
-        self.length = min(self.length, length)
-        if self.arrival is None:
-            return
-        self.arrival = torch.where(self.arrival >= self.length, NEVER, self.arrival)
-        self.keys = {
-            name: (k[:, :, : self.length], v[:, :, : self.length]) if name.startswith("step") else (k, v)
-            for name, (k, v) in self.keys.items()
-        }
+        return self.steps.rows.positions(steps, device)
 
     def arrive(self, arrival: Tensor, end: Tensor) -> None:
-        """Letters (B,n) that come in these steps."""
-        self.arrival = arrival if self.arrival is None else torch.cat([self.arrival, arrival], dim=1)
-        self.end = end if self.end is None else torch.cat([self.end, end], dim=1)
+        """Letters (B,n) that come in the next steps; those of a row stand in front of its empty slots."""
+        if self.arrival is None:
+            self.steps, self.letters = KeyValueCache(len(arrival)), KeyValueCache(len(arrival))
+        self._counts = (arrival < NEVER).sum(dim=1).tolist()
+        came = self.letters.write("come", torch.stack([arrival.to(end.dtype), end])[:, :, None, :, None])
+        self._show(came, arrival.shape[1])
 
     def speak(self, durations: Tensor) -> Tensor:
         """(B,n) steps that the letters that came last take -> (B,n) times of their middles."""
-        assert self.arrival is not None
         before = torch.zeros_like(durations[:, :1])
-        if self.spoken is not None:
-            known = self.arrival[:, : self.spoken.shape[1]] < NEVER
-            before = torch.where(known, self.spoken, 0.0).amax(dim=1, keepdim=True)
+        if self.letters.length:
+            assert self.arrival is not None
+            spoken = self.letters.held("said")[0, :, 0, :, 0]
+            known = self._own(0, spoken.device) & (self.arrival[:, : spoken.shape[1]] < NEVER)
+            before = torch.where(known, spoken, 0.0).amax(dim=1, keepdim=True)
         ends = before + durations.cumsum(dim=1)
         middles = ends - durations / 2
-        self.spoken = ends if self.spoken is None else torch.cat([self.spoken, ends], dim=1)
-        self.middle = middles if self.middle is None else torch.cat([self.middle, middles], dim=1)
+        said = self.letters.write("said", torch.stack([ends, middles])[:, :, None, :, None])
+        self.middle = said[1, :, 0, :, 0]
         return middles
 
-    def extend(self, name: str, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B,H,n,w) behind those of a layer; all of them come back."""
-        if name in self.keys:
-            before = self.keys[name]
-            keys, values = torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
-        self.keys[name] = keys, values
-        return keys, values
+    def advance(self, steps: int) -> None:
+        """Count the steps that all layers added, and the letters that came with them."""
+        self.steps.advance(steps)
+        self.letters.advance(self._counts)
+
+    def join(self, other: TalkerMemory) -> None:
+        """Add the rows of another memory after these."""
+        self.steps.join(other.steps)
+        self.letters.join(other.letters)
+        self._change()
+
+    def take(self, row: int) -> TalkerMemory:
+        """A memory of this row alone."""
+        taken = TalkerMemory()
+        taken.steps, taken.letters = self.steps.take(row), self.letters.take(row)
+        taken._change()
+        return taken
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these rows, in this order."""
+        self.steps.keep_rows(rows)
+        self.letters.keep_rows(rows)
+        self._change()
+
+    def crop(self, length: int) -> None:
+        """Forget the steps after the first `length` of each row, and the letters that came with them."""
+        self.steps.crop(length)
+        if self.arrival is not None:
+            left = torch.tensor(self.steps.rows.lengths, device=self.arrival.device)[:, None]
+            self.letters.crop((self.arrival < left).sum(dim=1).tolist())
+        self._change()
+
+    def _change(self) -> None:
+        if self.letters.length:
+            self._show(self.letters.held("come"), 0)
+
+    def _show(self, came: Tensor, new: int) -> None:
+        """Tell of letters (2,B,1,C,1), `new` ones included."""
+        arrival, self.end = came[:, :, 0, :, 0]
+        self.arrival = torch.where(self._own(new, came.device), arrival, NEVER)
+
+    def _own(self, new: int, device: torch.device) -> Tensor:
+        """(B,C) bool: slots of letters that a row holds, with so many new ones."""
+        lengths = torch.tensor(self.letters.rows.lengths, device=device)[:, None] + new
+        return torch.arange(self.letters.length + new, device=device) < lengths
 
 
 class Mlp(nn.Sequential):
@@ -199,7 +168,7 @@ class LetterBlock(nn.Module):
     def forward(self, x: Tensor, times: Tensor, mask: Tensor, memory: TalkerMemory, name: str) -> Tensor:
         """(B,n,W) new letters at times (B,n); mask (B,n,C) over all letters -> (B,n,W)."""
         query, key, value = (split_heads(part) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
-        keys, values = memory.extend(name, rotate(key, times), value)
+        keys, values = memory.letters.append(name, rotate(key, times), value)
         x = x + self.attention_out(attend(rotate(query, times), keys, values, mask))
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
@@ -256,21 +225,15 @@ class SpeechBlock(nn.Module):
             name: Of this layer in the memory.
         """
         query, key, value = (split_heads(part) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
-        begins = f"step.{name}" not in memory.keys
-        keys, values = memory.extend(f"step.{name}", rotate(key, times), value)
-        steps = x.shape[1]
-        causal = None
-        if steps > 1 and not begins:
-            causal = torch.ones(steps, keys.shape[2], dtype=torch.bool, device=x.device)
-            causal = causal.tril(keys.shape[2] - steps)[None]
-        if memory.empty is not None:
-            slots = torch.arange(keys.shape[2], device=x.device)
-            held = slots[None, None] >= torch.tensor(memory.empty, device=x.device)[:, None, None]
-            causal = held if causal is None else causal & held
-        x = x + self.attention_out(attend(rotate(query, times), keys, values, causal, causal=begins and steps > 1))
+        begins, steps = memory.length == 0, x.shape[1]
+        keys, values = memory.steps.append(name, rotate(key, times), value)
+        seen = None
+        if not memory.steps.rows.are_level or (steps > 1 and not begins):
+            seen = memory.steps.rows.seen(steps, x.device)
+        x = x + self.attention_out(attend(rotate(query, times), keys, values, seen, causal=begins and steps > 1))
         query = rotate(split_heads(self.letter_query(self.letter_norm(x))), times)
         key, value = (split_heads(part) for part in self.letter_keys(letters).chunk(2, dim=-1))
-        keys, values = memory.extend(f"letter.{name}", rotate(key, letter_times), value)
+        keys, values = memory.letters.append(f"letter.{name}", rotate(key, letter_times), value)
         seen = away < FAR if self.window is None else self.window(away).to(query.dtype)
         x = x + self.letter_out(attend(query, keys, values, seen))
         out: Tensor = x + self.mlp(self.mlp_norm(x))

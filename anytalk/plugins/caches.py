@@ -1,7 +1,7 @@
 """The memory of attention: keys and values that grow step by step, in a batch whose rows come and go.
 
-A model that keeps its keys and values in a :class:`KeyValueCache` can be batched by the server, cropped, and relieved of
-old speech without further work::
+A model that keeps its keys and values in a :class:`KeyValueCache` can be batched by the server, cropped, and relieved
+of old speech without further work::
 
     positions = cache.rows.positions(steps, device)  # (B,T)
     seen = cache.rows.seen(steps, device)            # (B,T,L), what each new step may look at
@@ -88,9 +88,10 @@ class Rows:
         taken.keep([1 + row])
         return taken
 
-    def crop(self, length: int) -> None:
-        """Forget all steps after the first `length` of each row."""
-        self.lengths = [min(held, length) for held in self.lengths]
+    def crop(self, length: int | Sequence[int]) -> None:
+        """Forget all steps after the first `length` of each row; it may differ by row."""
+        most = [length] * len(self.lengths) if isinstance(length, int) else length
+        self.lengths = [min(pair) for pair in zip(self.lengths, most, strict=True)]
         kept = zip(self.lengths, self._gaps, self.forgotten, strict=True)
         self.forgotten = [gone if held > gap else 0 for held, gap, gone in kept]
 
@@ -112,9 +113,9 @@ class Rows:
 class KeyValueCache:
     """Keys and values of the layers of a model. Fulfils ``JoinableCache`` and ``ForgetfulCache``.
 
-    Memory is reserved for `max_steps` at once, touched as steps come, and grows when there are more. Rows that join are
-    copied once; there is room for twice as many each time that it runs out. A layer's memory is made when its first keys
-    come, so nothing has to be said of its shape; layers may differ in theirs.
+    Memory is reserved for `max_steps` at once, touched as steps come, and grows when there are more. Rows that join
+    are copied once; there is room for twice as many each time that it runs out. A layer's memory is made when its first
+    keys come, so nothing has to be said of its shape; layers may differ in theirs.
 
     Attributes:
         rows: What each row holds.
@@ -172,11 +173,7 @@ class KeyValueCache:
         """Count the steps that all layers added as held; `steps` may differ by row, then the first ones of each."""
         self.rows.advance(steps)
         self._places.clear()
-        if not self.rows.are_level and not self._is_clean:
-            for memory in self.layers.values():
-                for row, length in enumerate(self.rows.lengths):
-                    memory[:, row, :, length:].zero_()
-            self._is_clean = True
+        self._clean()
 
     def make_room(self, steps: int) -> None:
         """See that the next steps find room in the memory of the layers as it is."""
@@ -193,8 +190,8 @@ class KeyValueCache:
         self.rows.keep(rows)
         self._change()
 
-    def crop(self, length: int) -> None:
-        """Forget all steps after the first `length` of each row."""
+    def crop(self, length: int | Sequence[int]) -> None:
+        """Forget all steps after the first `length` of each row; it may differ by row."""
         self.rows.crop(length)
         self.shared = min(self.shared, self.length)
         self._change()
@@ -241,6 +238,16 @@ class KeyValueCache:
     def _change(self) -> None:
         self.near = None
         self._places.clear()
+        self._clean()
+
+    def _clean(self) -> None:
+        if self.rows.are_level or self._is_clean:
+            return
+        for memory in self.layers.values():
+            # What gradients flow through has no room beside what was written, and must not be written over.
+            for row, length in enumerate([] if memory.requires_grad else self.rows.lengths):
+                memory[:, row, :, length:].zero_()
+        self._is_clean = True
 
     def _memory(self, layer: Hashable, like: Tensor, slots: int) -> Tensor:
         """The memory of a layer, with room for the rows of `like` and so many steps."""
