@@ -18,6 +18,7 @@ from anytalk.grid.tasks import TASKS
 from anytalk.model.assemble import assemble
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talker import Talker
+from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.registry import default_registry
 
 STREAMS, CODES = 3, 12
@@ -80,6 +81,21 @@ def hf_talker(folder: Path, adapter: str, speakers: tuple[str, ...] = (), **grid
     )
     registry = default_registry()
     return Talker(config, assemble(config, registry), registry)
+
+
+class PlainCache(KeyValueCache):
+    """A cache that neither joins nor forgets, as that of a third party may be."""
+
+    join = take = forget = None
+
+
+def with_plain_caches(talker: Talker) -> Talker:
+    """The same talker on a backbone whose caches are :class:`PlainCache`."""
+    talker.model.backbone.new_cache = lambda batch_size, max_steps: PlainCache(batch_size, max_steps)
+    blocks = getattr(talker.model.output_adapter, "blocks", None)
+    if blocks is not None:
+        blocks.new_cache = talker.model.backbone.new_cache
+    return talker
 
 
 def end_text_after(talker: Talker, num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from talkers import STREAMS, end_audio_after, end_text_after, generation_of, hf_talker, make_talker, spoken
+from talkers import (
+    STREAMS,
+    end_audio_after,
+    end_text_after,
+    generation_of,
+    hf_talker,
+    make_talker,
+    spoken,
+    with_plain_caches,
+)
 from test_lean import decoder_of
 
 from anytalk.decode import reach
@@ -178,7 +187,7 @@ def test_a_cache_that_cannot_forget_keeps_everything(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(reach, "FORGOTTEN_AT_ONCE", 4)
     made = []
     for columns_of_speech in (10, 0):
-        talker = make_talker()
+        talker = with_plain_caches(make_talker())
         end_text_after(talker, 5, monkeypatch)
         end_audio_after(talker, 10_000, monkeypatch)
         generation = generation_of(talker)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from talkers import hf_talker, make_talker
+from talkers import hf_talker, make_talker, with_plain_caches
 
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
@@ -96,7 +96,7 @@ def test_each_answer_is_the_one_it_would_be_alone(adapter: str, joins: int, tmp_
 @pytest.mark.parametrize("joins", [0, 3])
 @pytest.mark.parametrize("adapter", ["blocks", "none"])
 def test_parts_whose_caches_do_not_join_are_run_one_by_one(adapter: str, joins: int) -> None:
-    talker = make_talker(adapter=adapter)
+    talker = with_plain_caches(make_talker(adapter=adapter))
     assert not isinstance(talker.model.backbone.new_cache(1, 8), JoinableCache)
     assert run_together(talker, MIX, joins) == run_alone(talker, MIX)
 

@@ -153,7 +153,10 @@ class KeyValueCache:
         return held[0], held[1]
 
     def write(self, layer: Hashable, new: Tensor) -> Tensor:
-        """As :meth:`append`, with keys and values in one: (2,B,H,T,w) -> (2,B,H,L,w)."""
+        """As :meth:`append`, with keys and values in one: (2,B,H,T,w) -> (2,B,H,L,w).
+
+        A layer that remembers something else may give any number of parts in place of two.
+        """
         if new.requires_grad and torch.is_grad_enabled():
             return self._write_with_gradient(layer, new)
         count, length, steps = len(self.rows.lengths), self.rows.longest, new.shape[3]
@@ -161,8 +164,8 @@ class KeyValueCache:
         if self.rows.are_level:
             memory[:, :count, :, length : length + steps] = new
         else:
-            flat = memory.view(2, -1, memory.shape[4])
-            flat.index_copy_(1, self._slots(memory, steps), new.reshape(2, -1, memory.shape[4]).to(memory.dtype))
+            flat = memory.view(len(memory), -1, memory.shape[4])
+            flat.index_copy_(1, self._slots(memory, steps), new.reshape(len(new), -1, new.shape[4]).to(memory.dtype))
         return memory[:, :count, :, : length + steps]
 
     def held(self, layer: Hashable) -> Tensor:
@@ -214,13 +217,16 @@ class KeyValueCache:
     def join(self, other: Self) -> None:
         """Add the rows of another cache after these; the other one is used up."""
         mine, total = len(self.rows.lengths), len(self.rows.lengths) + len(other.rows.lengths)
-        for layer, theirs in other.layers.items():
-            memory = self.layers.get(layer, theirs[:, :0])
-            slots = max(memory.shape[3], theirs.shape[3])
-            if not self._is_clean or memory.shape[1] < total or memory.shape[3] < slots:
-                capacity = memory.shape[1] if memory.shape[1] >= total else max(total, 2 * memory.shape[1])
-                memory = self.layers[layer] = self._laid_out(memory, capacity, slots)
-            memory[:, mine:total, :, : other.length] = other.held(layer)
+        for layer in {**self.layers, **other.layers}:
+            memory, theirs = (cache.layers.get(layer) for cache in (self, other))
+            shapes = [part.shape for part in (memory, theirs) if part is not None]
+            capacity, slots = 0 if memory is None else memory.shape[1], max(shape[3] for shape in shapes)
+            if memory is None or not self._is_clean or capacity < total or memory.shape[3] < slots:
+                capacity = capacity if capacity >= total else max(total, 2 * capacity)
+                memory = self._laid_out(other.layers[layer][:, :0] if memory is None else memory, capacity, slots)
+                self.layers[layer] = memory
+            if theirs is not None:
+                memory[:, mine:total, :, : other.length] = other.held(layer)
         self._is_clean, self.shared = True, 0
         self.rows.join(other.rows)
         self._change()
@@ -252,13 +258,13 @@ class KeyValueCache:
     def _memory(self, layer: Hashable, like: Tensor, slots: int) -> Tensor:
         """The memory of a layer, with room for the rows of `like` and so many steps."""
         memory = self.layers.get(layer)
-        _, count, heads, _, width = like.shape
+        parts, count, heads, _, width = like.shape
         if memory is not None and slots <= memory.shape[3] and count <= memory.shape[1] and not memory.requires_grad:
             return memory
         if memory is None:
             with torch.inference_mode(False):  # else nothing could change it outside of inference mode
                 make = torch.zeros if self._is_clean else torch.empty
-                shape = (2, count, heads, max(slots, self._max_steps), width)
+                shape = (parts, count, heads, max(slots, self._max_steps), width)
                 memory = make(shape, dtype=self.dtype or like.dtype, device=like.device)
         else:
             memory = self._laid_out(memory, max(count, memory.shape[1]), slots + max(_SPARE_STEPS, slots // 2))
@@ -269,7 +275,7 @@ class KeyValueCache:
         """A copy with more room, in which everything is a number."""
         count = min(len(self.rows.lengths), memory.shape[1])
         with torch.inference_mode(False), torch.no_grad():
-            room = memory.new_zeros(2, capacity, memory.shape[2], slots, memory.shape[4])
+            room = memory.new_zeros(len(memory), capacity, memory.shape[2], slots, memory.shape[4])
             room[:, :count, :, : self.length] = memory[:, :count, :, : self.length]
         return room
 
@@ -285,7 +291,7 @@ class KeyValueCache:
             return memory
         with torch.inference_mode(False):
             make = memory.new_empty if self.rows.are_level else memory.new_zeros
-            kept = make(2, len(rows), *memory.shape[2:])
+            kept = make(len(memory), len(rows), *memory.shape[2:])
             kept[:, :, :, :length] = memory[:, torch.tensor(rows, device=memory.device), :, :length]
         return kept
 

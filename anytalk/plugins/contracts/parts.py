@@ -54,7 +54,12 @@ class Backbone(Part, nn.Module):
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
-        """An empty cache."""
+        """An empty cache; :class:`anytalk.plugins.caches.KeyValueCache` suits most models.
+
+        Args:
+            batch_size: B.
+            max_steps: Steps that are expected, for caches that reserve memory. More may come.
+        """
 
     @abstractmethod
     def make_blocks(self, num_blocks: int, init: str) -> nn.Module:

@@ -28,12 +28,12 @@ class Cache(Protocol):
 class JoinableCache(Cache, Protocol):
     """A cache whose rows may hold unequally many steps, so that answers come and go in one batch. Optional.
 
-    ``length`` is that of the longest row; each row's steps keep their own positions. Parts whose caches are not
-    joinable are run once per answer instead.
+    ``length`` is that of the longest row; each row's steps keep their own positions, and ``crop`` counts them in each
+    row. Parts whose caches are not joinable are run once per answer instead.
     """
 
     def join(self, other: Self) -> None:
-        """Add the rows of another cache behind these; the other one is used up."""
+        """Add the rows of another cache after these; the other one is used up."""
 
     def take(self, row: int) -> Self:
         """A cache of this row alone; it stays here until :meth:`keep_rows` leaves it out."""
@@ -92,7 +92,7 @@ class BackboneStates(NamedTuple):
 
     Attributes:
         pre_norm: (B,T,D), before the final norm: the output adapter starts here (paper 3.1).
-        normed: (B,T,D), after the final norm: the text head reads this.
+        normed: (B,T,D), after the final norm: the text head reads this. The same tensor, if there is no final norm.
     """
 
     pre_norm: Tensor

@@ -180,14 +180,15 @@ class _LeanLayer(nn.Module):
             look: From queries (B,H,G*T,w) and the new keys and values (2,B,H,T,w) to what was found, (B,H,G*T,w).
         """
         batch, steps, _ = hidden.shape
-        heads = self.num_heads
-        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps))
-        mixed = mixed.view(batch, steps, -1, turn[0].shape[-1])  # heads of queries, then of keys, then of values
+        heads, width = self.num_heads, turn[0].shape[-1]
+        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(
+            batch, steps, -1, width
+        )  # heads of queries, then of keys, then of values
         _rotate(mixed[:, :, :-heads], *turn)  # queries and keys
         # (B,H,G*T,w): the queries that share a key head are rows of one attention.
-        query = mixed[:, :, : -2 * heads].unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        new = mixed[:, :, -2 * heads :].unflatten(2, (2, heads)).permute(2, 0, 3, 1, 4)
-        heard = look(query, new).unflatten(2, (-1, steps)).permute(0, 3, 1, 2, 4).flatten(2)
+        query = mixed[:, :, : -2 * heads].view(batch, steps, heads, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        new = mixed[:, :, -2 * heads :].view(batch, steps, 2, heads, width).permute(2, 0, 3, 1, 4)
+        heard = look(query, new).view(batch, heads, -1, steps, width).permute(0, 3, 1, 2, 4).flatten(2)
         hidden = hidden + self.out(heard)
         gate, up = self.gate_up(_normed(hidden, self.norm_2, self.eps)).chunk(2, dim=-1)
         return hidden + cast("Tensor", self.down(F.silu(gate).mul_(up)))

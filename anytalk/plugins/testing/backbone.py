@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import Backbone, ForgetfulCache, TextTokenizer
+from anytalk.plugins.contracts import Backbone, ForgetfulCache, JoinableCache, TextTokenizer
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.testing.options import check_options
 
 _BATCH = 3
 _STEPS = 6
+_EXPECTED = 4
+"""The `max_steps` of caches, which are to grow beyond it."""
 _TOLERANCE = 1e-4
 _TEXT = "Hello, world! 12 bees"
 
@@ -24,7 +27,7 @@ _TEXT = "Hello, world! 12 bees"
 def check_backbone(
     name_or_part: str | Backbone, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Check every promise of the contract.
+    """Check every promise of the contract, and warn when the server can't put answers into one batch.
 
     Args:
         name_or_part: A registered name, built with `options`, or a backbone that is already built.
@@ -68,7 +71,10 @@ def check_shapes(backbone: Backbone) -> None:
         assert state.shape == expected, f"states.{field} is {tuple(state.shape)}, expected (B,T,D) = {expected}"
         assert state.dtype == embeds.dtype, f"states.{field} is {state.dtype}, but the embeddings are {embeds.dtype}"
         assert state.isfinite().all(), f"states.{field} holds numbers that are not finite"
-    assert not torch.equal(states.pre_norm, states.normed), "states.pre_norm is already normed"
+    if states.pre_norm is not states.normed:  # a model without a final norm gives one tensor for both
+        assert not torch.equal(states.pre_norm, states.normed), (
+            "states.pre_norm is already normed; a model without a final norm gives the same tensor as both"
+        )
     logits = backbone.text_logits(states.normed)
     expected = (_BATCH, _STEPS, backbone.text_vocab_size)
     assert logits.shape == expected, f"text_logits gives {tuple(logits.shape)}, expected (B,T,V) = {expected}"
@@ -91,11 +97,15 @@ def check_causality(backbone: Backbone) -> None:
 
 
 def check_cache(backbone: Backbone) -> None:
-    """With a cache the states are those without one, and the cache can lose rows and steps."""
+    """With a cache the states are those without one, and the cache can lose rows and steps; rows can join it."""
     embeds = backbone.embed_text(_ids(backbone))
-    _check_cached(
-        "the backbone", embeds, lambda x, cache: backbone(x, cache).normed, lambda b: backbone.new_cache(b, _STEPS)
-    )
+    _check_cached("the backbone", embeds, lambda x, cache: backbone(x, cache).normed, _cache_maker(backbone))
+    if not isinstance(backbone.new_cache(1, _EXPECTED), JoinableCache):
+        warnings.warn(
+            f"the cache of {type(backbone).__name__} has no join() and take(): a server runs its answers one by one; "
+            "anytalk.plugins.caches.KeyValueCache has both",
+            stacklevel=3,
+        )
 
 
 def _check_cached(
@@ -129,6 +139,53 @@ def _check_cached(
     assert _close(run(embeds[0:1, 2:], cache), whole[0:1, 2:]), f"{who} gives other states after keep_rows([1])"
     if isinstance(cache, ForgetfulCache):
         _check_forgetting(who, embeds, run, new_cache)
+    if isinstance(cache, JoinableCache):
+        _check_joining(who, embeds, run, new_cache)
+
+
+def _check_joining(
+    who: str, embeds: Tensor, run: Callable[[Tensor, Any], Tensor], new_cache: Callable[[int], Any]
+) -> None:
+    """Rows of unequal length go on together as each does alone; one is taken out, the others are put in order."""
+    whole = run(embeds, None)
+
+    def step(cache: Any, rows: list[int], count: int) -> Tensor:
+        """The next steps of these rows, as far as each has come."""
+        found = run(torch.stack([embeds[row, read[row] : read[row] + count] for row in rows]), cache)
+        wanted = torch.stack([whole[row, read[row] : read[row] + count] for row in rows])
+        for row in rows:
+            read[row] += count
+        return found - wanted
+
+    read = [2, 4, 1]
+    caches = [new_cache(1) for _ in read]
+    for row, cache in enumerate(caches):
+        run(embeds[row : row + 1, : read[row]], cache)
+    joint = caches[0]
+    for cache in caches[1:]:
+        joint.join(cache)
+    assert joint.length == 4, f"rows of 2, 4 and 1 steps that were joined have length {joint.length} in {who}"
+    scale = max(1.0, float(whole.abs().max()))
+
+    def same(off: Tensor, when: str) -> None:
+        assert float(off.abs().max()) <= _TOLERANCE * scale, f"{who} gives other states {when}"
+
+    same(step(joint, [0, 1, 2], 1), "for rows of unequal length that were joined")
+    alone = joint.take(1)
+    assert alone.length == 5, f"take() of a row of 5 steps gives a cache of length {alone.length} in {who}"
+    same(step(joint, [0, 1, 2], 1), "for a joint cache after take() of one of its rows")
+    read[1] -= 1
+    same(step(alone, [1], 1), "for a row after take()")
+    joint.keep_rows([2, 0])
+    assert joint.length == 4, (
+        f"the rows that keep_rows() leaves have length {joint.length} in {who}, not that of theirs"
+    )
+    same(step(joint, [2, 0], 2), "for joined rows after keep_rows()")
+    alone.crop(2)
+    read[1] = 2
+    joint.keep_rows([0])
+    joint.join(alone)
+    same(step(joint, [2, 1], 1), "for a row that was taken, cropped and joined again")
 
 
 def _check_forgetting(
@@ -212,7 +269,7 @@ def _runner(blocks: nn.Module) -> Callable[[Tensor, Any], Tensor]:
 
 
 def _cache_maker(blocks: Any) -> Callable[[int], Any]:
-    return lambda batch_size: blocks.new_cache(batch_size, _STEPS)
+    return lambda batch_size: blocks.new_cache(batch_size, _EXPECTED)
 
 
 def check_save(backbone: Backbone) -> None:
