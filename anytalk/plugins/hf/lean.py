@@ -181,9 +181,8 @@ class _LeanLayer(nn.Module):
         """
         batch, steps, _ = hidden.shape
         heads, width = self.num_heads, turn[0].shape[-1]
-        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(
-            batch, steps, -1, width
-        )  # heads of queries, then of keys, then of values
+        # Heads of queries, then of keys, then of values.
+        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(batch, steps, -1, width)
         _rotate(mixed[:, :, :-heads], *turn)  # queries and keys
         # (B,H,G*T,w): the queries that share a key head are rows of one attention.
         query = mixed[:, :, : -2 * heads].view(batch, steps, heads, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
