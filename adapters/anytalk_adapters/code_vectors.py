@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from anytalk_adapters import snac_order
-
-with warnings.catch_warnings():
-    # snac scripts one function when imported; newer torch calls that deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from snac.vq import ResidualVectorQuantize
+from anytalk_adapters.snac_package import ResidualVectorQuantize
 
 
 @torch.no_grad()

@@ -24,12 +24,8 @@ from anytalk_adapters import snac_order
 from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.snac_format import snac_token_format
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
+from anytalk_adapters.snac_package import SNAC
 from anytalk_adapters.snac_stream import SnacStream, SnacWeights
-
-with warnings.catch_warnings():
-    # snac scripts one function when imported; newer torch calls that deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from snac import SNAC
 
 __all__ = ["SnacCodec", "load_snac"]
 

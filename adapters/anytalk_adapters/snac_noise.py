@@ -8,15 +8,11 @@ layer and a seed alone: any window of an answer gets the same noise as the whole
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
-with warnings.catch_warnings():
-    # snac scripts one function when imported; newer torch calls that deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from snac.layers import Decoder, DecoderBlock, NoiseBlock
+from anytalk_adapters.snac_package import Decoder, DecoderBlock, NoiseBlock
 
 __all__ = ["KEYS_PER_SEED", "decode_latents", "decoder_context_frames", "position_noise"]
 

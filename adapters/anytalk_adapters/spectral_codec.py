@@ -8,7 +8,6 @@ convolution and holds back half an overlap (480 samples at the shipped sizes), a
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,12 +28,8 @@ from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk_adapters import snac_order
 from anytalk_adapters.code_vectors import stream_vectors
+from anytalk_adapters.snac_package import ResidualVectorQuantize
 from anytalk_adapters.spectral_layers import KERNEL, ChannelNorm, ConvNeXtBlock, LogMel, overlap_add
-
-with warnings.catch_warnings():
-    # snac scripts one function when imported; newer torch calls that deprecated.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from snac.vq import ResidualVectorQuantize
 
 __all__ = ["DecoderState", "SpectralCodec", "SpectralNet", "SpectralSizes", "load_spectral", "save_spectral"]
 
