@@ -1,4 +1,4 @@
-"""What codecs share: checks at their door, and exact decoding in chunks for any codec of bounded reach."""
+"""Checks the input of codecs, and decodes in chunks exactly for any codec of bounded reach."""
 
 from __future__ import annotations
 
