@@ -11,7 +11,9 @@ import soundfile
 import torch
 from helpers import make_examples, tiny_talker, training_rows
 
+from anytalk.data.encoding import RowEncoder
 from anytalk.data.examples import make_grid, without_sound
+from anytalk.data.feeds import remembered
 from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, DataError
 from anytalk.grid.audio import resample, write_wave
@@ -131,3 +133,73 @@ def test_waves_are_kept_only_for_a_stage_that_trains_the_ears(talker: Talker, tm
     assert np.array_equal(
         make_grid(talker, light, TASKS["A1T1"]).tokens, make_grid(talker, kept[0], TASKS["A1T1"]).tokens
     )
+
+
+# What is checked where rows enter
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"question_text": "q", "answer_text": "half \\ud83d"}', "half of a character"),
+        ('{"question_text": "q", "answer_text": "a\\u0000b"}', "NUL"),
+        ('{"question_text": "q", "answer_text": " \\n"}', "its answer is empty"),
+        ('{"question_text": "q", "answer_text": "a", "question_audio": "UklGR' + "A" * 6000 + '"}', "doesn't exist"),
+        ('{"question_text": "q", "answer_text": "a", "question_audio": "a\\u0000b.wav"}', "doesn't exist"),
+        ('{"question_text": "q", "answer_text": "a", "question_audio": {"bytes": "UklGRg=="}}', "m.jsonl:2"),
+        ('{"question_text": ' + "[" * 30_000 + "]" * 30_000 + "}", "m.jsonl:2"),
+    ],
+)
+def test_one_bad_row_is_one_bad_row(line: str, words: str, talker: Talker, tmp_path: Path) -> None:
+    good = '{"question_text": "q", "answer_text": "a"}'
+    (tmp_path / "m.jsonl").write_text(f"{good}\n{line}\n{good}\n", encoding="utf-8")
+    data = TrainingData(str(tmp_path / "m.jsonl"))
+    assert data.feeds(talker, [TASKS["T1T2"]])[0].indices("T1T2").tolist() == [0, 1]
+    (left_out,) = data.left_out
+    assert (left_out.row, left_out.id, left_out.kind) == (1, "m.jsonl:2", "broken row")
+    assert words in left_out.reason
+    assert len(left_out.reason) < 500
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(36, "File name too long"), RecursionError(), KeyError("x")])
+def test_whatever_a_row_raises_is_its_reason(
+    error: Exception, talker: Talker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = training_rows(tmp_path, 3)
+    encode = RowEncoder._encoded
+
+    def sometimes(self: RowEncoder, row: Row, *arguments: Any) -> Any:
+        if row is rows[1]:
+            raise error
+        return encode(self, row, *arguments)
+
+    monkeypatch.setattr(RowEncoder, "_encoded", sometimes)
+    data = TrainingData(rows=rows)
+    assert len(data.feeds(talker, [TASKS["T1T2"]])[0].indices("T1T2")) == 2
+    assert [(r.row, r.kind) for r in data.left_out] == [(1, "failed")]
+    assert type(error).__name__ in data.left_out[0].reason
+
+
+def test_answers_that_cant_be_their_text_are_bad_rows(talker: Talker, tmp_path: Path) -> None:
+    rows = training_rows(tmp_path, 5)
+    write_wave(tmp_path / "click.wav", np.full(10, 0.5, np.float32), 8_000)
+    write_wave(tmp_path / "silence.wav", np.zeros(8_000, np.float32), 8_000)
+    rows[1] = replace(rows[1], answer_audio=tmp_path / "click.wav")
+    rows[2] = replace(rows[2], answer_audio=tmp_path / "silence.wav")
+    rows[3] = replace(rows[3], answer_text="word " * 400)
+    data = TrainingData(rows=rows)
+    assert len(data.feeds(talker, [TASKS["T1A2"]])[0].indices("T1A2")) == 2
+    assert [(r.row, r.kind) for r in data.left_out] == [(n, "not its text") for n in (1, 2, 3)]
+
+
+def test_as_many_other_rows_are_other_data(talker: Talker, tmp_path: Path) -> None:
+    def seen(rows: list[Row]) -> dict[str, int | str]:
+        return remembered(TrainingData(rows=rows).feeds(talker, [TASKS["A1T1"]]), ["A1T1"])
+
+    rows = training_rows(tmp_path, 3)
+    first = seen(rows)
+    assert first == seen(rows)
+    assert first != seen([rows[0], replace(rows[1], answer_text="another"), rows[2]])
+    assert first != seen([rows[1], rows[0], rows[2]])
+    write_wave(tmp_path / "q1.wav", np.full(3200, 0.2, np.float32), 16_000)
+    assert first != seen(rows)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from anytalk.data.examples import Example, without_sound
+from anytalk.plugins.contracts import Audio, BadRow, Row, Sound
+
+_ENDS = 1 << 16
 
 
 class Feed(ABC):
@@ -20,6 +25,10 @@ class Feed(ABC):
 
     name: str
     weight: float
+
+    def digest(self) -> str:
+        """What tells these rows from others, as many of them; a resumed run compares it. Empty: nothing does."""
+        return ""
 
     @abstractmethod
     def indices(self, task: str) -> np.ndarray:
@@ -45,9 +54,13 @@ class Feed(ABC):
 class ListFeed(Feed):
     """Examples in memory."""
 
-    def __init__(self, name: str, examples: Sequence[Example], weight: float = 1.0) -> None:
+    def __init__(self, name: str, examples: Sequence[Example], weight: float = 1.0, digest: str = "") -> None:
         self.name, self.weight = name, weight
-        self._examples = list(examples)
+        self._examples, self._digest = list(examples), digest
+
+    def digest(self) -> str:
+        """See the contract."""
+        return self._digest
 
     def indices(self, task: str) -> np.ndarray:
         """See the contract."""
@@ -60,3 +73,46 @@ class ListFeed(Feed):
     def outline(self, index: int) -> Example:
         """See the contract."""
         return without_sound(self._examples[index])
+
+
+def remembered(feeds: Sequence[Feed], tasks: Iterable[str]) -> dict[str, int | str]:
+    """What a checkpoint remembers of the data: rows by source and task, and what tells the rows from others."""
+    counts: dict[str, int | str] = {f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in tasks}
+    return counts | {f"rows of {feed.name}": digest for feed in feeds if (digest := feed.digest())}
+
+
+def rows_digest(rows: Iterable[Row | BadRow]) -> str:
+    """A digest of rows as their source gives them: texts, and of each sound its size, beginning and end.
+
+    Made of what is given and not of what an encoder makes of it: that differs between machines in the last digit.
+    """
+    found = hashlib.sha256()
+    for row in rows:
+        if isinstance(row, BadRow):
+            found.update(b"bad row")
+            continue
+        texts = [row.question_text, row.answer_text, row.speaker, row.tasks, [(m.role, m.text) for m in row.history]]
+        found.update(repr(texts).encode())
+        for audio in (row.question_audio, row.answer_audio, *(message.audio for message in row.history)):
+            found.update(_sound_digest(audio))
+        if row.answer_codes is not None:
+            found.update(np.ascontiguousarray(row.answer_codes.codes).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _sound_digest(audio: Audio | None) -> bytes:
+    if audio is None:
+        return b"none"
+    if isinstance(audio, Sound):
+        if audio.samples is not None:
+            return np.ascontiguousarray(audio.samples).tobytes()
+        return audio.data or str(audio.url).encode()
+    try:
+        with audio.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _ENDS))
+            end = file.read()
+            file.seek(0)
+            return f"{size}|".encode() + file.read(_ENDS) + end
+    except (OSError, ValueError):  # a row that can't be read is left out with its reason
+        return b"unreadable"

@@ -9,7 +9,7 @@ from anytalk.data.augment import make_augment
 from anytalk.data.config import SourceConfig, read_data_config, read_rows
 from anytalk.data.encoding import Rejected, RowEncoder, reason_of
 from anytalk.data.examples import Example, Progress
-from anytalk.data.feeds import Feed, ListFeed
+from anytalk.data.feeds import Feed, ListFeed, rows_digest
 from anytalk.data.ledger import is_prepared
 from anytalk.errors import ConfigError, DataError
 from anytalk.grid.tasks import Task
@@ -125,7 +125,7 @@ def _encode(
             done += 1
             if progress is not None:
                 progress(done, total)
-        feeds.append(ListFeed(source.name, examples, source.weight))
+        feeds.append(ListFeed(source.name, examples, source.weight, rows_digest(rows)))
     broken = [row for row in left_out if row.kind != "serves no task"]
     if len(left_out) == total and broken:
         raise DataError(f"none of {total} rows can be used; {broken[0].id}: {broken[0].reason}", "fix the data")

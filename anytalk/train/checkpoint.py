@@ -33,7 +33,7 @@ class StageState:
 
     Attributes:
         stage: Its configuration as a mapping: a checkpoint of another configuration is refused.
-        data: Rows by source and task: a checkpoint of other data is refused.
+        data: Rows by source and task, and a digest of each source's: a checkpoint of other data is refused.
         step: Optimizer steps done.
         seconds: Wall-clock time so far.
         mean_loss: Running mean of the loss, by which an explosion is told.
@@ -42,7 +42,7 @@ class StageState:
     """
 
     stage: dict[str, Any]
-    data: dict[str, int]
+    data: dict[str, int | str]
     step: int = 0
     seconds: float = 0.0
     mean_loss: float | None = None

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from anytalk.data.batches import Batch, Steps, StepSettings
 from anytalk.data.examples import Progress as DataProgress
+from anytalk.data.feeds import remembered
 from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.tasks import Task, find_task
@@ -188,7 +189,7 @@ def prepare_stage(
         if engine.is_main:
             remove_checkpoint(checkpoint)
         engine.wait()
-    rows = {f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in config.tasks}
+    rows = remembered(feeds, config.tasks)
     fresh = StageState(config.model_dump(mode="json"), rows)
     found = load_checkpoint(checkpoint, fresh, engine)
     if found is not None and engine.is_main:
