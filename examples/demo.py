@@ -102,7 +102,8 @@ def demo(folder: Path, out: Path) -> None:
 
 def exchange(talker, judge, question: Path | str, path: Path, task: str) -> Exchange:  # type: ignore[no-untyped-def]
     """Ask one question in a conversation of its own and listen to the answer."""
-    from anytalk.decode.session import AnswerDone, AudioDelta, Session, TextDelta
+    from anytalk.decode.session import Session
+    from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
     from anytalk.evaluate.spectrogram import draw_spectrogram
     from anytalk.evaluate.wer import word_error_rate
     from anytalk.grid.audio import read_wave, write_wave

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.errors import AnytalkError
 from anytalk.evaluate.wer import word_error_rate
 from anytalk.grid.audio import resample

@@ -20,9 +20,9 @@ from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.asyncio.client import connect
 
+from anytalk.decode.jobs import Job, Question
 from anytalk.grid.audio import read_wave, to_pcm16
 from anytalk.model.talker import Talker
-from anytalk.serve.answers import Job, Question
 from anytalk.serve.app import make_app
 from anytalk.serve.run import Server
 from anytalk.serve.settings import ServeSettings, open_socket

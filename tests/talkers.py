@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from anytalk.decode.answer import Column
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.runner import columns_of
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.assemble import assemble
@@ -162,6 +164,11 @@ def generation_of(
         audio_out=TASKS[task].audio_out,
         **given,
     )
+
+
+def columns_from(*arguments: Any, **options: Any) -> Iterator[Column]:
+    """The columns of :func:`generation_of`."""
+    return columns_of(generation_of(*arguments, **options))
 
 
 def spoken(columns: list[Column]) -> np.ndarray:

@@ -24,7 +24,8 @@ from anytalk.cli.train import choose_stages
 from anytalk.data.voice import TextPair, voice_texts
 from anytalk.data.voicing import choose_voices
 from anytalk.decode.greedy import greedy_answers
-from anytalk.decode.session import AnswerDone, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone
 from anytalk.errors import AnytalkError
 from anytalk.model.talker import load_talker
 from anytalk.plugins import hookimpl

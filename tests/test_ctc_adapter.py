@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytalk.data.batches import Batch
-from anytalk.decode.session import AnswerDone, Session, listen
+from anytalk.decode.session import Session, listen
+from anytalk.decode.telling import AnswerDone
 from anytalk.errors import ConfigError
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef

@@ -11,6 +11,7 @@ from talkers import (
     CODES,
     STREAMS,
     base_text,
+    columns_from,
     end_audio_after,
     end_text_after,
     generation_of,
@@ -21,6 +22,7 @@ from talkers import (
 from torch import Tensor
 
 from anytalk.decode.answer import Answer
+from anytalk.decode.runner import columns_of
 from anytalk.decode.sampling import SamplingOptions
 from anytalk.errors import ConfigError
 from anytalk.grid.delay import PATTERNS, DelayPattern
@@ -36,10 +38,10 @@ def test_text_is_the_base_models_when_decoded_in_its_own_row() -> None:
     expected = base_text(talker, "hi", 12)
     for task in ("T1T2", "T1A2"):
         generation = generation_of(talker, task)
-        list(generation)
+        list(columns_of(generation))
         assert generation.answer.text_ids == expected
     single = generation_of(talker, batch_parallel=False)
-    list(single)
+    list(columns_of(single))
     assert single.answer.text_ids != expected, "speaking in the same row should have moved this model's text"
 
 
@@ -53,7 +55,7 @@ def test_given_text_is_spoken_and_nothing_else(text_lead: Any, monkeypatch: pyte
     monkeypatch.setattr(talker.model, "text_logits", never)
     end_audio_after(talker, 9, monkeypatch)
     generation = generation_of(talker, "T1A1", given_text=[104, 105], max_columns=40)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     assert generation.answer.text_ids == [104, 105]
     assert [column.text for column in columns][:4] == [104, 105, talker.model.layout.end_of_text_id, None]
     assert generation.answer.finish_reason == "stop"
@@ -71,10 +73,10 @@ def test_text_may_not_be_a_special_token(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(talker.model, "text_logits", tempted)
     generation = generation_of(talker, "T1T2")
-    list(generation)
+    list(columns_of(generation))
     assert max(generation.answer.text_ids) < layout.text_vocab_size
     original = generation_of(talker, "T1T2", rule="original")
-    list(original)
+    list(columns_of(original))
     assert set(original.answer.text_ids) == {layout.pad_t}
 
 
@@ -91,7 +93,7 @@ def test_an_answer_ends_at_the_foot_of_the_staircase(
     end_text_after(talker, 6, monkeypatch)
     end_audio_after(talker, 10, monkeypatch)
     generation = generation_of(talker, max_columns=60, batch_parallel=two_rows)
-    columns, answer = list(generation), generation.answer
+    columns, answer = list(columns_of(generation)), generation.answer
     assert answer.finish_reason == "stop"
     assert len(answer.text_ids) == 6
     assert [column.index for column in columns] == list(range(len(columns)))
@@ -107,7 +109,7 @@ def test_sound_goes_on_until_the_text_has_ended(monkeypatch: pytest.MonkeyPatch)
     end_text_after(talker, 8, monkeypatch)
     end_audio_after(talker, 0, monkeypatch)
     generation = generation_of(talker, max_columns=40)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     # The end of the text stands in column 8; the first stream may end in column 9, at frame 8.
     assert generation.answer.num_frames == 8
     assert spoken(columns)[0, 9] == talker.model.layout.eoa
@@ -118,7 +120,7 @@ def test_text_goes_on_when_sound_can_not(monkeypatch: pytest.MonkeyPatch) -> Non
     end_text_after(talker, 3, monkeypatch)
     end_audio_after(talker, 0, monkeypatch)
     generation = generation_of(talker)
-    list(generation)
+    list(columns_of(generation))
     assert len(generation.answer.text_ids) == 3
     assert generation.answer.finish_reason == "stop"
 
@@ -130,7 +132,7 @@ def test_the_budget_is_kept(rule: str, task: str, monkeypatch: pytest.MonkeyPatc
     end_text_after(talker, 99, monkeypatch)
     end_audio_after(talker, 99, monkeypatch, stream=STREAMS - 1)
     generation = generation_of(talker, task, rule=rule, max_columns=9)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     assert (len(columns), generation.answer.finish_reason) == (9, "length")
     if task == "T1A2":
         # Nine columns, of which the last stream's first three are pads.
@@ -157,7 +159,7 @@ def test_the_original_ends_with_the_last_stream(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(talker.model, "audio_logits", ends)
     end_text_after(talker, 2, monkeypatch)
     generation = generation_of(talker, rule="original", max_columns=40)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     # Column 8 is dropped; the last stream's codes stand in columns 3 to 7.
     assert len(columns) == 8
     assert (generation.answer.num_frames, generation.answer.finish_reason) == (5, "stop")
@@ -171,10 +173,10 @@ def test_the_original_does_not_end_in_the_first_column(monkeypatch: pytest.Monke
     end = talker.model.layout.eot
     end_text_after(talker, 0, monkeypatch)
     generation = generation_of(talker, "T1T2", rule="original")
-    assert [column.text for column in generation] == [end]
+    assert [column.text for column in columns_of(generation)] == [end]
     assert generation.answer.finish_reason == "stop"
     again = generation_of(talker, "T1T2", rule="staircase")
-    assert [column.text for column in again] == [end]
+    assert [column.text for column in columns_of(again)] == [end]
     assert again.answer.text_ids == []
 
 
@@ -193,7 +195,7 @@ def test_no_sequence_of_tokens_breaks_anything(
             generation = generation_of(talker, rule=rule, batch_parallel=seed % 2 == 0, **options)
             emitted = 0
             pieces = []
-            for _ in generation:
+            for _ in columns_of(generation):
                 ready = generation.answer.frames_ready
                 assert ready >= emitted
                 pieces.append(generation.answer.codes(emitted, ready))
@@ -225,7 +227,7 @@ def test_a_seed_repeats_an_answer_and_another_one_does_not() -> None:
     talker = make_talker()
 
     def answer(seed: int) -> list[list[int]]:
-        rows: list[list[int]] = spoken(list(generation_of(talker, text=SAMPLED, audio=SAMPLED, seed=seed))).tolist()
+        rows: list[list[int]] = spoken(list(columns_from(talker, text=SAMPLED, audio=SAMPLED, seed=seed))).tolist()
         return rows
 
     assert answer(1) == answer(1)
@@ -235,10 +237,10 @@ def test_a_seed_repeats_an_answer_and_another_one_does_not() -> None:
 def test_each_stream_may_be_sampled_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     talker = make_talker()
     end_text_after(talker, 99, monkeypatch)
-    greedy = spoken(list(generation_of(talker)))
+    greedy = spoken(list(columns_from(talker)))
     hot = SamplingOptions(temperature=50.0)
     first_greedy = (SamplingOptions(), hot, hot)
-    mixed = spoken(list(generation_of(talker, audio=first_greedy, seed=0)))
+    mixed = spoken(list(columns_from(talker, audio=first_greedy, seed=0)))
     # Until the first hot token is fed back, the greedy stream says the same; columns 1 and 2 of stream 0.
     assert mixed[0, :3].tolist() == greedy[0, :3].tolist()
     assert not np.array_equal(mixed, greedy)
@@ -255,7 +257,7 @@ def test_the_repetition_window_reaches_as_far_as_it_says(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(talker.model, "audio_logits", fixed)
     penalised = SamplingOptions(repetition_penalty=10.0, repetition_window=200)
-    codes = spoken(list(generation_of(talker, audio=penalised, max_columns=80)))[0, 1:]
+    codes = spoken(list(columns_from(talker, audio=penalised, max_columns=80)))[0, 1:]
     # Each code once in the order of preference; all being penalised alike then, the best one for ever.
     assert codes.tolist() == [*range(CODES), *[0] * (79 - CODES)]
 
@@ -278,7 +280,7 @@ def test_a_voice_changes_the_sound_and_not_the_text() -> None:
     answers = []
     for speaker in (0, 1, None):
         generation = generation_of(talker, speaker=speaker)
-        answers.append((spoken(list(generation)).tolist(), generation.answer.text_ids))
+        answers.append((spoken(list(columns_of(generation))).tolist(), generation.answer.text_ids))
     sounds, texts = zip(*answers, strict=True)
     assert sounds[0] != sounds[1] != sounds[2] != sounds[0]
     assert texts[0] == texts[1] == texts[2] == base_text(talker, "hi", 12)
@@ -288,5 +290,5 @@ def test_a_voice_changes_the_sound_and_not_the_text() -> None:
 @pytest.mark.parametrize("adapter", ["blocks", "none"])
 def test_a_small_dtype_speaks_too(adapter: str, end_of_text: str) -> None:
     talker = make_talker(adapter=adapter, dtype="bfloat16", end_of_text=end_of_text, speakers=("anna",))
-    columns = list(generation_of(talker, "A1A2", max_columns=8, speaker=0))
+    columns = list(columns_from(talker, "A1A2", max_columns=8, speaker=0))
     assert spoken(columns).shape == (STREAMS, 8)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from talkers import base_text, end_text_after, generation_of, make_talker, spoken
+from talkers import base_text, columns_from, end_text_after, generation_of, make_talker, spoken
 from torch import Tensor
 
 from anytalk.decode.answer import Column
+from anytalk.decode.runner import columns_of
 from anytalk.grid.delay import PATTERNS
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tasks import TASKS
@@ -44,7 +45,7 @@ def check_against_full_forward(talker: Talker, task: str, monkeypatch: pytest.Mo
     end_text_after(talker, 5, monkeypatch)
     written, said = record(talker.model, monkeypatch)
     generation = generation_of(talker, task, batch_parallel=two_rows)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     assert any(column.text is None for column in columns) == TASKS[task].audio_out
     speaks = TASKS[task].audio_out
     grids = [
@@ -103,8 +104,8 @@ def test_audio_fed_to_the_adapter_is_hidden_from_the_backbone() -> None:
     talker = make_talker()
     talker.model.output_adapter = EchoAdapter()
     generation = generation_of(talker, batch_parallel=False)
-    sound = spoken(list(generation))
+    sound = spoken(list(columns_of(generation)))
     assert generation.answer.text_ids == base_text(talker, "hi", 12)
     with torch.no_grad():
         talker.model.audio_embeddings.weight[:, :6] *= -5
-    assert spoken(list(generation_of(talker, batch_parallel=False))).tolist() != sound.tolist()
+    assert spoken(list(columns_from(talker, batch_parallel=False))).tolist() != sound.tolist()

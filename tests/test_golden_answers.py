@@ -18,7 +18,8 @@ from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.sampling import SamplingOptions
-from anytalk.decode.session import AnswerDone, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone
 from anytalk.grid.audio import read_wave
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.contracts import CodecStream

@@ -20,7 +20,9 @@ from helpers import (
 )
 
 from anytalk.decode.engine import DecodeOptions, Generation
-from anytalk.decode.session import AnswerDone, Session
+from anytalk.decode.runner import columns_of
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.attach import attach
@@ -68,7 +70,7 @@ def spoken_text_ids(talker: Talker, question: str, max_steps: int) -> list[int]:
         [],
         audio_out=True,
     )
-    list(generation)
+    list(columns_of(generation))
     return generation.answer.text_ids[:max_steps]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.runner import columns_of
 from anytalk.errors import AnytalkError, ConfigError, TalkerError, WeightsError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS
@@ -153,7 +154,7 @@ def test_every_token_is_the_originals(golden: Golden, mode: str) -> None:
         speech,
         audio_out=task.audio_out,
     )
-    columns = list(generation)
+    columns = list(columns_of(generation))
     assert [column.text for column in columns] == golden.numbers[f"{mode}.text"].tolist()
     assert len(columns) == golden.steps
     if task.audio_out:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.runner import columns_of
 from anytalk.errors import TalkerError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
@@ -72,7 +73,7 @@ def answer(talker: Talker) -> tuple[list[int], np.ndarray]:
     prompt = talker.prompts.prompt(TASKS["T1A2"], [Turn("user", "Hello")])
     pattern, options = talker.config.grid.delay_pattern(), DecodeOptions(max_columns=24, batch_parallel=False)
     generation = Generation(talker.model, pattern, options, [prompt], [], audio_out=True)
-    list(generation)
+    list(columns_of(generation))
     return generation.answer.text_ids, generation.answer.codes()
 
 

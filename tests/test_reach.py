@@ -23,7 +23,7 @@ from test_lean import decoder_of
 from anytalk.decode import reach
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
-from anytalk.model.talk_model import TalkCache
+from anytalk.decode.runner import Runner, Slot, columns_of, slot_row
 from anytalk.plugins.contracts import ForgetfulCache, JoinableCache
 from anytalk.plugins.hf import new_hf_cache
 from anytalk.plugins.hf.causal_lm import HFBlocks
@@ -134,19 +134,20 @@ def long_answer(
     end_text_after(talker, 5, monkeypatch)
     end_audio_after(talker, 10_000, monkeypatch)
     held: list[int] = []
-    step = Generation._step
+    run = Runner._run
 
-    def watched(self: Generation, text: int, audio: np.ndarray | None, cache: TalkCache) -> Any:
-        found = step(self, text, audio, cache)
-        held.append(cache.backbone.length)
-        if cache.output_adapter is not None:
-            assert cache.output_adapter.length == cache.backbone.length
+    def watched(self: Runner, active: list[Slot]) -> Any:
+        found = run(self, active)
+        backbone, adapter = (lane.cache_of(slot_row(active[0], 0)) for lane in (self._backbone, self._adapter))
+        assert backbone is not None
+        held.append(backbone.length)
+        assert adapter is None or adapter.length == backbone.length
         return found
 
-    monkeypatch.setattr(Generation, "_step", watched)
+    monkeypatch.setattr(Runner, "_run", watched)
     generation = generation_of(talker)
     generation.options = DecodeOptions(max_columns=60, reach=columns_of_speech)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     monkeypatch.undo()
     assert len(columns) == 60
     return generation, spoken(columns), held
@@ -160,12 +161,12 @@ def test_an_answer_holds_its_text_and_the_latest_speech(
     prompt = generation.prompts[0].num_columns
     kept = prompt + 6
     monkeypatch.setattr(reach, "FORGOTTEN_AT_ONCE", 4)
-    most = [reach.columns_held(kept, prompt + n, 10) for n in range(1, 61)]
+    most = [reach.columns_held(kept, prompt + n, 10) for n in range(1, 60)]
     assert max(held) == max(most) == kept + 10 + 4
     assert all(n <= limit for n, limit in zip(held, most, strict=True))
     assert min(held[20:]) == kept + 10 + 1
     whole, all_audio, all_held = long_answer(tmp_path, monkeypatch, 0, adapter=adapter)
-    assert all_held == [prompt + n for n in range(1, 61)]
+    assert all_held == [prompt + n for n in range(1, 60)]
     assert generation.answer.text_ids == whole.answer.text_ids
     # Up to the column before which the first four are left out, the answers are the same; then they part.
     same = 6 + 10 + 4
@@ -192,6 +193,6 @@ def test_a_cache_that_cannot_forget_keeps_everything(monkeypatch: pytest.MonkeyP
         end_audio_after(talker, 10_000, monkeypatch)
         generation = generation_of(talker)
         generation.options = DecodeOptions(max_columns=40, reach=columns_of_speech)
-        made.append(spoken(list(generation)))
+        made.append(spoken(list(columns_of(generation))))
     assert made[0].shape == (STREAMS, 40)
     np.testing.assert_array_equal(*made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from torch import Tensor
 from anytalk.bench.reference import reference_talker
 from anytalk.decode.answer import Answer
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.overlap import OverlappedStream
 from anytalk.decode.ready import calibrate, make_talker_ready
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
-from anytalk.errors import AudioError, ConfigError
+from anytalk.decode.runner import columns_of
+from anytalk.decode.session import Session
+from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import GridBatch
-from anytalk.plugins.testing.codec import random_codes
 
 
 def test_both_rows_share_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +34,7 @@ def test_both_rows_share_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(talker.model.backbone, "forward", watched)
     generation = generation_of(talker)
-    next(iter(generation))
+    next(iter(columns_of(generation)))
     columns = generation.prompts[0].num_columns
     assert shapes == [(1, columns - 1), (2, 1)]
 
@@ -67,7 +65,7 @@ def test_sharing_the_prompt_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 def answers(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], np.ndarray]:
     end_text_after(talker, 9, monkeypatch)
     generation = generation_of(talker)
-    columns = list(generation)
+    columns = list(columns_of(generation))
     return generation.answer.text_ids, spoken(columns)
 
 
@@ -129,48 +127,7 @@ def test_an_adapter_that_speaks_alone_is_made_ready() -> None:
     made = make_talker_ready(make_talker(adapter="talker"), "packed")
     for spoken_by in (talker, made):
         generation = generation_of(spoken_by, "T1A2", batch_parallel=False)
-        assert len(list(generation)) > 5
-
-
-# ---- the codec in a thread of its own
-
-
-@pytest.mark.parametrize("sizes", [[1] * 9, [4, 5], [2, 0, 7]])
-def test_an_overlapped_stream_gives_the_same_samples(sizes: list[int]) -> None:
-    codec = reference_talker("tiny").codec
-    codes = random_codes(codec, 1, 9)
-    stream, plain = OverlappedStream(codec.new_stream()), codec.new_stream()
-    for _ in range(2):  # a flushed stream may be used again
-        wanted = torch.cat([*(plain.push(piece) for piece in codes.split(sizes, dim=2)), plain.flush()], dim=1)
-        found = torch.cat([*(stream.push(piece) for piece in codes.split(sizes, dim=2)), stream.flush()], dim=1)
-        assert torch.equal(found, wanted)
-
-
-def test_the_first_sound_is_waited_for() -> None:
-    codec = reference_talker("tiny").codec
-    stream = OverlappedStream(codec.new_stream())
-    codes = random_codes(codec, 1, 4)
-    assert [stream.push(codes[:, :, i : i + 1]).shape[1] > 0 for i in range(3)] == [False, False, True]
-    stream.flush()
-
-
-def test_a_mistake_in_the_thread_is_told() -> None:
-    codec = reference_talker("tiny").codec
-    stream = OverlappedStream(codec.new_stream())
-    with pytest.raises(AudioError, match="expected \\(1, 7, t\\)"):
-        stream.push(torch.zeros(1, 3, 2, dtype=torch.int64))
-
-
-def test_a_session_that_overlaps_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    waves = []
-    for overlap in (False, True):
-        events = list(
-            Session(make_talker(), overlap=overlap).ask(text="hi", options=DecodeOptions(max_columns=16, seed=0))
-        )
-        waves.append(np.concatenate([event.wave for event in events if isinstance(event, AudioDelta)]))
-        assert isinstance(events[-1], AnswerDone)
-    assert np.array_equal(waves[0], waves[1])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("codec")]
+        assert len(list(columns_of(generation))) > 5
 
 
 # ---- long answers

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import moved_parts, snapshot, stage, train, training_rows
-from talkers import CODES, STREAMS, generation_of, make_talker, spoken
+from talkers import CODES, STREAMS, columns_from, generation_of, make_talker, spoken
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.runner import Runner, Slot, columns_of
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1A1
@@ -26,7 +27,6 @@ from anytalk.plugins.contracts import OutputAdapter
 from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.testing import check_output_adapter
-from anytalk.serve.batch import Batch, Slot
 from anytalk_adapters.spelling import Spelling
 
 
@@ -48,9 +48,9 @@ def test_a_plugin_brings_a_route_of_its_own(registry: Registry, tmp_path: Path) 
     talker = depth_talker(registry, tmp_path / "t")
     assert isinstance(talker.model.route, depth_plugin.DepthRoute)
     generation = generation_of(talker)
-    alone = spoken(list(generation)).tolist()
+    alone = spoken(list(columns_of(generation))).tolist()
     slot = Slot(generation_of(talker))
-    batch = Batch(talker.model)
+    batch = Runner(talker.model)
     batch.add(slot)
     while batch.slots:
         batch.step()
@@ -58,7 +58,7 @@ def test_a_plugin_brings_a_route_of_its_own(registry: Registry, tmp_path: Path) 
     # Streams know what was chosen before them: with other embeddings of stream 0, the others choose otherwise.
     with torch.no_grad():
         talker.model.output_adapter.chosen[0] *= -9  # type: ignore[index,operator]
-    assert spoken(list(generation_of(talker))).tolist() != alone
+    assert spoken(list(columns_from(talker))).tolist() != alone
 
 
 def test_a_route_of_a_plugin_learns(registry: Registry, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def read_aloud(talker: Talker, text: str) -> list[list[int]]:
         given_text=talker.model.backbone.tokenizer.encode(text),
         speaker=1,
     )
-    return spoken(list(generation)).tolist()  # type: ignore[no-any-return]
+    return spoken(list(columns_of(generation))).tolist()  # type: ignore[no-any-return]
 
 
 def move_mouth(source: Talker, target: Talker) -> None:

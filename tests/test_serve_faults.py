@@ -38,7 +38,8 @@ from talkers import make_talker
 from websockets.asyncio.client import connect
 
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.session import AnswerDone, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone
 from anytalk.model.talker import Talker
 
 

@@ -18,7 +18,8 @@ from serve_lab import Running, question, run, running
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.grid.audio import resample
 from anytalk.model.talker import Talker
 

@@ -11,7 +11,7 @@ import pytest
 from serve_lab import MANUAL, ORDER, SMALL, Running, pcm, question, record, run, running, talking, texts, without_deltas
 from talkers import make_talker
 
-from anytalk.serve.answers import Question
+from anytalk.decode.jobs import Question
 from anytalk.serve.outbox import Outbox
 
 

@@ -27,7 +27,7 @@ from serve_lab import (
 from serve_mistakes import MISTAKES
 from talkers import make_talker
 
-from anytalk.serve.answers import Question
+from anytalk.decode.jobs import Question
 
 
 @pytest.fixture(scope="module")

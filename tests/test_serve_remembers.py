@@ -12,9 +12,9 @@ from serve_lab import MANUAL, Running, Talk, pcm, question, record, run, running
 from talkers import hf_talker, make_talker
 from torch import Tensor
 
+from anytalk.decode.jobs import Question
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import JoinableCache
-from anytalk.serve.answers import Question
 
 SYSTEM = "You are a voice assistant."
 BRIEF = {**MANUAL, "max_output_tokens": 20}

@@ -13,10 +13,11 @@ import pytest
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.session import AudioDelta, Session
+from anytalk.decode.jobs import Ended, Event, Failed, Job, Question, Said
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AudioDelta
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
-from anytalk.serve.answers import Ended, Event, Failed, Job, Question, Said
 from anytalk.serve.model_thread import ModelThread
 
 QUESTIONS = ["one", "seven?", "the sea", "zebra crossing"]

@@ -12,7 +12,8 @@ from talkers import end_audio_after, end_text_after, make_talker
 
 from anytalk.decode import session as session_module
 from anytalk.decode.engine import DecodeOptions, Generation
-from anytalk.decode.session import AnswerDone, AudioDelta, Event, Session, TextDelta, listen
+from anytalk.decode.session import Event, Session, listen
+from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
 from anytalk.errors import AudioError, ConfigError, TalkerError, UnknownNameError
 from anytalk.grid.delay import PATTERNS
 from anytalk.model.talker import Talker

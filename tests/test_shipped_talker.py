@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.grid.audio import read_wave
 from anytalk.model.config import read_config
 from anytalk.model.parent import load_parent

@@ -89,7 +89,8 @@ def test_a_talker_answers_the_same_with_graphs() -> None:
     from test_bench import WAVE
 
     from anytalk.decode.engine import DecodeOptions
-    from anytalk.decode.session import AnswerDone, AudioDelta, Session
+    from anytalk.decode.session import Session
+    from anytalk.decode.telling import AnswerDone, AudioDelta
 
     made = []
     for arithmetic in ("fused", "graphs"):

@@ -12,7 +12,9 @@ from helpers import moved_parts, snapshot, stage, tiny_talker, train, training_r
 from talkers import end_text_after, make_talker
 
 from anytalk.decode.engine import DecodeOptions, Generation
-from anytalk.decode.session import AnswerDone, Session
+from anytalk.decode.runner import columns_of
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1A1, T1A2, T1T2
@@ -45,7 +47,7 @@ def generate(talker: Talker, task: Any, text: str, **how: Any) -> Generation:
         audio_out=True,
         given_text=given,
     )
-    for _ in generation:
+    for _ in columns_of(generation):
         pass
     return generation
 

@@ -22,7 +22,8 @@ from helpers import (
 )
 
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.errors import ConfigError, DataError, TalkerError, UnknownNameError
 from anytalk.grid.audio import read_wave
 from anytalk.grid.tasks import TASKS

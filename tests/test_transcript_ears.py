@@ -15,7 +15,9 @@ from whisper.model import ModelDimensions, Whisper
 
 from anytalk.cli.app import build_app
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.session import AnswerDone, AudioDelta, Event, Session, TextDelta, listen
+from anytalk.decode.jobs import Ended, Job, Question, Said, Speech
+from anytalk.decode.session import Event, Session, listen
+from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
 from anytalk.errors import AudioError, ConfigError
 from anytalk.evaluate.wer import word_error_rate
 from anytalk.grid.audio import read_wave
@@ -27,7 +29,6 @@ from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Ears, Heard
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_ears
-from anytalk.serve.answers import Ended, Job, Question, Said, Speech
 from anytalk.serve.model_thread import ModelThread
 from anytalk_adapters.whisper_weights import writer_tokenizer
 from anytalk_adapters.whisper_writer import WhisperWriter, loop_length

@@ -15,7 +15,9 @@ from anytalk.bench.paced import PacedGeneration
 from anytalk.bench.stopwatch import Stopwatch, timed_parts
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.reach import REACH
-from anytalk.decode.session import Mouth, listen, spoken_turn, task_after
+from anytalk.decode.runner import columns_of
+from anytalk.decode.session import listen, spoken_turn, task_after
+from anytalk.decode.telling import Telling
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
 
@@ -72,7 +74,6 @@ def answer(
     pace: Pace,
     *,
     stride_frames: int = 1,
-    overlap: bool = False,
     reach: int = REACH,
     lapped: Callable[[], None] = lambda: None,
 ) -> Timed:
@@ -83,7 +84,6 @@ def answer(
         wave: (N,) float32 at the encoder's rate.
         pace: Length of the answer.
         stride_frames: Codec frames per piece of sound behind the first.
-        overlap: Whether the codec works in a thread of its own.
         reach: See :class:`anytalk.decode.engine.DecodeOptions`.
         lapped: Called after each column; its time counts.
     """
@@ -110,18 +110,25 @@ def answer(
         mark=mark,
         text_columns=pace.text_columns,
     )
-    mouth = Mouth(talker, time.perf_counter(), mark, overlap)
+    telling = Telling(
+        talker,
+        generation.answer,
+        speaks=True,
+        started=time.perf_counter(),
+        stride_frames=stride_frames,
+        mark=mark,
+    )
     caches = _Caches(talker)
     generation.choose = watch.around("sampling", generation.choose)  # type: ignore[method-assign]
-    say = watch.around("codec", lambda last: list(mouth.say(generation.answer, last)))
+    say = watch.around("codec", lambda last: list(telling.say(last)))
     with timed_parts(talker, watch), caches:
-        for _ in generation:
-            if mouth.is_due(generation.answer, stride_frames):
+        for _ in columns_of(generation):
+            if telling.is_due:
                 say(False)
             watch.lap()
             lapped()
     say(True)
-    return Timed(watch, marks, watch.now() - began, mouth.num_samples / talker.codec.sample_rate_hz, caches.num_bytes)
+    return Timed(watch, marks, watch.now() - began, telling.done().audio_s, caches.num_bytes)
 
 
 class _Caches:

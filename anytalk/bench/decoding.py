@@ -15,7 +15,7 @@ from anytalk.bench.answering import FIRST_SOUND, Pace, Timed, answer, median, me
 from anytalk.bench.memory import pretend
 from anytalk.bench.naive import NaiveAnswer, answer_naively
 from anytalk.bench.stopwatch import STEP_SEGMENTS
-from anytalk.decode.engine import Alone
+from anytalk.decode.lanes import Lane
 from anytalk.decode.reach import columns_held
 from anytalk.decode.ready import make_talker_ready
 from anytalk.model.talk_model import TalkCache
@@ -43,7 +43,6 @@ class DecodeBench:
         repeats: Answers that count; one more runs before them.
         baseline: Also run the straightforward loop.
         stride_frames: Codec frames per piece of sound behind the first.
-        overlap: Let the codec work in a thread of its own.
         lengths: Conversation lengths at which a step is timed.
     """
 
@@ -53,7 +52,6 @@ class DecodeBench:
     repeats: int = 2
     baseline: bool = True
     stride_frames: int = 2
-    overlap: bool = False
     lengths: tuple[int, ...] = ()
 
 
@@ -84,7 +82,7 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
     answers = []
     for number in range(bench.repeats + 1):
         told(f"answer {number} of {bench.repeats}" if number else "an answer that doesn't count")
-        timed = answer(talker, wave, bench.pace, stride_frames=bench.stride_frames, overlap=bench.overlap)
+        timed = answer(talker, wave, bench.pace, stride_frames=bench.stride_frames)
         if number:
             answers.append(timed)
     figures = {"machine": machine(talker), "question_s": bench.question_s, "arithmetic": bench.arithmetic}
@@ -234,9 +232,13 @@ def run_step(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
     model = talker.model
     embeds = torch.randn(rows, steps, model.backbone.width, device=talker.device)
     tokens = torch.full((rows, model.layout.num_streams, steps), model.layout.pad_t, device=talker.device)
-    speaks = Alone(int(model.route.reads_prompt), cache.output_adapter)
+    backbone, adapter = Lane(), Lane()
+    backbone.join(range(rows), cache.backbone)
+    if model.route.reads_prompt:
+        adapter.join([0], cache.output_adapter)
+    lanes = (lane.at({row: row for row in range(rows)}, model.device) for lane in (backbone, adapter))
     columns = Columns(tokens, Merged(embeds, None))
-    hidden = model.route.step(model, columns, Alone(rows, cache.backbone), speaks)
+    hidden = model.route.step(model, columns, *lanes)
     if rows == 2:
         model.text_logits(hidden.states.normed[1:, -1:])
     if hidden.audio is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from anytalk.decode.answer import Column
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
+from anytalk.decode.runner import columns_of
 from anytalk.evaluate.grids import kl_per_token
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS
@@ -103,7 +104,7 @@ def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answ
     options = DecodeOptions(max_columns=max_tokens)
     for question in questions:
         generation = _generation(Generation, talker, _prompt(talker, question), options)
-        for _ in generation:
+        for _ in columns_of(generation):
             if generation.answer.text_ended:
                 break
         made.ids.append(list(generation.answer.text_ids))
@@ -166,7 +167,7 @@ def _logits(
     for prompt, text, columns in grids:
         options = DecodeOptions(max_columns=len(text))
         generation = _generation(_Following, talker, prompt, options).follow(text, columns)
-        for _ in generation:
+        for _ in columns_of(generation):
             pass
         texts.append(torch.cat(generation.text_seen).float())
         audios.append(torch.cat(generation.audio_seen).float())

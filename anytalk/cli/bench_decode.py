@@ -32,7 +32,6 @@ def command(
     audio_columns: int = typer.Option(48, min=12, help="Answer columns behind the text's end."),
     repeats: int = typer.Option(2, min=1, help="Answers that count; one more runs before them."),
     stride: int = typer.Option(2, min=1, help="Codec frames per piece of sound behind the first."),
-    overlap: bool = typer.Option(False, help="Let the codec work in a thread of its own."),
     length: list[int] = typer.Option([], help="Also time a step this late in a conversation. May be repeated."),
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
     profile: Path | None = typer.Option(None, help="Also draw where a step goes (.png)."),
@@ -56,7 +55,6 @@ def command(
             repeats=repeats,
             baseline=baseline,
             stride_frames=stride,
-            overlap=overlap,
             lengths=tuple(sorted(length)),
         )
         figures = bench_decode(_load(talker, device), bench, lambda what: status.update(f"{what} ..."))

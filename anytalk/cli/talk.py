@@ -19,7 +19,8 @@ from anytalk.model.config import TalkerConfig, read_config
 
 if TYPE_CHECKING:
     from anytalk.decode.engine import DecodeOptions
-    from anytalk.decode.session import AnswerDone, Session
+    from anytalk.decode.session import Session
+    from anytalk.decode.telling import AnswerDone
     from anytalk.plugins.contracts import Ears, SpeechEncoder
 
 _CHECK_RATE_HZ = 16_000
@@ -190,7 +191,7 @@ class _Conversation:
 
     def ask(self, *, text: str | None = None, wave: np.ndarray | None = None, task: Task | None = None) -> None:
         """One question; prints the answer as it comes, then what it took."""
-        from anytalk.decode.session import AnswerDone, AudioDelta, TextDelta
+        from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
 
         if task is None:
             task = find_task(_default_task(wave is not None, self.text_only))

@@ -1,6 +1,6 @@
-"""The column loop: prefill a prompt, then sample one grid column after the other.
+"""The choices of an answer: which tokens are legal, which is taken, where text and sound end.
 
-It knows token ids and columns; nothing of text, sound files or codecs.
+It knows token ids and columns; nothing of text, sound files or codecs, and runs no model.
 
 Batch-parallel decoding (paper 3.2): two rows, the second with a text-only prompt. Text is sampled from the second,
 audio from the first, and the same text token is fed to both: so the text is what the model would write if it did not
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from anytalk.decode.answer import Answer, Column
-from anytalk.decode.reach import REACH, forget_old_speech
+from anytalk.decode.reach import REACH
 from anytalk.decode.sampling import GREEDY, SamplingOptions, choose, on_host
 from anytalk.errors import ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tokens import StreamLayout
-from anytalk.model.talk_model import TalkCache, TalkModel
-from anytalk.plugins.contracts import BackboneStates, Cache, Columns, GridBatch, Hidden, Merged, StreamLogits
+from anytalk.model.talk_model import TalkModel
+from anytalk.plugins.contracts import StreamLogits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,36 +64,8 @@ def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
     return logits.masked_fill(~is_legal, -torch.inf)
 
 
-def _shared_columns(tokens: Tensor) -> int:
-    """How many columns in front are the same in all of several rows (R,S,T), the last one never counted."""
-    if tokens.shape[0] == 1:
-        return 0
-    differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
-    return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1
-
-
-def _first(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values[:1]
-
-
-class Alone:
-    """The first rows of an answer that is alone, with their cache."""
-
-    def __init__(self, count: int, cache: Cache | None) -> None:
-        self.count, self.cache = count, cache
-
-    def __len__(self) -> int:
-        return self.count
-
-    def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
-        """See :class:`anytalk.plugins.contracts.Lane`."""
-        found = part(self.cache, *(given[: self.count] for given in inputs))
-        missing = len(inputs[0]) - self.count
-        return [torch.cat([one, one.new_zeros(missing, *one.shape[1:])]) for one in found] if missing else list(found)
-
-
 class Generation:
-    """One answer being generated; iterate over it for its columns, read :attr:`answer` at any time."""
+    """The choices of one answer, for which :mod:`anytalk.decode.runner` runs the model; :attr:`answer` holds them."""
 
     def __init__(
         self,
@@ -108,7 +80,7 @@ class Generation:
         speaker: int | None = None,
         mark: Callable[[str], None] = no_mark,
     ) -> None:
-        """Prepare; nothing runs before iteration.
+        """Prepare; nothing runs yet.
 
         Args:
             model: The talking model, in eval mode.
@@ -139,53 +111,19 @@ class Generation:
         self.answer = Answer(pattern, text_ended=False)
         self._audio_sampling = audio
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
-        self._rows = len(prompts)
-        if audio_out and self._rows > model.route.num_rows:
+        if audio_out and len(prompts) > model.route.num_rows:
             raise ConfigError(
                 "two prompts were given to a talker whose backbone doesn't hear its own speech",
                 "give one: its text is never disturbed, so batch-parallel decoding has nothing to add",
             )
-
-    @torch.no_grad()
-    def __iter__(self) -> Iterator[Column]:
-        """Generate to the end."""
-        answer = self.answer
-        if self.is_given:
-            yield from self._given()
-            return
-        hidden, cache = self._prefill()
-        self.mark("prefilled")
-        for index in range(self.options.max_columns):
-            column = self.choose(self._text_logits(hidden), self._audio_choices(hidden), index)
-            if column is None:
-                answer.finish_reason = "stop"
-                return
-            yield column
-            if self.is_done(index):
-                answer.finish_reason = "stop"
-                return
-            if answer.text_ended:
-                self._let_go(cache)
-            hidden = self._step(self.next_text(column), column.audio, cache)
-        answer.finish_reason = "length"
-
-    def _let_go(self, cache: TalkCache) -> None:
-        """Of what is held, what nobody needs once the text has ended."""
-        if self._rows == 2:
-            cache.backbone.keep_rows([0])
-            self._rows = 1
-        if self.options.reach and self.model.route.reads_prompt:
-            kept = self.prompts[0].num_columns + len(self.answer.text_ids) + 1  # the prompt, the text and its end
-            forget_old_speech(cache, kept, self.options.reach)
-
-    # ---- one column, for whoever runs the model for several answers at once
 
     @property
     def is_given(self) -> bool:
         """Whether all of the answer is known, so that nothing has to be run: a given text that isn't spoken."""
         return self.given_text is not None and not self.audio_out
 
-    def _given(self) -> Iterator[Column]:
+    def given_columns(self) -> Iterator[Column]:
+        """The whole answer, where it :attr:`is_given`."""
         self.mark("prefilled")
         for index in range(self.options.max_columns):
             column = self.choose(None, None, index)
@@ -231,64 +169,7 @@ class Generation:
         """The text token that is fed back with a column: a pad behind the text's end."""
         return self.model.layout.pad_t if column.text is None else column.text
 
-    # ---- running the model
-
-    def _prefill(self) -> tuple[Hidden, TalkCache]:
-        model, route = self.model, self.model.route
-        tokens = torch.from_numpy(np.stack([p.tokens for p in self.prompts])).to(model.device)
-        spans = [[(s, e) for (s, _), e in zip(p.speech_spans, self.speech, strict=True)] for p in self.prompts]
-        merged = model.embed(GridBatch(tokens, spans))
-        cache = model.new_cache(1, tokens.shape[2] + self.options.max_columns, int(self.audio_out))
-        states = None
-        if route.needs_backbone(self.writes):
-            states = self._read(merged.backbone, _shared_columns(tokens), cache.backbone)
-        nothing = merged.backbone.new_zeros(self._rows, 1, merged.backbone.shape[-1])
-        audio = None
-        if self.audio_out:
-            first = BackboneStates(*(part[:1] for part in states)) if states is not None else None
-            columns = Columns(tokens[:1], Merged(merged.backbone[:1], _first(merged.adapter)))
-            audio = route.prefill(model, first, columns, cache.output_adapter)
-        return Hidden(states or BackboneStates(nothing, nothing), audio), cache
-
-    def _read(self, embeds: Tensor, shared: int, cache: Cache) -> BackboneStates:
-        """The backbone over the prompts of all rows (R,T,D), what they share read once and then copied."""
-        backbone = self.model.backbone
-        if not shared:
-            cache.keep_rows([0] * self._rows)
-            whole: BackboneStates = backbone(embeds, cache)
-            return whole
-        before: BackboneStates = backbone(embeds[:1, :shared], cache)
-        cache.keep_rows([0] * self._rows)
-        after: BackboneStates = backbone(embeds[:, shared:], cache)
-        pairs = zip(before, after, strict=True)
-        return BackboneStates(*(torch.cat([a.expand(self._rows, -1, -1), b], dim=1) for a, b in pairs))
-
-    def _step(self, text: int, audio: np.ndarray | None, cache: TalkCache) -> Hidden:
-        layout, device = self.model.layout, self.model.device
-        tokens = torch.full((self._rows, layout.num_streams, 1), layout.pad_a, dtype=torch.int64)
-        tokens[:, layout.text_row] = text
-        if audio is not None:
-            tokens[0, : layout.text_row, 0] = torch.from_numpy(audio)
-        speaker = speaker_mask = None
-        if self.speaker is not None and self.audio_out:
-            speaker = torch.full((self._rows,), self.speaker, device=device)
-            speaker_mask = torch.zeros(self._rows, 1, dtype=torch.bool, device=device)
-            speaker_mask[0] = True
-        tokens = tokens.to(device)
-        columns = Columns(tokens, self.model.embed(GridBatch(tokens, (), speaker, speaker_mask)))
-        route = self.model.route
-        reads = route.needs_backbone(self.writes)
-        lanes = Alone(self._rows if reads else 0, cache.backbone), Alone(int(self.audio_out), cache.output_adapter)
-        return route.step(self.model, columns, *lanes)
-
     # ---- choosing tokens
-
-    def _text_logits(self, hidden: Hidden) -> Tensor | None:
-        row = self._rows - 1
-        return self.model.text_logits(hidden.states.normed[row : row + 1, -1:])[:, 0] if self.writes else None
-
-    def _audio_choices(self, hidden: Hidden) -> StreamLogits | None:
-        return None if hidden.audio is None else self.model.route.choices(self.model, hidden.audio[:1, -1:])[0]
 
     def _next_text(self, logits: Tensor | None, index: int) -> int:
         layout, answer = self.model.layout, self.answer

@@ -11,64 +11,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from anytalk.decode.answer import Answer
 from anytalk.decode.engine import DecodeOptions, Generation, no_mark
-from anytalk.decode.overlap import OverlappedStream
+from anytalk.decode.runner import columns_of
+from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Heard
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """A piece of the text answer; pieces joined are the whole."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class AudioDelta:
-    """A piece of the spoken answer.
-
-    Attributes:
-        wave: (n,) float32 at the codec's rate.
-    """
-
-    wave: np.ndarray
-
-
-@dataclass(frozen=True)
-class AnswerDone:
-    """The end of an answer, with what it took.
-
-    Attributes:
-        text: The whole text.
-        finish_reason: ``"stop"``, or ``"length"`` when the column budget ran out.
-        num_columns: Generated columns.
-        num_frames: Codec frames spoken.
-        wall_s: From the question's arrival to the last sample.
-        first_audio_s: From the question's arrival to the first sample; None without sound.
-        audio_s: Length of the spoken answer.
-    """
-
-    text: str
-    finish_reason: str
-    num_columns: int
-    num_frames: int
-    wall_s: float
-    first_audio_s: float | None
-    audio_s: float
-
-    @property
-    def real_time_factor(self) -> float | None:
-        """Wall-clock seconds per second of speech (below 1 is faster than real time); None without sound."""
-        return self.wall_s / self.audio_s if self.audio_s else None
-
 
 Event = TextDelta | AudioDelta | AnswerDone
 
@@ -80,7 +32,6 @@ class Session:
     Attributes:
         talker: Who answers.
         stride_frames: Codec frames per piece of sound; more is cheaper, fewer is sooner. The first piece never waits.
-        overlap: Let the codec work in a thread of its own while the next columns are computed; the same sound.
         mark: Called with a name when a part of an answer is done, for whoever takes the time: ``"encoded"`` (speech is
             embedded; also for typed questions), ``"prefilled"``, ``"first_frame"`` (a whole frame of codes is there)
             and ``"first_sound"``.
@@ -88,7 +39,6 @@ class Session:
 
     talker: Talker
     stride_frames: int = 1
-    overlap: bool = False
     mark: Callable[[str], None] = no_mark
     _turns: list[Turn] = field(default_factory=list)
     _heard: list[Heard] = field(default_factory=list)
@@ -147,82 +97,28 @@ class Session:
         spoken = [] if heard is None or heard.columns is None else [heard]
         turns, all_heard = [*self._turns, turn], [*self._heard, *spoken]
         prompt = talker.prompts.prompt(task, turns)
-        tokenizer = talker.model.backbone.tokenizer
         generation = begin_generation(
             talker, task, turn, prompt, all_heard[: len(prompt.speech_spans)], options, speaker_row, self.mark
         )
-        mouth = Mouth(talker, started, self.mark, self.overlap) if task.audio_out else None
-        said = ""
-        num_read = 0
-        for _ in generation:
-            ids = generation.answer.text_ids
-            # Decoding all ids again is needed for new ones only: not in the columns behind the text's end.
-            delta = text_delta(tokenizer.decode(ids), said) if len(ids) > num_read else ""
-            num_read = len(ids)
-            if delta:
-                said += delta
-                yield TextDelta(delta)
-            if mouth is not None and mouth.is_due(generation.answer, self.stride_frames):
-                yield from mouth.say(generation.answer)
-        whole = tokenizer.decode(generation.answer.text_ids)
-        if whole.startswith(said) and whole != said:
-            yield TextDelta(whole[len(said) :])
-        if mouth is not None:
-            yield from mouth.say(generation.answer, is_last=True)
-        if task.answer == "answer":
-            self._turns += [turn, Turn("assistant", whole)]
-            self._heard += spoken
-        yield AnswerDone(
-            text=whole,
-            finish_reason=generation.answer.finish_reason or "stop",
-            num_columns=max(len(generation.answer.columns), len(generation.answer.text_ids)),
-            num_frames=mouth.num_frames if mouth else 0,
-            wall_s=time.perf_counter() - started,
-            first_audio_s=mouth.first_audio_s if mouth else None,
-            audio_s=mouth.num_samples / talker.codec.sample_rate_hz if mouth else 0.0,
+        telling = Telling(
+            talker,
+            generation.answer,
+            speaks=task.audio_out,
+            started=started,
+            stride_frames=self.stride_frames,
+            mark=self.mark,
         )
-
-
-class Mouth:
-    """Turns the frames of an answer into sound as they become ready, and counts them."""
-
-    def __init__(self, talker: Talker, started: float, mark: Callable[[str], None], overlap: bool = False) -> None:
-        self.mark = mark
-        stream = talker.codec.new_stream()
-        self.stream = OverlappedStream(stream) if overlap else stream
-        self.device = talker.device
-        self.started = started
-        self.num_frames = 0
-        self.num_samples = 0
-        self.first_audio_s: float | None = None
-
-    def is_due(self, answer: Answer, stride_frames: int) -> bool:
-        """Whether enough frames are ready for the next piece: one until the first sound, then `stride_frames`."""
-        return answer.frames_ready - self.num_frames >= (1 if self.first_audio_s is None else stride_frames)
-
-    def say(self, answer: Answer, is_last: bool = False) -> Iterator[AudioDelta]:
-        """What is ready and was not said yet; with `is_last` also what the codec holds back."""
-        yield from self.sound(self.stream.push(self.take(answer)), is_last)
-
-    def take(self, answer: Answer) -> Tensor:
-        """(1,K,t) codes that are ready and were not said yet; whoever takes them has the stream decode them."""
-        ready = max(self.num_frames, answer.frames_ready)
-        if ready and not self.num_frames:
-            self.mark("first_frame")
-        codes = torch.from_numpy(answer.codes(self.num_frames, ready))[None].to(self.device)
-        self.num_frames = ready
-        return codes
-
-    def sound(self, pushed: Tensor, is_last: bool = False) -> Iterator[AudioDelta]:
-        """(1,n) that the stream made of what was taken, as an event; with `is_last` also what it holds back."""
-        pieces = [pushed] + ([self.stream.flush()] if is_last else [])
-        wave = torch.cat(pieces, dim=1)[0].cpu().numpy()
-        if len(wave):
-            if self.first_audio_s is None:
-                self.first_audio_s = time.perf_counter() - self.started
-                self.mark("first_sound")
-            self.num_samples += len(wave)
-            yield AudioDelta(wave)
+        for _ in columns_of(generation):
+            yield from telling.text()
+            if telling.is_due:
+                yield from telling.say()
+        yield from telling.rest_of_text()
+        yield from telling.say(is_last=True)
+        done = telling.done()
+        if task.answer == "answer":
+            self._turns += [turn, Turn("assistant", done.text)]
+            self._heard += spoken
+        yield done
 
 
 def _task(task: Task | str | None, *, spoken: bool) -> Task:
@@ -308,13 +204,6 @@ def longest_transcript(speech_columns: int) -> int:
     said: a small model that loses the thread must not go on for as long as an answer may.
     """
     return 2 * speech_columns + 8
-
-
-def text_delta(whole: str, said: str) -> str:
-    """What can be said now: not a character whose bytes are still incomplete, nothing that may still change."""
-    if whole.endswith("\ufffd") or not whole.startswith(said):
-        return ""
-    return whole[len(said) :]
 
 
 def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Heard:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.runner import columns_of
 from anytalk.grid.prompts import Prompt
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import BackboneStates, GridBatch
@@ -29,7 +30,7 @@ def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_t
     options = DecodeOptions(max_columns=max_tokens, rule=talker.config.decode_rule)
     pattern = talker.config.grid.delay_pattern()
     generation = Generation(talker.model, pattern, options, [prompt], speech, audio_out=False)
-    for _ in generation:
+    for _ in columns_of(generation):
         pass
     return generation.answer.text_ids, generation.answer.finish_reason == "stop"
 

@@ -13,7 +13,8 @@ import torch
 
 from anytalk.data.config import SourceConfig, read_rows
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.errors import AudioError, ConfigError, DataError
 from anytalk.evaluate.config import AnyMeasure, Suite
 from anytalk.evaluate.mos import MosPredictor, load_predictor

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from anytalk.decode.session import AudioDelta, TextDelta
-from anytalk.serve.answers import Ended, Event, Failed, Question, Started
+from anytalk.decode.jobs import Ended, Event, Failed, Question, Started
+from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.serve.errors import RequestError
 from anytalk.serve.items import joined
 from anytalk.serve.state import ServerState

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.formparsers import MultiPartParser
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from anytalk.decode.session import AudioDelta, TextDelta
+from anytalk.decode.jobs import Ended, Question, Said
+from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.grid.tasks import TASKS
-from anytalk.serve.answers import Ended, Question, Said
 from anytalk.serve.errors import RequestError
 from anytalk.serve.files_out import MEDIA_TYPES, check_format, read_sound, write_sound
 from anytalk.serve.http_answers import begun, errors_as_events, events_of, server_sent, whole_answer

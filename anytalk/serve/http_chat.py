@@ -15,8 +15,8 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from anytalk.decode.session import AudioDelta, TextDelta
-from anytalk.serve.answers import Ended, Question, Said, Started
+from anytalk.decode.jobs import Ended, Question, Said, Started
+from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.serve.errors import RequestError, check_characters
 from anytalk.serve.files_out import check_format, read_sound, write_sound
 from anytalk.serve.http_answers import begun, errors_as_events, events_of, server_sent, whole_answer

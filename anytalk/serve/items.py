@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from anytalk.serve.answers import Said, Speech
+from anytalk.decode.jobs import TURNS_DROPPED_AT_ONCE, Said, Speech
 from anytalk.serve.errors import RequestError
 from anytalk.serve.kept_sound import KeptSound
 from anytalk.serve.sound import WireFormat
 
 MS_PER_CHARACTER = 65
 """Of English speech; tells how much of an answer was heard that was cut off before all its sound was made."""
-_DROPPED_AT_ONCE = 16
-"""As many as the model forgets at once (see ``answers``): its memory then still fits."""
 _TEXT_KINDS = {"user": ("input_text", "text"), "system": ("input_text", "text"), "assistant": ("output_text", "text")}
 
 
@@ -130,7 +128,7 @@ class Conversation:
         self.items.insert(place, item)
         previous = self.items[place - 1].id if place else None
         if len(self.items) > self.max_items:
-            del self.items[:_DROPPED_AT_ONCE]
+            del self.items[:TURNS_DROPPED_AT_ONCE]
         self._drop_old_sound()
         return previous
 
@@ -194,7 +192,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
 
     Args:
         given: The item object.
-        decode: Base64 of a spoken question -> :class:`~anytalk.serve.answers.Speech`, and its sound to be kept.
+        decode: Base64 of a spoken question -> :class:`~anytalk.decode.jobs.Speech`, and its sound to be kept.
         max_text_chars: Longest text.
 
     Raises:

@@ -15,12 +15,12 @@ from contextlib import suppress
 
 from torch import Tensor
 
+from anytalk.decode.jobs import Ended, Event, Failed, Job, Question, front_of, listen_to
+from anytalk.decode.memory import Memory
+from anytalk.decode.runner import Runner
 from anytalk.errors import AnytalkError
 from anytalk.model.talker import Talker
-from anytalk.serve.answers import Ended, Event, Failed, Job, Question, front_of, listen_to
-from anytalk.serve.batch import Batch
 from anytalk.serve.heap import Heap
-from anytalk.serve.memory import Memory
 
 log = logging.getLogger("anytalk.serve")
 
@@ -40,7 +40,7 @@ class ModelThread:
         self.talker = talker
         self._stride_frames = stride_frames
         self._on_columns = on_columns
-        self._batch = Batch(talker.model)
+        self._runner = Runner(talker.model)
         self._heap = Heap()
         self._arrived = threading.Condition()
         self._new: deque[Job] = deque()
@@ -109,17 +109,17 @@ class ModelThread:
 
     # ---- in the thread
 
-    def _new_batch(self) -> Batch:
-        batch = Batch(self.talker.model)
+    def _new_runner(self) -> Runner:
+        runner = Runner(self.talker.model)
         try:
-            batch.warm_up(front_of(self.talker))
+            runner.warm_up(front_of(self.talker))
         except Exception:  # nothing depends on it, and the thread must live
             log.exception("the first prompt could not be read")
-            return Batch(self.talker.model)
-        return batch
+            return Runner(self.talker.model)
+        return runner
 
     def _work(self) -> None:
-        self._batch = self._new_batch()
+        self._runner = self._new_runner()
         try:
             self._run_rounds()
         except Exception as error:  # of a part that belongs to no answer; whoever waits must be told
@@ -154,7 +154,7 @@ class ModelThread:
         for job in [job for job in self._speaking if job.is_cancelled]:
             self._speaking.remove(job)
             assert job.slot is not None
-            self._batch.remove(job.slot)
+            self._runner.remove(job.slot)
         self._preparing = [job for job in self._preparing if not job.is_cancelled]
 
     def _prepare(self) -> None:
@@ -183,7 +183,7 @@ class ModelThread:
                 job.prepare(self.talker, self._stride_frames)
                 laid_out.append(job)
         try:
-            self._batch.add_all([job.slot for job in laid_out if job.slot is not None])
+            self._runner.add_all([job.slot for job in laid_out if job.slot is not None])
         except Exception:  # as above; what was remembered is read again
             for job in laid_out:
                 self._leave(job)
@@ -199,7 +199,7 @@ class ModelThread:
                     if again:
                         job.prepare(self.talker, self._stride_frames)
                         assert job.slot is not None
-                        self._batch.add(job.slot)
+                        self._runner.add(job.slot)
                     job.begin()
                     begun.append(job)
             except _HasFailed:
@@ -242,12 +242,12 @@ class ModelThread:
 
     def _leave(self, job: Job) -> None:
         if job.slot is not None:
-            self._batch.remove(job.slot)
+            self._runner.remove(job.slot)
         _forget(job)
 
     def _step(self) -> None:
         try:
-            stepped = self._batch.step()
+            stepped = self._runner.step()
         except Exception as error:
             # Their rows stand in one batch: nobody can tell whose caches are still whole.
             log.exception("a column failed for %d answers", len(self._speaking))
@@ -255,7 +255,7 @@ class ModelThread:
                 job.emit(Failed(f"the model failed: {type(error).__name__}", is_ours=True))
                 _forget(job)
             self._speaking.clear()
-            self._batch = self._new_batch()
+            self._runner = self._new_runner()
             return
         self._on_columns(len(stepped))
         self._speaking = self._go_on(self._speaking)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from anytalk.decode.engine import DecodeOptions
+from anytalk.decode.jobs import Question, Said, Speech
 from anytalk.errors import AnytalkError
 from anytalk.grid.audio import check_speech, resample
 from anytalk.grid.tasks import TASKS, Task
-from anytalk.serve.answers import Question, Said, Speech
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.events import ResponseOptions
 from anytalk.serve.items import Conversation, Item, read_item, turns_of

@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from anytalk.decode.memory import Memory
 from anytalk.errors import AnytalkError
 from anytalk.serve import events as e
 from anytalk.serve.errors import RequestError, of_ours
@@ -22,7 +23,6 @@ from anytalk.serve.input_buffer import InputBuffer
 from anytalk.serve.items import Conversation, Item, from_base64, joined, new_id, read_item
 from anytalk.serve.kept_sound import KeptSound
 from anytalk.serve.limits import TokenBucket
-from anytalk.serve.memory import Memory
 from anytalk.serve.outbox import Outbox, SlowClientError
 from anytalk.serve.planning import check_unheard, plan_response, speech_of, transcript_question
 from anytalk.serve.response import Response

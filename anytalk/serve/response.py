@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from anytalk.decode.session import AudioDelta, TextDelta
-from anytalk.serve.answers import Ended, Failed, Question, Started
+from anytalk.decode.jobs import Ended, Failed, Question, Started
+from anytalk.decode.memory import Memory
+from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.serve.items import Conversation, Item, new_id
-from anytalk.serve.memory import Memory
 from anytalk.serve.outbox import Outbox
 from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState

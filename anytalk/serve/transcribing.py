@@ -8,8 +8,8 @@ from collections import deque
 from contextlib import aclosing
 from typing import Any
 
-from anytalk.decode.session import TextDelta
-from anytalk.serve.answers import Ended, Failed, Question
+from anytalk.decode.jobs import Ended, Failed, Question
+from anytalk.decode.telling import TextDelta
 from anytalk.serve.items import Item
 from anytalk.serve.outbox import Outbox
 from anytalk.serve.state import ServerState

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from eval_sets import by_hash
 
-from anytalk.decode.session import AnswerDone, AudioDelta, Session
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.errors import AnytalkError, DataError, TalkerError
 from anytalk.evaluate.spectrogram import draw_spectrogram
 from anytalk.grid.audio import read_wave, resample, write_wave

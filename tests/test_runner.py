@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from talkers import hf_talker, make_talker, with_plain_caches
+from talkers import end_audio_after, end_text_after, hf_talker, make_talker, with_plain_caches
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.jobs import Job, Question, Said, Speech, front_of, listen_to
+from anytalk.decode.memory import Memory
 from anytalk.decode.ready import make_talker_ready
+from anytalk.decode.runner import Runner, Slot, columns_of, run_all
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AudioDelta
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import JoinableCache
-from anytalk.serve.answers import Speech, front_of, listen_to
-from anytalk.serve.batch import Batch, Slot
-from anytalk.serve.memory import Memory
 from anytalk.serve.ready import arithmetic_for_many
 
 
@@ -64,7 +66,7 @@ def run_alone(talker: Talker, mix: list[tuple[str, bool]], speaker: int | None =
     found = []
     for number, (task, given) in enumerate(mix):
         generation = question(talker, number, task, given=given, speaker=speaker)
-        for _ in generation:
+        for _ in columns_of(generation):
             pass
         found.append(told(generation))
     return found
@@ -72,7 +74,7 @@ def run_alone(talker: Talker, mix: list[tuple[str, bool]], speaker: int | None =
 
 def run_together(talker: Talker, mix: list[tuple[str, bool]], joins: int, speaker: int | None = None) -> list[Any]:
     """All in one batch, a new one every `joins` steps."""
-    batch = Batch(talker.model)
+    batch = Runner(talker.model)
     slots = [Slot(question(talker, i, task, given=given, speaker=speaker)) for i, (task, given) in enumerate(mix)]
     for slot in slots:
         batch.add(slot)
@@ -108,7 +110,7 @@ def test_voices_stay_with_their_answers(tmp_path: Path) -> None:
 
 def test_the_backbone_is_run_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talker = hf_talker(tmp_path, "none")
-    batch, rows = Batch(talker.model), []
+    batch, rows = Runner(talker.model), []
     for number in range(4):
         batch.add(Slot(question(talker, number, "T1T2", columns=12)))
     forward = talker.model.backbone.forward
@@ -119,7 +121,7 @@ def test_the_backbone_is_run_once_for_all(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_answer_that_is_taken_out_does_not_change_the_others(tmp_path: Path) -> None:
     talker = hf_talker(tmp_path, "talker")
-    batch = Batch(talker.model)
+    batch = Runner(talker.model)
     slots = [Slot(question(talker, i, "A1A2")) for i in range(4)]
     for slot in slots:
         batch.add(slot)
@@ -139,7 +141,7 @@ def test_prompts_that_are_read_together(adapter: str, arithmetic: str, tmp_path:
     talker = hf_talker(tmp_path, adapter, system="You are a voice assistant.")
     make_talker_ready(talker, arithmetic)
     alone = run_alone(talker, MIX)
-    batch, calls = Batch(talker.model), []
+    batch, calls = Runner(talker.model), []
     batch.warm_up(front_of(talker))
     forward = talker.model.backbone.forward
     talker.model.backbone.forward = lambda x, cache: (calls.append(len(x)), forward(x, cache))[1]
@@ -183,7 +185,7 @@ def test_questions_that_are_listened_to_together(tmp_path: Path) -> None:
 
 def test_what_fails_on_its_way_in_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talker = hf_talker(tmp_path, "talker")
-    batch = Batch(talker.model)
+    batch = Runner(talker.model)
     slots = [Slot(question(talker, number, "T1A2")) for number in range(2)]
     with monkeypatch.context() as broken:
         broken.setattr(talker.model, "text_logits", lambda _: 1 / 0)
@@ -199,7 +201,7 @@ def test_what_fails_on_its_way_in_leaves_nothing_behind(tmp_path: Path, monkeypa
 
 
 def converse(
-    talker: Talker, memory: Memory | None, turns: list[Turn], task: str = "T1A2", batch: Batch | None = None
+    talker: Talker, memory: Memory | None, turns: list[Turn], task: str = "T1A2", batch: Runner | None = None
 ) -> tuple[Slot, tuple[list[int], list[list[int]], str | None]]:
     prompt = talker.prompts.prompt(TASKS[task], turns)
     two = TASKS[task].audio_out and talker.model.route.num_rows == 2
@@ -212,7 +214,7 @@ def converse(
         [],
         audio_out=TASKS[task].audio_out,
     )
-    batch, slot = batch or Batch(talker.model), Slot(generation, memory)
+    batch, slot = batch or Runner(talker.model), Slot(generation, memory)
     batch.add(slot)
     while batch.slots:
         batch.step()
@@ -243,7 +245,7 @@ def test_a_turn_reads_only_what_is_new(adapter: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("adapter", ["talker", "blocks", "none"])
 def test_conversations_share_what_they_begin_with(adapter: str, tmp_path: Path) -> None:
     talker = hf_talker(tmp_path, adapter, system="You are a voice assistant.")
-    batch = Batch(talker.model)
+    batch = Runner(talker.model)
     batch.warm_up(front_of(talker))
     assert not batch.slots
     cached = []
@@ -267,10 +269,88 @@ def test_nothing_is_remembered_of_what_is_over(tmp_path: Path) -> None:
 
 
 def test_speech_is_told_apart_by_its_number(tmp_path: Path) -> None:
-    from anytalk.serve.memory import column_keys
+    from anytalk.decode.memory import column_keys
 
     talker = hf_talker(tmp_path, "none")
     prompt = talker.prompts.prompt(TASKS["A1T2"], [Turn("user", speech_columns=3)])
     one, same, two = (column_keys(prompt, [n], slice(None)) for n in (1, 1, 2))
     assert np.array_equal(one, same)
     assert (one != two).any(axis=0).sum() == 3
+
+
+# What one answer alone and many served ones have in common
+
+
+def test_both_rows_read_what_they_share_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker, shapes = hf_talker(tmp_path, "blocks"), []
+    alone = run_alone(talker, [("T1A2", False)] * 3)
+    forward = talker.model.backbone.forward
+    monkeypatch.setattr(
+        talker.model.backbone, "forward", lambda x, cache: (shapes.append(tuple(x.shape[:2])), forward(x, cache))[1]
+    )
+    generations = [question(talker, number, "T1A2") for number in range(3)]
+    runner, slots = Runner(talker.model), [Slot(generation) for generation in generations]
+    runner.add_all(slots)
+    longest = max(generation.prompts[0].num_columns for generation in generations)
+    assert shapes == [(3, longest - 1), (6, 1)], "what they share in one row each, then the last column in two"
+    while runner.slots:
+        runner.step()
+    assert [told(slot.generation) for slot in slots] == alone
+
+
+def test_the_first_sound_never_waits_for_a_longer_piece(tmp_path: Path) -> None:
+    """Neither in a session nor where it is served: the same pieces come after the same columns."""
+    talker = hf_talker(tmp_path, "talker")
+    options = DecodeOptions(max_columns=24)
+    said = [
+        len(event.wave)
+        for event in Session(talker, stride_frames=4).ask(text="why?", options=options)
+        if isinstance(event, AudioDelta)
+    ]
+    pieces: list[int] = []
+    job = Job(
+        Question(turns=[Said("user", "why?")], task=TASKS["T1A2"], options=options),
+        lambda event: pieces.append(len(event.wave)) if isinstance(event, AudioDelta) else None,
+    )
+    runner = Runner(talker.model)
+    job.prepare(talker, stride_frames=4)
+    assert job.slot is not None
+    runner.add(job.slot)
+    while True:
+        job.write()
+        if job.has_sound:
+            stream, codes = job.take_codes()
+            job.speak(stream.push(codes))
+        if job.is_done:
+            break
+        runner.step()
+    frame = talker.codec.samples_per_frame
+    assert pieces == said
+    assert pieces[:2] == [frame, 4 * frame]
+
+
+def test_text_is_decoded_only_where_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker, calls = make_talker(), []
+    end_text_after(talker, 3, monkeypatch)
+    end_audio_after(talker, 10_000, monkeypatch)
+    tokenizer = talker.model.backbone.tokenizer
+    decode = tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: calls.append(len(ids)) or decode(ids))
+    job = Job(
+        Question(turns=[Said("user", "hi")], task=TASKS["T1A2"], options=DecodeOptions(max_columns=20)), lambda _: None
+    )
+    runner = Runner(talker.model)
+    job.prepare(talker, 1)
+    assert job.slot is not None
+    runner.add(job.slot)
+    while not job.is_done:
+        job.write()
+        runner.step()
+    assert calls == [1, 2, 3]
+
+
+def test_many_answers_run_to_their_ends(tmp_path: Path) -> None:
+    talker = hf_talker(tmp_path, "talker")
+    generations = [question(talker, i, task, given=given) for i, (task, given) in enumerate(MIX)]
+    assert sorted(run_all(talker.model, generations, at_once=3)) == list(range(len(MIX)))
+    assert [told(generation) for generation in generations] == run_alone(talker, MIX)

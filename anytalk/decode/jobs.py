@@ -12,27 +12,19 @@ import numpy as np
 from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions, Generation
-from anytalk.decode.session import (
-    AnswerDone,
-    AudioDelta,
-    Mouth,
-    TextDelta,
-    begin_generation,
-    listen_to_all,
-    spoken_turn,
-    task_after,
-    text_delta,
-)
+from anytalk.decode.memory import Memory
+from anytalk.decode.runner import Slot
+from anytalk.decode.session import begin_generation, listen_to_all, spoken_turn, task_after
+from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import CodecStream, Heard
-from anytalk.serve.batch import Slot
-from anytalk.serve.memory import Memory
 
 _NUMBERS = itertools.count()
-_TURNS_DROPPED_AT_ONCE = 16
+TURNS_DROPPED_AT_ONCE = 16
+"""Old turns that prompts, and those who keep conversations, leave out together: what is remembered then still fits."""
 
 
 class Speech:
@@ -166,9 +158,7 @@ class Job:
     is_cancelled: bool = False
     slot: Slot | None = None
     _started: float = field(default_factory=time.perf_counter)
-    _mouth: Mouth | None = None
-    _said: str = ""
-    _talker: Talker | None = None
+    _telling: Telling | None = None
 
     def cancel(self) -> None:
         """Want no more of it."""
@@ -182,7 +172,6 @@ class Job:
 
     def prepare(self, talker: Talker, stride_frames: int) -> None:
         """Lay out the prompt."""
-        self._talker, self._stride = talker, stride_frames
         question, last = self.question, self.question.turns[-1].speech
         self._task = question.task if last is None else task_after(question.task, last.heard(talker))
         speaker = talker.speaker_index(question.speaker)
@@ -196,8 +185,13 @@ class Job:
             question.options,
             speaker,
         )
-        if self._task.audio_out:
-            self._mouth = Mouth(talker, self._started, lambda _: None)
+        self._telling = Telling(
+            talker,
+            generation.answer,
+            speaks=self._task.audio_out,
+            started=self._started,
+            stride_frames=stride_frames,
+        )
         memory = self.memory if question.task.answer == "answer" else None
         self.slot = Slot(generation, memory, [speech.number for speech in heard])
 
@@ -208,53 +202,40 @@ class Job:
 
     def write(self) -> None:
         """Say what the last column brought of the text."""
-        assert self.slot is not None
-        assert self._talker is not None
-        delta = text_delta(
-            self._talker.model.backbone.tokenizer.decode(self.slot.generation.answer.text_ids), self._said
-        )
-        if delta:
-            self._said += delta
-            self.emit(TextDelta(delta))
+        for delta in self.telling.text():
+            self.emit(delta)
+
+    @property
+    def telling(self) -> Telling:
+        """Its answer as events; there once it was prepared."""
+        assert self._telling is not None
+        return self._telling
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its answer is complete."""
+        return self.slot is not None and self.slot.is_done
 
     @property
     def has_sound(self) -> bool:
         """Whether the codec has something to do for it now."""
-        if self._mouth is None or self.slot is None:
-            return False
-        return self.slot.is_done or self.slot.generation.answer.frames_ready - self._mouth.num_frames >= self._stride
+        return self.telling.is_due or (self.is_done and self.telling.stream is not None)
 
     def take_codes(self) -> tuple[CodecStream, Tensor]:
         """What the codec is to decode, (1,K,t), and in which stream; where there is sound, once."""
-        assert self.slot is not None
-        assert self._mouth is not None
-        return self._mouth.stream, self._mouth.take(self.slot.generation.answer)
+        assert self.telling.stream is not None
+        return self.telling.stream, self.telling.take()
 
     def speak(self, pushed: Tensor) -> None:
         """Say the (1,n) samples that came of the codes."""
-        assert self.slot is not None
-        assert self._mouth is not None
-        for piece in self._mouth.sound(pushed, is_last=self.slot.is_done):
+        for piece in self.telling.sound(pushed, is_last=self.is_done):
             self.emit(piece)
 
     def finish(self) -> None:
         """Say the end."""
-        assert self.slot is not None
-        assert self._talker is not None
-        whole = self._talker.model.backbone.tokenizer.decode(self.slot.generation.answer.text_ids)
-        if whole.startswith(self._said) and whole != self._said:
-            self.emit(TextDelta(whole[len(self._said) :]))
-        answer, mouth = self.slot.generation.answer, self._mouth
-        done = AnswerDone(
-            text=whole,
-            finish_reason=answer.finish_reason or "stop",
-            num_columns=max(len(answer.columns), len(answer.text_ids)),
-            num_frames=mouth.num_frames if mouth else 0,
-            wall_s=time.perf_counter() - self._started,
-            first_audio_s=mouth.first_audio_s if mouth else None,
-            audio_s=mouth.num_samples / self._talker.codec.sample_rate_hz if mouth else 0.0,
-        )
-        self.emit(Ended(done, len(answer.text_ids)))
+        for delta in self.telling.rest_of_text():
+            self.emit(delta)
+        self.emit(Ended(self.telling.done(), len(self.telling.answer.text_ids)))
 
     def _fit(self, talker: Talker) -> tuple[Prompt, list[Speech]]:
         """The longest prompt that fits, and the spoken turns in it; the instructions in front stay.
@@ -266,7 +247,7 @@ class Job:
         prompt, heard = self._lay_out(talker, turns, front, 0)
         if prompt is not None:
             return prompt, heard
-        dropped = [*range(0, len(turns) - front - 1, _TURNS_DROPPED_AT_ONCE), len(turns) - front - 1]
+        dropped = [*range(0, len(turns) - front - 1, TURNS_DROPPED_AT_ONCE), len(turns) - front - 1]
         place = bisect.bisect_left(dropped, True, key=lambda n: self._lay_out(talker, turns, front, n)[0] is not None)
         prompt, heard = self._lay_out(talker, turns, front, dropped[min(place, len(dropped) - 1)])
         if prompt is None:

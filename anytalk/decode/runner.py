@@ -1,13 +1,13 @@
-"""All answers that are being generated, one column after the other, in one batch.
+"""Runs the model for all answers that are being generated, one column after the other.
 
-It does for many what ``decode.engine.Generation`` does for one, with the same choices by the same code: only the runs
-of the model are shared. Each answer has its own prompt length, its own age and its own end; rows join after their
-prefill and leave when they have nothing more to say.
+Each answer makes its own choices (:class:`anytalk.decode.engine.Generation`), and has its own prompt, age and end; rows
+join after their prefill and leave when they have nothing more to say. Which parts run on which of them is the route's
+affair. One answer alone (:func:`columns_of`) never joins caches, so its arithmetic depends on nobody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from anytalk.decode.answer import Column
 from anytalk.decode.engine import Generation
+from anytalk.decode.lanes import Lane
+from anytalk.decode.memory import Memory, column_keys
+from anytalk.decode.reach import forget_old_speech
+from anytalk.decode.reading import Reading, read_prompts
 from anytalk.model.talk_model import TalkCache, TalkModel
 from anytalk.plugins.contracts import BackboneStates, Cache, Columns, GridBatch, Merged, StreamLogits
-from anytalk.serve.lanes import Lane
-from anytalk.serve.memory import Memory, column_keys
-from anytalk.serve.reading import Row, read_rows
 
 
 @dataclass
@@ -30,10 +31,13 @@ class Slot:
     Attributes:
         generation: Its choices.
         memory: Of its conversation; None for an answer that stands alone.
-        speech_numbers: As in :func:`~anytalk.serve.memory.column_keys`.
+        speech_numbers: As in :func:`~anytalk.decode.memory.column_keys`.
         column: The last one chosen.
         cached_columns: Columns of the prompt that were remembered and not read again.
         is_done: Whether the answer is complete.
+        num_rows: How many rows it has now.
+        keys: What tells the columns of its prompt apart.
+        fed: The columns that the backbone was fed since, each (rows that it sees, 1).
     """
 
     generation: Generation
@@ -42,9 +46,9 @@ class Slot:
     column: Column | None = None
     cached_columns: int = 0
     is_done: bool = False
-    _keys: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
-    _fed: list[np.ndarray] = field(default_factory=list)
-    _rows: int = 1
+    num_rows: int = 1
+    keys: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    fed: list[np.ndarray] = field(default_factory=list)
 
     @property
     def index(self) -> int:
@@ -55,32 +59,38 @@ class Slot:
 
 @dataclass
 class _Entering:
-    """An answer on its way into the batch.
+    """An answer on its way in.
 
     Attributes:
         slot: Its place.
-        rows: What the backbone has to read.
+        reading: What the backbone has to read; None where it has no part in the answer.
         prompt: The columns of the row that speaks.
         adapter: The output adapter's cache, where it has read what the backbone has.
         states: (R,n,D) when read.
-        heard: (1,1,D) for the audio heads.
+        heard: (1,1,W) for the audio heads.
     """
 
     slot: Slot
-    rows: list[Row]
+    reading: Reading | None
     prompt: Columns
     adapter: Cache | None
     states: BackboneStates | None = None
     heard: Tensor | None = None
 
 
-class Batch:
-    """The answers in progress of one model. Not for use by several threads."""
+class Runner:
+    """The answers in progress of one model. Not for use by several threads.
 
-    def __init__(self, model: TalkModel) -> None:
+    Args:
+        model: In eval mode.
+        joins: Whether answers share calls of the model; without, old speech of long answers is forgotten.
+    """
+
+    def __init__(self, model: TalkModel, joins: bool = True) -> None:
         self.model = model
         self.slots: list[Slot] = []
-        self._backbone, self._adapter = Lane(), Lane()
+        self._joins = joins
+        self._backbone, self._adapter = Lane(joins), Lane(joins)
         self._front = (
             Memory()
         )  # the last prompt that was read whole: new conversations begin with the same instructions
@@ -105,15 +115,14 @@ class Batch:
         entering: list[_Entering] = []
         for slot in slots:
             if slot.generation.is_given:
-                for index in range(slot.generation.options.max_columns):
-                    if not slot.is_done:
-                        self._choose(slot, None, None, index)
+                for column in slot.generation.given_columns():
+                    slot.column = column
+                slot.is_done = True
             else:
                 entering.append(self._lay_out(slot))
-        readers = [e for e in entering if e.rows]
-        states = read_rows(self.model.backbone, [row for e in readers for row in e.rows])
-        for e in readers:
-            e.states, states = _stacked(states[: len(e.rows)]), states[len(e.rows) :]
+        readers = [(e, e.reading) for e in entering if e.reading is not None]
+        for (e, _), states in zip(readers, read_prompts(self.model.backbone, [r for _, r in readers]), strict=True):
+            e.states = states
         for e in entering:
             self._begin_to_speak(e)
         writers = [e for e in entering if e.slot.generation.writes]
@@ -127,10 +136,11 @@ class Batch:
             heard = torch.cat([e.heard for e in speakers if e.heard is not None])
             speech = dict(zip((id(e) for e in speakers), self.model.route.choices(self.model, heard), strict=True))
         for e in entering:
-            for number, row in enumerate(e.rows):
-                self._backbone.join(slot_row(e.slot, number), row.cache)
+            if e.reading is not None:
+                self._backbone.join([slot_row(e.slot, row) for row in range(e.slot.num_rows)], e.reading.cache)
             self.slots.append(e.slot)
         for e in entering:
+            e.slot.generation.mark("prefilled")
             self._choose(e.slot, text.get(id(e)), speech.get(id(e)), 0)
 
     @torch.no_grad()
@@ -143,7 +153,7 @@ class Batch:
         writers = [slot for slot in active if slot.generation.writes]
         text: dict[int, Tensor] = {}
         if writers:
-            rows = torch.cat([hidden[slot_row(slot, slot._rows - 1)] for slot in writers])
+            rows = torch.cat([hidden[slot_row(slot, slot.num_rows - 1)] for slot in writers])
             text = dict(zip(map(id, writers), _single(self.model.text_logits(rows)[:, 0]), strict=True))
         speakers = [slot for slot in active if slot.generation.audio_out]
         speech: dict[int, StreamLogits] = {}
@@ -156,14 +166,15 @@ class Batch:
 
     def remove(self, slot: Slot) -> None:
         """Take an answer out, finished or not; what the model read and wrote stays in the conversation's memory."""
-        adapter = self._adapter.leave(slot_row(slot, 0))
-        if slot._rows == 2:
+        reads_prompt = self.model.route.reads_prompt
+        adapter = self._adapter.leave(slot_row(slot, 0), kept=reads_prompt and slot.memory is not None)
+        if slot.num_rows == 2:
             self._backbone.leave(slot_row(slot, 1))
         if slot not in self.slots:  # it never came in whole
             self._backbone.leave(slot_row(slot, 0))
             return
         self.slots.remove(slot)
-        self._remember(slot, adapter if self.model.route.reads_prompt else None)
+        self._remember(slot, adapter)
 
     # ---- caches
 
@@ -171,9 +182,9 @@ class Batch:
         """The prompt of an answer as rows to be read; none where the backbone has no part in it."""
         generation, model = slot.generation, self.model
         prompt = generation.prompts[0]
-        slot._rows = len(generation.prompts)
+        slot.num_rows = len(generation.prompts)
         if len(slot.speech_numbers) == len(prompt.speech_spans):
-            slot._keys = column_keys(prompt, slot.speech_numbers, model.route.seen(model.layout))
+            slot.keys = column_keys(prompt, slot.speech_numbers, model.route.seen(model.layout))
         tokens = torch.from_numpy(np.stack([p.tokens for p in generation.prompts])).to(model.device)
         spans = [
             [(s, e) for (s, _), e in zip(p.speech_spans, generation.speech, strict=True)] for p in generation.prompts
@@ -183,32 +194,28 @@ class Batch:
         adapter = None if merged.adapter is None else merged.adapter[:1, length:]
         columns = Columns(tokens[:1, :, length:], Merged(merged.backbone[:1, length:], adapter))
         if not model.route.needs_backbone(generation.writes):
-            return _Entering(slot, [], columns, cache.output_adapter)
+            return _Entering(slot, None, columns, cache.output_adapter)
         slot.cached_columns = length
         room = prompt.num_columns + generation.options.max_columns
-        rows = [
-            Row(single, merged.backbone[number : number + 1, length:], room)
-            for number, single in enumerate(_rows_of(cache.backbone, slot._rows))
-        ]
-        return _Entering(slot, rows, columns, cache.output_adapter)
+        shared = max(0, _shared_columns(tokens) - length) if slot.num_rows > 1 else prompt.num_columns - length
+        reading = Reading(cache.backbone, merged.backbone[:, length:], shared, room)
+        return _Entering(slot, reading, columns, cache.output_adapter)
 
     def _recall(self, slot: Slot) -> tuple[TalkCache, int]:
         """A cache for all rows of an answer, and how many columns it holds already."""
         generation, model = slot.generation, self.model
         columns = generation.prompts[0].num_columns + generation.options.max_columns
-        fresh = model.new_cache(slot._rows, columns, int(generation.audio_out))
-        if not generation.writes or not slot._keys.size:
+        fresh = model.new_cache(1, columns, int(generation.audio_out))
+        if not generation.writes or not slot.keys.size:
             return fresh, 0
         needs_adapter = model.route.reads_prompt and fresh.output_adapter is not None
         known, length = None, 0
         if slot.memory is not None:
-            known, length = slot.memory.take(slot._keys, needs_adapter)
+            known, length = slot.memory.take(slot.keys, needs_adapter)
         if known is None:
-            known, length = self._front.copy(slot._keys, needs_adapter)
+            known, length = self._front.copy(slot.keys, needs_adapter)
         if known is None:
             return fresh, 0
-        if slot._rows == 2:
-            known.backbone.keep_rows([0, 0])
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
     def _begin_to_speak(self, entering: _Entering) -> None:
@@ -217,13 +224,27 @@ class Batch:
             return
         states = None if entering.states is None else BackboneStates(*(part[:1] for part in entering.states))
         entering.heard = self.model.route.prefill(self.model, states, entering.prompt, entering.adapter)
-        self._adapter.join(slot_row(entering.slot, 0), entering.adapter)
+        self._adapter.join([slot_row(entering.slot, 0)], entering.adapter)
 
     def _remember(self, slot: Slot, adapter: Cache | None) -> None:
-        cache = self._backbone.leave(slot_row(slot, 0))
-        if slot.memory is None or cache is None:
+        cache = self._backbone.leave(slot_row(slot, 0), kept=slot.memory is not None)
+        if slot.memory is not None and cache is not None:
+            slot.memory.keep(np.concatenate([slot.keys, *slot.fed], axis=1), cache, adapter)
+
+    def _let_go(self, slot: Slot) -> None:
+        """Drop what an answer doesn't need once its text has ended."""
+        if not self.model.route.needs_backbone(writes=False):
+            self._remember(slot, None)
             return
-        slot.memory.keep(np.concatenate([slot._keys, *slot._fed], axis=1), cache, adapter)
+        if slot.num_rows == 2:
+            self._backbone.leave(slot_row(slot, 1))
+            slot.num_rows = 1
+        generation, backbone = slot.generation, self._backbone.cache_of(slot_row(slot, 0))
+        if generation.options.reach and not self._joins and backbone is not None:
+            # The prompt, the text and its end stay.
+            kept = generation.prompts[0].num_columns + len(generation.answer.text_ids) + 1
+            adapter = self._adapter.cache_of(slot_row(slot, 0))
+            forget_old_speech(TalkCache(backbone, adapter), kept, generation.options.reach)
 
     # ---- running and choosing
 
@@ -231,7 +252,7 @@ class Batch:
         """Feed the last columns: normed states (1,1,D) by row, and what the audio heads read (1,1,D) by row."""
         model, layout = self.model, self.model.layout
         seen = model.route.seen(layout)
-        owners: list[Hashable] = [slot_row(slot, row) for slot in active for row in range(slot._rows)]
+        owners: list[Hashable] = [slot_row(slot, row) for slot in active for row in range(slot.num_rows)]
         place = {owner: number for number, owner in enumerate(owners)}
         tokens = torch.full((len(owners), layout.num_streams, 1), layout.pad_a, dtype=torch.int64)
         voices = torch.zeros(len(owners), dtype=torch.int64)
@@ -239,13 +260,13 @@ class Batch:
         for slot in active:
             assert slot.column is not None
             first, token = place[slot_row(slot, 0)], slot.generation.next_text(slot.column)
-            tokens[first : first + slot._rows, layout.text_row] = token
+            tokens[first : first + slot.num_rows, layout.text_row] = token
             if slot.column.audio is not None:
                 tokens[first, : layout.text_row, 0] = torch.from_numpy(slot.column.audio)
             if slot.generation.speaker is not None and slot.generation.audio_out:
                 voices[first], voiced[first] = slot.generation.speaker, True
             if slot_row(slot, 0) in self._backbone.owners:
-                slot._fed.append(tokens[first, seen].numpy().copy())
+                slot.fed.append(tokens[first, seen].numpy().copy())
         tokens, voices, voiced = (part.to(model.device) for part in (tokens, voices, voiced))
         given = (voices, voiced) if bool(voiced.any()) else (None, None)
         columns = Columns(tokens, model.embed(GridBatch(tokens, (), *given)))
@@ -265,11 +286,8 @@ class Batch:
         slot.is_done = answer.finish_reason is not None
         if slot.is_done:
             self.remove(slot)
-        elif answer.text_ended and not self.model.route.needs_backbone(False):
-            self._remember(slot, None)
-        elif answer.text_ended and slot._rows == 2:
-            self._backbone.leave(slot_row(slot, 1))
-            slot._rows = 1
+        elif answer.text_ended:
+            self._let_go(slot)
 
 
 def slot_row(slot: Slot, row: int) -> tuple[int, int]:
@@ -282,18 +300,38 @@ def _single(rows: Tensor) -> list[Tensor]:
     return [rows[i : i + 1] for i in range(len(rows))]
 
 
-def _stacked(states: Sequence[BackboneStates]) -> BackboneStates:
-    """Rows (1,T,D) each -> (R,T,D)."""
-    return BackboneStates(torch.cat([s.pre_norm for s in states]), torch.cat([s.normed for s in states]))
+def _shared_columns(tokens: Tensor) -> int:
+    """How many columns at the front are the same in all of several rows (R,S,T), the last one never counted."""
+    differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
+    return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1
 
 
-def _rows_of(cache: Cache, rows: int) -> list[Cache]:
-    """A cache of one or two rows -> one cache for each."""
-    if rows == 1:
-        return [cache]
-    import copy
+def columns_of(generation: Generation) -> Iterator[Column]:
+    """Run one answer alone, column by column."""
+    if generation.is_given:
+        yield from generation.given_columns()
+        return
+    runner, slot, last = Runner(generation.model, joins=False), Slot(generation), None
+    runner.add(slot)
+    while True:
+        if slot.column is not None and slot.column is not last:
+            yield slot.column
+        last = slot.column
+        if slot.is_done:
+            return
+        runner.step()
 
-    other = copy.deepcopy(cache)
-    cache.keep_rows([0])
-    other.keep_rows([1])
-    return [cache, other]
+
+def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 32) -> Iterator[int]:
+    """Run answers to their ends, so many at once; yields the number of each as it ends."""
+    runner, waiting = Runner(model), list(enumerate(generations))[::-1]
+    running: dict[int, Slot] = {}
+    while waiting or running:
+        places = min(len(waiting), at_once - len(running))
+        new = {number: Slot(generation) for number, generation in (waiting.pop() for _ in range(places))}
+        runner.add_all(list(new.values()))
+        running |= new
+        for number in [number for number, slot in running.items() if slot.is_done]:
+            del running[number]
+            yield number
+        runner.step()

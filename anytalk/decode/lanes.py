@@ -23,9 +23,14 @@ class _Group:
 
 
 class Lane:
-    """Rows and their caches. All rows take a step in each :meth:`run`: who has nothing to say leaves."""
+    """Rows and their caches. All rows take a step in each :meth:`run`: who has nothing to say leaves.
 
-    def __init__(self) -> None:
+    Args:
+        joins: False keeps the caches of each answer apart, so that one that is alone is computed as ever.
+    """
+
+    def __init__(self, joins: bool = True) -> None:
+        self._joins = joins
         self._groups: list[_Group] = []
 
     @property
@@ -33,13 +38,13 @@ class Lane:
         """Whose rows these are, in the order in which :meth:`run` expects and returns them."""
         return [owner for group in self._groups for owner in group.owners]
 
-    def join(self, owner: Hashable, cache: Cache | None) -> None:
-        """Add one row with the cache that holds it alone; the cache is used up. None: a part without memory."""
-        self.join_all([owner], cache)
+    def cache_of(self, owner: Hashable) -> Cache | None:
+        """The cache in which a row lies, with all rows that it holds; None for a row that isn't here."""
+        return next((group.cache for group in self._groups if owner in group.owners), None)
 
-    def join_all(self, owners: Sequence[Hashable], cache: Cache | None) -> None:
-        """Add rows with the cache that holds them, in this order; several only with a joinable one, or without any."""
-        first = self._groups[0] if self._groups else None
+    def join(self, owners: Sequence[Hashable], cache: Cache | None) -> None:
+        """Add the rows that a cache holds; the cache is used up. None: a part without memory."""
+        first = self._groups[0] if self._groups and self._joins else None
         if first is not None and first.cache is None and cache is None:
             first.owners += owners
         elif first is not None and isinstance(first.cache, JoinableCache) and isinstance(cache, JoinableCache):
@@ -48,26 +53,32 @@ class Lane:
         else:
             self._groups.append(_Group(list(owners), cache))
 
-    def leave(self, owner: Hashable) -> Cache | None:
-        """Take a row out; its cache is the caller's again. A row that isn't here is no error."""
+    def leave(self, owner: Hashable, kept: bool = False) -> Cache | None:
+        """Take a row out. A row that isn't here is no error.
+
+        Args:
+            owner: Whose.
+            kept: Give its cache back, where it can be had alone.
+        """
         group = next((g for g in self._groups if owner in g.owners), None)
         if group is None:
             return None
         row = group.owners.index(owner)
         group.owners.remove(owner)
+        taken = None
+        if kept:
+            # Taken also where it was alone: what is kept between turns needs no room for an answer.
+            taken = group.cache.take(row) if isinstance(group.cache, JoinableCache) else group.cache
         if not group.owners:
             self._groups.remove(group)
-            # Taken, too: what is kept between turns needs no room for an answer.
-            return group.cache.take(0) if isinstance(group.cache, JoinableCache) else group.cache
-        if not isinstance(group.cache, JoinableCache):
-            return None
-        taken = group.cache.take(row)
-        group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
-        return taken
+            return taken
+        if group.cache is not None:
+            group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
+        return taken if isinstance(group.cache, JoinableCache) else None
 
     def at(self, places: Mapping[Hashable, int], device: torch.device) -> LaneOfStep:
         """This lane as a route sees it, for a step whose row numbers are given by owner."""
-        return LaneOfStep(self, torch.tensor([places[owner] for owner in self.owners], device=device))
+        return LaneOfStep(self, [places[owner] for owner in self.owners], device)
 
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
         """One step of every row.
@@ -90,14 +101,17 @@ class Lane:
 class LaneOfStep:
     """A lane whose rows are some of a step's; see :class:`anytalk.plugins.contracts.Lane`."""
 
-    def __init__(self, lane: Lane, rows: Tensor) -> None:
+    def __init__(self, lane: Lane, rows: list[int], device: torch.device) -> None:
         self._lane, self._rows = lane, rows
+        self._at = torch.tensor(rows, device=device)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
         """Run a part on these rows; zero in the others."""
-        found = self._lane.run(part, *(given[self._rows] for given in inputs))
         count = len(inputs[0])
-        return [one.new_zeros(count, *one.shape[1:]).index_copy(0, self._rows, one) for one in found]
+        if self._rows == list(range(count)):
+            return self._lane.run(part, *inputs)
+        found = self._lane.run(part, *(given[self._at] for given in inputs))
+        return [one.new_zeros(count, *one.shape[1:]).index_copy(0, self._at, one) for one in found]

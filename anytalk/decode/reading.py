@@ -1,0 +1,104 @@
+"""Prompts of several answers, read together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, JoinableCache
+
+
+@dataclass
+class Reading:
+    """The prompt of one answer.
+
+    Attributes:
+        cache: Of one row, with the columns that were remembered; afterwards of all rows, with all columns.
+        embeds: (R,n,D), the columns to be read.
+        shared: How many of them are the same in all rows; all, where there is one row.
+        room: Columns that the cache may come to hold.
+    """
+
+    cache: Cache
+    embeds: Tensor
+    shared: int
+    room: int
+
+
+@dataclass
+class _Piece:
+    """Columns (R,n,D) to be read in one call, with a cache of R rows."""
+
+    cache: Cache
+    embeds: Tensor
+    room: int
+
+
+def read_prompts(backbone: Backbone, readings: Sequence[Reading]) -> list[BackboneStates]:
+    """Read all prompts; returns the states (R,n,D) of each.
+
+    What the rows of an answer share is read once. Answers whose caches don't join are read one by one.
+    """
+    fronts = [_Piece(r.cache, r.embeds[:1, : r.shared], r.room) for r in readings]
+    before = _read(backbone, fronts)
+    for reading, front in zip(readings, fronts, strict=True):
+        if len(reading.embeds) > 1:
+            front.cache.keep_rows([0] * len(reading.embeds))
+        reading.cache = front.cache
+    rests = [_Piece(r.cache, r.embeds[:, r.shared :], r.room) for r in readings]
+    after = _read(backbone, rests)
+    found = []
+    for reading, rest, first, last in zip(readings, rests, before, after, strict=True):
+        reading.cache = rest.cache
+        rows = len(reading.embeds)
+        pairs = [(a.expand(rows, -1, -1), b) for a, b in zip(first or (), last or (), strict=False)]
+        found.append(BackboneStates(*map(torch.cat, pairs, [1] * 2)) if pairs else first or last)
+    return [states for states in found if states is not None]
+
+
+def _read(backbone: Backbone, pieces: Sequence[_Piece]) -> list[BackboneStates | None]:
+    """States of each piece; None of an empty one."""
+    found: dict[int, BackboneStates] = {}
+    full = [number for number, piece in enumerate(pieces) if piece.embeds.shape[1]]
+    joinable = [number for number in full if isinstance(pieces[number].cache, JoinableCache)]
+    # A cache that holds nothing has no shape yet that another one could be joined to.
+    begun, fresh = ([n for n in joinable if bool(pieces[n].cache.length) is held] for held in (True, False))
+    for numbers in (begun, fresh):
+        if len(numbers) > 1:
+            found |= dict(zip(numbers, _read_joined(backbone, [pieces[n] for n in numbers]), strict=True))
+    for number in full:
+        if number not in found:
+            found[number] = backbone(pieces[number].embeds, pieces[number].cache)
+    return [found.get(number) for number in range(len(pieces))]
+
+
+def _read_joined(backbone: Backbone, pieces: Sequence[_Piece]) -> list[BackboneStates]:
+    counts = [len(piece.embeds) for piece in pieces]
+    joint = pieces[0].cache
+    if joint.length:
+        assert isinstance(joint, JoinableCache)
+        for piece in pieces[1:]:
+            joint.join(piece.cache)  # type: ignore[arg-type]
+    else:
+        joint = backbone.new_cache(sum(counts), max(piece.room for piece in pieces))
+    assert isinstance(joint, JoinableCache)
+    longest = max(piece.embeds.shape[1] for piece in pieces)
+    # Padded at the end: nothing before padding sees it, and the cache is cropped to what was there.
+    embeds = torch.cat([F.pad(piece.embeds, (0, 0, 0, longest - piece.embeds.shape[1])) for piece in pieces])
+    states: BackboneStates = backbone(embeds, joint)
+    found, first = [], 0
+    for piece, rows in zip(pieces, counts, strict=True):
+        steps = piece.embeds.shape[1]
+        own = [joint.take(row) for row in range(first, first + rows)]
+        for cache in own:
+            cache.crop(cache.length - (longest - steps))
+        for cache in own[1:]:
+            own[0].join(cache)
+        piece.cache = own[0]
+        found.append(BackboneStates(*(part[first : first + rows, :steps] for part in states)))
+        first += rows
+    return found

@@ -1,0 +1,169 @@
+"""An answer as events: its text and its sound, piece by piece, as they become ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytalk.decode.answer import Answer
+from anytalk.decode.engine import no_mark
+from anytalk.model.talker import Talker
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of the text answer; pieces joined are the whole."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioDelta:
+    """A piece of the spoken answer.
+
+    Attributes:
+        wave: (n,) float32 at the codec's rate.
+    """
+
+    wave: np.ndarray
+
+
+@dataclass(frozen=True)
+class AnswerDone:
+    """The end of an answer, with what it took.
+
+    Attributes:
+        text: The whole text.
+        finish_reason: ``"stop"``, or ``"length"`` when the column budget ran out.
+        num_columns: Generated columns.
+        num_frames: Codec frames spoken.
+        wall_s: From the question's arrival to the last sample.
+        first_audio_s: From the question's arrival to the first sample; None without sound.
+        audio_s: Length of the spoken answer.
+    """
+
+    text: str
+    finish_reason: str
+    num_columns: int
+    num_frames: int
+    wall_s: float
+    first_audio_s: float | None
+    audio_s: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Wall-clock seconds per second of speech (below 1 is faster than real time); None without sound."""
+        return self.wall_s / self.audio_s if self.audio_s else None
+
+
+class Telling:
+    """Turns an answer into events, each piece once.
+
+    Args:
+        talker: Who answers.
+        answer: The answer, as far as it is generated.
+        speaks: Whether it is spoken.
+        started: ``time.perf_counter()`` of the question's arrival.
+        stride_frames: Codec frames per piece of sound; the first piece never waits.
+        mark: See :class:`anytalk.decode.session.Session`.
+    """
+
+    def __init__(
+        self,
+        talker: Talker,
+        answer: Answer,
+        *,
+        speaks: bool,
+        started: float,
+        stride_frames: int = 1,
+        mark: Callable[[str], None] = no_mark,
+    ) -> None:
+        self.answer = answer
+        self._talker = talker
+        self._started = started
+        self._stride_frames = stride_frames
+        self._mark = mark
+        self.stream = talker.codec.new_stream() if speaks else None
+        self._said = ""
+        self._num_read = 0
+        self._num_frames = 0
+        self._num_samples = 0
+        self._first_audio_s: float | None = None
+
+    def text(self) -> Iterator[TextDelta]:
+        """What the last column added to the text."""
+        ids = self.answer.text_ids
+        # All ids are decoded again only where there are new ones: not in the columns after the text's end.
+        if len(ids) == self._num_read:
+            return
+        self._num_read = len(ids)
+        delta = text_delta(self._decoded(), self._said)
+        if delta:
+            self._said += delta
+            yield TextDelta(delta)
+
+    def rest_of_text(self) -> Iterator[TextDelta]:
+        """What was held back because it might have changed."""
+        whole = self._decoded()
+        if whole.startswith(self._said) and whole != self._said:
+            yield TextDelta(whole[len(self._said) :])
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough frames are ready for the next piece of sound: one until the first sound, then a stride."""
+        wanted = 1 if self._first_audio_s is None else self._stride_frames
+        return self.stream is not None and self.answer.frames_ready - self._num_frames >= wanted
+
+    def take(self) -> Tensor:
+        """(1,K,t) codes that are ready and were not taken yet, for :attr:`stream` to decode."""
+        ready = max(self._num_frames, self.answer.frames_ready)
+        if ready and not self._num_frames:
+            self._mark("first_frame")
+        codes = torch.from_numpy(self.answer.codes(self._num_frames, ready))[None].to(self._talker.device)
+        self._num_frames = ready
+        return codes
+
+    def sound(self, pushed: Tensor, is_last: bool = False) -> Iterator[AudioDelta]:
+        """(1,n) that the stream made of what was taken, as an event; with `is_last` also what it holds back."""
+        assert self.stream is not None
+        pieces = [pushed] + ([self.stream.flush()] if is_last else [])
+        wave = torch.cat(pieces, dim=1)[0].cpu().numpy()
+        if len(wave):
+            if self._first_audio_s is None:
+                self._first_audio_s = time.perf_counter() - self._started
+                self._mark("first_sound")
+            self._num_samples += len(wave)
+            yield AudioDelta(wave)
+
+    def say(self, is_last: bool = False) -> Iterator[AudioDelta]:
+        """Take, decode and give what is ready; with `is_last` also what the codec holds back."""
+        if self.stream is not None:
+            yield from self.sound(self.stream.push(self.take()), is_last)
+
+    def done(self) -> AnswerDone:
+        """The end."""
+        answer = self.answer
+        return AnswerDone(
+            text=self._decoded(),
+            finish_reason=answer.finish_reason or "stop",
+            num_columns=max(len(answer.columns), len(answer.text_ids)),
+            num_frames=self._num_frames,
+            wall_s=time.perf_counter() - self._started,
+            first_audio_s=self._first_audio_s,
+            audio_s=self._num_samples / self._talker.codec.sample_rate_hz if self.stream is not None else 0.0,
+        )
+
+    def _decoded(self) -> str:
+        return self._talker.model.backbone.tokenizer.decode(self.answer.text_ids)
+
+
+def text_delta(whole: str, said: str) -> str:
+    """What can be said now: not a character whose bytes are still incomplete, nothing that may still change."""
+    if whole.endswith("\ufffd") or not whole.startswith(said):
+        return ""
+    return whole[len(said) :]
