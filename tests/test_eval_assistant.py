@@ -21,7 +21,7 @@ from anytalk.grid.audio import read_wave, write_wave
 from anytalk.model.config import read_config
 from anytalk.model.talker import Talker
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples/talkers/smollm2-135m-assistant"
+FOLDER = Path(__file__).resolve().parent.parent / "examples/smollm2-assistant"
 KINDS = ("capital", "plural", "weather")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples/talkers/smollm2-135m-assistant"
+FOLDER = Path(__file__).resolve().parent.parent / "examples/smollm2-assistant"
 PARTS = ("texts", "templates", "wordlists")
 
 

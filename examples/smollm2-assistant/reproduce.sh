@@ -8,7 +8,7 @@
 #   QUICK=1 bash reproduce.sh WORK_FOLDER          # a little of everything, to see that all steps work: some minutes
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-examples=$(cd "$here/../.." && pwd)
+examples=$(cd "$here/.." && pwd)
 work=${1:?give a work folder}
 mkdir -p "$work" && cd "$work"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
@@ -53,8 +53,12 @@ for name in ("answers", "wordlists", "own"):
         rows.append(json.dumps(row | {"answer_audio": f"{name}/{row['answer_audio']}"}))
 pathlib.Path("speech/joe.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 P
+  # From the weights that the shipped ones began with; they are only in the history of the repository.
+  test -f first.safetensors || git -C "$here" show \
+    89428d7:adapters/anytalk_adapters/assets/spectral_16khz.safetensors > first.partial
+  test -f first.safetensors || mv first.partial first.safetensors
   test -f codec/spectral.safetensors || python "$examples/train_codec.py" speech/joe.jsonl --field answer_audio \
-    --text-field answer_text --init package:anytalk_adapters/assets/spectral_16khz.safetensors --train all \
+    --text-field answer_text --init first.safetensors --train all \
     --learning-rate 1e-3 --warmup-steps 100 --minutes "$(few 1 52)" --threads 1 --out codec
   codec=$PWD/codec/spectral.safetensors
 fi
