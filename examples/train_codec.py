@@ -1,7 +1,7 @@
 """Train a codec of your own from a folder of wav files or a manifest: the `spectral` kind or a SNAC.
 
     python examples/train_codec.py speech/ --kind spectral --minutes 20 --out runs/codec
-    python examples/train_codec.py rows.jsonl --init package:anytalk_adapters/assets/spectral_16khz.safetensors \
+    python examples/train_codec.py rows.jsonl --init package:anytalk_adapters/assets/spectral_16khz_8h.safetensors \
         --train decoder --steps 5000 --out runs/decoder --evaluate
 
 Ctrl-C or SIGTERM writes a checkpoint; the same command again goes on from it. With --steps, a resumed training gives

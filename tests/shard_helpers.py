@@ -88,9 +88,7 @@ def write_folder(folder: Path, shards: list[list[Example]], half: bool = False, 
     folder.mkdir(parents=True)
     settings = Settings(
         encoder=EncoderInfo(name="e", fingerprint="1", width=WIDTH, sample_rate_hz=RATE_HZ),
-        codec=CodecInfo(
-            name="c", fingerprint="2", token_format="c", num_streams=7, codebook_size=4096, frame_rate_hz=12
-        ),
+        codec=CodecInfo(name="c", fingerprint="2", num_streams=7, codebook_size=4096, frame_rate_hz=12),
         half=half,
     )
     source = PreparedSource(slug="s", config=SourceConfig(kind="jsonl", name="S", path="x", weight=weight))

@@ -205,8 +205,8 @@ def test_a_talker_yaml_that_is_wrong_is_a_sentence(tmp_path: Path) -> None:
     for text, words in [
         ("a: [", "can't be read as YAML"),
         ("", "is empty or no mapping"),
-        (good.replace("format_version: 1", "format_version: 2"), "newer anytalk"),
-        (good.replace("format_version: 1", "format_version: new"), "format_version"),
+        (good.replace("format_version: 2", "format_version: 3"), "newer anytalk"),
+        (good.replace("format_version: 2", "format_version: new"), "format_version"),
         (yaml.safe_dump({**data, "coded": 1, "seed": "x"}), "coded"),
     ]:
         path.write_text(text)

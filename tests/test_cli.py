@@ -198,7 +198,7 @@ def test_attach_says_what_fits(talker: Path, tmp_path: Path) -> None:
     assert "50.0 (8000 Hz" in shown
     config = load_talker(tmp_path / "t").config
     assert config.seed == 5
-    assert config.backbone.options == {}
+    assert (config.backbone.name, config.backbone.options["model"]) == ("tiny", None)
 
 
 def test_a_talker_without_ears(tmp_path: Path) -> None:

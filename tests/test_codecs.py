@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from anytalk.errors import AudioError, ConfigError, PluginError
-from anytalk.model.talker import fingerprint
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
 from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing.codec import check_codec
 from anytalk_adapters.tiny_codec import TinyCodec, cosine_basis

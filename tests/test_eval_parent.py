@@ -18,9 +18,8 @@ from anytalk.evaluate.results import Result
 from anytalk.evaluate.run import run_measure
 from anytalk.model.attach import attach
 from anytalk.model.config import TalkerConfig
-from anytalk.model.parent import load_parent, parent_ref
+from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker, load_talker, save_talker
-from anytalk.plugins.registry import default_registry
 
 ROWS = [{"question_text": "hello"}, {"question_text": "who are you?"}]
 TEXTS = ["The ferry leaves.", "Bread rises."]
@@ -96,10 +95,9 @@ def test_the_parent_of_a_trained_backbone_is_the_base_model(tmp_path: Path, fami
     move_backbone(talker, 0.3)
     save_talker(talker, tmp_path / "t", trained={"backbone"})
     again = load_talker(tmp_path / "t", registry=registry())
-    assert str(again.config.backbone.options["model"]).startswith("backbone-")
-    ref = parent_ref(again.config, registry())
+    assert again.config.backbone_folder == "backbone-0001"
     assert base is not None
-    assert ref.options["model"] == base.model == str(model)
+    assert again.config.backbone.options["model"] == base.model == str(model)
     parent = load_parent(again)
     ids = torch.tensor([[1, 2, 3]])
     assert not torch.equal(parent.embed_text(ids), again.model.backbone.embed_text(ids))
@@ -111,25 +109,12 @@ def test_the_parent_of_a_plugin_that_makes_its_own_weights(tmp_path: Path) -> No
     move_backbone(talker, 0.3)
     save_talker(talker, tmp_path / "t", trained={"backbone"})
     again = load_talker(tmp_path / "t", registry=registry())
-    ref = parent_ref(again.config, registry())
-    assert "model" not in ref.options
-    assert ref.options["width"] == 16
+    assert again.config.backbone_folder == "backbone-0001"
     assert load_parent(again).width == 16
 
 
 def config_of(talker: Talker, **changes: Any) -> TalkerConfig:
     return talker.config.replace(**changes)
-
-
-def test_other_options_and_the_revision_survive() -> None:
-    talker = make_talker()
-    base = {"model": "org/model", "revision": "v2", "fingerprint": "x"}
-    backbone = {"name": "llama", "options": {"model": "backbone-0003"}}
-    ref = parent_ref(config_of(talker, base=base, backbone=backbone), default_registry())
-    assert ref.options == {"model": "org/model", "revision": "v2"}
-    tiny = {"name": "tiny", "options": {"width": 16, "seed": 7, "model": "backbone-0001"}}
-    ref = parent_ref(config_of(talker, base={"model": "tiny", "fingerprint": "x"}, backbone=tiny), default_registry())
-    assert ref.options == {"width": 16, "seed": 7}
 
 
 def test_a_talker_without_a_base_model_says_so() -> None:

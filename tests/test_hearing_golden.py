@@ -13,8 +13,8 @@ from torch import Tensor
 from anytalk.decode.session import listen
 from anytalk.grid.audio import read_wave
 from anytalk.model.config import CONFIG_FILE, read_config
-from anytalk.model.hearing_version1 import with_hearing
 from anytalk.model.talker import Talker, load_talker
+from anytalk.model.version1 import with_hearing
 
 GOLDEN = Path(__file__).parent / "golden" / "heard.safetensors"
 EXAMPLES = Path(__file__).parent.parent / "examples"

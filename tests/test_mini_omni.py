@@ -192,7 +192,7 @@ def test_the_released_sizes_have_the_released_keys() -> None:
     assert sum(np.prod(s) for s in shapes.values()) == 694_294_400
     with_adapter = expected_shapes(MiniOmniConfig.model_validate({**released, "post_adapter": True}))
     assert len(with_adapter) == 248
-    config = talker_config(MiniOmniConfig.model_validate(released))
+    config = talker_config(MiniOmniConfig.model_validate(released), Path("mini-omni"))
     layout = config.grid.layout(text_vocab_size=151936, eos_id=7)
     assert (layout.eot, layout.pad_t, layout.input_t, layout.answer_t, layout.asr) == tuple(range(151936, 151941))
     assert (layout.eoa, layout.pad_a, layout.input_a, layout.answer_a) == (4096, 4097, 4098, 4099)
@@ -211,7 +211,7 @@ def test_qkv_rows_are_dealt_out_by_group() -> None:
 
 def test_transformers_alone_loads_the_backbone(tmp_path: Path) -> None:
     talker = import_mini_omni(write_published(tmp_path / "published", *small()), tmp_path / "talker")
-    lm = AutoModelForCausalLM.from_pretrained(tmp_path / "talker" / talker.config.backbone.options["model"])
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path / "talker" / str(talker.config.backbone_folder))
     ids = torch.tensor([[1, 2, 3, 299]])
     backbone = talker.model.backbone
     ours = backbone.text_logits(backbone(backbone.embed_text(ids)).normed)

@@ -149,7 +149,7 @@ def test_a_trained_backbone_is_copied_as_it_is(mouth: Path, tmp_path: Path) -> N
     with torch.no_grad():
         next(talker.model.backbone.parameters()).mul_(1.5)
     config = save_talker(talker, tmp_path / "t", trained={"backbone"})
-    own = str(config.backbone.options["model"])
+    own = str(config.backbone_folder)
     pack(tmp_path / "t", tmp_path / "small")
     assert files(tmp_path / "small" / own) == files(tmp_path / "t" / own)
     packed = load_talker(tmp_path / "small")

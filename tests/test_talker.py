@@ -24,7 +24,8 @@ from anytalk.errors import TalkerError
 from anytalk.model import talker as talker_module
 from anytalk.model.attach import attach
 from anytalk.model.config import read_config
-from anytalk.model.talker import Talker, fingerprint, load_talker, save_talker
+from anytalk.model.talker import Talker, load_talker, save_talker
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.hf.loading import quiet_transformers
 
 EVERY_PART = [*NEW_PARTS, "encoder", "backbone", "speaker"]

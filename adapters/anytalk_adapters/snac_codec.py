@@ -121,7 +121,7 @@ class SnacCodec(Codec):
 
     @property
     def token_format(self) -> str:
-        """``"snac/24000/7x4096"`` for the 24 kHz model: the name that data sets with SNAC codes are read under."""
+        """``"snac/24000/7x4096"`` for the 24 kHz model: published codes name no weights, so all of its shape pass."""
         return snac_token_format(self.sample_rate_hz, self.num_streams, self.codebook_size)
 
     @torch.no_grad()

@@ -33,9 +33,9 @@ from anytalk_adapters.spectral_layers import KERNEL, ChannelNorm, ConvNeXtBlock,
 
 __all__ = ["DecoderState", "SpectralCodec", "SpectralNet", "SpectralSizes", "load_spectral", "save_spectral"]
 
-SHIPPED = "package:anytalk_adapters/assets/spectral_16khz.safetensors"
-SHIPPED_8H = "package:anytalk_adapters/assets/spectral_16khz_8h.safetensors"
-"""Trained for longer, on more; not the default: talkers that name no weights were trained with the former."""
+SHIPPED = "package:anytalk_adapters/assets/spectral_16khz_8h.safetensors"
+WITHDRAWN = "package:anytalk_adapters/assets/spectral_16khz.safetensors"
+"""The first weights: with them twice as many words were misheard. Talkers that learnt their codes still need them."""
 SIZES_KEY = "anytalk_spectral_sizes"
 """Metadata key of a weights file that holds its sizes as JSON."""
 MAX_MAGNITUDE = 100.0
@@ -250,6 +250,13 @@ class SpectralCodec(Codec):
         Raises:
             WeightsError: a file that is missing, damaged or of another kind.
         """
+        if options.model == WITHDRAWN:
+            raise WeightsError(
+                f"the first weights of the spectral codec ('{WITHDRAWN}') no longer ship with anytalk",
+                "take them from the history of its repository, git show "
+                "89428d7:adapters/anytalk_adapters/assets/spectral_16khz.safetensors > spectral_16khz.safetensors, "
+                "put the file into the talker folder, and set codec.options.model to its name in talker.yaml",
+            )
         return cls(load_spectral(resolve(options.model, context.folder))).to(context.device)
 
     @torch.no_grad()

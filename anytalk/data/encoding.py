@@ -154,7 +154,9 @@ class RowEncoder:
         check_row(row)
         _check_chars(row, filters)
         with _seeded(self.seed + number):
-            given, row = row, row if self.codec is None else without_foreign_codes(row, self.codec.token_format)
+            given = row
+            if self.codec is not None and row.answer_codes is not None:
+                row = without_foreign_codes(row, self.codec.token_format)
             allowed = [task for task in tasks if row.tasks is None or task.name in row.tasks]
             if self.voicing is not None:
                 try:

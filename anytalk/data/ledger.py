@@ -48,9 +48,11 @@ class EncoderInfo(Options):
 class CodecInfo(Options):
     """The codec that answers were encoded with."""
 
+    # Older files also hold the token format, which follows from the rest.
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
     name: str = Field(description="Plugin name.")
-    fingerprint: str = Field(description="Digest of the weights.")
-    token_format: str = Field(description="Whose codes these are.")
+    fingerprint: str = Field(description="Digest of the weights that decide the codes.")
     num_streams: int = Field(description="Codes per frame.")
     codebook_size: int = Field(description="Codes per codebook.")
     frame_rate_hz: float = Field(description="Frames per second.")

@@ -8,9 +8,10 @@ from pathlib import Path
 from anytalk.data.ledger import CodecInfo, EncoderInfo
 from anytalk.model.assemble import build_codec
 from anytalk.model.config import TalkerConfig, read_config
-from anytalk.model.talker import Talker, fingerprint, load_part, read_parts
+from anytalk.model.talker import Talker, load_part, read_parts
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, SpeechEncoder
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry
 
 
@@ -63,8 +64,7 @@ def codec_info(config: TalkerConfig, codec: Codec) -> CodecInfo:
     """What to compare a mouth by."""
     return CodecInfo(
         name=config.codec.name,
-        fingerprint=fingerprint(codec, without=codec.decoder_prefixes),
-        token_format=codec.token_format,
+        fingerprint=codec.fingerprint,
         num_streams=codec.num_streams,
         codebook_size=codec.codebook_size,
         frame_rate_hz=codec.frame_rate_hz,

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from anytalk.errors import ConfigError
+from anytalk.errors import ConfigError, TalkerError
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talk_model import AudioEmbeddings, SpecialTokens, TalkModel
 from anytalk.plugins.components import BuildContext
@@ -31,10 +31,10 @@ def part_seed(seed: int, part: str) -> Iterator[None]:
 
 
 def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = None, device: str = "cpu") -> Codec:
-    """The talker's mouth, checked against the grid.
+    """The talker's codec, checked against the grid and the fingerprint in ``talker.yaml``.
 
     Raises:
-        ConfigError: a codec of another shape than the grid was made for.
+        ConfigError: a codec of another shape than the grid was made for, or one whose codes mean something else.
     """
     codec: Codec = registry.build("codec", config.codec, BuildContext(device=device, folder=folder))
     codec = codec.to(device).eval()
@@ -45,7 +45,25 @@ def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = 
             f"{want[0]} of {want[1]}",
             "use the codec that the talker was attached with, or attach again",
         )
+    if config.codec_fingerprint not in (None, codec.fingerprint):
+        raise ConfigError(
+            f"codec '{config.codec.name}' makes other codes (its weights have the fingerprint {codec.fingerprint}) "
+            f"than the one that the talker was made for ({config.codec_fingerprint})",
+            "restore the weights that it was attached with; other weights may only differ in what decodes",
+        )
     return codec
+
+
+def _build_backbone(config: TalkerConfig, registry: Registry, context: BuildContext) -> Backbone:
+    """The backbone as it was trained, or else as it was attached."""
+    if config.backbone_folder is None:
+        base: Backbone = registry.build("backbone", config.backbone, context)
+        return base
+    folder = (context.folder or Path()) / config.backbone_folder
+    if not folder.is_dir():
+        raise TalkerError(f"'{folder}' is missing; talker.yaml names it", "copy the folder again, or train again")
+    trained: Backbone = registry.load("backbone", config.backbone.name).load_native(folder, context)
+    return trained
 
 
 def assemble(
@@ -74,7 +92,7 @@ def assemble(
     """
     context = BuildContext(device=device, dtype=dtype, folder=folder, encoder_width=config.encoder_width)
     if backbone is None:
-        backbone = registry.build("backbone", config.backbone, context)
+        backbone = _build_backbone(config, registry, context)
     context = replace(context, backbone=backbone)
     ears = None
     if config.ears is not None and with_encoder:

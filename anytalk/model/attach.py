@@ -9,15 +9,16 @@ from anytalk.errors import AnytalkError, ConfigError, TalkerError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble, build_codec
 from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, make_room_for_ears, override, parse_config
-from anytalk.model.talker import Talker, fingerprint, save_talker
+from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, SpeechEncoder
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
 
 FALLBACK_BACKBONE = "hf"
 DEFAULTS: dict[str, Any] = {
-    "encoder": {"name": "whisper", "options": {"model": "small"}},
+    "encoder": {"name": "whisper"},
     "input_adapter": {"name": "mlp"},
     "output_adapter": {"name": "blocks"},
     "heads": {"name": "parallel"},
@@ -88,6 +89,8 @@ def attach(
     is_plugin_name = needs_no_model(model, backbone, registry)
     name = backbone or (model if is_plugin_name else choose_backbone(resolve(model), registry))
     options: dict[str, Any] = {} if is_plugin_name else {"model": resolve(model).spec}
+    if options and "model" not in registry.load("backbone", name).Options.model_fields:
+        raise ConfigError(f"backbone '{name}' makes its own weights and takes no model", f"anytalk attach {name} ...")
     if revision is not None:
         options["revision"] = revision
     data = override({"backbone": {"name": name, "options": options}, **DEFAULTS}, assignments or [])
@@ -135,7 +138,7 @@ def _absolute_model(part: Any) -> Any:
 
 
 def _probe(draft: TalkerConfig, data: dict[str, Any], backbone: Backbone, registry: Registry) -> TalkerConfig:
-    """Fill in what only the parts themselves know: widths, codec shape, prompt style."""
+    """Fill in what only the parts themselves know: widths, codec shape and fingerprint, prompt style."""
     codec = build_codec(draft, registry)
     grid = {**data.get("grid", {}), "codec_streams": codec.num_streams, "codebook_size": codec.codebook_size}
     grid.setdefault("prompt", "chat" if backbone.tokenizer.has_chat_template else "raw")
@@ -145,7 +148,12 @@ def _probe(draft: TalkerConfig, data: dict[str, Any], backbone: Backbone, regist
         encoder_width = encoder.width
         if draft.input_adapter is None:
             raise ConfigError("a speech encoder needs an input adapter", "set input_adapter, or encoder=null")
-    probed = {**draft.model_dump(), "grid": grid, "encoder_width": encoder_width}
+    probed = {
+        **draft.model_dump(),
+        "grid": grid,
+        "encoder_width": encoder_width,
+        "codec_fingerprint": codec.fingerprint,
+    }
     if draft.encoder is None:
         probed["input_adapter"] = None
     return parse_config(probed, "the settings of attach")

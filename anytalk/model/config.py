@@ -12,12 +12,12 @@ from pydantic import Field
 from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.delay import PATTERNS, DelayPattern
 from anytalk.grid.tokens import AUDIO_SPECIALS, TEXT_SPECIALS, StreamLayout
-from anytalk.model.hearing_version1 import with_hearing
+from anytalk.model.version1 import from_version_1
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import explain_validation
 
 CONFIG_FILE = "talker.yaml"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 PART_KINDS = {
     "encoder": "speech encoder",
@@ -108,7 +108,10 @@ class TalkerConfig(Options):
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this file's format.")
     library_version: str = Field("", description="anytalk that wrote it.")
-    backbone: PartRef = Field(description="The text language model.")
+    backbone: PartRef = Field(description="The text language model, as it was attached.")
+    backbone_folder: str | None = Field(
+        None, description="Folder inside the talker folder with the backbone that a stage trained; null: untrained."
+    )
     encoder: PartRef | None = Field(None, description="Ears; null for a talker that only reads.")
     ears: PartRef | None = Field(
         None, description="Ears that write, in place of `encoder` and `input_adapter`; their words are typed."
@@ -122,6 +125,9 @@ class TalkerConfig(Options):
     output_adapter: PartRef = Field(description="Backbone states to audio heads.")
     heads: PartRef = Field(description="Audio heads.")
     codec: PartRef = Field(description="Mouth.")
+    codec_fingerprint: str | None = Field(
+        None, description="Digest of the weights that decide the codes; loading compares it. Null in version 1."
+    )
     grid: GridConfig = Field(default_factory=lambda: GridConfig(), description="The token grid.")
     speakers: list[str] = Field(default_factory=list, description="Names of learned speaker embeddings; may be empty.")
     decode_rule: Literal["staircase", "original"] = Field(
@@ -182,15 +188,27 @@ def read_config(folder: Path) -> TalkerConfig:
         ) from None
     if not isinstance(data, dict):
         raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or attach again")
-    version = data.get("format_version", FORMAT_VERSION)
+    version = data.get("format_version", 1)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise TalkerError(f"'{path}' was written by a newer anytalk", "pip install -U anytalk")
-    return parse_config(with_hearing(data) if version == 1 else data, str(path))
+    return parse_config(from_version_1(data) if version == 1 else data, str(path))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def dump_config(config: TalkerConfig) -> str:
     """The YAML text of a configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def make_room_for_ears(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

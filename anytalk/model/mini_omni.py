@@ -37,7 +37,8 @@ from anytalk.model.mini_omni_keys import (
     qwen2_layers,
 )
 from anytalk.model.talk_model import TalkModel
-from anytalk.model.talker import Talker, fingerprint, save_talker
+from anytalk.model.talker import Talker, save_talker
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry, explain_validation
 
 CONFIG_NAME = "model_config.yaml"
@@ -93,7 +94,7 @@ def import_mini_omni(
     weights = read_mini_omni_weights(folder, source)
     with written_whole(out) as partial:
         _write_backbone(weights, source, partial / _NATIVE, tokenizer_files)
-        config = talker_config(source)
+        config = talker_config(source, folder)
         model = assemble(config, registry, folder=partial, with_encoder=False)
         load_parts(model, weights, source)
         base = BaseInfo(model=str(folder), fingerprint=fingerprint(model.backbone), licence=LICENCE)
@@ -191,13 +192,14 @@ def _find_tokenizer(folder: Path) -> list[Path]:
     return found
 
 
-def talker_config(source: MiniOmniConfig) -> TalkerConfig:
-    """The talker that decodes as the original does."""
+def talker_config(source: MiniOmniConfig, folder: Path) -> TalkerConfig:
+    """The talker that decodes as the original in `folder` does."""
     swiglu = {"name": "swiglu", "options": {"hidden_width": source.intermediate_size}}
     heads_of_its_own = {"name": "shared", "options": {"tied": source.tie_word_embeddings}}
     blocks = {"name": "blocks", "options": {"num_blocks": source.post_adapter_layers}}
     data = {
-        "backbone": {"name": "qwen2", "options": {"model": _NATIVE}},
+        "backbone": {"name": "qwen2", "options": {"model": str(folder)}},
+        "backbone_folder": _NATIVE,
         "encoder": {"name": "whisper", "options": {"model": "small", "pad_to_30s": True}},
         "encoder_width": source.whisper_adapter_dim,
         "input_adapter": swiglu if source.asr_adapter == "llamamlp" else {"name": "mlp", "options": {"num_layers": 1}},

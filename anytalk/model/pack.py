@@ -16,9 +16,11 @@ from anytalk.files import written_whole
 from anytalk.model.attach import check_vacant
 from anytalk.model.card import model_card
 from anytalk.model.config import CONFIG_FILE, StageRecord, TalkerConfig, dump_config, read_config
-from anytalk.model.talker import owns_backbone, read_parts, write_parts
+from anytalk.model.talker import pinned, read_parts, write_parts
+from anytalk.plugins.registry import Registry, default_registry
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_EARS = ("encoder", "input_adapter")
 _PARTS_FILE = "parts-0001.safetensors"
 _NOT_SHARED = shutil.ignore_patterns("*.checkpoint*", "*.partial*", "tensorboard")
 
@@ -41,7 +43,13 @@ class PackedPart:
 
 
 def pack(
-    folder: Path, out: Path, *, precision: str = "fp16", take: Mapping[str, Path] | None = None, overwrite: bool = False
+    folder: Path,
+    out: Path,
+    *,
+    precision: str = "fp16",
+    take: Mapping[str, Path] | None = None,
+    overwrite: bool = False,
+    registry: Registry | None = None,
 ) -> list[PackedPart]:
     """Write a talker folder anew with what sharing needs and nothing else: no checkpoints, one file of weights.
 
@@ -53,6 +61,7 @@ def pack(
         precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
         take: Parts that come from other talker folders, which were trained beside this one from the same start.
         overwrite: Replace the talker that lies at `out`.
+        registry: Where parts are found.
 
     Returns:
         The parts in the file, by name.
@@ -62,12 +71,12 @@ def pack(
             form, a value that is no number or that half precision can't hold, or a place that is taken or can't be
             written; nothing half-written is left.
     """
-    take = take or {}
-    config = read_config(folder)
+    take, registry = take or {}, registry or default_registry()
+    config = pinned(read_config(folder), registry)
     _check_place(out, (folder, *take.values()), overwrite)
     tensors, history = _weights(folder, config), list(config.history)
     for part, other in take.items():
-        taken, records = _taken(part, folder, config, tensors, other)
+        taken, records = _taken(part, folder, config, tensors, (other, pinned(read_config(other), registry)))
         tensors |= taken
         history += [record for record in records if record.name not in {r.name for r in history}]
     rounded = {name: _rounded(name, tensor, _DTYPES[precision]) for name, tensor in tensors.items()}
@@ -113,18 +122,23 @@ def _weights(folder: Path, config: TalkerConfig) -> dict[str, Tensor]:
 
 
 def _taken(
-    part: str, folder: Path, config: TalkerConfig, tensors: Mapping[str, Tensor], other: Path
+    part: str,
+    folder: Path,
+    config: TalkerConfig,
+    tensors: Mapping[str, Tensor],
+    source: tuple[Path, TalkerConfig],
 ) -> tuple[dict[str, Tensor], list[StageRecord]]:
-    """Tensors of a part of another talker, and its history; it fits where base model, grid and part are the same."""
-    theirs = read_config(other)
-    for field in ("base", "grid", part):
+    """Tensors of a part of another talker, and its history; base model, grid, part and codes have to be the same."""
+    other, theirs = source
+    codes = () if part in _EARS else ("codec_fingerprint",)
+    for field in ("base", "grid", part, *codes):
         if getattr(config, field, None) != getattr(theirs, field, None):
             raise TalkerError(
                 f"'{other}' has another '{field}' than '{folder}', so its {part} doesn't fit",
                 "attach both with the same settings",
             )
     for path, its_config in ((folder, config), (other, theirs)):
-        if owns_backbone(its_config):
+        if its_config.backbone_folder is not None:
             raise TalkerError(
                 f"the backbone of '{path}' was trained, so parts of '{other}' and '{folder}' don't go together",
                 "leave --take out",
@@ -142,8 +156,8 @@ def _taken(
 def _own_files(folder: Path, config: TalkerConfig) -> list[Path]:
     """What else of the talker lies in its folder: a trained backbone, codec weights; relative to the folder."""
     found = []
-    if owns_backbone(config):
-        own = Path(str(config.backbone.options["model"]))
+    if config.backbone_folder is not None:
+        own = Path(config.backbone_folder)
         if not (folder / own).is_dir():
             raise TalkerError(f"'{folder / own}' is missing; talker.yaml names it", "copy the folder again")
         found.append(own)

@@ -22,18 +22,25 @@ import safetensors.torch
 from torch import Tensor, nn
 
 import anytalk
-from anytalk.errors import TalkerError
+from anytalk.errors import PluginError, TalkerError, UnknownNameError
 from anytalk.files import write_whole, written_whole
 from anytalk.grid.prompts import PromptBuilder
 from anytalk.model.assemble import assemble, build_codec
 from anytalk.model.card import model_card
-from anytalk.model.config import CONFIG_FILE, StageRecord, TalkerConfig, WeightsFile, dump_config, read_config
+from anytalk.model.config import (
+    CONFIG_FILE,
+    PART_KINDS,
+    StageRecord,
+    TalkerConfig,
+    WeightsFile,
+    dump_config,
+    read_config,
+)
 from anytalk.model.talk_model import TalkModel
-from anytalk.plugins.components import PartRef
-from anytalk.plugins.contracts import Codec
+from anytalk.plugins.contracts import Backbone, Codec
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry
 
-_SAMPLES_PER_TENSOR = 16
 _OWN_BACKBONE = "backbone-"
 _AGAIN = "copy the folder again, or train again"
 
@@ -61,8 +68,13 @@ class Talker:
     _codec: Codec | None = field(default=None, repr=False)
 
     @property
+    def has_codec(self) -> bool:
+        """Whether the codec is loaded."""
+        return self._codec is not None
+
+    @property
     def codec(self) -> Codec:
-        """The mouth, loaded when it is first needed."""
+        """The codec, loaded when it is first needed."""
         if self._codec is None:
             self._codec = build_codec(self.config, self.registry, self.folder, self.device)
         return self._codec
@@ -84,24 +96,6 @@ class Talker:
         return self.config.speakers.index(name)
 
 
-def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
-    """A digest of names, shapes and a few values of tensors: cheap, and different for different weights.
-
-    Args:
-        module: Whose weights.
-        without: Names that begin with one of these don't count.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if name.startswith(without):
-            continue
-        flat = tensor.detach().flatten()
-        step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(flat[::step][:_SAMPLES_PER_TENSOR].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def save_talker(
     talker: Talker, folder: Path, trained: set[str] | None = None, record: StageRecord | None = None
 ) -> TalkerConfig:
@@ -121,7 +115,7 @@ def save_talker(
     config = talker.config
     if config.weights is not None and (talker.folder is None or folder.absolute() != talker.folder.absolute()):
         # What earlier saves wrote lies in another folder; this one has to be whole by itself.
-        trained |= set(config.weights.parts) | ({"backbone"} if owns_backbone(config) else set())
+        trained |= set(config.weights.parts) | ({"backbone"} if config.backbone_folder else set())
     made: list[Path] = []
     text = ""
     try:
@@ -130,7 +124,9 @@ def save_talker(
             config = _save_weights(talker, config, folder, trained, made)
         if record is not None:
             config = config.replace(history=[*config.history, record])
-        config = config.replace(library_version=anytalk.__version__)
+        if config.codec_fingerprint is None and talker.has_codec:
+            config = config.replace(codec_fingerprint=talker.codec.fingerprint)
+        config = pinned(config, talker.registry).replace(library_version=anytalk.__version__)
         write_whole(folder / "README.md", model_card(config, folder.name))
         text = dump_config(config)
         write_whole(folder / CONFIG_FILE, text)
@@ -149,9 +145,17 @@ def save_talker(
     return config
 
 
-def owns_backbone(config: TalkerConfig) -> bool:
-    """Whether the backbone's weights lie in the talker folder, because a stage trained it."""
-    return str(config.backbone.options.get("model") or "").startswith(_OWN_BACKBONE)
+def pinned(config: TalkerConfig, registry: Registry) -> TalkerConfig:
+    """Return a configuration with every option as it is built: a default that moves later changes no talker."""
+    parts = {}
+    for role, kind in PART_KINDS.items():
+        ref = getattr(config, role)
+        if ref is not None:
+            try:
+                parts[role] = {"name": ref.name, "options": registry.options(kind, ref).model_dump(mode="json")}
+            except (PluginError, UnknownNameError):
+                continue  # A part that isn't installed here and wasn't loaded, such as the encoder of a deaf talker.
+    return config.replace(**parts)
 
 
 def _holds(path: Path, text: str) -> bool:
@@ -181,8 +185,7 @@ def _save_weights(
         made.append(native)
         with written_whole(native) as partial:
             talker.model.backbone.save_native(partial)
-        options = {**config.backbone.options, "model": native.name}
-        config = config.replace(backbone=PartRef(name=config.backbone.name, options=options).model_dump())
+        config = config.replace(backbone_folder=native.name)
     # Every part that attach made is kept from the first stage on: an untrained table that a trained part relies on must
     # not depend on the random numbers of a later torch. Encoder and backbone come from their own files.
     keep = [n for n in parts if n not in ("encoder", "backbone") or (n == "encoder" and n in trained | saved_before)]
@@ -218,7 +221,7 @@ def _remove_stale(folder: Path, config: TalkerConfig) -> None:
         if config.weights is None or path.name != config.weights.file:
             path.unlink()
     for path in folder.glob(f"{_OWN_BACKBONE}*"):
-        if path.is_dir() and path.name != config.backbone.options.get("model"):
+        if path.is_dir() and path.name != config.backbone_folder:
             shutil.rmtree(path)
 
 
@@ -239,21 +242,27 @@ def load_talker(
     folder = Path(folder)
     registry = registry or default_registry()
     config = read_config(folder)
-    own = folder / str(config.backbone.options.get("model"))
-    if owns_backbone(config) and not own.is_dir():
-        raise TalkerError(f"'{own}' is missing; talker.yaml names it", _AGAIN)
     model = assemble(config, registry, folder=folder, device=device, dtype=dtype, with_encoder=with_encoder)
-    if config.base is not None and not owns_backbone(config) and dtype == "float32":
-        found = fingerprint(model.backbone)
-        if found != config.base.fingerprint:
-            raise TalkerError(
-                f"the base model '{config.base.model}' has other weights (fingerprint {found}) than the one that "
-                f"'{folder}' was attached to ({config.base.fingerprint})",
-                "restore that model or revision, or attach again",
-            )
+    if config.backbone_folder is None and dtype == "float32":
+        check_base(config, model.backbone)
     if config.weights is not None:
         _load_parts(model, folder, config.weights, with_encoder)
     return Talker(config, model, registry, folder, device)
+
+
+def check_base(config: TalkerConfig, base: Backbone) -> None:
+    """Compare the base model in float32 with the one that the talker was attached to, where that is known.
+
+    Raises:
+        TalkerError: its weights are others.
+    """
+    found = fingerprint(base)
+    if config.base is not None and found != config.base.fingerprint:
+        raise TalkerError(
+            f"the base model '{config.base.model}' has other weights (fingerprint {found}) than the one that the "
+            f"talker was attached to ({config.base.fingerprint})",
+            "restore that model or revision, or attach again",
+        )
 
 
 def read_parts(folder: Path, weights: WeightsFile) -> dict[str, Tensor]:
@@ -314,10 +323,11 @@ def count_parameters(module: nn.Module) -> int:
 
 __all__ = [
     "Talker",
+    "check_base",
     "count_parameters",
-    "fingerprint",
     "load_part",
     "load_talker",
+    "pinned",
     "read_parts",
     "save_talker",
     "write_parts",

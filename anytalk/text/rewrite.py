@@ -293,7 +293,7 @@ class TalkerRewriter(Rewriter):
     """
 
     def __init__(self, talker: Talker, max_tokens: int = 192, batch_size: int = 32) -> None:
-        from anytalk.model.talker import fingerprint
+        from anytalk.plugins.fingerprint import fingerprint
 
         self._talker, self._max_tokens, self._batch_size = talker, max_tokens, batch_size
         self.name = f"talker {fingerprint(talker.model.backbone)} {max_tokens}"

@@ -119,6 +119,15 @@ class TinyBackbone(Backbone):
         return backbone.to(context.device, torch_dtype(context.dtype))
 
     @classmethod
+    def load_native(cls, folder: Path, context: BuildContext) -> Self:
+        """Load what :meth:`save_native` wrote.
+
+        Raises:
+            WeightsError: a folder that holds no tiny backbone.
+        """
+        return cls._load(ModelSource(str(folder), (folder,))).to(context.device, torch_dtype(context.dtype))
+
+    @classmethod
     def recognises(cls, source: ModelSource) -> bool:
         """A folder whose config.json says so."""
         return source.hf_config().get("model_type") == MODEL_TYPE

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import anytalk
 from anytalk.errors import ConfigError, WeightsError
 from anytalk.plugins.contracts import Backbone, BackboneStates, torch_dtype
-from anytalk.plugins.sources import ModelSource, resolve
 
 END = 256
 VOCAB_SIZE = 257
@@ -103,10 +102,9 @@ class ParrotBackbone(Backbone):
     licence = "MIT"
 
     class Options(anytalk.Options):
-        model: str | None = Field(None, description="Folder that save_native wrote; null: fresh weights.")
-        width: int = Field(64, ge=1, description="D of fresh weights.")
-        num_blocks: int = Field(2, ge=1, description="Blocks of fresh weights.")
-        seed: int = Field(0, description="Seed of fresh weights: they must be the same each time a talker is loaded.")
+        width: int = Field(64, ge=1, description="D.")
+        num_blocks: int = Field(2, ge=1, description="Blocks.")
+        seed: int = Field(0, description="Seed of the weights: they must be the same each time a talker is loaded.")
 
     def __init__(self, width: int, num_blocks: int) -> None:
         super().__init__()
@@ -116,29 +114,10 @@ class ParrotBackbone(Backbone):
 
     @classmethod
     def build(cls, options: Options, context: anytalk.BuildContext) -> ParrotBackbone:
-        if options.model is not None:
-            backbone = cls._load(resolve(options.model, context.folder))
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(options.seed)
-                backbone = cls(options.width, options.num_blocks)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            backbone = cls(options.width, options.num_blocks)
         return backbone.to(context.device, torch_dtype(context.dtype))
-
-    @classmethod
-    def recognises(cls, source: ModelSource) -> bool:
-        return not source.is_hub and (source.paths[0] / "parrot.json").is_file()
-
-    @classmethod
-    def _load(cls, source: ModelSource) -> ParrotBackbone:
-        if not cls.recognises(source):
-            raise WeightsError(f"'{source.spec}' is no parrot: it holds no parrot.json", "give a folder of save_native")
-        try:
-            shape = json.loads((source.path / "parrot.json").read_text(encoding="utf-8"))
-            backbone = cls(**shape)
-            backbone.load_state_dict(load_file(source.path / "parrot.safetensors"))
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise WeightsError(f"parrot '{source.spec}' can't be read: {error}", "copy the folder again") from None
-        return backbone
 
     @property
     def width(self) -> int:
@@ -178,6 +157,15 @@ class ParrotBackbone(Backbone):
         shape = {"width": self.width, "num_blocks": len(self.stack.blocks)}
         (folder / "parrot.json").write_text(json.dumps(shape), encoding="utf-8")
         save_file(self.state_dict(), folder / "parrot.safetensors")
+
+    @classmethod
+    def load_native(cls, folder: Path, context: anytalk.BuildContext) -> ParrotBackbone:
+        try:
+            backbone = cls(**json.loads((folder / "parrot.json").read_text(encoding="utf-8")))
+            backbone.load_state_dict(load_file(folder / "parrot.safetensors"))
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise WeightsError(f"parrot '{folder}' can't be read: {error}", "copy the folder again") from None
+        return backbone.to(context.device, torch_dtype(context.dtype))
 
 
 @anytalk.hookimpl

@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from anytalk.errors import ConfigError
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts.ears import HeardBatch
 from anytalk.plugins.contracts.part import Part
 from anytalk.plugins.contracts.values import AudioTables, BackboneStates, Cache, CodecStream, TextTokenizer
+from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.sources import ModelSource
 
 if TYPE_CHECKING:
@@ -27,7 +29,11 @@ class Backbone(Part, nn.Module):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights."""
+        """Whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights.
+
+        A plugin that recognises models has an option ``model``, which ``attach`` sets to the model's name, and may have
+        one called ``revision``.
+        """
         return False
 
     @property
@@ -87,6 +93,18 @@ class Backbone(Part, nn.Module):
     @abstractmethod
     def save_native(self, folder: Path) -> None:
         """Write the backbone in its own format (for Hugging Face models: loadable by transformers alone)."""
+
+    @classmethod
+    @abstractmethod
+    def load_native(cls, folder: Path, context: BuildContext) -> Self:
+        """Load what :meth:`save_native` wrote, bit for bit, on the context's device and in its dtype.
+
+        A talker whose backbone was trained is loaded by this; the options that it was attached with are not given, so
+        `folder` has to say all.
+
+        Raises:
+            WeightsError: files that are missing or damaged.
+        """
 
 
 class SpeechEncoder(Part, nn.Module):
@@ -282,8 +300,17 @@ class Codec(Part, nn.Module):
 
     @property
     def token_format(self) -> str:
-        """Names the shape and the maker of the codes; codes that were made elsewhere are used only if it is theirs."""
-        return f"{type(self).__name__}/{self.sample_rate_hz}/{self.num_streams}x{self.codebook_size}"
+        """Names what the codes mean: maker, shape and weights. Codes made elsewhere are used only if theirs is equal.
+
+        Override it for a codec whose codes are published under a name.
+        """
+        shape = f"{self.sample_rate_hz}/{self.samples_per_frame}/{self.num_streams}x{self.codebook_size}"
+        return f"{type(self).__name__}/{shape}/{self.fingerprint}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the weights that decide the codes."""
+        return fingerprint(self, without=self.decoder_prefixes)
 
     @abstractmethod
     def encode(self, wave: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
 from anytalk.plugins.hf.loading import load_causal_lm, quiet_transformers, write_licence
 from anytalk.plugins.hf.static_step import StaticDecoder
 from anytalk.plugins.hf.tokenizer import HFTokenizer
-from anytalk.plugins.sources import resolve
+from anytalk.plugins.sources import ModelSource, resolve
 
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -90,8 +90,20 @@ class CausalLMBackbone(Backbone):
         Raises:
             WeightsError: weights that are missing, damaged or of the wrong kind.
         """
-        source = resolve(options.model, context.folder)
-        loaded = load_causal_lm(source, options.revision, torch_dtype(context.dtype))
+        return cls._load(resolve(options.model, context.folder), options.revision, context)
+
+    @classmethod
+    def load_native(cls, folder: Path, context: BuildContext) -> Self:
+        """Load what :meth:`save_native`, or transformers itself, wrote.
+
+        Raises:
+            WeightsError: weights that are missing, damaged or of the wrong kind.
+        """
+        return cls._load(ModelSource(str(folder), (folder,)), None, context)
+
+    @classmethod
+    def _load(cls, source: ModelSource, revision: str | None, context: BuildContext) -> Self:
+        loaded = load_causal_lm(source, revision, torch_dtype(context.dtype))
         backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence)
         return backbone.to(context.device)
 
