@@ -43,8 +43,9 @@ Product = Callable[[Tensor], Tensor]
 
 def per_tensor(weight: Tensor, bias: Tensor | None) -> Product:
     """torch's dynamic int8: one scale for all rows of the input."""
-    packed = Int8Matrix(weight).packed
-    return lambda x: _plus(torch.ops.quantized.linear_dynamic(x.flatten(0, -2), packed, False), x, bias)
+    made = Int8Matrix(weight)
+    run = torch.ops.quantized.linear_dynamic
+    return lambda x: _plus(run(x.flatten(0, -2), made.packed, made.seven_bits), x, bias)
 
 
 def weight_only(weight: Tensor, bias: Tensor | None) -> Product:
@@ -91,6 +92,10 @@ KINDS: dict[str, Callable[[Tensor, Tensor | None, Tensor | None], Product]] = {
     "int8, one scale per row": lambda w, b, _: Int8Matrix(w, b),
     "int8, one scale per row, balanced": lambda w, b, p: Int8Matrix(w, b, p),
 }
+
+
+if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # processors without AVX-512: oneDNN has no such product there
+    del KINDS["bfloat16, packed"]
 
 
 class Replaced(nn.Module):
