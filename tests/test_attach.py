@@ -46,6 +46,26 @@ def test_a_backbone_plugin_that_cannot_be_imported_is_passed_over(monkeypatch: p
     assert choose_backbone(resolve("Qwen/Qwen2-0.5B"), default_registry()) == "qwen2"
 
 
+def test_two_plugins_that_recognise_a_model_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default_registry().load("backbone", "llama"), "recognises", lambda source: True)
+    with pytest.raises(ConfigError, match="llama and qwen2 both recognise") as raised:
+        choose_backbone(resolve("Qwen/Qwen2-0.5B"), default_registry())
+    assert "--backbone llama, or --backbone qwen2" in (raised.value.hint or "")
+
+
+def test_a_plugin_that_cannot_look_at_a_model_costs_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(source: object) -> bool:
+        raise KeyError("no such field")
+
+    monkeypatch.setattr(default_registry().load("backbone", "llama"), "recognises", broken)
+    assert choose_backbone(resolve("Qwen/Qwen2-0.5B"), default_registry()) == "qwen2"
+    assert [record.message for record in caplog.records] == [
+        "the backbone plugin 'llama' is left out, it can't look at 'Qwen/Qwen2-0.5B': 'no such field'"
+    ]
+
+
 def test_a_long_text_is_no_path() -> None:
     # Options may hold whole texts: too long for the name of a file, which systems refuse to look for.
     text = "What people say to it: " + "How are you?\n" * 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
 
+log = logging.getLogger("anytalk")
 FALLBACK_BACKBONE = "hf"
 DEFAULTS: dict[str, Any] = {
     "encoder": {"name": "whisper"},
@@ -30,17 +32,26 @@ DEFAULTS: dict[str, Any] = {
 def choose_backbone(source: ModelSource, registry: Registry) -> str:
     """Name of the backbone plugin that recognises a model; ``hf`` when none does.
 
-    A plugin that fails to import is passed over: attach must not depend on somebody else's broken package.
+    A plugin that fails is passed over: attach must not depend on somebody else's broken package.
+
+    Raises:
+        ConfigError: more than one plugin recognises the model.
     """
+    found = []
     for name in registry.components("backbone"):
-        if name == FALLBACK_BACKBONE:
-            continue
         try:
-            if registry.load("backbone", name).recognises(source):
-                return name
-        except AnytalkError:
+            if name != FALLBACK_BACKBONE and registry.load("backbone", name).recognises(source):
+                found.append(name)
+        except AnytalkError:  # its package can't be imported, which `anytalk plugins` tells
             continue
-    return FALLBACK_BACKBONE
+        except Exception as error:  # foreign code
+            log.warning("the backbone plugin '%s' is left out, it can't look at '%s': %s", name, source.spec, error)
+    if len(found) > 1:
+        raise ConfigError(
+            f"the backbone plugins {' and '.join(found)} both recognise '{source.spec}'",
+            f"choose one: --backbone {found[0]}, or --backbone {found[1]}",
+        )
+    return found[0] if found else FALLBACK_BACKBONE
 
 
 def needs_no_model(model: str, backbone: str | None, registry: Registry) -> bool:
