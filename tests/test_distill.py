@@ -7,19 +7,21 @@ from typing import Any
 import pytest
 import torch
 from helpers import NEW_PARTS, make_examples, model_folder, moved_parts, snapshot, stage, tiny_talker, train
-from training import assert_close, first_step, mixed_rows, run_step, steps_of
+from training import assert_close, first_step, losses_of, mixed_rows, run_step, steps_of
 
 from anytalk.data.examples import make_grid, text_twin
 from anytalk.grid.tasks import A1A2, A1T1, A1T2, T1A2, T1T2, TASKS
 from anytalk.model.attach import attach
 from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker, load_talker
-from anytalk.plugins.contracts import Backbone, GridBatch, Message, Row
-from anytalk.train import stage as stage_module
+from anytalk.plugins.contracts import Backbone, GridBatch, Loss, Message, Row
+from anytalk.train import losses as losses_module
 from anytalk.train.freeze import apply_freeze
-from anytalk.train.losses import LossSettings
 
-ALONE = LossSettings({"distill": 1.0}, temperature=3.0)
+
+def alone(talker: Talker) -> dict[Loss, float]:
+    """The distillation only, taught by the parent."""
+    return losses_of(talker, {"distill": 1.0}, load_parent(talker), distill_temperature=3.0)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def kl_by_hand(talker: Talker, example: Any, task: Any, teacher: Backbone, heat:
 def test_the_kl_by_hand(max_positions: int, uniform: bool, talker: Talker, rows: list[Row]) -> None:
     apply_freeze(talker.model, ["input_adapter"])
     tasks = {"A1A2": 1.0, "A1T2": 1.0, "A1T1": 1.0, "T1T2": 1.0}
-    step = first_step(talker, rows, tasks, twins=True, batch_size=8, max_positions=max_positions)
+    step = first_step(talker, rows, tasks, losses=alone(talker), batch_size=8, max_positions=max_positions)
     examples = {e.id: e for e in make_examples(talker, rows, list(TASKS.values()))}
     teacher = load_parent(talker)
     total, count = torch.zeros(()), 0
@@ -79,7 +81,7 @@ def test_the_kl_by_hand(max_positions: int, uniform: bool, talker: Talker, rows:
     expected = total / count
     expected.backward()
     grads = {n: p.grad.clone() for n, p in talker.model.named_parameters() if p.grad is not None}
-    loss, means, found = run_step(talker, step, ALONE, teacher, uniform=uniform)
+    loss, means, found = run_step(talker, step, alone(talker), uniform=uniform)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
     assert means["distill"] == pytest.approx(loss, rel=1e-6)
     assert all(name.startswith("input_adapter.") for name in found)
@@ -90,32 +92,34 @@ def test_a_talker_that_hears_what_it_would_have_read_has_nothing_to_learn(
     talker: Talker, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The student is asked the twin itself: then both sides are one model on one prompt."""
-    step = first_step(talker, rows, {"A1T2": 1.0}, twins=True, max_positions=10_000)
+    step = first_step(talker, rows, {"A1T2": 1.0}, losses=alone(talker), max_positions=10_000)
     (batch,) = step.passes
-    assert run_step(talker, step, ALONE, load_parent(talker))[0] > 1e-3
-    assert batch.twin_tokens is not None
-    assert batch.twin_mask is not None
-    mask = torch.zeros_like(batch.twin_tokens, dtype=torch.bool)
-    mask[:, -1] = batch.twin_mask
-    same = replace(batch, tokens=batch.twin_tokens, loss_mask=mask, speech=[[] for _ in batch.speech], lengths=None)
-    loss, _, _ = run_step(talker, replace(step, passes=[same]), ALONE, load_parent(talker))
+    assert run_step(talker, step, alone(talker))[0] > 1e-3
+    ids, answers, _ = batch.prepared["distill"]
+    layout = talker.model.layout
+    tokens = torch.full((len(ids), layout.num_streams, ids.shape[1]), layout.pad_a)
+    tokens[:, -1] = ids
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[:, -1] = answers
+    same = replace(batch, tokens=tokens, loss_mask=mask, speech=[[] for _ in batch.speech], lengths=None)
+    loss, _, _ = run_step(talker, replace(step, passes=[same]), alone(talker))
     assert abs(loss) < 1e-6
 
 
 def test_typed_questions_and_transcripts_have_no_twin(talker: Talker, rows: list[Row]) -> None:
     examples = make_examples(talker, rows, list(TASKS.values()))
     for task, has in [(A1A2, True), (A1T2, True), (A1T1, False), (T1A2, False), (T1T2, False)]:
-        step = steps_of(talker, examples, {task.name: 1.0}, twins=True)[0]
-        assert [batch.twin_tokens is not None for batch in step.passes] == [has] * len(step.passes)
+        step = steps_of(talker, examples, {task.name: 1.0}, losses=alone(talker))[0]
+        assert [bool(batch.prepared["distill"]) for batch in step.passes] == [has] * len(step.passes)
         assert (step.counts["distill"] > 0) is has
     nameless = [replace(examples[0], question_text=None), examples[1]]
-    (batch,) = steps_of(talker, nameless, {"A1T2": 1.0}, twins=True, batch_size=4)[0].passes
-    assert batch.twin_rows is not None
-    assert len(batch.twin_rows) == 2
-    answers = [batch.tokens[i, -1][batch.loss_mask[i, -1]].tolist() for i in batch.twin_rows.tolist()]
+    (batch,) = steps_of(talker, nameless, {"A1T2": 1.0}, losses=alone(talker), batch_size=4)[0].passes
+    twins = batch.prepared["distill"][2].tolist()
+    assert len(twins) == 2
+    answers = [batch.tokens[i, -1][batch.loss_mask[i, -1]].tolist() for i in twins]
     assert answers == [[*talker.model.backbone.tokenizer.encode("longer"), talker.model.layout.end_of_text_id]] * 2
     (plain,) = steps_of(talker, examples, {"A1T2": 1.0}, batch_size=2)[0].passes
-    assert plain.twin_tokens is None
+    assert "distill" not in plain.prepared
 
 
 def test_the_twin_of_a_conversation_is_the_whole_conversation_typed(talker: Talker, rows: list[Row]) -> None:
@@ -134,9 +138,9 @@ def test_the_twin_of_a_conversation_is_the_whole_conversation_typed(talker: Talk
     text = grid.tokens[talker.model.layout.text_row].tolist()
     assert text == [*prompt, *tokenizer.encode("ab"), tokenizer.eos_id]
     apply_freeze(talker.model, ["input_adapter"])
-    step = first_step(talker, [row], {"A1T2": 1.0}, twins=True, batch_size=1)
+    step = first_step(talker, [row], {"A1T2": 1.0}, losses=alone(talker), batch_size=1)
     expected, count = kl_by_hand(talker, example, A1T2, load_parent(talker), 3.0)
-    found, _, _ = run_step(talker, step, ALONE, load_parent(talker))
+    found, _, _ = run_step(talker, step, alone(talker))
     # A small gap between two nearly equal distributions: float32 leaves three digits of it.
     assert found == pytest.approx(float(expected.detach()) / count, rel=3e-3)
 
@@ -145,10 +149,10 @@ def test_what_was_only_said_cannot_be_typed(talker: Talker, rows: list[Row]) -> 
     past = (Message(role="user", audio=rows[1].question_audio), Message(role="assistant", text="Hi."))
     row = replace(rows[0], history=past)
     for task in ("A1T2", "T1A2"):
-        step = first_step(talker, [row], {task: 1.0}, twins=True, batch_size=1)
+        step = first_step(talker, [row], {task: 1.0}, losses=alone(talker), batch_size=1)
         assert step.passes[0].lengths is not None
         assert step.counts["distill"] == 0
-        assert step.passes[0].twin_tokens is None
+        assert not step.passes[0].prepared["distill"]
 
 
 # In a stage
@@ -173,7 +177,7 @@ def test_a_backbone_that_trains_is_taught_by_its_unchanged_parent(
         teachers.append(load_parent(of))
         return teachers[-1]
 
-    monkeypatch.setattr(stage_module, "load_parent", recorded)
+    monkeypatch.setattr(losses_module, "load_parent", recorded)
     original = {name: tensor.clone() for name, tensor in talker.model.backbone.state_dict().items()}
     both = {"train": [*NEW_PARTS, "backbone"], "tasks": {"A1A2": 1, "T1T2": 1}, "losses": {"distill": 1, "text": 1}}
     for name in ("one", "two"):  # in the second stage the talker's own backbone isn't its parent any more

@@ -40,7 +40,7 @@ def test_a_look_on_the_rows_that_are_learned_falls_with_them(tmp_path: Path) -> 
     assert [entry["step"] for entry in log] == [10, 20, 30]  # a look is logged whenever the log's turn is
     assert log[-1]["held_out.loss"] < 0.9 * log[0]["held_out.loss"]
     assert log[-1]["held_out.loss"] == pytest.approx(log[-1]["loss"], rel=0.2)
-    draw_curve(tmp_path / "c.png", "t", log)
+    draw_curve(tmp_path / "c.png", "t", log, {"text": ["text"], "audio": ["audio0", "audio1", "audio2"]})
     assert (tmp_path / "c.png").stat().st_size > 5000
 
 

@@ -1,24 +1,29 @@
 """The loss of a step: right by hand, and the same however the step is cut into passes."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import calm_plugin
 import pytest
 import torch
 from helpers import NEW_PARTS, make_examples, stage, tiny_talker, train, training_rows
-from training import assert_close, by_hand, first_step, items_of, mixed_rows, run_step
+from training import assert_close, by_hand, first_step, items_of, losses_of, mixed_rows, run_step
 
 from anytalk.data.batches import Batch
 from anytalk.errors import ConfigError
 from anytalk.grid.tasks import TASKS
+from anytalk.model.attach import attach
 from anytalk.model.routes import ThroughBackbone
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Merged
+from anytalk.plugins.manager import build_plugins
+from anytalk.plugins.registry import Registry
 from anytalk.train.freeze import apply_freeze
-from anytalk.train.losses import LossModule, LossSettings
+from anytalk.train.losses import AudioLoss, LossModule, TextLoss
 from anytalk.train.soft_codes import soft_codes
 
 EVERY_TASK = dict.fromkeys(TASKS, 1.0)
@@ -56,42 +61,50 @@ def test_cross_entropy_by_hand() -> None:
         speaker=torch.zeros(1, dtype=torch.int64),
         reads=torch.zeros(1, dtype=torch.bool),
     )
-    module = LossModule(model, LossSettings({"text": 0.5, "audio": 2.0}))
+    module = LossModule(model, {TextLoss(): 0.5, AudioLoss(model): 2.0})
     factors = module.factors({"text": 2, "audio0": 1})
-    expected = {"text": 0.25, "audio0": 2.0, "distill": 0.0, "align": 0.0, "pace": 0.0}
+    expected = {"text": 0.25, "audio0": 2.0}
     assert dict(zip(module.names, factors.tolist(), strict=True)) == expected
     loss, sums = module(batch, factors)
     # Token t is predicted from column t-1: text 0 from (0,1), text 1 from (2,0); audio 1 from (0,0,0,0,0).
     text = math.log(1 + math.e) + math.log(math.e**2 + 1)
-    assert sums.tolist() == pytest.approx([text, math.log(5), 0.0, 0.0, 0.0])
+    assert sums.tolist() == pytest.approx([text, math.log(5)])
     assert float(loss) == pytest.approx(0.5 * text / 2 + 2 * math.log(5))
 
 
+COUNTS = {"text": 4, "audio0": 2, "audio1": 5, "audio2": 1}
+
+
 @pytest.mark.parametrize(
-    ("settings", "counts", "expected"),
+    ("weights", "streams", "counts", "expected"),
     [
-        (LossSettings(), {"text": 4, "audio0": 2, "audio1": 5, "audio2": 1}, [1 / 4, 1 / 6, 1 / 15, 1 / 3, 0, 0, 0]),
-        (LossSettings({"audio": 2.0}, [1, 2, 5]), {"text": 4, "audio0": 2, "audio1": 4, "audio2": 1},
-         [0, 2 / 8 / 2, 4 / 8 / 4, 10 / 8, 0, 0, 0]),
-        (LossSettings({"distill": 3.0, "text": 1.0}), {"text": 2, "distill": 4}, [1 / 2, 0, 0, 0, 3 / 4, 0, 0]),
+        ({"text": 1, "audio": 1}, None, COUNTS, [1 / 4, 1 / 6, 1 / 15, 1 / 3]),
+        ({"audio": 2.0}, [1, 2, 5], COUNTS, [2 / 8 / 2, 4 / 8 / 5, 10 / 8]),
+        ({"distill": 3.0, "text": 1.0}, None, {"text": 2, "distill": 4}, [1 / 2, 3 / 4]),
     ],
-)  # fmt: skip
+)
 def test_what_each_sum_counts(
-    settings: LossSettings, counts: dict[str, int], expected: list[float], talker: Talker
+    weights: dict[str, float],
+    streams: list[float] | None,
+    counts: dict[str, int],
+    expected: list[float],
+    talker: Talker,
 ) -> None:
-    module = LossModule(talker.model, settings)
-    assert module.names == ["text", "audio0", "audio1", "audio2", "distill", "align", "pace"]
+    module = LossModule(talker.model, losses_of(talker, weights, stream_weights=streams))
+    names = ["audio0", "audio1", "audio2"] if "audio" in weights else ["distill"]
+    assert module.names == [*(["text"] if "text" in weights else []), *names]
     assert module.factors(counts).tolist() == pytest.approx(expected)
 
 
-SETTINGS = {
-    "plain": (LossSettings(), {"text": 1.0, "audio0": 1 / 3, "audio1": 1 / 3, "audio2": 1 / 3}),
+SETTINGS: dict[str, tuple[dict[str, float], list[float] | None, dict[str, float]]] = {
+    "plain": ({"text": 1.0, "audio": 1.0}, None, {"text": 1.0, "audio0": 1 / 3, "audio1": 1 / 3, "audio2": 1 / 3}),
     "weighed": (
-        LossSettings({"text": 0.5, "audio": 2.0}, [1, 2, 5]),
+        {"text": 0.5, "audio": 2.0},
+        [1, 2, 5],
         {"text": 0.5, "audio0": 2 / 8, "audio1": 4 / 8, "audio2": 10 / 8},
     ),
-    "no text": (LossSettings({"audio": 1.0}), {"text": 0.0, "audio0": 1 / 3, "audio1": 1 / 3, "audio2": 1 / 3}),
-    "no audio": (LossSettings({"text": 1.0}), {"text": 1.0, "audio0": 0.0, "audio1": 0.0, "audio2": 0.0}),
+    "no text": ({"audio": 1.0}, None, {"text": 0.0, "audio0": 1 / 3, "audio1": 1 / 3, "audio2": 1 / 3}),
+    "no audio": ({"text": 1.0}, None, {"text": 1.0, "audio0": 0.0, "audio1": 0.0, "audio2": 0.0}),
 }
 
 
@@ -100,17 +113,15 @@ def test_shared_targets_change_the_audio_loss_and_nothing_else(talker: Talker, t
     step = first_step(talker, mixed_rows(tmp_path), EVERY_TASK, batch_size=ROWS_OF_A_STEP)
     layout = talker.model.layout
     vectors = torch.randn(layout.num_audio_streams, layout.codebook_size, 4, generator=torch.Generator().manual_seed(0))
-    means = {
-        softness: run_step(talker, step, LossSettings(soft_codes=soft_codes(vectors, softness) if softness else None))[
-            1
-        ]
-        for softness in (0.0, 1e-6, 1.0)
-    }
+    means = {}
+    for softness in (0.0, 1e-6, 1.0):
+        audio = AudioLoss(talker.model, soft_codes=soft_codes(vectors, softness) if softness else None)
+        means[softness] = run_step(talker, step, {TextLoss(): 1.0, audio: 1.0})[1]
     assert means[1e-6] == pytest.approx(means[0.0], rel=1e-4)  # shared with nobody
     assert means[1.0]["text"] == pytest.approx(means[0.0]["text"])
-    audio = [name for name in means[0.0] if name.startswith("audio")]
+    streams = [name for name in means[0.0] if name.startswith("audio")]
     # A guess of an untrained model is about even, so it is closer to a target that is spread out.
-    assert all(means[1.0][name] < means[0.0][name] - 0.3 for name in audio)
+    assert all(means[1.0][name] < means[0.0][name] - 0.3 for name in streams)
 
 
 def test_a_stage_that_shares_targets_needs_a_codec_that_can_tell(talker: Talker, tmp_path: Path) -> None:
@@ -123,7 +134,8 @@ def test_a_stage_that_shares_targets_needs_a_codec_that_can_tell(talker: Talker,
 @pytest.mark.parametrize("grid", [[], ["grid.merge=mean", "grid.prompt=raw", "grid.end_of_text=eot"]], ids=["a", "b"])
 def test_a_step_equals_its_tokens_one_by_one(name: str, uniform: bool, grid: list[str], tmp_path: Path) -> None:
     talker = tiny_talker(tmp_path / "t", "speakers=[anna, ben]", *grid)
-    settings, weights = SETTINGS[name]
+    chosen, streams, weights = SETTINGS[name]
+    losses = losses_of(talker, chosen, stream_weights=streams)
     apply_freeze(talker.model, [*NEW_PARTS, "backbone", "speaker"])
     rows = mixed_rows(tmp_path)
     rows[1:3] = [replace(row, speaker="ben") for row in rows[1:3]]
@@ -136,9 +148,9 @@ def test_a_step_equals_its_tokens_one_by_one(name: str, uniform: bool, grid: lis
         cut = first_step(talker, rows, EVERY_TASK, batch_size=ROWS_OF_A_STEP, max_positions=max_positions)
         assert passes in (None, len(cut.passes))
         assert cut.counts == step.counts
-        found, by_name, moved = run_step(talker, cut, settings, uniform=uniform)
+        found, by_name, moved = run_step(talker, cut, losses, uniform=uniform)
         assert found == pytest.approx(loss, rel=1e-5)
-        expected = means if uniform else {n: v for n, v in means.items() if weights[n]}
+        expected = {n: v for n, v in means.items() if weights[n]}
         assert {n: v for n, v in by_name.items() if v} == pytest.approx(expected, rel=1e-5)
         assert_close(moved, gradients)
 
@@ -149,7 +161,7 @@ def test_a_trained_encoder_is_in_the_loss_of_every_cut(tmp_path: Path) -> None:
     apply_freeze(talker.model, ["encoder"])
     examples = make_examples(talker, rows, [TASKS[name] for name in tasks], True)
     step = first_step(talker, rows, tasks, waves=True)
-    _, weights = SETTINGS["plain"]
+    *_, weights = SETTINGS["plain"]
     loss, _, gradients = by_hand(talker, items_of(talker, step, examples, list(tasks)), weights)
     assert gradients
     assert all(name.startswith("encoder.") for name in gradients)
@@ -223,3 +235,35 @@ def test_uniform_passes_run_every_module(talker: Talker, tmp_path: Path) -> None
     always = parts.keys() - {"special_tokens"}  # tables that the model reads itself
     assert all(seen == always for seen in ran[::2])
     assert ran[2 * list(TASKS).index("T1T2") + 1] == {"backbone"}, "and none is run for nothing elsewhere"
+
+
+def test_an_unknown_loss_lists_those_of_the_talker(talker: Talker, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"this talker has no loss 'texts'.*'text'") as caught:
+        train(talker, stage(losses={"texts": 1.0}), training_rows(tmp_path, 2))
+    assert caught.value.hint == "it has: audio, distill, text"
+
+
+def test_rows_that_do_not_speak_run_a_speech_decoder_in_uniform_passes(tmp_path: Path) -> None:
+    """Engines that shard parameters wait for each other in the decoder, also where a device's rows don't speak."""
+    decoder = "output_adapter={name: talker, options: {width: 64, num_layers: 1, letter_width: 64}}"
+    talker = tiny_talker(tmp_path / "t", decoder)
+    step = first_step(talker, training_rows(tmp_path, 2), {"T1T2": 1.0}, batch_size=2)
+    loss, means, _ = run_step(talker, step, uniform=True)
+    assert loss == pytest.approx(means["text"])
+
+
+def test_a_plugin_brings_a_loss(tmp_path: Path) -> None:
+    plugins = build_plugins(third_party=False)
+    plugins.register(calm_plugin, "calm", "somebody-elses", "1.0")
+    parts = ["encoder={name: tiny}", "codec={name: tiny}", "output_adapter={name: calm}", "backbone.options={}"]
+    talker = attach("tiny", tmp_path / "t", backbone="tiny", assignments=parts, registry=Registry(plugins))
+    calming = stage(train=["output_adapter"], losses={"text": 1.0, "calm": 1.0}, steps=20, learning_rate=0.1)
+    train(talker, calming, training_rows(tmp_path, 2))
+    log = [json.loads(line) for line in (tmp_path / "t/history/short.jsonl").read_text().splitlines()]
+    assert log[-1]["calm"] < 0.2 * log[0]["calm"]
+    assert log[-1]["text"] == pytest.approx(log[0]["text"])
+    assert log[0]["loss"] == pytest.approx(log[0]["text"] + log[0]["calm"])
+    with pytest.raises(ConfigError) as caught:
+        train(talker, stage(losses={"calmer": 1.0}), training_rows(tmp_path, 2))
+    assert "calmer" in caught.value.message
+    assert caught.value.hint == "it has: audio, calm, distill, text"

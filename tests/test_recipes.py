@@ -81,7 +81,6 @@ STAGE = {"name": "s", "train": ["heads"], "tasks": {"T1A2": 1}, "steps": 1}
         ({"tasks": {"T1A2": 0}}, "task weights must be above 0"),
         ({"learning_rate_floor": 1.0}, "learning_rate_floor is above learning_rate"),
         ({"batch_size": "many"}, "batch_size"),
-        ({"losses": {"speech": 1}}, "unknown loss 'speech' (there are: text, audio, distill, align, pace)"),
         ({"losses": {"text": -1}}, "the weight of loss 'text' is below 0"),
         ({"losses": {"text": 0}}, "no loss has a weight above 0"),
         ({"losses": {}}, "no loss has a weight above 0"),

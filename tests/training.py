@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import make_examples, moved_parts, snapshot, training_rows
+from helpers import make_examples, moved_parts, snapshot, stage, training_rows
 from torch.nn import functional as F
 
 from anytalk.data.batches import Step, Steps, StepSettings
@@ -19,10 +19,10 @@ from anytalk.data.feeds import ListFeed
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, load_talker
-from anytalk.plugins.contracts import Backbone, GridBatch, Row
+from anytalk.plugins.contracts import Backbone, GridBatch, Loss, Row
 from anytalk.train.config import StageConfig
 from anytalk.train.loop import TrainingWatcher
-from anytalk.train.losses import LossModule, LossSettings, hear
+from anytalk.train.losses import LossModule, choose_losses, hear
 
 SHAPES = [(3, 0.2, "ab"), (6, 0.35, "longer"), (4, 0.25, "abc"), (9, 0.5, "a much longer answer")]
 """Frames of the answer, seconds of the question, text of the answer."""
@@ -39,9 +39,19 @@ def mixed_rows(folder: Path) -> list[Row]:
     return rows
 
 
+def losses_of(
+    talker: Talker, weights: Mapping[str, float] | None = None, teacher: Backbone | None = None, **settings: Any
+) -> dict[Loss, float]:
+    """Losses by name; text and audio where none are named."""
+    return choose_losses(
+        talker, stage(losses=dict(weights or {"text": 1.0, "audio": 1.0}), **settings), teacher=teacher
+    )
+
+
 def steps_of(talker: Talker, examples: Sequence[Example], tasks: Mapping[str, float], **settings: Any) -> Steps:
     """The steps of a stage on examples."""
     defaults = {"batch_size": 2 * len(examples), "max_positions": 8192, "max_padding": 0.99}
+    settings["losses"] = list(settings.get("losses") or losses_of(talker))
     chosen = StepSettings(tasks=tasks, **{**defaults, **settings})
     return Steps(talker, [ListFeed("rows", examples)], chosen)
 
@@ -53,11 +63,11 @@ def first_step(talker: Talker, rows: Sequence[Row], tasks: Mapping[str, float], 
 
 
 def run_step(
-    talker: Talker, step: Step, settings: LossSettings | None = None, teacher: Backbone | None = None, **how: Any
+    talker: Talker, step: Step, losses: Mapping[Loss, float] | None = None, **how: Any
 ) -> tuple[float, dict[str, float], dict[str, torch.Tensor]]:
     """All passes of a step: the loss, the mean of each named sum that has tokens, and every gradient that isn't 0."""
     model = talker.model
-    module = LossModule(model, settings or LossSettings(), teacher=teacher, **how)
+    module = LossModule(model, losses_of(talker) if losses is None else losses, **how)
     factors = module.factors(step.counts)
     total, sums = 0.0, torch.zeros(len(module.names), dtype=torch.float64)
     model.zero_grad()

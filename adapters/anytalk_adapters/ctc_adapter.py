@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, HeardBatch, InputAdapter, TextTokenizer
+from anytalk.plugins.contracts import Backbone, ForwardPass, HeardBatch, InputAdapter, Loss, LossRow, TextTokenizer
 
 from .input_adapters import padded_columns, zero_padding
 from .spelling import NUM_LETTERS, Spelling
@@ -182,6 +182,10 @@ class CtcAdapter(InputAdapter):
         chances = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
         return torch.split(chances, counts)
 
+    def losses(self) -> list[Loss]:
+        """The loss ``align``."""
+        return [AlignLoss(self)]
+
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """(B,) negative log likelihood of each clip's tokens under CTC (Graves et al., 2006), summed over its tokens.
 
@@ -257,3 +261,31 @@ class CtcAdapter(InputAdapter):
             used, where = torch.unique(ids, return_inverse=True)
             embeds, keys = (part[where] for part in self._keys(used))
         return embeds, keys
+
+
+class AlignLoss(Loss):
+    """How badly the ears hear a transcript by themselves, without the backbone."""
+
+    name = "align"
+
+    def __init__(self, adapter: CtcAdapter) -> None:
+        self._adapter = adapter
+
+    def counts(self, row: LossRow) -> list[int]:
+        """Tokens of the transcripts."""
+        return [sum(len(ids) for ids in row.heard)]
+
+    def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
+        """(n,) tokens of each clip."""
+        return [torch.tensor(ids, dtype=torch.int64) for row in rows for ids in row.heard]
+
+    def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
+        """(1,) over the clips whose words are known."""
+        known = [place for place, ids in enumerate(prepared) if len(ids)]
+        if line.features is None or not (known or line.uniform):
+            return torch.zeros(1, device=line.device)
+        features, frames = line.features
+        if not known:
+            nothing = torch.zeros(1, dtype=torch.int64, device=line.device)
+            return self._adapter.align(features[:1], frames[:1], [nothing]) * 0.0
+        return self._adapter.align(features[known], frames[known], [prepared[place] for place in known]).sum()[None]

@@ -13,6 +13,7 @@ answer's durations are stretched to its true length, so that letters stand where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BackboneStates, Cache, SpeechDecoder, TextTokenizer
+from anytalk.plugins.contracts import BackboneStates, Cache, ForwardPass, Loss, LossRow, SpeechDecoder, TextTokenizer
 
 from .spelling import END, NUM_LETTERS, PADDING, START, Spelling
 from .talker_layers import FAR, HEAD_WIDTH, NEVER, LetterBlock, SpeechBlock, TalkerMemory
@@ -175,10 +176,18 @@ class TalkerAdapter(SpeechDecoder):
         memory.advance(steps)
         return cast("Tensor", self.out(self.norm(h)))
 
+    def losses(self) -> list[Loss]:
+        """The loss ``pace``, where durations are learned."""
+        return [] if self.times is None else [PaceLoss(self)]
+
     def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
-        """See :meth:`anytalk.plugins.contracts.SpeechDecoder.pace`."""
-        if self.times is None:
-            return super().pace(audio, text, states)
+        """(B,) how many steps wrong the decoder guesses the length of each answer from its text.
+
+        Args:
+            audio: (B,T,W) merged audio rows of whole answers, zero after their ends.
+            text: (B,T) int64.
+            states: As :meth:`forward` gets them.
+        """
         _, durations = self._read(states, text, TalkerMemory())
         return (durations.sum(dim=1) - spoken_steps(audio)).abs()
 
@@ -263,6 +272,28 @@ class TalkerAdapter(SpeechDecoder):
         rows = [line + [empty] * (longest - len(line)) for line in rows]
         columns = [[[slot[part] for slot in line] for line in rows] for part in range(4)]
         return columns[0], columns[1], columns[2], columns[3]  # type: ignore[return-value]
+
+
+class PaceLoss(Loss):
+    """How wrongly the decoder guesses the lengths of answers: steps of error per step of speech."""
+
+    name = "pace"
+
+    def __init__(self, decoder: TalkerAdapter) -> None:
+        self._decoder = decoder
+
+    def counts(self, row: LossRow) -> list[int]:
+        """Steps of speech."""
+        return [int(row.loss_mask[0].sum())]
+
+    def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
+        """(1,)."""
+        if line.spoken is None:
+            return torch.zeros(1, device=line.device)
+        told = line.spoken.told
+        assert told is not None
+        wrong = self._decoder.pace(told.audio, told.text, told.states)
+        return (wrong * told.answered.any(dim=1)).sum()[None]
 
 
 def spoken_steps(audio: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from anytalk.grid.prompts import TrainingGrid
 from anytalk.grid.tasks import Task, find_task
 from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Loss
 
-_CACHED_GRIDS = 4096
+_CACHED_ROWS = 4096
 
 
 @dataclass
@@ -37,10 +39,7 @@ class Batch:
         answer_mask: (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
         speaker: (B,) voice of each row.
         reads: (B,) bool, rows that read a given text aloud: the backbone has no part in such an answer.
-        twin_tokens: (B',S,T') the same conversations typed, for distillation, or None.
-        twin_mask: (B',T') bool, columns of the twin's text answer.
-        twin_rows: (B',) the rows that have a twin.
-        transcripts: For each clip (n,) int64 text tokens, none where its words aren't known; None: not asked for.
+        prepared: What losses need beside it, by their names (:meth:`anytalk.plugins.contracts.Loss.prepare`).
     """
 
     tokens: Tensor
@@ -52,17 +51,13 @@ class Batch:
     answer_mask: Tensor
     speaker: Tensor
     reads: Tensor
-    twin_tokens: Tensor | None = None
-    twin_mask: Tensor | None = None
-    twin_rows: Tensor | None = None
-    transcripts: list[Tensor] | None = None
+    prepared: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch elsewhere."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)}
-        if self.transcripts is not None:
-            moved["transcripts"] = [ids.to(device) for ids in self.transcripts]
+        moved["prepared"] = {n: [tensor.to(device) for tensor in own] for n, own in self.prepared.items()}
         return replace(self, **moved)
 
 
@@ -72,7 +67,7 @@ class Step:
 
     Attributes:
         passes: Its forward passes.
-        counts: Tokens in the loss by name (``text``, ``audio0`` ..., ``distill``), over all devices.
+        counts: Tokens in the loss by name (``text``, ``audio0`` ...), over all devices.
         tasks: Tasks of all rows, over all devices.
         rows: Ids of all rows, over all devices.
         positions: Rows times columns of all passes of all devices, padding counted.
@@ -97,8 +92,7 @@ class StepSettings:
         max_positions: Most rows times columns of one forward pass.
         max_padding: Greatest share of padding of one forward pass.
         learn_pads: Also learn pad_a.
-        twins: Add the typed twin of every spoken row.
-        transcripts: Add the tokens of what is heard.
+        losses: Count their tokens, and prepare what they need.
         waves: Pass on sound, not features: the encoder trains, or has been trained since they were made.
         seed: Of the order.
         rank: This device.
@@ -110,12 +104,55 @@ class StepSettings:
     max_positions: int
     max_padding: float
     learn_pads: bool = False
-    twins: bool = False
-    transcripts: bool = False
+    losses: Sequence[Loss] = ()
     waves: bool = False
     seed: int = 0
     rank: int = 0
     world: int = 1
+
+
+class LaidRow:
+    """A row of a step, laid out for its task (:class:`anytalk.plugins.contracts.LossRow`).
+
+    Args:
+        talker: Whose grids.
+        outline: The example, with or without its sound.
+        task: What is learnt from it.
+        learn_pads: Also learn pad_a.
+    """
+
+    def __init__(self, talker: Talker, outline: Example, task: Task, learn_pads: bool) -> None:
+        self._talker, self._outline, self.task = talker, outline, task
+        self.grid = make_grid(talker, outline, task, learn_pads)
+        self.id = outline.id
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(S,T) int64."""
+        return self.grid.tokens
+
+    @property
+    def loss_mask(self) -> np.ndarray:
+        """(S,T) bool."""
+        return self.grid.loss_mask
+
+    @cached_property
+    def heard(self) -> list[list[int]]:
+        """Text tokens of each of its clips."""
+        tokenizer = self._talker.model.backbone.tokenizer
+        return [list(tokenizer.encode(turn.text)) if turn.text else [] for turn in self._outline.heard(self.task)]
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether its speech can be replaced by its transcript."""
+        if not self.grid.speech_spans or self.task.answer != "answer":
+            return False
+        return self._outline.question_text is not None and all(t.text is not None for t in self._outline.history)
+
+    def twin(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same conversation typed."""
+        grid, text_row = text_twin(self._talker, self._outline), self._talker.model.layout.text_row
+        return grid.tokens[text_row], grid.loss_mask[text_row]
 
 
 class Steps(Dataset[Step]):
@@ -125,83 +162,51 @@ class Steps(Dataset[Step]):
         self._talker, self._feeds, self._settings = talker, feeds, settings
         self._mixture = Mixture(feeds, settings.tasks, settings.batch_size, settings.seed)
         self._tasks = [find_task(name) for name in settings.tasks]
-        self._grids: dict[Slot, TrainingGrid] = {}
+        self._rows: dict[Slot, LaidRow] = {}
 
     def __getitem__(self, step: int) -> Step:
         """The work of one optimizer step, on the CPU."""
         settings = self._settings
         slots = self._mixture.slots(step)
-        grids = [self._grid(slot) for slot in slots]
-        lengths = [grid.tokens.shape[1] for grid in grids]
+        laid = [self._row(slot) for slot in slots]
+        lengths = [row.tokens.shape[1] for row in laid]
         passes = split_rows(
             lengths,
             max_positions=settings.max_positions,
             max_padding=settings.max_padding,
             multiple_of=settings.world,
         )
+        own = passes[settings.rank :: settings.world]
         return Step(
-            passes=[
-                self._batch([(slots[r], grids[r]) for r in rows]) for rows in passes[settings.rank :: settings.world]
-            ],
-            counts=self._counts(slots, grids),
+            passes=[self._batch([slots[r] for r in rows], [laid[r] for r in rows]) for rows in own],
+            counts=self._counts(laid),
             tasks=[slot.task for slot in slots],
-            rows=[self._feeds[slot.feed].outline(slot.index).id for slot in slots],
+            rows=[row.id for row in laid],
             positions=sum(len(rows) * max(lengths[r] for r in rows) for rows in passes),
             padding=padding_share(lengths, passes),
         )
 
-    def _grid(self, slot: Slot) -> TrainingGrid:
-        if slot not in self._grids:
-            if len(self._grids) >= _CACHED_GRIDS:
-                del self._grids[next(iter(self._grids))]
+    def _row(self, slot: Slot) -> LaidRow:
+        if slot not in self._rows:
+            if len(self._rows) >= _CACHED_ROWS:
+                del self._rows[next(iter(self._rows))]
             outline = self._feeds[slot.feed].outline(slot.index)
-            self._grids[slot] = make_grid(self._talker, outline, self._tasks[slot.task], self._settings.learn_pads)
-        return self._grids[slot]
+            self._rows[slot] = LaidRow(self._talker, outline, self._tasks[slot.task], self._settings.learn_pads)
+        return self._rows[slot]
 
-    def _counts(self, slots: Sequence[Slot], grids: Sequence[TrainingGrid]) -> dict[str, int]:
-        layout = self._talker.model.layout
-        per_row = np.sum([grid.loss_mask.sum(axis=1) for grid in grids], axis=0)
-        counts = {f"audio{k}": int(per_row[k]) for k in range(layout.num_audio_streams)}
-        counts["text"] = int(per_row[layout.text_row])
-        # Steps of error per step of speech.
-        counts["pace"] = counts["audio0"]
-        if self._settings.twins:
-            counts["distill"] = sum(
-                int(grid.loss_mask[layout.text_row].sum())
-                for slot, grid in zip(slots, grids, strict=True)
-                if self._has_twin(slot, grid)
-            )
-        if self._settings.transcripts:
-            heard = [self._feeds[s.feed].outline(s.index).heard(self._tasks[s.task]) for s in slots]
-            counts["align"] = sum(len(self._ids(turn.text)) for turns in heard for turn in turns)
+    def _counts(self, rows: Sequence[LaidRow]) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for loss in self._settings.losses:
+            per_stream = zip(*(loss.counts(row) for row in rows), strict=True)
+            counts |= {name: sum(found) for name, found in zip(loss.streams, per_stream, strict=True)}
         return counts
 
-    def _ids(self, text: str | None) -> list[int]:
-        return list(self._talker.model.backbone.tokenizer.encode(text)) if text else []
-
-    def _has_twin(self, slot: Slot, grid: TrainingGrid) -> bool:
-        """Whether a row's speech can be replaced by its transcript."""
-        if not self._settings.twins or not grid.speech_spans or self._tasks[slot.task].answer != "answer":
-            return False
-        outline = self._feeds[slot.feed].outline(slot.index)
-        return outline.question_text is not None and all(turn.text is not None for turn in outline.history)
-
-    def _batch(self, items: Sequence[tuple[Slot, TrainingGrid]]) -> Batch:
-        examples = [self._feeds[slot.feed].example(slot.index) for slot, _ in items]
-        tasks = [self._tasks[slot.task] for slot, _ in items]
+    def _batch(self, slots: Sequence[Slot], rows: Sequence[LaidRow]) -> Batch:
         talker = self._talker
-        rows = [(e, t, g) for e, t, (_, g) in zip(examples, tasks, items, strict=True)]
-        batch = collate(talker.model.layout, rows, talker.config.speakers, self._settings.waves)
-        if self._settings.transcripts:
-            texts = [turn.text for example, task, _ in rows for turn in example.heard(task)]
-            batch = replace(batch, transcripts=[torch.tensor(self._ids(t), dtype=torch.int64) for t in texts])
-        twins = [i for i, (slot, grid) in enumerate(items) if self._has_twin(slot, grid)]
-        if not twins:
-            return batch
-        grids = [text_twin(talker, examples[i]) for i in twins]
-        tokens, mask, _ = _pad_grids(talker.model.layout, grids)
-        text = torch.from_numpy(mask[:, talker.model.layout.text_row])
-        return replace(batch, twin_tokens=torch.from_numpy(tokens), twin_mask=text, twin_rows=torch.tensor(twins))
+        examples = [self._feeds[slot.feed].example(slot.index) for slot in slots]
+        items = [(example, row.task, row.grid) for example, row in zip(examples, rows, strict=True)]
+        batch = collate(talker.model.layout, items, talker.config.speakers, self._settings.waves)
+        return replace(batch, prepared={loss.name: loss.prepare(rows) for loss in self._settings.losses})
 
 
 class _Carried(Dataset[Step | AnytalkError]):

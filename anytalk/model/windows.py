@@ -50,7 +50,7 @@ def answer_windows(layout: Layout, tokens: Tensor, loss_mask: Tensor, answer_mas
     speaking = answer_mask[rows].long()
     first = (speaking.argmax(dim=1) - 1).clamp(min=0)  # the prompt's last column
     lengths = speaking.sum(dim=1) + 1
-    width = int(lengths.max())
+    width = max(2, int(lengths.max()))  # one column would leave nothing to predict
     offsets = torch.arange(width, device=tokens.device)
     beyond = offsets[None] >= lengths[:, None]
     columns = (first[:, None] + offsets[None]).clamp(max=tokens.shape[2] - 1)

@@ -18,10 +18,9 @@ from anytalk.data.examples import Clip, Example
 from anytalk.data.feeds import ListFeed
 from anytalk.grid.tasks import Task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Backbone
 from anytalk.train.config import StageConfig
 from anytalk.train.freeze import without_encoder
-from anytalk.train.losses import DISTILL, LossModule, LossSettings
+from anytalk.train.losses import LossModule, choose_losses
 from anytalk.train.memory import peak
 from anytalk.train.stage import recomputing
 
@@ -84,23 +83,19 @@ def measure_activations(talker: Talker, stage: StageConfig, tasks: Sequence[Task
     """
     model, backbone = talker.model, talker.model.backbone
     # The parent has the same shapes; planning needs no second copy of it.
-    teacher = backbone if stage.losses.get(DISTILL) else None
+    if "encoder" not in stage.parts:
+        model = without_encoder(model)
     module = LossModule(
-        model if "encoder" in stage.parts else without_encoder(model),
-        LossSettings(stage.losses, stage.stream_weights, stage.distill_temperature),
-        teacher=teacher,
-        share_prefix=not stage.gradient_checkpointing,
+        model, choose_losses(talker, stage, model, backbone), share_prefix=not stage.gradient_checkpointing
     )
     with recomputing(backbone, stage):
-        return max(_task_peak(talker, module, stage, task, precision, teacher) for task in tasks)
+        return max(_task_peak(talker, module, stage, task, precision) for task in tasks)
 
 
-def _task_peak(
-    talker: Talker, module: LossModule, stage: StageConfig, task: Task, precision: str, teacher: Backbone | None
-) -> int:
+def _task_peak(talker: Talker, module: LossModule, stage: StageConfig, task: Task, precision: str) -> int:
     runs = []
     for scale in (1, 2):
-        batch = _batch(talker, stage, task, scale, twins=teacher is not None).to(talker.device)
+        batch = _batch(talker, module, stage, task, scale).to(talker.device)
         runs.append((batch.tokens[:, 0].numel(), _moments(module, batch, precision, talker.device)))
     return peak(runs[0], runs[1], max(stage.max_positions, runs[1][0]))
 
@@ -129,12 +124,17 @@ def _moments(module: LossModule, batch: Batch, precision: str, device: str) -> l
     return moments
 
 
-def _batch(talker: Talker, stage: StageConfig, task: Task, scale: int, twins: bool) -> Batch:
+def _batch(talker: Talker, module: LossModule, stage: StageConfig, task: Task, scale: int) -> Batch:
     """Made-up rows of a task as one pass, `scale` times as long."""
     waves = "encoder" in stage.parts
     feed = ListFeed("plan", [_example(talker, task, i, scale, waves) for i in range(_ROWS)])
     settings = StepSettings(
-        tasks={task.name: 1.0}, batch_size=_ROWS, max_positions=2**40, max_padding=0.9, twins=twins, waves=waves
+        tasks={task.name: 1.0},
+        batch_size=_ROWS,
+        max_positions=2**40,
+        max_padding=0.9,
+        losses=list(module.losses),
+        waves=waves,
     )
     return Steps(talker, [feed], settings)[0].passes[0]
 

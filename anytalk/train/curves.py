@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_DRAWN = ("text", "audio", "distill", "align", "pace", "held_out.")
 
-
-def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]]) -> None:
-    """Write a PNG of the losses over steps: text and the mean of the audio streams (bold), each stream (thin).
+def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: Mapping[str, Sequence[str]]) -> None:
+    """Write a PNG of the losses over steps: each loss (bold), and each stream where it has several (thin).
 
     Args:
         path: Where to write.
         title: Above the picture.
         log: Metrics with a ``step`` each.
+        losses: Names of losses, and of their streams.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    names = sorted(name for name in {n for entry in log for n in entry} if name.startswith(_DRAWN))
+    thin = {stream for name, streams in losses.items() for stream in streams if stream != name}
+    drawn = {*losses, *thin}
+    names = sorted(name for name in {n for entry in log for n in entry} if name.removeprefix("held_out.") in drawn)
     for name in names:
         points = [(entry["step"], entry[name]) for entry in log if name in entry]
         bare = name.removeprefix("held_out.")
-        is_stream = bare.startswith("audio") and bare != "audio"
-        if bare != name and (is_stream or bare == "loss"):
+        is_stream = bare in thin
+        if bare != name and is_stream:
             continue  # the bold lines say enough about other rows
         axes.plot(
             *zip(*points, strict=True),

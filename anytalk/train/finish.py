@@ -42,7 +42,7 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
     )
     tensors = engine.trained() if engine.wraps_module else {}
     if engine.is_main:
-        _write_history(folder, config, state.log)
+        _write_history(stage, state.log)
         whole = _unwrapped(talker, folder, config, tensors) if engine.wraps_module else talker
         whole.model.eval()
         for name in config.lora:
@@ -72,10 +72,12 @@ def _unwrapped(talker: Talker, folder: Path, config: StageConfig, tensors: dict[
     return plain
 
 
-def _write_history(folder: Path, config: StageConfig, log: Sequence[dict[str, float]]) -> None:
+def _write_history(stage: Stage, log: Sequence[dict[str, float]]) -> None:
+    folder, config = stage.folder, stage.config
     history = folder / "history"
     history.mkdir(parents=True, exist_ok=True)
-    draw_curve(history / f"{config.name}.png", f"{folder.name}: stage '{config.name}'", log)
+    losses = {loss.name: loss.streams for loss in stage.module.losses}
+    draw_curve(history / f"{config.name}.png", f"{folder.name}: stage '{config.name}'", log, losses)
     (history / f"{config.name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
     _tensorboard(history / "tensorboard" / config.name, log)
 

@@ -17,18 +17,16 @@ from anytalk.data.feeds import remembered
 from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.tasks import Task, find_task
-from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Backbone, SpeechEncoder
+from anytalk.plugins.contracts import Backbone, Loss, SpeechEncoder
 from anytalk.train.checkpoint import StageState, load_checkpoint, remove_checkpoint
 from anytalk.train.config import StageConfig, checkpoint_folder
 from anytalk.train.engine import Engine, PlainEngine, make_accelerator
 from anytalk.train.freeze import PartReport, apply_freeze, without_encoder
 from anytalk.train.guard import LossGuard
 from anytalk.train.held_out import HELD_OUT_ROWS, HeldOut
-from anytalk.train.losses import ALIGN, DISTILL, LossModule, LossSettings, hear
+from anytalk.train.losses import LossModule, choose_losses, hear
 from anytalk.train.optimizer import make_optimizer
-from anytalk.train.soft_codes import soft_codes_of
 
 
 @dataclass
@@ -150,10 +148,14 @@ def prepare_stage(
         counts = {part.name: {"trainable": part.trainable, "total": part.total} for part in report}
         talker.registry.plugins.tell("stage_started", stage=config.name, report=counts)
 
-    # 2. Open the data.
+    # 2. Choose the losses. Engines wrap and shard what they see, and a frozen encoder needs neither.
+    model = talker.model if "encoder" in config.parts else without_encoder(talker.model)
+    losses = choose_losses(talker, config, model)
+
+    # 3. Open the data.
     progress = watcher.data if accelerator.is_main_process else None
     feeds = data.feeds(talker, tasks, waves=waves, progress=progress)
-    step_settings = _step_settings(talker, config, waves, accelerator)
+    step_settings = _step_settings(talker, config, waves, accelerator, list(losses))
 
     steps = Steps(talker, feeds, step_settings)
     held_out = None
@@ -162,24 +164,16 @@ def prepare_stage(
         work = Steps(talker, others, replace(step_settings, batch_size=HELD_OUT_ROWS))[0]
         held_out = HeldOut(work, settings.held_out_every, config.seed)
 
-    # 3. The losses. Engines wrap and shard what they see, and a frozen encoder needs neither.
+    # 4. The engine.
     own = [find_task(name) for name in config.tasks]
     module = LossModule(
-        talker.model if "encoder" in config.parts else without_encoder(talker.model),
-        LossSettings(
-            config.losses,
-            config.stream_weights,
-            config.distill_temperature,
-            soft_codes_of(talker, config.code_softness, config.name),
-        ),
-        teacher=_teacher(talker, config),
+        model,
+        losses,
         listens=any(task.speech_in for task in own),
-        speaks=any(task.audio_out for task in own) and config.losses.get("audio", 0.0) > 0,
+        speaks=any(task.audio_out for task in own),
         uniform=settings.deepspeed is not None,  # on one device too: offload forgets what a last pass didn't use
         share_prefix=not config.gradient_checkpointing,
     )
-
-    # 4. The engine.
     optimizer = make_optimizer(module.model, config, fused=settings.deepspeed is None)
     engine = make_engine(accelerator, module, optimizer, config.clip_norm, settings.deepspeed)
 
@@ -259,7 +253,9 @@ def _check_streams(talker: Talker, config: StageConfig) -> None:
         )
 
 
-def _step_settings(talker: Talker, config: StageConfig, waves: bool, accelerator: Accelerator) -> StepSettings:
+def _step_settings(
+    talker: Talker, config: StageConfig, waves: bool, accelerator: Accelerator, losses: Sequence[Loss]
+) -> StepSettings:
     weights = talker.config.weights
     return StepSettings(
         tasks=config.tasks,
@@ -267,16 +263,9 @@ def _step_settings(talker: Talker, config: StageConfig, waves: bool, accelerator
         max_positions=config.max_positions,
         max_padding=config.max_padding,
         learn_pads=config.learn_pads,
-        twins=config.losses.get(DISTILL, 0.0) > 0,
-        transcripts=config.losses.get(ALIGN, 0.0) > 0,
+        losses=losses,
         waves="encoder" in config.parts or (waves and weights is not None and "encoder" in weights.parts),
         seed=config.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-
-
-def _teacher(talker: Talker, config: StageConfig) -> Backbone | None:
-    if not config.losses.get(DISTILL):
-        return None
-    return load_parent(talker) if "backbone" in config.parts else talker.model.backbone

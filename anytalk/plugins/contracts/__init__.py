@@ -31,6 +31,7 @@ from anytalk.plugins.contracts.part import Part
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts.ears import Ears, Heard, HeardBatch, Hearing, HearsTokens
+    from anytalk.plugins.contracts.losses import ForwardPass, Loss, LossRow
     from anytalk.plugins.contracts.parts import (
         Backbone,
         BackboneAdapter,
@@ -95,6 +96,7 @@ __all__ = [
     "Ears",
     "Embedded",
     "ForgetfulCache",
+    "ForwardPass",
     "GridBatch",
     "Heads",
     "Heard",
@@ -107,6 +109,8 @@ __all__ = [
     "Lane",
     "Layout",
     "Line",
+    "Loss",
+    "LossRow",
     "MakesReady",
     "Merged",
     "Message",
@@ -133,7 +137,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is first asked for: rows and data sources are read without it."""
     if name in __all__:
-        for module in ("values", "parts", "ears", "routes"):
+        for module in ("values", "parts", "ears", "routes", "losses"):
             loaded = importlib.import_module(f"{__name__}.{module}")
             if hasattr(loaded, name):
                 return getattr(loaded, name)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from anytalk.errors import PluginError
 from anytalk.plugins.components import BuildContext, Options
+
+if TYPE_CHECKING:
+    from anytalk.plugins.contracts.losses import Loss
 
 
 class _Complete(ABCMeta):
@@ -42,3 +46,7 @@ class Part(metaclass=_Complete):
         Raises:
             AnytalkError: weights that can't be found, or a context that doesn't fit.
         """
+
+    def losses(self) -> Sequence[Loss]:
+        """Losses that this part brings: what a stage can name beside those of the core."""
+        return ()

@@ -160,24 +160,6 @@ class InputAdapter(Part, nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
         """(B,F,E), (B,) frames -> (B,F',D) columns, how many each clip has, and its tokens where they are known."""
 
-    def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
-        """The loss ``align``: how badly an adapter hears a transcript by itself, without the backbone.
-
-        Args:
-            features: (B,F,E).
-            lengths: (B,) frames.
-            transcripts: For each row (n,) int64 text tokens.
-
-        Returns:
-            (B,) losses, summed over a row's tokens.
-
-        Raises:
-            ConfigError: this adapter knows no such loss.
-        """
-        raise ConfigError(
-            f"the input adapter {type(self).__name__} has no loss 'align'", "leave it out, or attach with ctc"
-        )
-
 
 class OutputAdapter(Part, nn.Module):
     """The part after the backbone: it gives the audio heads what they read, (B,T,W).
@@ -243,24 +225,6 @@ class SpeechDecoder(OutputAdapter):
         Returns:
             (B,T,W).
         """
-
-    def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
-        """The loss ``pace``: how wrongly a decoder guesses the length of each answer from its text.
-
-        Args:
-            audio: (B,T,W) merged audio rows of whole answers, zero after their ends.
-            text: (B,T) int64.
-            states: As :meth:`forward` gets them.
-
-        Returns:
-            (B,) errors in steps.
-
-        Raises:
-            ConfigError: this decoder knows no such loss.
-        """
-        raise ConfigError(
-            f"the output adapter {type(self).__name__} has no loss 'pace'", "leave it out, or attach with talker"
-        )
 
 
 class Heads(Part, nn.Module):

@@ -1,0 +1,131 @@
+"""What a forward pass computes of a batch: each piece once, and only when a loss asks for it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from anytalk.data.batches import Batch
+from anytalk.model.talk_model import TalkModel
+from anytalk.plugins.contracts import BackboneStates, GridBatch, Spoken
+from anytalk.train.elastic import take_out
+from anytalk.train.prefix import run_backbone
+
+_DUMMY_FRAMES = 8
+"""Encoder frames of the silent clip that stands in where a device's rows hold no speech."""
+
+
+class BatchPass:
+    """The pieces of one forward pass (:class:`anytalk.plugins.contracts.ForwardPass`).
+
+    Args:
+        model: The model, without its encoder, unless that trains.
+        batch: Rows, on the model's device.
+        uniform: Run the same modules whatever the rows need.
+        listens: Whether any task of the stage hears speech.
+        speaks: Whether any task of the stage speaks.
+        share_prefix: Run what all rows share only once.
+    """
+
+    def __init__(
+        self, model: TalkModel, batch: Batch, *, uniform: bool, listens: bool, speaks: bool, share_prefix: bool
+    ) -> None:
+        self.model, self.uniform, self.device = model, uniform, batch.tokens.device
+        self._given, self._share_prefix = batch, share_prefix
+        text_row = model.layout.text_row
+        self._listens = listens
+        self._speaks = speaks if uniform else bool(batch.loss_mask[:, :text_row].any())
+        self.writes = uniform or bool(batch.loss_mask[:, text_row].any())
+
+    @cached_property
+    def features(self) -> tuple[Tensor, Tensor] | None:
+        """See the contract; of a silent clip where engines need one."""
+        model, batch = self.model, self._given
+        if batch.lengths is None:
+            return self._silence() if self.uniform and self._listens and model.input_adapter is not None else None
+        if batch.features is not None:
+            # Engines that keep parameters in half precision don't convert what they are given.
+            adapter = next(model.input_adapter.parameters(), None) if model.input_adapter else None
+            return batch.features.to(adapter.dtype) if adapter is not None else batch.features, batch.lengths
+        assert batch.waves is not None
+        return model.encode_speech(batch.waves, batch.lengths)
+
+    def _silence(self) -> tuple[Tensor, Tensor]:
+        # The model isn't asked where it is: looking at a parameter would gather it on this device alone.
+        model, device = self.model, self._given.tokens.device
+        if model.encoder is not None:  # it trains
+            samples = model.encoder.sample_rate_hz // 5
+            wave = torch.zeros(1, samples, device=device)
+            return model.encode_speech(wave, torch.tensor([samples], device=device))
+        features = torch.zeros(1, _DUMMY_FRAMES, model.encoder_width, device=device)
+        return features, torch.tensor([_DUMMY_FRAMES], device=device)
+
+    @cached_property
+    def _laid(self) -> tuple[Batch, GridBatch, Tensor | None]:
+        """The adapted speech in the grids; with the (zero) trace of a silent clip where there is none."""
+        model, batch = self.model, self._given
+        speech: list[list[tuple[int, Tensor]]] = [[] for _ in batch.speech]
+        silence = None
+        if self.features is not None:
+            adapted = model.adapt_speech(*self.features)
+            if batch.lengths is None:
+                silence = adapted.columns.sum() * 0.0
+            else:
+                embeds, counts = adapted.columns, adapted.lengths.tolist()
+                assert model.input_adapter is not None
+                if model.input_adapter.is_elastic:
+                    planned = [model.input_adapter.output_length(frames) for frames in self.features[1].tolist()]
+                    batch = take_out(batch, planned, counts)
+                speech = [[(start, embeds[c][: counts[c]]) for start, c in spans] for spans in batch.speech]
+        return batch, GridBatch(batch.tokens, speech, batch.speaker, batch.answer_mask), silence
+
+    @property
+    def tokens(self) -> Tensor:
+        """See the contract."""
+        return self._laid[0].tokens
+
+    @property
+    def loss_mask(self) -> Tensor:
+        """See the contract."""
+        return self._laid[0].loss_mask
+
+    @cached_property
+    def states(self) -> BackboneStates:
+        """See the contract."""
+        batch, grid, silence = self._laid
+        embeds = self.model.embed(grid, always=self.uniform).backbone
+        if silence is not None:
+            embeds = embeds + silence.to(embeds.dtype)
+        return run_backbone(self.model, batch.tokens, embeds, share=self._share_prefix)
+
+    @cached_property
+    def text(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(n,V) logits of the tokens in the text's loss, (n,) the tokens, -100 for a made-up one, (n,) their rows."""
+        text_row = self.model.layout.text_row
+        states = self.states
+        mask, targets = self.loss_mask[:, text_row, 1:], self.tokens[:, text_row, 1:]
+        chosen = never_empty(mask)
+        logits = self.model.text_logits(states.normed[:, :-1][chosen][None])[0].float()
+        return logits, torch.where(mask[chosen], targets[chosen], -100), chosen.nonzero()[:, 0]
+
+    @cached_property
+    def spoken(self) -> Spoken | None:
+        """See the contract."""
+        if not self._speaks:
+            return None
+        model, writes = self.model, not bool(self._given.reads.all())
+        needs = self.uniform or model.route.needs_backbone(writes) or "states" in self.__dict__
+        states = self.states if needs else None
+        batch = self._laid[0] if needs else self._given
+        return model.route.train(model, batch, states, always=self.uniform)
+
+
+def never_empty(mask: Tensor) -> Tensor:
+    """The mask, with its first place set where it is empty: a module that runs on nothing is not run everywhere."""
+    if bool(mask.any()):
+        return mask
+    filled = mask.clone()
+    filled.view(-1)[0] = True
+    return filled
