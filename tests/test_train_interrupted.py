@@ -186,7 +186,7 @@ def test_other_data_is_refused(rows: list[Row], tmp_path: Path) -> None:
     tiny_talker(tmp_path / "t")
     with pytest.raises(KeyboardInterrupt):
         train(load_talker(tmp_path / "t"), STAGE, rows, watcher=interrupted_after(2))
-    with pytest.raises(TalkerError, match=r"other data \(rows/A1A2, rows/A1T1\)") as caught:
+    with pytest.raises(TalkerError, match=r"other data \(rows of rows, rows/A1A2, rows/A1T1\)") as caught:
         train(load_talker(tmp_path / "t"), STAGE, rows[:4])
     assert "--restart" in caught.value.hint
 

@@ -55,7 +55,7 @@ def command(
         if rewrite:
             memory = cache or target.with_name(f"{target.name.removesuffix('.jsonl')}.rewrites.jsonl")
             step = _rewrite_step(rewrite, endpoint, model, key, rewrite_with, memory, concurrency, timeout_s, retries)
-        sources = [read_rows(source, registry) for source in config.sources]
+        sources = [read_rows(source, registry, keep_blank=True) for source in config.sources]
     with step or nullcontext(), _progress() as show:
         tally = clean_to_files(rows_of(sources), target, Cleaner(limits, step), show)
     _report(tally, step, target, dropped_path(target))

@@ -8,11 +8,11 @@ from anytalk.errors import DataError
 from anytalk.plugins.contracts import BadRow, Row
 
 
-def check_text(text: str | None, where: str) -> None:
+def check_text(text: str | None, where: str, keep_blank: bool = False) -> None:
     """Refuse text that no tokenizer, file or voice can take.
 
     Raises:
-        DataError: half of a character, a NUL, or nothing but blanks.
+        DataError: half of a character, a NUL, or (unless `keep_blank`) nothing but blanks.
     """
     if text is None:
         return
@@ -24,26 +24,30 @@ def check_text(text: str | None, where: str) -> None:
         ) from None
     if "\0" in text:
         raise DataError(f"{where}, {text[:40]!r}, holds a NUL character", "leave it out")
-    if not text.strip():
+    if not keep_blank and not text.strip():
         raise DataError(f"{where} is empty", "write it, or leave the field out")
 
 
-def check_row(row: Row) -> None:
+def check_row(row: Row, keep_blank: bool = False) -> None:
     """Refuse a row with a text that can't be used.
+
+    Args:
+        row: The row.
+        keep_blank: Let blank questions and answers pass, for cleaning, which counts them by a rule of its own.
 
     Raises:
         DataError: which text, and what is wrong with it.
     """
     check_text(row.id, f"{row.id!r}: its name")
-    check_text(row.question_text, f"{row.id}: its question")
-    check_text(row.answer_text, f"{row.id}: its answer")
+    check_text(row.question_text, f"{row.id}: its question", keep_blank)
+    check_text(row.answer_text, f"{row.id}: its answer", keep_blank)
     check_text(row.speaker, f"{row.id}: the name of its voice")
     for number, turn in enumerate(row.history, start=1):
         check_text(turn.text, f"{row.id}: turn {number} of its history")
 
 
-def checked_rows(rows: Iterable[Row | BadRow], source: str) -> Iterator[Row | BadRow]:
-    """Rows whose texts can be used; others become bad rows.
+def checked_rows(rows: Iterable[Row | BadRow], source: str, keep_blank: bool = False) -> Iterator[Row | BadRow]:
+    """Pass rows on whose texts can be used (:func:`check_row`); others become bad rows.
 
     Raises:
         DataError: what concerns the whole source, also when it is a bug of its plugin.
@@ -66,7 +70,7 @@ def checked_rows(rows: Iterable[Row | BadRow], source: str) -> Iterator[Row | Ba
         number += 1
         if isinstance(row, Row):
             try:
-                check_row(row)
+                check_row(row, keep_blank)
             except DataError as error:
                 row = BadRow(id=row.id, reason=error.message, hint=error.hint)
         yield row

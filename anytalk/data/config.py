@@ -138,17 +138,22 @@ def build_source(source: SourceConfig, registry: Registry) -> DataSource:
 @overload
 def read_rows(source: SourceConfig, registry: Registry, *, strict: Literal[True]) -> Iterator[Row]: ...
 @overload
-def read_rows(source: SourceConfig, registry: Registry, *, strict: bool = False) -> Iterator[Row | BadRow]: ...
-def read_rows(source: SourceConfig, registry: Registry, *, strict: bool = False) -> Iterator[Row | BadRow]:
-    """The first `limit` rows of a source, bad ones counted; filters are applied later, when lengths are known.
+def read_rows(
+    source: SourceConfig, registry: Registry, *, strict: bool = False, keep_blank: bool = False
+) -> Iterator[Row | BadRow]: ...
+def read_rows(
+    source: SourceConfig, registry: Registry, *, strict: bool = False, keep_blank: bool = False
+) -> Iterator[Row | BadRow]:
+    """Read the first `limit` rows of a source, bad ones counted; filters are applied later, when lengths are known.
 
     Args:
         source: Which.
         registry: Where its kind is looked up.
         strict: Stop at the first bad row instead of yielding it.
+        keep_blank: Let blank questions and answers pass, for cleaning, which has a rule for them.
 
     Raises:
         DataError: what concerns the whole source, and with `strict` the first bad row.
     """
-    rows = islice(checked_rows(build_source(source, registry).rows(), source.name), source.limit)
+    rows = islice(checked_rows(build_source(source, registry).rows(), source.name, keep_blank), source.limit)
     return strict_rows(rows) if strict else rows

@@ -70,7 +70,7 @@ def build(target: Path) -> Tally:
         for number, (question, answer) in enumerate(template_pairs(), start=1)
     )
     (raw,) = read_data_config(HERE / "raw.jsonl").sources
-    return clean_to_files(chain(made, read_rows(raw, default_registry())), target, Cleaner(RULES))
+    return clean_to_files(chain(made, read_rows(raw, default_registry(), keep_blank=True)), target, Cleaner(RULES))
 
 
 if __name__ == "__main__":
