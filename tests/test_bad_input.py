@@ -204,8 +204,8 @@ def _replace(old: str, new: str) -> Callable[[Path], None]:
         ("talker.yaml", lambda p: p.write_text("a: [1"), "can't be read as YAML"),
         ("talker.yaml", _replace("seed:", "sead:"), "sead: Extra inputs are not permitted"),
         ("talker.yaml", _replace("name: tiny", "name: tinny"), "did you mean 'tiny'?"),
-        ("talker.yaml", _replace("format_version: 1", "format_version: 9"), "newer anytalk"),
-        ("talker.yaml", _replace("format_version: 1", "format_version: one"), "format_version"),
+        ("talker.yaml", _replace("format_version: 2", "format_version: 9"), "newer anytalk"),
+        ("talker.yaml", _replace("format_version: 2", "format_version: one"), "format_version"),
     ],
 )
 def test_a_damaged_talker(copy: Path, file: str, change: Callable[[Path], object], says: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TALKER = Path(__file__).resolve().parents[1] / "talkers" / "smollm2-135m-assistant"
+TEXTS = Path(__file__).resolve().parents[1] / "smollm2-assistant"
 HELD_OUT_OF = 50
 LONGEST = 220
 """Letters of a text; longer ones would be cut by hibari in places of its own."""
@@ -89,12 +89,12 @@ def sentences(folder: Path | None, seed: int = 0) -> list[Sentence]:
 
 
 def _all(folder: Path | None, seed: int) -> Iterator[tuple[str, str]]:
-    sys.path.insert(0, str(TALKER))
+    sys.path.insert(0, str(TEXTS))
     try:
         from templates import answers, questions
         from texts import word_lists
     finally:
-        sys.path.remove(str(TALKER))
+        sys.path.remove(str(TEXTS))
 
     asked, told = [item.text for item in questions()], [item.text for item in answers()]
     dice = random.Random(seed)
