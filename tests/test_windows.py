@@ -31,4 +31,5 @@ def test_rows_are_shifted_by_their_own_prompts() -> None:
 def test_where_nobody_speaks_there_is_a_window_without_loss() -> None:
     tokens = torch.zeros(2, 2, 4, dtype=torch.int64)
     cut = answer_windows(LAYOUT, tokens, torch.ones(2, 2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool))
-    assert cut.tokens.shape == (1, 2, 1)
+    assert cut.tokens.shape == (1, 2, 2)  # two columns, so that a decoder has one to predict from
+    assert not cut.loss_mask[:, :, 1:].any()
