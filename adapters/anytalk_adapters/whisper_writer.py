@@ -132,7 +132,7 @@ class WhisperWriter(nn.Module):
         return str(max(chances[0], key=lambda code: chances[0][code]))
 
     def _forbidden(self, tokenizer: Tokenizer, device: torch.device) -> Tensor:
-        """(V,) bool: what is no speech, and all special tokens but the end."""
+        """(V,) bool: tokens that are not speech, and all special tokens but the end."""
         mask = torch.zeros(self._model[0].dims.n_vocab, dtype=torch.bool, device=device)
         mask[tokenizer.eot + 1 :] = True
         mask[list(tokenizer.non_speech_tokens)] = True

@@ -133,7 +133,7 @@ def choose_task(config: TalkerConfig, name: str | None, *, spoken: bool, text_on
     """The task by name, or what a spoken or typed question asks for; None where each turn decides.
 
     Raises:
-        UnknownNameError: there is no such task.
+        UnknownNameError: the task doesn't exist.
         ConfigError: a talker without ears, or a task that doesn't fit the question.
     """
     if spoken and not config.hears:

@@ -1,8 +1,8 @@
 """Runs the model for all answers that are being generated, one column after the other.
 
 Each answer makes its own choices (:class:`anytalk.decode.engine.Generation`), and has its own prompt, age and end; rows
-join after their prefill and leave when they have nothing more to say. Which parts run on which of them is the route's
-affair. One answer alone (:func:`columns_of`) never joins caches, so its arithmetic depends on nobody else.
+join after their prefill and leave when they have nothing more to say. The route decides which parts run on which rows.
+One answer alone (:func:`columns_of`) never joins caches, so its arithmetic depends on nobody else.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ class Runner:
         self.slots: list[Slot] = []
         self._joins = joins
         self._backbone, self._adapter = Lane(joins), Lane(joins)
-        self._front = (
-            Memory()
-        )  # the last prompt that was read whole: new conversations begin with the same instructions
+        # The last prompt that was read whole: new conversations begin with the same instructions.
+        self._front = Memory()
 
     def warm_up(self, generation: Generation) -> None:
-        """Read a prompt that new conversations begin like; they then read only what comes behind.
+        """Read a prompt that new conversations share the beginning of; they then read only what follows it.
 
-        It is nobody's: prompts of users are never shared, because how fast a prompt is read tells whether it was known.
+        It belongs to the server: prompts of users are never shared, because the time that reading takes would tell
+        whether a prompt was known.
         """
         slot = Slot(generation, self._front)
         self.add(slot)
@@ -145,7 +145,7 @@ class Runner:
 
     @torch.no_grad()
     def step(self) -> list[Slot]:
-        """One more column of every answer; returns those that got one or ended. Done ones have left the batch."""
+        """Make one more column of every answer; return those that got one or ended. Done ones have left the batch."""
         active = list(self.slots)
         if not active:
             return []
@@ -179,7 +179,7 @@ class Runner:
     # ---- caches
 
     def _lay_out(self, slot: Slot) -> _Entering:
-        """The prompt of an answer as rows to be read; none where the backbone has no part in it."""
+        """Lay out the prompt as rows to read; none where the backbone takes no part in the answer."""
         generation, model = slot.generation, self.model
         prompt = generation.prompts[0]
         slot.num_rows = len(generation.prompts)
@@ -202,7 +202,7 @@ class Runner:
         return _Entering(slot, reading, columns, cache.output_adapter)
 
     def _recall(self, slot: Slot) -> tuple[TalkCache, int]:
-        """A cache for all rows of an answer, and how many columns it holds already."""
+        """Find or make the cache of an answer, and say how many columns it holds already."""
         generation, model = slot.generation, self.model
         columns = generation.prompts[0].num_columns + generation.options.max_columns
         fresh = model.new_cache(1, columns, int(generation.audio_out))
@@ -219,7 +219,7 @@ class Runner:
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
     def _begin_to_speak(self, entering: _Entering) -> None:
-        """The output adapter's way through the prompt of an answer that speaks."""
+        """Run the output adapter over the prompt of an answer that speaks."""
         if not entering.slot.generation.audio_out:
             return
         states = None if entering.states is None else BackboneStates(*(part[:1] for part in entering.states))
@@ -323,7 +323,7 @@ def columns_of(generation: Generation) -> Iterator[Column]:
 
 
 def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 32) -> Iterator[int]:
-    """Run answers to their ends, so many at once; yields the number of each as it ends."""
+    """Run answers to their ends, `at_once` at a time; yield the number of each as it ends."""
     runner, waiting = Runner(model), list(enumerate(generations))[::-1]
     running: dict[int, Slot] = {}
     while waiting or running:

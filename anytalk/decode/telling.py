@@ -96,7 +96,7 @@ class Telling:
         self._first_audio_s: float | None = None
 
     def text(self) -> Iterator[TextDelta]:
-        """What the last column added to the text."""
+        """Yield what the last column added to the text."""
         ids = self.answer.text_ids
         # All ids are decoded again only where there are new ones: not in the columns after the text's end.
         if len(ids) == self._num_read:
@@ -108,7 +108,7 @@ class Telling:
             yield TextDelta(delta)
 
     def rest_of_text(self) -> Iterator[TextDelta]:
-        """What was held back because it might have changed."""
+        """Yield text that was held back because it might have changed."""
         whole = self._decoded()
         if whole.startswith(self._said) and whole != self._said:
             yield TextDelta(whole[len(self._said) :])
@@ -120,7 +120,7 @@ class Telling:
         return self.stream is not None and self.answer.frames_ready - self._num_frames >= wanted
 
     def take(self) -> Tensor:
-        """(1,K,t) codes that are ready and were not taken yet, for :attr:`stream` to decode."""
+        """Return the (1,K,t) codes that are ready and were not taken yet, for :attr:`stream` to decode."""
         ready = max(self._num_frames, self.answer.frames_ready)
         if ready and not self._num_frames:
             self._mark("first_frame")
@@ -129,7 +129,7 @@ class Telling:
         return codes
 
     def sound(self, pushed: Tensor, is_last: bool = False) -> Iterator[AudioDelta]:
-        """(1,n) that the stream made of what was taken, as an event; with `is_last` also what it holds back."""
+        """Yield the (1,n) samples that the stream made of taken codes; with `is_last` also those it holds back."""
         assert self.stream is not None
         pieces = [pushed] + ([self.stream.flush()] if is_last else [])
         wave = torch.cat(pieces, dim=1)[0].cpu().numpy()
@@ -141,12 +141,12 @@ class Telling:
             yield AudioDelta(wave)
 
     def say(self, is_last: bool = False) -> Iterator[AudioDelta]:
-        """Take, decode and give what is ready; with `is_last` also what the codec holds back."""
+        """Decode the codes that are ready and yield their sound; with `is_last` also what the codec holds back."""
         if self.stream is not None:
             yield from self.sound(self.stream.push(self.take()), is_last)
 
     def done(self) -> AnswerDone:
-        """The end."""
+        """Return the last event, with what the answer took."""
         answer = self.answer
         return AnswerDone(
             text=self._decoded(),
@@ -163,7 +163,7 @@ class Telling:
 
 
 def text_delta(whole: str, said: str) -> str:
-    """What can be said now: not a character whose bytes are still incomplete, nothing that may still change."""
+    """Return the new text that can no longer change; a character with incomplete bytes waits."""
     if whole.endswith("\ufffd") or not whole.startswith(said):
         return ""
     return whole[len(said) :]

@@ -200,7 +200,7 @@ def _pipe(data: bytes) -> Iterator[int]:
         with os.fdopen(writing, "wb") as file:
             try:
                 file.write(data)
-            except OSError:  # whoever reads has seen enough
+            except OSError:  # the reader has closed its end
                 return
 
     thread = threading.Thread(target=write, daemon=True)

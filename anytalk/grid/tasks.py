@@ -51,7 +51,7 @@ def find_task(name: str) -> Task:
     """Find a task by its name, in capitals or not.
 
     Raises:
-        UnknownNameError: there is no such task.
+        UnknownNameError: the task doesn't exist.
     """
     task = TASKS.get(name.upper())
     if task is None:

@@ -42,26 +42,26 @@ class ThroughBackbone(Route):
     reads_prompt = True
 
     def seen(self, layout: Layout) -> slice:
-        """All rows."""
+        """Show the backbone all rows."""
         return slice(None)
 
     def needs_backbone(self, writes: bool) -> bool:
-        """Always: speech goes on after the text has ended."""
+        """Run it for every column: speech goes on after the text has ended."""
         return True
 
     def merge(self, line: Line, parts: Embedded) -> Merged:
-        """Text and audio together."""
+        """Sum text and audio for the backbone; the adapter gets nothing of its own."""
         merged = _merged(line, parts.text + parts.audio, parts.speech)
         return Merged((merged if parts.voice is None else merged + parts.voice).to(parts.text.dtype), None)
 
     def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
-        """The adapter reads the whole prompt."""
+        """Run the adapter over the whole prompt."""
         assert states is not None
         hidden: Tensor = line.output_adapter(states, cache)
         return hidden[:, -1:]
 
     def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
-        """The backbone, then the adapter."""
+        """Run the backbone, then the adapter on its states."""
         states = _run_backbone(line, columns, backbone)
         if not len(adapter):
             return Hidden(states, None)
@@ -69,7 +69,7 @@ class ThroughBackbone(Route):
         return Hidden(states, hidden)
 
     def train(self, line: Line, answers: Answers, states: BackboneStates | None, always: bool = False) -> Spoken:
-        """The adapter over whole grids."""
+        """Run the adapter over whole grids."""
         assert states is not None
         return Spoken(line.output_adapter(states, None), answers.tokens, answers.loss_mask)
 
@@ -84,20 +84,20 @@ class BesideBackbone(Route):
     reads_prompt = False
 
     def seen(self, layout: Layout) -> slice:
-        """The text row."""
+        """Show the backbone the text row."""
         return slice(layout.text_row, layout.text_row + 1)
 
     def needs_backbone(self, writes: bool) -> bool:
-        """Only while text is written."""
+        """Run it only while text is written."""
         return writes
 
     def merge(self, line: Line, parts: Embedded) -> Merged:
-        """Text for the backbone, audio for the decoder."""
+        """Give the text to the backbone and the audio to the decoder."""
         audio = parts.audio if parts.voice is None else parts.audio + parts.voice
         return Merged(_merged(line, parts.text, parts.speech).to(parts.text.dtype), audio)
 
     def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
-        """The decoder begins with the prompt's last column, in which no text token of the answer stands."""
+        """Start the decoder at the prompt's last column, which holds no text token of the answer."""
         audio = prompt.merged.adapter
         assert audio is not None
         last = audio[:, -1:]
@@ -106,7 +106,7 @@ class BesideBackbone(Route):
         return hidden
 
     def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
-        """The backbone where text is written, the decoder where an answer is spoken."""
+        """Run the backbone for rows that write, the decoder for rows that speak."""
         states = _run_backbone(line, columns, backbone)
         if not len(adapter):
             return Hidden(states, None)
@@ -120,7 +120,7 @@ class BesideBackbone(Route):
         return Hidden(states, hidden)
 
     def train(self, line: Line, answers: Answers, states: BackboneStates | None, always: bool = False) -> Spoken:
-        """The decoder over the answers, each shifted to the left by its prompt."""
+        """Run the decoder over the answers, each shifted to the left by its prompt."""
         layout = line.layout
         cut = answer_windows(layout, answers.tokens, answers.loss_mask, answers.answer_mask)
         voiced = cut.gather(answers.answer_mask[..., None])[..., 0]
@@ -138,10 +138,10 @@ class BesideBackbone(Route):
 
 
 def route_of(adapter: OutputAdapter) -> Route:
-    """The route that an output adapter takes.
+    """Return the route that an output adapter takes.
 
     Raises:
-        ConfigError: an adapter that says none.
+        ConfigError: the adapter names no route.
     """
     own = adapter.own_route()
     if own is not None:
@@ -157,7 +157,7 @@ def route_of(adapter: OutputAdapter) -> Route:
 
 
 def _merged(line: Line, embeds: Tensor, speech: Tensor | None) -> Tensor:
-    """Streams and speech as one embedding per step."""
+    """Merge streams and speech into one embedding per step."""
     if speech is not None:
         # Under `mean` the original lays the speech into all K audio rows.
         scale = 1.0 if line.merge == "sum" else float(line.layout.num_audio_streams)
@@ -166,7 +166,7 @@ def _merged(line: Line, embeds: Tensor, speech: Tensor | None) -> Tensor:
 
 
 def _run_backbone(line: Line, columns: Columns, lane: Lane) -> BackboneStates:
-    """The backbone's states of the rows that need them; zero in the others."""
+    """Run the backbone on the rows in its lane; states of other rows are zero."""
     embeds = columns.merged.backbone
     if not len(lane):
         return BackboneStates(torch.zeros_like(embeds), torch.zeros_like(embeds))
