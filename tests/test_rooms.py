@@ -178,6 +178,16 @@ def test_the_contracts_have_one_door(module: str, path: Path) -> None:
     assert not behind, f"{module} must import from {door}, not {behind}"
 
 
+def test_the_two_sides_of_the_server_dont_import_each_other() -> None:
+    sides = ["anytalk.serve.realtime", "anytalk.serve.http"]
+    for own, other in (sides, sides[::-1]):
+        files = [(module, path) for module, path in CORE if is_within(module, own)]
+        assert len(files) > 3
+        for module, path in files:
+            found = imports_of(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+            assert not [name for name in found if is_within(name, other)], module
+
+
 def test_no_file_is_longer_than_a_sitting() -> None:
     long = {
         str(path.relative_to(ROOT)): count

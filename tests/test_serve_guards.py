@@ -18,7 +18,7 @@ from serve_lab import MANUAL, SMALL, Running, is_idle, pcm, question, run, runni
 from talkers import make_talker
 from websockets.asyncio.client import connect
 
-from anytalk.serve import realtime
+from anytalk.serve.realtime import session
 from anytalk.serve.settings import ServeSettings, open_socket
 
 SPOKEN = pcm(question()[12_000 : 12_000 + 24_000])
@@ -102,7 +102,7 @@ def test_a_mistake_of_the_server_is_told_and_the_session_goes_on(
     async def talk() -> None:
         async with talking(server, **MANUAL, **SMALL) as client:
             with monkeypatch.context() as broken:
-                broken.setattr(realtime, "read_item", lambda *_: 1 / 0)
+                broken.setattr(session, "read_item", lambda *_: 1 / 0)
                 item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}
                 await client.connection.conversation.item.create(item=item)
                 error = await client.error()

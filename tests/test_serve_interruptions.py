@@ -12,7 +12,7 @@ from serve_lab import MANUAL, ORDER, SMALL, Running, pcm, question, record, run,
 from talkers import make_talker
 
 from anytalk.decode.jobs import Question
-from anytalk.serve.outbox import Outbox
+from anytalk.serve.realtime.outbox import Outbox
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ from anytalk.cli.app import build_app
 from anytalk.errors import AudioError, ConfigError
 from anytalk.plugins.manager import build_plugins
 from anytalk.serve.errors import RequestError
-from anytalk.serve.input_buffer import InputBuffer
-from anytalk.serve.items import Conversation, Item, read_item
+from anytalk.serve.http.page import page_files
 from anytalk.serve.limits import Admission, RateLimit, TokenBucket, same_key
-from anytalk.serve.outbox import Outbox, SlowClientError
-from anytalk.serve.page import page_files
-from anytalk.serve.session_options import SessionOptions
+from anytalk.serve.realtime.input_buffer import InputBuffer
+from anytalk.serve.realtime.items import Conversation, Item, read_item
+from anytalk.serve.realtime.outbox import Outbox, SlowClientError
+from anytalk.serve.realtime.session_options import SessionOptions
+from anytalk.serve.realtime.vad import TurnDetector, VadSettings
 from anytalk.serve.settings import ServeSettings, is_loopback, open_socket
 from anytalk.serve.sound import FORMAT_NAMES, Resampler, WireDecoder, WireEncoder, WireFormat
-from anytalk.serve.vad import TurnDetector, VadSettings
 
 # Sound
 

@@ -219,16 +219,16 @@ def test_nobody_is_told_faster_what_another_one_asked(server: Running) -> None:
 
 
 def test_a_session_that_is_over_leaves_no_cache_behind(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anytalk.serve import realtime
+    from anytalk.serve.realtime import session
 
     made: list[Any] = []
 
-    class Kept(realtime.Memory):
+    class Kept(session.Memory):
         def __init__(self) -> None:
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(realtime, "Memory", Kept)
+    monkeypatch.setattr(session, "Memory", Kept)
 
     async def talk() -> None:
         async with talking(server, **BRIEF) as client:

@@ -9,7 +9,7 @@ import pytest
 from openai.types.realtime.realtime_audio_input_turn_detection import ServerVad
 from pydantic import BaseModel
 
-from anytalk.serve import events, session_options
+from anytalk.serve.realtime import events, session_options
 
 PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (theirs.RealtimeSessionCreateRequest, session_options.SessionOptions),

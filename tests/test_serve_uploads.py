@@ -16,7 +16,7 @@ from starlette import formparsers
 from talkers import make_talker
 
 from anytalk.serve.errors import RequestError
-from anytalk.serve.files_out import read_sound
+from anytalk.serve.http.files_out import read_sound
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from starlette.websockets import WebSocketDisconnect
 from anytalk import __version__
 from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError, of_validation
-from anytalk.serve.http_audio import audio_routes
-from anytalk.serve.http_chat import chat_routes
-from anytalk.serve.page import page_files, page_routes
-from anytalk.serve.realtime import TRY_LATER, RealtimeSession
+from anytalk.serve.http.audio import audio_routes
+from anytalk.serve.http.chat import chat_routes
+from anytalk.serve.http.page import page_files, page_routes
+from anytalk.serve.questions import DEFAULT_VOICE
+from anytalk.serve.realtime.session import TRY_LATER, RealtimeSession
 from anytalk.serve.security import Gate, chosen_subprotocol, refusal
-from anytalk.serve.session_options import DEFAULT_VOICE
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.state import ServerState
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import uvicorn
 
-from anytalk.serve.http_connection import http_with_patience
+from anytalk.serve.http.connection import ImpatientWebSocket, http_with_patience
 from anytalk.serve.settings import ServeSettings
-from anytalk.serve.websocket import ImpatientWebSocket
 
 _LAST_WORDS_S = 1.0
 """For telling clients that their answers were cut off."""

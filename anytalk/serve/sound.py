@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,3 +117,30 @@ class WireEncoder:
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
         """(n,) float32 -> bytes; with `is_last` also what was held back."""
         return self.wire.encode(self._resampler.push(wave, is_last))
+
+
+class KeptSound:
+    """What a user said, kept so that the client can have it back; as 16 bits, which is what most clients sent.
+
+    Args:
+        wave: (N,) float32.
+        rate_hz: Its rate.
+    """
+
+    def __init__(self, wave: np.ndarray, rate_hz: int) -> None:
+        self._data, self._rate_hz = to_pcm16(wave), rate_hz
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self._data) / 2 / self._rate_hz
+
+    def encoded(self, wire: WireFormat) -> bytes:
+        """In a client's format."""
+        wave = np.frombuffer(self._data, dtype="<i2").astype(np.float32) / 32767
+        return WireEncoder(self._rate_hz, wire).push(wave, is_last=True)
+
+
+def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """(n,) pieces -> one (N,) float32."""
+    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])

@@ -18,11 +18,17 @@ from starlette.responses import JSONResponse, Response
 from anytalk.decode.jobs import Ended, Question, Said, Started
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.serve.errors import RequestError, check_characters
-from anytalk.serve.files_out import check_format, read_sound, write_sound
-from anytalk.serve.http_answers import begun, errors_as_events, events_of, server_sent, whole_answer
-from anytalk.serve.items import from_base64, new_id
-from anytalk.serve.planning import check_unheard, speech_of, task_for, with_instructions
-from anytalk.serve.session_options import speaker_of
+from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
+from anytalk.serve.http.files_out import check_format, read_sound, write_sound
+from anytalk.serve.questions import (
+    check_unheard,
+    from_base64,
+    new_id,
+    speaker_of,
+    speech_of,
+    task_for,
+    with_instructions,
+)
 from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from anytalk.decode.jobs import Ended, Failed, Question
 from anytalk.decode.telling import TextDelta
-from anytalk.serve.items import Item
-from anytalk.serve.outbox import Outbox
+from anytalk.serve.realtime.items import Item
+from anytalk.serve.realtime.outbox import Outbox
 from anytalk.serve.state import ServerState
 
 log = logging.getLogger("anytalk.serve")

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP, with an end for clients that never ask, or don't take their answer."""
+"""uvicorn's HTTP and WebSocket, with an end for clients that never ask, take nothing, or are gone without a word."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _CLOSE_S = 2.0
 """How long a client has to take the last words."""
@@ -62,3 +63,23 @@ class ImpatientHttp(H11Protocol):
 def http_with_patience(seconds: float) -> type[H11Protocol]:
     """The protocol, for ``uvicorn.Config(http=...)``."""
     return type("ImpatientHttp", (ImpatientHttp,), {"patience_s": seconds})
+
+
+class ImpatientWebSocket(WebSocketsSansIOProtocol):
+    """Gives up connections whose client doesn't take what is sent to it.
+
+    An asyncio transport that is closed first sends what it holds; to a client that reads nothing that takes for ever,
+    and as long nobody is told that the connection is lost.
+    """
+
+    async def run_asgi(self) -> None:
+        """Run the application, then end the connection, politely if the client lets us."""
+        try:
+            await super().run_asgi()
+        finally:
+            self.loop.call_later(_CLOSE_S, self.transport.abort)
+
+    def keepalive_timeout(self) -> None:
+        """No answer to a ping: nobody is there."""
+        super().keepalive_timeout()
+        self.transport.abort()

@@ -9,8 +9,7 @@ import numpy as np
 
 from anytalk.grid.audio import resample, to_pcm16
 from anytalk.serve.errors import RequestError
-from anytalk.serve.items import joined
-from anytalk.serve.sound import PCM_RATE_HZ
+from anytalk.serve.sound import PCM_RATE_HZ, joined
 
 MEDIA_TYPES = {
     "mp3": "audio/mpeg",

@@ -1,65 +1,18 @@
-"""From what a client wants to what the model is asked."""
+"""From what a session's client wants to what the model is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
-
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.jobs import Question, Said, Speech
-from anytalk.errors import AnytalkError
-from anytalk.grid.audio import check_speech, resample
-from anytalk.grid.tasks import TASKS, Task
-from anytalk.serve.errors import RequestError, of_ours
-from anytalk.serve.events import ResponseOptions
-from anytalk.serve.items import Conversation, Item, read_item, turns_of
-from anytalk.serve.kept_sound import KeptSound
-from anytalk.serve.response import ResponsePlan
-from anytalk.serve.session_options import SessionOptions, one_modality, speaker_of, tokens_of, wire_format
+from anytalk.grid.tasks import TASKS
+from anytalk.serve.errors import RequestError
+from anytalk.serve.questions import speaker_of, task_for, with_instructions
+from anytalk.serve.realtime.events import ResponseOptions
+from anytalk.serve.realtime.items import Conversation, Item, read_item, turns_of
+from anytalk.serve.realtime.response import ResponsePlan
+from anytalk.serve.realtime.session_options import SessionOptions, one_modality, tokens_of, wire_format
+from anytalk.serve.sound import KeptSound
 from anytalk.serve.state import ServerState
-
-
-def task_for(turns: list[Said], spoken: bool) -> Task:
-    """A1A2, A1T2, T1A2 or T1T2, by the last turn."""
-    return TASKS[("A1" if turns[-1].speech is not None else "T1") + ("A2" if spoken else "T2")]
-
-
-def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float) -> Speech:
-    """Sound that came -> a spoken question.
-
-    Raises:
-        RequestError: too short, too long or silent.
-    """
-    try:
-        check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
-    except AnytalkError as error:
-        raise of_ours(error, "invalid_audio") from None
-    most = int(max_turn_s * to_hz)
-    return Speech(resample(wave, from_hz, to_hz)[:most])
-
-
-def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
-    """Look how much speech waits to be listened to.
-
-    Raises:
-        RequestError: too much.
-    """
-    waiting = sum(t.speech.num_samples for t in turns if t.speech is not None and not t.speech.was_heard)
-    most = state.settings.max_unheard_s
-    if waiting and waiting > most * state.ear_rate_hz:
-        raise RequestError(
-            f"more than {most:.0f} s of speech wait for an answer; ask for one, or give earlier turns as text",
-            "audio_too_long",
-        )
-
-
-def with_instructions(turns: list[Said], instructions: str) -> list[Said]:
-    """System messages as one, in front, as chat templates want them."""
-    system = [instructions, *(turn.text or "" for turn in turns if turn.role == "system")]
-    front = "\n".join(text for text in system if text.strip())
-    rest = [turn for turn in turns if turn.role != "system"]
-    return [Said("system", front), *rest] if front else rest
 
 
 def plan_response(

@@ -17,20 +17,20 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from anytalk.decode.memory import Memory
 from anytalk.errors import AnytalkError
-from anytalk.serve import events as e
 from anytalk.serve.errors import RequestError, of_ours
-from anytalk.serve.input_buffer import InputBuffer
-from anytalk.serve.items import Conversation, Item, from_base64, joined, new_id, read_item
-from anytalk.serve.kept_sound import KeptSound
 from anytalk.serve.limits import TokenBucket
-from anytalk.serve.outbox import Outbox, SlowClientError
-from anytalk.serve.planning import check_unheard, plan_response, speech_of, transcript_question
-from anytalk.serve.response import Response
-from anytalk.serve.session_options import SessionOptions
-from anytalk.serve.sound import WireDecoder
+from anytalk.serve.questions import check_unheard, from_base64, new_id, speech_of
+from anytalk.serve.realtime import events as e
+from anytalk.serve.realtime.input_buffer import InputBuffer
+from anytalk.serve.realtime.items import Conversation, Item, read_item
+from anytalk.serve.realtime.outbox import Outbox, SlowClientError
+from anytalk.serve.realtime.planning import plan_response, transcript_question
+from anytalk.serve.realtime.response import Response
+from anytalk.serve.realtime.session_options import SessionOptions
+from anytalk.serve.realtime.transcribing import Transcripts
+from anytalk.serve.realtime.vad import VAD_RATE_HZ
+from anytalk.serve.sound import KeptSound, WireDecoder, joined
 from anytalk.serve.state import ServerState
-from anytalk.serve.transcribing import Transcripts
-from anytalk.serve.vad import VAD_RATE_HZ
 
 log = logging.getLogger("anytalk.serve")
 _TICK_S = 0.1

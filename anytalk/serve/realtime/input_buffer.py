@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from anytalk.serve.errors import RequestError
-from anytalk.serve.items import joined
-from anytalk.serve.sound import WireDecoder, WireFormat
-from anytalk.serve.vad import VAD_RATE_HZ, WINDOW, TurnDetector, VadSettings
+from anytalk.serve.realtime.vad import VAD_RATE_HZ, WINDOW, TurnDetector, VadSettings
+from anytalk.serve.sound import WireDecoder, WireFormat, joined
 
 MIN_TURN_MS = 100
 

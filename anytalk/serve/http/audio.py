@@ -18,10 +18,9 @@ from anytalk.decode.jobs import Ended, Question, Said
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.grid.tasks import TASKS
 from anytalk.serve.errors import RequestError
-from anytalk.serve.files_out import MEDIA_TYPES, check_format, read_sound, write_sound
-from anytalk.serve.http_answers import begun, errors_as_events, events_of, server_sent, whole_answer
-from anytalk.serve.planning import speech_of
-from anytalk.serve.session_options import speaker_of
+from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
+from anytalk.serve.http.files_out import MEDIA_TYPES, check_format, read_sound, write_sound
+from anytalk.serve.questions import speaker_of, speech_of
 from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
 

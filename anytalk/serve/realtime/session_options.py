@@ -7,29 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anytalk.errors import did_you_mean
 from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError, of_validation
+from anytalk.serve.questions import DEFAULT_VOICE, speaker_of
+from anytalk.serve.realtime.vad import VadSettings
 from anytalk.serve.sound import FORMAT_NAMES, G711_RATE_HZ, PCM_RATE_HZ, WireFormat
-from anytalk.serve.vad import VadSettings
 
-DEFAULT_VOICE = "default"
-OPENAI_VOICES = (
-    "alloy",
-    "ash",
-    "ballad",
-    "cedar",
-    "coral",
-    "echo",
-    "fable",
-    "marin",
-    "nova",
-    "onyx",
-    "sage",
-    "shimmer",
-    "verse",
-)
-"""Voices that clients ask for without knowing the talker; they get its first one."""
 _PCM_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
@@ -187,23 +170,6 @@ def wire_format(given: dict[str, Any], param: str) -> WireFormat:
         known = ", ".join(map(str, allowed))
         raise RequestError(f"rate is {str(rate)[:20]}; {name} comes at {known} Hz", "invalid_value", f"{param}.rate")
     return WireFormat(name, int(rate))
-
-
-def speaker_of(voice: str | dict[str, Any] | None, talker: Talker, param: str = "voice") -> str | None:
-    """The talker's own name of a voice; None for its first.
-
-    Raises:
-        RequestError: a voice that it hasn't.
-    """
-    name = voice.get("id") if isinstance(voice, dict) else voice
-    speakers = talker.config.speakers
-    if name in speakers:
-        return str(name)
-    if name is None or name == DEFAULT_VOICE or name in OPENAI_VOICES:
-        return None
-    known = [*speakers, DEFAULT_VOICE]
-    said = f"unknown voice {str(name)[:40]!r}{did_you_mean(str(name)[:40], known)}; voices: {', '.join(known)}"
-    raise RequestError(said, "invalid_value", param)
 
 
 def one_modality(modalities: list[Any], param: str) -> bool:

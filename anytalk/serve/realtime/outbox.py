@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from anytalk.serve.items import new_id
+from anytalk.serve.questions import new_id
 
 
 @dataclass

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from anytalk.decode.jobs import Ended, Event, Failed, Question, Started
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.serve.errors import RequestError
-from anytalk.serve.items import joined
+from anytalk.serve.sound import joined
 from anytalk.serve.state import ServerState
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from anytalk.decode.jobs import Ended, Failed, Question, Started
 from anytalk.decode.memory import Memory
 from anytalk.decode.telling import AudioDelta, TextDelta
-from anytalk.serve.items import Conversation, Item, new_id
-from anytalk.serve.outbox import Outbox
+from anytalk.serve.questions import new_id
+from anytalk.serve.realtime.items import Conversation, Item
+from anytalk.serve.realtime.outbox import Outbox
 from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
 

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from anytalk.decode.jobs import TURNS_DROPPED_AT_ONCE, Said, Speech
 from anytalk.serve.errors import RequestError
-from anytalk.serve.kept_sound import KeptSound
-from anytalk.serve.sound import WireFormat
+from anytalk.serve.questions import new_id
+from anytalk.serve.sound import KeptSound, WireFormat
 
 MS_PER_CHARACTER = 65
 """Of English speech; tells how much of an answer was heard that was cut off before all its sound was made."""
 _TEXT_KINDS = {"user": ("input_text", "text"), "system": ("input_text", "text"), "assistant": ("output_text", "text")}
-
-
-def new_id(prefix: str) -> str:
-    """A fresh id such as ``item_...``."""
-    return f"{prefix}_{secrets.token_hex(12)}"
 
 
 @dataclass
@@ -236,18 +227,6 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
     return item
 
 
-def from_base64(data: str, param: str) -> bytes:
-    """Base64 -> bytes.
-
-    Raises:
-        RequestError: something else.
-    """
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError("the sound is not base64", "invalid_value", param) from None
-
-
 def _item_id(given: Any) -> str:
     if given is None:
         return new_id("item")
@@ -260,8 +239,3 @@ def _text(given: Any, param: str) -> str:
     if not isinstance(given, str):
         raise RequestError("a text part needs its text", "missing_required_parameter", param)
     return given
-
-
-def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """(n,) pieces -> one (N,) float32."""
-    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])

@@ -1,0 +1,1 @@
+"""The Realtime protocol: one session per WebSocket."""
