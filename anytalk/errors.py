@@ -47,6 +47,10 @@ class TalkerError(AnytalkError):
     """A talker folder that is missing, incomplete or damaged."""
 
 
+class ServedError(AnytalkError):
+    """A language model that is served elsewhere, and can't be reached, refuses, or stops in the middle."""
+
+
 class DataError(AnytalkError):
     """A training row or manifest that can't be used."""
 

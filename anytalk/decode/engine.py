@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from anytalk.decode.answer import Answer, Column
+from anytalk.decode.arriving import ArrivingText
 from anytalk.decode.reach import REACH
 from anytalk.decode.sampling import GREEDY, SamplingOptions, choose, on_host
-from anytalk.errors import ConfigError
+from anytalk.errors import AnytalkError, ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tokens import StreamLayout
@@ -77,6 +78,7 @@ class Generation:
         *,
         audio_out: bool,
         given_text: Sequence[int] | None = None,
+        arriving: ArrivingText | None = None,
         speaker: int | None = None,
         mark: Callable[[str], None] = no_mark,
     ) -> None:
@@ -91,6 +93,8 @@ class Generation:
             audio_out: Whether the answer is spoken.
             given_text: Text ids (without the end) that are spoken instead of generated (T1A1), or that were heard
                 (A1T1).
+            arriving: Text that is written elsewhere, in place of `given_text`; a column can only be chosen when its
+                token has come (:attr:`is_waiting`).
             speaker: Row of the speaker embedding.
             mark: Called with ``"prefilled"`` when the prompt has been read.
         """
@@ -105,7 +109,8 @@ class Generation:
         self.prompts = prompts
         self.speech = speech
         self.audio_out = audio_out
-        self.given_text = given_text
+        self.given_text = given_text if arriving is None else arriving.ids
+        self.arriving = arriving
         self.speaker = speaker
         self.mark = mark
         self.answer = Answer(pattern, text_ended=False)
@@ -120,7 +125,28 @@ class Generation:
     @property
     def is_given(self) -> bool:
         """Whether all of the answer is known, so that nothing has to be run: a given text that isn't spoken."""
-        return self.given_text is not None and not self.audio_out
+        return self.given_text is not None and self.arriving is None and not self.audio_out
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the next column has to wait for text that is written elsewhere."""
+        arriving, answer = self.arriving, self.answer
+        return arriving is not None and not answer.text_ended and not arriving.has(len(answer.text_ids))
+
+    @property
+    def error(self) -> AnytalkError | None:
+        """Why the text ended too early; what had come until then is said."""
+        return None if self.arriving is None else self.arriving.error
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether a text that is written elsewhere would have gone on."""
+        return self.arriving is not None and self.arriving.was_cut
+
+    def close(self) -> None:
+        """Want no more of text that is written elsewhere."""
+        if self.arriving is not None:
+            self.arriving.close()
 
     def given_columns(self) -> Iterator[Column]:
         """The whole answer, where it :attr:`is_given`."""

@@ -232,9 +232,15 @@ class Job:
             self.emit(piece)
 
     def finish(self) -> None:
-        """Say the end."""
+        """Say the end.
+
+        Raises:
+            AnytalkError: what ended the text of a model that is served elsewhere too early.
+        """
         for delta in self.telling.rest_of_text():
             self.emit(delta)
+        if self.slot is not None and self.slot.generation.error is not None:
+            raise self.slot.generation.error
         self.emit(Ended(self.telling.done(), len(self.telling.answer.text_ids)))
 
     def _fit(self, talker: Talker) -> tuple[Prompt, list[Speech]]:

@@ -7,7 +7,8 @@ One answer alone (:func:`columns_of`) never joins caches, so its arithmetic depe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,12 +85,18 @@ class Runner:
     Args:
         model: In eval mode.
         joins: Whether answers share calls of the model; without, old speech of long answers is forgotten.
+        wake: Called, from any thread, when text has come that an answer was waiting for; default: :meth:`wait` ends.
     """
 
-    def __init__(self, model: TalkModel, joins: bool = True) -> None:
+    def __init__(self, model: TalkModel, joins: bool = True, wake: Callable[[], None] | None = None) -> None:
         self.model = model
         self.slots: list[Slot] = []
         self._joins = joins
+        self._came = threading.Event()
+        self._wake = wake or self._came.set
+        # Answers whose text has not begun to come, and the output adapter's caches of others that wait for more of it.
+        self._expected: list[Slot] = []
+        self._parked: dict[Hashable, Cache | None] = {}
         self._backbone, self._adapter = Lane(joins), Lane(joins)
         # The last prompt that was read whole: new conversations begin with the same instructions.
         self._front = Memory()
@@ -111,10 +118,14 @@ class Runner:
     @torch.no_grad()
     def add_all(self, slots: Sequence[Slot]) -> None:
         """Read prompts, together where caches join, and choose first columns; the answers then take part in each
-        :meth:`step`."""
+        :meth:`step`. An answer that waits for its text begins in the step after this has begun to come."""
         entering: list[_Entering] = []
         for slot in slots:
-            if slot.generation.is_given:
+            if slot.generation.arriving is not None:
+                slot.generation.arriving.tell(self._wake)
+            if slot.generation.is_waiting:
+                self._expected.append(slot)
+            elif slot.generation.is_given:
                 for column in slot.generation.given_columns():
                     slot.column = column
                 slot.is_done = True
@@ -145,10 +156,16 @@ class Runner:
 
     @torch.no_grad()
     def step(self) -> list[Slot]:
-        """Make one more column of every answer; return those that got one or ended. Done ones have left the batch."""
-        active = list(self.slots)
-        if not active:
-            return []
+        """Make one more column of every answer that doesn't wait for text; return those that got one or ended. Done
+        ones have left the batch."""
+        active = [slot for slot in self.slots if not slot.generation.is_waiting]
+        if active:
+            self._go_on(active)
+        return active + self._begin_expected()
+
+    def _go_on(self, active: Sequence[Slot]) -> None:
+        """Make one more column of these answers."""
+        self._park_all_but(active)
         hidden, heard = self._run(active)
         writers = [slot for slot in active if slot.generation.writes]
         text: dict[int, Tensor] = {}
@@ -162,10 +179,23 @@ class Runner:
             speech = dict(zip(map(id, speakers), logits, strict=True))
         for slot in active:
             self._choose(slot, text.get(id(slot)), speech.get(id(slot)), slot.index + 1)
-        return active
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no answer can go on before more text has come; so also where there is none."""
+        return all(slot.generation.is_waiting for slot in self.slots + self._expected)
+
+    def wait(self) -> None:
+        """Sleep until some answer can go on."""
+        self._came.clear()
+        if self.slots + self._expected and self.is_waiting:
+            self._came.wait()
 
     def remove(self, slot: Slot) -> None:
         """Take an answer out, finished or not; what the model read and wrote stays in the conversation's memory."""
+        slot.generation.close()
+        self._expected = [other for other in self._expected if other is not slot]
+        self._parked.pop(slot_row(slot, 0), None)
         reads_prompt = self.model.route.reads_prompt
         adapter = self._adapter.leave(slot_row(slot, 0), kept=reads_prompt and slot.memory is not None)
         if slot.num_rows == 2:
@@ -175,6 +205,27 @@ class Runner:
             return
         self.slots.remove(slot)
         self._remember(slot, adapter)
+
+    # ---- text that is written elsewhere
+
+    def _begin_expected(self) -> list[Slot]:
+        """Let those in whose text has begun to come; those whose text failed before it began are over."""
+        begun = [slot for slot in self._expected if not slot.generation.is_waiting]
+        self._expected = [slot for slot in self._expected if all(slot is not other for other in begun)]
+        failed = [slot for slot in begun if slot.generation.error is not None and not slot.generation.given_text]
+        for slot in failed:
+            slot.is_done = True
+            self.remove(slot)
+        self.add_all([slot for slot in begun if not slot.is_done])
+        return begun
+
+    def _park_all_but(self, active: Sequence[Slot]) -> None:
+        """Take the rows of answers that wait out of the lane, whose rows all take a step, and put the others back."""
+        going = {slot_row(slot, 0) for slot in active}
+        for row in [row for row in self._parked if row in going]:
+            self._adapter.join([row], self._parked.pop(row))
+        for waiting in [row for row in self._adapter.owners if row not in going]:
+            self._parked[waiting] = self._adapter.leave(waiting, kept=True)
 
     # ---- caches
 
@@ -248,7 +299,7 @@ class Runner:
 
     # ---- running and choosing
 
-    def _run(self, active: list[Slot]) -> tuple[dict[Hashable, Tensor], dict[Hashable, Tensor]]:
+    def _run(self, active: Sequence[Slot]) -> tuple[dict[Hashable, Tensor], dict[Hashable, Tensor]]:
         """Feed the last columns: normed states (1,1,D) by row, and what the audio heads read (1,1,D) by row."""
         model, layout = self.model, self.model.layout
         seen = model.route.seen(layout)
@@ -280,7 +331,7 @@ class Runner:
         column = generation.choose(text, speech, index)
         slot.column = column or slot.column
         if column is None or generation.is_done(index):
-            answer.finish_reason = "stop"
+            answer.finish_reason = "length" if generation.was_cut else "stop"
         elif index + 1 >= generation.options.max_columns:
             answer.finish_reason = "length"
         slot.is_done = answer.finish_reason is not None
@@ -319,6 +370,7 @@ def columns_of(generation: Generation) -> Iterator[Column]:
         last = slot.column
         if slot.is_done:
             return
+        runner.wait()
         runner.step()
 
 
@@ -334,4 +386,5 @@ def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 
         for number in [number for number, slot in running.items() if slot.is_done]:
             del running[number]
             yield number
+        runner.wait()
         runner.step()

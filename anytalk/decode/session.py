@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from anytalk.decode.arriving import ArrivingText
 from anytalk.decode.engine import DecodeOptions, Generation, no_mark
 from anytalk.decode.runner import columns_of
 from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta
@@ -20,7 +21,7 @@ from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Heard
+from anytalk.plugins.contracts import Heard, ServedBackbone
 
 Event = TextDelta | AudioDelta | AnswerDone
 
@@ -73,6 +74,8 @@ class Session:
         Raises:
             ConfigError: neither or both of text and wave, or a task that doesn't fit them.
             AudioError: a wave that is too short, too long or silent.
+            ServedError: a model that is served elsewhere can't answer, or stops in the middle; then at the end, after
+                what had come.
         """
         if (text is None) == (wave is None):
             raise ConfigError("give either a typed or a spoken question", "pass text=... or wave=...")
@@ -108,16 +111,21 @@ class Session:
             stride_frames=self.stride_frames,
             mark=self.mark,
         )
-        for _ in columns_of(generation):
-            yield from telling.text()
-            if telling.is_due:
-                yield from telling.say()
+        try:
+            for _ in columns_of(generation):
+                yield from telling.text()
+                if telling.is_due:
+                    yield from telling.say()
+        finally:
+            generation.close()
         yield from telling.rest_of_text()
         yield from telling.say(is_last=True)
         done = telling.done()
-        if task.answer == "answer":
+        if task.answer == "answer" and (done.text or generation.error is None):
             self._turns += [turn, Turn("assistant", done.text)]
             self._heard += spoken
+        if generation.error is not None:
+            raise generation.error
         yield done
 
 
@@ -164,6 +172,9 @@ def begin_generation(
     if task.audio_out and options.batch_parallel and given is None and talker.model.route.num_rows > 1:
         prompts.append(talker.prompts.text_only_row(prompt))
     pattern = talker.config.grid.delay_pattern()
+    arriving, backbone = None, talker.model.backbone
+    if given is None and isinstance(backbone, ServedBackbone):
+        arriving = ArrivingText(backbone, prompt, options.text, options.max_columns, options.seed)
     return Generation(
         talker.model,
         pattern,
@@ -172,6 +183,7 @@ def begin_generation(
         [turn.columns for turn in heard if turn.columns is not None],
         audio_out=task.audio_out,
         given_text=given,
+        arriving=arriving,
         speaker=speaker,
         mark=mark,
     )

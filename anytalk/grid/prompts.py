@@ -9,7 +9,7 @@ the text row of a chat prompt is *exactly* the base model's prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,10 +52,12 @@ class Prompt:
     Attributes:
         tokens: (S,T) int64.
         speech_spans: (first column, number of columns) of each spoken turn, in order.
+        messages: The same as chat messages, for a model that is served elsewhere; none in the raw style.
     """
 
     tokens: np.ndarray
     speech_spans: tuple[tuple[int, int], ...] = ()
+    messages: tuple[dict[str, str], ...] = ()
 
     @property
     def num_columns(self) -> int:
@@ -122,7 +124,7 @@ class PromptBuilder:
         """
         tokens = prompt.tokens.copy()
         tokens[: self.layout.text_row, -1] = self.layout.pad_a
-        return Prompt(tokens, prompt.speech_spans)
+        return replace(prompt, tokens=tokens)
 
     def training_grid(
         self,
@@ -246,7 +248,7 @@ class PromptBuilder:
             if start > 0:
                 tokens[: self.layout.text_row, start - 1] = self.layout.input_a
             tokens[: self.layout.text_row, start + length] = self.layout.eoa
-        return Prompt(tokens, tuple(spans))
+        return Prompt(tokens, tuple(spans), tuple(messages))
 
     def _text_columns(self, ids: Sequence[int]) -> np.ndarray:
         """(S, len(ids)) with the text row given and pads in all audio rows."""

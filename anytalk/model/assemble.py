@@ -16,7 +16,7 @@ from anytalk.errors import ConfigError, TalkerError
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talk_model import AudioEmbeddings, SpecialTokens, TalkModel
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, BackboneAdapter, Codec, OutputAdapter
+from anytalk.plugins.contracts import Backbone, BackboneAdapter, Codec, OutputAdapter, ServedBackbone
 from anytalk.plugins.registry import Registry
 
 T = TypeVar("T")
@@ -93,6 +93,8 @@ def assemble(
     context = BuildContext(device=device, dtype=dtype, folder=folder, encoder_width=config.encoder_width)
     if backbone is None:
         backbone = _build_backbone(config, registry, context)
+    if isinstance(backbone, ServedBackbone):
+        _check_served(config)
     context = replace(context, backbone=backbone)
     ears = None
     if config.ears is not None and with_encoder:
@@ -122,6 +124,12 @@ def assemble(
         raise ConfigError(
             f"output adapter '{config.output_adapter.name}' is {audio_width} wide; its backbone is {width} wide",
             "audio that is fed back into the backbone has to be as wide",
+        )
+    if isinstance(backbone, ServedBackbone) and getattr(output_adapter, "reads_states", True):
+        raise ConfigError(
+            f"output adapter '{config.output_adapter.name}' reads the states of the language model, which is served "
+            "elsewhere: only its text comes here",
+            "use one that reads text alone: --output-adapter talker",
         )
     context = replace(context, audio_width=audio_width)
     text_std = _embedding_std(backbone)
@@ -154,6 +162,22 @@ def assemble(
     return model.to(device).eval()
 
 
+def _check_served(config: TalkerConfig) -> None:
+    """Refuse prompts that can't be sent as messages.
+
+    Raises:
+        ConfigError: what to use instead.
+    """
+    if config.input_adapter is not None:
+        raise ConfigError(
+            f"input adapter '{config.input_adapter.name}' gives embeddings, and a model that is served elsewhere can "
+            "only be sent words",
+            "use ears that write: --ears transcript",
+        )
+    if config.grid.prompt != "chat":
+        raise ConfigError("a model that is served elsewhere is sent chat messages", "set grid.prompt: chat")
+
+
 def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | None:
     if not num_speakers:
         return None
@@ -165,6 +189,6 @@ def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | 
 @torch.no_grad()
 def _embedding_std(backbone: Backbone) -> float:
     """Root mean square of the backbone's text embeddings (over its first rows)."""
-    device = next(backbone.parameters()).device
+    device = next((p.device for p in backbone.parameters()), None)
     ids = torch.arange(min(backbone.text_vocab_size, 4096), device=device)[None]
     return float(backbone.embed_text(ids).float().pow(2).mean().sqrt())

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         StreamLogits,
         Told,
     )
+    from anytalk.plugins.contracts.served import ServedBackbone, TextRequest, TextStream
     from anytalk.plugins.contracts.values import (
         END_OF_TEXT,
         NO_TEXT,
@@ -120,12 +121,15 @@ __all__ = [
     "Peaks",
     "Route",
     "Row",
+    "ServedBackbone",
     "Sound",
     "SpeechDecoder",
     "SpeechEncoder",
     "Spoken",
     "StreamLogits",
     "Synthesizer",
+    "TextRequest",
+    "TextStream",
     "TextTokenizer",
     "Told",
     "Transcriber",
@@ -137,7 +141,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is first asked for: rows and data sources are read without it."""
     if name in __all__:
-        for module in ("values", "parts", "ears", "routes", "losses"):
+        for module in ("values", "parts", "ears", "routes", "losses", "served"):
             loaded = importlib.import_module(f"{__name__}.{module}")
             if hasattr(loaded, name):
                 return getattr(loaded, name)

@@ -1,0 +1,78 @@
+"""The text of an answer that is written elsewhere, as tokens, as far as it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anytalk.decode.sampling import SamplingOptions
+from anytalk.errors import AnytalkError
+from anytalk.grid.prompts import Prompt
+from anytalk.plugins.contracts import ServedBackbone, TextRequest
+from anytalk.plugins.piece_tokenizer import pieces_of
+
+
+class ArrivingText:
+    """Sends the request of one answer, and cuts what comes back into tokens.
+
+    The tokens don't depend on how the text is cut up on its way: the last piece waits until more text or the end says
+    that it is whole. So the same text sounds the same, however slowly it came.
+
+    Args:
+        backbone: Who writes.
+        prompt: Of the conversation.
+        sampling: How it is to write.
+        max_tokens: Tokens that can be said at most.
+        seed: Of the sampling.
+
+    Attributes:
+        ids: Tokens so far.
+    """
+
+    def __init__(
+        self, backbone: ServedBackbone, prompt: Prompt, sampling: SamplingOptions, max_tokens: int, seed: int | None
+    ) -> None:
+        self.ids: list[int] = []
+        self._tokenizer = backbone.tokenizer
+        self._rest = ""
+        self._is_whole = False
+        self._stream = backbone.answer(
+            TextRequest(
+                messages=prompt.messages,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=max_tokens,
+                seed=seed,
+            )
+        )
+
+    def has(self, index: int) -> bool:
+        """Whether it is known what stands in a column: a token, or the end of the text."""
+        if index >= len(self.ids) and not self._is_whole:
+            self._take()
+        return index < len(self.ids) or self._is_whole
+
+    def _take(self) -> None:
+        text, self._is_whole = self._stream.take()
+        pieces = pieces_of(self._rest + text)
+        self._rest = pieces.pop() if pieces and not self._is_whole else ""
+        for piece in pieces:
+            self.ids += self._tokenizer.encode(piece)
+
+    @property
+    def error(self) -> AnytalkError | None:
+        """Why the text ended too early, once it has ended."""
+        return self._stream.error if self._is_whole else None
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the model had more to say than it was allowed to."""
+        return self._is_whole and self._stream.was_cut
+
+    def tell(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, from any thread, whenever more has come."""
+        self._stream.wake = wake
+        wake()  # for what came before
+
+    def close(self) -> None:
+        """Cancel the request, where it is still running."""
+        self._stream.close()
