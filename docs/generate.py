@@ -23,7 +23,8 @@ import typer
 from anytalk.cli.app import build_app
 from anytalk.data.config import DataConfig, Filters, SourceConfig, VoiceConfig
 from anytalk.grid.tasks import TASKS
-from anytalk.model.config import BaseInfo, GridConfig, StageRecord, TalkerConfig, WeightsFile
+from anytalk.model.config import AudioGrid, BaseInfo, GridConfig, StageRecord, TalkerConfig, VoiceInfo, WeightsFile
+from anytalk.model.voice import Voice
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import KINDS, Registry
@@ -36,7 +37,7 @@ IMAGES = DOCS / "images"
 ROOMS = ("plugins", "grid", "model", "decode", "text", "data", "train", "evaluate", "bench", "serve", "cli")
 """Left to right, as ``tests/test_rooms.py`` enforces them."""
 
-DATA_KINDS = ("recipe",)
+DATA_KINDS = ("recipe", "voice")
 """What is registered as data: it has no options."""
 
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end generated -->)", re.DOTALL)
@@ -100,9 +101,16 @@ def talker_fields() -> str:
         ("A part", PartRef),
         ("`grid`", GridConfig),
         ("`base`", BaseInfo),
+        ("`voice`", VoiceInfo),
         ("`weights`", WeightsFile),
         ("One entry of `history`", StageRecord),
     )
+    return "\n\n".join(f"### {title}\n\n{fields_table(model)}" for title, model in sections)
+
+
+def voice_fields() -> str:
+    """Every mapping of ``voice.yaml`` that ``talker.yaml`` doesn't have."""
+    sections = (("Top level of `voice.yaml`", Voice), ("`grid` of a voice", AudioGrid))
     return "\n\n".join(f"### {title}\n\n{fields_table(model)}" for title, model in sections)
 
 
@@ -249,6 +257,7 @@ def first_sentence(path: Path) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "talker-fields": talker_fields,
+    "voice-fields": voice_fields,
     "stage-fields": stage_fields,
     "data-fields": data_fields,
     "recipes": recipes,

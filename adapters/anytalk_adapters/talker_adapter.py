@@ -148,6 +148,11 @@ class TalkerAdapter(SpeechDecoder):
         """W: the decoder's own, or the backbone's."""
         return self._width
 
+    @property
+    def fits_any_backbone(self) -> bool:
+        """Only with tables of its own width."""
+        return not self.reads_states and self.options.table_width == "decoder"
+
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
         """An empty memory."""
         return TalkerMemory()

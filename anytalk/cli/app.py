@@ -24,6 +24,7 @@ _COMMANDS = {
     "serve": "Serve a talker: a web page, and an OpenAI-compatible API (Realtime, speech, transcriptions, chat).",
     "info": "Show what a talker is made of, what was trained, and whose licences apply.",
     "pack": "Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints.",
+    "voices": "List the voices that installed packages bring, for `attach --voice`.",
     "plugins": "List all parts that are installed, or the options of one.",
     "layout": "Draw the token grid of a task: streams by steps, specials by name, what is learnt in [ ].",
     "prepare": "Turn data.yaml into shards: read, voice, encode, filter; run again to go on.",

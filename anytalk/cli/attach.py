@@ -11,6 +11,7 @@ import typer
 from anytalk.cli.render import commands, count, err, note, out, pairs, size, table
 from anytalk.errors import ConfigError
 from anytalk.model.config import PART_KINDS, make_room_for_ears, override, parse_config
+from anytalk.model.voice import VOICE_PARTS, ears_are_chosen, find_voice, refuse_fixed_settings
 from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ def command(
     encoder_model: str | None = typer.Option(None, help="Weights of the speech encoder, e.g. small, tiny.en, a file."),
     ears: str | None = typer.Option(None, help="Ears that write, in place of encoder and input adapter: transcript."),
     ears_model: str | None = typer.Option(None, help="Weights of these ears, e.g. base, tiny.en, a file."),
+    voice: str | None = typer.Option(
+        None, help="A trained mouth: a name of `anytalk voices`, or a folder. The talker speaks at once."
+    ),
     codec: str | None = typer.Option(None, help="Codec."),
     input_adapter: str | None = typer.Option(None, help="What turns encoder features into embeddings."),
     output_adapter: str | None = typer.Option(None, help="What stands between the backbone and the audio heads."),
@@ -48,14 +52,20 @@ def command(
         "codec": codec,
     }
     settings = part_settings(parts, {"encoder": encoder_model, "ears": ears_model}, seed) + assignments
-    check_settings(settings, backbone)
+    check_settings(settings, backbone, voice)
     with err.status("looking for the model and its plugin (loading torch) ..."):
         from anytalk.model.attach import attach
     with err.status(f"attaching speech to {model} ..."):
         talker = attach(
-            model, out_folder, backbone=backbone, revision=revision, assignments=settings, overwrite=overwrite
+            model,
+            out_folder,
+            backbone=backbone,
+            revision=revision,
+            assignments=settings,
+            voice=voice,
+            overwrite=overwrite,
         )
-    _show(talker, out_folder, style_was_set=any(s.startswith("grid.prompt=") for s in assignments))
+    _show(talker, out_folder, settings)
 
 
 def part_settings(parts: dict[str, str | None], models: dict[str, str | None], seed: int) -> list[str]:
@@ -77,8 +87,8 @@ def part_settings(parts: dict[str, str | None], models: dict[str, str | None], s
     return settings
 
 
-def check_settings(settings: list[str], backbone: str | None) -> None:
-    """Refuse misspelt settings and part names before torch is imported.
+def check_settings(settings: list[str], backbone: str | None, voice: str | None = None) -> None:
+    """Refuse misspelt settings and names of parts and voices before torch is imported.
 
     Raises:
         AnytalkError: the first name that no plugin offers, or every wrong field.
@@ -88,6 +98,9 @@ def check_settings(settings: list[str], backbone: str | None) -> None:
         registry.find("backbone", backbone)
     data = override({part: {"name": "default"} for part in (*_NEEDED, "encoder")}, settings)
     data = make_room_for_ears(data, settings)
+    if voice is not None:
+        refuse_fixed_settings(settings)
+        data = find_voice(voice, registry).settings(data)
     parse_config(data, "the settings of attach")
     for part, kind in PART_KINDS.items():
         name = (data.get(part) or {}).get("name", "default")
@@ -95,25 +108,36 @@ def check_settings(settings: list[str], backbone: str | None) -> None:
             registry.find(kind, name)
 
 
-def _show(talker: Talker, folder: Path, style_was_set: bool) -> None:
-    config, model = talker.config, talker.model
+def _show(talker: Talker, folder: Path, settings: list[str]) -> None:
+    config, model, voice = talker.config, talker.model, talker.config.voice
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
     given = {"backbone", "encoder"}
     rows = []
     for name, total in parts.items():
         ref = getattr(config, name, None)
-        licence = str(getattr(getattr(model, name), "licence", "unknown")) if name in given else "yours"
-        plugin = getattr(ref, "name", "built in")
-        rows.append((name, plugin, count(total), "pretrained, frozen" if name in given else "new, untrained", licence))
+        state, licence = "new, untrained", "yours"
+        if name in given:
+            state, licence = "pretrained, frozen", str(getattr(getattr(model, name), "licence", "unknown"))
+        elif voice is not None and name in VOICE_PARTS:
+            state, licence = f"of the voice {voice.name}", voice.licence
+        rows.append((name, getattr(ref, "name", "built in"), count(total), state, licence))
+    if model.ears is not None and config.ears is not None:
+        ears_total = sum(p.numel() for p in model.ears.parameters())
+        rows.append(("ears", config.ears.name, count(ears_total), "pretrained, frozen", model.ears.licence))
     codec = talker.codec
     codec_total = sum(p.numel() for p in codec.parameters())
     rows.append(("codec", config.codec.name, count(codec_total), "pretrained, frozen", codec.licence))
     columns = ("part", "plugin", "parameters", "state", "licence of the weights")
     out.print(table(f"{folder.name}: parts", columns, rows, numbers=("parameters",)))
     out.print()
-    out.print(pairs("What fits", _facts(talker, parts, codec_total, style_was_set)))
+    out.print(pairs("What fits", _facts(talker, parts, codec_total, settings)))
     out.print()
     manifest = "manifest.jsonl"
+    if voice is not None:
+        commands("Type next", [f'anytalk talk {folder} --text "Hello!" -o answer.wav', f"anytalk serve {folder}"])
+        if not ears_are_chosen(settings) and config.ears is not None:
+            note(f"ears: {config.ears.name}, the default beside a voice; --ears or --encoder choose others")
+        return
     commands(
         "Type next",
         [
@@ -127,13 +151,14 @@ def _show(talker: Talker, folder: Path, style_was_set: bool) -> None:
         note("'tiny' parts are for trying things out: they hold no knowledge and no voice")
 
 
-def _facts(talker: Talker, parts: dict[str, int], codec_total: int, style_was_set: bool) -> list[tuple[str, str]]:
+def _facts(talker: Talker, parts: dict[str, int], codec_total: int, settings: list[str]) -> list[tuple[str, str]]:
     grid, codec = talker.config.grid, talker.codec
     pattern = grid.delay_pattern()
     new = sum(total for name, total in parts.items() if name not in ("backbone", "encoder"))
     everything = sum(parts.values()) + codec_total
     steps = codec.frame_rate_hz * pattern.steps_per_frame
     has_template = talker.model.backbone.tokenizer.has_chat_template
+    style_was_set = any(setting.startswith("grid.prompt=") for setting in settings)
     why = "you set it" if style_was_set else f"the tokenizer has {'a' if has_template else 'no'} chat template"
     base = talker.config.base
     return [

@@ -11,7 +11,8 @@ import typer
 
 from anytalk.cli.render import count, note, out, pairs, seconds, size, table
 from anytalk.errors import AnytalkError, TalkerError
-from anytalk.model.config import PART_KINDS, TalkerConfig, read_config
+from anytalk.model.config import PART_KINDS, TalkerConfig, VoiceInfo, read_config
+from anytalk.model.voice import VOICE_PARTS
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry, default_registry
 
@@ -76,9 +77,11 @@ def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str
     for part in ("audio_embeddings", "special_tokens", *(["speaker"] if config.speakers else [])):
         parts[part] = {"plugin": "built in", "options": {}, "licence": "yours"}
     for part, facts in parts.items():
-        was_imported = part in saved and not config.history
+        was_imported = part in saved and not config.history and config.voice is None
         facts["state"] = "imported" if was_imported else _state(part, trained)
         facts["saved_parameters"] = saved.get(part, 0)
+        if config.voice is not None and part in VOICE_PARTS and part not in trained:
+            facts |= {"state": f"voice {config.voice.name}", "licence": config.voice.licence}
     return {
         "folder": str(folder),
         "library_version": config.library_version,
@@ -86,6 +89,9 @@ def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str
         "parts": parts,
         "grid": config.grid.model_dump(),
         "speakers": config.speakers,
+        "voice": config.voice.model_dump() if config.voice else None,
+        "codec_fingerprint": config.codec_fingerprint,
+        "backbone_folder": config.backbone_folder,
         "decode_rule": config.decode_rule,
         "encoder_width": config.encoder_width,
         "weights": config.weights.model_dump() if config.weights else None,
@@ -98,7 +104,7 @@ def _state(part: str, trained: set[str]) -> str:
         return "trained"
     if part == "hearing":
         return "no weights"
-    return "pretrained" if part in ("backbone", "encoder", "codec") else "untrained"
+    return "pretrained" if part in ("backbone", "encoder", "ears", "codec") else "untrained"
 
 
 def _licence(registry: Registry, kind: str, name: str) -> str:
@@ -108,6 +114,10 @@ def _licence(registry: Registry, kind: str, name: str) -> str:
         return str(registry.load(kind, name).licence)
     except AnytalkError:
         return "unknown: its plugin is not installed"
+
+
+def _voice(voice: VoiceInfo) -> str:
+    return f"{voice.name} ({voice.licence}, fingerprint {voice.fingerprint[:16]})"
 
 
 def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
@@ -120,7 +130,10 @@ def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
         ("grid", f"pattern {grid.pattern}, text lead {grid.text_lead}, merge {grid.merge}, prompt {grid.prompt}"),
         ("text ends with", grid.end_of_text),
         ("decode rule", config.decode_rule),
-        ("voices", ", ".join(config.speakers) or "one, unnamed"),
+        *([("voice", _voice(config.voice))] if config.voice else []),
+        ("speakers", ", ".join(config.speakers) or "one, unnamed"),
+        ("codec fingerprint", config.codec_fingerprint or "not written down (version 1)"),
+        ("trained backbone", config.backbone_folder or "none: it is the base model"),
         ("weights", f"{config.weights.file}, {size(config.weights.num_bytes)}" if config.weights else "none yet"),
     ]
     out.print(pairs(folder.name, facts))

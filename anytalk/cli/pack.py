@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +19,30 @@ def command(
     take: list[str] = typer.Option(
         [], "--take", help="PART=TALKER: take a part from a talker that was trained beside this one. May be repeated."
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker that is there."),
+    voice_only: bool = typer.Option(
+        False, "--voice-only", help="Write the mouth alone, as a voice for any model (`attach --voice`)."
+    ),
+    name: str | None = typer.Option(None, help="Name of the voice; default: that of its folder."),
+    assignments: list[str] = typer.Option(
+        [], "--set", help="A field of voice.yaml: licence=MIT, language=en, description=... May be repeated."
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker, or a voice, that is there."),
 ) -> None:
     """Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints."""
     chosen = dict(_taken(entry) for entry in take)
-    from anytalk.model.pack import pack
+    if voice_only and take:
+        raise ConfigError(
+            "--take and --voice-only are given at once", "pack with --take first, then that talker's voice"
+        )
+    if not voice_only and (name is not None or assignments):
+        raise ConfigError("--name and --set are about a voice", "add --voice-only")
+    from anytalk.model.pack import pack, pack_voice
 
-    parts = pack(folder, out_folder, precision=precision, take=chosen, overwrite=overwrite)
+    if voice_only:
+        settings = [*assignments, *([] if name is None else [f"name={json.dumps(name)}"])]
+        parts = pack_voice(folder, out_folder, settings=settings, precision=precision, overwrite=overwrite)
+    else:
+        parts = pack(folder, out_folder, precision=precision, take=chosen, overwrite=overwrite)
     rows = [(p.name, count(p.parameters), size(p.num_bytes), f"{p.rounding:.1e}") for p in parts]
     total = (sum(p.parameters for p in parts), sum(p.num_bytes for p in parts))
     rows.append(("all", count(total[0]), size(total[1]), ""))

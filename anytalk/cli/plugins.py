@@ -65,15 +65,14 @@ def _describe(registry: Registry, name: str) -> None:
 
 
 def _show_data(target: Any) -> None:
-    """A recipe or a task: data, not a class."""
+    """A recipe or a voice: data, not a class."""
     if isinstance(target, dict):
         rows = [
             (s["name"], ", ".join(s["train"]), ", ".join(s["tasks"]), str(s["steps"])) for s in target.get("stages", [])
         ]
         out.print(table("", ("stage", "trains", "tasks", "steps"), rows, numbers=("steps",)))
         return
-    for field, value in vars(target).items():
-        say(f"  {field}: {value}")
+    say(f"folder: {target}")
 
 
 def _type_name(annotation: Any) -> str:

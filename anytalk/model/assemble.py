@@ -16,7 +16,7 @@ from anytalk.errors import ConfigError, TalkerError
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talk_model import AudioEmbeddings, SpecialTokens, TalkModel
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, BackboneAdapter, Codec, OutputAdapter, ServedBackbone
+from anytalk.plugins.contracts import Backbone, BackboneAdapter, Codec, Ears, OutputAdapter, ServedBackbone
 from anytalk.plugins.registry import Registry
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ def assemble(
     dtype: str = "float32",
     with_encoder: bool = True,
     backbone: Backbone | None = None,
+    ears: Ears | None = None,
 ) -> TalkModel:
     """Build the model that a configuration describes, untrained parts seeded from ``config.seed``.
 
@@ -86,6 +87,7 @@ def assemble(
         dtype: Of the backbone's weights.
         with_encoder: False leaves the ears out, for typed questions only.
         backbone: One that is already built, instead of building it again.
+        ears: The same of ears that write.
 
     Raises:
         AnytalkError: a part that can't be found or built, or parts that don't fit.
@@ -96,8 +98,7 @@ def assemble(
     if isinstance(backbone, ServedBackbone):
         _check_served(config)
     context = replace(context, backbone=backbone)
-    ears = None
-    if config.ears is not None and with_encoder:
+    if ears is None and config.ears is not None and with_encoder:
         ears = registry.build("ears", config.ears, context)
     encoder = None
     if config.encoder is not None and with_encoder:
@@ -125,9 +126,9 @@ def assemble(
             f"output adapter '{config.output_adapter.name}' is {audio_width} wide; its backbone is {width} wide",
             "audio that is fed back into the backbone has to be as wide",
         )
-    if isinstance(backbone, ServedBackbone) and getattr(output_adapter, "reads_states", True):
+    if isinstance(backbone, ServedBackbone) and not output_adapter.fits_any_backbone:
         raise ConfigError(
-            f"output adapter '{config.output_adapter.name}' reads the states of the language model, which is served "
+            f"output adapter '{config.output_adapter.name}' needs the language model itself, which is served "
             "elsewhere: only its text comes here",
             "use one that reads text alone: --output-adapter talker",
         )

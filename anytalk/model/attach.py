@@ -10,15 +10,19 @@ from anytalk.errors import AnytalkError, ConfigError, TalkerError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble, build_codec
 from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, make_room_for_ears, override, parse_config
+from anytalk.model.own_files import copy_files, own_files, writing
 from anytalk.model.talker import Talker, save_talker
-from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, SpeechEncoder
+from anytalk.model.voice import VOICE_PARTS, VoiceFolder, ears_are_chosen, find_voice, refuse_fixed_settings
+from anytalk.model.voice_parts import load_voice
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import Backbone, Ears, SpeechEncoder
 from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
 
 log = logging.getLogger("anytalk")
 FALLBACK_BACKBONE = "hf"
+EARS_OF_VOICES = "transcript"
 DEFAULTS: dict[str, Any] = {
     "encoder": {"name": "whisper"},
     "input_adapter": {"name": "mlp"},
@@ -73,6 +77,7 @@ def attach(
     backbone: str | None = None,
     revision: str | None = None,
     assignments: list[str] | None = None,
+    voice: str | None = None,
     registry: Registry | None = None,
     overwrite: bool = False,
 ) -> Talker:
@@ -84,19 +89,22 @@ def attach(
         backbone: Name of the backbone plugin; default: the one that recognises the model.
         revision: Hub revision.
         assignments: ``part.options.name=value`` settings over the defaults.
+        voice: Name or folder of a voice, which brings a trained mouth. Where the settings name no ears, those that
+            the voice suggests, or else ``transcript``, are put beside it if they can be built here.
         registry: Where parts are found.
         overwrite: Replace a talker that is already there.
 
     Returns:
-        The talker, saved: untrained, and on the text path bit-identical to its base model.
+        The talker, saved: untrained but for the voice, and on the text path bit-identical to its base model.
 
     Raises:
         TalkerError: `out` is there already.
-        AnytalkError: a model, plugin or part that can't be found or doesn't fit; nothing is written then.
+        AnytalkError: a model, plugin, part or voice that can't be found or doesn't fit; nothing is written then.
     """
-    out = Path(out)
+    out, assignments = Path(out), assignments or []
     registry = registry or default_registry()
     check_vacant(out, overwrite)
+    mouth = None if voice is None else find_voice(voice, registry)
     is_plugin_name = needs_no_model(model, backbone, registry)
     name = backbone or (model if is_plugin_name else choose_backbone(resolve(model), registry))
     options: dict[str, Any] = {} if is_plugin_name else {"model": resolve(model).spec}
@@ -104,13 +112,21 @@ def attach(
         raise ConfigError(f"backbone '{name}' makes its own weights and takes no model", f"anytalk attach {name} ...")
     if revision is not None:
         options["revision"] = revision
-    data = override({"backbone": {"name": name, "options": options}, **DEFAULTS}, assignments or [])
-    data = make_room_for_ears(data, assignments or [])
+    data = override({"backbone": {"name": name, "options": options}, **DEFAULTS}, assignments)
+    data = make_room_for_ears(data, assignments)
     data = {key: _absolute_model(value) for key, value in data.items()}
+    ears = None
+    if mouth is not None:
+        refuse_fixed_settings(assignments)
+        data = mouth.settings(data)
+        if not ears_are_chosen(assignments):
+            ref, ears = _build_ears(mouth, registry)
+            data |= {"encoder": None, "input_adapter": None, "ears": ref}
     draft = parse_config(data, "the settings of attach")
 
     part: Backbone = registry.build("backbone", draft.backbone, BuildContext())
-    config = _probe(draft, data, part, registry)
+    folder = None if mouth is None else mouth.folder
+    config = _probe(draft, data, part, registry, folder)
     base = BaseInfo(
         model=str(draft.backbone.options.get("model", model)),
         revision=revision,
@@ -118,23 +134,41 @@ def attach(
         licence=part.licence,
     )
     config = config.replace(base=base.model_dump())
-    talker = Talker(config, assemble(config, registry, backbone=part), registry)
-    with written_whole(out) as partial:
-        save_talker(talker, partial)
+    talker = Talker(config, assemble(config, registry, folder=folder, backbone=part, ears=ears), registry)
+    with writing(out), written_whole(out) as partial:
+        if mouth is not None:
+            load_voice(talker.model, mouth)
+            copy_files(mouth.folder, partial, own_files(mouth.folder, mouth.voice.refs))
+        save_talker(talker, partial, set() if mouth is None else set(VOICE_PARTS))
     talker.folder = out
     return talker
 
 
-def check_vacant(out: Path, overwrite: bool) -> None:
-    """Refuse to write a talker where something is, unless that is a talker and `overwrite` is set.
+def _build_ears(mouth: VoiceFolder, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
+    """Build the ears that go with a voice where nobody chose any; None, with a warning, where none can be built."""
+    suggested = [] if mouth.voice.ears is None else [mouth.voice.ears]
+    why = ""
+    for ref in (*suggested, PartRef(name=EARS_OF_VOICES)):
+        try:
+            ears: Ears = registry.build("ears", ref)
+        except AnytalkError as error:
+            why = error.message
+        else:
+            return ref.model_dump(), ears
+    log.warning("the talker gets no ears, only typed questions: %s; add --ears-model, or --encoder", why)
+    return None, None
+
+
+def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
+    """Refuse to write where something is, unless that holds a file `mark` (a talker) and `overwrite` is set.
 
     Raises:
         TalkerError: `out` is there already.
     """
-    is_talker = (out / CONFIG_FILE).is_file()
-    if out.exists() and not (overwrite and is_talker) and any(out.iterdir() if out.is_dir() else [out]):
+    is_ours = (out / mark).is_file()
+    if out.exists() and not (overwrite and is_ours) and any(out.iterdir() if out.is_dir() else [out]):
         raise TalkerError(
-            f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_talker else "")
+            f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_ours else "")
         )
 
 
@@ -148,9 +182,11 @@ def _absolute_model(part: Any) -> Any:
     return part
 
 
-def _probe(draft: TalkerConfig, data: dict[str, Any], backbone: Backbone, registry: Registry) -> TalkerConfig:
+def _probe(
+    draft: TalkerConfig, data: dict[str, Any], backbone: Backbone, registry: Registry, folder: Path | None
+) -> TalkerConfig:
     """Fill in what only the parts themselves know: widths, codec shape and fingerprint, prompt style."""
-    codec = build_codec(draft, registry)
+    codec = build_codec(draft, registry, folder)
     grid = {**data.get("grid", {}), "codec_streams": codec.num_streams, "codebook_size": codec.codebook_size}
     grid.setdefault("prompt", "chat" if backbone.tokenizer.has_chat_template else "raw")
     encoder_width = 0

@@ -1,8 +1,9 @@
-"""The README.md that every talker folder carries."""
+"""The README.md of talker folders and voice folders."""
 
 from __future__ import annotations
 
 from anytalk.model.config import TalkerConfig
+from anytalk.model.voice import Voice
 
 
 def model_card(config: TalkerConfig, name: str) -> str:
@@ -24,12 +25,15 @@ def model_card(config: TalkerConfig, name: str) -> str:
         f"| output adapter | `{config.output_adapter.name}` |",
         f"| heads | `{config.heads.name}` |",
         f"| codec | `{config.codec.name}` |",
+        *([f"| voice | `{config.voice.name}` ({config.voice.licence}) |"] if config.voice else []),
         f"| grid | pattern `{config.grid.pattern}`, merge `{config.grid.merge}`, prompt `{config.grid.prompt}` |",
         "",
         "## Training",
         "",
     ]
-    if not config.history and config.weights is not None:
+    if not config.history and config.voice is not None:
+        lines.append("Not trained: the voice came whole, and the text is exactly the base model's.")
+    elif not config.history and config.weights is not None:
         lines.append("Trained elsewhere and imported; every part is as it was published.")
     elif not config.history:
         lines.append("Not trained yet: it reads and writes exactly as its base model does, and cannot speak or hear.")
@@ -56,3 +60,34 @@ def model_card(config: TalkerConfig, name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def voice_card(voice: Voice) -> str:
+    """Markdown that says what a voice is, whose, and how to use it."""
+    grid = voice.grid
+    return "\n".join(
+        [
+            f"# {voice.name}",
+            "",
+            voice.description or "A voice for any language model.",
+            "",
+            f"Made with anytalk {voice.library_version}. It reads the text that a model writes, and speaks for any",
+            "model without training.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| language | {voice.language or 'several, or unknown'} |",
+            f"| licence | {voice.licence} |",
+            f"| speakers | {', '.join(voice.speakers) or 'one'} |",
+            f"| speech decoder | `{voice.output_adapter.name}`, heads `{voice.heads.name}` |",
+            f"| codec | `{voice.codec.name}`, {grid.codec_streams} streams of {grid.codebook_size} codes |",
+            "",
+            "## Use",
+            "",
+            "```sh",
+            f"anytalk attach MODEL -o talker --voice {voice.name}",
+            'anytalk talk talker --text "Hello!" -o answer.wav',
+            "```",
+            "",
+        ]
+    )

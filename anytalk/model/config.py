@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -16,6 +16,7 @@ from anytalk.model.version1 import from_version_1
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import explain_validation
 
+T = TypeVar("T", bound=Options)
 CONFIG_FILE = "talker.yaml"
 FORMAT_VERSION = 2
 
@@ -32,8 +33,8 @@ PART_KINDS = {
 """Fields of ``talker.yaml`` that name a part, and the kind under which it is registered, along the line."""
 
 
-class GridConfig(Options):
-    """The token grid: delay pattern, merge, prompt style, sizes."""
+class AudioGrid(Options):
+    """The audio side of the token grid: what a mouth was trained with."""
 
     pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
     text_lead: int | Literal["all"] = Field(0, description="More pads before the audio; 'all' lets the text end first.")
@@ -42,14 +43,6 @@ class GridConfig(Options):
         description="How the streams become one embedding: 'sum' keeps text-only prompts exactly the base model's "
         "(pads are zero); 'mean' is the paper's.",
     )
-    prompt: Literal["chat", "raw"] = Field(
-        "chat", description="'chat': the backbone's template; 'raw': the original's."
-    )
-    system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
-    end_of_text: Literal["eos", "eot"] = Field(
-        "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
-    )
-    text_special_slots: int = Field(len(TEXT_SPECIALS), ge=len(TEXT_SPECIALS), description="Rows of the text specials.")
     audio_special_slots: int = Field(
         len(AUDIO_SPECIALS), ge=len(AUDIO_SPECIALS), description="Rows of each audio stream's specials."
     )
@@ -59,6 +52,19 @@ class GridConfig(Options):
     def delay_pattern(self) -> DelayPattern:
         """The pattern as arithmetic."""
         return DelayPattern(self.pattern, self.codec_streams, self.codebook_size, self.text_lead)
+
+
+class GridConfig(AudioGrid):
+    """The token grid: delay pattern, merge, prompt style, sizes."""
+
+    prompt: Literal["chat", "raw"] = Field(
+        "chat", description="'chat': the backbone's template; 'raw': the original's."
+    )
+    system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
+    end_of_text: Literal["eos", "eot"] = Field(
+        "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
+    )
+    text_special_slots: int = Field(len(TEXT_SPECIALS), ge=len(TEXT_SPECIALS), description="Rows of the text specials.")
 
     def layout(self, text_vocab_size: int, eos_id: int) -> StreamLayout:
         """Rows and special ids for a backbone."""
@@ -82,10 +88,18 @@ class BaseInfo(Options):
     licence: str = Field("unknown", description="Licence of the base weights.")
 
 
-class WeightsFile(Options):
-    """The file of trained parts."""
+class VoiceInfo(Options):
+    """The voice that the talker was given."""
 
-    file: str = Field(description="Name inside the talker folder.")
+    name: str = Field(description="The voice's name.")
+    fingerprint: str = Field(description="SHA-256 digest of its weights file.")
+    licence: str = Field("unknown", description="Licence of its weights.")
+
+
+class WeightsFile(Options):
+    """A file of trained parts."""
+
+    file: str = Field(description="Name inside the folder.")
     num_bytes: int = Field(description="Its size.")
     sha256: str = Field(description="Its digest.")
     parts: list[str] = Field(description="Parts it holds.")
@@ -140,6 +154,9 @@ class TalkerConfig(Options):
     )
     seed: int = Field(0, description="Seed of the parts that are still untrained.")
     base: BaseInfo | None = Field(None, description="The base model; written by attach.")
+    voice: VoiceInfo | None = Field(
+        None, description="Voice that output adapter, heads, tables and codec came from; written by attach."
+    )
     weights: WeightsFile | None = Field(None, description="Trained parts; null before the first stage.")
     history: list[StageRecord] = Field(default_factory=list, description="Stages so far.")
 
@@ -161,8 +178,13 @@ class TalkerConfig(Options):
 
 def parse_config(data: dict[str, Any], name: str) -> TalkerConfig:
     """Validate a configuration; ConfigError lists everything that is wrong with it."""
+    return parse(TalkerConfig, data, name)
+
+
+def parse(kind: type[T], data: dict[str, Any], name: str) -> T:
+    """Validate settings of one kind; ConfigError lists everything that is wrong with them."""
     try:
-        return TalkerConfig.model_validate(data)
+        return kind.model_validate(data)
     except pydantic.ValidationError as error:
         raise ConfigError(
             explain_validation(error, f"'{name}' is not well-formed"), "see docs/configuration.md"
@@ -180,6 +202,16 @@ def read_config(folder: Path) -> TalkerConfig:
     if not path.is_file():
         what = "has no talker.yaml" if folder.is_dir() else "doesn't exist"
         raise TalkerError(f"talker folder '{folder}' {what}", f"make one: anytalk attach MODEL -o {folder}")
+    data = read_mapping(path, FORMAT_VERSION)
+    return parse_config(from_version_1(data) if data.get("format_version", 1) == 1 else data, str(path))
+
+
+def read_mapping(path: Path, newest: int) -> dict[str, Any]:
+    """Read a YAML file that says its ``format_version``, which may be up to `newest`.
+
+    Raises:
+        TalkerError: a file that is not YAML, or one of a newer anytalk.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -187,11 +219,11 @@ def read_config(folder: Path) -> TalkerConfig:
             f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "restore the file"
         ) from None
     if not isinstance(data, dict):
-        raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or attach again")
+        raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or copy the folder again")
     version = data.get("format_version", 1)
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > newest:
         raise TalkerError(f"'{path}' was written by a newer anytalk", "pip install -U anytalk")
-    return parse_config(from_version_1(data) if version == 1 else data, str(path))
+    return data
 
 
 class _Dumper(yaml.SafeDumper):
@@ -205,7 +237,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def dump_config(config: TalkerConfig) -> str:
+def dump_config(config: Options) -> str:
     """The YAML text of a configuration."""
     text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

@@ -7,22 +7,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor
 
+import anytalk
 from anytalk.errors import TalkerError
 from anytalk.files import written_whole
 from anytalk.model.attach import check_vacant
-from anytalk.model.card import model_card
-from anytalk.model.config import CONFIG_FILE, StageRecord, TalkerConfig, dump_config, read_config
-from anytalk.model.talker import pinned, read_parts, write_parts
+from anytalk.model.card import model_card, voice_card
+from anytalk.model.config import (
+    CONFIG_FILE,
+    PART_KINDS,
+    AudioGrid,
+    StageRecord,
+    TalkerConfig,
+    dump_config,
+    override,
+    parse,
+    read_config,
+)
+from anytalk.model.own_files import NOT_SHARED, copy_files, own_files, writing
+from anytalk.model.talker import Talker, load_talker, pinned, read_parts, write_parts
+from anytalk.model.voice import VOICE_FILE, VOICE_PARTS, VOICE_WEIGHTS, Voice
+from anytalk.model.voice_parts import voice_tensors
 from anytalk.plugins.registry import Registry, default_registry
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _EARS = ("encoder", "input_adapter")
 _PARTS_FILE = "parts-0001.safetensors"
-_NOT_SHARED = shutil.ignore_patterns("*.checkpoint*", "*.partial*", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ def pack(
 ) -> list[PackedPart]:
     """Write a talker folder anew with what sharing needs and nothing else: no checkpoints, one file of weights.
 
-    A trained backbone, and codec weights that lie in the talker folder, are copied as they are.
+    A trained backbone, codec weights that lie in the talker folder, licences and notices are copied as they are.
 
     Args:
         folder: A talker folder of which a stage was trained.
@@ -81,28 +93,92 @@ def pack(
         history += [record for record in records if record.name not in {r.name for r in history}]
     rounded = {name: _rounded(name, tensor, _DTYPES[precision]) for name, tensor in tensors.items()}
     names = sorted(config.weights.parts) if config.weights else []
-    own_files = _own_files(folder, config)
-    try:
-        with written_whole(out) as partial:
-            partial.mkdir(parents=True)
-            for source in (*take.values(), folder):
-                if (source / "history").is_dir():
-                    shutil.copytree(source / "history", partial / "history", ignore=_NOT_SHARED, dirs_exist_ok=True)
-            for path in own_files:
-                _copy(folder / path, partial / path)
-            weights = write_parts(partial / _PARTS_FILE, rounded, names)
-            config = config.replace(weights=weights.model_dump(), history=[record.model_dump() for record in history])
-            (partial / "README.md").write_text(model_card(config, out.name), encoding="utf-8")
-            (partial / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise TalkerError(
-            f"'{out}' can't be written: {_reason(error)}", "is it writable, and the disk not full?"
-        ) from None
+    files = _own_files(folder, config)
+    with writing(out), written_whole(out) as partial:
+        partial.mkdir(parents=True)
+        for source in (*take.values(), folder):
+            if (source / "history").is_dir():
+                shutil.copytree(source / "history", partial / "history", ignore=NOT_SHARED, dirs_exist_ok=True)
+        copy_files(folder, partial, files)
+        weights = write_parts(partial / _PARTS_FILE, rounded, names)
+        config = config.replace(weights=weights.model_dump(), history=[record.model_dump() for record in history])
+        (partial / "README.md").write_text(model_card(config, out.name), encoding="utf-8")
+        (partial / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
     return [_summary(name, tensors, rounded) for name in names]
 
 
-def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
-    """Refuse to write into a talker that is read, or over anything that isn't a talker."""
+def pack_voice(
+    folder: Path,
+    out: Path,
+    *,
+    settings: list[str] | None = None,
+    precision: str = "fp16",
+    overwrite: bool = False,
+    registry: Registry | None = None,
+) -> list[PackedPart]:
+    """Write a voice folder: the mouth of a trained talker, for any backbone (``attach --voice``).
+
+    Args:
+        folder: A talker folder whose mouth was trained.
+        out: Where the voice goes; its name is the voice's, unless `settings` say otherwise.
+        settings: ``field=value`` of ``voice.yaml``, such as ``licence=MIT``.
+        precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
+        overwrite: Replace the voice that lies at `out`.
+        registry: Where parts are found.
+
+    Returns:
+        The parts in the file, by name.
+
+    Raises:
+        TalkerError: a mouth that is untrained or needs its backbone, and as :func:`pack`.
+        ConfigError: settings that ``voice.yaml`` doesn't have.
+    """
+    _check_place(out, (folder,), overwrite, VOICE_FILE)
+    talker = load_talker(folder, registry=registry, with_encoder=False)
+    _check_voice(talker, folder)
+    tensors = voice_tensors(talker.model)
+    rounded = {name: _rounded(name, tensor, _DTYPES[precision]) for name, tensor in tensors.items()}
+    names = [name for name in VOICE_PARTS if name in talker.model.parts()]
+    config = pinned(talker.config, talker.registry)
+    data = {
+        "library_version": anytalk.__version__,
+        "name": out.absolute().name,
+        "licence": "unknown" if config.voice is None else config.voice.licence,
+        **config.model_dump(include={"output_adapter", "heads", "codec", "speakers"}),
+        "codec_fingerprint": talker.codec.fingerprint,
+        "grid": config.grid.model_dump(include=set(AudioGrid.model_fields)),
+        "weights": {"file": VOICE_WEIGHTS, "num_bytes": 0, "sha256": "", "parts": names},
+    }
+    voice = parse(Voice, override(data, settings or []), "the settings of the voice")
+    files = own_files(folder, voice.refs)
+    with writing(out), written_whole(out) as partial:
+        partial.mkdir(parents=True)
+        copy_files(folder, partial, files)
+        weights = write_parts(partial / VOICE_WEIGHTS, rounded, names)
+        voice = voice.model_copy(update={"weights": weights})
+        (partial / "README.md").write_text(voice_card(voice), encoding="utf-8")
+        (partial / VOICE_FILE).write_text(dump_config(voice), encoding="utf-8")
+    return [_summary(name, tensors, rounded) for name in names]
+
+
+def _check_voice(talker: Talker, folder: Path) -> None:
+    """Refuse a mouth that can't speak without its backbone, or at all."""
+    config, adapter = talker.config, talker.model.output_adapter
+    if not adapter.fits_any_backbone or config.grid.merge != "sum":
+        why = "adds its audio to the backbone's text by the mean" if adapter.fits_any_backbone else "needs its backbone"
+        raise TalkerError(
+            f"the mouth of '{folder}' ({config.output_adapter.name}) {why}, so it can't be a voice for other models",
+            "a voice is a speech decoder that reads the text alone: attach --output-adapter talker, then train it",
+        )
+    trained = {part for record in config.history for part in record.trained}
+    if config.weights is None or (config.voice is None and "output_adapter" not in trained):
+        raise TalkerError(
+            f"the mouth of '{folder}' is untrained: there is no voice yet", f"type: anytalk train {folder} ..."
+        )
+
+
+def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool, mark: str = CONFIG_FILE) -> None:
+    """Refuse to write into a talker that is read, or over anything that `mark` doesn't lie in."""
     place = out.resolve()
     for source in (source.resolve() for source in sources):
         if place.is_relative_to(source) or source.is_relative_to(place):
@@ -112,7 +188,7 @@ def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
             )
     if out.exists() and not overwrite:
         raise TalkerError(f"'{out}' is there already", "name another folder, or give --overwrite")
-    check_vacant(out, overwrite)
+    check_vacant(out, overwrite, mark)
 
 
 def _weights(folder: Path, config: TalkerConfig) -> dict[str, Tensor]:
@@ -154,39 +230,15 @@ def _taken(
 
 
 def _own_files(folder: Path, config: TalkerConfig) -> list[Path]:
-    """What else of the talker lies in its folder: a trained backbone, codec weights; relative to the folder."""
-    found = []
+    """What else of the talker lies in its folder, relative to it."""
+    parts = [getattr(config, role) for role in PART_KINDS if role != "backbone"]
+    found = own_files(folder, [part for part in parts if part is not None])
     if config.backbone_folder is not None:
         own = Path(config.backbone_folder)
         if not (folder / own).is_dir():
             raise TalkerError(f"'{folder / own}' is missing; talker.yaml names it", "copy the folder again")
         found.append(own)
-    for value in config.codec.options.values():
-        path = Path(value) if isinstance(value, str) else Path()
-        if not path.parts or path.is_absolute() or not (folder / path).exists():
-            continue
-        if ".." in path.parts:
-            raise TalkerError(
-                f"the codec's '{value}' lies outside '{folder}' and wouldn't be found from elsewhere",
-                f"move it into '{folder}', and name it so in talker.yaml",
-            )
-        found.append(path)
     return found
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=_NOT_SHARED, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)
-
-
-def _reason(error: Exception) -> str:
-    """Why, in one line: copying a folder collects (source, target, reason) of each file."""
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
-        return str(error.args[0][0][-1])
-    return str(error)
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

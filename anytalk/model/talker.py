@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,20 +265,25 @@ def check_base(config: TalkerConfig, base: Backbone) -> None:
         )
 
 
-def read_parts(folder: Path, weights: WeightsFile) -> dict[str, Tensor]:
-    """The tensors of a talker's parts file, named ``PART.TENSOR``.
+def read_parts(folder: Path, weights: WeightsFile, described_in: str = CONFIG_FILE) -> dict[str, Tensor]:
+    """The tensors of a parts file, named ``PART.TENSOR``.
+
+    Args:
+        folder: Where it lies.
+        weights: What is known of it.
+        described_in: The file that says so, for messages.
 
     Raises:
-        TalkerError: a file that is missing, or not the one that ``talker.yaml`` describes.
+        TalkerError: a file that is missing, or not the one that is described.
     """
     path = folder / weights.file
     if not path.is_file():
-        raise TalkerError(f"'{path}' is missing; talker.yaml names it", _AGAIN)
+        raise TalkerError(f"'{path}' is missing; {described_in} names it", _AGAIN)
     if path.stat().st_size != weights.num_bytes:
         raise TalkerError(f"'{path}' has {path.stat().st_size} bytes instead of {weights.num_bytes}", _AGAIN)
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
-            raise TalkerError(f"'{path}' is damaged: its digest is not the one in talker.yaml", _AGAIN)
+            raise TalkerError(f"'{path}' is damaged: its digest is not the one in {described_in}", _AGAIN)
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(str(path))
     except safetensors.SafetensorError as error:
@@ -297,7 +302,9 @@ def _load_parts(model: TalkModel, folder: Path, weights: WeightsFile, with_encod
         load_part(parts[name], name, tensors, path)
 
 
-def load_part(part: nn.Module, name: str, tensors: dict[str, Tensor], path: Path) -> None:
+def load_part(
+    part: nn.Module, name: str, tensors: Mapping[str, Tensor], path: Path, described_in: str = CONFIG_FILE
+) -> None:
     """Give a part its trained weights.
 
     Args:
@@ -305,6 +312,7 @@ def load_part(part: nn.Module, name: str, tensors: dict[str, Tensor], path: Path
         name: Its name in the file.
         tensors: Of all parts (:func:`read_parts`).
         path: The file, for messages.
+        described_in: The file that describes it, for messages.
 
     Raises:
         TalkerError: tensors that aren't those of the part.
@@ -312,7 +320,7 @@ def load_part(part: nn.Module, name: str, tensors: dict[str, Tensor], path: Path
     state = {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
     wanted = {key: tuple(t.shape) for key, t in part.state_dict().items()}
     if {key: tuple(t.shape) for key, t in state.items()} != wanted:
-        raise TalkerError(f"part '{name}' in '{path}' has other tensors than talker.yaml describes", _AGAIN)
+        raise TalkerError(f"part '{name}' in '{path}' has other tensors than {described_in} describes", _AGAIN)
     part.load_state_dict(state)
 
 

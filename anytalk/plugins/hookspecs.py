@@ -59,6 +59,10 @@ class Hooks:
         """Codes to sound and back: ``contracts.Codec``."""
 
     @hookspec
+    def register_voices(self) -> list[Component]:  # type: ignore[empty-body]
+        """Voices for any backbone, as data: each target is the path of a voice folder (``pack --voice-only``)."""
+
+    @hookspec
     def register_synthesizers(self) -> list[Component]:  # type: ignore[empty-body]
         """Text-to-speech engines that make training speech: ``contracts.Synthesizer``."""
 

@@ -22,6 +22,7 @@ KINDS: dict[str, str] = {
     "output adapter": "register_output_adapters",
     "heads": "register_heads",
     "codec": "register_codecs",
+    "voice": "register_voices",
     "synthesizer": "register_synthesizers",
     "transcriber": "register_transcribers",
     "recipe": "register_recipes",

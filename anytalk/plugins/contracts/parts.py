@@ -173,6 +173,14 @@ class OutputAdapter(Part, nn.Module):
     table_std: float | None = None
 
     @property
+    def fits_any_backbone(self) -> bool:
+        """Whether neither its weights nor what it says depend on the backbone's states or width.
+
+        Then it can be a voice.
+        """
+        return False
+
+    @property
     @abstractmethod
     def width(self) -> int:
         """W: width of the audio tables, the audio special tokens, the speaker table and the heads."""
@@ -208,6 +216,11 @@ class SpeechDecoder(OutputAdapter):
     """
 
     reads_states: bool = True
+
+    @property
+    def fits_any_backbone(self) -> bool:
+        """One that doesn't read states does; override it where a weight is as wide as the backbone."""
+        return not self.reads_states
 
     @abstractmethod
     def forward(

@@ -1,0 +1,161 @@
+"""A voice: a folder with a mouth that fits any backbone. Torch-free.
+
+====================== ============================================================================================
+``voice.yaml``         what it is made of, how its audio stands in the grid, whose it is
+``voice.safetensors``  output adapter, heads, audio tables, the audio special tokens, speakers
+``README.md``          card
+``LICENSE*, NOTICE*``  of its weights; they go along into every talker
+other files            what options name by a relative path, such as the codec's weights
+====================== ============================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from anytalk.errors import ConfigError, PluginError, TalkerError, UnknownNameError, WeightsError
+from anytalk.model.config import AudioGrid, VoiceInfo, WeightsFile, parse, read_mapping
+from anytalk.plugins.components import Options, PartRef
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.sources import PACKAGE_PREFIX, resolve
+
+VOICE_FILE = "voice.yaml"
+VOICE_WEIGHTS = "voice.safetensors"
+VOICE_FORMAT_VERSION = 1
+VOICE_PARTS = ("output_adapter", "heads", "audio_embeddings", "special_tokens", "speaker")
+"""Parts of the model that a voice holds; of the special tokens those of the audio streams alone."""
+WHERE_VOICES_ARE = (
+    "install a package that brings voices, such as anytalk-heart (in a checkout: pip install ./examples/anytalk-heart),"
+    " or name a voice folder (`anytalk pack TALKER --voice-only` makes one)"
+)
+_OF_TALKER = ("output_adapter", "heads", "codec", "codec_fingerprint", "speakers")
+"""Fields that ``voice.yaml`` and ``talker.yaml`` have in common."""
+
+
+class Voice(Options):
+    """What ``voice.yaml`` says."""
+
+    format_version: int = Field(VOICE_FORMAT_VERSION, description="Version of this file's format.")
+    library_version: str = Field("", description="anytalk that wrote it.")
+    name: str = Field(description="What it is called.")
+    description: str = Field("", description="A sentence or two for its card.")
+    language: str | None = Field(None, description="Code of the language that it speaks, such as en; null: several.")
+    licence: str = Field("unknown", description="SPDX name of the licence of its weights.")
+    output_adapter: PartRef = Field(description="Decoder that reads the text; it needs nothing else of a backbone.")
+    heads: PartRef = Field(description="Audio heads.")
+    codec: PartRef = Field(description="Codec; paths are relative to the voice folder.")
+    codec_fingerprint: str = Field(description="Digest of the codec weights that decide the codes.")
+    grid: AudioGrid = Field(description="How its audio stands in the token grid.")
+    speakers: list[str] = Field(default_factory=list, description="Names of its speaker embeddings; may be empty.")
+    ears: PartRef | None = Field(None, description="Ears that write to put beside it where nobody chose any.")
+    weights: WeightsFile = Field(description="Its file of weights.")
+
+    @property
+    def refs(self) -> tuple[PartRef, ...]:
+        """Its parts."""
+        return self.output_adapter, self.heads, self.codec
+
+    @property
+    def info(self) -> VoiceInfo:
+        """What a talker keeps of where its voice came from."""
+        return VoiceInfo(name=self.name, fingerprint=self.weights.sha256, licence=self.licence)
+
+
+@dataclass(frozen=True)
+class VoiceFolder:
+    """A voice and where it lies."""
+
+    folder: Path
+    voice: Voice
+
+    def settings(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The settings of attach with what the voice fixes."""
+        mine = self.voice.model_dump()
+        fixed = {name: mine[name] for name in _OF_TALKER}
+        grid = {**data.get("grid", {}), **mine["grid"]}
+        return {**data, **fixed, "grid": grid, "voice": self.voice.info.model_dump()}
+
+
+def read_voice(folder: Path) -> VoiceFolder:
+    """Read ``voice.yaml`` of a voice folder; the weights aren't looked at.
+
+    Raises:
+        TalkerError: no such folder or file, a file that is not YAML, or one of a newer anytalk.
+        ConfigError: a file with wrong fields.
+    """
+    path = folder / VOICE_FILE
+    if not path.is_file():
+        what = f"has no {VOICE_FILE}" if folder.is_dir() else "doesn't exist"
+        raise TalkerError(
+            f"voice folder '{folder}' {what}",
+            "name a voice of `anytalk voices`, or make a folder: anytalk pack TALKER --voice-only -o FOLDER",
+        )
+    return VoiceFolder(folder, parse(Voice, read_mapping(path, VOICE_FORMAT_VERSION), str(path)))
+
+
+def find_voice(spec: str, registry: Registry) -> VoiceFolder:
+    """Find a voice by its folder, by ``package:NAME/PATH``, or by the name that a plugin registered.
+
+    A folder counts before a name if it holds a voice.
+
+    Raises:
+        UnknownNameError: nothing is called so.
+        AnytalkError: a voice that can't be read.
+    """
+    path = Path(spec).expanduser()
+    if (path / VOICE_FILE).is_file():
+        return read_voice(path)
+    if spec.startswith(PACKAGE_PREFIX):
+        return read_voice(resolve(spec).path)
+    known = registry.components("voice")
+    if spec not in known and (path.exists() or path.name != spec):
+        return read_voice(path)
+    if not known:
+        raise UnknownNameError(f"unknown voice '{spec}': no voice is installed", WHERE_VOICES_ARE)
+    return registered_voice(spec, registry)
+
+
+def registered_voice(name: str, registry: Registry) -> VoiceFolder:
+    """Read the voice that a plugin registered under a name.
+
+    Raises:
+        AnytalkError: nothing or more than one is called so, or its folder can't be read.
+    """
+    target = registry.load("voice", name)
+    plugin = registry.find("voice", name).plugin
+    if not isinstance(target, str | Path):
+        raise PluginError(
+            f"voice '{name}' of plugin '{plugin}' points at {target!r}, which is no path of a folder",
+            "let the component's target be a Path, or a text such as package:NAME/PATH",
+        )
+    try:
+        return read_voice(resolve(str(target)).path)
+    except (WeightsError, TalkerError) as error:
+        raise PluginError(
+            f"voice '{name}' of plugin '{plugin}' can't be read: {error.message}", "install its package again"
+        ) from None
+
+
+def refuse_fixed_settings(assignments: list[str]) -> None:
+    """Refuse ``a.b=c`` settings of what a voice brings.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    fixed = (*_OF_TALKER, "voice", *(f"grid.{name}" for name in AudioGrid.model_fields))
+    for assignment in assignments:
+        path = assignment.partition("=")[0]
+        if any(f"{path}.".startswith(f"{name}.") or f"{name}.".startswith(f"{path}.") for name in fixed):
+            raise ConfigError(
+                f"'{path}' is set, but the voice brings its own", f"leave '{path}' out, or leave out --voice"
+            )
+
+
+def ears_are_chosen(assignments: list[str]) -> bool:
+    """Whether ``a.b=c`` settings say something of the ears."""
+    chosen = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
+    return bool(chosen & {"encoder", "input_adapter", "hearing", "ears"})
