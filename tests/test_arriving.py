@@ -267,7 +267,7 @@ def test_reading_aloud_asks_nobody() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"adapter": "none"}, "reads the states of the language model"),
+        ({"adapter": "none"}, "needs the language model itself"),
         ({"adapter": "blocks"}, "a voice that reads text alone"),
         ({"encoder": {"name": "tiny"}, "input_adapter": {"name": "stack"}}, "ears that write"),
         ({"grid": {"codec_streams": 3, "codebook_size": 12, "prompt": "raw"}}, "chat"),
