@@ -127,7 +127,6 @@ def test_columns_without_a_token_are_taken_out() -> None:
         lengths=None,
         answer_mask=mask[:, 0],
         speaker=torch.zeros(2, dtype=torch.int64),
-        reads=torch.zeros(2, dtype=torch.bool),
     )
     shorter = take_out(batch, [4, 2], [2, 2])
     assert shorter.tokens.tolist() == [[[1, 2, 0, 0, 3, 4, 0, 0]], [[5, 0, 0, 6, 7, 8, 9, 0]]]

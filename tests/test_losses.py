@@ -59,7 +59,6 @@ def test_cross_entropy_by_hand() -> None:
         lengths=None,
         answer_mask=torch.zeros(1, 3, dtype=torch.bool),
         speaker=torch.zeros(1, dtype=torch.int64),
-        reads=torch.zeros(1, dtype=torch.bool),
     )
     module = LossModule(model, {TextLoss(): 0.5, AudioLoss(model): 2.0})
     factors = module.factors({"text": 2, "audio0": 1})

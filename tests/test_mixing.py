@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from anytalk.data.examples import Example
 from anytalk.data.feeds import Feed, ListFeed
-from anytalk.data.mixing import Mixture, Slot, padding_share, split_rows
+from anytalk.data.mixing import Draw, Mixture, padding_share, split_rows
 from anytalk.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def mixture(batch_size: int = 10, seed: int = 3, feeds: Sequence[Feed] = TWO, ta
 def test_shares_hold_in_every_batch_to_within_one_row(batch_size: int) -> None:
     mix, total = mixture(batch_size), Counter[tuple[int, int]]()
     for step in range(300):
-        counts = Counter((slot.task, slot.feed) for slot in mix.slots(step))
+        counts = Counter((draw.task, draw.feed) for draw in mix.draws(step))
         assert sum(counts.values()) == batch_size
         assert counts.keys() <= SHARES.keys()
         for pair, share in SHARES.items():
@@ -65,8 +65,8 @@ def test_an_epoch_is_over_before_an_example_comes_again() -> None:
     drawn: dict[tuple[int, int], list[int]] = {}
     mix = mixture()
     for step in range(60):
-        for slot in mix.slots(step):
-            drawn.setdefault((slot.task, slot.feed), []).append(slot.index)
+        for draw in mix.draws(step):
+            drawn.setdefault((draw.task, draw.feed), []).append(draw.index)
     sizes = {(0, 0): 5, (0, 1): 40, (1, 0): 3, (2, 1): 11}
     assert drawn.keys() == sizes.keys()
     for pair, indices in drawn.items():
@@ -80,21 +80,21 @@ def test_an_epoch_is_over_before_an_example_comes_again() -> None:
 def test_a_step_is_a_function_of_its_number_alone() -> None:
     np.random.seed(1)
     mix = mixture()
-    straight = [mix.slots(step) for step in range(40)]
+    straight = [mix.draws(step) for step in range(40)]
     np.random.seed(2)
-    assert [mixture().slots(step) for step in (0, 7, 39)] == [straight[0], straight[7], straight[39]]
+    assert [mixture().draws(step) for step in (0, 7, 39)] == [straight[0], straight[7], straight[39]]
     resumed = mixture()
-    assert [resumed.slots(step) for step in range(25, 40)] == straight[25:]
-    assert [resumed.slots(step) for step in reversed(range(40))] == straight[::-1]
-    assert [mixture(seed=4).slots(step) for step in range(3)] != straight[:3]
+    assert [resumed.draws(step) for step in range(25, 40)] == straight[25:]
+    assert [resumed.draws(step) for step in reversed(range(40))] == straight[::-1]
+    assert [mixture(seed=4).draws(step) for step in range(3)] != straight[:3]
 
 
-class Slots(Dataset[list[Slot]]):
+class Draws(Dataset[list[Draw]]):
     def __init__(self, mix: Mixture) -> None:
         self._mix = mix
 
-    def __getitem__(self, step: int) -> list[Slot]:
-        return self._mix.slots(step)
+    def __getitem__(self, step: int) -> list[Draw]:
+        return self._mix.draws(step)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # torch counts this machine's cores
@@ -102,21 +102,21 @@ class Slots(Dataset[list[Slot]]):
 @pytest.mark.parametrize("first", [0, 13])
 def test_any_number_of_loader_workers_sees_the_same(workers: int, first: int) -> None:
     mix = mixture()
-    expected = [mix.slots(step) for step in range(30)][first:]
-    loader = DataLoader(Slots(mixture()), batch_size=None, sampler=range(first, 30), num_workers=workers)
+    expected = [mix.draws(step) for step in range(30)][first:]
+    loader = DataLoader(Draws(mixture()), batch_size=None, sampler=range(first, 30), num_workers=workers)
     assert list(loader) == expected
 
 
 def test_feeds_share_a_task_by_weight_and_not_by_size() -> None:
     feeds = [CountedFeed("few", {"T1T2": 2}, 0.75), CountedFeed("many", {"T1T2": 5000}, 0.25)]
     mix = mixture(8, feeds=feeds, tasks={"T1T2": 1.0})
-    assert all(Counter(slot.feed for slot in mix.slots(step)) == {0: 6, 1: 2} for step in range(20))
+    assert all(Counter(draw.feed for draw in mix.draws(step)) == {0: 6, 1: 2} for step in range(20))
 
 
 def test_a_feed_that_serves_nothing_is_never_drawn() -> None:
     feeds = [CountedFeed("a", {"T1T2": 2}), CountedFeed("none", {}, 9.0), CountedFeed("b", {"T1T2": 3, "A1T1": 1})]
     mix = mixture(7, feeds=feeds, tasks={"T1T2": 1.0, "A1T1": 1.0})
-    assert {(slot.task, slot.feed) for step in range(50) for slot in mix.slots(step)} == {(0, 0), (0, 2), (1, 2)}
+    assert {(draw.task, draw.feed) for step in range(50) for draw in mix.draws(step)} == {(0, 0), (0, 2), (1, 2)}
 
 
 def test_a_task_without_rows_is_a_sentence() -> None:

@@ -16,7 +16,7 @@ from shard_helpers import assert_same
 from anytalk.data.config import DataConfig
 from anytalk.data.encoding import RowEncoder
 from anytalk.data.ledger import Ledger, read_ledger, read_prepared
-from anytalk.data.prepare import PrepareOptions, Watcher, prepare
+from anytalk.data.prepare import PrepareOptions, PrepareWatcher, prepare
 from anytalk.data.shard_feed import open_shards
 from anytalk.data.shards import ShardWriter
 from anytalk.errors import ConfigError, DataError, UnknownNameError
@@ -160,7 +160,7 @@ def test_nothing_is_done_twice(tmp_path: Path, talker: Talker, rows: list[Row]) 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.parquet")}
     told: list[int] = []
     assert talker.folder is not None
-    watcher = Watcher(rows=lambda rows, _: told.append(rows))
+    watcher = PrepareWatcher(rows=lambda rows, _: told.append(rows))
     prepare(config, tmp_path / "out", talker.folder, PrepareOptions(rows_per_shard=3), watcher=watcher)
     assert told == []
     assert {path: path.stat().st_mtime_ns for path in before} == before

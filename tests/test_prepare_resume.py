@@ -16,7 +16,7 @@ from helpers import tiny_talker, training_rows, write_lines
 
 from anytalk.data.config import DataConfig
 from anytalk.data.ledger import LedgerFile, ShardRecord, read_ledger
-from anytalk.data.prepare import PrepareOptions, Watcher, prepare
+from anytalk.data.prepare import PrepareOptions, PrepareWatcher, prepare
 from anytalk.data.shards import ShardWriter
 from anytalk.errors import DataError
 
@@ -192,7 +192,7 @@ def test_a_dead_worker_is_said_and_its_shards_are_made_by_the_next_run(tmp_path:
 
     options = PrepareOptions(rows_per_shard=ROWS_PER_SHARD, workers=2)
     with pytest.raises(DataError, match="a worker died") as caught:
-        prepare(config, out, tmp_path / "tiny", options, watcher=Watcher(shard=kill_one))
+        prepare(config, out, tmp_path / "tiny", options, watcher=PrepareWatcher(shard=kill_one))
     assert "fewer --workers" in caught.value.hint
     assert 1 <= len(read_ledger(out).shards) < 23
     assert children_of(os.getpid()) == []

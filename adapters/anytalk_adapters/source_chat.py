@@ -13,11 +13,10 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from anytalk.errors import DataError, did_you_mean
-from anytalk.plugins.contracts import Audio, Sound
+from anytalk.plugins.contracts import Audio, Message, Sound
 from anytalk_adapters.source_fields import Folder, sound_of
 
 ROLES = {
@@ -35,22 +34,7 @@ TAG = re.compile(r"<audio>|<\|audio\|>")
 _NEXT = object()
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One message.
-
-    Attributes:
-        role: ``"system"``, ``"user"`` or ``"assistant"``.
-        text: Its words, without tags; None if there are none.
-        audio: Its sound.
-    """
-
-    role: str
-    text: str | None
-    audio: Audio | None
-
-
-def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Turn]:
+def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Message]:
     """All turns of a record, a top-level ``system`` included.
 
     Raises:
@@ -68,7 +52,7 @@ def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Turn]:
     turns = [_turn(message, f"{where}, turn {number}", sounds) for number, message in enumerate(messages, start=1)]
     sounds.check_used_up()
     if data.get("system") and turns[0].role != "system":
-        turns.insert(0, Turn("system", str(data["system"]), None))
+        turns.insert(0, Message(role="system", text=str(data["system"])))
     return turns
 
 
@@ -97,7 +81,7 @@ class _Sounds:
             )
 
 
-def _turn(message: Any, where: str, sounds: _Sounds) -> Turn:
+def _turn(message: Any, where: str, sounds: _Sounds) -> Message:
     if not isinstance(message, Mapping):
         raise DataError(f"{where} is a {type(message).__name__}; an object is expected", "write {role, content}")
     called = message.get("role", message.get("from"))
@@ -116,7 +100,7 @@ def _turn(message: Any, where: str, sounds: _Sounds) -> Turn:
         audio.append(_given(message["audio"], where, sounds.folder))
     if len(audio) > 1:
         raise DataError(f"{where} holds {len(audio)} sounds; one is expected", "join them, or split the turn")
-    return Turn(role, "".join(words).strip() or None, audio[0] if audio else None)
+    return Message(role=role, text="".join(words).strip() or None, audio=audio[0] if audio else None)
 
 
 def _parts(content: Any, where: str) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from anytalk.errors import DataError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import BadRow, DataSource, Message, Row
-from anytalk_adapters.source_chat import Turn, turns_of
+from anytalk_adapters.source_chat import turns_of
 from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
 from anytalk_adapters.source_fields import check_history, need_columns, tasks_of, text_of
 from anytalk_adapters.source_records import Record, make_rows
@@ -69,7 +70,7 @@ class MessagesSource(DataSource):
             if self.options.all_turns or number == answers[-1]
         ]
 
-    def _settled(self, turns: list[Turn], where: str) -> list[Turn]:
+    def _settled(self, turns: list[Message], where: str) -> list[Message]:
         """Turns where text beside a user's sound is its transcript."""
         settled, instructions = [], []
         for number, turn in enumerate(turns, start=1):
@@ -80,22 +81,22 @@ class MessagesSource(DataSource):
                         "say what the text is: options: {words: transcript}, or {words: instruction}",
                     )
                 instructions += [turn.text] if turn.text not in instructions else []
-                turn = Turn(turn.role, None, turn.audio)
+                turn = replace(turn, text=None)
             settled.append(turn)
         if instructions:
             system = [settled.pop(0).text] if settled[0].role == "system" else []
-            settled.insert(0, Turn("system", "\n".join(text for text in (*system, *instructions) if text), None))
+            joined = "\n".join(text for text in (*system, *instructions) if text)
+            settled.insert(0, Message(role="system", text=joined))
         return settled
 
 
-def _row(where: str, turns: Sequence[Turn], speaker: str | None, tasks: tuple[str, ...] | None) -> Row:
-    *past, question, answer = turns if len(turns) > 1 else (Turn("", None, None), *turns)
+def _row(where: str, turns: Sequence[Message], speaker: str | None, tasks: tuple[str, ...] | None) -> Row:
+    *past, question, answer = turns if len(turns) > 1 else (Message(role=""), *turns)
     if question.role != "user":
         raise DataError(f"{where}: turn {len(turns)}, the assistant's, doesn't follow on the user's", "mend the row")
     if (question.text or question.audio) is None or (answer.text or answer.audio) is None:
         raise DataError(f"{where}: its question or its answer is empty", "leave the row out")
-    history = [Message(role=turn.role, text=turn.text, audio=turn.audio) for turn in past]
-    check_history(history, where)
+    check_history(past, where)
     return Row(
         id=where,
         question_text=question.text,
@@ -103,6 +104,6 @@ def _row(where: str, turns: Sequence[Turn], speaker: str | None, tasks: tuple[st
         answer_text=answer.text,
         answer_audio=answer.audio,
         speaker=speaker,
-        history=tuple(history),
+        history=tuple(past),
         tasks=tasks,
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anytalk.evaluate.config import AnyMeasure, Suite
     from anytalk.evaluate.report import Report
     from anytalk.evaluate.results import Result
-    from anytalk.evaluate.run import Watcher
+    from anytalk.evaluate.run import EvalWatcher
 
 _COLUMNS = ("metric", "value", "95 % interval", "n")
 
@@ -121,11 +121,11 @@ class _Display(Bars):
         )
         self._bar: TaskID | None = None
 
-    def watcher(self) -> Watcher:
+    def watcher(self) -> EvalWatcher:
         """What the run tells."""
-        from anytalk.evaluate.run import Watcher
+        from anytalk.evaluate.run import EvalWatcher
 
-        return Watcher(started=self._started, progress=self._moved, finished=self._finished)
+        return EvalWatcher(started=self._started, progress=self._moved, finished=self._finished)
 
     def _started(self, measure: AnyMeasure) -> None:
         if self.progress is not None:

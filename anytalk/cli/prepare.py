@@ -19,7 +19,7 @@ from anytalk.plugins.registry import default_registry
 if TYPE_CHECKING:
     from anytalk.data.config import DataConfig, SourceConfig
     from anytalk.data.ledger import Ledger, Prepared
-    from anytalk.data.prepare import Watcher
+    from anytalk.data.prepare import PrepareWatcher
 
 _PLAIN_EVERY_S = 15.0
 _COUNTING_S = 3.0
@@ -88,11 +88,11 @@ class _Display(Bars):
         self._speech_s = 0.0
         self._began = self._said = time.perf_counter()
 
-    def watcher(self) -> Watcher:
+    def watcher(self) -> PrepareWatcher:
         """Whom `prepare` tells."""
-        from anytalk.data.prepare import Watcher
+        from anytalk.data.prepare import PrepareWatcher
 
-        return Watcher(source=self._source, rows=self._made)
+        return PrepareWatcher(source=self._source, rows=self._made)
 
     def _source(self, source: SourceConfig, done: int) -> None:
         total = _count_rows(source)

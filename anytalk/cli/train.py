@@ -162,14 +162,14 @@ class _Display(Bars):
         self._first_step, self._began = 0, time.perf_counter()
         self._tenth, self._held_out = 0, ""
 
-    def _bar(self, key: str, total: int, done: int, what: str = "") -> None:
+    def _bar(self, key: str, total: int | None, done: int, what: str = "") -> None:
         if self.progress is None:
             return
         if key not in self._bars:
             self._bars[key] = self.progress.add_task(key, total=total, what=what)
         self.progress.update(self._bars[key], completed=done, total=total, what=what)
 
-    def _data(self, done: int, total: int) -> None:
+    def _data(self, done: int, total: int | None) -> None:
         self._bar("encoding rows", total, done)
         if self.progress is None and done == total:
             note(f"{total} rows encoded in {seconds(time.perf_counter() - self._began)}")

@@ -58,7 +58,7 @@ def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
 def count_stage(talker: Talker, stage: StageConfig) -> StageParameters:
     """Apply a stage's freezing and count its parameters by what happens to them."""
     from anytalk.train.freeze import apply_freeze
-    from anytalk.train.losses import DISTILL
+    from anytalk.train.losses import needs_parent
 
     report = {part.name: part for part in apply_freeze(talker.model, stage.train, stage.lora)}
     trainable = sum(part.trainable for part in report.values())
@@ -67,7 +67,7 @@ def count_stage(talker: Talker, stage: StageConfig) -> StageParameters:
     if "encoder" in report and "encoder" not in stage.parts:
         beside += report["encoder"].total
     frozen = whole - trainable - beside
-    if stage.losses.get(DISTILL) and "backbone" in stage.parts:  # else the frozen backbone is its own teacher
+    if needs_parent(stage):
         beside += report["backbone"].total
     return StageParameters(trainable, frozen, beside)
 

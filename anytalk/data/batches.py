@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from anytalk.data.examples import Clip, Example, make_grid, text_twin
 from anytalk.data.feeds import Feed
-from anytalk.data.mixing import Mixture, Slot, padding_share, split_rows
+from anytalk.data.mixing import Draw, Mixture, padding_share, split_rows
 from anytalk.errors import AnytalkError, DataError
 from anytalk.grid.prompts import TrainingGrid
 from anytalk.grid.tasks import Task, find_task
@@ -38,7 +38,6 @@ class Batch:
         lengths: (clips,) frames, or samples where there are waves.
         answer_mask: (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
         speaker: (B,) voice of each row.
-        reads: (B,) bool, rows that read a given text aloud: the backbone has no part in such an answer.
         prepared: What losses need beside it, by their names (:meth:`anytalk.plugins.contracts.Loss.prepare`).
     """
 
@@ -50,8 +49,12 @@ class Batch:
     lengths: Tensor | None
     answer_mask: Tensor
     speaker: Tensor
-    reads: Tensor
     prepared: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> Tensor:
+        """(B,) bool: rows that read a given text aloud, so that no text is learnt of them."""
+        return ~self.loss_mask[:, -1].any(dim=1)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch elsewhere."""
@@ -162,13 +165,13 @@ class Steps(Dataset[Step]):
         self._talker, self._feeds, self._settings = talker, feeds, settings
         self._mixture = Mixture(feeds, settings.tasks, settings.batch_size, settings.seed)
         self._tasks = [find_task(name) for name in settings.tasks]
-        self._rows: dict[Slot, LaidRow] = {}
+        self._rows: dict[Draw, LaidRow] = {}
 
     def __getitem__(self, step: int) -> Step:
         """The work of one optimizer step, on the CPU."""
         settings = self._settings
-        slots = self._mixture.slots(step)
-        laid = [self._row(slot) for slot in slots]
+        draws = self._mixture.draws(step)
+        laid = [self._row(draw) for draw in draws]
         lengths = [row.tokens.shape[1] for row in laid]
         passes = split_rows(
             lengths,
@@ -178,21 +181,21 @@ class Steps(Dataset[Step]):
         )
         own = passes[settings.rank :: settings.world]
         return Step(
-            passes=[self._batch([slots[r] for r in rows], [laid[r] for r in rows]) for rows in own],
+            passes=[self._batch([draws[r] for r in rows], [laid[r] for r in rows]) for rows in own],
             counts=self._counts(laid),
-            tasks=[slot.task for slot in slots],
+            tasks=[draw.task for draw in draws],
             rows=[row.id for row in laid],
             positions=sum(len(rows) * max(lengths[r] for r in rows) for rows in passes),
             padding=padding_share(lengths, passes),
         )
 
-    def _row(self, slot: Slot) -> LaidRow:
-        if slot not in self._rows:
+    def _row(self, draw: Draw) -> LaidRow:
+        if draw not in self._rows:
             if len(self._rows) >= _CACHED_ROWS:
                 del self._rows[next(iter(self._rows))]
-            outline = self._feeds[slot.feed].outline(slot.index)
-            self._rows[slot] = LaidRow(self._talker, outline, self._tasks[slot.task], self._settings.learn_pads)
-        return self._rows[slot]
+            outline = self._feeds[draw.feed].outline(draw.index)
+            self._rows[draw] = LaidRow(self._talker, outline, self._tasks[draw.task], self._settings.learn_pads)
+        return self._rows[draw]
 
     def _counts(self, rows: Sequence[LaidRow]) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -201,9 +204,9 @@ class Steps(Dataset[Step]):
             counts |= {name: sum(found) for name, found in zip(loss.streams, per_stream, strict=True)}
         return counts
 
-    def _batch(self, slots: Sequence[Slot], rows: Sequence[LaidRow]) -> Batch:
+    def _batch(self, draws: Sequence[Draw], rows: Sequence[LaidRow]) -> Batch:
         talker = self._talker
-        examples = [self._feeds[slot.feed].example(slot.index) for slot in slots]
+        examples = [self._feeds[draw.feed].example(draw.index) for draw in draws]
         items = [(example, row.task, row.grid) for example, row in zip(examples, rows, strict=True)]
         batch = collate(talker.model.layout, items, talker.config.speakers, self._settings.waves)
         return replace(batch, prepared={loss.name: loss.prepare(rows) for loss in self._settings.losses})
@@ -288,7 +291,6 @@ def collate(
         lengths=lengths if clips else None,
         answer_mask=torch.from_numpy(answer_mask),
         speaker=torch.tensor(voices),
-        reads=torch.tensor([task.audio_out and not task.text_in_loss for _, task, _ in items]),
     )
 
 

@@ -12,8 +12,8 @@ from anytalk.grid.prompts import TrainingGrid, Turn
 from anytalk.grid.tasks import T1T2, Task
 from anytalk.model.talker import Talker
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+Progress = Callable[[int, int | None], None]
+"""Called with (done, total); None: nobody knows."""
 
 
 @dataclass(frozen=True)

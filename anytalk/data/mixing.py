@@ -19,7 +19,7 @@ _DRAWS = 7919
 
 
 @dataclass(frozen=True)
-class Slot:
+class Draw:
     """One row of a step: a task, the feed it is drawn from, and the example's index there."""
 
     task: int
@@ -28,7 +28,7 @@ class Slot:
 
 
 class Mixture:
-    """Draws slots. Tasks by their weights, within a task feeds by theirs, within a feed epoch after epoch.
+    """Draws rows. Tasks by their weights, within a task feeds by theirs, within a feed epoch after epoch.
 
     Shares are kept in *every* batch, to within one row (systematic sampling with a random start), not only on average.
 
@@ -59,23 +59,23 @@ class Mixture:
         self._next_step = 0
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
-    def slots(self, step: int) -> list[Slot]:
+    def draws(self, step: int) -> list[Draw]:
         """The rows of a step, counted from 0."""
         if step < self._next_step:
             self._counts[:] = 0
             self._next_step = 0
         while self._next_step < step:
-            np.add.at(self._counts, self._draw(self._next_step), 1)
+            np.add.at(self._counts, self._pairs(self._next_step), 1)
             self._next_step += 1
-        slots = []
-        for pair in self._draw(step).tolist():
+        draws = []
+        for pair in self._pairs(step).tolist():
             task, feed = divmod(pair, len(self._feeds))
-            slots.append(Slot(task, feed, self._example(pair, int(self._counts[pair]))))
+            draws.append(Draw(task, feed, self._example(pair, int(self._counts[pair]))))
             self._counts[pair] += 1
         self._next_step = step + 1
-        return slots
+        return draws
 
-    def _draw(self, step: int) -> np.ndarray:
+    def _pairs(self, step: int) -> np.ndarray:
         """(batch size,) pairs of task and feed."""
         start = np.random.default_rng((self._seed, _DRAWS, step)).random()
         places = (start + np.arange(self._batch_size)) / self._batch_size

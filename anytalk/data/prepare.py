@@ -37,7 +37,7 @@ from anytalk.data.ledger import (
 )
 from anytalk.data.prepare_parts import Senses, load_senses
 from anytalk.data.prepare_pool import run_here, run_workers
-from anytalk.data.prepare_worker import Block, Job, Worker, rejects_file
+from anytalk.data.prepare_worker import Block, Worker, WorkerSetup, rejects_file
 from anytalk.data.shards import ROWS_PER_GROUP, shard_record
 from anytalk.errors import ConfigError, DataError, UnknownNameError
 from anytalk.files import written_whole
@@ -69,7 +69,7 @@ class PrepareOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watcher:
+class PrepareWatcher:
     """Who is told what happens.
 
     Attributes:
@@ -90,7 +90,7 @@ def prepare(
     options: PrepareOptions,
     *,
     registry: Registry | None = None,
-    watcher: Watcher | None = None,
+    watcher: PrepareWatcher | None = None,
 ) -> tuple[Prepared, Ledger]:
     """Prepare all sources, or go on where an earlier call was stopped.
 
@@ -109,7 +109,7 @@ def prepare(
         ConfigError: settings, talker or sources other than those that the folder was begun with; it names them.
         DataError: a source that can't be read, a full disk, a worker that died. Finished shards are kept.
     """
-    registry, watcher = registry or default_registry(), watcher or Watcher()
+    registry, watcher = registry or default_registry(), watcher or PrepareWatcher()
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / PREPARED_FILE).is_file() and not (out / LOCK_FILE).is_file():
@@ -131,7 +131,7 @@ def prepare(
 
 
 def _prepare(
-    config: DataConfig, out: Path, talker: Path, options: PrepareOptions, registry: Registry, watcher: Watcher
+    config: DataConfig, out: Path, talker: Path, options: PrepareOptions, registry: Registry, watcher: PrepareWatcher
 ) -> tuple[Prepared, Ledger]:
     tasks = {source.name: choose_tasks(source) for source in config.sources}
     senses = load_senses(talker, registry, options.device)
@@ -142,7 +142,7 @@ def _prepare(
     clear_partial(out)
     adopt(out, prepared, file)
     _write_rejected(out, prepared, file.ledger)
-    job = Job(out=out, talker=talker, settings=settings, device=options.device)
+    setup = WorkerSetup(out=out, talker=talker, settings=settings, device=options.device)
     todo = [s for s in prepared.sources if s.slug not in file.ledger.complete]
     for source in todo:
         # The arrow copy of feeds that were opened before this source was finished.
@@ -153,10 +153,10 @@ def _prepare(
         _blocks(source, served[source.slug], file.ledger, settings, registry, watcher, counter) for source in todo
     )
     if options.workers == 1:
-        made = run_here(Worker(job, registry, senses), blocks, watcher.rows)
+        made = run_here(Worker(setup, registry, senses), blocks, watcher.rows)
     else:
         del senses  # the workers load their own; these would only take memory
-        made = run_workers(job, options.workers, blocks, watcher.rows)
+        made = run_workers(setup, options.workers, blocks, watcher.rows)
     try:
         for record in made:
             file.add(record)
@@ -267,7 +267,7 @@ def _blocks(
     ledger: Ledger,
     settings: Settings,
     registry: Registry,
-    watcher: Watcher,
+    watcher: PrepareWatcher,
     rows_read: dict[str, int],
 ) -> Iterator[Block]:
     """The blocks of a source that no shard was made of yet; `rows_read` gets its number of rows at the end."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from anytalk.data.ledger import ShardRecord
-from anytalk.data.prepare_worker import Block, Job, StopWork, Worker
+from anytalk.data.prepare_worker import Block, StopWork, Worker, WorkerSetup
 from anytalk.errors import DataError
 from anytalk.plugins.registry import default_registry
 
@@ -36,7 +36,7 @@ def run_here(worker: Worker, blocks: Iterator[Block], report: Report) -> Generat
 
 
 def run_workers(
-    job: Job, num_workers: int, blocks: Iterator[Block], report: Report
+    setup: WorkerSetup, num_workers: int, blocks: Iterator[Block], report: Report
 ) -> Generator[ShardRecord, None, None]:
     """Blocks through `num_workers` processes; shards come as they get ready, in any order.
 
@@ -66,7 +66,7 @@ def run_workers(
         return [future.result() for future in done]
 
     pool = ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_start, initargs=(job, stop, rows, speech_s)
+        num_workers, mp_context=context, initializer=_start, initargs=(setup, stop, rows, speech_s)
     )
     try:
         for block in blocks:
@@ -89,7 +89,7 @@ def run_workers(
 _state: dict[str, Any] = {}
 
 
-def _start(job: Job, stop: Any, rows: Any, speech_s: Any) -> None:
+def _start(setup: WorkerSetup, stop: Any, rows: Any, speech_s: Any) -> None:
     # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def _start(job: Job, stop: Any, rows: Any, speech_s: Any) -> None:
         with speech_s.get_lock():
             speech_s.value += seconds
 
-    _state.update(job=job, tick=tick)
+    _state.update(setup=setup, tick=tick)
 
 
 def _end_with_parent() -> None:
@@ -116,6 +116,6 @@ def _end_with_parent() -> None:
 
 def _process(block: Block) -> ShardRecord:
     if "worker" not in _state:
-        _state["worker"] = Worker(_state["job"], default_registry())
+        _state["worker"] = Worker(_state["setup"], default_registry())
     worker: Worker = _state["worker"]
     return worker.process(block, _state["tick"])

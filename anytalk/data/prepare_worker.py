@@ -28,7 +28,7 @@ Tick = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerSetup:
     """What all blocks share; can be sent to another process.
 
     Attributes:
@@ -69,15 +69,15 @@ class Worker:
     """Encoder, codec, synthesizer and augmentations, loaded once for many blocks.
 
     Args:
-        job: What all blocks share.
+        setup: What all blocks share.
         registry: Where parts are found.
         senses: Encoder and codec, where they are loaded already.
     """
 
-    def __init__(self, job: Job, registry: Registry, senses: Senses | None = None) -> None:
-        self.job = job
-        senses = senses or load_senses(job.talker, registry, job.device)
-        self._rows = row_encoder(job.settings, senses, registry, job.device)
+    def __init__(self, setup: WorkerSetup, registry: Registry, senses: Senses | None = None) -> None:
+        self.setup = setup
+        senses = senses or load_senses(setup.talker, registry, setup.device)
+        self._rows = row_encoder(setup.settings, senses, registry, setup.device)
 
     def process(self, block: Block, tick: Tick) -> ShardRecord:
         """Make a shard; its list of rejected rows stands beside it before it does.
@@ -87,8 +87,8 @@ class Worker:
             OSError: other trouble with the disk.
         """
         began = time.perf_counter()
-        settings = self.job.settings
-        path = self.job.out / shard_file(block.slug, block.number)
+        settings = self.setup.settings
+        path = self.setup.out / shard_file(block.slug, block.number)
         kept: list[tuple[str, str | None, bool]] = []
         left_out: list[Rejected] = []
         question_s = answer_s = 0.0

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from anytalk.data.config import SourceConfig, read_rows
+from anytalk.data.examples import Progress
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.session import Session
 from anytalk.decode.telling import AnswerDone, AudioDelta
@@ -25,9 +26,6 @@ from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Backbone, BadRow, Row, Synthesizer, Transcriber
-
-Progress = Callable[[int, int | None], None]
-"""Called with (examples done, of how many; None where that is not known)."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from anytalk.data.examples import Progress
 from anytalk.errors import AnytalkError
 from anytalk.evaluate.bounds import Bound
 from anytalk.evaluate.config import AnyMeasure, Suite
-from anytalk.evaluate.lab import Lab, Progress
+from anytalk.evaluate.lab import Lab
 from anytalk.evaluate.metrics import METRICS
 from anytalk.evaluate.provenance import identity, load_average, machine, models, packages
 from anytalk.evaluate.report import Report, read_partial, write_report
@@ -44,7 +45,7 @@ _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
 
 
 @dataclass
-class Watcher:
+class EvalWatcher:
     """Told what is going on.
 
     Attributes:
@@ -65,7 +66,7 @@ def run_suite(
     *,
     bounds: Sequence[Bound] = (),
     command: Sequence[str] = (),
-    watcher: Watcher | None = None,
+    watcher: EvalWatcher | None = None,
 ) -> Report:
     """Measure everything in a suite and write the report.
 
@@ -86,7 +87,7 @@ def run_suite(
     Raises:
         DataError: a folder that can't be written.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or EvalWatcher()
     report = Report(
         suite=suite,
         talker=str(talker.folder or ""),

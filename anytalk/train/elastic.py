@@ -25,14 +25,10 @@ def take_out(batch: Batch, planned: Sequence[int], heard: Sequence[int]) -> Batc
     if list(planned) == list(heard):
         return batch
     kept = torch.ones(batch.answer_mask.shape, dtype=torch.bool, device=batch.tokens.device)
-    speech: list[list[tuple[int, int]]] = []
     for row, spans in enumerate(batch.speech):
-        moved = 0
-        speech.append([])
         for start, clip in spans:
             kept[row, start + heard[clip] : start + planned[clip]] = False
-            speech[-1].append((start - moved, clip))
-            moved += planned[clip] - heard[clip]
+    speech = [[(int(kept[row, :start].sum()), clip) for start, clip in spans] for row, spans in enumerate(batch.speech)]
     # Columns that are left out are all pads: at the end they are padding like any other.
     order = (~kept).long().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]
     by_stream = order[:, None].expand(-1, batch.tokens.shape[1], -1)

@@ -19,7 +19,6 @@ from anytalk.train.config import StageConfig
 from anytalk.train.forward import BatchPass, never_empty
 from anytalk.train.soft_codes import SoftCodes, soft_codes_of
 
-DISTILL = "distill"
 _EARS = ("encoder", "input_adapter")
 
 
@@ -95,7 +94,7 @@ class DistillLoss(Loss):
         temperature: Softens both.
     """
 
-    name = DISTILL
+    name = "distill"
 
     def __init__(self, teacher: Backbone, vocab_size: int, temperature: float = 2.0) -> None:
         self._teacher, self._vocab_size, self._temperature = teacher, vocab_size, temperature
@@ -136,6 +135,11 @@ class DistillLoss(Loss):
         return self._teacher.text_logits((states.flatten(0, 1) if wanted is None else states[wanted])[None])[0]
 
 
+def needs_parent(stage: StageConfig) -> bool:
+    """Whether a stage keeps the parent beside the talker: a frozen backbone is its own teacher."""
+    return "backbone" in stage.parts and stage.losses.get(DistillLoss.name, 0) > 0
+
+
 def choose_losses(
     talker: Talker, stage: StageConfig, model: TalkModel | None = None, teacher: Backbone | None = None
 ) -> dict[Loss, float]:
@@ -158,12 +162,12 @@ def choose_losses(
             (ears if name in _EARS else others).extend(part.losses())
     weights = {name: weight for name, weight in stage.losses.items() if weight > 0}
     core: list[Loss] = [TextLoss()]
-    if DISTILL in weights:
-        teacher = teacher or (load_parent(talker) if "backbone" in stage.parts else model.backbone)
+    if DistillLoss.name in weights:
+        teacher = teacher or (load_parent(talker) if needs_parent(stage) else model.backbone)
         core.append(DistillLoss(teacher, model.layout.text_vocab_size, stage.distill_temperature))
     core.append(AudioLoss(model, stage.stream_weights, soft_codes_of(talker, stage.code_softness, stage.name)))
     found = [*ears, *core, *others]
-    names = sorted({DISTILL, *(loss.name for loss in found)})
+    names = sorted({DistillLoss.name, *(loss.name for loss in found)})
     for name in stage.losses:
         if name not in names:
             raise ConfigError(

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from anytalk.data.batches import Batch, Steps, StepSettings
-from anytalk.data.examples import Progress as DataProgress
+from anytalk.data.examples import Progress
 from anytalk.data.feeds import remembered
 from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, TalkerError
@@ -41,7 +41,7 @@ class TrainingWatcher:
     """
 
     plan: Callable[[StageConfig, list[PartReport]], None] = field(default=lambda stage, report: None)
-    data: DataProgress = field(default=lambda done, total: None)
+    data: Progress = field(default=lambda done, total: None)
     step: Callable[[StageConfig, int, dict[str, float]], None] = field(default=lambda stage, step, metrics: None)
     resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
 

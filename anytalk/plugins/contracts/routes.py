@@ -162,14 +162,16 @@ class Answers(Protocol):
         loss_mask: (B,S,T) bool.
         answer_mask: (B,T) bool, columns of a spoken answer.
         speaker: (B,) voice of each row.
-        reads: (B,) bool, rows that read a given text aloud: the backbone has no part in such an answer.
     """
 
     tokens: Tensor
     loss_mask: Tensor
     answer_mask: Tensor
     speaker: Tensor
-    reads: Tensor
+
+    @property
+    def reads(self) -> Tensor:
+        """(B,) bool, rows that read a given text aloud: the backbone has no part in such an answer."""
 
 
 class Told(NamedTuple):
