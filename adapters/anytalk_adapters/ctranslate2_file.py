@@ -31,15 +31,10 @@ _BROKEN_HINT = "is the file complete? copy it again; pieces must be named in ord
 
 @dataclass(frozen=True)
 class CTranslate2File:
-    """What one ``model.bin`` holds.
+    """What one ``model.bin`` holds."""
 
-    Attributes:
-        spec: Kind of model, e.g. ``"WhisperSpec"``.
-        variables: Name -> read-only array in the file's own dtype, aliases resolved.
-    """
-
-    spec: str
-    variables: Mapping[str, np.ndarray]
+    spec: str  # kind of model, e.g. `"WhisperSpec"`
+    variables: Mapping[str, np.ndarray]  # name -> read-only array in the file's own dtype, aliases resolved
 
 
 class _Cursor:

@@ -29,22 +29,17 @@ _UNHEARD = -10.0
 class Reader:
     """A backbone that is asked what people say.
 
-    Attributes:
-        backbone: Who is asked.
-        context: Text before what was said, so that it expects somebody who speaks, as its chat template has it;
-            "": the beginning of a text.
-        weight: Of what it says, beside what was heard; 0: it isn't asked.
-        num_lines: The likeliest lines, which it reads at most.
-        margin: How much less likely than the likeliest one they may have been heard, as a difference of natural logs.
-
     The context is read once and kept, where the backbone's cache allows it: it may be long. A backbone that has changed
     since needs another reader.
     """
 
-    backbone: Backbone
+    backbone: Backbone  # who is asked
+    # Text before what was said, so that it expects somebody who speaks, as its chat template has it; "": the beginning
+    # of a text.
     context: str
-    weight: float
-    num_lines: int = 8
+    weight: float  # of what it says, beside what was heard; 0: it isn't asked
+    num_lines: int = 8  # the likeliest lines, which it reads at most
+    # How much less likely than the likeliest one they may have been heard, as a difference of natural logs.
     margin: float = 4.0
 
     def choose(self, lines: Mapping[Line, float]) -> Line:

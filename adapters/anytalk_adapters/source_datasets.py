@@ -49,19 +49,12 @@ class TableOptions(plugins.Options):
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table.
+    """An opened table."""
 
-    Attributes:
-        name: For messages.
-        columns: Names of its columns.
-        records: Its records; they can be read once.
-        folder: What relative paths in it are relative to.
-    """
-
-    name: str
-    columns: list[str]
-    records: Iterator[Record | BadRow]
-    folder: Folder
+    name: str  # for messages
+    columns: list[str]  # names of its columns
+    records: Iterator[Record | BadRow]  # its records; they can be read once
+    folder: Folder  # what relative paths in it are relative to
 
 
 def locate(path: str) -> Path | str:

@@ -20,26 +20,17 @@ CSV_SUFFIXES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a table.
+    """One record of a table."""
 
-    Attributes:
-        id: ``NAME:NUMBER``: the file's name and the line, or the place counted from 1.
-        data: Values by column.
-    """
-
-    id: str
-    data: dict[str, Any]
+    id: str  # `NAME:NUMBER`: the file's name and the line, or the place counted from 1
+    data: dict[str, Any]  # values by column
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file on this machine or behind an address.
+    """A file on this machine or behind an address."""
 
-    Attributes:
-        location: Absolute path, or an address that fsspec opens.
-    """
-
-    location: Path | str
+    location: Path | str  # absolute path, or an address that fsspec opens
 
     @property
     def name(self) -> str:

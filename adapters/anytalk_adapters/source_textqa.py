@@ -23,19 +23,12 @@ NO_INPUT = "<noinput>"
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns hold what.
+    """Which columns hold what."""
 
-    Attributes:
-        question: What is asked.
-        answer: What is answered.
-        more: What the question is about; joined to it on a line of its own.
-        system: The system message.
-    """
-
-    question: str
-    answer: str
-    more: str | None = None
-    system: str | None = None
+    question: str  # what is asked
+    answer: str  # what is answered
+    more: str | None = None  # what the question is about; joined to it on a line of its own
+    system: str | None = None  # the system message
 
 
 LAYOUTS = {

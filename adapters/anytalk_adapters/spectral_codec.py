@@ -43,32 +43,19 @@ MAX_MAGNITUDE = 100.0
 
 @dataclass(frozen=True)
 class SpectralSizes:
-    """All sizes of the network; defaults are those of the shipped 16 kHz weights.
+    """All sizes of the network; defaults are those of the shipped 16 kHz weights."""
 
-    Attributes:
-        sample_rate_hz: Of the wave.
-        n_fft: STFT window.
-        hop: Samples per latent.
-        num_mels: Mel filters at the encoder's door.
-        width: Channels of latents.
-        hidden: Width inside a block.
-        encoder_blocks: Blocks that see both sides.
-        decoder_blocks: Causal blocks.
-        codebook_size: C.
-        codebook_dim: Width of a code vector.
-        vq_strides: Latents per code of each codebook, coarse to fine.
-    """
-
-    sample_rate_hz: int = 16_000
-    n_fft: int = 1280
-    hop: int = 320
-    num_mels: int = 80
-    width: int = 256
-    hidden: int = 768
-    encoder_blocks: int = 4
-    decoder_blocks: int = 8
-    codebook_size: int = 512
-    codebook_dim: int = 8
+    sample_rate_hz: int = 16_000  # of the wave
+    n_fft: int = 1280  # STFT window
+    hop: int = 320  # samples per latent
+    num_mels: int = 80  # mel filters at the encoder's door
+    width: int = 256  # channels of latents
+    hidden: int = 768  # width inside a block
+    encoder_blocks: int = 4  # blocks that see both sides
+    decoder_blocks: int = 8  # causal blocks
+    codebook_size: int = 512  # C
+    codebook_dim: int = 8  # width of a code vector
+    # Latents per code of each codebook, coarse to fine.
     vq_strides: list[int] = field(default_factory=lambda: [4, 2, 1])
 
     def __post_init__(self) -> None:
@@ -102,19 +89,12 @@ class SpectralSizes:
 
 @dataclass
 class DecoderState:
-    """What a stream remembers.
+    """What a stream remembers."""
 
-    Attributes:
-        past: (B, width, 6) last inputs of the first convolution and of each block.
-        overlap: (B, n_fft - hop) sum of the windows that reach beyond what is finished.
-        envelope: (1, n_fft - hop) the same of the squared windows; (B, ...) where rows are of unequal age.
-        to_drop: Samples that still must be dropped at the start.
-    """
-
-    past: list[Tensor]
-    overlap: Tensor
-    envelope: Tensor
-    to_drop: int
+    past: list[Tensor]  # (B, width, 6) last inputs of the first convolution and of each block
+    overlap: Tensor  # (B, n_fft - hop) sum of the windows that reach beyond what is finished
+    envelope: Tensor  # (1, n_fft - hop) the same of the squared windows; (B, ...) where rows are of unequal age
+    to_drop: int  # samples that still must be dropped at the start
 
 
 class SpectralNet(nn.Module):

@@ -27,15 +27,10 @@ FIRST_SOUND = ("encode", "prefill", "delay", "codec")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long an answer is.
+    """How long an answer is."""
 
-    Attributes:
-        text_columns: Columns with text: batch-parallel.
-        audio_columns: Columns behind the text's end.
-    """
-
-    text_columns: int = 48
-    audio_columns: int = 48
+    text_columns: int = 48  # columns with text: batch-parallel
+    audio_columns: int = 48  # columns behind the text's end
 
     @property
     def columns(self) -> int:
@@ -45,21 +40,13 @@ class Pace:
 
 @dataclass
 class Timed:
-    """What an answer took.
+    """What an answer took."""
 
-    Attributes:
-        watch: Laps: the first one is the prompt's, then one for each step.
-        marks: Seconds from the question to the moments of :class:`anytalk.decode.session.Session`.
-        wall_s: From the question to the last sample.
-        audio_s: Seconds of sound.
-        cache_bytes: Memory that backbone and output adapter reserved; 0 for caches that grow.
-    """
-
-    watch: Stopwatch
-    marks: dict[str, float]
-    wall_s: float
-    audio_s: float
-    cache_bytes: int
+    watch: Stopwatch  # laps: the first one is the prompt's, then one for each step
+    marks: dict[str, float]  # seconds from the question to the moments of `anytalk.decode.session.Session`
+    wall_s: float  # from the question to the last sample
+    audio_s: float  # seconds of sound
+    cache_bytes: int  # memory that backbone and output adapter reserved; 0 for caches that grow
 
     def first_sound(self) -> dict[str, float]:
         """Seconds of each of :data:`FIRST_SOUND`."""

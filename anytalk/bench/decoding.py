@@ -34,25 +34,15 @@ TEXT_SHARE = 0.3
 
 @dataclass(frozen=True)
 class DecodeBench:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        arithmetic: See :func:`anytalk.decode.ready.make_talker_ready`.
-        question_s: Length of the spoken question.
-        pace: Length of each answer.
-        repeats: Answers that count; one more runs before them.
-        baseline: Also run the straightforward loop.
-        stride_frames: Codec frames per piece of sound behind the first.
-        lengths: Conversation lengths at which a step is timed.
-    """
-
-    arithmetic: str = "int8"
-    question_s: float = 3.0
-    pace: Pace = field(default_factory=Pace)
-    repeats: int = 2
-    baseline: bool = True
-    stride_frames: int = 2
-    lengths: tuple[int, ...] = ()
+    arithmetic: str = "int8"  # see `anytalk.decode.ready.make_talker_ready`
+    question_s: float = 3.0  # length of the spoken question
+    pace: Pace = field(default_factory=Pace)  # length of each answer
+    repeats: int = 2  # answers that count; one more runs before them
+    baseline: bool = True  # also run the straightforward loop
+    stride_frames: int = 2  # codec frames per piece of sound behind the first
+    lengths: tuple[int, ...] = ()  # conversation lengths at which a step is timed
 
 
 def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

@@ -27,21 +27,13 @@ STRIDE_FRAMES = 4
 
 @dataclass
 class NaiveAnswer:
-    """What the loop took.
+    """What the loop took."""
 
-    Attributes:
-        encode_s: Until the question was embedded.
-        prefill_s: Of the prompt.
-        steps_s: Of each step, its share of the codec not counted.
-        codec_s: Of each piece of sound.
-        first_audio_s: From the question to the first piece.
-    """
-
-    encode_s: float = 0.0
-    prefill_s: float = 0.0
-    steps_s: list[float] = field(default_factory=list)
-    codec_s: list[float] = field(default_factory=list)
-    first_audio_s: float = 0.0
+    encode_s: float = 0.0  # until the question was embedded
+    prefill_s: float = 0.0  # of the prompt
+    steps_s: list[float] = field(default_factory=list)  # of each step, its share of the codec not counted
+    codec_s: list[float] = field(default_factory=list)  # of each piece of sound
+    first_audio_s: float = 0.0  # from the question to the first piece
 
 
 @torch.no_grad()

@@ -19,16 +19,11 @@ STEP_SEGMENTS = ("backbone", "output_adapter", "text_head", "audio_heads", "samp
 
 @dataclass
 class Stopwatch:
-    """Adds up seconds by segment.
-
-    Attributes:
-        seconds: Of each segment since the last :meth:`lap`.
-        laps: One mapping for each lap: a step.
-    """
+    """Adds up seconds by segment."""
 
     device: str = "cpu"
-    seconds: dict[str, float] = field(default_factory=dict)
-    laps: list[dict[str, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # of each segment since the last `lap`
+    laps: list[dict[str, float]] = field(default_factory=list)  # one mapping for each lap: a step
     _began: float = 0.0
 
     def start(self) -> None:

@@ -27,28 +27,18 @@ _CACHED_ROWS = 4096
 
 @dataclass
 class Batch:
-    """Grids of one forward pass, right-padded.
+    """Grids of one forward pass, right-padded."""
 
-    Attributes:
-        tokens: (B,S,T) int64.
-        loss_mask: (B,S,T) bool.
-        speech: For each row, (first column, clip) of its spoken turns.
-        features: (clips,F,E) encoder features, or None where there are waves or nothing is spoken.
-        waves: (clips,N) sound instead, for an encoder that runs while training.
-        lengths: (clips,) frames, or samples where there are waves.
-        answer_mask: (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
-        speaker: (B,) voice of each row.
-        prepared: What losses need beside it, by their names (:meth:`anytalk.plugins.contracts.Loss.prepare`).
-    """
-
-    tokens: Tensor
-    loss_mask: Tensor
-    speech: list[list[tuple[int, int]]]
-    features: Tensor | None
-    waves: Tensor | None
-    lengths: Tensor | None
+    tokens: Tensor  # (B,S,T) int64
+    loss_mask: Tensor  # (B,S,T) bool
+    speech: list[list[tuple[int, int]]]  # for each row, (first column, clip) of its spoken turns
+    features: Tensor | None  # (clips,F,E) encoder features, or None where there are waves or nothing is spoken
+    waves: Tensor | None  # (clips,N) sound instead, for an encoder that runs while training
+    lengths: Tensor | None  # (clips,) frames, or samples where there are waves
+    # (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
     answer_mask: Tensor
-    speaker: Tensor
+    speaker: Tensor  # (B,) voice of each row
+    # What losses need beside it, by their names (`anytalk.plugins.contracts.Loss.prepare`).
     prepared: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property
@@ -66,52 +56,30 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What one device does in an optimizer step.
+    """What one device does in an optimizer step."""
 
-    Attributes:
-        passes: Its forward passes.
-        counts: Tokens in the loss by name (``text``, ``audio0`` ...), over all devices.
-        tasks: Tasks of all rows, over all devices.
-        rows: Ids of all rows, over all devices.
-        positions: Rows times columns of all passes of all devices, padding counted.
-        padding: Share of them that is padding.
-    """
-
-    passes: list[Batch]
-    counts: dict[str, int]
-    tasks: list[int]
-    rows: list[str]
-    positions: int
-    padding: float
+    passes: list[Batch]  # its forward passes
+    counts: dict[str, int]  # tokens in the loss by name (`text`, `audio0` ...), over all devices
+    tasks: list[int]  # tasks of all rows, over all devices
+    rows: list[str]  # ids of all rows, over all devices
+    positions: int  # rows times columns of all passes of all devices, padding counted
+    padding: float  # share of them that is padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What a step's batches depend on, beside the data.
+    """What a step's batches depend on, beside the data."""
 
-    Attributes:
-        tasks: Tasks of the stage and their weights.
-        batch_size: Rows, over all devices.
-        max_positions: Most rows times columns of one forward pass.
-        max_padding: Greatest share of padding of one forward pass.
-        learn_pads: Also learn pad_a.
-        losses: Count their tokens, and prepare what they need.
-        waves: Pass on sound, not features: the encoder trains, or has been trained since they were made.
-        seed: Of the order.
-        rank: This device.
-        world: Devices.
-    """
-
-    tasks: Mapping[str, float]
-    batch_size: int
-    max_positions: int
-    max_padding: float
-    learn_pads: bool = False
-    losses: Sequence[Loss] = ()
-    waves: bool = False
-    seed: int = 0
-    rank: int = 0
-    world: int = 1
+    tasks: Mapping[str, float]  # tasks of the stage and their weights
+    batch_size: int  # rows, over all devices
+    max_positions: int  # most rows times columns of one forward pass
+    max_padding: float  # greatest share of padding of one forward pass
+    learn_pads: bool = False  # also learn pad_a
+    losses: Sequence[Loss] = ()  # count their tokens, and prepare what they need
+    waves: bool = False  # pass on sound, not features: the encoder trains, or has been trained since they were made
+    seed: int = 0  # of the order
+    rank: int = 0  # this device
+    world: int = 1  # devices
 
 
 class LaidRow:

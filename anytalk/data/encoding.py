@@ -34,20 +34,12 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is left out.
+    """A row that is left out."""
 
-    Attributes:
-        source: Name of its source.
-        row: Its number there.
-        id: Its name in messages.
-        kind: A short reason to count by.
-        reason: The reason.
-    """
-
-    source: str
-    row: int
-    id: str
-    kind: str
+    source: str  # name of its source
+    row: int  # its number there
+    id: str  # its name in messages
+    kind: str  # a short reason to count by
     reason: str
 
 
@@ -107,29 +99,17 @@ def tasks_of(row: Row, tasks: Iterable[Task]) -> list[Task]:
 
 @dataclass(frozen=True, kw_only=True)
 class RowEncoder:
-    """Turns rows into examples.
+    """Turns rows into examples."""
 
-    Attributes:
-        encoder: Ears; None where no task listens.
-        codec: Makes the codes of spoken answers; None where no task speaks.
-        keep_features: Keep the encoder's features of spoken questions.
-        keep_waves: Keep their sound (for a stage that trains the encoder, or that encodes while it trains).
-        speakers: Voices that the talker has an embedding for; empty: rows of any voice are taken.
-        augment: Changes the sound of questions first.
-        voicing: Reads aloud what has no sound.
-        seed: With a row's number, it seeds what parts draw from the global generators.
-        device: Torch device of encoder and codec.
-    """
-
-    encoder: SpeechEncoder | None
-    codec: Codec | None
-    keep_features: bool = True
-    keep_waves: bool = False
-    speakers: Sequence[str] = ()
-    augment: Augment | None = None
-    voicing: Voicing | None = None
-    seed: int = 0
-    device: str = "cpu"
+    encoder: SpeechEncoder | None  # ears; None where no task listens
+    codec: Codec | None  # makes the codes of spoken answers; None where no task speaks
+    keep_features: bool = True  # keep the encoder's features of spoken questions
+    keep_waves: bool = False  # keep their sound (for a stage that trains the encoder, or that encodes while it trains)
+    speakers: Sequence[str] = ()  # voices that the talker has an embedding for; empty: rows of any voice are taken
+    augment: Augment | None = None  # changes the sound of questions first
+    voicing: Voicing | None = None  # reads aloud what has no sound
+    seed: int = 0  # with a row's number, it seeds what parts draw from the global generators
+    device: str = "cpu"  # Torch device of encoder and codec
 
     @torch.no_grad()
     def example(

@@ -18,19 +18,12 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Clip:
-    """A spoken turn of the user.
+    """A spoken turn of the user."""
 
-    Attributes:
-        num_frames: F.
-        duration_s: Its length.
-        features: (F,E) float32 encoder features, or None where they are not kept.
-        wave: (N,) float32 at the encoder's rate, or None where it is not kept.
-    """
-
-    num_frames: int
-    duration_s: float
-    features: Tensor | None = None
-    wave: Tensor | None = None
+    num_frames: int  # F
+    duration_s: float  # its length
+    features: Tensor | None = None  # (F,E) float32 encoder features, or None where they are not kept
+    wave: Tensor | None = None  # (N,) float32 at the encoder's rate, or None where it is not kept
 
 
 @dataclass(frozen=True)
@@ -44,29 +37,17 @@ class PastTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A row with its sound turned into numbers.
+    """A row with its sound turned into numbers."""
 
-    Attributes:
-        id: Its name in messages.
-        tasks: Tasks that it serves.
-        question_text: What was asked, as text.
-        clip: What was asked, as sound.
-        answer_text: What is answered.
-        codes: (codec streams, frames) int64 of the spoken answer.
-        answer_s: Length of the spoken answer; 0 without one.
-        speaker: Name of the answering voice.
-        history: Turns before the question.
-    """
-
-    id: str
-    tasks: tuple[str, ...]
-    question_text: str | None = None
-    clip: Clip | None = None
-    answer_text: str | None = None
-    codes: np.ndarray | None = None
-    answer_s: float = 0.0
-    speaker: str | None = None
-    history: tuple[PastTurn, ...] = ()
+    id: str  # its name in messages
+    tasks: tuple[str, ...]  # tasks that it serves
+    question_text: str | None = None  # what was asked, as text
+    clip: Clip | None = None  # what was asked, as sound
+    answer_text: str | None = None  # what is answered
+    codes: np.ndarray | None = None  # (codec streams, frames) int64 of the spoken answer
+    answer_s: float = 0.0  # length of the spoken answer; 0 without one
+    speaker: str | None = None  # name of the answering voice
+    history: tuple[PastTurn, ...] = ()  # turns before the question
 
     def heard(self, task: Task) -> list[PastTurn]:
         """The spoken turns that stand in this task's prompt, in order: one for each of its grid's speech spans."""

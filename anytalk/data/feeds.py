@@ -16,15 +16,10 @@ _ENDS = 1 << 16
 
 
 class Feed(ABC):
-    """The examples of one source.
+    """The examples of one source."""
 
-    Attributes:
-        name: Its source's name.
-        weight: How often it is drawn, beside the other feeds of a task.
-    """
-
-    name: str
-    weight: float
+    name: str  # its source's name
+    weight: float  # how often it is drawn, beside the other feeds of a task
 
     def digest(self) -> str:
         """What tells these rows from others, as many of them; a resumed run compares it. Empty: nothing does."""

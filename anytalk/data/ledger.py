@@ -142,15 +142,10 @@ def check_shard(folder: Path, record: ShardRecord) -> Path:
 
 @dataclass
 class Ledger:
-    """What is there.
+    """What is there."""
 
-    Attributes:
-        shards: By folder of the source and number.
-        complete: Rows of each source that was read to its end.
-    """
-
-    shards: dict[tuple[str, int], ShardRecord] = field(default_factory=dict)
-    complete: dict[str, int] = field(default_factory=dict)
+    shards: dict[tuple[str, int], ShardRecord] = field(default_factory=dict)  # by folder of the source and number
+    complete: dict[str, int] = field(default_factory=dict)  # rows of each source that was read to its end
 
     def of(self, slug: str) -> list[ShardRecord]:
         """The shards of a source in their order."""

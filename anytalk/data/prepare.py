@@ -49,38 +49,25 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """How to prepare.
+    """How to prepare."""
 
-    Attributes:
-        workers: Processes; 1 works in this one.
-        features: Keep encoder features.
-        half: Keep them as float16.
-        sound: Keep the sound of questions; without features it is kept anyway.
-        rows_per_shard: Rows that are read for one shard.
-        device: Torch device.
-    """
-
-    workers: int = 1
-    features: bool = True
-    half: bool = False
-    sound: bool = False
-    rows_per_shard: int = 512
-    device: str = "cpu"
+    workers: int = 1  # processes; 1 works in this one
+    features: bool = True  # keep encoder features
+    half: bool = False  # keep them as float16
+    sound: bool = False  # keep the sound of questions; without features it is kept anyway
+    rows_per_shard: int = 512  # rows that are read for one shard
+    device: str = "cpu"  # Torch device
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareWatcher:
-    """Who is told what happens.
+    """Who is told what happens."""
 
-    Attributes:
-        source: Called with a source and the number of its rows that were finished before.
-        rows: Called with rows done and seconds of speech kept since the last call.
-        shard: Called with each shard.
-    """
-
+    # Called with a source and the number of its rows that were finished before.
     source: Callable[[SourceConfig, int], None] = lambda source, done: None
+    # Called with rows done and seconds of speech kept since the last call.
     rows: Callable[[int, float], None] = lambda rows, seconds: None
-    shard: Callable[[ShardRecord], None] = lambda record: None
+    shard: Callable[[ShardRecord], None] = lambda record: None  # called with each shard
 
 
 def prepare(

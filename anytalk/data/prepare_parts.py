@@ -17,21 +17,13 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Senses:
-    """What turns sound into numbers.
+    """What turns sound into numbers."""
 
-    Attributes:
-        encoder: Ears; None for a talker that only reads.
-        codec: Mouth.
-        speakers: Voices that the talker has an embedding for.
-        encoder_info: What to compare the ears by.
-        codec_info: What to compare the mouth by.
-    """
-
-    encoder: SpeechEncoder | None
-    codec: Codec
-    speakers: tuple[str, ...]
-    encoder_info: EncoderInfo | None
-    codec_info: CodecInfo
+    encoder: SpeechEncoder | None  # ears; None for a talker that only reads
+    codec: Codec  # mouth
+    speakers: tuple[str, ...]  # voices that the talker has an embedding for
+    encoder_info: EncoderInfo | None  # what to compare the ears by
+    codec_info: CodecInfo  # what to compare the mouth by
 
 
 def load_senses(folder: Path, registry: Registry, device: str = "cpu") -> Senses:

@@ -29,40 +29,24 @@ Tick = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What all blocks share; can be sent to another process.
+    """What all blocks share; can be sent to another process."""
 
-    Attributes:
-        out: The prepared folder.
-        talker: The talker folder.
-        settings: What decides what a row becomes.
-        device: Torch device.
-    """
-
-    out: Path
-    talker: Path
-    settings: Settings
-    device: str
+    out: Path  # the prepared folder
+    talker: Path  # the talker folder
+    settings: Settings  # what decides what a row becomes
+    device: str  # Torch device
 
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one shard.
+    """The rows of one shard."""
 
-    Attributes:
-        slug: Folder of the source.
-        source: The source.
-        tasks: Tasks that its rows may serve.
-        number: Number of the shard.
-        first_row: Number of the first row.
-        rows: Rows, broken ones too.
-    """
-
-    slug: str
+    slug: str  # folder of the source
     source: SourceConfig
-    tasks: tuple[Task, ...]
-    number: int
-    first_row: int
-    rows: tuple[Row | BadRow, ...]
+    tasks: tuple[Task, ...]  # tasks that its rows may serve
+    number: int  # number of the shard
+    first_row: int  # number of the first row
+    rows: tuple[Row | BadRow, ...]  # rows, broken ones too
 
 
 class Worker:

@@ -24,19 +24,13 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Preview:
-    """One row.
+    """One row."""
 
-    Attributes:
-        source: Name of its source.
-        example: As training sees it; None where only the row itself is known, or where it is left out.
-        row: The row, where it comes straight from its source.
-        reason: Why it is left out; None for a row that is kept.
-    """
-
-    source: str
+    source: str  # name of its source
+    # As training sees it; None where only the row itself is known, or where it is left out.
     example: Example | None = None
-    row: Row | BadRow | None = None
-    reason: str | None = None
+    row: Row | BadRow | None = None  # the row, where it comes straight from its source
+    reason: str | None = None  # why it is left out; None for a row that is kept
 
     @property
     def id(self) -> str:

@@ -23,35 +23,20 @@ QUANTILES = (0.05, 0.5, 0.95, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStats:
-    """One source, counted.
+    """One source, counted."""
 
-    Attributes:
-        name: Of the source.
-        rows: Rows read.
-        kept: Rows that can be used.
-        question_hours: Spoken questions, all together.
-        answer_hours: Spoken answers, all together.
-        question_quantiles_s: :data:`QUANTILES` of the lengths; empty without any.
-        answer_quantiles_s: The same of the answers.
-        tasks: Rows that serve each task.
-        voices: Rows by answering voice; "" where it has no name.
-        rejected: Rows that can't be used, by kind of reason.
-        unknown_lengths: Sounds whose length can't be told without fetching or decoding them.
-        complete: Whether the source was read to its end.
-    """
-
-    name: str
-    rows: int
-    kept: int
-    question_hours: float
-    answer_hours: float
-    question_quantiles_s: tuple[float, ...] = ()
-    answer_quantiles_s: tuple[float, ...] = ()
-    tasks: dict[str, int] = field(default_factory=dict)
-    voices: dict[str, int] = field(default_factory=dict)
-    rejected: dict[str, int] = field(default_factory=dict)
-    unknown_lengths: int = 0
-    complete: bool = True
+    name: str  # of the source
+    rows: int  # rows read
+    kept: int  # rows that can be used
+    question_hours: float  # spoken questions, all together
+    answer_hours: float  # spoken answers, all together
+    question_quantiles_s: tuple[float, ...] = ()  # `QUANTILES` of the lengths; empty without any
+    answer_quantiles_s: tuple[float, ...] = ()  # the same of the answers
+    tasks: dict[str, int] = field(default_factory=dict)  # rows that serve each task
+    voices: dict[str, int] = field(default_factory=dict)  # rows by answering voice; "" where it has no name
+    rejected: dict[str, int] = field(default_factory=dict)  # rows that can't be used, by kind of reason
+    unknown_lengths: int = 0  # sounds whose length can't be told without fetching or decoding them
+    complete: bool = True  # whether the source was read to its end
 
 
 def quantiles(lengths_s: Sequence[float]) -> tuple[float, ...]:

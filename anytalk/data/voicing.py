@@ -17,17 +17,11 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Voicing:
-    """A synthesizer and who reads what.
+    """A synthesizer and who reads what."""
 
-    Attributes:
-        synthesizer: The engine.
-        variants: (voice, speed) of the questions.
-        answer_voice: The voice of all answers.
-    """
-
-    synthesizer: Synthesizer
-    variants: Sequence[tuple[str, float]]
-    answer_voice: str
+    synthesizer: Synthesizer  # the engine
+    variants: Sequence[tuple[str, float]]  # (voice, speed) of the questions
+    answer_voice: str  # the voice of all answers
 
     def read(self, text: str, name: str, voice: str, speed: float = 1.0) -> np.ndarray:
         """Read a text aloud: (N,) float32 at the synthesizer's rate.

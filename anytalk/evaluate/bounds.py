@@ -17,21 +17,13 @@ _BOUND = re.compile(r"^\s*([a-z][a-z0-9_.]*)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*(%?
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition under which the command fails.
+    """A condition under which the command fails."""
 
-    Attributes:
-        text: As it was written.
-        metric: Full name, measure in front.
-        comparison: ``"<"``, ``"<="``, ``">"`` or ``">="``.
-        limit: Number on the right.
-        unit: Of the metric.
-    """
-
-    text: str
-    metric: str
-    comparison: str
-    limit: float
-    unit: str
+    text: str  # as it was written
+    metric: str  # full name, measure in front
+    comparison: str  # `"<"`, `"<="`, `">"` or `">="`
+    limit: float  # number on the right
+    unit: str  # of the metric
 
     def broken_by(self, metrics: Mapping[str, float]) -> str | None:
         """Why the command fails, as a sentence; None when it doesn't. A metric that isn't there breaks every bound."""

@@ -30,26 +30,17 @@ from anytalk.plugins.contracts import Backbone, BadRow, Row, Synthesizer, Transc
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer and when its pieces came.
+    """An answer and when its pieces came."""
 
-    Attributes:
-        text: The whole text.
-        wave: (N,) float32; empty for tasks that don't speak.
-        sample_rate_hz: Its rate.
-        truncated: Whether it was cut off.
-        marks: Seconds from the question to ``encoded``, ``prefilled``, ``first_frame``, ``first_sound``, as far as
-            they were reached (see ``Session.mark``).
-        arrivals: (seconds from the question, seconds of sound) of each piece.
-        wall_s: Seconds from the question to the end.
-    """
-
-    text: str
-    wave: np.ndarray
-    sample_rate_hz: int
-    truncated: bool
+    text: str  # the whole text
+    wave: np.ndarray  # (N,) float32; empty for tasks that don't speak
+    sample_rate_hz: int  # its rate
+    truncated: bool  # whether it was cut off
+    # Seconds from the question to `encoded`, `prefilled`, `first_frame`, `first_sound`, as far as they were reached
+    # (see `Session.mark`).
     marks: dict[str, float]
-    arrivals: list[tuple[float, float]]
-    wall_s: float
+    arrivals: list[tuple[float, float]]  # (seconds from the question, seconds of sound) of each piece
+    wall_s: float  # seconds from the question to the end
 
     @property
     def audio_s(self) -> float:
@@ -59,19 +50,12 @@ class Reply:
 
 @dataclass
 class Lab:
-    """A talker on the bench.
+    """A talker on the bench."""
 
-    Attributes:
-        talker: Who is measured.
-        suite: What is measured.
-        out: Folder of the report.
-        progress: Told how far the measure at hand is.
-    """
-
-    talker: Talker
-    suite: Suite
-    out: Path
-    progress: Progress = field(default=lambda done, total: None)
+    talker: Talker  # who is measured
+    suite: Suite  # what is measured
+    out: Path  # folder of the report
+    progress: Progress = field(default=lambda done, total: None)  # told how far the measure at hand is
 
     @cached_property
     def transcriber(self) -> Transcriber:

@@ -7,20 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure.
+    """One figure."""
 
-    Attributes:
-        unit: ``"share"`` (0 to 1, printed in percent), ``"rate"`` (the same, may be above 1), ``"s"``, ``"nats"``,
-            ``"yes"`` (1 or 0), or any word that is printed behind the number.
-        summary: What it is, one line.
-        asked: How the question must be asked for it to be there: ``"text"``, ``"speech"`` or ``""`` (either).
-        needs: Name of the option that must be set for it to be there.
-    """
-
+    # `"share"` (0 to 1, printed in percent), `"rate"` (the same, may be above 1), `"s"`, `"nats"`, `"yes"` (1 or 0), or
+    # any word that is printed behind the number.
     unit: str
-    summary: str
-    asked: str = ""
-    needs: str = ""
+    summary: str  # what it is, one line
+    asked: str = ""  # how the question must be asked for it to be there: `"text"`, `"speech"` or `""` (either)
+    needs: str = ""  # name of the option that must be set for it to be there
 
 
 _SEGMENTS = {

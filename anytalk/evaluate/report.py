@@ -35,35 +35,20 @@ _WORST_COLUMNS = {
 
 @dataclass
 class Report:
-    """Everything that a report says.
+    """Everything that a report says."""
 
-    Attributes:
-        suite: What was measured.
-        talker: Folder of the talker.
-        config: Its configuration.
-        arithmetic: In which it answered.
-        command: Command line.
-        date: When it began, UTC.
-        machine: Where.
-        packages: Versions.
-        models: Models with digests and licences.
-        bounds: Conditions of ``--fail-if``.
-        results: Measures so far.
-        is_complete: Whether all measures are there.
-    """
-
-    suite: Suite
-    talker: str
-    config: TalkerConfig
-    arithmetic: str
-    command: list[str]
-    date: str
-    machine: dict[str, Any]
-    packages: dict[str, str]
-    models: list[dict[str, str]]
-    bounds: list[Bound]
-    results: list[Result] = field(default_factory=list)
-    is_complete: bool = False
+    suite: Suite  # what was measured
+    talker: str  # folder of the talker
+    config: TalkerConfig  # its configuration
+    arithmetic: str  # in which it answered
+    command: list[str]  # command line
+    date: str  # when it began, UTC
+    machine: dict[str, Any]  # where
+    packages: dict[str, str]  # versions
+    models: list[dict[str, str]]  # models with digests and licences
+    bounds: list[Bound]  # conditions of `--fail-if`
+    results: list[Result] = field(default_factory=list)  # measures so far
+    is_complete: bool = False  # whether all measures are there
 
     def metrics(self) -> dict[str, float]:
         """All figures by their full names."""

@@ -11,39 +11,22 @@ from anytalk.evaluate.stats import Figure
 
 @dataclass
 class Result:
-    """One measure of a report.
+    """One measure of a report."""
 
-    Attributes:
-        label: Its name in the report.
-        kind: Which measure it is.
-        headline: Metric that a bare measure name stands for.
-        figures: Metric -> figure; NaN figures are left out.
-        items: One flat mapping per example, in the order of the rows.
-        worst: Those of the items that are shown, the worst first.
-        skipped: Rows that could not be used, with reasons.
-        notes: Sentences beside the figures.
-        status: ``"ok"`` or ``"failed"``.
-        reason: Why it failed.
-        plot: Its picture inside the report.
-        seconds: What it took.
-        load_average: Of the machine at its end (1 minute): times on a busy machine say little.
-        identity: Digest of the talker and of the options, by which an interrupted report goes on.
-    """
-
-    label: str
-    kind: str
-    headline: str
-    figures: dict[str, Figure] = field(default_factory=dict)
-    items: list[dict[str, Any]] = field(default_factory=list)
-    worst: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    status: str = "ok"
-    reason: str = ""
-    plot: str | None = None
-    seconds: float = 0.0
-    load_average: float | None = None
-    identity: str = ""
+    label: str  # its name in the report
+    kind: str  # which measure it is
+    headline: str  # metric that a bare measure name stands for
+    figures: dict[str, Figure] = field(default_factory=dict)  # metric -> figure; NaN figures are left out
+    items: list[dict[str, Any]] = field(default_factory=list)  # one flat mapping per example, in the order of the rows
+    worst: list[dict[str, Any]] = field(default_factory=list)  # those of the items that are shown, the worst first
+    skipped: list[dict[str, str]] = field(default_factory=list)  # rows that could not be used, with reasons
+    notes: list[str] = field(default_factory=list)  # sentences beside the figures
+    status: str = "ok"  # `"ok"` or `"failed"`
+    reason: str = ""  # why it failed
+    plot: str | None = None  # its picture inside the report
+    seconds: float = 0.0  # what it took
+    load_average: float | None = None  # of the machine at its end (1 minute): times on a busy machine say little
+    identity: str = ""  # digest of the talker and of the options, by which an interrupted report goes on
 
     def metrics(self) -> dict[str, float]:
         """Flat: ``{"asr.wer": 0.125}``."""

@@ -46,16 +46,11 @@ _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
 
 @dataclass
 class EvalWatcher:
-    """Told what is going on.
+    """Told what is going on."""
 
-    Attributes:
-        started: A measure begins.
-        progress: How far it is.
-        finished: Its result; also of one that an earlier, interrupted run finished.
-    """
-
-    started: Callable[[AnyMeasure], None] = lambda measure: None
-    progress: Progress = lambda done, total: None
+    started: Callable[[AnyMeasure], None] = lambda measure: None  # a measure begins
+    progress: Progress = lambda done, total: None  # how far it is
+    # Its result; also of one that an earlier, interrupted run finished.
     finished: Callable[[Result], None] = lambda result: None
 
 

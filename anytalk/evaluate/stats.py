@@ -11,32 +11,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number.
+    """One measured number."""
 
-    Attributes:
-        value: The number.
-        n: Examples behind it.
-        low: Lower end of the 95 % interval; None where there is none.
-        high: Upper end.
-    """
-
-    value: float
-    n: int
-    low: float | None = None
-    high: float | None = None
+    value: float  # the number
+    n: int  # examples behind it
+    low: float | None = None  # lower end of the 95 % interval; None where there is none
+    high: float | None = None  # upper end
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: percentiles of the figure over examples drawn again with replacement (Efron 1979).
+    """How intervals are made: percentiles of the figure over examples drawn again with replacement (Efron 1979)."""
 
-    Attributes:
-        samples: How many times; 0 gives no intervals.
-        seed: Of the drawing; each figure starts from it anew.
-    """
-
-    samples: int = 1000
-    seed: int = 0
+    samples: int = 1000  # how many times; 0 gives no intervals
+    seed: int = 0  # of the drawing; each figure starts from it anew
 
     def mean(self, values: Sequence[float]) -> Figure:
         """The mean of one number per example; NaN for none."""

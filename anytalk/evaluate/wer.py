@@ -15,21 +15,13 @@ __all__ = ["WerResult", "normalise", "word_error_rate"]
 
 @dataclass(frozen=True)
 class WerResult:
-    """Errors in words, summed over all pairs.
+    """Errors in words, summed over all pairs."""
 
-    Attributes:
-        wer: Errors per reference word; more than 1 is possible. Without any reference word, the errors themselves.
-        substitutions: Words heard as others.
-        insertions: Words heard that were not there.
-        deletions: Words not heard.
-        reference_words: Words there were, after normalisation.
-    """
-
-    wer: float
-    substitutions: int
-    insertions: int
-    deletions: int
-    reference_words: int
+    wer: float  # errors per reference word; more than 1 is possible. Without any reference word, the errors themselves.
+    substitutions: int  # words heard as others
+    insertions: int  # words heard that were not there
+    deletions: int  # words not heard
+    reference_words: int  # words there were, after normalisation
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WerResult:

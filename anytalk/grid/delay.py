@@ -29,19 +29,12 @@ TextLead = int | Literal["all"]
 
 @dataclass(frozen=True)
 class Legal:
-    """What one audio stream may say in one answer column.
+    """What one audio stream may say in one answer column."""
 
-    Attributes:
-        first: First legal code.
-        stop: One behind the last legal code; equal to `first` when no code is legal.
-        may_end: Whether eoa is legal.
-        may_pad: Whether pad_a is legal (then nothing else is).
-    """
-
-    first: int
-    stop: int
-    may_end: bool = False
-    may_pad: bool = False
+    first: int  # first legal code
+    stop: int  # one behind the last legal code; equal to `first` when no code is legal
+    may_end: bool = False  # whether eoa is legal
+    may_pad: bool = False  # whether pad_a is legal (then nothing else is)
 
     @property
     def is_forced(self) -> bool:
@@ -55,19 +48,12 @@ _END = Legal(0, 0, may_end=True)
 
 @dataclass(frozen=True)
 class DelayPattern:
-    """Columns of codes for a codec of `codec_streams` streams of `codec_codebook_size` codes.
+    """Columns of codes for a codec of `codec_streams` streams of `codec_codebook_size` codes."""
 
-    Attributes:
-        name: ``delay``, ``parallel`` or ``flatten``.
-        codec_streams: Codes per frame.
-        codec_codebook_size: Codes of one codec stream.
-        text_lead: More pads before the audio, or ``"all"``.
-    """
-
-    name: str
-    codec_streams: int
-    codec_codebook_size: int
-    text_lead: TextLead = 0
+    name: str  # `delay`, `parallel` or `flatten`
+    codec_streams: int  # codes per frame
+    codec_codebook_size: int  # codes of one codec stream
+    text_lead: TextLead = 0  # more pads before the audio, or `"all"`
 
     def __post_init__(self) -> None:
         if self.name not in PATTERNS:

@@ -24,21 +24,13 @@ CODE_LABEL = str
 
 @dataclass(frozen=True)
 class GridPicture:
-    """A grid, ready to be drawn.
+    """A grid, ready to be drawn."""
 
-    Attributes:
-        rows: Names of the streams, S of them.
-        labels: (S,T) what stands in each cell.
-        kinds: (S,T) one of :data:`KINDS`.
-        learnt: (S,T) bool, cells that are in the loss.
-        num_prompt: Columns of the prompt; T when there is no answer.
-    """
-
-    rows: tuple[str, ...]
-    labels: tuple[tuple[str, ...], ...]
-    kinds: tuple[tuple[str, ...], ...]
-    learnt: np.ndarray
-    num_prompt: int
+    rows: tuple[str, ...]  # names of the streams, S of them
+    labels: tuple[tuple[str, ...], ...]  # (S,T) what stands in each cell
+    kinds: tuple[tuple[str, ...], ...]  # (S,T) one of `KINDS`
+    learnt: np.ndarray  # (S,T) bool, cells that are in the loss
+    num_prompt: int  # columns of the prompt; T when there is no answer
 
     @property
     def num_columns(self) -> int:

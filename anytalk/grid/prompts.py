@@ -28,17 +28,11 @@ TTS_INSTRUCTION = "Read this aloud:"
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation.
+    """One turn of a conversation."""
 
-    Attributes:
-        role: ``"user"``, ``"assistant"``, or ``"system"`` (first only; it replaces the talker's own system message).
-        text: What was said, as text; None when it is only there as speech.
-        speech_columns: Columns of its speech; 0 for a typed turn.
-    """
-
-    role: str
-    text: str | None = None
-    speech_columns: int = 0
+    role: str  # `"user"`, `"assistant"`, or `"system"` (first only; it replaces the talker's own system message)
+    text: str | None = None  # what was said, as text; None when it is only there as speech
+    speech_columns: int = 0  # columns of its speech; 0 for a typed turn
 
     def is_heard(self, task: Task) -> bool:
         """Whether its speech stands in the prompt: always where there is no text, else in tasks with speech."""
@@ -47,16 +41,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A grid that ends where the answer begins.
+    """A grid that ends where the answer begins."""
 
-    Attributes:
-        tokens: (S,T) int64.
-        speech_spans: (first column, number of columns) of each spoken turn, in order.
-        messages: The same as chat messages, for a model that is served elsewhere; none in the raw style.
-    """
-
-    tokens: np.ndarray
-    speech_spans: tuple[tuple[int, int], ...] = ()
+    tokens: np.ndarray  # (S,T) int64
+    speech_spans: tuple[tuple[int, int], ...] = ()  # (first column, number of columns) of each spoken turn, in order
+    # The same as chat messages, for a model that is served elsewhere; none in the raw style.
     messages: tuple[dict[str, str], ...] = ()
 
     @property
@@ -67,19 +56,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TrainingGrid:
-    """A prompt with its answer.
+    """A prompt with its answer."""
 
-    Attributes:
-        tokens: (S,T) int64.
-        loss_mask: (S,T) bool: tokens that are learnt, each predicted from the column before it.
-        speech_spans: As in :class:`Prompt`.
-        num_prompt: Columns of the prompt.
-    """
-
-    tokens: np.ndarray
-    loss_mask: np.ndarray
-    speech_spans: tuple[tuple[int, int], ...]
-    num_prompt: int
+    tokens: np.ndarray  # (S,T) int64
+    loss_mask: np.ndarray  # (S,T) bool: tokens that are learnt, each predicted from the column before it
+    speech_spans: tuple[tuple[int, int], ...]  # as in `Prompt`
+    num_prompt: int  # columns of the prompt
 
 
 class PromptBuilder:

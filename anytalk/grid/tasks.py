@@ -9,24 +9,16 @@ from anytalk.errors import UnknownNameError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task.
+    """One task."""
 
-    Attributes:
-        name: Short name of the original's code, e.g. ``"A1A2"``.
-        speech_in: Whether the question is spoken.
-        audio_out: Whether the answer is spoken.
-        answer: What the text row says: ``"answer"``, or ``"question"`` (a transcript; in T1A1 the text to read aloud,
-            which is given and not generated).
-        text_in_loss: Whether the text row is learnt.
-        summary: One line.
-    """
-
-    name: str
-    speech_in: bool
-    audio_out: bool
+    name: str  # short name of the original's code, e.g. `"A1A2"`
+    speech_in: bool  # whether the question is spoken
+    audio_out: bool  # whether the answer is spoken
+    # What the text row says: `"answer"`, or `"question"` (a transcript; in T1A1 the text to read aloud, which is given
+    # and not generated).
     answer: str = "answer"
-    text_in_loss: bool = True
-    summary: str = ""
+    text_in_loss: bool = True  # whether the text row is learnt
+    summary: str = ""  # one line
 
 
 A1A2 = Task(name="A1A2", speech_in=True, audio_out=True, summary="speech in, text and speech out")

@@ -16,24 +16,16 @@ AUDIO_SPECIALS = ("eoa", "pad_a", "input_a", "answer_a")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamLayout:
-    """Rows, vocabularies and special ids of a grid.
+    """Rows, vocabularies and special ids of a grid."""
 
-    Attributes:
-        num_audio_streams: K.
-        codebook_size: C, codes of one audio stream.
-        text_vocab_size: V, the backbone's own vocabulary.
-        end_of_text_id: The id that ends a text answer: the backbone's own end token (default of ``attach``, so that
-            the text path stays the base model's), or :attr:`eot` (the original).
-        text_special_slots: Rows of the text special table; the original reserves 64.
-        audio_special_slots: Rows of each stream's special table; the original reserves 64.
-    """
-
-    num_audio_streams: int
-    codebook_size: int
-    text_vocab_size: int
+    num_audio_streams: int  # K
+    codebook_size: int  # C, codes of one audio stream
+    text_vocab_size: int  # V, the backbone's own vocabulary
+    # The id that ends a text answer: the backbone's own end token (default of `attach`, so that the text path stays the
+    # base model's), or `eot` (the original).
     end_of_text_id: int
-    text_special_slots: int = len(TEXT_SPECIALS)
-    audio_special_slots: int = len(AUDIO_SPECIALS)
+    text_special_slots: int = len(TEXT_SPECIALS)  # rows of the text special table; the original reserves 64
+    audio_special_slots: int = len(AUDIO_SPECIALS)  # rows of each stream's special table; the original reserves 64
 
     @property
     def num_streams(self) -> int:

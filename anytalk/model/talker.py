@@ -47,23 +47,14 @@ _AGAIN = "copy the folder again, or train again"
 
 @dataclass
 class Talker:
-    """A talker in memory.
+    """A talker in memory."""
 
-    Attributes:
-        config: What ``talker.yaml`` says.
-        model: The assembled parts.
-        registry: Where its parts came from.
-        folder: Where it lies; None for one that was never saved.
-        device: Torch device.
-        arithmetic: What it was made ready with (``decode.ready``); what ``config`` says is what it is to be made ready
-            with.
-    """
-
-    config: TalkerConfig
-    model: TalkModel
-    registry: Registry
-    folder: Path | None = None
-    device: str = "cpu"
+    config: TalkerConfig  # what `talker.yaml` says
+    model: TalkModel  # the assembled parts
+    registry: Registry  # where its parts came from
+    folder: Path | None = None  # where it lies; None for one that was never saved
+    device: str = "cpu"  # Torch device
+    # What it was made ready with (`decode.ready`); what `config` says is what it is to be made ready with.
     arithmetic: str = "exact"
     _codec: Codec | None = field(default=None, repr=False)
 

@@ -18,59 +18,34 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Settings of one server.
+    """Settings of one server."""
 
-    Attributes:
-        host: Address to bind to.
-        port: TCP port; 0 lets the system choose one.
-        api_key: What clients must know; None lets everybody in who reaches the port.
-        tls_cert: Certificate chain in PEM; with `tls_key`.
-        tls_key: Private key in PEM.
-        allow_origins: Web pages of other servers that may use this one, such as ``https://example.org``.
-        max_sessions: Conversations and HTTP answers at the same time.
-        max_turn_s: Longest spoken question; also the encoder's own limit counts.
-        max_columns: Longest answer, in grid columns.
-        max_context_columns: Columns of a conversation that the model is shown; the oldest turns go first.
-        max_items: Items that a conversation keeps.
-        max_sound_s: Sound of the user's turns that a conversation keeps to show it again; 32 kB a second.
-        max_unheard_s: Speech of one conversation or chat that no answer has been made of yet; 64 kB a second.
-        idle_s: A session without a word from its client ends after this time.
-        session_s: Any session ends after this time.
-        drain_s: How long running answers may go on when the server is told to stop.
-        send_timeout_s: A client that takes nothing for so long is dropped.
-        max_unsent_bytes: A client that has so much waiting for it is dropped.
-        max_frame_bytes: Largest WebSocket message.
-        max_body_bytes: Largest HTTP body.
-        max_text_chars: Longest text in an event or a request.
-        requests_per_minute: HTTP requests and new sessions of one address; short bursts may be a quarter of it.
-        events_per_second: Client events of one session; short bursts may be ten times as many.
-        stride_frames: Codec frames per piece of sound.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key: str | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    host: str = "127.0.0.1"  # address to bind to
+    port: int = 8000  # TCP port; 0 lets the system choose one
+    api_key: str | None = None  # what clients must know; None lets everybody in who reaches the port
+    tls_cert: Path | None = None  # certificate chain in PEM; with `tls_key`
+    tls_key: Path | None = None  # private key in PEM
+    # Web pages of other servers that may use this one, such as `https://example.org`.
     allow_origins: tuple[str, ...] = ()
-    max_sessions: int = 8
-    max_turn_s: float = 30.0
-    max_columns: int = 512
-    max_context_columns: int = 2048
-    max_items: int = 200
-    max_sound_s: float = 120.0
+    max_sessions: int = 8  # conversations and HTTP answers at the same time
+    max_turn_s: float = 30.0  # longest spoken question; also the encoder's own limit counts
+    max_columns: int = 512  # longest answer, in grid columns
+    max_context_columns: int = 2048  # columns of a conversation that the model is shown; the oldest turns go first
+    max_items: int = 200  # items that a conversation keeps
+    max_sound_s: float = 120.0  # sound of the user's turns that a conversation keeps to show it again; 32 kB a second
+    # Speech of one conversation or chat that no answer has been made of yet; 64 kB a second.
     max_unheard_s: float = 300.0
-    idle_s: float = 300.0
-    session_s: float = 3600.0
-    drain_s: float = 10.0
-    send_timeout_s: float = 20.0
-    max_unsent_bytes: int = 8 << 20
-    max_frame_bytes: int = 4 << 20
-    max_body_bytes: int = 25 << 20
-    max_text_chars: int = 20_000
-    requests_per_minute: int = 600
-    events_per_second: int = 200
-    stride_frames: int = 2
+    idle_s: float = 300.0  # a session without a word from its client ends after this time
+    session_s: float = 3600.0  # any session ends after this time
+    drain_s: float = 10.0  # how long running answers may go on when the server is told to stop
+    send_timeout_s: float = 20.0  # a client that takes nothing for so long is dropped
+    max_unsent_bytes: int = 8 << 20  # a client that has so much waiting for it is dropped
+    max_frame_bytes: int = 4 << 20  # largest WebSocket message
+    max_body_bytes: int = 25 << 20  # largest HTTP body
+    max_text_chars: int = 20_000  # longest text in an event or a request
+    requests_per_minute: int = 600  # HTTP requests and new sessions of one address; short bursts may be a quarter of it
+    events_per_second: int = 200  # client events of one session; short bursts may be ten times as many
+    stride_frames: int = 2  # codec frames per piece of sound
 
     def __post_init__(self) -> None:
         for name in ("max_sessions", "max_turn_s", "max_columns", "idle_s", "session_s", "stride_frames"):

@@ -20,15 +20,10 @@ FORMAT_NAMES = ("audio/pcm", *_G711)
 
 @dataclass(frozen=True)
 class WireFormat:
-    """A format of the Realtime protocol, mono.
+    """A format of the Realtime protocol, mono."""
 
-    Attributes:
-        name: ``"audio/pcm"`` (16-bit little-endian), ``"audio/pcmu"`` or ``"audio/pcma"`` (G.711).
-        rate_hz: Samples per second.
-    """
-
-    name: str = "audio/pcm"
-    rate_hz: int = PCM_RATE_HZ
+    name: str = "audio/pcm"  # `"audio/pcm"` (16-bit little-endian), `"audio/pcmu"` or `"audio/pcma"` (G.711)
+    rate_hz: int = PCM_RATE_HZ  # samples per second
 
     @property
     def bytes_per_sample(self) -> int:

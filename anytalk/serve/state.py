@@ -18,17 +18,11 @@ from anytalk.serve.settings import ServeSettings
 
 @dataclass
 class ServerState:
-    """One talker, its thread, and who is let in.
+    """One talker, its thread, and who is let in."""
 
-    Attributes:
-        talker: Who answers.
-        settings: Limits.
-        model_name: What ``/v1/models`` calls it.
-    """
-
-    talker: Talker
-    settings: ServeSettings
-    model_name: str
+    talker: Talker  # who answers
+    settings: ServeSettings  # limits
+    model_name: str  # what `/v1/models` calls it
     metrics: Metrics = field(default_factory=Metrics)
     model: ModelThread = field(init=False)
     admission: Admission = field(init=False)

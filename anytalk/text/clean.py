@@ -31,41 +31,26 @@ _DIGEST_BYTES = 12
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that was dropped.
+    """A row that was dropped."""
 
-    Attributes:
-        id: Its name.
-        fault: Why.
-        text: The text that is at fault, as it was written.
-    """
-
-    id: str
-    fault: Fault
-    text: str = ""
+    id: str  # its name
+    fault: Fault  # why
+    text: str = ""  # the text that is at fault, as it was written
 
 
 @dataclass
 class Tally:
-    """What happened to the rows.
+    """What happened to the rows."""
 
-    Attributes:
-        rows: Read.
-        kept: Written.
-        changed: Kept rows with a text that was normalised or rewritten.
-        rewritten: Kept rows with a rewritten answer.
-        lost_sounds: Sounds of kept rows that a manifest can't hold (samples in memory, codes), or that no longer say
-            what the rewritten answer says.
-        spoken_s: Estimated length of the kept texts, in seconds.
-        drops: Rule -> rows.
-    """
-
-    rows: int = 0
-    kept: int = 0
-    changed: int = 0
-    rewritten: int = 0
+    rows: int = 0  # read
+    kept: int = 0  # written
+    changed: int = 0  # kept rows with a text that was normalised or rewritten
+    rewritten: int = 0  # kept rows with a rewritten answer
+    # Sounds of kept rows that a manifest can't hold (samples in memory, codes), or that no longer say what the
+    # rewritten answer says.
     lost_sounds: int = 0
-    spoken_s: float = 0.0
-    drops: Counter[str] = field(default_factory=Counter)
+    spoken_s: float = 0.0  # estimated length of the kept texts, in seconds
+    drops: Counter[str] = field(default_factory=Counter)  # rule -> rows
 
 
 def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:

@@ -36,19 +36,12 @@ _ORDINALS = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", 
 
 @dataclass
 class Reading:
-    """A text as it is read aloud, and what was found in it.
+    """A text as it is read aloud, and what was found in it."""
 
-    Attributes:
-        text: One line without Markdown.
-        code: The first piece of code, or "".
-        table: The first cell of the first table, or "".
-        list_items: Items of all lists.
-    """
-
-    text: str = ""
-    code: str = ""
-    table: str = ""
-    list_items: int = 0
+    text: str = ""  # one line without Markdown
+    code: str = ""  # the first piece of code, or ""
+    table: str = ""  # the first cell of the first table, or ""
+    list_items: int = 0  # items of all lists
     _parts: list[str] = field(default_factory=list, repr=False)
 
     def note_code(self, code: str) -> None:

@@ -56,15 +56,10 @@ class Request:
 
 
 class Rewriter(ABC):
-    """Whoever rewrites.
+    """Whoever rewrites."""
 
-    Attributes:
-        name: Part of the cache key: another model is asked anew.
-        window: Requests that are worth being handed over at once.
-    """
-
-    name: str
-    window: int
+    name: str  # part of the cache key: another model is asked anew
+    window: int  # requests that are worth being handed over at once
 
     @abstractmethod
     def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:

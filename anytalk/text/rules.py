@@ -61,15 +61,10 @@ class Rules(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a row is dropped.
+    """Why a row is dropped."""
 
-    Attributes:
-        rule: Name of the rule.
-        reason: What it found.
-    """
-
-    rule: str
-    reason: str
+    rule: str  # name of the rule
+    reason: str  # what it found
 
 
 def read_rules(path: Path | None, assignments: Sequence[str] = ()) -> Rules:

@@ -29,25 +29,16 @@ def remove_checkpoint(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class StageState:
-    """Where a stage stands.
+    """Where a stage stands."""
 
-    Attributes:
-        stage: Its configuration as a mapping: a checkpoint of another configuration is refused.
-        data: Rows by source and task, and a digest of each source's: a checkpoint of other data is refused.
-        step: Optimizer steps done.
-        seconds: Wall-clock time so far.
-        mean_loss: Running mean of the loss, by which an explosion is told.
-        skipped: Steps left out so far.
-        log: Logged metrics so far, one mapping per logged step.
-    """
-
-    stage: dict[str, Any]
+    stage: dict[str, Any]  # its configuration as a mapping: a checkpoint of another configuration is refused
+    # Rows by source and task, and a digest of each source's: a checkpoint of other data is refused.
     data: dict[str, int | str]
-    step: int = 0
-    seconds: float = 0.0
-    mean_loss: float | None = None
-    skipped: int = 0
-    log: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0  # optimizer steps done
+    seconds: float = 0.0  # wall-clock time so far
+    mean_loss: float | None = None  # running mean of the loss, by which an explosion is told
+    skipped: int = 0  # steps left out so far
+    log: list[dict[str, float]] = field(default_factory=list)  # logged metrics so far, one mapping per logged step
 
 
 def save_checkpoint(folder: Path, state: StageState, engine: Engine) -> None:

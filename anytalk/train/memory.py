@@ -18,35 +18,23 @@ _PRECISION_BYTES = {"no": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class StageParameters:
-    """Parameters of a stage, by what happens to them.
+    """Parameters of a stage, by what happens to them."""
 
-    Attributes:
-        trainable: Those that move.
-        frozen: Those that stand still inside what the engine holds.
-        beside: Those that the engine doesn't see: a frozen encoder, the teacher of a distillation. They stay float32
-            and whole on each device.
-    """
-
-    trainable: int
-    frozen: int
+    trainable: int  # those that move
+    frozen: int  # those that stand still inside what the engine holds
+    # Those that the engine doesn't see: a frozen encoder, the teacher of a distillation. They stay float32 and whole on
+    # each device.
     beside: int = 0
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes on one device.
+    """Bytes on one device."""
 
-    Attributes:
-        parameters: All of them, frozen ones too.
-        gradients: Of the trainable ones.
-        optimizer: AdamW's moments, and under ZeRO the float32 copy.
-        activations: What a forward pass leaves for its backward pass, and what the two need while they run.
-    """
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: int
+    parameters: int  # all of them, frozen ones too
+    gradients: int  # of the trainable ones
+    optimizer: int  # AdamW's moments, and under ZeRO the float32 copy
+    activations: int  # what a forward pass leaves for its backward pass, and what the two need while they run
 
     @property
     def total(self) -> int:
@@ -108,15 +96,10 @@ def _shared(num_bytes: int, world: int) -> int:
 
 @dataclass(frozen=True)
 class Growth:
-    """Memory as a line over the positions (rows x columns) of a pass.
+    """Memory as a line over the positions (rows x columns) of a pass."""
 
-    Attributes:
-        fixed: Bytes whatever the pass holds, such as the gradient of the largest table while it is added.
-        per_position: Bytes for each position.
-    """
-
-    fixed: float
-    per_position: float
+    fixed: float  # bytes whatever the pass holds, such as the gradient of the largest table while it is added
+    per_position: float  # bytes for each position
 
     def at(self, positions: int) -> int:
         """Bytes of a pass of so many positions."""

@@ -13,13 +13,9 @@ _HELD = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class StopWish:
-    """Whether somebody asked to stop.
+    """Whether somebody asked to stop."""
 
-    Attributes:
-        wanted: A signal came; the loop saves and stops after the step.
-    """
-
-    wanted: bool = False
+    wanted: bool = False  # a signal came; the loop saves and stops after the step
 
 
 @contextmanager

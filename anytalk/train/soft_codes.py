@@ -23,17 +23,11 @@ _LEAST_UNIT = 1e-9
 
 @dataclass(frozen=True)
 class SoftCodes:
-    """What each code's target is shared among.
+    """What each code's target is shared among."""
 
-    Attributes:
-        codes: (K,C,N) int64, nearest codes, itself first.
-        shares: (K,C,N) float32, shares of the target; they sum to 1.
-        surprise: (K,C) float32, the entropy of the shares in nats: what the loss can't go below.
-    """
-
-    codes: Tensor
-    shares: Tensor
-    surprise: Tensor
+    codes: Tensor  # (K,C,N) int64, nearest codes, itself first
+    shares: Tensor  # (K,C,N) float32, shares of the target; they sum to 1
+    surprise: Tensor  # (K,C) float32, the entropy of the shares in nats: what the loss can't go below
 
     def to(self, device: torch.device | str) -> SoftCodes:
         """The same on a device."""

@@ -31,67 +31,43 @@ from anytalk.train.optimizer import make_optimizer
 
 @dataclass
 class TrainingWatcher:
-    """Functions called while training, on the main process; each may be left as it is.
+    """Functions called while training, on the main process; each may be left as it is."""
 
-    Attributes:
-        plan: A stage's parts are frozen and counted, before step 1.
-        data: Rows encoded so far, of how many.
-        step: A step was logged: stage, steps done, metrics.
-        resumed: A stage goes on from a checkpoint at this step.
-    """
-
+    # A stage's parts are frozen and counted, before step 1.
     plan: Callable[[StageConfig, list[PartReport]], None] = field(default=lambda stage, report: None)
-    data: Progress = field(default=lambda done, total: None)
+    data: Progress = field(default=lambda done, total: None)  # rows encoded so far, of how many
+    # A step was logged: stage, steps done, metrics.
     step: Callable[[StageConfig, int, dict[str, float]], None] = field(default=lambda stage, step, metrics: None)
+    # A stage goes on from a checkpoint at this step.
     resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How a job runs: what a recipe doesn't say, because it depends on the machine.
+    """How a job runs: what a recipe doesn't say, because it depends on the machine."""
 
-    Attributes:
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
-        deepspeed: DeepSpeed's configuration (:func:`anytalk.train.deepspeed_engine.read_deepspeed`), or None.
-        workers: Processes that lay out batches ahead of time; 0: none beside the loop's own.
-        restart: Forget checkpoints and train finished stages again.
-        held_out: Rows that the losses are also measured on, and nothing is learned from.
-        held_out_every: Steps between two such measurements.
-    """
-
-    precision: str = "no"
+    precision: str = "no"  # `"no"` (float32), `"bf16"` or `"fp16"`
+    # DeepSpeed's configuration (`anytalk.train.deepspeed_engine.read_deepspeed`), or None.
     deepspeed: dict[str, Any] | None = None
-    workers: int = 0
-    restart: bool = False
-    held_out: TrainingData | None = None
-    held_out_every: int = 100
+    workers: int = 0  # processes that lay out batches ahead of time; 0: none beside the loop's own
+    restart: bool = False  # forget checkpoints and train finished stages again
+    held_out: TrainingData | None = None  # rows that the losses are also measured on, and nothing is learned from
+    held_out_every: int = 100  # steps between two such measurements
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What :func:`anytalk.train.loop.run` needs to train a stage.
+    """What :func:`anytalk.train.loop.run` needs to train a stage."""
 
-    Attributes:
-        config: What moves, on what, for how long.
-        talker: The talker that is trained, whole.
-        folder: Its folder.
-        module: The losses as a function of a batch; without the encoder, unless that trains.
-        engine: Runs the module.
-        steps: The work of each step.
-        held_out: Rows that the losses are also measured on.
-        guard: Refuses bad steps.
-        state: Where the stage stands: at its beginning, or at a checkpoint.
-    """
-
-    config: StageConfig
-    talker: Talker
-    folder: Path
-    module: LossModule
-    engine: Engine
-    steps: Steps
-    held_out: HeldOut | None
-    guard: LossGuard
-    state: StageState
+    config: StageConfig  # what moves, on what, for how long
+    talker: Talker  # the talker that is trained, whole
+    folder: Path  # its folder
+    module: LossModule  # the losses as a function of a batch; without the encoder, unless that trains
+    engine: Engine  # runs the module
+    steps: Steps  # the work of each step
+    held_out: HeldOut | None  # rows that the losses are also measured on
+    guard: LossGuard  # refuses bad steps
+    state: StageState  # where the stage stands: at its beginning, or at a checkpoint
 
     @property
     def checkpoint(self) -> Path:

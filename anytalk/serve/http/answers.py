@@ -23,19 +23,12 @@ from anytalk.serve.state import ServerState
 
 @dataclass
 class Whole:
-    """A complete answer.
+    """A complete answer."""
 
-    Attributes:
-        text: Its text.
-        wave: (N,) float32 at the codec's rate.
-        started: How it began.
-        ended: How it ended.
-    """
-
-    text: str
-    wave: np.ndarray
-    started: Started
-    ended: Ended
+    text: str  # its text
+    wave: np.ndarray  # (N,) float32 at the codec's rate
+    started: Started  # how it began
+    ended: Ended  # how it ended
 
 
 async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Event, None]:

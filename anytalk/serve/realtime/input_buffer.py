@@ -15,15 +15,10 @@ MIN_TURN_MS = 100
 
 @dataclass(frozen=True)
 class Boundary:
-    """A turn begins or ends.
+    """A turn begins or ends."""
 
-    Attributes:
-        is_start: Whether it begins.
-        at_ms: Since the session's first sound.
-    """
-
-    is_start: bool
-    at_ms: int
+    is_start: bool  # whether it begins
+    at_ms: int  # since the session's first sound
 
 
 class InputBuffer:

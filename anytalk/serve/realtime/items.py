@@ -19,28 +19,17 @@ _TEXT_KINDS = {"user": ("input_text", "text"), "system": ("input_text", "text"),
 
 @dataclass
 class Item:
-    """A message.
+    """A message."""
 
-    Attributes:
-        role: ``"user"``, ``"assistant"`` or ``"system"``.
-        text: Typed or generated text; of a spoken question its transcript, once it is known.
-        speech: Of a spoken question.
-        sound: What was said in it, while it is kept; see :class:`Conversation`.
-        audio_ms: Length of the answer's sound that was made; None for an answer in text.
-        heard_ms: How much of it the user heard; None for all.
-        is_whole: Whether all of the answer's sound was made.
-        status: As in the protocol.
-    """
-
-    role: str
+    role: str  # `"user"`, `"assistant"` or `"system"`
     id: str = field(default_factory=lambda: new_id("item"))
-    text: str | None = None
-    speech: Speech | None = None
-    sound: KeptSound | None = None
-    audio_ms: int | None = None
-    heard_ms: int | None = None
-    is_whole: bool = True
-    status: str = "completed"
+    text: str | None = None  # typed or generated text; of a spoken question its transcript, once it is known
+    speech: Speech | None = None  # of a spoken question
+    sound: KeptSound | None = None  # what was said in it, while it is kept; see `Conversation`
+    audio_ms: int | None = None  # length of the answer's sound that was made; None for an answer in text
+    heard_ms: int | None = None  # how much of it the user heard; None for all
+    is_whole: bool = True  # whether all of the answer's sound was made
+    status: str = "completed"  # as in the protocol
 
     def shown(self, sound_as: WireFormat | None = None) -> dict[str, Any]:
         """As the protocol shows it.

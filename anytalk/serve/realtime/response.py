@@ -28,25 +28,15 @@ _MAX_DELTA_MS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ResponsePlan:
-    """What a response is to be.
+    """What a response is to be."""
 
-    Attributes:
-        question: For the model.
-        spoken: Whether it has sound.
-        wire: Format of the sound.
-        voice: As the client named it.
-        in_conversation: Whether it becomes an item of the conversation.
-        max_output_tokens: As the client gave it.
-        metadata: The client's own.
-    """
-
-    question: Question
-    spoken: bool
-    wire: WireFormat
-    voice: Any
-    in_conversation: bool = True
-    max_output_tokens: int | str = "inf"
-    metadata: dict[str, str] | None = None
+    question: Question  # for the model
+    spoken: bool  # whether it has sound
+    wire: WireFormat  # format of the sound
+    voice: Any  # as the client named it
+    in_conversation: bool = True  # whether it becomes an item of the conversation
+    max_output_tokens: int | str = "inf"  # as the client gave it
+    metadata: dict[str, str] | None = None  # the client's own
 
 
 @dataclass

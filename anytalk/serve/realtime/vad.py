@@ -30,30 +30,20 @@ _ONSET_WINDOWS = 2
 
 @dataclass(frozen=True)
 class VadSettings:
-    """Server VAD as the protocol names it.
+    """Server VAD as the protocol names it."""
 
-    Attributes:
-        threshold: Probability from which a window counts as speech.
-        prefix_padding_ms: Sound before the decision that belongs to the turn.
-        silence_duration_ms: Silence that ends a turn.
-    """
-
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 500
+    threshold: float = 0.5  # probability from which a window counts as speech
+    prefix_padding_ms: int = 300  # sound before the decision that belongs to the turn
+    silence_duration_ms: int = 500  # silence that ends a turn
 
 
 @dataclass(frozen=True)
 class TurnEvent:
-    """A turn begins or ends.
+    """A turn begins or ends."""
 
-    Attributes:
-        is_start: Whether it begins.
-        sample: Where, in samples at 16 kHz since the detector was made; a start lies `prefix_padding_ms` before the
-            first window of speech.
-    """
-
-    is_start: bool
+    is_start: bool  # whether it begins
+    # Where, in samples at 16 kHz since the detector was made; a start lies `prefix_padding_ms` before the first window
+    # of speech.
     sample: int
 
 
