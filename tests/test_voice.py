@@ -152,7 +152,7 @@ def test_a_talker_with_a_voice_can_be_trained_and_packed(voice: Path, tmp_path: 
 
 def test_packing_a_voice_rounds_and_leaves_the_backbone_out(talker: Path, tmp_path: Path) -> None:
     parts = pack_voice(talker, tmp_path / "small")
-    assert [part.name for part in parts] == list(VOICE_PARTS)
+    assert [part.name for part in parts] == sorted(VOICE_PARTS)
     assert files(tmp_path / "small") == ["NOTICE.txt", "README.md", "voice.safetensors", "voice.yaml"]
     found = read_voice(tmp_path / "small").voice
     model = load_talker(talker).model
@@ -166,23 +166,28 @@ def test_packing_a_voice_rounds_and_leaves_the_backbone_out(talker: Path, tmp_pa
     assert torch.equal(new.model.heads.linear.weight, wanted)  # type: ignore[union-attr,arg-type]
 
 
-def test_codec_weights_of_a_voice_come_along(talker: Path, tmp_path: Path) -> None:
-    source = tmp_path / "t"
-    (tmp_path / "t" / "codec").mkdir(parents=True)
-    save_spectral(SpectralNet(SMALL), source / "codec" / "own.safetensors")
-    outside = f"codec={{name: spectral, options: {{model: {source / 'codec' / 'own.safetensors'}}}}}"
-    made = attach("tiny", tmp_path / "made", assignments=["encoder=null", outside, *MOUTH])
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_codec_weights_of_a_voice_come_along(is_inside: bool, tmp_path: Path) -> None:
+    """Those that lie in the talker folder, and those of elsewhere on this machine."""
+    (tmp_path / "codec").mkdir()
+    save_spectral(SpectralNet(SMALL), tmp_path / "codec" / "own.safetensors")
+    codec = f"codec={{name: spectral, options: {{model: {tmp_path / 'codec' / 'own.safetensors'}}}}}"
+    made = attach("tiny", tmp_path / "t", assignments=["encoder=null", codec, *MOUTH])
     train(made, stage(train=["output_adapter"], tasks={"T1A1": 1.0}), training_rows(tmp_path, 2))
-    inside = {"name": "spectral", "options": {"model": "codec/own.safetensors"}}
-    made.config = made.config.replace(codec=inside)
-    save_talker(made, source, {"heads"})
-    pack_voice(source, tmp_path / "hum")
-    shutil.rmtree(source)
-    new = put_on("tiny", tmp_path / "new", tmp_path / "hum")
+    if is_inside:
+        shutil.move(tmp_path / "codec", tmp_path / "t" / "codec")
+        made.config = made.config.replace(codec={"name": "spectral", "options": {"model": "codec/own.safetensors"}})
+        save_talker(made, tmp_path / "t", {"heads"})
+    wanted = made.codec.decode(torch.zeros(1, made.codec.num_streams, 3, dtype=torch.long))
+    pack_voice(tmp_path / "t", tmp_path / "hum")
+    shutil.rmtree(tmp_path / "t")
+    shutil.rmtree(tmp_path / "codec", ignore_errors=True)
+    assert read_voice(tmp_path / "hum").voice.codec.options == {"model": "codec/own.safetensors"}
+    put_on("tiny", tmp_path / "new", tmp_path / "hum")
     shutil.rmtree(tmp_path / "hum")
     assert "codec/own.safetensors" in files(tmp_path / "new")
-    codes = torch.zeros(1, new.codec.num_streams, 3, dtype=torch.long)
-    assert torch.equal(load_talker(tmp_path / "new").codec.decode(codes), made.codec.decode(codes))
+    codec_of_new = load_talker(tmp_path / "new").codec
+    assert torch.equal(codec_of_new.decode(torch.zeros(1, codec_of_new.num_streams, 3, dtype=torch.long)), wanted)
 
 
 def test_ears_are_put_beside_it_where_they_can_be_built(

@@ -138,7 +138,7 @@ def attach(
     with writing(out), written_whole(out) as partial:
         if mouth is not None:
             load_voice(talker.model, mouth)
-            copy_files(mouth.folder, partial, own_files(mouth.folder, mouth.voice.refs))
+            copy_files(own_files(mouth.folder, mouth.voice.refs), partial)
         save_talker(talker, partial, set() if mouth is None else set(VOICE_PARTS))
     talker.folder = out
     return talker

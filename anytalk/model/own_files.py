@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,15 @@ NOT_SHARED = shutil.ignore_patterns("*.checkpoint*", "*.partial*", "tensorboard"
 _LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
-def own_files(folder: Path, parts: Iterable[PartRef]) -> list[Path]:
-    """Find what belongs to a folder: paths relative to it.
+def own_files(folder: Path, parts: Iterable[PartRef]) -> dict[Path, Path]:
+    """Find what belongs to a folder.
 
     Args:
         folder: A talker's or a voice's.
         parts: Whose options may name files in it.
+
+    Returns:
+        Path relative to the folder -> where it lies.
 
     Raises:
         TalkerError: an option names a file outside by a relative path.
@@ -39,21 +42,21 @@ def own_files(folder: Path, parts: Iterable[PartRef]) -> list[Path]:
                     f"move it into '{folder}', and name it so there",
                 )
             found.add(path)
-    return sorted(found)
+    return {path: folder / path for path in sorted(found)}
 
 
-def copy_files(source: Path, target: Path, paths: Iterable[Path]) -> None:
-    """Copy files and folders, `paths` relative to both; what isn't shared stays behind.
+def copy_files(files: Mapping[Path, Path], target: Path) -> None:
+    """Copy files and folders to a folder, whose relative paths they are given by; what isn't shared stays behind.
 
     Raises:
         OSError: a file can't be read or written.
     """
-    for path in paths:
+    for path, source in files.items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
-        if (source / path).is_dir():
-            shutil.copytree(source / path, target / path, ignore=NOT_SHARED, dirs_exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target / path, ignore=NOT_SHARED, dirs_exist_ok=True)
         else:
-            shutil.copy2(source / path, target / path)
+            shutil.copy2(source, target / path)
 
 
 @contextmanager

@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-import anytalk
 from anytalk.errors import TalkerError
 from anytalk.files import written_whole
 from anytalk.model.attach import check_vacant
-from anytalk.model.card import model_card, voice_card
+from anytalk.model.card import model_card
 from anytalk.model.config import (
     CONFIG_FILE,
     PART_KINDS,
@@ -23,17 +23,19 @@ from anytalk.model.config import (
     TalkerConfig,
     dump_config,
     override,
-    parse,
     read_config,
 )
 from anytalk.model.own_files import NOT_SHARED, copy_files, own_files, writing
 from anytalk.model.talker import Talker, load_talker, pinned, read_parts, write_parts
-from anytalk.model.voice import VOICE_FILE, VOICE_PARTS, VOICE_WEIGHTS, Voice
-from anytalk.model.voice_parts import voice_tensors
+from anytalk.model.voice import VOICE_FILE
+from anytalk.model.voice_parts import voice_tensors, write_voice
+from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.sources import is_there
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _EARS = ("encoder", "input_adapter")
+_OF_VOICE = ("output_adapter", "heads", "codec")
 _PARTS_FILE = "parts-0001.safetensors"
 
 
@@ -99,7 +101,7 @@ def pack(
         for source in (*take.values(), folder):
             if (source / "history").is_dir():
                 shutil.copytree(source / "history", partial / "history", ignore=NOT_SHARED, dirs_exist_ok=True)
-        copy_files(folder, partial, files)
+        copy_files(files, partial)
         weights = write_parts(partial / _PARTS_FILE, rounded, names)
         config = config.replace(weights=weights.model_dump(), history=[record.model_dump() for record in history])
         (partial / "README.md").write_text(model_card(config, out.name), encoding="utf-8")
@@ -138,27 +140,29 @@ def pack_voice(
     _check_voice(talker, folder)
     tensors = voice_tensors(talker.model)
     rounded = {name: _rounded(name, tensor, _DTYPES[precision]) for name, tensor in tensors.items()}
-    names = [name for name in VOICE_PARTS if name in talker.model.parts()]
     config = pinned(talker.config, talker.registry)
+    files = own_files(folder, [getattr(config, role) for role in _OF_VOICE])
     data = {
-        "library_version": anytalk.__version__,
         "name": out.absolute().name,
         "licence": "unknown" if config.voice is None else config.voice.licence,
-        **config.model_dump(include={"output_adapter", "heads", "codec", "speakers"}),
+        **{role: _brought_in(role, getattr(config, role), files) for role in _OF_VOICE},
         "codec_fingerprint": talker.codec.fingerprint,
         "grid": config.grid.model_dump(include=set(AudioGrid.model_fields)),
-        "weights": {"file": VOICE_WEIGHTS, "num_bytes": 0, "sha256": "", "parts": names},
+        "speakers": config.speakers,
     }
-    voice = parse(Voice, override(data, settings or []), "the settings of the voice")
-    files = own_files(folder, voice.refs)
-    with writing(out), written_whole(out) as partial:
-        partial.mkdir(parents=True)
-        copy_files(folder, partial, files)
-        weights = write_parts(partial / VOICE_WEIGHTS, rounded, names)
-        voice = voice.model_copy(update={"weights": weights})
-        (partial / "README.md").write_text(voice_card(voice), encoding="utf-8")
-        (partial / VOICE_FILE).write_text(dump_config(voice), encoding="utf-8")
-    return [_summary(name, tensors, rounded) for name in names]
+    voice = write_voice(out, override(data, settings or []), rounded, files)
+    return [_summary(name, tensors, rounded) for name in voice.weights.parts]
+
+
+def _brought_in(role: str, part: PartRef, files: dict[Path, Path]) -> dict[str, Any]:
+    """A part whose options name files of this machine inside the voice; `files` gets what is to be copied there."""
+    options = dict(part.options)
+    for name, value in options.items():
+        path = Path(value) if isinstance(value, str) else Path()
+        if path.is_absolute() and is_there(path):
+            inside = Path(role) / path.name
+            files[inside], options[name] = path, str(inside)
+    return {"name": part.name, "options": options}
 
 
 def _check_voice(talker: Talker, folder: Path) -> None:
@@ -229,15 +233,15 @@ def _taken(
     return found, list(theirs.history)
 
 
-def _own_files(folder: Path, config: TalkerConfig) -> list[Path]:
-    """What else of the talker lies in its folder, relative to it."""
+def _own_files(folder: Path, config: TalkerConfig) -> dict[Path, Path]:
+    """What else of the talker lies in its folder: path relative to it -> where it lies."""
     parts = [getattr(config, role) for role in PART_KINDS if role != "backbone"]
     found = own_files(folder, [part for part in parts if part is not None])
     if config.backbone_folder is not None:
         own = Path(config.backbone_folder)
         if not (folder / own).is_dir():
             raise TalkerError(f"'{folder / own}' is missing; talker.yaml names it", "copy the folder again")
-        found.append(own)
+        found[own] = folder / own
     return found
 
 

@@ -1,27 +1,64 @@
-"""A voice's tensors: read from a model, given to another."""
+"""A voice's tensors: read from a model, written to a folder, given to another model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor
 
+import anytalk
+from anytalk.files import written_whole
+from anytalk.model.card import voice_card
+from anytalk.model.config import WeightsFile, dump_config, parse
+from anytalk.model.own_files import copy_files, writing
 from anytalk.model.talk_model import TalkModel
-from anytalk.model.talker import load_part, read_parts
-from anytalk.model.voice import VOICE_FILE, VOICE_PARTS, VoiceFolder
+from anytalk.model.talker import load_part, read_parts, write_parts
+from anytalk.model.voice import VOICE_FILE, VOICE_PARTS, VOICE_WEIGHTS, Voice, VoiceFolder
 
-_OWN = ("special_tokens.text", "special_tokens.text_head")
+_OF_BACKBONE = ("special_tokens.text", "special_tokens.text_head")
 """Tensors of a voice's parts that are as wide as the backbone, and stay with it."""
 
 
 def voice_tensors(model: TalkModel) -> dict[str, Tensor]:
     """The tensors of a model that a voice holds, named ``PART.TENSOR``, on the CPU and contiguous."""
-    parts = model.parts()
     found = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
-        for name in VOICE_PARTS
-        if name in parts
-        for key, tensor in parts[name].state_dict().items()
+        for name, part in model.parts().items()
+        if name in VOICE_PARTS
+        for key, tensor in part.state_dict().items()
     }
-    return {name: tensor for name, tensor in found.items() if name not in _OWN}
+    return {name: tensor for name, tensor in found.items() if name not in _OF_BACKBONE}
+
+
+def write_voice(
+    out: Path, settings: dict[str, Any], tensors: dict[str, Tensor], files: Mapping[Path, Path] | None = None
+) -> Voice:
+    """Write a voice folder whole, with its card; what lies at `out` is replaced.
+
+    Args:
+        out: Where.
+        settings: The fields of ``voice.yaml`` without `weights`.
+        tensors: As :func:`voice_tensors` gives them: of ``output_adapter``, ``heads`` (tied ones have none),
+            ``audio_embeddings``, ``special_tokens.audio``, and ``speaker`` where there are speakers.
+        files: What else lies in it: path relative to the folder -> where it is copied from.
+
+    Raises:
+        ConfigError: settings that aren't those of a voice.
+        TalkerError: the folder can't be written; nothing half-written is left.
+    """
+    parts = sorted(name for name in VOICE_PARTS if name != "speaker" or settings.get("speakers"))
+    draft = WeightsFile(file=VOICE_WEIGHTS, num_bytes=0, sha256="", parts=parts)
+    known = {"library_version": anytalk.__version__, **settings, "weights": draft.model_dump()}
+    voice = parse(Voice, known, "the settings of the voice")
+    with writing(out), written_whole(out) as partial:
+        partial.mkdir(parents=True)
+        copy_files(files or {}, partial)
+        voice = voice.model_copy(update={"weights": write_parts(partial / VOICE_WEIGHTS, tensors, parts)})
+        (partial / "README.md").write_text(voice_card(voice), encoding="utf-8")
+        (partial / VOICE_FILE).write_text(dump_config(voice), encoding="utf-8")
+    return voice
 
 
 def load_voice(model: TalkModel, found: VoiceFolder) -> None:
@@ -30,10 +67,10 @@ def load_voice(model: TalkModel, found: VoiceFolder) -> None:
     Raises:
         TalkerError: a file that is missing, damaged or of another form.
     """
-    weights, parts = found.voice.weights, model.parts()
+    weights = found.voice.weights
     tensors = read_parts(found.folder, weights, VOICE_FILE)
     own = {f"special_tokens.{key}": tensor for key, tensor in model.special_tokens.state_dict().items()}
-    tensors |= {name: tensor for name, tensor in own.items() if name in _OWN}
-    for name in VOICE_PARTS:
-        if name in parts:
-            load_part(parts[name], name, tensors, found.folder / weights.file, VOICE_FILE)
+    tensors |= {name: own[name] for name in _OF_BACKBONE if name in own}
+    for name, part in model.parts().items():
+        if name in VOICE_PARTS:
+            load_part(part, name, tensors, found.folder / weights.file, VOICE_FILE)
