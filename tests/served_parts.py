@@ -32,6 +32,10 @@ class Scripted(ServedBackbone):
     def build(cls, options: Any, context: BuildContext) -> Self:
         raise NotImplementedError
 
+    @property
+    def title(self) -> str:
+        return "a script"
+
     def answer(self, request: TextRequest) -> TextStream:
         self.asked.append(request)
         stream = TextStream(self._cancel)

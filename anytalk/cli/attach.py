@@ -12,6 +12,7 @@ from anytalk.cli.render import commands, count, err, note, out, pairs, size, tab
 from anytalk.errors import ConfigError
 from anytalk.model.config import PART_KINDS, make_room_for_ears, override, parse_config
 from anytalk.model.voice import VOICE_PARTS, ears_are_chosen, find_voice, refuse_fixed_settings
+from anytalk.plugins.endpoint import is_address
 from anytalk.plugins.registry import default_registry
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _NEEDED = ("backbone", "output_adapter", "heads", "codec")
 
 def command(
     model: str = typer.Argument(
-        help="Hub id, folder, .gguf file, package:NAME/PATH, or the name of a backbone plugin."
+        help="Hub id, folder, .gguf file, package:NAME/PATH, name of a backbone plugin, or address of an endpoint."
     ),
     out_folder: Path = typer.Option(..., "-o", "--out", help="Talker folder to write."),
     backbone: str | None = typer.Option(None, help="Backbone plugin; default: the one that recognises the model."),
@@ -39,6 +40,10 @@ def command(
     heads: str | None = typer.Option(None, help="Audio heads."),
     assignments: list[str] = typer.Option([], "--set", help="Any setting of talker.yaml: a.b=c. May be repeated."),
     revision: str | None = typer.Option(None, help="Hub revision of the model."),
+    name: str | None = typer.Option(None, "--model", help="Name of the model at an OpenAI-compatible endpoint."),
+    key_from: str | None = typer.Option(
+        None, help="Environment variable with the endpoint's key; default: OPENAI_API_KEY. Only its name is kept."
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker that is there."),
     seed: int = typer.Option(0, help="Seed of the new parts."),
 ) -> None:
@@ -51,7 +56,8 @@ def command(
         "heads": heads,
         "codec": codec,
     }
-    settings = part_settings(parts, {"encoder": encoder_model, "ears": ears_model}, seed) + assignments
+    settings = part_settings(parts, {"encoder": encoder_model, "ears": ears_model}, seed)
+    settings += served_settings(model, {"name": name, "key_from": key_from}) + assignments
     check_settings(settings, backbone, voice)
     with err.status("looking for the model and its plugin (loading torch) ..."):
         from anytalk.model.attach import attach
@@ -78,13 +84,24 @@ def part_settings(parts: dict[str, str | None], models: dict[str, str | None], s
                     "--encoder none leaves the ears out, but parts of them are set",
                     "leave out --encoder-model and --input-adapter, or name an encoder",
                 )
-            settings += ["encoder=null", "input_adapter=null"]
+            settings += ["encoder=null", "input_adapter=null", "ears=null"]
         elif name is not None:
             settings.append(f"{part}={json.dumps({'name': name})}")
     if models["ears"] is not None and parts["ears"] is None:
         raise ConfigError("--ears-model names weights, but no ears that write are set", "add --ears transcript")
     settings += [f"{part}.options.model={json.dumps(model)}" for part, model in models.items() if model is not None]
     return settings
+
+
+def served_settings(model: str, options: dict[str, str | None]) -> list[str]:
+    """The options of a model that is served elsewhere as assignments; ConfigError where the model is no address."""
+    given = {option: value for option, value in options.items() if value is not None}
+    if given and not is_address(model):
+        raise ConfigError(
+            f"--model and --key-from belong to an endpoint, and '{model}' is no address",
+            "give its address: anytalk attach http://127.0.0.1:8000/v1 --model NAME -o FOLDER",
+        )
+    return [f"backbone.options.{option}={json.dumps(value)}" for option, value in given.items()]
 
 
 def check_settings(settings: list[str], backbone: str | None, voice: str | None = None) -> None:
@@ -133,10 +150,10 @@ def _show(talker: Talker, folder: Path, settings: list[str]) -> None:
     out.print(pairs("What fits", _facts(talker, parts, codec_total, settings)))
     out.print()
     manifest = "manifest.jsonl"
-    if voice is not None:
+    if voice is not None or is_address(config.backbone.options.get("model", "")):
         commands("Type next", [f'anytalk talk {folder} --text "Hello!" -o answer.wav', f"anytalk serve {folder}"])
         if not ears_are_chosen(settings) and config.ears is not None:
-            note(f"ears: {config.ears.name}, the default beside a voice; --ears or --encoder choose others")
+            note(f"ears: {config.ears.name}, chosen because they need no training; --ears or --encoder choose others")
         return
     commands(
         "Type next",

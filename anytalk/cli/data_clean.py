@@ -43,14 +43,14 @@ def command(
     _check(data, target, rewrite, endpoint, model, rewrite_with)
     with err.status("loading ..."):
         from anytalk.data.config import read_data_config, read_rows
+        from anytalk.plugins.endpoint import read_key
         from anytalk.text.clean import Cleaner, clean_to_files, dropped_path, rows_of
-        from anytalk.text.rewrite import read_key
         from anytalk.text.rules import read_rules
 
         limits = read_rules(rules, settings)
         config = read_data_config(data)
         registry = default_registry()
-        key = read_key(key_env) if endpoint else None
+        key = read_key(key_env, "leave --key-env out") if endpoint else None
         step = None
         if rewrite:
             memory = cache or target.with_name(f"{target.name.removesuffix('.jsonl')}.rewrites.jsonl")

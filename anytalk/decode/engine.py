@@ -139,6 +139,11 @@ class Generation:
         return None if self.arriving is None else self.arriving.error
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the text ended too early before it began, so that there is nothing to say."""
+        return self.error is not None and not self.given_text
+
+    @property
     def was_cut(self) -> bool:
         """Whether a text that is written elsewhere would have gone on."""
         return self.arriving is not None and self.arriving.was_cut

@@ -125,6 +125,8 @@ class Runner:
                 slot.generation.arriving.tell(self._wake)
             if slot.generation.is_waiting:
                 self._expected.append(slot)
+            elif slot.generation.has_failed:
+                slot.is_done = True
             elif slot.generation.is_given:
                 for column in slot.generation.given_columns():
                     slot.column = column
@@ -209,14 +211,10 @@ class Runner:
     # ---- text that is written elsewhere
 
     def _begin_expected(self) -> list[Slot]:
-        """Let those in whose text has begun to come; those whose text failed before it began are over."""
+        """Let those in whose text has begun to come."""
         begun = [slot for slot in self._expected if not slot.generation.is_waiting]
         self._expected = [slot for slot in self._expected if all(slot is not other for other in begun)]
-        failed = [slot for slot in begun if slot.generation.error is not None and not slot.generation.given_text]
-        for slot in failed:
-            slot.is_done = True
-            self.remove(slot)
-        self.add_all([slot for slot in begun if not slot.is_done])
+        self.add_all(begun)
         return begun
 
     def _park_all_but(self, active: Sequence[Slot]) -> None:

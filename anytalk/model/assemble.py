@@ -190,6 +190,6 @@ def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | 
 @torch.no_grad()
 def _embedding_std(backbone: Backbone) -> float:
     """Root mean square of the backbone's text embeddings (over its first rows)."""
-    device = next((p.device for p in backbone.parameters()), None)
+    device = next(backbone.parameters()).device
     ids = torch.arange(min(backbone.text_vocab_size, 4096), device=device)[None]
     return float(backbone.embed_text(ids).float().pow(2).mean().sqrt())

@@ -12,10 +12,11 @@ from anytalk.model.assemble import assemble, build_codec
 from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, make_room_for_ears, override, parse_config
 from anytalk.model.own_files import copy_files, own_files, writing
 from anytalk.model.talker import Talker, save_talker
-from anytalk.model.voice import VOICE_PARTS, VoiceFolder, ears_are_chosen, find_voice, refuse_fixed_settings
+from anytalk.model.voice import VOICE_PARTS, ears_are_chosen, find_voice, refuse_fixed_settings
 from anytalk.model.voice_parts import load_voice
 from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import Backbone, Ears, SpeechEncoder
+from anytalk.plugins.contracts import Backbone, Ears, ServedBackbone, SpeechEncoder
+from anytalk.plugins.endpoint import is_address
 from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
@@ -31,6 +32,9 @@ DEFAULTS: dict[str, Any] = {
     "codec": {"name": "spectral"},
 }
 """The paper's stack, but for the codec: `spectral` ships with anytalk, `snac` comes from the hub."""
+
+DEFAULTS_OF_SERVED = {**DEFAULTS, "encoder": None, "input_adapter": None, "output_adapter": {"name": "talker"}}
+"""For a model that is served elsewhere: parts that need only its text."""
 
 
 def choose_backbone(source: ModelSource, registry: Registry) -> str:
@@ -84,7 +88,8 @@ def attach(
     """Attach speech to a language model.
 
     Args:
-        model: Hub id, folder, ``.gguf`` file, ``package:NAME/PATH``, or a plugin name (:func:`needs_no_model`).
+        model: Hub id, folder, ``.gguf`` file, ``package:NAME/PATH``, a plugin name (:func:`needs_no_model`), or the
+            address of an OpenAI-compatible endpoint, whose model `assignments` name: ``backbone.options.name=NAME``.
         out: The talker folder to write.
         backbone: Name of the backbone plugin; default: the one that recognises the model.
         revision: Hub revision.
@@ -106,29 +111,34 @@ def attach(
     check_vacant(out, overwrite)
     mouth = None if voice is None else find_voice(voice, registry)
     is_plugin_name = needs_no_model(model, backbone, registry)
-    name = backbone or (model if is_plugin_name else choose_backbone(resolve(model), registry))
-    options: dict[str, Any] = {} if is_plugin_name else {"model": resolve(model).spec}
+    source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
+    name = backbone or (model if source is None else choose_backbone(source, registry))
+    options: dict[str, Any] = {} if source is None else {"model": source.spec}
     if options and "model" not in registry.load("backbone", name).Options.model_fields:
         raise ConfigError(f"backbone '{name}' makes its own weights and takes no model", f"anytalk attach {name} ...")
     if revision is not None:
         options["revision"] = revision
-    data = override({"backbone": {"name": name, "options": options}, **DEFAULTS}, assignments)
+    is_served = issubclass(registry.load("backbone", name), ServedBackbone)
+    defaults = DEFAULTS_OF_SERVED if is_served else DEFAULTS
+    data = override({"backbone": {"name": name, "options": options}, **defaults}, assignments)
     data = make_room_for_ears(data, assignments)
     data = {key: _absolute_model(value) for key, value in data.items()}
     ears = None
     if mouth is not None:
         refuse_fixed_settings(assignments)
         data = mouth.settings(data)
-        if not ears_are_chosen(assignments):
-            ref, ears = _build_ears(mouth, registry)
-            data |= {"encoder": None, "input_adapter": None, "ears": ref}
+    if (is_served or mouth is not None) and not ears_are_chosen(assignments):
+        ref, ears = _build_ears(None if mouth is None else mouth.voice.ears, registry)
+        data |= {"encoder": None, "input_adapter": None, "ears": ref}
     draft = parse_config(data, "the settings of attach")
 
     part: Backbone = registry.build("backbone", draft.backbone, BuildContext())
+    if isinstance(part, ServedBackbone):
+        part.check()
     folder = None if mouth is None else mouth.folder
     config = _probe(draft, data, part, registry, folder)
     base = BaseInfo(
-        model=str(draft.backbone.options.get("model", model)),
+        model=part.title if isinstance(part, ServedBackbone) else str(draft.backbone.options.get("model", model)),
         revision=revision,
         fingerprint=fingerprint(part),
         licence=part.licence,
@@ -144,9 +154,9 @@ def attach(
     return talker
 
 
-def _build_ears(mouth: VoiceFolder, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
-    """Build the ears that go with a voice where nobody chose any; None, with a warning, where none can be built."""
-    suggested = [] if mouth.voice.ears is None else [mouth.voice.ears]
+def _build_ears(voices: PartRef | None, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
+    """Build ears that write where nobody chose any, a voice's own first; None, with a warning, where none can be built."""
+    suggested = [] if voices is None else [voices]
     why = ""
     for ref in (*suggested, PartRef(name=EARS_OF_VOICES)):
         try:

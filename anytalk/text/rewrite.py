@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from anytalk.errors import ConfigError, DataError
+from anytalk.plugins.endpoint import in_a_line, is_address, load_openai
 
 if TYPE_CHECKING:
     from anytalk.model.talker import Talker
@@ -208,13 +209,8 @@ class EndpointRewriter(Rewriter):
     def __init__(
         self, url: str, model: str, key: str | None, concurrency: int = 4, timeout_s: float = 60.0, retries: int = 5
     ) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise ConfigError(
-                "--endpoint needs the package openai, which is not installed", "pip install 'anytalk[rewrite]'"
-            ) from None
-        if not url.startswith(("http://", "https://")):
+        openai = load_openai("--endpoint", "rewrite")
+        if not is_address(url):
             raise ConfigError(f"'{url}' is no address", "give the base of the API: --endpoint http://localhost:8000/v1")
         self._openai: Any = openai
         self.name, self.model, self.window = f"{url} {model}", model, 8 * concurrency
@@ -254,10 +250,10 @@ class EndpointRewriter(Rewriter):
             reply = self._client.chat.completions.create(model=self.model, messages=messages, temperature=0.0)
         except refused as error:
             raise ConfigError(
-                f"{self.name} refused: {_line(error)}", "check --endpoint, --model and the API key (--key-env)"
+                f"{self.name} refused: {in_a_line(error)}", "check --endpoint, --model and the API key (--key-env)"
             ) from None
         except (self._openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is no JSON
-            return None, f"the endpoint failed: {_line(error)}"
+            return None, f"the endpoint failed: {in_a_line(error)}"
         return read_reply(reply)
 
     def close(self) -> None:
@@ -304,21 +300,3 @@ class TalkerRewriter(Rewriter):
             answers = greedy_answers(self._talker, asked, max_tokens=self._max_tokens, batch_size=self._batch_size)
             for place, answer in enumerate(answers):
                 done(first + place, (answer, "") if answer.strip() else (None, "the talker said nothing"))
-
-
-def read_key(variable: str | None) -> str | None:
-    """The API key of an environment variable; a variable that was asked for has to be there.
-
-    Raises:
-        ConfigError: it isn't.
-    """
-    key = os.environ.get(variable or "OPENAI_API_KEY")
-    if variable is not None and not key:
-        raise ConfigError(
-            f"the environment variable {variable} is not set", f"export {variable}=..., or leave --key-env out"
-        )
-    return key
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

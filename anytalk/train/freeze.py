@@ -11,6 +11,7 @@ from torch import nn
 
 from anytalk.errors import ConfigError, did_you_mean
 from anytalk.model.talk_model import PART_NAMES, TalkModel
+from anytalk.plugins.contracts import ServedBackbone
 from anytalk.train.config import LoraConfig
 from anytalk.train.lora import add_lora, is_lora
 
@@ -38,9 +39,15 @@ def apply_freeze(
         One report per part, in the order of the line; updates count as parameters of their part.
 
     Raises:
-        ConfigError: no name, a name that is no part, a pattern that matches nothing, or a part that this talker doesn't
-            have or that has no parameters.
+        ConfigError: a model that is served elsewhere, no name, a name that is no part, a pattern that matches nothing,
+            or a part that this talker doesn't have or that has no parameters.
     """
+    if isinstance(model.backbone, ServedBackbone):
+        raise ConfigError(
+            f"this talker can't be trained: its language model, {model.backbone.title}, is served elsewhere, and only "
+            "its text comes here",
+            "attach the model's own files to train on it; a voice may be trained on another model",
+        )
     parts = model.parts()
     patterns = _patterns(list(train), parts)
     for name, config in (lora or {}).items():

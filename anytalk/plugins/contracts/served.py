@@ -97,10 +97,17 @@ class ServedBackbone(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.tokenizer = PieceTokenizer()
+        # Without an element: backbones are asked for the device of their first parameter.
+        self.nothing = nn.Parameter(torch.zeros(0), requires_grad=False)
 
     @abstractmethod
     def answer(self, request: TextRequest) -> TextStream:
         """Send a request and return at once; errors end the stream, with an error that is a sentence."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What it is called in messages: which model, and where."""
 
     def check(self) -> None:
         """Ask whether the model is there; called once, when a talker is made of it.
@@ -121,7 +128,7 @@ class ServedBackbone(Backbone):
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """(B,T) -> zeros (B,T,1)."""
-        return torch.zeros(*ids.shape, 1, device=ids.device)
+        return self.nothing.new_zeros(*ids.shape, 1)
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
         """An empty cache, which stays empty."""

@@ -1,0 +1,55 @@
+"""What all who ask an OpenAI-compatible endpoint share: the client's package, the key, the address. No torch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from anytalk.errors import ConfigError
+
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+def load_openai(what: str, extra: str) -> Any:
+    """The package ``openai``, which is optional.
+
+    Args:
+        what: What needs it, for the message.
+        extra: The extra of anytalk that installs it.
+
+    Raises:
+        ConfigError: it isn't installed.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise ConfigError(
+            f"{what} needs the package openai, which is not installed", f"pip install 'anytalk[{extra}]'"
+        ) from None
+    return openai
+
+
+def is_address(text: str) -> bool:
+    """Whether a model's name is the address of an endpoint."""
+    return text.startswith(("http://", "https://"))
+
+
+def read_key(variable: str | None, hint: str) -> str | None:
+    """The API key of an environment variable, by default OPENAI_API_KEY; one that was asked for has to be there.
+
+    Args:
+        variable: Its name.
+        hint: What to do instead of setting it.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    key = os.environ.get(variable or DEFAULT_KEY_VARIABLE)
+    if variable is not None and not key:
+        raise ConfigError(f"the environment variable {variable} is not set", f"export {variable}=..., or {hint}")
+    return key
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, without line breaks and not too long."""
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,281 @@
+"""A language model behind any OpenAI-compatible endpoint: vLLM, llama.cpp, Ollama, a cloud, another anytalk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import cached_property, lru_cache, partial
+from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from anytalk import plugins
+from anytalk.errors import AnytalkError, ConfigError, ServedError
+from anytalk.plugins import BuildContext
+from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextStream
+from anytalk.plugins.endpoint import DEFAULT_KEY_VARIABLE, in_a_line, is_address, load_openai, read_key
+from anytalk.plugins.sources import ModelSource
+
+_NO_KEY = "none"
+_CONNECT_S = 5.0
+_LONGEST_PAUSE_S = 2.0
+"""An endpoint that is busy is asked once more if it wants no longer pause: nobody waits longer in a conversation."""
+_CHARACTERS_PER_TOKEN = 16
+"""No model's tokens are longer on average: what goes on beyond is a server that minds no limit."""
+
+
+class EndpointBackbone(ServedBackbone):
+    """Asks ``/chat/completions`` for a stream of text, for each answer anew.
+
+    Requests run in one thread of their own for all answers, so that any of them can be cancelled at once.
+    """
+
+    class Options(plugins.Options):
+        """Where the model is, and how it is asked."""
+
+        model: str = Field(description="Base address of the API, for example http://127.0.0.1:8000/v1.")
+        name: str | None = Field(None, description="Name of the model there; written by `attach --model`.")
+        key_from: str | None = Field(
+            None,
+            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
+            description="Environment variable that holds the API key; null: OPENAI_API_KEY, where it is set. The key "
+            "itself is never written down.",
+        )
+        timeout_s: float = Field(60.0, gt=0, description="Longest wait for the first or the next piece of text.")
+        fields: dict[str, Any] = Field(
+            default_factory=dict,
+            description="More fields of each request, in place of what anytalk sets; null leaves one out.",
+        )
+
+        @field_validator("model")
+        @classmethod
+        def _is_plain_address(cls, model: str) -> str:
+            if not is_address(model):
+                raise ValueError("is no address; it looks like http://127.0.0.1:8000/v1")
+            if "@" in urlsplit(model).netloc:
+                raise ValueError("holds a password, which would be written down; name a variable in key_from instead")
+            return model.rstrip("/")
+
+    def __init__(self, options: EndpointBackbone.Options) -> None:
+        super().__init__()
+        self.options = options
+        self._openai = load_openai("a model that is served elsewhere", "served")
+
+    @classmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        """Connect to nothing yet.
+
+        Raises:
+            ConfigError: the package openai isn't installed.
+        """
+        return cls(options)
+
+    @classmethod
+    def recognises(cls, source: ModelSource) -> bool:
+        """Any address."""
+        return is_address(source.spec)
+
+    @property
+    def title(self) -> str:
+        """Name and address."""
+        return f"'{self.options.name}' at {self.options.model}"
+
+    def answer(self, request: TextRequest) -> TextStream:
+        """Send the request; what comes back is put into the stream as it comes."""
+        stream = TextStream(lambda: future.cancel())
+        future = asyncio.run_coroutine_threadsafe(self._fill(stream, request), _loop())
+        return stream
+
+    def check(self) -> None:
+        """Ask for one token.
+
+        Raises:
+            ConfigError: no model is named.
+            ServedError: the endpoint can't be reached, or refuses.
+        """
+        asyncio.run_coroutine_threadsafe(self._check(), _loop()).result()
+
+    # ---- in the loop's thread
+
+    async def _fill(self, stream: TextStream, request: TextRequest) -> None:
+        length, limit = 0, _CHARACTERS_PER_TOKEN * request.max_tokens
+        try:
+            async with aclosing(self._pieces(request)) as pieces:
+                async for text, finish_reason in pieces:
+                    stream.put(text)
+                    length += len(text)
+                    if length > limit:
+                        break
+                    if finish_reason is not None and length:
+                        # What follows is bookkeeping; it is read so that the connection can be used again.
+                        stream.end(was_cut=finish_reason == "length")
+            if not length:
+                said = f"{self.title} wrote nothing"
+                raise ServedError(said, "does it only think? Let it answer at once, or allow it more tokens")
+            stream.end(was_cut=True)
+        except AnytalkError as error:
+            stream.end(error)
+        except Exception as error:  # whoever waits must be told
+            stream.end(ServedError(f"asking {self.title} failed: {type(error).__name__}: {in_a_line(error)}"))
+
+    async def _check(self) -> None:
+        if self.options.name is None:
+            names = ", ".join(await self._names())
+            raise ConfigError(
+                f"the endpoint {self.options.model} was given without the name of a model",
+                f"add --model NAME; it has {names}" if names else "add --model NAME",
+            )
+        async for _ in self._pieces(TextRequest(messages=({"role": "user", "content": "Hello"},), max_tokens=1)):
+            pass
+
+    async def _names(self) -> list[str]:
+        try:
+            return [model.id async for model in self._client.models.list()]
+        except Exception as error:  # the client's own, and of whatever the endpoint sent instead
+            self._explain(error, has_begun=False)
+
+    async def _pieces(self, request: TextRequest) -> AsyncGenerator[tuple[str, str | None], None]:
+        """Yield pieces of text, the last one with the reason why it is the last; empty ones may follow.
+
+        Raises:
+            AnytalkError: what went wrong, as a sentence.
+        """
+        has_begun = has_ended = False
+        try:
+            async with asyncio.timeout(self.options.timeout_s) as patience, await self._begin(request) as chunks:
+                async for chunk in chunks:
+                    text, finish_reason = _read(chunk)
+                    has_begun, has_ended = True, has_ended or finish_reason is not None
+                    patience.reschedule(asyncio.get_running_loop().time() + self.options.timeout_s)
+                    yield text, finish_reason
+        except AnytalkError:
+            raise
+        except Exception as error:  # the client's own, those below it, and of whatever was sent instead of a stream
+            self._explain(error, has_begun)
+        if not has_ended:
+            self._explain(EOFError(), has_begun)
+
+    async def _begin(self, request: TextRequest) -> Any:
+        """Send the request; once more if the endpoint wants a short pause, or closed a connection it had kept open."""
+        openai = self._openai
+        fields = {
+            "temperature": request.temperature,
+            "top_p": None if request.top_p == 1 else request.top_p,
+            "max_tokens": request.max_tokens,
+            "seed": request.seed,
+            **self.options.fields,
+        }
+        ask = partial(
+            self._client.chat.completions.create,
+            model=self.options.name or "",
+            messages=list(request.messages),
+            stream=True,
+            extra_body={name: value for name, value in fields.items() if value is not None},
+        )
+        try:
+            return await ask()
+        except openai.APITimeoutError:
+            raise
+        except openai.APIConnectionError:
+            pause_s = 0.0
+        except openai.RateLimitError as error:
+            wanted = _pause_s(error)
+            if wanted is None or wanted > _LONGEST_PAUSE_S:
+                raise
+            pause_s = wanted
+        await asyncio.sleep(pause_s)
+        return await ask()
+
+    @cached_property
+    def _client(self) -> Any:
+        """Made in the loop's thread, where alone it is used; ConfigError for a key that isn't there."""
+        openai, options = self._openai, self.options
+        key = read_key(options.key_from, "name another in talker.yaml: backbone.options.key_from")
+        timeout = openai.Timeout(options.timeout_s, connect=min(_CONNECT_S, options.timeout_s))
+        client = openai.AsyncOpenAI(base_url=options.model, api_key=key or _NO_KEY, max_retries=0, timeout=timeout)
+        weakref.finalize(self, _close, client)
+        return client
+
+    # ---- sentences
+
+    def _explain(self, error: Exception, has_begun: bool) -> NoReturn:
+        """Raise a sentence in place of an error of the client.
+
+        Raises:
+            ServedError: always, or the ConfigError that it was.
+        """
+        openai, who, url, options = self._openai, self.title, self.options.model, self.options
+        if isinstance(error, AnytalkError):
+            raise error
+        detail, variable = self._detail(error), options.key_from or DEFAULT_KEY_VARIABLE
+        said, hint = f"{who} answered with an error: {detail}", "see the endpoint's own log"
+        if isinstance(error, TimeoutError | openai.APITimeoutError):
+            said = f"{who} has written nothing for {options.timeout_s:g} s"
+            hint = "ask again, or allow it more: backbone.options.timeout_s in talker.yaml"
+        elif has_begun and isinstance(error, EOFError | openai.APIConnectionError):
+            said, hint = f"the connection to {who} was lost in the middle of the answer", "ask again"
+        elif isinstance(error, openai.APIConnectionError):
+            said, hint = f"{url} can't be reached: {self._detail(error.__cause__ or error)}", "is the server running?"
+        elif isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            said = f"{url} refuses the key in {variable}: {detail}"
+            if self._client.api_key == _NO_KEY:
+                said = f"{url} wants a key, and {variable} is not set: {detail}"
+            hint = f"export {variable}=..., or name another variable: attach --key-from NAME"
+        elif isinstance(error, openai.NotFoundError):
+            said = f"{url} has no model '{options.name}', or is no OpenAI-compatible API: {detail}"
+            hint = f"see what it has: curl {url}/models (most addresses end with /v1)"
+        elif isinstance(error, openai.RateLimitError):
+            pause_s = _pause_s(error)
+            said = f"{who} takes no more questions at the moment (429): {detail}"
+            hint = "ask again later" if pause_s is None else f"ask again in {pause_s:g} s"
+        elif isinstance(error, EOFError | ValueError):
+            said = f"{who} sent something that is no stream of text" + (f": {detail}" if detail else "")
+            hint = "is it an OpenAI-compatible API? Most addresses end with /v1"
+        raise ServedError(said, hint) from None
+
+    def _detail(self, error: BaseException) -> str:
+        """What an error says, without the key, which some servers repeat."""
+        body = getattr(error, "body", None)
+        message = body.get("message") if isinstance(body, dict) else None
+        said = in_a_line(error) if not isinstance(message, str) else " ".join(message.split())[:300]
+        return said.replace(self._client.api_key, "...") if self._client.api_key != _NO_KEY else said
+
+
+def _read(chunk: Any) -> tuple[str, str | None]:
+    """The text of a piece of the stream, and why it is the last; servers of other makers leave fields out.
+
+    Raises:
+        ValueError: no piece of a chat completion.
+    """
+    choices = getattr(chunk, "choices", None)
+    if not isinstance(choices, list):
+        raise ValueError(f"a piece without choices: {in_a_line(ValueError(chunk))[:80]}")
+    if not choices:  # what was used up
+        return "", None
+    text = getattr(getattr(choices[0], "delta", None), "content", None)
+    return text if isinstance(text, str) else "", getattr(choices[0], "finish_reason", None)
+
+
+def _pause_s(error: Any) -> float | None:
+    """The pause that an endpoint asks for; None where it names no number of seconds."""
+    try:
+        return float(error.response.headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _close(client: Any) -> None:
+    """Close the connections that a client keeps open between answers."""
+    asyncio.run_coroutine_threadsafe(client.close(), _loop())
+
+
+@lru_cache(maxsize=1)
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop of all requests, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="anytalk-served", daemon=True).start()
+    return loop
