@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from anytalk.cli.app import build_app
 from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import Row
+from anytalk.plugins.endpoint import read_key
 from anytalk.text import rewrite as rewriting
 from anytalk.text.clean import Cleaner, Dropped
 from anytalk.text.rewrite import EndpointRewriter, Outcome, Request, RewriteCache, Rewriter, RewriteStep, TalkerRewriter
@@ -329,8 +330,8 @@ def test_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_KEY", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="NO_KEY is not set"):
-        rewriting.read_key("NO_KEY")
-    assert rewriting.read_key(None) is None
+        read_key("NO_KEY", "leave it out")
+    assert read_key(None, "") is None
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,7 +296,7 @@ def test_the_command(served: Endpoint, tmp_path: Path) -> None:
     [
         ((), "add --model NAME; it has small, large"),
         (("--model", "small", "--key-from", "sk-secret-1"), "key_from"),
-        (("--model", "small", "--output-adapter", "none"), "reads the states"),
+        (("--model", "small", "--output-adapter", "none"), "needs the language model itself"),
         (("--model", "small", "--encoder", "tiny", "--input-adapter", "stack"), "ears that write"),
     ],
 )

@@ -150,7 +150,7 @@ def _show(talker: Talker, folder: Path, settings: list[str]) -> None:
     out.print(pairs("What fits", _facts(talker, parts, codec_total, settings)))
     out.print()
     manifest = "manifest.jsonl"
-    if voice is not None or is_address(config.backbone.options.get("model", "")):
+    if voice is not None or _is_served(talker):
         commands("Type next", [f'anytalk talk {folder} --text "Hello!" -o answer.wav', f"anytalk serve {folder}"])
         if not ears_are_chosen(settings) and config.ears is not None:
             note(f"ears: {config.ears.name}, chosen because they need no training; --ears or --encoder choose others")
@@ -168,6 +168,12 @@ def _show(talker: Talker, folder: Path, settings: list[str]) -> None:
         note("'tiny' parts are for trying things out: they hold no knowledge and no voice")
 
 
+def _is_served(talker: Talker) -> bool:
+    from anytalk.plugins.contracts import ServedBackbone
+
+    return isinstance(talker.model.backbone, ServedBackbone)
+
+
 def _facts(talker: Talker, parts: dict[str, int], codec_total: int, settings: list[str]) -> list[tuple[str, str]]:
     grid, codec = talker.config.grid, talker.codec
     pattern = grid.delay_pattern()
@@ -178,6 +184,9 @@ def _facts(talker: Talker, parts: dict[str, int], codec_total: int, settings: li
     style_was_set = any(setting.startswith("grid.prompt=") for setting in settings)
     why = "you set it" if style_was_set else f"the tokenizer has {'a' if has_template else 'no'} chat template"
     base = talker.config.base
+    text_path = "bit-identical to the base model until a stage trains the backbone"
+    if _is_served(talker):
+        why, text_path = "the endpoint is sent messages", "as the endpoint writes it, spoken while it comes"
     return [
         ("base model", f"{base.model if base else '?'} (plugin {talker.config.backbone.name})"),
         ("trained talker on disk", f"{size(new * 4)} in fp32 ({size(new * 2)} in fp16), base model not counted"),
@@ -188,5 +197,5 @@ def _facts(talker: Talker, parts: dict[str, int], codec_total: int, settings: li
         ),
         ("steps per second of speech", f"{steps:.1f} ({codec.sample_rate_hz} Hz, {codec.frame_rate_hz:.1f} frames/s)"),
         ("prompt style", f"{grid.prompt} ({why})"),
-        ("text path", "bit-identical to the base model until a stage trains the backbone"),
+        ("text path", text_path),
     ]

@@ -155,7 +155,7 @@ def attach(
 
 
 def _build_ears(voices: PartRef | None, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
-    """Build ears that write where nobody chose any, a voice's own first; None, with a warning, where none can be built."""
+    """Build ears that write where nobody chose any, a voice's own first; None, and a warning, where that fails."""
     suggested = [] if voices is None else [voices]
     why = ""
     for ref in (*suggested, PartRef(name=EARS_OF_VOICES)):

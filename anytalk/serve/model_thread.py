@@ -18,8 +18,9 @@ from torch import Tensor
 from anytalk.decode.jobs import Ended, Event, Failed, Job, Question, front_of, listen_to
 from anytalk.decode.memory import Memory
 from anytalk.decode.runner import Runner
-from anytalk.errors import AnytalkError
+from anytalk.errors import AnytalkError, ServedError
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import ServedBackbone
 from anytalk.serve.heap import Heap
 
 log = logging.getLogger("anytalk.serve")
@@ -40,7 +41,7 @@ class ModelThread:
         self.talker = talker
         self._stride_frames = stride_frames
         self._on_columns = on_columns
-        self._runner = Runner(talker.model)
+        self._runner = Runner(talker.model, wake=self._wake)
         self._heap = Heap()
         self._arrived = threading.Condition()
         self._new: deque[Job] = deque()
@@ -56,8 +57,12 @@ class ModelThread:
 
     def end(self) -> None:
         """Fail what is unfinished, with the next round at the latest; everybody is told. From any thread."""
+        self._stops = True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the thread look again at what there is to do."""
         with self._arrived:
-            self._stops = True
             self._arrived.notify()
 
     def stop(self) -> None:
@@ -106,16 +111,19 @@ class ModelThread:
                     return
         finally:
             job.cancel()
+            self._wake()
 
     # ---- in the thread
 
     def _new_runner(self) -> Runner:
-        runner = Runner(self.talker.model)
+        runner = Runner(self.talker.model, wake=self._wake)
+        if isinstance(self.talker.model.backbone, ServedBackbone):
+            return runner
         try:
             runner.warm_up(front_of(self.talker))
         except Exception:  # nothing depends on it, and the thread must live
             log.exception("the first prompt could not be read")
-            return Runner(self.talker.model)
+            return Runner(self.talker.model, wake=self._wake)
         return runner
 
     def _work(self) -> None:
@@ -129,6 +137,7 @@ class ModelThread:
             self._stops = True
         for job in [*self._new, *self._preparing, *self._speaking]:
             job.emit(Failed(self._last_words, is_ours=True))
+            _forget(job)
         self._new.clear()
         self._preparing.clear()
         self._speaking.clear()
@@ -136,7 +145,7 @@ class ModelThread:
     def _run_rounds(self) -> None:
         while True:
             with self._arrived:
-                while not (self._new or self._preparing or self._speaking or self._stops):
+                while not (self._new or self._stops or self._can_go_on()):
                     self._arrived.wait()
                 if self._stops:
                     return
@@ -149,6 +158,12 @@ class ModelThread:
             left = len(self._preparing) + len(self._speaking)
             if left < before:
                 self._heap.give_back(at_once=not left)
+
+    def _can_go_on(self) -> bool:
+        """Whether there is something to do now; not where all wait for text that is written elsewhere."""
+        if any(job.is_cancelled for job in self._speaking):
+            return True
+        return bool(self._preparing) or not self._runner.is_waiting
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._speaking if job.is_cancelled]:
@@ -283,12 +298,15 @@ class _failures_of:  # noqa: N801
 
 def _tell_failure(job: Job, error: Exception) -> None:
     if isinstance(error, AnytalkError):
-        job.emit(Failed(str(error).replace("\n", "; "), is_ours=False))
+        # A client can mend nothing of what is wrong with a model elsewhere.
+        job.emit(Failed(str(error).replace("\n", "; "), is_ours=isinstance(error, ServedError)))
     else:
         log.error("an answer failed", exc_info=error)
         job.emit(Failed(f"the model failed: {type(error).__name__}", is_ours=True))
 
 
 def _forget(job: Job) -> None:
+    if job.slot is not None:
+        job.slot.generation.close()
     if job.memory is not None:
         job.memory.forget()
