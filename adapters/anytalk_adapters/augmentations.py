@@ -26,11 +26,7 @@ class _Options(plugins.Options):
 
 
 class _Chance(Augmentation):
-    """Leaves a share of the waves as they are.
-
-    Args:
-        options: Validated options of the augmentation.
-    """
+    """Leaves a share of the waves as they are."""
 
     licence = "MIT"
 
@@ -211,8 +207,6 @@ def impulse_response(
         rt60_s: Time in which the noise decays by 60 dB.
         direct_db: Energy of the direct sound over that of the noise.
         gap_s: Silence between the two.
-        sample_rate_hz: Rate.
-        generator: Source of the noise.
     """
     gap = 1 + round(gap_s * sample_rate_hz)
     time_s = np.arange(max(1, round(rt60_s * sample_rate_hz))) / sample_rate_hz

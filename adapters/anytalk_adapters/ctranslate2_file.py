@@ -82,10 +82,6 @@ class _Cursor:
 def parse_ctranslate2(content: bytes, name: str) -> CTranslate2File:
     """Parse a whole ``model.bin``.
 
-    Args:
-        content: The file.
-        name: What to call it in an error.
-
     Raises:
         WeightsError: truncated, another format, or another version of it.
     """
@@ -112,7 +108,6 @@ def whisper_state_dict(file: CTranslate2File, name: str) -> dict[str, Tensor]:
 
     Args:
         file: A parsed model of spec ``WhisperSpec``.
-        name: What to call it in an error.
 
     Returns:
         Encoder and decoder, float32, fresh memory.

@@ -33,7 +33,6 @@ class HFEncoder(SpeechEncoder):
 
     Args:
         model: A transformers audio encoder that gives ``last_hidden_state`` (1,F,E).
-        extractor: Its feature extractor.
     """
 
     class Options(plugins.Options):

@@ -37,9 +37,7 @@ def position_noise(first: int, count: int, key: int, device: torch.device | str 
 
     Args:
         first: Absolute position of the first value.
-        count: How many values.
         key: Another key is another noise.
-        device: Where to make it.
     """
     position = torch.arange(first, first + count, device=device)
     stem = _mix(position ^ _mix(torch.tensor(key, device=device)))

@@ -80,11 +80,7 @@ class SnacWeights:
 
 
 class SnacStream(CodecStream):
-    """Decodes codes as they come, equal to the offline decode to rounding.
-
-    Args:
-        weights: Shared by all streams of a codec.
-    """
+    """Decodes codes as they come, equal to the offline decode to rounding."""
 
     def __init__(self, weights: SnacWeights) -> None:
         self._weights = weights

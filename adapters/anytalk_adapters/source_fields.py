@@ -69,8 +69,6 @@ def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None
     Args:
         value: A path, an address (with ``://``), the bytes of a sound file, or a dict of `datasets`: ``{bytes, path}``
             or ``{array, sampling_rate}``.
-        field: Name of the field.
-        where: Name of the row.
         folder: What a relative path is relative to.
 
     Raises:

@@ -87,7 +87,6 @@ def read_json(place: Place, fields: str = "") -> Iterator[Record | BadRow]:
     """Records of a JSONL file (one object per line), or of a JSON file that holds one array of objects.
 
     Args:
-        place: The file.
         fields: Names of the fields, for the hint of a line that is no object.
 
     Raises:

@@ -98,11 +98,7 @@ class DecoderState:
 
 
 class SpectralNet(nn.Module):
-    """The network: wave to latents, quantiser, latents to wave.
-
-    Args:
-        sizes: All sizes.
-    """
+    """The network: wave to latents, quantiser, latents to wave."""
 
     window: Tensor
 

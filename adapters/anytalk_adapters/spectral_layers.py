@@ -29,14 +29,7 @@ def htk_mel_filters(sample_rate_hz: int, n_fft: int, num_mels: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram, one column per hop.
-
-    Args:
-        sample_rate_hz: Of the wave.
-        n_fft: Window and transform size.
-        hop: Samples per column.
-        num_mels: Filters.
-    """
+    """Log-mel spectrogram, one column per hop."""
 
     window: Tensor
     filters: Tensor
@@ -72,7 +65,6 @@ class ConvNeXtBlock(nn.Module):
     its own past.
 
     Args:
-        width: Channels.
         hidden: Width between the two linear layers.
         look_ahead: How many of the 6 extra columns stand behind the output; 0 is causal.
     """

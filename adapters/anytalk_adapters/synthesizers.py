@@ -147,7 +147,6 @@ class ProgramSynthesizer(Synthesizer):
     """A speech program that is run once per text and answers with a WAV on its standard output.
 
     Args:
-        program: Path of the program.
         voices: What it is asked for; the first is the default.
     """
 

@@ -67,9 +67,7 @@ def answer(
     """Answer a spoken question as a :class:`anytalk.decode.session.Session` does, at a pace.
 
     Args:
-        talker: Who answers.
         wave: (N,) float32 at the encoder's rate.
-        pace: Length of the answer.
         stride_frames: Codec frames per piece of sound behind the first.
         reach: See :class:`anytalk.decode.engine.DecodeOptions`.
         lapped: Called after each column; its time counts.

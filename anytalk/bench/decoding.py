@@ -50,7 +50,6 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
 
     Args:
         talker: Of float32 weights; changed in place.
-        bench: What is measured.
         told: Called with what begins now.
 
     Returns:
@@ -157,7 +156,6 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
     and holds what :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.
 
     Args:
-        talker: Whose parts.
         lengths: Increasing.
 
     Returns:

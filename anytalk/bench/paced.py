@@ -16,8 +16,6 @@ class PacedGeneration(Generation):
 
     Args:
         text_columns: Columns with text, its end included.
-        arguments: Of :class:`Generation`.
-        named: Of :class:`Generation`.
     """
 
     def __init__(self, *arguments: Any, text_columns: int, **named: Any) -> None:

@@ -9,12 +9,7 @@ from anytalk.bench.stopwatch import STEP_SEGMENTS
 
 
 def draw_step(figures: dict[str, Any], path: Path) -> None:
-    """Two bars, one for each kind of step, cut into segments, beside the length of the sound that they make.
-
-    Args:
-        figures: Of :func:`anytalk.bench.decoding.bench_decode`.
-        path: A ``.png`` to write.
-    """
+    """Two bars, one for each kind of step, cut into segments, beside the length of the sound that they make."""
     import matplotlib
 
     matplotlib.use("Agg")

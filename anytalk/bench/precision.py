@@ -64,8 +64,6 @@ def measure_precision(
 
     Args:
         make: Loads the talker anew.
-        arithmetics: Which.
-        questions: Typed.
         max_tokens: Columns of each answer.
         told: Called with what begins now.
 

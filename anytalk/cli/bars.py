@@ -12,9 +12,6 @@ from anytalk.cli.render import err
 class Bars:
     """Draws bars while it is entered, on a terminal only; commands derive from it and say what they do elsewhere.
 
-    Args:
-        columns: Of each bar.
-
     Attributes:
         progress: The bars, or None where there is no terminal.
     """

@@ -56,9 +56,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
     """A plain table; cells are shown as they are.
 
     Args:
-        title: Above it.
-        columns: Headings.
-        rows: Cells.
         numbers: Headings of the columns that are set flush right.
     """
     made = Table(

@@ -29,9 +29,6 @@ def load_sounddevice() -> Any:
 class Loudspeaker:
     """Plays pieces of sound as they come; use it in a ``with`` statement.
 
-    Args:
-        sample_rate_hz: Rate of the pieces.
-
     Raises:
         AudioError: no loudspeaker that takes this rate.
     """

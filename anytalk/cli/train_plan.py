@@ -23,7 +23,6 @@ def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
 
     Args:
         talker: Loaded, with its encoder; left with the freezing of the last stage.
-        recipe: Stages.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:

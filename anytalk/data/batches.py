@@ -83,14 +83,7 @@ class StepSettings:
 
 
 class LaidRow:
-    """A row of a step, laid out for its task (:class:`anytalk.plugins.contracts.LossRow`).
-
-    Args:
-        talker: Whose grids.
-        outline: The example, with or without its sound.
-        task: What is learnt from it.
-        learn_pads: Also learn pad_a.
-    """
+    """A row of a step, laid out for its task (:class:`anytalk.plugins.contracts.LossRow`)."""
 
     def __init__(self, talker: Talker, outline: Example, task: Task, learn_pads: bool) -> None:
         self._talker, self._outline, self.task = talker, outline, task
@@ -197,9 +190,6 @@ def lay_out_ahead(steps: Steps, first: int, end: int, workers: int) -> Iterator[
     """The work of the steps from `first` up to `end`, laid out ahead of time; the number of workers changes nothing.
 
     Args:
-        steps: Of a stage.
-        first: Number of the first one, from 0.
-        end: Behind the last one.
         workers: Processes that lay out; 0: the caller's own, as it asks.
 
     Raises:
@@ -227,9 +217,6 @@ def collate(
     """Pad grids, features and waves to rectangles. Causality makes right padding invisible to what counts.
 
     Args:
-        layout: Rows and special ids.
-        items: Example, task and grid of each row.
-        speakers: Names of the voices that have an embedding.
         waves: Pass on sound even where there are features.
 
     Raises:

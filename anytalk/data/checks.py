@@ -32,7 +32,6 @@ def check_row(row: Row, keep_blank: bool = False) -> None:
     """Refuse a row with a text that can't be used.
 
     Args:
-        row: The row.
         keep_blank: Let blank questions and answers pass, for cleaning, which counts them by a rule of its own.
 
     Raises:

@@ -147,8 +147,6 @@ def read_rows(
     """Read the first `limit` rows of a source, bad ones counted; filters are applied later, when lengths are known.
 
     Args:
-        source: Which.
-        registry: Where its kind is looked up.
         strict: Stop at the first bad row instead of yielding it.
         keep_blank: Let blank questions and answers pass, for cleaning, which has a rule for them.
 

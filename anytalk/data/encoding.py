@@ -117,12 +117,6 @@ class RowEncoder:
     ) -> Example:
         """What becomes of one row.
 
-        Args:
-            row: As its source gives it.
-            tasks: Those that it may serve.
-            number: Its number in its source.
-            filters: Limits of length.
-
         Raises:
             RejectedError: it is left out, and why.
             DataError: sound, codes or a voice that can't be used.

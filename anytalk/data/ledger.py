@@ -182,11 +182,7 @@ def parse_ledger(data: bytes, name: str) -> tuple[Ledger, int]:
 
 
 class LedgerFile:
-    """Appends to ``ledger.jsonl``; what a crash left of a last line is cut off first.
-
-    Args:
-        folder: The prepared folder.
-    """
+    """Appends to ``ledger.jsonl``; what a crash left of a last line is cut off first."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LEDGER_FILE

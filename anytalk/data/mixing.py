@@ -33,10 +33,7 @@ class Mixture:
     Shares are kept in *every* batch, to within one row (systematic sampling with a random start), not only on average.
 
     Args:
-        feeds: Where examples come from.
-        tasks: Task names and their weights.
         batch_size: Rows of a step, over all devices.
-        seed: Of the draws and of the epochs' orders.
 
     Raises:
         ConfigError: a task that no feed serves.

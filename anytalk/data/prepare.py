@@ -82,12 +82,8 @@ def prepare(
     """Prepare all sources, or go on where an earlier call was stopped.
 
     Args:
-        config: What ``data.yaml`` says.
         out: The folder; made if it isn't there.
-        talker: Whose encoder and codec are used.
-        options: How.
         registry: Where parts are found (of one worker only; other processes have the default one).
-        watcher: Who is told.
 
     Returns:
         What the folder says of itself, and its shards.

@@ -53,8 +53,6 @@ class Worker:
     """Encoder, codec, synthesizer and augmentations, loaded once for many blocks.
 
     Args:
-        setup: What all blocks share.
-        registry: Where parts are found.
         senses: Encoder and codec, where they are loaded already.
     """
 

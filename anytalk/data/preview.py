@@ -44,8 +44,6 @@ def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list
 
     Args:
         spec: Folder or address; it need not be finished.
-        num_rows: Rows of each source.
-        task: Only rows that serve it.
 
     Raises:
         DataError: nothing prepared there.
@@ -65,11 +63,7 @@ def source_previews(
     """The first rows of each source; with a talker, voiced and encoded as `anytalk prepare` would do it.
 
     Args:
-        config: Sources.
-        num_rows: Rows of each source.
-        registry: Where parts are found.
         talker: Whose encoder and codec are used; None shows the rows as they are.
-        task: Only rows that serve it (with a talker).
 
     Raises:
         AnytalkError: a source, a voice or a part that can't be used.

@@ -54,9 +54,6 @@ class MappedRows:
     """Rows of local shards, memory-mapped through ``datasets``, which keeps an arrow copy in a cache folder.
 
     Args:
-        files: Shards in their order.
-        cache: Folder of the copy.
-        half: Features are float16.
         columns: Heavy columns that are wanted, and all light ones.
     """
 
@@ -113,12 +110,6 @@ class _Cache:
 class StreamedRows:
     """Rows of shards at an address: only the row groups that are asked for are fetched.
 
-    Args:
-        spec: Address of the prepared folder.
-        records: Shards in their order.
-        rows_per_group: Rows of a row group.
-        columns: As in :class:`MappedRows`.
-
     Attributes:
         groups_read: Row groups fetched with features and sound so far.
         outlines_read: Row groups fetched without.
@@ -168,10 +159,7 @@ class ShardFeed(Feed):
     """The examples of one prepared source. Indices count its rows through all shards.
 
     Args:
-        source: Name and weight.
-        records: Its shards, in order.
         width: E.
-        rows: Where the rows are.
         rows_per_group: For rows that are read from afar: :meth:`order` keeps neighbours together. None: it need not.
     """
 
@@ -293,7 +281,6 @@ def check_fits(spec: str | Path | Prepared, talker: Talker, *, waves: bool = Fal
 
     Args:
         spec: The prepared folder or address, or what it says of itself.
-        talker: Who is to learn from it.
         waves: Whether the run reads the sound of the questions instead of features (a stage that trains the encoder).
 
     Returns:

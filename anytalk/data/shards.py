@@ -29,11 +29,7 @@ HEAVY_SOUND = ("question_sound", "history_sound")
 
 
 def features(half: bool = False) -> Any:
-    """The columns, as ``datasets.Features``.
-
-    Args:
-        half: Encoder features are float16.
-    """
+    """The columns, as ``datasets.Features``."""
     from datasets import Features, List, Value
 
     numbers = List(Value("float16" if half else "float32"))
@@ -90,8 +86,6 @@ def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = F
     Args:
         number: The row's number in its source.
         example: With features and waves as far as they are to be kept.
-        sample_rate_hz: Of the waves.
-        half: Features as float16.
     """
     clip, past = example.clip, [turn.clip for turn in example.history]
 
@@ -135,7 +129,6 @@ def to_example(columns: Any, width: int) -> Example:
 
     Args:
         columns: ``pyarrow.Table``; features and sound may be left out.
-        width: E.
     """
     row: dict[str, Any] = {name: columns[name][0].as_py() for name in columns_of(with_features=False, with_sound=False)}
     held = set(columns.column_names)
@@ -193,12 +186,7 @@ def _wave(sound: Any) -> torch.Tensor | None:
 
 
 class ShardWriter:
-    """Writes a shard beside its place, a row group at a time; it is there whole or not at all.
-
-    Args:
-        path: Where it will stand.
-        half: As in :func:`features`.
-    """
+    """Writes a shard beside its place, a row group at a time; it is there whole or not at all."""
 
     def __init__(self, path: Path, half: bool = False) -> None:
         import pyarrow.parquet as pq

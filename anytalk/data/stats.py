@@ -112,8 +112,6 @@ def config_stats(
     Where data.yaml names a voice, rows count for the tasks that they will serve when it has read them aloud.
 
     Args:
-        config: Sources.
-        registry: Where parts are found.
         progress: Told the source and its rows so far.
 
     Raises:

@@ -50,9 +50,7 @@ def choose_voices(
     """Say who reads what.
 
     Args:
-        synthesizer: The engine.
         question_voices: Voices of the questions; None: all.
-        question_speeds: Speeds of the questions.
         answer_voice: The one voice of the answers; None: the synthesizer's first.
 
     Raises:
@@ -76,8 +74,6 @@ def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str
     """Build the synthesizer and check the voices.
 
     Args:
-        config: ``voice:`` of data.yaml.
-        registry: Where synthesizers are found.
         speakers: Voices that the talker has an embedding for; empty: any will do.
 
     Raises:
@@ -103,8 +99,6 @@ def voice_row(row: Row, number: int, tasks: Sequence[Task], voicing: Voicing) ->
     Args:
         row: Without codes of another codec.
         number: Its number in its source: questions take voices and speeds by turns.
-        tasks: Tasks that it may serve.
-        voicing: Who reads.
 
     Raises:
         AudioError: a text that the synthesizer can't say.

@@ -19,7 +19,6 @@ def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_t
     """The talker's greedy text answer.
 
     Args:
-        talker: Who answers.
         prompt: Of a task that writes.
         speech: Speech embeddings (L,D), one for each span of the prompt.
         max_tokens: Longest answer, its end token counted.
@@ -40,10 +39,8 @@ def answer_logits(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], ids:
     """Logits (len(ids), V) from which each id of a given answer would be predicted, special slots left out.
 
     Args:
-        talker: Whose.
         prompt: In front of the answer.
         speech: Speech embeddings (L,D), one for each span of the prompt.
-        ids: The answer.
     """
     tokens = np.concatenate([prompt.tokens, text_columns(talker, ids[:-1])], axis=1)
     logits = grid_logits(talker, tokens, [(s, e) for (s, _), e in zip(prompt.speech_spans, speech, strict=True)])

@@ -109,7 +109,6 @@ class Lab:
         """Usable rows of a measure; the others are noted in `result`.
 
         Args:
-            measure: Whose rows.
             result: Where rows that can't be used are noted.
             missing: What a row lacks, as words; None for a usable one.
 
@@ -181,10 +180,7 @@ class Lab:
         """Ask one question in a conversation of its own, greedily.
 
         Args:
-            task: Its name.
-            text: A typed question.
             wave: A spoken one, at the encoder's rate.
-            stride_frames: Codec frames per piece of sound.
         """
         suite, talker = self.suite, self.talker
         options = DecodeOptions(max_columns=suite.max_columns, rule=talker.config.decode_rule, seed=suite.seed)

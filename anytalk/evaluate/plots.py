@@ -22,10 +22,6 @@ _DPI = 120
 def draw_plot(result: Result, out: Path) -> str | None:
     """Write the picture of a measure.
 
-    Args:
-        result: The measure.
-        out: Folder of the report.
-
     Returns:
         Its name in `out`; None for a measure without a picture.
     """

@@ -70,11 +70,7 @@ def run_suite(
 
     Args:
         talker: Who is measured, in the arithmetic that it was made ready with.
-        suite: What is measured.
         out: Folder of the report; made if it isn't there.
-        bounds: Conditions of ``--fail-if``.
-        command: Command line, for the report.
-        watcher: Told what is going on.
 
     Returns:
         The report as it was written.

@@ -15,10 +15,7 @@ def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: s
     """Write a PNG.
 
     Args:
-        path: Where to write; its folder is made.
         wave: (N,) float32; shorter than one window is padded with silence.
-        sample_rate_hz: Its rate.
-        title: Above the picture.
     """
     from matplotlib.figure import Figure
     from matplotlib.mlab import window_hanning

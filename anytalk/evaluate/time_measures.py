@@ -130,12 +130,7 @@ def sentences(pieces: Iterable[str]) -> Iterator[str]:
 
 
 class Cascade:
-    """A recogniser, the talker's parent and a synthesizer in a row.
-
-    Args:
-        lab: The talker's.
-        measure: Options.
-    """
+    """A recogniser, the talker's parent and a synthesizer in a row."""
 
     def __init__(self, lab: Lab, measure: CascadeMeasure) -> None:
         self.lab = lab

@@ -27,10 +27,6 @@ class WerResult:
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WerResult:
     """Compare texts as Whisper's paper does: case, punctuation, spelling and numbers made alike first.
 
-    Args:
-        references: What was said.
-        hypotheses: What was heard, in the same order.
-
     Raises:
         DataError: different numbers of texts.
     """

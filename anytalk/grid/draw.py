@@ -47,7 +47,6 @@ def grid_cells(
     """Tokens to labels: specials by name, pads as a dot, text decoded, codes by `code_label`.
 
     Args:
-        layout: Rows and special ids.
         tokens: (S,T) int64.
         decode: One text id to its text; an empty text is shown as ``#id``.
         code_label: One code to its label.
@@ -90,7 +89,6 @@ def picture(
     """A grid with everything that is drawn around it.
 
     Args:
-        layout: Rows and special ids.
         tokens: (S,T) int64.
         decode: As in :func:`grid_cells`.
         learnt: (S,T) bool loss mask.

@@ -68,8 +68,6 @@ class PromptBuilder:
     """Builds prompts of one style for one layout.
 
     Args:
-        layout: Rows and special ids.
-        tokenizer: The backbone's.
         style: ``"chat"`` or ``"raw"``.
         system: System message of a chat prompt; None leaves the template's own default.
 
@@ -124,7 +122,6 @@ class PromptBuilder:
         not enforce the staircase, has to learn the ones before a stream's codes).
 
         Args:
-            task: What is learnt.
             turns: As in :meth:`prompt`.
             answer_text: Text row of the answer.
             codes: (codec streams, F), needed when the task speaks.

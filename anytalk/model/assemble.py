@@ -81,9 +81,7 @@ def assemble(
 
     Args:
         config: With ``grid.codec_streams`` and ``codebook_size`` filled.
-        registry: Where parts are found.
         folder: What relative paths in options are relative to.
-        device: Torch device.
         dtype: Of the backbone's weights.
         with_encoder: False leaves the ears out, for typed questions only.
         backbone: One that is already built, instead of building it again.

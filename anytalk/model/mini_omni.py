@@ -75,7 +75,6 @@ def import_mini_omni(
         folder: Holds ``model_config.yaml`` and ``lit_model.pth``. Weights are read without unpickling code.
         out: The talker folder to write.
         tokenizer: A folder with Qwen2's tokenizer files; default: `folder`, where they are published.
-        registry: Where parts are found.
         overwrite: Replace a talker that is already there.
 
     Returns:

@@ -142,7 +142,6 @@ def split_qkv(fused: Tensor, config: MiniOmniConfig) -> tuple[Tensor, Tensor, Te
 
     Args:
         fused: ((heads + 2 * groups) * head_size, ...): for each group its query heads, one key head, one value head.
-        config: Sizes.
 
     Returns:
         (heads * head_size, ...), and twice (groups * head_size, ...).

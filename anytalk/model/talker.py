@@ -94,7 +94,6 @@ def save_talker(
 
     Args:
         talker: What to save; its ``config`` and ``folder`` are updated.
-        folder: Where; made if it isn't there.
         trained: Parts that moved since the last save. With none, a folder that was just attached holds no weights:
             its new parts are made again from the seed.
         record: The stage to add to the history.
@@ -299,10 +298,7 @@ def load_part(
     """Give a part its trained weights.
 
     Args:
-        part: The part, as it was built.
-        name: Its name in the file.
         tensors: Of all parts (:func:`read_parts`).
-        path: The file, for messages.
         described_in: The file that describes it, for messages.
 
     Raises:

@@ -39,7 +39,6 @@ def answer_windows(layout: Layout, tokens: Tensor, loss_mask: Tensor, answer_mas
     """Cut the answers out of grids; where no row speaks, a window of the first row that no loss looks at.
 
     Args:
-        layout: Rows and pads.
         tokens: (B,S,T) int64.
         loss_mask: (B,S,T) bool.
         answer_mask: (B,T) bool, columns of a spoken answer.

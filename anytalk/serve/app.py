@@ -34,8 +34,6 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
     """The application; its state is ``app.state.server``.
 
     Args:
-        talker: Who answers.
-        settings: Addresses, keys and limits.
         model_name: What ``/v1/models`` calls it.
     """
     state = ServerState(talker, settings, model_name)

@@ -57,7 +57,6 @@ def of_validation(errors: Iterable[Any], whole: str = "event") -> RequestError:
     """Pydantic's findings as one sentence; the first field is named in `param`.
 
     Args:
-        errors: As pydantic lists them.
         whole: What it is called that the fields belong to.
     """
     found = list(errors)

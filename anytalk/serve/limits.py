@@ -24,7 +24,6 @@ class TokenBucket:
     Args:
         per_second: In the long run.
         burst: At once.
-        clock: Seconds.
     """
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,8 +69,6 @@ class Admission:
     """Places for conversations and answers.
 
     Attributes:
-        places: How many.
-        taken: How many are taken.
         is_closed: Nobody is let in any more.
     """
 

@@ -31,7 +31,6 @@ class ModelThread:
 
     Args:
         talker: Who answers; nobody else may use its model while the thread runs.
-        stride_frames: Codec frames per piece of sound.
         on_columns: Called in the thread after each round with how many answers got a column.
     """
 

@@ -17,7 +17,6 @@ def arithmetic_for_many(talker: Talker, asked: str = AUTO) -> str:
     ``packed`` is no less so, and makes a step of eight rows hardly dearer than one of one row.
 
     Args:
-        talker: Who answers.
         asked: ``auto``: what the talker says; but for ``exact``, which every talker says that wasn't told otherwise,
             ``packed`` on a CPU where the backbone knows how.
     """

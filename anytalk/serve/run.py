@@ -18,12 +18,7 @@ _LAST_WORDS_S = 1.0
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that drains.
-
-    Args:
-        app: Made by :func:`anytalk.serve.app.make_app`.
-        settings: Addresses and limits.
-    """
+    """A uvicorn server that drains."""
 
     def __init__(self, app: Any, settings: ServeSettings) -> None:
         self._state, self._settings = app.state.server, settings

@@ -31,10 +31,6 @@ class Gate:
     """ASGI middleware.
 
     Args:
-        app: What lies behind.
-        settings: Keys and limits.
-        rate: Requests of each address.
-        metrics: Counts refusals.
         page_paths: Paths of the page's files, which need no key.
     """
 

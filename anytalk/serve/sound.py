@@ -64,12 +64,7 @@ class WireFormat:
 
 
 class Resampler:
-    """Resamples a stream piece by piece; the pieces joined are the whole stream resampled at once.
-
-    Args:
-        from_hz: Rate of what is pushed.
-        to_hz: Rate of what comes out.
-    """
+    """Resamples a stream piece by piece; the pieces joined are the whole stream resampled at once."""
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
         self._stream = None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
@@ -119,7 +114,6 @@ class KeptSound:
 
     Args:
         wave: (N,) float32.
-        rate_hz: Its rate.
     """
 
     def __init__(self, wave: np.ndarray, rate_hz: int) -> None:

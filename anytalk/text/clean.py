@@ -59,7 +59,6 @@ def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
     Args:
         raw: As it was written, Markdown or plain.
         side: Whose limits apply.
-        rules: Limits.
 
     Returns:
         The normalised text (as far as it got), and the first fault.
@@ -79,7 +78,6 @@ class Cleaner:
     """Applies the rules to rows, in order, and remembers what was kept.
 
     Args:
-        rules: Limits.
         rewrite: Rewrites answers; None leaves them as they are.
     """
 
@@ -221,8 +219,6 @@ def clean_to_files(
     """Write the cleaned manifest and its drops; both appear at once when all is done.
 
     Args:
-        rows: What a data source yields.
-        out: The manifest.
         cleaner: A fresh cleaner.
         progress: Told the tally after each row.
 

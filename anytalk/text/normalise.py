@@ -281,7 +281,6 @@ def normalise(text: str, english: bool = True, order: DateOrder = "month first")
     """A text as it is said, on one line: applied again it changes nothing.
 
     Args:
-        text: Markdown or plain text.
         english: Spell numbers, units, symbols and abbreviations in English words; other languages keep them.
         order: How 3/5/2024 is read.
     """

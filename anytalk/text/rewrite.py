@@ -74,9 +74,6 @@ class RewriteCache:
     """Rewrites that were paid for: JSONL that is only ever appended to.
 
     A last line that was cut off by a kill is passed over and overwritten.
-
-    Args:
-        path: The file; made if it isn't there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,13 +132,7 @@ class RewriteCache:
 
 
 class RewriteStep:
-    """Rewriting as a step of the cleaner: which answers, by whom, with what memory.
-
-    Args:
-        rewriter: Who.
-        cache: Memory.
-        mode: Which.
-    """
+    """Rewriting as a step of the cleaner: which answers, by whom, with what memory."""
 
     def __init__(self, rewriter: Rewriter, cache: RewriteCache, mode: Mode = "all") -> None:
         self.rewriter, self.cache, self.mode = rewriter, cache, mode
@@ -199,11 +190,8 @@ class EndpointRewriter(Rewriter):
 
     Args:
         url: Base address, e.g. ``http://localhost:8000/v1``.
-        model: Name of the model there.
         key: API key; None for servers that want none.
-        concurrency: Requests under way at once.
         timeout_s: Longest wait for one reply.
-        retries: Further tries.
     """
 
     def __init__(
@@ -279,8 +267,6 @@ class TalkerRewriter(Rewriter):
 
     Args:
         talker: Loaded without ears.
-        max_tokens: Longest rewritten answer.
-        batch_size: Rows at once.
     """
 
     def __init__(self, talker: Talker, max_tokens: int = 192, batch_size: int = 32) -> None:

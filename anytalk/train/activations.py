@@ -77,8 +77,6 @@ def measure_activations(talker: Talker, stage: StageConfig, tasks: Sequence[Task
 
     Args:
         talker: With the stage's freezing applied.
-        stage: What is trained, with which losses.
-        tasks: The stage's.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``; autocast as the loop sets it.
     """
     model, backbone = talker.model, talker.model.backbone

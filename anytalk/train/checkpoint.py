@@ -71,9 +71,7 @@ def load_checkpoint(folder: Path, fresh: StageState, engine: Engine) -> StageSta
     """Restore a checkpoint into the engine; None when there is none. Called on every process.
 
     Args:
-        folder: Where it lies.
         fresh: What a run that begins now would say of its stage and data.
-        engine: What goes on.
 
     Raises:
         TalkerError: one of another stage configuration, of other data, or a damaged one.

@@ -10,8 +10,6 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: 
     """Write a PNG of the losses over steps: each loss (bold), and each stream where it has several (thin).
 
     Args:
-        path: Where to write.
-        title: Above the picture.
         log: Metrics with a ``step`` each.
         losses: Names of losses, and of their streams.
     """

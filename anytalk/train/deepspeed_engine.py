@@ -81,15 +81,7 @@ def complete(config: dict[str, Any], precision: str, clip_norm: float) -> dict[s
 
 
 class DeepSpeedEngine(Engine):
-    """Optimizer state (1), gradients (2) and parameters (3) spread over devices.
-
-    Args:
-        accelerator: The job.
-        module: What trains.
-        optimizer: Over its trainable parameters.
-        clip: Gradient norm limit.
-        config: DeepSpeed's configuration.
-    """
+    """Optimizer state (1), gradients (2) and parameters (3) spread over devices."""
 
     wraps_module = True
 

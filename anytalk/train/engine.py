@@ -24,14 +24,7 @@ _TENSORS = "state.safetensors"
 
 
 class Engine(ABC):
-    """Runs a :class:`LossModule` on the devices of a job.
-
-    Args:
-        accelerator: What accelerate found out about the job.
-        module: What trains.
-        optimizer: Over the module's trainable parameters.
-        clip_norm: Gradient norm limit.
-    """
+    """Runs a :class:`LossModule` on the devices of a job."""
 
     wraps_module = False
     """Whether the module is no longer a plain one: its parameters may be in pieces or in half precision."""
@@ -213,7 +206,6 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
 
     Args:
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
-        cpu: Stay on the CPU.
     """
     # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
     AcceleratorState._reset_state()

@@ -23,12 +23,7 @@ _AVERAGED_STEPS = 5
 
 
 def finish_stage(stage: Stage, state: StageState) -> StageRecord:
-    """Write curve, log and talker, then remove the checkpoint; called on every process, done by the main one.
-
-    Args:
-        stage: What was trained.
-        state: Where it stands at its end.
-    """
+    """Write curve, log and talker, then remove the checkpoint; called on every process, done by the main one."""
     talker, folder, config, engine = stage.talker, stage.folder, stage.config, stage.engine
     losses = [entry["loss"] for entry in state.log if "loss" in entry]  # a step that was left out may have none
     record = StageRecord(

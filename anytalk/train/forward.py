@@ -23,10 +23,6 @@ class BatchPass:
     Args:
         model: The model, without its encoder, unless that trains.
         batch: Rows, on the model's device.
-        uniform: Run the same modules whatever the rows need.
-        listens: Whether any task of the stage hears speech.
-        speaks: Whether any task of the stage speaks.
-        share_prefix: Run what all rows share only once.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ class LossGuard:
     """Remembers how large losses are, and counts steps that were left out.
 
     Args:
-        stage: Its limits.
         mean_loss: Running mean so far; None before the first step.
         skipped: Steps left out so far.
     """

@@ -35,7 +35,6 @@ class HeldOut:
         """The stage's losses without dropout, each name behind :data:`PREFIX`.
 
         Args:
-            engine: Runs the module on all devices.
             ready: Brings a batch to the device.
         """
         module = engine.module

@@ -43,10 +43,6 @@ def train_recipe(
 
     Args:
         talker: A saved talker; each finished stage is saved in its folder.
-        recipe: Stages in order.
-        data: Training rows.
-        settings: How the job runs.
-        watcher: Functions that are called on the way.
     """
     settings = settings or RunSettings()
     finished = [record.name for record in talker.config.history]
@@ -70,13 +66,6 @@ def train_stage(
     watcher: TrainingWatcher | None = None,
 ) -> StageRecord:
     """Train one stage and save the talker.
-
-    Args:
-        talker: A saved talker.
-        config: What moves, on what, for how long.
-        data: Training rows.
-        settings: How the job runs.
-        watcher: Functions that are called on the way.
 
     Raises:
         ConfigError: unknown parts or tasks, or a loss that is not a number again and again.
@@ -109,8 +98,6 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
     """Train to the end of a stage, or to a wish to stop.
 
     Args:
-        stage: Made ready.
-        watcher: Told of each logged step.
         workers: Processes that lay out batches ahead of time.
 
     Raises:

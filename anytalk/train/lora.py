@@ -23,8 +23,6 @@ def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
 
     Args:
         part: Backbone or encoder, changed in place.
-        config: Rank, scale, layers.
-        name: The part's name, for messages.
 
     Raises:
         ConfigError: peft is missing, or no layer has such a name.
@@ -80,7 +78,6 @@ def save_lora(part: nn.Module, path: Path) -> None:
 
     Args:
         part: Before :func:`merge_lora`.
-        path: A ``.safetensors`` file.
     """
     import safetensors.torch
 

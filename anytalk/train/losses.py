@@ -43,7 +43,6 @@ class AudioLoss(Loss):
     """Cross-entropy of each audio stream.
 
     Args:
-        model: Whose heads.
         weights: Weight of each stream; None: all equal.
         soft_codes: What targets are shared among; None: nothing.
     """
@@ -89,9 +88,7 @@ class DistillLoss(Loss):
     stay as large as without one.
 
     Args:
-        teacher: The frozen text model.
         vocab_size: Text tokens that both know.
-        temperature: Softens both.
     """
 
     name = "distill"
@@ -146,8 +143,6 @@ def choose_losses(
     """The losses that a stage names, with their weights, in the order in which a pass computes them.
 
     Args:
-        talker: The talker that is trained.
-        stage: Names and weights.
         model: Its model, or a view of it.
         teacher: Of the distillation; None: the talker's own backbone, or its parent where the backbone trains.
 
@@ -188,7 +183,6 @@ class LossModule(nn.Module):
 
     Args:
         model: Parts with their freezing applied; without its encoder, unless that trains.
-        losses: Losses and their weights.
         listens: Whether any task of the stage hears speech.
         speaks: Whether any task of the stage speaks.
         uniform: Run the same modules in every pass, whatever its rows need, with zero weight: engines that shard
@@ -244,8 +238,6 @@ class LossModule(nn.Module):
 
         Args:
             sums: (len(names),) over the step's tokens.
-            factors: From :meth:`factors`.
-            counts: As there.
         """
         values = zip(self.names, sums.tolist(), factors.tolist(), strict=True)
         means = {name: value / counts[name] for name, value, factor in values if counts.get(name) and factor}

@@ -62,11 +62,7 @@ def zero_memory(
     """Under DeepSpeed, on each device.
 
     Args:
-        counts: Parameters of the stage.
-        zero_stage: 1, 2 or 3.
-        world: Devices.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``; DeepSpeed keeps parameters and gradients in it.
-        activations: Bytes of a pass.
 
     Raises:
         ConfigError: another ZeRO stage or precision, or no device.

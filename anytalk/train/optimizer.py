@@ -14,8 +14,6 @@ def make_optimizer(model: nn.Module, stage: StageConfig, fused: bool = True) -> 
     """AdamW over what is trainable; matrices decay, biases, norms and embedding tables don't.
 
     Args:
-        model: With its freezing applied.
-        stage: Rate and decay.
         fused: Use torch's fused kernel (one pass over the memory of a parameter instead of several).
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

@@ -34,7 +34,6 @@ def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor, share: bool =
     """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T).
 
     Args:
-        model: Whose backbone.
         tokens: (B,S,T).
         embeds: (B,T,D).
         share: False runs every row whole.

@@ -8,10 +8,6 @@ def learning_rate(step: int, *, steps: int, peak: float, floor: float, warmup: i
 
     Args:
         step: Optimizer step, from 0.
-        steps: Steps of the stage.
-        peak: Highest rate.
-        floor: Rate of the last step.
-        warmup: Warm-up steps.
     """
     if step < warmup:
         return peak * (step + 1) / warmup

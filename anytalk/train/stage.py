@@ -101,11 +101,6 @@ def prepare_stage(
     """Make a stage ready to run; called on every process.
 
     Args:
-        talker: A saved talker.
-        config: What moves, on what, for how long.
-        data: Training rows.
-        settings: How the job runs.
-        watcher: Told of the plan, the data and a checkpoint.
         tasks: Tasks that the data is opened for: those of the whole job.
         waves: Whether a stage of the job trains the encoder, so that sound is kept.
 
@@ -188,10 +183,6 @@ def make_engine(
     """Make the engine of a stage.
 
     Args:
-        accelerator: The job.
-        module: What trains.
-        optimizer: Over its trainable parameters.
-        clip_norm: Gradient norm limit.
         deepspeed: DeepSpeed's configuration, or None for the plain engine.
     """
     if deepspeed is None:

@@ -25,7 +25,6 @@ class InputBuffer:
     """Sound at 16 kHz.
 
     Args:
-        wire: The client's format.
         vad: How turns are found; None for manual turns.
         max_turn_s: A detected turn ends here; a manual one can't grow further.
     """

@@ -171,9 +171,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
     """A message as clients send it.
 
     Args:
-        given: The item object.
         decode: Base64 of a spoken question -> :class:`~anytalk.decode.jobs.Speech`, and its sound to be kept.
-        max_text_chars: Longest text.
 
     Raises:
         RequestError: no message, no content, or content of another kind.

@@ -44,10 +44,7 @@ class Outbox:
         """Send an event when its turn has come.
 
         Args:
-            name: Its type.
             sound_of: The response whose sound it carries.
-            sound_ms: How much sound.
-            fields: The rest of it.
         """
         if self._closed or self.overflowed:
             return

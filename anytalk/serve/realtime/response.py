@@ -66,11 +66,6 @@ class Response:
     """An answer on its way to a client.
 
     Args:
-        plan: What it is to be.
-        state: The server.
-        outbox: Of the session.
-        conversation: Of the session.
-        memory: Of the conversation.
         when_over: Called once, when ``response.done`` was put into the outbox.
     """
 

@@ -45,12 +45,7 @@ GOING_AWAY, TOO_SLOW, POLICY, TRY_LATER = 1001, 1008, 1008, 1013
 
 
 class RealtimeSession:
-    """One client.
-
-    Args:
-        state: The server.
-        socket: Accepted.
-    """
+    """One client."""
 
     def __init__(self, state: ServerState, socket: WebSocket) -> None:
         self.state, self.socket, self.settings = state, socket, state.settings

@@ -21,12 +21,7 @@ _MAX_WAITING = 16
 
 
 class Transcripts:
-    """Of one session, one after another: beside its answer no session takes more than one row of the batch.
-
-    Args:
-        state: The server.
-        outbox: Of the session.
-    """
+    """Of one session, one after another: beside its answer no session takes more than one row of the batch."""
 
     def __init__(self, state: ServerState, outbox: Outbox) -> None:
         self._state, self._outbox = state, outbox
