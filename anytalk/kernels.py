@@ -62,7 +62,6 @@ class PlainMatrix(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See the class."""
         return F.linear(rows, self.weight, cast("Tensor | None", self.bias))
 
 
@@ -80,7 +79,6 @@ class PackedMatrix(nn.Module):
         self.bias = None if bias is None else bias.detach().clone()
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See the class."""
         flat = rows.reshape(-1, rows.shape[-1])
         count = flat.shape[0]
         if count < _FEWEST_ROWS:
@@ -123,7 +121,6 @@ class Int8Matrix(nn.Module):
         self.seven_bits = not torch.cpu._is_vnni_supported()
 
     def forward(self, rows: Tensor) -> Tensor:
-        """See the class."""
         flat = rows.reshape(-1, rows.shape[-1])
         if self.shrink is not None:
             flat = flat * self.shrink

@@ -35,12 +35,10 @@ class _Chance(Augmentation):
 
     @classmethod
     def build(cls, options: plugins.Options, context: BuildContext) -> Self:
-        """See the contract."""
         assert isinstance(options, _Options)
         return cls(options)
 
     def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
-        """See the contract."""
         wave = np.array(wave, dtype=np.float32)
         if generator.random() >= self._probability or not wave.any():
             return wave

@@ -131,7 +131,6 @@ class CtcAdapter(InputAdapter):
 
     @classmethod
     def build(cls, options: CtcAdapter.Options, context: BuildContext) -> CtcAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         return cls(options, context.need_encoder_width(), context.need_backbone()).to(context.device)
 
     def output_length(self, num_frames: int) -> int:

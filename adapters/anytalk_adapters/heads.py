@@ -46,7 +46,6 @@ class ParallelHeads(Heads):
 
     @classmethod
     def build(cls, options: ParallelHeads.Options, context: BuildContext) -> ParallelHeads:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         num_streams, stream_vocab_size = _grid_of(context)
         return cls(context.need_audio_width(), num_streams, stream_vocab_size).to(context.device)
 
@@ -76,7 +75,6 @@ class SharedHeads(Heads):
 
     @classmethod
     def build(cls, options: SharedHeads.Options, context: BuildContext) -> SharedHeads:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         num_streams, stream_vocab_size = _grid_of(context)
         if options.tied:
             return cls(None)

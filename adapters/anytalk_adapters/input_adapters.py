@@ -116,7 +116,6 @@ class MlpAdapter(InputAdapter):
 
     @classmethod
     def build(cls, options: MlpAdapter.Options, context: BuildContext) -> MlpAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         backbone, encoder_width = context.need_backbone(), context.need_encoder_width()
         hidden = options.hidden_width or MLP_WIDTH_RATIO * backbone.width
         widths = [encoder_width, *([hidden] if options.num_layers == 2 else []), backbone.width]
@@ -156,7 +155,6 @@ class SwigluAdapter(InputAdapter):
 
     @classmethod
     def build(cls, options: SwigluAdapter.Options, context: BuildContext) -> SwigluAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         backbone, encoder_width = context.need_backbone(), context.need_encoder_width()
         hidden = options.hidden_width or swiglu_width(backbone.width)
         norm = _output_norm(options.output_norm, backbone)
@@ -194,7 +192,6 @@ class StackAdapter(InputAdapter):
 
     @classmethod
     def build(cls, options: StackAdapter.Options, context: BuildContext) -> StackAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         backbone, encoder_width = context.need_backbone(), context.need_encoder_width()
         hidden = options.hidden_width or MLP_WIDTH_RATIO * backbone.width
         widths = [options.factor * encoder_width, hidden, backbone.width]

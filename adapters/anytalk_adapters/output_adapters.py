@@ -36,7 +36,6 @@ class BlocksAdapter(BackboneAdapter):
 
     @classmethod
     def build(cls, options: BlocksAdapter.Options, context: BuildContext) -> BlocksAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         backbone = context.need_backbone()
         return cls(backbone.make_blocks(options.num_blocks, options.init), backbone.width).to(context.device)
 
@@ -70,7 +69,6 @@ class NoAdapter(BackboneAdapter):
 
     @classmethod
     def build(cls, options: NoAdapter.Options, context: BuildContext) -> NoAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         return cls(context.need_backbone().width)
 
     @property

@@ -114,7 +114,6 @@ class LibriTTSSource(CorpusSource):
         original: bool = Field(False, description="Take .original.txt (numbers as digits) instead of .normalized.txt.")
 
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
-        """See the base class."""
         suffix = "original" if self.options.original else "normalized"
         for folder, names in _walk(self.root):
             # Folders without any transcript are no chapters.
@@ -163,7 +162,6 @@ class VctkSource(CorpusSource):
         mic: Literal["mic1", "mic2"] = Field("mic1", description="Microphone, of release 0.92.")
 
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
-        """See the base class."""
         for sounds, ending in (("wav48_silence_trimmed", f"_{self.options.mic}.flac"), ("wav48", ".wav")):
             for folder, names in _walk(self.root / sounds):
                 for name in names:

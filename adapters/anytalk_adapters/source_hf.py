@@ -47,7 +47,6 @@ class HubSource(DataSource):
         return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         table = open_dataset(self.options)
         columns = self._columns(table)
         yield from make_rows(table.records, lambda record: [_row(record, columns, table)])

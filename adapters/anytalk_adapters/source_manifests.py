@@ -40,7 +40,6 @@ class JsonlSource(DataSource):
         return cls(find_manifest(options.path))
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         records = read_json(self.place, ", ".join(MANIFEST_FIELDS))
         return make_rows(records, lambda record: [row_of(record.data, record.id, self.place.folder)])
 
@@ -71,7 +70,6 @@ class CsvSource(DataSource):
         return cls(place, options.delimiter or ("\t" if place.suffix == ".tsv" else ","))
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         with open_csv(self.place, self.delimiter) as (columns, records):
             check_names(columns, (*MANIFEST_FIELDS, *ALIASES), f"{self.place.name}:1", "column")
             yield from make_rows(records, self._row)

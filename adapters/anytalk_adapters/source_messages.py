@@ -44,7 +44,6 @@ class MessagesSource(DataSource):
         return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         with open_table(self.options) as table:
             if "conversations" not in table.columns:
                 need_columns(table.columns, ["messages"], table.name)

@@ -34,7 +34,6 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The file's name, for messages."""
         return self.location.name if isinstance(self.location, Path) else self.location.rstrip("/").rpartition("/")[2]
 
     @property

@@ -60,7 +60,6 @@ class SlamOmniSource(DataSource):
         return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         with open_table(self.options) as table:
             columns = {key: name for key, name in COLUMNS.items() if name in table.columns and key not in table.columns}
             needed = [columns.get(key, key) for key in ("source_text", "target_text")]

@@ -74,7 +74,6 @@ class TextQASource(DataSource):
         return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         with open_table(self.options) as table:
             layout = self._layout(table)
             yield from make_rows(table.records, lambda record: [_row(record, layout)])

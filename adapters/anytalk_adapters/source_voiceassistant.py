@@ -51,7 +51,6 @@ class VoiceAssistantSource(DataSource):
         return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract."""
         with open_table(self.options) as table:
             need_columns(table.columns, CONTENT + (CONVERSATION if self.options.history else ()), table.name)
             rounds = _Rounds() if self.options.history else None

@@ -76,7 +76,6 @@ class SpectralSizes:
 
     @property
     def samples_per_frame(self) -> int:
-        """Samples of one codec frame."""
         return self.hop * self.vq_strides[0]
 
     @property

@@ -139,7 +139,6 @@ class TalkerAdapter(SpeechDecoder):
 
     @classmethod
     def build(cls, options: TalkerAdapter.Options, context: BuildContext) -> TalkerAdapter:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
         backbone = context.need_backbone()
         return cls(options, backbone.width, backbone.tokenizer).to(context.device)
 
@@ -154,13 +153,11 @@ class TalkerAdapter(SpeechDecoder):
         return not self.reads_states and self.options.table_width == "decoder"
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
-        """An empty memory."""
         return TalkerMemory()
 
     def forward(
         self, audio: Tensor, text: Tensor, states: BackboneStates | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """See :meth:`anytalk.plugins.contracts.SpeechDecoder.forward`."""
         memory = cast("TalkerMemory", cache) if cache is not None else TalkerMemory()
         rows, steps = audio.shape[:2]
         places = memory.places(steps, audio.device)

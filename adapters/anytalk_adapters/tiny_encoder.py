@@ -66,12 +66,10 @@ class TinyEncoder(SpeechEncoder):
 
     @property
     def sample_rate_hz(self) -> int:
-        """16000."""
         return SAMPLE_RATE_HZ
 
     @property
     def frame_rate_hz(self) -> float:
-        """50."""
         return SAMPLE_RATE_HZ / SAMPLES_PER_FRAME
 
     @property

@@ -34,7 +34,6 @@ class Pace:
 
     @property
     def columns(self) -> int:
-        """All of them."""
         return self.text_columns + self.audio_columns
 
 

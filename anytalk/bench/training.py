@@ -51,7 +51,6 @@ class Ready(TrainingData):
         self.feed = ListFeed("bench", examples)
 
     def feeds(self, talker: Talker, tasks: Sequence[Task], **_: Any) -> list[Feed]:
-        """The one feed."""
         return [self.feed]
 
 

@@ -122,7 +122,6 @@ class _Display(Bars):
         self._bar: TaskID | None = None
 
     def watcher(self) -> EvalWatcher:
-        """What the run tells."""
         from anytalk.evaluate.run import EvalWatcher
 
         return EvalWatcher(started=self._started, progress=self._moved, finished=self._finished)

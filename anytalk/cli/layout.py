@@ -55,7 +55,6 @@ class WordTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words."""
         return "".join(self.words[i] for i in ids if i < len(self.words))
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:

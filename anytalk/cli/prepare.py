@@ -89,7 +89,6 @@ class _Display(Bars):
         self._began = self._said = time.perf_counter()
 
     def watcher(self) -> PrepareWatcher:
-        """Whom `prepare` tells."""
         from anytalk.data.prepare import PrepareWatcher
 
         return PrepareWatcher(source=self._source, rows=self._made)

@@ -148,7 +148,6 @@ class _Display(Bars):
         self._held_out = ""
 
     def watcher(self) -> TrainingWatcher:
-        """What the loop calls."""
         from anytalk.train.loop import TrainingWatcher
 
         return TrainingWatcher(plan=self._plan, data=self._data, step=self._step, resumed=self._resumed)

@@ -55,7 +55,6 @@ class Example:
         return [t for t in turns if t.clip is not None and (task.speech_in or t.text is None)]
 
     def clips(self, task: Task) -> list[Clip]:
-        """The sound of :meth:`heard`."""
         return [turn.clip for turn in self.heard(task) if turn.clip is not None]
 
 

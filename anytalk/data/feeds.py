@@ -54,19 +54,15 @@ class ListFeed(Feed):
         self._examples, self._digest = list(examples), digest
 
     def digest(self) -> str:
-        """See the contract."""
         return self._digest
 
     def indices(self, task: str) -> np.ndarray:
-        """See the contract."""
         return np.array([i for i, e in enumerate(self._examples) if task in e.tasks], dtype=np.int64)
 
     def example(self, index: int) -> Example:
-        """See the contract."""
         return self._examples[index]
 
     def outline(self, index: int) -> Example:
-        """See the contract."""
         return without_sound(self._examples[index])
 
 

@@ -112,7 +112,6 @@ class ShardRecord(Options):
 
     @property
     def file(self) -> str:
-        """Its path inside the folder."""
         return shard_file(self.source, self.number)
 
 

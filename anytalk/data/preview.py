@@ -34,7 +34,6 @@ class Preview:
 
     @property
     def id(self) -> str:
-        """Name of the row."""
         found = self.example or self.row
         return "" if found is None else found.id
 

@@ -69,7 +69,6 @@ class MappedRows:
         self._light = table.select_columns(light).with_format("arrow")
 
     def row(self, index: int, light: bool) -> Any:
-        """See :class:`Rows`."""
         return (self._light if light else self._whole)[index : index + 1]
 
 
@@ -126,7 +125,6 @@ class StreamedRows:
         self.groups_read = self.outlines_read = 0
 
     def row(self, index: int, light: bool) -> Any:
-        """See :class:`Rows`."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         group, place = divmod(index - int(self._starts[shard]), self._rows_per_group)
         with self._lock:
@@ -187,18 +185,15 @@ class ShardFeed(Feed):
         return hashlib.sha256("\n".join([self._source_digest, *lines]).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
-        """Number of examples."""
         return int(self._run_lengths.sum())
 
     def indices(self, task: str) -> np.ndarray:
-        """See the contract."""
         if task not in self._indices:
             serves = np.array([task in names for names in self._run_tasks], dtype=bool)
             self._indices[task] = np.flatnonzero(np.repeat(serves, self._run_lengths)).astype(np.int64)
         return self._indices[task]
 
     def example(self, index: int) -> Example:
-        """See the contract."""
         return to_example(self.rows.row(self._checked(index), light=False), self._width)
 
     def outline(self, index: int) -> Example:

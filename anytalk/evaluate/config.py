@@ -64,7 +64,6 @@ class AsrMeasure(_Measure):
     with_transcriber: bool = Field(False, description="Also the suite's transcriber on the same rows, to compare with.")
 
     def switches(self, suite: Suite) -> dict[str, bool]:
-        """See the base."""
         return {"with_transcriber": self.with_transcriber}
 
 
@@ -92,7 +91,6 @@ class SpokenQaMeasure(_Measure):
     hear: bool = Field(False, description="Let it speak, and look in what the transcriber hears as well.")
 
     def switches(self, suite: Suite) -> dict[str, bool]:
-        """See the base."""
         return {"hear": self.hear}
 
 
@@ -105,7 +103,6 @@ class TextRetentionMeasure(_Measure):
     max_tokens: int = Field(64, gt=0, description="Longest greedy answer that is compared.")
 
     def switches(self, suite: Suite) -> dict[str, bool]:
-        """See the base."""
         return {"texts": bool(self.texts) or self.texts_file is not None}
 
 

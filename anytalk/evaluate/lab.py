@@ -44,7 +44,6 @@ class Reply:
 
     @property
     def audio_s(self) -> float:
-        """Length of the sound."""
         return len(self.wave) / self.sample_rate_hz
 
 
@@ -59,7 +58,6 @@ class Lab:
 
     @cached_property
     def transcriber(self) -> Transcriber:
-        """The judge."""
         return self.build_transcriber(self.suite.transcriber)
 
     @cached_property
@@ -92,14 +90,12 @@ class Lab:
         return found
 
     def build_synthesizer(self, ref: PartRef) -> Synthesizer:
-        """A voice."""
         found: Synthesizer = self.talker.registry.build("synthesizer", ref, BuildContext(device=self.talker.device))
         return found
 
     # ---- rows
 
     def source(self, measure: AnyMeasure) -> SourceConfig:
-        """Rows of a measure."""
         source = measure.source or self.suite.source
         if source is None:
             raise ConfigError(f"measure '{measure.label}' has no source", "give it one: source: {kind: ..., path: ...}")

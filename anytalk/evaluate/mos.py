@@ -68,7 +68,6 @@ class DistillMos:
             raise _missing(self, "xls-r-sqa==0.1.0", error) from None
 
     def score(self, wave: np.ndarray, sample_rate_hz: int) -> float:
-        """See the protocol."""
         import torch
 
         with torch.no_grad():

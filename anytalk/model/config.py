@@ -50,7 +50,6 @@ class AudioGrid(Options):
     codebook_size: int = Field(0, ge=0, description="Codes per codebook; written by attach from the codec.")
 
     def delay_pattern(self) -> DelayPattern:
-        """The pattern as arithmetic."""
         return DelayPattern(self.pattern, self.codec_streams, self.codebook_size, self.text_lead)
 
 
@@ -67,7 +66,6 @@ class GridConfig(AudioGrid):
     text_special_slots: int = Field(len(TEXT_SPECIALS), ge=len(TEXT_SPECIALS), description="Rows of the text specials.")
 
     def layout(self, text_vocab_size: int, eos_id: int) -> StreamLayout:
-        """Rows and special ids for a backbone."""
         pattern = self.delay_pattern()
         return StreamLayout(
             num_audio_streams=pattern.num_audio_streams,

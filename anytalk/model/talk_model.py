@@ -123,7 +123,6 @@ class TalkModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the tables live."""
         return self.audio_embeddings.weight.device
 
     # ---- ears

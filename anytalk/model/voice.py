@@ -56,7 +56,6 @@ class Voice(Options):
 
     @property
     def refs(self) -> tuple[PartRef, ...]:
-        """Its parts."""
         return self.output_adapter, self.heads, self.codec
 
     @property

@@ -29,7 +29,6 @@ class PieceTokenizer:
         return [_number(piece) for piece in pieces_of(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`."""
         return b"".join(_bytes(i) for i in ids if 0 <= i < VOCAB_SIZE).decode("utf-8", errors="replace")
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:

@@ -30,7 +30,6 @@ class RequestError(Exception):
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
         return {"type": self.kind, "code": self.code, "message": self.message, "param": self.param}
 
 

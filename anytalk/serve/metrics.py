@@ -33,5 +33,4 @@ class Metrics:
             self.rounds.inc()
 
     def text(self) -> bytes:
-        """The exposition format."""
         return generate_latest(self.registry)

@@ -51,7 +51,6 @@ class ModelThread:
         self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
         self._thread.start()
 
     def end(self) -> None:

@@ -121,11 +121,9 @@ class KeptSound:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
         return len(self._data) / 2 / self._rate_hz
 
     def encoded(self, wire: WireFormat) -> bytes:
-        """In a client's format."""
         wave = np.frombuffer(self._data, dtype="<i2").astype(np.float32) / 32767
         return WireEncoder(self._rate_hz, wire).push(wave, is_last=True)
 

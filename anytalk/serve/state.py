@@ -37,7 +37,6 @@ class ServerState:
 
     @property
     def max_turn_s(self) -> float:
-        """Longest spoken question."""
         ears = self.talker.model.listener
         most = None if ears is None else ears.max_duration_s
         return self.settings.max_turn_s if most is None else min(self.settings.max_turn_s, most)

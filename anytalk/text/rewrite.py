@@ -51,7 +51,6 @@ class Request:
     answer: str
 
     def prompt(self) -> str:
-        """What the model is asked."""
         question = f"Question: {self.question}\n\n" if self.question else ""
         return f"{question}Answer: {self.answer}"
 
@@ -108,7 +107,6 @@ class RewriteCache:
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
     def get(self, key: bytes) -> str | None:
-        """The text that was kept, or None."""
         with self._lock:
             if key not in self._offsets:
                 return None
@@ -127,7 +125,6 @@ class RewriteCache:
         return len(self._offsets)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -245,7 +242,6 @@ class EndpointRewriter(Rewriter):
         return read_reply(reply)
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
 
@@ -277,7 +273,6 @@ class TalkerRewriter(Rewriter):
         self.window = 4 * batch_size
 
     def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
-        """See the contract."""
         from anytalk.decode.greedy import greedy_answers
 
         for first in range(0, len(requests), self._batch_size):

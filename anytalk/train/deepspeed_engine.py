@@ -109,12 +109,10 @@ class DeepSpeedEngine(Engine):
         self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=filled)
 
     def set_rate(self, rate: float) -> None:
-        """See the contract."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
 
     def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """See the contract."""
         loss, sums = self.engine(batch, factors)
         return loss, sums
 
@@ -147,7 +145,6 @@ class DeepSpeedEngine(Engine):
             raise _misfit(folder, "it holds no state of DeepSpeed")
 
     def trained(self) -> dict[str, Tensor]:
-        """See the contract."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         found = {}

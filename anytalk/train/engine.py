@@ -37,12 +37,10 @@ class Engine(ABC):
 
     @property
     def world(self) -> int:
-        """Devices."""
         return int(self.accelerator.num_processes)
 
     @property
     def rank(self) -> int:
-        """Number of this process."""
         return int(self.accelerator.process_index)
 
     @property
@@ -103,18 +101,15 @@ class PlainEngine(Engine):
         self._prepared = accelerator.prepare_optimizer(optimizer)
 
     def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """See the contract."""
         with self.accelerator.autocast():
             loss, sums = self.module(batch, factors)
         return loss, sums
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """See the contract."""
         if loss.requires_grad:
             self.accelerator.backward(loss)
 
     def step(self, skip: bool) -> float:
-        """See the contract."""
         norm = float("nan")
         if not skip:
             parameters = list(self.parameters.values())
@@ -148,7 +143,6 @@ class PlainEngine(Engine):
         safetensors.torch.save_file(tensors, str(folder / _TENSORS))
 
     def load(self, folder: Path) -> None:
-        """See the contract."""
         tensors = safetensors.torch.load_file(str(folder / _TENSORS))
         held = {key.removeprefix("param."): value.shape for key, value in tensors.items() if key.startswith("param.")}
         other = sorted(held.items() ^ {name: value.shape for name, value in self.parameters.items()}.items())
@@ -173,7 +167,6 @@ class PlainEngine(Engine):
             scaler.load_state_dict(kept)
 
     def trained(self) -> dict[str, Tensor]:
-        """See the contract."""
         return {n: p.detach().float().cpu() for n, p in self.parameters.items()}
 
 

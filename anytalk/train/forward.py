@@ -79,17 +79,14 @@ class BatchPass:
 
     @property
     def tokens(self) -> Tensor:
-        """See the contract."""
         return self._laid[0].tokens
 
     @property
     def loss_mask(self) -> Tensor:
-        """See the contract."""
         return self._laid[0].loss_mask
 
     @cached_property
     def states(self) -> BackboneStates:
-        """See the contract."""
         batch, grid, silence = self._laid
         embeds = self.model.embed(grid, always=self.uniform).backbone
         if silence is not None:
@@ -108,7 +105,6 @@ class BatchPass:
 
     @cached_property
     def spoken(self) -> Spoken | None:
-        """See the contract."""
         if not self._speaks:
             return None
         model, writes = self.model, not bool(self._given.reads.all())

@@ -207,7 +207,6 @@ class LossModule(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of the sums, in order."""
         return [name for loss in self.losses for name in loss.streams]
 
     def factors(self, counts: Mapping[str, int]) -> Tensor:

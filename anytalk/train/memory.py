@@ -38,7 +38,6 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
         return self.parameters + self.gradients + self.optimizer + self.activations
 
 

@@ -88,7 +88,6 @@ class TinyBlocks(nn.Module):
         return cast("Tensor", self.norm(self.before_norm(hidden, cache)))
 
     def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
-        """An empty cache."""
         return KeyValueCache(batch_size, max_steps)
 
 
@@ -187,7 +186,6 @@ class TinyBackbone(Backbone):
         return cast("Tensor", self.head(normed))
 
     def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
-        """An empty cache."""
         return self.stack.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> TinyBlocks:

@@ -49,13 +49,11 @@ class HFBlocks(nn.Module):
         return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache | KeyValueCache:
-        """An empty cache."""
         if isinstance(self.decoder, LeanDecoder):
             return self.decoder.new_cache(batch_size, max_steps)
         return new_hf_cache(self.decoder, batch_size)
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """See :class:`anytalk.plugins.contracts.MakesReady`."""
         if can_be_lean(self.decoder):
             self.decoder = _lean(self.decoder, arithmetic, peaks)
         else:
@@ -167,7 +165,6 @@ class CausalLMBackbone(Backbone):
         return _after_head(self.lm.get_output_embeddings()(normed), self._config)
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache | KeyValueCache:
-        """An empty cache."""
         if self._lean is not None:
             return self._lean.new_cache(batch_size, max_steps)
         return new_hf_cache(self._decoder, batch_size)

@@ -76,7 +76,6 @@ class LeanDecoder(nn.Module):
         self._turns: tuple[Tensor, Tensor] | None = None
 
     def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
-        """An empty cache."""
         return KeyValueCache(batch_size, max_steps, self.memory_dtype)
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> BackboneStates:

@@ -40,7 +40,6 @@ class ImpatientHttp(H11Protocol):
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
         self._keep()
         super().connection_lost(exc)
 

@@ -121,7 +121,6 @@ class InputBuffer:
         return wave
 
     def clear(self) -> None:
-        """Forget what is held."""
         self._first += self._held
         self._pieces, self._held, self._turn_began = [], 0, None
         self._decoder = WireDecoder(self.wire, VAD_RATE_HZ)

@@ -73,7 +73,6 @@ class Item:
         return text[:end].rstrip()
 
     def said(self) -> Said:
-        """As a turn."""
         if self.speech is not None:
             return Said("user", None, self.speech)
         return Said(self.role, self.heard_text if self.role == "assistant" else self.text or "")
@@ -149,7 +148,6 @@ class Conversation:
         item.heard_ms = audio_end_ms
 
     def turns(self) -> list[Said]:
-        """The conversation as turns."""
         return turns_of(self.items)
 
     def _drop_old_sound(self) -> None:

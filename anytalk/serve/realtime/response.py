@@ -96,7 +96,6 @@ class Response:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin."""
         self._put("response.created", response=self._shown("in_progress"))
         self._task = asyncio.create_task(self._run())
 

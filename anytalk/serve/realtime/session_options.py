@@ -145,11 +145,9 @@ class SessionOptions(_Part):
             )
 
     def input_format(self) -> WireFormat:
-        """Of the client's sound."""
         return wire_format(self.audio.input.format, "session.audio.input.format")
 
     def output_format(self) -> WireFormat:
-        """Of the answers' sound."""
         return wire_format(self.audio.output.format, "session.audio.output.format")
 
 

@@ -39,7 +39,6 @@ class Transcripts:
             self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Write no more."""
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()

@@ -75,7 +75,6 @@ class VoiceDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was heard."""
         self._state = np.zeros(_STATE, dtype=np.float32)
         self._context = np.zeros((1, _CONTEXT), dtype=np.float32)
 
