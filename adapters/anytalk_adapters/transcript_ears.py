@@ -19,7 +19,7 @@ from anytalk import plugins
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Ears, Heard
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, WhisperEncoder, covering_frames
-from anytalk_adapters.whisper_weights import load_for_language
+from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
 from anytalk_adapters.whisper_writer import WhisperWriter, Written
 
 
@@ -56,6 +56,11 @@ class TranscriptEars(Ears):
         """
         model = load_for_language(options.model, options.language, context.folder)
         return cls(model.to(context.device), options).to(context.device).eval()
+
+    @classmethod
+    def usual_options(cls) -> list[dict[str, Any]]:
+        """Whisper base from its package, from the cache or the net; else tiny.en from its package."""
+        return [{"model": PACKAGED_BASE}, {}, {"model": PACKAGED_TINY_EN}]
 
     @property
     def sample_rate_hz(self) -> int:

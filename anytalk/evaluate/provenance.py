@@ -84,6 +84,9 @@ def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[
         parts = ", ".join(config.weights.parts)
         own = {"role": "talker: trained parts", "part": parts, "digest": config.weights.sha256[:16]}
         found.append({**own, "licence": "yours"})
+    if config.voice is not None:
+        digest = config.voice.fingerprint[:16]
+        found.append({"role": "voice", "part": config.voice.name, "digest": digest, "licence": config.voice.licence})
     found.append(_model("transcriber", "transcriber", suite.transcriber, registry))
     if suite.synthesizer is not None:
         found.append(_model("synthesizer", "synthesizer", suite.synthesizer, registry))

@@ -156,16 +156,20 @@ def attach(
 
 def _build_ears(voices: PartRef | None, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
     """Build ears that write where nobody chose any, a voice's own first; None, and a warning, where that fails."""
-    suggested = [] if voices is None else [voices]
-    why = ""
-    for ref in (*suggested, PartRef(name=EARS_OF_VOICES)):
+    why, candidates = "", [] if voices is None else [voices]
+    try:
+        usual = registry.load("ears", EARS_OF_VOICES).usual_options()
+        candidates += [PartRef(name=EARS_OF_VOICES, options=options) for options in usual]
+    except AnytalkError as error:
+        why = f"{error.message} ({error.hint})"
+    for ref in candidates:
         try:
             ears: Ears = registry.build("ears", ref)
         except AnytalkError as error:
-            why = error.message
+            why = f"{error.message} ({error.hint})"
         else:
             return ref.model_dump(), ears
-    log.warning("the talker gets no ears, only typed questions: %s; add --ears-model, or --encoder", why)
+    log.warning("the talker gets no ears, only typed questions: %s", why)
     return None, None
 
 

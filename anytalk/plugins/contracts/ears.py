@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -83,6 +83,11 @@ class Ears(Part, nn.Module):
 
     They stand in place of a speech encoder and an input adapter.
     """
+
+    @classmethod
+    def usual_options(cls) -> Sequence[dict[str, Any]]:
+        """Options to try one after the other where nobody chose any: the first that can be built are taken."""
+        return [{}]
 
     @property
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -118,7 +119,7 @@ def check_output_adapter(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> None:
-    """Shapes, causality, cache equals no cache (with ``keep_rows`` and ``crop``), gradients.
+    """Shapes, causality, cache equals no cache (with ``keep_rows`` and ``crop``), gradients, fit to other backbones.
 
     An adapter with a route of its own has signatures of its own: of it only the width is checked.
 
@@ -129,6 +130,10 @@ def check_output_adapter(
     assert isinstance(part, OutputAdapter), f"{name} is a {type(part).__name__}, not an OutputAdapter"
     assert type(part.width) is int, f"{name}: width must be an int, got {part.width!r}"
     assert part.width >= 1, f"{name}: width is {part.width}"
+    if part.fits_any_backbone and isinstance(name_or_part, str):
+        _check_fit(
+            name, part, PartRef(name=name_or_part, options=options or {}), registry or default_registry(), context
+        )
     if part.own_route() is not None:
         return
     assert isinstance(part, BackboneAdapter | SpeechDecoder), (
@@ -151,6 +156,18 @@ def check_output_adapter(
         return cast("Tensor", part(audio, ids, BackboneStates(*rest) if part.reads_states else None, cache))
 
     _check_steps(name, part, decode, (audio, text, states[0], states[1]))
+
+
+def _check_fit(name: str, part: OutputAdapter, ref: PartRef, registry: Registry, context: BuildContext) -> None:
+    """An adapter that fits any backbone has the same tensors on one of another width."""
+    width = 2 * context.need_backbone().width
+    wider = registry.build("backbone", PartRef(name="tiny", options={"width": width}))
+    shapes, others = (
+        {key: tuple(tensor.shape) for key, tensor in built.state_dict().items()}
+        for built in (part, registry.build("output adapter", ref, replace(context, backbone=wider)))
+    )
+    differing = [key for key in shapes if others.get(key) != shapes[key]]
+    assert not differing, f"{name}: fits_any_backbone is True, but the backbone's width changes {', '.join(differing)}"
 
 
 def _check_steps(name: str, part: OutputAdapter, read: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
