@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from anytalk.cli.app import build_app
 from anytalk.errors import AnytalkError, ConfigError, PluginError, TalkerError, UnknownNameError
 from anytalk.model.attach import attach
-from anytalk.model.config import read_config
+from anytalk.model.config import AudioGrid, read_config
 from anytalk.model.pack import pack, pack_voice
 from anytalk.model.talker import Talker, load_talker, save_talker
 from anytalk.model.voice import VOICE_PARTS, find_voice, read_voice
+from anytalk.model.voice_parts import voice_tensors, write_voice
 from anytalk.plugins import Component, PartRef, hookimpl
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.manager import build_plugins
@@ -190,6 +191,22 @@ def test_codec_weights_of_a_voice_come_along(is_inside: bool, tmp_path: Path) ->
     assert torch.equal(codec_of_new.decode(torch.zeros(1, codec_of_new.num_streams, 3, dtype=torch.long)), wanted)
 
 
+def test_a_mouth_that_was_trained_elsewhere_can_be_a_voice(tmp_path: Path) -> None:
+    """Its heads read with the audio tables, so they have no tensors."""
+    settings = ["encoder=null", "codec={name: tiny}", f"output_adapter={DECODER}", "heads={name: shared}"]
+    source = attach("tiny", tmp_path / "t", assignments=settings)
+    known = source.config.model_dump(include={"output_adapter", "heads", "codec", "codec_fingerprint"})
+    grid = source.config.grid.model_dump(include=set(AudioGrid.model_fields))
+    tensors = voice_tensors(source.model)
+    assert {name.partition(".")[0] for name in tensors} == {"output_adapter", "audio_embeddings", "special_tokens"}
+    write_voice(tmp_path / "hum", {**known, "name": "hum", "grid": grid}, tensors)
+    new = put_on("tiny", tmp_path / "new", tmp_path / "hum", "backbone.options.width=48", "seed=1")
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in voice_tensors(new.model).items())
+    with pytest.raises(ConfigError, match="codec_fingerprint"):
+        write_voice(tmp_path / "x", {"name": "hum", "grid": grid}, tensors)
+    assert not (tmp_path / "x").exists()
+
+
 def test_ears_are_put_beside_it_where_they_can_be_built(
     voice: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +242,10 @@ def test_voices_by_name_and_by_folder(
         find_voice(str(tmp_path), registry)
     with pytest.raises(TalkerError, match="doesn't exist"):
         find_voice("./hum", registry)
+    shutil.copytree(voice, tmp_path / "hums_package" / "voice")
+    (tmp_path / "hums_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_voice("package:hums_package/voice", registry).folder == tmp_path / "hums_package" / "voice"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hum").mkdir()  # a folder without a voice hides no name
     assert find_voice("hum", registry).folder == voice

@@ -81,7 +81,7 @@ def attach(
     backbone: str | None = None,
     revision: str | None = None,
     assignments: list[str] | None = None,
-    voice: str | None = None,
+    voice: str | Path | None = None,
     registry: Registry | None = None,
     overwrite: bool = False,
 ) -> Talker:
@@ -109,7 +109,7 @@ def attach(
     out, assignments = Path(out), assignments or []
     registry = registry or default_registry()
     check_vacant(out, overwrite)
-    mouth = None if voice is None else find_voice(voice, registry)
+    mouth = None if voice is None else find_voice(str(voice), registry)
     is_plugin_name = needs_no_model(model, backbone, registry)
     source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
     name = backbone or (model if source is None else choose_backbone(source, registry))
