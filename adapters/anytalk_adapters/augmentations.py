@@ -13,8 +13,6 @@ from anytalk.grid.audio import resample
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Augmentation
 
-__all__ = ["GainAugmentation", "NoiseAugmentation", "RoomAugmentation", "SpeedAugmentation"]
-
 MAX_PEAK = 0.999
 """Louder results are scaled down as a whole, never clipped."""
 

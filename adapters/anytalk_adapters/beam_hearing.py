@@ -30,8 +30,6 @@ class BeamHearing(Hearing):
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Options of ``beam``."""
-
         beam: int = Field(16, ge=1, description="Lines of tokens that are weighed against each other.")
         candidates: int = Field(16, ge=1, description="Likeliest tokens of each place that lines are made of.")
         hearings: int = Field(

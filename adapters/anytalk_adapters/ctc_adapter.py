@@ -95,8 +95,6 @@ class CtcAdapter(InputAdapter):
     is_elastic = True
 
     class Options(plugins.Options):
-        """Options of ``ctc``."""
-
         width: int = Field(384, ge=8, description="Width between the encoder and the text embeddings.")
         num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
         factor: int = Field(2, ge=1, description="Frames per place of a token; 2: 25 places a second of Whisper's.")

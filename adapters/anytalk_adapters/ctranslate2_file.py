@@ -20,8 +20,6 @@ from torch import Tensor
 
 from anytalk.errors import WeightsError
 
-__all__ = ["CTranslate2File", "parse_ctranslate2", "whisper_state_dict"]
-
 FORMAT_VERSION = 6
 WHISPER_SPEC = "WhisperSpec"
 # Index is the dtype code of the file; numpy spells them little-endian.

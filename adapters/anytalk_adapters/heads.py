@@ -65,8 +65,6 @@ class SharedHeads(Heads):
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Options of ``shared``."""
-
         tied: bool = Field(True, description="Use the audio embedding rows themselves; false: rows of its own.")
 
     def __init__(self, rows: nn.Parameter | None) -> None:

@@ -18,8 +18,6 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
 from anytalk.plugins.sources import resolve
 
-__all__ = ["HFEncoder"]
-
 
 class HFEncoder(SpeechEncoder):
     """The last hidden states of a transformers audio encoder, with the feature extractor that belongs to it.

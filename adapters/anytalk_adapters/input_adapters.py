@@ -103,8 +103,6 @@ class MlpAdapter(InputAdapter):
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Options of ``mlp``."""
-
         num_layers: Literal[1, 2] = Field(2, description="Linear layers: 2 (the paper) or 1 (Mini-Omni's `mlp`).")
         hidden_width: int | None = Field(None, ge=1, description="Units between two layers; null: 4 backbone widths.")
         output_norm: bool = Field(False, description="Normalise columns to the size of the text embeddings.")
@@ -137,8 +135,6 @@ class SwigluAdapter(InputAdapter):
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Options of ``swiglu``."""
-
         hidden_width: int | None = Field(
             None,
             ge=1,
@@ -176,8 +172,6 @@ class StackAdapter(InputAdapter):
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Options of ``stack``."""
-
         factor: int = Field(
             5, ge=1, description="Frames per column; 5 makes 10 columns of Whisper's 50 frames a second."
         )

@@ -27,8 +27,6 @@ from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
 from anytalk_adapters.snac_package import SNAC
 from anytalk_adapters.snac_stream import SnacStream, SnacWeights
 
-__all__ = ["SnacCodec", "load_snac"]
-
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SNAC_24KHZ: dict[str, Any] = {

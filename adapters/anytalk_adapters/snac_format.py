@@ -6,8 +6,6 @@ import numpy as np
 
 from anytalk.errors import DataError
 
-__all__ = ["SNAC_24KHZ", "parse_snac", "snac_token_format"]
-
 CODES_PER_FRAME = 7
 CODEBOOK_SIZE = 4096
 

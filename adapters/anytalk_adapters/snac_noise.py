@@ -14,8 +14,6 @@ from torch import Tensor
 
 from anytalk_adapters.snac_package import Decoder, DecoderBlock, NoiseBlock
 
-__all__ = ["KEYS_PER_SEED", "decode_latents", "decoder_context_frames", "position_noise"]
-
 _WORD = 0xFFFFFFFF
 
 KEYS_PER_SEED = 1009

@@ -17,8 +17,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["codes_per_frame", "depth_first_order", "flatten", "unflatten"]
-
 
 def codes_per_frame(vq_strides: Sequence[int]) -> list[int]:
     """How many codes each codebook gives per frame: [4, 2, 1] -> [1, 2, 4].

@@ -26,8 +26,6 @@ from anytalk.plugins.contracts import CodecStream
 from anytalk_adapters import snac_order
 from anytalk_adapters.snac_noise import KEYS_PER_SEED, position_noise
 
-__all__ = ["SnacStream", "SnacWeights"]
-
 _NOISE_AHEAD = 32
 """Noise is computed for so many pieces like the present one."""
 Step = Callable[[Tensor, bool], Tensor]

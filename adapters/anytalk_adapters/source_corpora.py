@@ -18,8 +18,6 @@ from anytalk.errors import DataError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import BadRow, DataSource, Row
 
-__all__ = ["LibriSpeechSource", "LibriTTSSource", "MlsSource", "VctkSource"]
-
 TASKS = ("A1T1", "T1A1")
 
 
@@ -109,8 +107,6 @@ class LibriTTSSource(CorpusSource):
     holds = "SPEAKER/CHAPTER/*.wav with their .normalized.txt files"
 
     class Options(CorpusOptions):
-        """Options of the source."""
-
         original: bool = Field(False, description="Take .original.txt (numbers as digits) instead of .normalized.txt.")
 
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
@@ -157,8 +153,6 @@ class VctkSource(CorpusSource):
     holds = "wav48_silence_trimmed/ or wav48/ beside txt/"
 
     class Options(CorpusOptions):
-        """Options of the source."""
-
         mic: Literal["mic1", "mic2"] = Field("mic1", description="Microphone, of release 0.92.")
 
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:

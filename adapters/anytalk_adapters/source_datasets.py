@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
 from anytalk import plugins
 from anytalk.errors import DataError, PluginError, did_you_mean
-from anytalk.plugins.contracts import BadRow
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import BadRow, DataSource
 from anytalk_adapters.source_fields import Folder
 from anytalk_adapters.source_records import CSV_SUFFIXES, JSON_SUFFIXES, Place, Record, open_csv, read_json
 
@@ -55,6 +56,21 @@ class Table:
     columns: list[str]  # names of its columns
     records: Iterator[Record | BadRow]  # its records; they can be read once
     folder: Folder  # what relative paths in it are relative to
+
+
+class TableSource(DataSource):
+    """Base of the sources that read tables."""
+
+    licence = "of the data"
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        """See the contract; a path that doesn't exist is a DataError."""
+        locate(options.path)
+        return cls(options)
 
 
 def locate(path: str) -> Path | str:

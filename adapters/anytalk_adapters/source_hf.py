@@ -9,30 +9,21 @@ from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError, did_you_mean
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import MANIFEST_FIELDS, BadRow, DataSource, Row
-from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_dataset, picked
+from anytalk.plugins.contracts import MANIFEST_FIELDS, BadRow, Row
+from anytalk_adapters.source_datasets import Table, TableOptions, TableSource, open_dataset, picked
 from anytalk_adapters.source_fields import ALIASES, need_columns, row_of
 from anytalk_adapters.source_records import Record, make_rows
 
-__all__ = ["HubSource"]
 
-
-class HubSource(DataSource):
+class HubSource(TableSource):
     """Rows of a data set on the hub or on disk; columns that no field asks for are passed over."""
 
-    licence = "of the data"
-
     class Options(TableOptions):
-        """Options of the source."""
-
         columns: dict[str, str] = Field(
             default_factory=dict,
             description="Field to column, e.g. {question_text: transcript, answer_text: answers.text.0}; dots lead "
             "into nested columns. Fields left out take the column of their own name, if there is one.",
         )
-
-    def __init__(self, options: HubSource.Options) -> None:
-        self.options = options
 
     @classmethod
     def build(cls, options: HubSource.Options, context: BuildContext) -> Self:
@@ -43,8 +34,7 @@ class HubSource(DataSource):
                     f"columns: unknown field '{field}'{did_you_mean(field, list(MANIFEST_FIELDS))}",
                     f"fields: {', '.join(MANIFEST_FIELDS)}",
                 )
-        locate(options.path)
-        return cls(options)
+        return super().build(options, context)
 
     def rows(self) -> Iterator[Row | BadRow]:
         table = open_dataset(self.options)

@@ -15,8 +15,6 @@ from anytalk.plugins.contracts import MANIFEST_FIELDS, BadRow, DataSource, Row
 from anytalk_adapters.source_fields import ALIASES, check_names, row_of
 from anytalk_adapters.source_records import Place, Record, find_manifest, make_rows, open_csv, read_json
 
-__all__ = ["CsvSource", "JsonlSource"]
-
 
 class JsonlSource(DataSource):
     """One JSON object per line; fields are those of :data:`anytalk.plugins.contracts.MANIFEST_FIELDS`.
@@ -27,8 +25,6 @@ class JsonlSource(DataSource):
     licence = "of the data"
 
     class Options(plugins.Options):
-        """Options of the source."""
-
         path: str = Field(description="The manifest: a file, or an address that fsspec opens.")
 
     def __init__(self, place: Place) -> None:
@@ -53,8 +49,6 @@ class CsvSource(DataSource):
     licence = "of the data"
 
     class Options(plugins.Options):
-        """Options of the source."""
-
         path: str = Field(description="The manifest: a file, or an address that fsspec opens.")
         delimiter: str | None = Field(
             None, min_length=1, max_length=1, description="Between cells; null: a tab for .tsv, else a comma."

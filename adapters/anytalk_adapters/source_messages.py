@@ -4,44 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field
 
 from anytalk.errors import DataError
-from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BadRow, DataSource, Message, Row
+from anytalk.plugins.contracts import BadRow, Message, Row
 from anytalk_adapters.source_chat import turns_of
-from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
+from anytalk_adapters.source_datasets import Table, TableOptions, TableSource, open_table
 from anytalk_adapters.source_fields import check_history, need_columns, tasks_of, text_of
 from anytalk_adapters.source_records import Record, make_rows
 
-__all__ = ["MessagesSource"]
 
-
-class MessagesSource(DataSource):
+class MessagesSource(TableSource):
     """The last turns of user and assistant are question and answer, or each pair in turn; the rest is history."""
 
-    licence = "of the data"
-
     class Options(TableOptions):
-        """Options of the source."""
-
         all_turns: bool = Field(False, description="One row for each turn of the assistant, not only for the last.")
         words: Literal["refuse", "transcript", "instruction"] = Field(
             "refuse",
             description="What text beside a user's sound is: its transcript, or an instruction about it (which goes "
             "into the system message). Sets differ; refuse: such rows are bad until you say.",
         )
-
-    def __init__(self, options: MessagesSource.Options) -> None:
-        self.options = options
-
-    @classmethod
-    def build(cls, options: MessagesSource.Options, context: BuildContext) -> Self:
-        """See the contract; a path that doesn't exist is a DataError."""
-        locate(options.path)
-        return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
         with open_table(self.options) as table:

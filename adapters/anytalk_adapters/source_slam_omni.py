@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from anytalk.errors import DataError
-from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BadRow, CodecCodes, DataSource, Message, Row
+from anytalk.plugins.contracts import BadRow, CodecCodes, Message, Row
 from anytalk_adapters.snac_format import SNAC_24KHZ, parse_snac
-from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
+from anytalk_adapters.source_datasets import Table, TableOptions, TableSource, open_table
 from anytalk_adapters.source_fields import check_history, need_columns, sound_of, text_of
 from anytalk_adapters.source_records import Record, make_rows
-
-__all__ = ["COSYVOICE", "SlamOmniSource"]
 
 COSYVOICE = "cosyvoice/22050/1x4096"
 """Token format of CosyVoice 1's semantic tokens (one codebook of 4096, 50 per second), which SLAM-Omni learns."""
@@ -33,31 +30,18 @@ COLUMNS = {
 """Keys of the JSONL, and the columns of the published parquet sets that stand for the same."""
 
 
-class SlamOmniSource(DataSource):
+class SlamOmniSource(TableSource):
     """Keys key, source_wav, source_text, target_token (or target_wav), target_text.
 
     The tokens are CosyVoice's: no codec of anytalk decodes them, so a spoken answer is voiced anew by `anytalk prepare`
     from its text, and the question's sound is used as it is.
     """
 
-    licence = "of the data"
-
     class Options(TableOptions):
-        """Options of the source."""
-
         history: bool = Field(
             True,
             description="Take 'USER: .. ASSISTANT: .. <USER>: ..' in the question apart into turns and question.",
         )
-
-    def __init__(self, options: SlamOmniSource.Options) -> None:
-        self.options = options
-
-    @classmethod
-    def build(cls, options: SlamOmniSource.Options, context: BuildContext) -> Self:
-        """See the contract; a path that doesn't exist is a DataError."""
-        locate(options.path)
-        return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
         with open_table(self.options) as table:

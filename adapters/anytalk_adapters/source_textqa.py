@@ -10,12 +10,10 @@ from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BadRow, DataSource, Message, Row
-from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table, picked
+from anytalk.plugins.contracts import BadRow, Message, Row
+from anytalk_adapters.source_datasets import Table, TableOptions, TableSource, open_table, picked
 from anytalk_adapters.source_fields import text_of
 from anytalk_adapters.source_records import Record, make_rows
-
-__all__ = ["LAYOUTS", "TextQASource"]
 
 NO_INPUT = "<noinput>"
 """What some Alpaca-like sets write into an empty `input`."""
@@ -47,14 +45,10 @@ LAYOUTS = {
 """Known column layouts; the first whose columns are all there is taken."""
 
 
-class TextQASource(DataSource):
+class TextQASource(TableSource):
     """Text only: `anytalk prepare` gives it a voice, or it serves T1T2 as it is."""
 
-    licence = "of the data"
-
     class Options(TableOptions):
-        """Options of the source."""
-
         question: str | None = Field(
             None, description="Column of the question; with `answer`, overrides the detection."
         )
@@ -62,16 +56,12 @@ class TextQASource(DataSource):
         more: str | None = Field(None, description="Column that is joined to the question on a new line, if not empty.")
         system: str | None = Field(None, description="Column of a system message.")
 
-    def __init__(self, options: TextQASource.Options) -> None:
-        self.options = options
-
     @classmethod
     def build(cls, options: TextQASource.Options, context: BuildContext) -> Self:
         """See the contract; a path that doesn't exist, is a DataError, half a pair of columns a ConfigError."""
         if (options.question is None) != (options.answer is None):
             raise ConfigError("textqa: one of 'question' and 'answer' is given", "name both columns, or neither")
-        locate(options.path)
-        return cls(options)
+        return super().build(options, context)
 
     def rows(self) -> Iterator[Row | BadRow]:
         with open_table(self.options) as table:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
 
 from pydantic import Field
 
 from anytalk.errors import DataError
-from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import BadRow, CodecCodes, DataSource, Message, Row
+from anytalk.plugins.contracts import BadRow, CodecCodes, Message, Row
 from anytalk_adapters.snac_format import SNAC_24KHZ, parse_snac
-from anytalk_adapters.source_datasets import Table, TableOptions, locate, open_table
+from anytalk_adapters.source_datasets import Table, TableOptions, TableSource, open_table
 from anytalk_adapters.source_fields import need_columns, sound_of, text_of
 from anytalk_adapters.source_records import Record, make_rows
-
-__all__ = ["VoiceAssistantSource"]
 
 CONTENT = ("question", "question_audio", "answer", "answer_snac")
 CONVERSATION = ("split_name", "index", "round")
 
 
-class VoiceAssistantSource(DataSource):
+class VoiceAssistantSource(TableSource):
     """Columns split_name, index, round, question, question_audio, answer, answer_snac.
 
     The answers are codes of SNAC at 24 kHz: a talker with that codec uses them without encoding anything.
@@ -30,8 +26,6 @@ class VoiceAssistantSource(DataSource):
     licence = "Apache-2.0 (the data set; see its page)"
 
     class Options(TableOptions):
-        """Options of the source."""
-
         path: str = Field(
             "gpt-omni/VoiceAssistant-400K", description="The hub id, or a local copy (parquet file or folder)."
         )
@@ -40,15 +34,6 @@ class VoiceAssistantSource(DataSource):
             description="Put the earlier rounds of a conversation (same split_name and index; its rows must stand next "
             "to each other, in order) before the question, as text.",
         )
-
-    def __init__(self, options: VoiceAssistantSource.Options) -> None:
-        self.options = options
-
-    @classmethod
-    def build(cls, options: VoiceAssistantSource.Options, context: BuildContext) -> Self:
-        """See the contract; a path that doesn't exist is a DataError."""
-        locate(options.path)
-        return cls(options)
 
     def rows(self) -> Iterator[Row | BadRow]:
         with open_table(self.options) as table:

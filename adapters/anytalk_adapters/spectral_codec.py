@@ -31,8 +31,6 @@ from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.snac_package import ResidualVectorQuantize
 from anytalk_adapters.spectral_layers import KERNEL, ChannelNorm, ConvNeXtBlock, LogMel, overlap_add
 
-__all__ = ["DecoderState", "SpectralCodec", "SpectralNet", "SpectralSizes", "load_spectral", "save_spectral"]
-
 SHIPPED = "package:anytalk_adapters/assets/spectral_16khz_8h.safetensors"
 WITHDRAWN = "package:anytalk_adapters/assets/spectral_16khz.safetensors"
 """The first weights: with them twice as many words were misheard. Talkers that learnt their codes still need them."""

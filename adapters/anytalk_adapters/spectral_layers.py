@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ChannelNorm", "ConvNeXtBlock", "LogMel", "htk_mel_filters", "overlap_add"]
-
 KERNEL = 7
 """Kernel of all convolutions."""
 

@@ -20,8 +20,6 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Synthesizer
 from anytalk.plugins.sources import resolve
 
-__all__ = ["EspeakSynthesizer", "FliteSynthesizer", "PiperSynthesizer", "parse_wav", "shift_pitch"]
-
 PITCH_OF_SUFFIX = {"": 1.0, "-low": 0.87, "-high": 1.15}
 """Derived voices of each Piper speaker. About 2.4 semitones each way: still a human voice, clearly another one."""
 

@@ -63,8 +63,6 @@ class TalkerAdapter(SpeechDecoder):
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Options of ``talker``."""
-
         width: int = Field(384, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, description="Width of the speech decoder.")
         num_layers: int = Field(4, ge=1, description="Layers of the speech decoder.")
         hidden_width: int | None = Field(None, ge=1, description="Units of its MLPs; null: 3.5 widths.")

@@ -15,8 +15,6 @@ from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_fra
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 
-__all__ = ["TinyCodec"]
-
 PEAK = 0.9
 """No mix of codes is louder, so sound files hold every one unclipped."""
 

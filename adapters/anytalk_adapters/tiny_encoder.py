@@ -13,8 +13,6 @@ from anytalk.errors import AudioError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder
 
-__all__ = ["TinyEncoder", "mel_filters"]
-
 SAMPLE_RATE_HZ = 16000
 SAMPLES_PER_FRAME = 320
 WINDOW = 400

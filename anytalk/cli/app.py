@@ -153,6 +153,3 @@ def main() -> None:
     rest = sys.argv[1 + len(options) :]
     completes = any(name.endswith("_COMPLETE") for name in os.environ)
     build_app(only=None if completes else rest[0] if rest else "")()
-
-
-__all__ = ["AnytalkGroup", "build_app", "main"]

@@ -10,8 +10,6 @@ from typing import Any
 
 from anytalk.errors import DataError
 
-__all__ = ["WerResult", "normalise", "word_error_rate"]
-
 
 @dataclass(frozen=True)
 class WerResult:

@@ -218,6 +218,3 @@ def _probe(
     if draft.encoder is None:
         probed["input_adapter"] = None
     return parse_config(probed, "the settings of attach")
-
-
-__all__ = ["DEFAULTS", "attach", "choose_backbone", "needs_no_model"]

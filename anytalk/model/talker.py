@@ -314,16 +314,3 @@ def load_part(
 def count_parameters(module: nn.Module) -> int:
     """Parameters, tied ones once."""
     return sum(p.numel() for p in module.parameters())
-
-
-__all__ = [
-    "Talker",
-    "check_base",
-    "count_parameters",
-    "load_part",
-    "load_talker",
-    "pinned",
-    "read_parts",
-    "save_talker",
-    "write_parts",
-]

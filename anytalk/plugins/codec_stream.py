@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from anytalk.errors import AudioError
 from anytalk.plugins.contracts import CodecStream
 
-__all__ = ["WindowedStream", "check_codes", "pad_to_frames"]
-
 
 def check_codes(codes: Tensor, num_streams: int, codebook_size: int) -> None:
     """Refuse what a codec can't decode, before it becomes an index error deep inside.

@@ -178,6 +178,3 @@ def _misfit(folder: Path, reason: str) -> TalkerError:
         f"checkpoint '{folder}' can't be resumed by this job: {' '.join(reason.split())}",
         "resume with the same number of devices and the same DeepSpeed file, or add --restart",
     )
-
-
-__all__ = ["DeepSpeedEngine", "launched_config", "read_deepspeed"]

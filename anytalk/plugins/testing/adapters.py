@@ -24,7 +24,7 @@ from anytalk.plugins.contracts import (
     SpeechDecoder,
 )
 from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.testing.options import built
 
 STEPS = 7
 FRAMES = 13
@@ -66,7 +66,8 @@ def check_input_adapter(
         AssertionError: which promise is broken.
     """
     context = context or tiny_context(registry)
-    part, name = _part("input adapter", name_or_part, registry, options, context)
+    part, name = built("input adapter", name_or_part, registry, options, context)
+    part.eval()
     assert isinstance(part, InputAdapter), f"{name} is a {type(part).__name__}, not an InputAdapter"
     width = context.need_encoder_width()
     counts = [part.output_length(n) for n in range(1, 4 * FRAMES)]
@@ -126,7 +127,8 @@ def check_output_adapter(
     Args and errors: as :func:`check_input_adapter`.
     """
     context = context or tiny_context(registry)
-    part, name = _part("output adapter", name_or_part, registry, options, context)
+    part, name = built("output adapter", name_or_part, registry, options, context)
+    part.eval()
     assert isinstance(part, OutputAdapter), f"{name} is a {type(part).__name__}, not an OutputAdapter"
     assert type(part.width) is int, f"{name}: width must be an int, got {part.width!r}"
     assert part.width >= 1, f"{name}: width is {part.width}"
@@ -221,7 +223,8 @@ def check_heads(
     Args and errors: as :func:`check_input_adapter`.
     """
     context = context or tiny_context(registry)
-    part, name = _part("heads", name_or_part, registry, options, context)
+    part, name = built("heads", name_or_part, registry, options, context)
+    part.eval()
     assert isinstance(part, Heads), f"{name} is a {type(part).__name__}, not Heads"
     streams, rows, width = context.num_streams, context.stream_vocab_size, context.need_audio_width()
     codes = min(NUM_CODES, rows - 1)
@@ -248,18 +251,6 @@ def check_heads(
         later[:, -1] += 1.0
         message = f"{name}: the logits of a step change with another step"
         _same(part(later, tables)[:, :, :-1], logits[:, :, :-1], message)
-
-
-def _part(
-    kind: str, name_or_part: Any, registry: Registry | None, options: dict[str, Any] | None, context: BuildContext
-) -> tuple[Any, str]:
-    """The part in evaluation mode, and what messages call it."""
-    if not isinstance(name_or_part, str):
-        return name_or_part.eval(), f"{kind} {type(name_or_part).__name__}"
-    registry = registry or default_registry()
-    check_options(kind, name_or_part, registry)
-    part = registry.build(kind, PartRef(name=name_or_part, options=options or {}), context)
-    return part.eval(), f"{kind} '{name_or_part}'"
 
 
 def _mask(columns: Tensor, lengths: Tensor) -> Tensor:

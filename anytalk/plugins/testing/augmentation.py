@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from anytalk.plugins.components import PartRef
 from anytalk.plugins.contracts import Augmentation
-from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.testing.options import check_options
-
-__all__ = ["check_augmentation"]
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.testing.options import built
 
 _RATE_HZ = 16_000
 _DRAWS = 8
@@ -28,9 +25,7 @@ def check_augmentation(name: str, options: dict[str, Any] | None = None, registr
     Raises:
         AssertionError: which promise is broken.
     """
-    registry = registry or default_registry()
-    check_options("augmentation", name, registry)
-    part: Augmentation = registry.build("augmentation", PartRef(name=name, options=options or {}))
+    part: Augmentation = built("augmentation", name, registry, options)[0]
     time_s = np.arange(_RATE_HZ) / _RATE_HZ
     wave = (0.4 * np.sin(2 * np.pi * 220 * time_s) * np.sin(np.pi * time_s)).astype(np.float32)
     given = wave.copy()

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, ForgetfulCache, JoinableCache, TextTokenizer
-from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.testing.options import built
 
 _BATCH = 3
 _STEPS = 6
@@ -37,12 +37,7 @@ def check_backbone(
     Raises:
         AssertionError: a sentence saying which promise is broken.
     """
-    if isinstance(name_or_part, str):
-        registry = registry or default_registry()
-        check_options("backbone", name_or_part, registry)
-        backbone: Backbone = registry.build("backbone", PartRef(name=name_or_part, options=options or {}))
-    else:
-        backbone = name_or_part
+    backbone: Backbone = built("backbone", name_or_part, registry, options)[0]
     was_training = backbone.training
     backbone.eval()
     try:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec
-from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.testing.options import built
 
 MOST_VALUES = 256
 
@@ -39,14 +39,7 @@ def check_codec(
     Raises:
         AssertionError: which promise of :class:`anytalk.plugins.contracts.Codec` is broken.
     """
-    if isinstance(name_or_part, str):
-        registry = registry or default_registry()
-        check_options("codec", name_or_part, registry)
-        codec: Codec = registry.build(
-            "codec", PartRef(name=name_or_part, options=options or {}), BuildContext(device=device)
-        )
-    else:
-        codec = name_or_part
+    codec: Codec = built("codec", name_or_part, registry, options, BuildContext(device=device))[0]
     assert isinstance(codec, Codec), f"{type(codec).__name__} is no anytalk Codec"
     check_properties(codec)
     check_encode(codec, device)

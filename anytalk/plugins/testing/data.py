@@ -10,8 +10,6 @@ import numpy as np
 
 from anytalk.plugins.contracts import Audio, BadRow, DataSource, Message, Row, Sound
 
-__all__ = ["check_data_source"]
-
 ROLES = ("system", "user", "assistant")
 
 

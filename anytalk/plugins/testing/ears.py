@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Ears, Heard
-from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.testing.options import built
 
 
 def check_ears(
@@ -25,11 +24,7 @@ def check_ears(
     Raises:
         AssertionError: which promise is broken.
     """
-    part, name = name_or_part, f"ears {type(name_or_part).__name__}"
-    if isinstance(part, str):
-        registry, name = registry or default_registry(), f"ears '{part}'"
-        check_options("ears", part, registry)
-        part = registry.build("ears", PartRef(name=part, options=options or {}), BuildContext())
+    part, name = built("ears", name_or_part, registry, options)
     assert isinstance(part, Ears), f"{name}: a {type(part).__name__} is not Ears"
     assert part.sample_rate_hz > 0, f"{name}: sample_rate_hz is {part.sample_rate_hz}"
     torch.manual_seed(0)

@@ -7,14 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytalk.plugins.components import PartRef
 from anytalk.plugins.contracts import SpeechEncoder
-from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.testing.options import built
 
-__all__ = ["check_speech_encoder"]
-
-KIND = "speech encoder"
 DURATIONS_S = (0.3, 0.31, 0.7)
 TOLERANCE = 1e-4
 
@@ -32,13 +28,7 @@ def check_speech_encoder(
     Raises:
         AssertionError: which promise is broken.
     """
-    if isinstance(name_or_part, str):
-        check_options(KIND, name_or_part, registry)
-        reference = PartRef(name=name_or_part, options=options or {})
-        part: SpeechEncoder = (registry or default_registry()).build(KIND, reference)
-        called = f"{KIND} '{name_or_part}'"
-    else:
-        part, called = name_or_part, f"{KIND} {type(name_or_part).__name__}"
+    part, called = built("speech encoder", name_or_part, registry, options)
     was_training = part.training
     part.eval()
     wave, lengths = _noise(part.sample_rate_hz)

@@ -11,7 +11,7 @@ from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import HeardBatch, Hearing, InputAdapter
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.testing.adapters import ATOL, FRAMES, tiny_context
-from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.testing.options import built
 
 
 def check_hearing(
@@ -32,13 +32,12 @@ def check_hearing(
         AssertionError: which promise is broken.
     """
     registry = registry or default_registry()
-    check_options("hearing", name, registry)
     context = context or tiny_context(registry)
     if context.input_adapter is None:
         adapter = registry.build("input adapter", PartRef(name="ctc"), context).eval()
         context = replace(context, input_adapter=adapter)
     adapter = context.need_input_adapter()
-    part = registry.build("hearing", PartRef(name=name, options=options or {}), context).eval()
+    part: Hearing = built("hearing", name, registry, options, context)[0].eval()
     assert isinstance(part, Hearing), f"'{name}' is a {type(part).__name__}, not a Hearing"
     assert not list(part.parameters()), f"'{name}' has parameters, which nobody would train or save"
     _check_columns(name, part, adapter, context)

@@ -1,5 +1,10 @@
-"""Checks that hold for every part: its options are documented, closed and immutable."""
+"""Where every check begins: a part by its name, whose options are documented, closed and immutable."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.registry import Registry, default_registry
 
 
@@ -11,3 +16,19 @@ def check_options(kind: str, name: str, registry: Registry | None = None) -> Non
         assert info.description, f"{kind} '{name}': option '{field}' has no description"
     assert options.model_config.get("extra") == "forbid", f"{kind} '{name}': Options must derive from anytalk.Options"
     assert options.model_config.get("frozen"), f"{kind} '{name}': Options must be frozen"
+
+
+def built(
+    kind: str,
+    name_or_part: Any,
+    registry: Registry | None = None,
+    options: dict[str, Any] | None = None,
+    context: BuildContext | None = None,
+) -> tuple[Any, str]:
+    """Return a part that may be given by its name, and what messages call it; a name's options are checked, too."""
+    if not isinstance(name_or_part, str):
+        return name_or_part, f"{kind} {type(name_or_part).__name__}"
+    registry = registry or default_registry()
+    check_options(kind, name_or_part, registry)
+    part = registry.build(kind, PartRef(name=name_or_part, options=options or {}), context or BuildContext())
+    return part, f"{kind} '{name_or_part}'"
