@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
+import math
 from pathlib import Path
 from typing import Any
 
 import typer
+from safetensors import SafetensorError, safe_open
 
 from anytalk.cli.render import count, note, out, pairs, seconds, size, table
 from anytalk.errors import AnytalkError, TalkerError
@@ -15,8 +16,6 @@ from anytalk.model.config import PART_KINDS, TalkerConfig, VoiceInfo, read_confi
 from anytalk.model.voice import VOICE_PARTS
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry, default_registry
-
-_LENGTH_BYTES = 8
 
 
 def command(
@@ -40,26 +39,16 @@ def count_tensors(path: Path) -> dict[str, int]:
     """
     again = "copy the folder again, or train again"
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
-            if length > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        with safe_open(path, framework="np") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise TalkerError(f"'{path}' is missing; talker.yaml names it", again) from None
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError) as error:
         raise TalkerError(f"'{path}' can't be read: {' '.join(str(error).split())}", again) from None
-    expected = _LENGTH_BYTES + length + max(ends, default=0)
-    if path.stat().st_size != expected:
-        raise TalkerError(f"'{path}' has {path.stat().st_size} bytes; its header promises {expected}", again)
     counts: dict[str, int] = {}
     for name, shape in shapes.items():
-        part, total = name.partition(".")[0], 1
-        for extent in shape:
-            total *= extent
-        counts[part] = counts.get(part, 0) + total
+        part = name.partition(".")[0]
+        counts[part] = counts.get(part, 0) + math.prod(shape)
     return counts
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from anytalk.data.checks import checked_rows
-from anytalk.errors import ConfigError, DataError
+from anytalk.errors import DataError
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.contracts import BadRow, Row, strict_rows
-from anytalk.plugins.registry import Registry, explain_validation
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.settings import read_yaml, validated
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts import DataSource
@@ -43,6 +43,13 @@ class SourceConfig(Options):
     weight: float = Field(1.0, gt=0, description="How often it is drawn, beside the other sources of a task.")
     limit: int | None = Field(None, gt=0, description="Use only the first so many rows.")
     filters: Filters = Field(default_factory=lambda: Filters(), description="Limits of length.")
+
+    def anchored(self, folder: Path) -> Self:
+        """Make a path that names something in a folder independent of the current one; hub ids and URLs stay."""
+        beside = folder / self.path
+        if "://" in self.path or Path(self.path).is_absolute() or not beside.exists():
+            return self
+        return self.model_copy(update={"path": str(beside)})
 
 
 class VoiceConfig(Options):
@@ -105,23 +112,8 @@ def read_data_config(path: Path) -> DataConfig:
         return DataConfig(sources=[SourceConfig(kind=MANIFESTS[path.suffix], name=path.name, path=str(path))])
     if path.suffix not in (".yaml", ".yml"):
         raise DataError(f"'{path}' is neither .yaml nor a manifest ({', '.join(MANIFESTS)})", "see docs/data.md")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "mend the file") from None
-    try:
-        config = DataConfig.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(explain_validation(error, f"'{path}' is not well-formed"), "see docs/data.md") from None
-    return config.model_copy(update={"sources": [_anchored(source, path.parent) for source in config.sources]})
-
-
-def _anchored(source: SourceConfig, folder: Path) -> SourceConfig:
-    """A source whose path, when it names something beside the data file, is absolute; hub ids and URLs stay."""
-    beside = folder / source.path
-    if "://" in source.path or Path(source.path).is_absolute() or not beside.exists():
-        return source
-    return source.model_copy(update={"path": str(beside)})
+    config = validated(DataConfig, read_yaml(path, DataError), f"'{path}' is not well-formed", "see docs/data.md")
+    return config.model_copy(update={"sources": [source.anchored(path.parent) for source in config.sources]})
 
 
 def build_source(source: SourceConfig, registry: Registry) -> DataSource:

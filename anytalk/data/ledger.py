@@ -21,10 +21,10 @@ import yaml
 from pydantic import Field
 
 from anytalk.data.config import SourceConfig, VoiceConfig
-from anytalk.errors import ConfigError, DataError
+from anytalk.errors import DataError
 from anytalk.files import write_whole
 from anytalk.plugins.components import Options, PartRef
-from anytalk.plugins.registry import explain_validation
+from anytalk.plugins.settings import validated
 
 PREPARED_FILE = "prepared.yaml"
 LEDGER_FILE = "ledger.jsonl"
@@ -288,12 +288,7 @@ def read_prepared(spec: str | Path) -> Prepared:
     version = found.get("format_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise DataError(f"'{where}' was prepared by a newer anytalk", "pip install -U anytalk")
-    try:
-        return Prepared.model_validate(found)
-    except pydantic.ValidationError as error:
-        raise ConfigError(
-            explain_validation(error, f"'{where}/{PREPARED_FILE}' is not well-formed"), "prepare again"
-        ) from None
+    return validated(Prepared, found, f"'{where}/{PREPARED_FILE}' is not well-formed", "prepare again")
 
 
 def read_ledger(spec: str | Path) -> Ledger:

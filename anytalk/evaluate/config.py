@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from anytalk.data.config import SourceConfig
 from anytalk.errors import ConfigError, DataError
 from anytalk.evaluate.metrics import HEADLINES, METRICS
 from anytalk.plugins.components import Options, PartRef
-from anytalk.plugins.registry import explain_validation
+from anytalk.plugins.settings import read_yaml, validated
 
 Way = Literal["text", "speech"]
 """How a question is asked: typed or spoken."""
@@ -146,16 +145,7 @@ AnyMeasure = Annotated[
     Field(discriminator="kind"),
 ]
 
-MEASURES: dict[str, type[_Measure]] = {
-    "asr": AsrMeasure,
-    "spoken_answers": SpokenAnswersMeasure,
-    "reading": ReadingMeasure,
-    "spoken_qa": SpokenQaMeasure,
-    "text_retention": TextRetentionMeasure,
-    "modality_gap": ModalityGapMeasure,
-    "latency": LatencyMeasure,
-    "cascade": CascadeMeasure,
-}
+MEASURES: dict[str, type[_Measure]] = {kind.model_fields["kind"].default: kind for kind in _Measure.__subclasses__()}
 """Kinds of measures."""
 
 BASELINES = ("cascade",)
@@ -229,15 +219,8 @@ def read_suite(path: Path) -> Suite:
     """
     if not path.is_file():
         raise DataError(f"suite '{path}' doesn't exist", "give a .yaml file, e.g. examples/suites/quick.yaml")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "mend the file") from None
-    try:
-        suite = Suite.model_validate(data)
-    except pydantic.ValidationError as error:
-        hint = f"measures: {', '.join(MEASURES)}; see docs/evaluation.md"
-        raise ConfigError(explain_validation(error, f"'{path}' is not well-formed"), hint) from None
+    hint = f"measures: {', '.join(MEASURES)}; see docs/evaluation.md"
+    suite = validated(Suite, read_yaml(path, DataError), f"'{path}' is not well-formed", hint)
     return _anchored(suite, path.parent)
 
 
@@ -245,9 +228,7 @@ def _anchored(suite: Suite, folder: Path) -> Suite:
     """Local paths made absolute; hub ids and addresses stay."""
 
     def source(found: SourceConfig | None) -> SourceConfig | None:
-        if found is None or "://" in found.path or not (folder / found.path).exists():
-            return found
-        return found.model_copy(update={"path": str((folder / found.path).absolute())})
+        return None if found is None else found.anchored(folder.absolute())
 
     measures = []
     for measure in suite.measures:

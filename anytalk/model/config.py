@@ -14,7 +14,7 @@ from anytalk.grid.delay import PATTERNS, DelayPattern
 from anytalk.grid.tokens import AUDIO_SPECIALS, TEXT_SPECIALS, StreamLayout
 from anytalk.model.version1 import from_version_1
 from anytalk.plugins.components import Options, PartRef
-from anytalk.plugins.registry import explain_validation
+from anytalk.plugins.settings import read_yaml, validated
 
 T = TypeVar("T", bound=Options)
 CONFIG_FILE = "talker.yaml"
@@ -181,12 +181,7 @@ def parse_config(data: dict[str, Any], name: str) -> TalkerConfig:
 
 def parse(kind: type[T], data: dict[str, Any], name: str) -> T:
     """Validate settings of one kind; ConfigError lists everything that is wrong with them."""
-    try:
-        return kind.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(
-            explain_validation(error, f"'{name}' is not well-formed"), "see docs/configuration.md"
-        ) from None
+    return validated(kind, data, f"'{name}' is not well-formed", "see docs/configuration.md")
 
 
 def read_config(folder: Path) -> TalkerConfig:
@@ -210,12 +205,7 @@ def read_mapping(path: Path, newest: int) -> dict[str, Any]:
     Raises:
         TalkerError: a file that is not YAML, or one of a newer anytalk.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TalkerError(
-            f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "restore the file"
-        ) from None
+    data = read_yaml(path, TalkerError, "restore the file")
     if not isinstance(data, dict):
         raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or copy the folder again")
     version = data.get("format_version", 1)

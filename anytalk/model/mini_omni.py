@@ -12,13 +12,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor
 
-from anytalk.errors import ConfigError, TalkerError, WeightsError
+from anytalk.errors import TalkerError, WeightsError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble
 from anytalk.model.attach import check_vacant
@@ -39,7 +37,8 @@ from anytalk.model.mini_omni_keys import (
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.fingerprint import fingerprint
-from anytalk.plugins.registry import Registry, default_registry, explain_validation
+from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.settings import read_yaml, validated
 
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "lit_model.pth"
@@ -114,19 +113,11 @@ def read_mini_omni_config(folder: Path) -> MiniOmniConfig:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise WeightsError(f"'{folder}' holds no {CONFIG_NAME}", f"{_DOWNLOAD}, and give its path")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", _DOWNLOAD) from None
+    data = read_yaml(path, WeightsError, _DOWNLOAD)
     if not isinstance(data, dict):
         raise WeightsError(f"'{path}' is empty or no mapping", _DOWNLOAD)
-    try:
-        return MiniOmniConfig.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(
-            explain_validation(error, f"'{path}' describes no Mini-Omni"),
-            "only Mini-Omni and Mini-Omni2 can be imported; attach speech to other models with `anytalk attach`",
-        ) from None
+    hint = "only Mini-Omni and Mini-Omni2 can be imported; attach speech to other models with `anytalk attach`"
+    return validated(MiniOmniConfig, data, f"'{path}' describes no Mini-Omni", hint)
 
 
 def read_mini_omni_weights(folder: Path, source: MiniOmniConfig) -> dict[str, Tensor]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import pydantic
-
-from anytalk.errors import ConfigError, PluginError, UnknownNameError, did_you_mean
+from anytalk.errors import PluginError, UnknownNameError, did_you_mean
 from anytalk.plugins.components import BuildContext, Component, Options, PartRef
 from anytalk.plugins.manager import BLOCK_VARIABLE, Plugins, build_plugins, one_line
+from anytalk.plugins.settings import validated
 
 KINDS: dict[str, str] = {
     "backbone": "register_backbones",
@@ -115,14 +114,9 @@ class Registry:
     def options(self, kind: str, ref: PartRef) -> Options:
         """The part's own validated options; ConfigError lists every wrong field at once."""
         model: type[Options] = self.load(kind, ref.name).Options
-        try:
-            return model.model_validate(ref.options)
-        except pydantic.ValidationError as error:
-            known = ", ".join(model.model_fields) or "none"
-            raise ConfigError(
-                explain_validation(error, f"options of {kind} '{ref.name}' are not well-formed", ref.name),
-                f"options of '{ref.name}': {known} (`anytalk plugins {ref.name}` describes them)",
-            ) from None
+        known = ", ".join(model.model_fields) or "none"
+        hint = f"options of '{ref.name}': {known} (`anytalk plugins {ref.name}` describes them)"
+        return validated(model, ref.options, f"options of {kind} '{ref.name}' are not well-formed", hint, ref.name)
 
     def build(self, kind: str, ref: PartRef, context: BuildContext | None = None) -> Any:
         """Validate the options and build the part."""
@@ -140,15 +134,6 @@ def _checked(component: object) -> Component:
     if component.target.count(":") != 1:
         raise ValueError(f"target of '{component.name}' must be 'module:Name', got '{component.target}'")
     return component
-
-
-def explain_validation(error: pydantic.ValidationError, heading: str, prefix: str = "") -> str:
-    """All problems of a pydantic error, one line each, with dotted field names."""
-    lines = [f"{heading}:"]
-    for problem in error.errors():
-        where = ".".join(str(p) for p in ((prefix,) if prefix else ()) + tuple(problem["loc"]))
-        lines.append(f"  {where}: {problem['msg']}")
-    return "\n".join(lines)
 
 
 @lru_cache(maxsize=1)

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 import pydantic
 import regex
-import yaml
 from pydantic import Field
 
 from anytalk.errors import ConfigError, DataError
 from anytalk.model.config import override
-from anytalk.plugins.registry import explain_validation
+from anytalk.plugins.settings import read_yaml, validated
 from anytalk.text.markdown import Reading
 from anytalk.text.normalise import DateOrder, find_emoji
 
@@ -76,21 +75,13 @@ def read_rules(path: Path | None, assignments: Sequence[str] = ()) -> Rules:
     """
     data: Any = {}
     if path is not None:
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise DataError(f"'{path}' doesn't exist", "leave --rules out for the defaults") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DataError(
-                f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", "mend the file"
-            ) from None
+        if not path.exists():
+            raise DataError(f"'{path}' doesn't exist", "leave --rules out for the defaults")
+        data = read_yaml(path, DataError) or {}
     hint = f"rules: {', '.join(Rules.model_fields)} (docs/cleaning.md)"
     if not isinstance(data, dict):
         raise ConfigError(f"'{path}' is a {type(data).__name__}; a mapping of rules is expected", hint)
-    try:
-        return Rules.model_validate(override(data, list(assignments)))
-    except pydantic.ValidationError as error:
-        raise ConfigError(explain_validation(error, "the rules are not well-formed"), hint) from None
+    return validated(Rules, override(data, list(assignments)), "the rules are not well-formed", hint)
 
 
 _CODE_LINES = regex.compile(

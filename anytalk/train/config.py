@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from anytalk.errors import ConfigError, UnknownNameError, did_you_mean
 from anytalk.model.config import override
 from anytalk.plugins.components import Options
-from anytalk.plugins.registry import Registry, explain_validation
+from anytalk.plugins.registry import Registry
+from anytalk.plugins.settings import read_yaml, validated
 
 LORA_PARTS = ("backbone", "encoder")
 
@@ -137,18 +136,10 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UnknownNameError(f"recipe file '{name}' doesn't exist", "check the path, or name a registered recipe")
-        try:
-            data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"'{name}' is not YAML: {' '.join(str(error).split())}", "mend the file") from None
+        data = read_yaml(path, ConfigError)
     else:
         data = registry.load("recipe", name)
-    try:
-        return Recipe.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise ConfigError(
-            explain_validation(error, f"recipe '{name}' is not well-formed"), "see docs/configuration.md"
-        ) from None
+    return validated(Recipe, data, f"recipe '{name}' is not well-formed", "see docs/configuration.md")
 
 
 def checkpoint_folder(talker: Path, stage: str) -> Path:
@@ -186,9 +177,6 @@ def override_stages(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             )
         for stage in data if name == "all" else [name]:
             data = override(data, [stage + assignment[len(name) :]])
-    try:
-        return Recipe(name=recipe.name, stages=[StageConfig.model_validate(stage) for stage in data.values()])
-    except pydantic.ValidationError as error:
-        fields = ", ".join(StageConfig.model_fields)
-        message = explain_validation(error, "--set makes a stage that is not well-formed")
-        raise ConfigError(message, f"fields: {fields}") from None
+    what, hint = "--set makes a stage that is not well-formed", f"fields: {', '.join(StageConfig.model_fields)}"
+    stages = [validated(StageConfig, stage, what, hint) for stage in data.values()]
+    return validated(Recipe, {"name": recipe.name, "stages": stages}, what, hint)
