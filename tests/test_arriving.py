@@ -11,6 +11,8 @@ import torch
 from served_parts import Scripted, served_talker, slowly
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.greedy import greedy_answers
+from anytalk.decode.ready import make_talker_ready
 from anytalk.decode.runner import Runner, Slot, columns_of, run_all
 from anytalk.decode.session import Session, begin_generation
 from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
@@ -276,6 +278,35 @@ def test_reading_aloud_asks_nobody() -> None:
 def test_parts_that_need_the_models_inside_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         served_talker(Scripted(slowly()), **changes)
+
+
+@pytest.mark.parametrize("arithmetic", ["packed", "int8"])
+def test_its_voice_can_be_made_faster(arithmetic: str) -> None:
+    talker = make_talker_ready(served_talker(Scripted(slowly("One two three."))), arithmetic)
+    *_, done = Session(talker).ask(text="count", options=SHORT)
+    assert isinstance(done, AnswerDone)
+    assert done.text == "One two three."
+    assert done.audio_s > 0
+
+
+def test_many_typed_questions_at_once() -> None:
+    under_way, most = 0, 0
+
+    def script(request: TextRequest, stream: TextStream) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        time.sleep(0.02)
+        under_way -= 1
+        asked = request.messages[-1]["content"]
+        stream.put(f"{asked}? ")
+        stream.end(LOST if asked == "bad" else None)
+
+    talker = served_talker(Scripted(script))
+    assert greedy_answers(talker, ["a", "b", "c"], batch_size=2) == ["a?", "b?", "c?"]
+    assert most == 2
+    with pytest.raises(ServedError, match="lost"):
+        greedy_answers(talker, ["a", "bad"])
 
 
 def test_its_inside_is_refused_with_a_sentence() -> None:

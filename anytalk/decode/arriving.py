@@ -7,12 +7,12 @@ from collections.abc import Callable
 from anytalk.decode.sampling import SamplingOptions
 from anytalk.errors import AnytalkError
 from anytalk.grid.prompts import Prompt
-from anytalk.plugins.contracts import ServedBackbone, TextRequest
+from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextStream
 from anytalk.plugins.piece_tokenizer import pieces_of
 
 
 class ArrivingText:
-    """Sends the request of one answer, and cuts what comes back into tokens.
+    """Asks for the text of one answer once that is wanted, and cuts what comes back into tokens.
 
     The tokens don't depend on how the text is cut up on its way: the last piece waits until more text or the end says
     that it is whole. So the same text sounds the same, however slowly it came.
@@ -32,18 +32,28 @@ class ArrivingText:
         self, backbone: ServedBackbone, prompt: Prompt, sampling: SamplingOptions, max_tokens: int, seed: int | None
     ) -> None:
         self.ids: list[int] = []
-        self._tokenizer = backbone.tokenizer
+        self._backbone = backbone
+        self._request = TextRequest(
+            messages=prompt.messages,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        self._stream: TextStream | None = None
         self._rest = ""
         self._is_whole = False
-        self._stream = backbone.answer(
-            TextRequest(
-                messages=prompt.messages,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=max_tokens,
-                seed=seed,
-            )
-        )
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Send the request, once.
+
+        Args:
+            wake: Called, from any thread, whenever more has come.
+        """
+        if self._stream is None:
+            self._stream = self._backbone.answer(self._request)
+            self._stream.wake = wake
+            wake()  # for what came before
 
     def has(self, index: int) -> bool:
         """Whether it is known what stands in a column: a token, or the end of the text."""
@@ -52,27 +62,25 @@ class ArrivingText:
         return index < len(self.ids) or self._is_whole
 
     def _take(self) -> None:
+        if self._stream is None:
+            return
         text, self._is_whole = self._stream.take()
         pieces = pieces_of(self._rest + text)
         self._rest = pieces.pop() if pieces and not self._is_whole else ""
         for piece in pieces:
-            self.ids += self._tokenizer.encode(piece)
+            self.ids += self._backbone.tokenizer.encode(piece)
 
     @property
     def error(self) -> AnytalkError | None:
         """Why the text ended too early, once it has ended."""
-        return self._stream.error if self._is_whole else None
+        return self._stream.error if self._stream is not None and self._is_whole else None
 
     @property
     def was_cut(self) -> bool:
         """Whether the model had more to say than it was allowed to."""
-        return self._is_whole and self._stream.was_cut
-
-    def tell(self, wake: Callable[[], None]) -> None:
-        """Call `wake`, from any thread, whenever more has come."""
-        self._stream.wake = wake
-        wake()  # for what came before
+        return self._stream is not None and self._is_whole and self._stream.was_cut
 
     def close(self) -> None:
         """Cancel the request, where it is still running."""
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()

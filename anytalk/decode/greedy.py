@@ -28,6 +28,9 @@ def greedy_answers(
         max_tokens: Longest answer.
         batch_size: Rows at once.
         progress: Told the questions done, of how many.
+
+    Raises:
+        ServedError: a model that is served elsewhere didn't answer them all.
     """
     options = DecodeOptions(max_columns=max_tokens)
     turns = [Turn("user", question) for question in questions]
@@ -36,5 +39,8 @@ def greedy_answers(
     ]
     for done, _ in enumerate(run_all(talker.model, generations, batch_size), start=1):
         progress(done, len(questions))
+    for generation in generations:
+        if generation.error is not None:
+            raise generation.error
     decode = talker.model.backbone.tokenizer.decode
     return [decode(generation.answer.text_ids).strip() for generation in generations]

@@ -18,7 +18,7 @@ from anytalk.errors import ConfigError
 from anytalk.kernels import ARITHMETICS, make_ready, peaks_of
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import BackboneStates, GridBatch, Peaks
+from anytalk.plugins.contracts import BackboneStates, GridBatch, Peaks, ServedBackbone
 
 _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 """Parts that are made ready. Ears are left alone: they run once per question, on many frames at a time."""
@@ -91,8 +91,10 @@ class _Answer:
 
 
 def _read(model: TalkModel, tokens: Tensor) -> None:
-    states: BackboneStates = model.backbone(model.embed(GridBatch(tokens)).backbone)
-    model.text_logits(states.normed)
+    states: BackboneStates | None = None
+    if not isinstance(model.backbone, ServedBackbone):
+        states = model.backbone(model.embed(GridBatch(tokens)).backbone)
+        model.text_logits(states.normed)
     said = torch.ones_like(tokens[:, 0], dtype=torch.bool)
     nobody = torch.zeros_like(tokens[:, 0, 0])
     answer = _Answer(tokens, torch.ones_like(tokens, dtype=torch.bool), said, nobody, nobody.bool())

@@ -122,7 +122,7 @@ class Runner:
         entering: list[_Entering] = []
         for slot in slots:
             if slot.generation.arriving is not None:
-                slot.generation.arriving.tell(self._wake)
+                slot.generation.arriving.begin(self._wake)
             if slot.generation.is_waiting:
                 self._expected.append(slot)
             elif slot.generation.has_failed:
