@@ -32,11 +32,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file as :func:`written_whole` does.
-
-    Raises:
-        OSError: the disk is full, or the place can't be written.
-    """
+    """Write a text file as :func:`written_whole` does (OSError: the disk is full, or the place can't be written)."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -73,11 +69,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Force a file, or all files of a folder, to the disk.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Force a file, or all files of a folder, to the disk (OSError: the disk is full)."""
     if not path.is_dir():
         _sync(path)
     for folder, _, names in os.walk(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pydantic
@@ -22,14 +22,24 @@ class _Options(plugins.Options):
 
     probability: float = pydantic.Field(1.0, ge=0, le=1, description="Share of the questions that are changed.")
 
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        """Refuse a ``min_...`` above its ``max_...``."""
+        values = self.model_dump()
+        for low_name, low in values.items():
+            high_name = low_name.replace("min_", "max_", 1)
+            if low_name != high_name and low > values[high_name]:
+                raise ValueError(f"{low_name} ({low:g}) is above {high_name} ({values[high_name]:g})")
+        return self
+
 
 class _Chance(Augmentation):
     """Leaves a share of the waves as they are."""
 
     licence = "MIT"
 
-    def __init__(self, options: _Options) -> None:
-        self._probability = options.probability
+    def __init__(self, options: Any) -> None:
+        self._options = options
 
     @classmethod
     def build(cls, options: plugins.Options, context: BuildContext) -> Self:
@@ -38,7 +48,7 @@ class _Chance(Augmentation):
 
     def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         wave = np.array(wave, dtype=np.float32)
-        if generator.random() >= self._probability or not wave.any():
+        if generator.random() >= self._options.probability or not wave.any():
             return wave
         changed = self._change(wave.astype(np.float64), sample_rate_hz, generator)
         peak = float(np.abs(changed).max())
@@ -49,11 +59,6 @@ class _Chance(Augmentation):
     @abstractmethod
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         """(N,) float64, not silent -> (N',) float64 of any peak."""
-
-
-def _check_range(low: float, high: float, low_name: str, high_name: str) -> None:
-    if low > high:
-        raise ValueError(f"{low_name} ({low:g}) is above {high_name} ({high:g})")
 
 
 class NoiseAugmentation(_Chance):
@@ -67,15 +72,6 @@ class NoiseAugmentation(_Chance):
         )
         min_snr_db: float = pydantic.Field(10.0, ge=-20, le=100, description="Least signal-to-noise ratio, in dB.")
         max_snr_db: float = pydantic.Field(40.0, ge=-20, le=100, description="Greatest, in dB; drawn evenly between.")
-
-        @pydantic.model_validator(mode="after")
-        def _ordered(self) -> Self:
-            _check_range(self.min_snr_db, self.max_snr_db, "min_snr_db", "max_snr_db")
-            return self
-
-    def __init__(self, options: NoiseAugmentation.Options) -> None:
-        super().__init__(options)
-        self._options = options
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         snr_db = generator.uniform(self._options.min_snr_db, self._options.max_snr_db)
@@ -105,15 +101,6 @@ class GainAugmentation(_Chance):
         min_gain_db: float = pydantic.Field(-15.0, ge=-60, le=60, description="Least gain, in dB.")
         max_gain_db: float = pydantic.Field(6.0, ge=-60, le=60, description="Greatest, in dB; drawn evenly between.")
 
-        @pydantic.model_validator(mode="after")
-        def _ordered(self) -> Self:
-            _check_range(self.min_gain_db, self.max_gain_db, "min_gain_db", "max_gain_db")
-            return self
-
-    def __init__(self, options: GainAugmentation.Options) -> None:
-        super().__init__(options)
-        self._options = options
-
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         gain_db = generator.uniform(self._options.min_gain_db, self._options.max_gain_db)
         return np.asarray(wave * 10 ** (gain_db / 20))
@@ -133,15 +120,6 @@ class SpeedAugmentation(_Chance):
         max_duration_s: float = pydantic.Field(
             30, gt=0, description="Slow nothing down beyond this length: the longest sound that the encoder accepts."
         )
-
-        @pydantic.model_validator(mode="after")
-        def _ordered(self) -> Self:
-            _check_range(self.min_speed, self.max_speed, "min_speed", "max_speed")
-            return self
-
-    def __init__(self, options: SpeedAugmentation.Options) -> None:
-        super().__init__(options)
-        self._options = options
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         speed = generator.uniform(self._options.min_speed, self._options.max_speed)
@@ -173,16 +151,6 @@ class RoomAugmentation(_Chance):
         gap_s: float = pydantic.Field(
             0.004, ge=0, le=0.1, description="Between direct sound and reverberation, in seconds."
         )
-
-        @pydantic.model_validator(mode="after")
-        def _ordered(self) -> Self:
-            _check_range(self.min_rt60_s, self.max_rt60_s, "min_rt60_s", "max_rt60_s")
-            _check_range(self.min_direct_db, self.max_direct_db, "min_direct_db", "max_direct_db")
-            return self
-
-    def __init__(self, options: RoomAugmentation.Options) -> None:
-        super().__init__(options)
-        self._options = options
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         options = self._options

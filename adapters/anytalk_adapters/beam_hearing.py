@@ -62,11 +62,7 @@ class BeamHearing(Hearing):
 
     @classmethod
     def build(cls, options: BeamHearing.Options, context: BuildContext) -> Self:
-        """Take adapter and backbone from the context.
-
-        Raises:
-            ConfigError: an input adapter that hears no tokens.
-        """
+        """Take adapter and backbone from the context (ConfigError: an input adapter that hears no tokens)."""
         return cls(options, context.need_input_adapter(), context.need_backbone())
 
     def train(self, mode: bool = True) -> Self:

@@ -78,11 +78,7 @@ class _Cursor:
 
 
 def parse_ctranslate2(content: bytes, name: str) -> CTranslate2File:
-    """Parse a whole ``model.bin``.
-
-    Raises:
-        WeightsError: truncated, another format, or another version of it.
-    """
+    """Parse a whole ``model.bin`` (WeightsError: truncated, another format, or another version of it)."""
     cursor = _Cursor(content, name)
     version = cursor.uint(4)
     if version != FORMAT_VERSION:

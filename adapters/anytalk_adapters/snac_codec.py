@@ -124,11 +124,7 @@ class SnacCodec(Codec):
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> Tensor:
-        """(B,N) float32 -> (B,K,T) int64.
-
-        Raises:
-            AudioError: a wave of another shape.
-        """
+        """(B,N) float32 -> (B,K,T) int64 (AudioError: a wave of another shape)."""
         padded = pad_to_frames(wave, self.samples_per_frame)
         if padded.numel() == 0:
             return torch.zeros((len(wave), self.num_streams, 0), dtype=torch.int64, device=wave.device)

@@ -25,11 +25,7 @@ _SHOWN = 100
 
 
 def check_names(names: Sequence[str], known: Sequence[str], where: str, word: str = "field") -> None:
-    """Refuse a name that is none of the known ones.
-
-    Raises:
-        DataError: the name, the nearest known one, and all of them.
-    """
+    """Refuse a name that is none of the known ones (DataError: the name, the nearest known one, and all of them)."""
     for name in names:
         if name not in known:
             raise DataError(
@@ -53,11 +49,7 @@ def need_columns(columns: Sequence[str], needed: Sequence[str], where: str) -> N
 
 
 def text_of(value: Any, field: str, where: str) -> str | None:
-    """Text or None.
-
-    Raises:
-        DataError: anything else.
-    """
+    """Text or None (DataError: anything else)."""
     if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; text is expected", "quote it")
     return value
@@ -194,11 +186,7 @@ def check_history(messages: Sequence[Message], where: str) -> None:
 
 
 def tasks_of(value: Any, where: str) -> tuple[str, ...] | None:
-    """Task names, or None.
-
-    Raises:
-        DataError: no list of names, or an empty one.
-    """
+    """Task names, or None (DataError: no list of names, or an empty one)."""
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):

@@ -48,11 +48,7 @@ class Place:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The file's bytes.
-
-        Raises:
-            DataError: it can't be read.
-        """
+        """The file's bytes (DataError: it can't be read)."""
         import fsspec
 
         try:
@@ -69,11 +65,7 @@ class Place:
 
 
 def find_manifest(path: str) -> Place:
-    """The place of a manifest.
-
-    Raises:
-        DataError: no such file.
-    """
+    """The place of a manifest (DataError: no such file)."""
     if "://" in path:
         return Place(path)
     found = Path(path).expanduser().absolute()

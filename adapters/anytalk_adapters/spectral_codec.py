@@ -218,11 +218,7 @@ class SpectralCodec(Codec):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> SpectralCodec:
-        """Load the weights.
-
-        Raises:
-            WeightsError: a file that is missing, damaged or of another kind.
-        """
+        """Load the weights (WeightsError: a file that is missing, damaged or of another kind)."""
         if options.model == WITHDRAWN:
             raise WeightsError(
                 f"the first weights of the spectral codec ('{WITHDRAWN}') no longer ship with anytalk",
@@ -234,11 +230,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> Tensor:
-        """(B,N) float32 -> (B,K,T) int64.
-
-        Raises:
-            AudioError: a wave of another shape.
-        """
+        """(B,N) float32 -> (B,K,T) int64 (AudioError: a wave of another shape)."""
         padded = pad_to_frames(wave, self.samples_per_frame)
         if padded.numel() == 0:
             return torch.zeros((len(wave), self.num_streams, 0), dtype=torch.int64, device=wave.device)

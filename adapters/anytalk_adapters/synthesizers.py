@@ -218,11 +218,7 @@ class EspeakSynthesizer(ProgramSynthesizer):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> EspeakSynthesizer:
-        """Find the program.
-
-        Raises:
-            PluginError: it is not installed.
-        """
+        """Find the program (PluginError: it is not installed)."""
         return cls(_find_program("espeak", options.program, "espeak-ng"), list(options.voices))
 
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
@@ -245,11 +241,7 @@ class FliteSynthesizer(ProgramSynthesizer):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> FliteSynthesizer:
-        """Find the program.
-
-        Raises:
-            PluginError: it is not installed.
-        """
+        """Find the program (PluginError: it is not installed)."""
         return cls(_find_program("flite", options.program, "flite"), list(options.voices))
 
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:

@@ -27,17 +27,11 @@ second."""
 
 @dataclass(frozen=True)
 class Written:
-    """What was written down.
+    """What was written down."""
 
-    Attributes:
-        text: ``""`` where no speech was heard.
-        confidence: Geometric mean of the tokens' likelihoods, the end included.
-        ran_away: Whether the writer was stopped: it repeated itself or wrote more than anybody says.
-    """
-
-    text: str
-    confidence: float
-    ran_away: bool
+    text: str  # `""` where no speech was heard
+    confidence: float  # geometric mean of the tokens' likelihoods, the end included
+    ran_away: bool  # whether the writer was stopped: it repeated itself or wrote more than anybody says
 
 
 class _Keys:

@@ -10,11 +10,7 @@ from anytalk.errors import AudioError, PluginError
 
 
 def load_sounddevice() -> Any:
-    """The package.
-
-    Raises:
-        PluginError: it, or the PortAudio library it needs, is not installed.
-    """
+    """The package (PluginError: it, or the PortAudio library it needs, is not installed)."""
     try:
         import sounddevice
     except ImportError:
@@ -57,11 +53,7 @@ class Loudspeaker:
 
 
 def record(sample_rate_hz: int) -> np.ndarray:
-    """Record until Enter is pressed: (N,) float32.
-
-    Raises:
-        AudioError: no microphone that gives this rate.
-    """
+    """Record until Enter is pressed: (N,) float32 (AudioError: no microphone that gives this rate)."""
     device = load_sounddevice()
     pieces: list[np.ndarray] = []
 

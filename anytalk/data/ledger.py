@@ -121,11 +121,7 @@ def shard_file(slug: str, number: int) -> str:
 
 
 def check_shard(folder: Path, record: ShardRecord) -> Path:
-    """The file of a shard, there and as long as it was.
-
-    Raises:
-        DataError: it is missing or was cut short.
-    """
+    """The file of a shard, there and as long as it was (DataError: it is missing or was cut short)."""
     path = folder / record.file
     if not path.is_file():
         raise DataError(
@@ -225,11 +221,7 @@ def is_prepared(spec: str | Path) -> bool:
 
 
 def read_bytes(spec: str, name: str) -> bytes | None:
-    """A small file of a prepared folder; None where there is none.
-
-    Raises:
-        DataError: an address that can't be reached.
-    """
+    """A small file of a prepared folder; None where there is none (DataError: an address that can't be reached)."""
     if not is_remote(spec):
         path = Path(spec) / name
         return path.read_bytes() if path.is_file() else None

@@ -11,37 +11,23 @@ from anytalk.grid.delay import DelayPattern
 
 @dataclass(frozen=True)
 class Column:
-    """One generated column.
+    """One generated column."""
 
-    Attributes:
-        index: Answer column.
-        text: Text token; None once the text has ended.
-        audio: (K,) int64; None in a task that does not speak.
-    """
-
-    index: int
-    text: int | None
-    audio: np.ndarray | None
+    index: int  # answer column
+    text: int | None  # text token; None once the text has ended
+    audio: np.ndarray | None  # (K,) int64; None in a task that does not speak
 
 
 @dataclass
 class Answer:
-    """What was generated so far.
-
-    Attributes:
-        text_ids: Text tokens, the end token left out.
-        columns: Audio columns (K,) so far.
-        num_frames: Frames of the answer, once it is known where audio ends.
-        text_ended: Whether the text is complete.
-        finish_reason: ``"stop"`` or ``"length"`` at the end, None before.
-    """
+    """What was generated so far."""
 
     pattern: DelayPattern
-    text_ids: list[int] = field(default_factory=list)
-    columns: list[np.ndarray] = field(default_factory=list)
-    num_frames: int | None = None
-    text_ended: bool = False
-    finish_reason: str | None = None
+    text_ids: list[int] = field(default_factory=list)  # text tokens, the end token left out
+    columns: list[np.ndarray] = field(default_factory=list)  # audio columns (K,) so far
+    num_frames: int | None = None  # frames of the answer, once it is known where audio ends
+    text_ended: bool = False  # whether the text is complete
+    finish_reason: str | None = None  # `"stop"` or `"length"` at the end, None before
 
     @property
     def frames_ready(self) -> int:

@@ -30,26 +30,19 @@ from anytalk.plugins.contracts import StreamLogits
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """How an answer is generated.
+    """How an answer is generated."""
 
-    Attributes:
-        text: Sampling of the text row.
-        audio: Sampling of the audio rows: one for all, or one per stream.
-        batch_parallel: Text from a row of its own.
-        max_columns: Answer columns at most.
-        rule: ``"staircase"`` allows legal tokens only; ``"original"`` is Mini-Omni's loop: every id may be sampled,
-            audio ends when the last stream says eoa, and the first sampled column can't end anything.
-        seed: Of the random state; None takes torch's own.
-        reach: Once the text has ended, columns of speech that are looked back at, beside the prompt and the columns
-            with text (:mod:`anytalk.decode.reach`); 0: all.
-    """
-
-    text: SamplingOptions = GREEDY
+    text: SamplingOptions = GREEDY  # sampling of the text row
+    # Sampling of the audio rows: one for all, or one per stream.
     audio: SamplingOptions | tuple[SamplingOptions, ...] = GREEDY
-    batch_parallel: bool = True
-    max_columns: int = 512
+    batch_parallel: bool = True  # text from a row of its own
+    max_columns: int = 512  # answer columns at most
+    # `"staircase"` allows legal tokens only; `"original"` is Mini-Omni's loop: every id may be sampled, audio ends when
+    # the last stream says eoa, and the first sampled column can't end anything.
     rule: str = "staircase"
-    seed: int | None = None
+    seed: int | None = None  # of the random state; None takes torch's own
+    # Once the text has ended, columns of speech that are looked back at, beside the prompt and the columns with text
+    # (`anytalk.decode.reach`); 0: all.
     reach: int = REACH
 
 

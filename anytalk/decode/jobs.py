@@ -82,60 +82,37 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of the model.
+    """What is asked of the model."""
 
-    Attributes:
-        turns: The conversation, the user's turn last.
-        task: What is done with it.
-        options: How it is decoded.
-        speaker: Name of the answering voice.
-        max_context_columns: The oldest turns are left out until the prompt is no longer than this.
-    """
-
-    turns: Sequence[Said]
-    task: Task
-    options: DecodeOptions
-    speaker: str | None = None
-    max_context_columns: int = 2048
+    turns: Sequence[Said]  # the conversation, the user's turn last
+    task: Task  # what is done with it
+    options: DecodeOptions  # how it is decoded
+    speaker: str | None = None  # name of the answering voice
+    max_context_columns: int = 2048  # the oldest turns are left out until the prompt is no longer than this
 
 
 @dataclass(frozen=True)
 class Started:
-    """The prompt has been read.
+    """The prompt has been read."""
 
-    Attributes:
-        prompt_columns: Its length.
-        cached_columns: Columns of it that were remembered from the turn before.
-    """
-
-    prompt_columns: int
-    cached_columns: int
+    prompt_columns: int  # its length
+    cached_columns: int  # columns of it that were remembered from the turn before
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of an answer.
+    """The end of an answer."""
 
-    Attributes:
-        done: With what it took.
-        text_tokens: Tokens of its text.
-    """
-
-    done: AnswerDone
-    text_tokens: int
+    done: AnswerDone  # with what it took
+    text_tokens: int  # tokens of its text
 
 
 @dataclass(frozen=True)
 class Failed:
-    """No answer, or no end of one.
+    """No answer, or no end of one."""
 
-    Attributes:
-        message: What was wrong, for the client.
-        is_ours: Whether the server is to blame.
-    """
-
-    message: str
-    is_ours: bool
+    message: str  # what was wrong, for the client
+    is_ours: bool  # whether the server is to blame
 
 
 Event = Started | TextDelta | AudioDelta | Ended | Failed
@@ -143,19 +120,12 @@ Event = Started | TextDelta | AudioDelta | Ended | Failed
 
 @dataclass
 class Job:
-    """A question, and where its answer goes.
+    """A question, and where its answer goes."""
 
-    Attributes:
-        question: What is asked.
-        emit: Called in the model's thread with each event, the last one an ``Ended`` or a ``Failed``.
-        memory: Of the conversation.
-        is_cancelled: Set from any thread; the answer then ends without another event.
-    """
-
-    question: Question
-    emit: Callable[[Event], None]
-    memory: Memory | None = None
-    is_cancelled: bool = False
+    question: Question  # what is asked
+    emit: Callable[[Event], None]  # called in the model's thread with each event, the last one an `Ended` or a `Failed`
+    memory: Memory | None = None  # of the conversation
+    is_cancelled: bool = False  # set from any thread; the answer then ends without another event
     slot: Slot | None = None
     _started: float = field(default_factory=time.perf_counter)
     _telling: Telling | None = None

@@ -14,19 +14,12 @@ from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, JoinableC
 
 @dataclass
 class Reading:
-    """The prompt of one answer.
+    """The prompt of one answer."""
 
-    Attributes:
-        cache: Of one row, with the columns that were remembered; afterwards of all rows, with all columns.
-        embeds: (R,n,D), the columns to be read.
-        shared: How many of them are the same in all rows; all, where there is one row.
-        room: Columns that the cache may come to hold.
-    """
-
-    cache: Cache
-    embeds: Tensor
-    shared: int
-    room: int
+    cache: Cache  # of one row, with the columns that were remembered; afterwards of all rows, with all columns
+    embeds: Tensor  # (R,n,D), the columns to be read
+    shared: int  # how many of them are the same in all rows; all, where there is one row
+    room: int  # columns that the cache may come to hold
 
 
 @dataclass

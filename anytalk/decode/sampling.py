@@ -12,21 +12,14 @@ from anytalk.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How tokens of one stream are chosen.
+    """How tokens of one stream are chosen."""
 
-    Attributes:
-        temperature: 0 takes the likeliest token (then nothing else counts but the repetition penalty).
-        top_k: Only the k likeliest; 0 for all.
-        top_p: Only the likeliest that together reach this probability; 1 for all.
-        repetition_penalty: Above 1 makes recent tokens less likely (positive logits divided, negative multiplied).
-        repetition_window: How many recent tokens count.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float = 0.0  # 0 takes the likeliest token (then nothing else counts but the repetition penalty)
+    top_k: int = 0  # only the k likeliest; 0 for all
+    top_p: float = 1.0  # only the likeliest that together reach this probability; 1 for all
+    # Above 1 makes recent tokens less likely (positive logits divided, negative multiplied).
     repetition_penalty: float = 1.0
-    repetition_window: int = 64
+    repetition_window: int = 64  # how many recent tokens count
 
     def __post_init__(self) -> None:
         for name, good, expected in (

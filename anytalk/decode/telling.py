@@ -24,36 +24,22 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class AudioDelta:
-    """A piece of the spoken answer.
+    """A piece of the spoken answer."""
 
-    Attributes:
-        wave: (n,) float32 at the codec's rate.
-    """
-
-    wave: np.ndarray
+    wave: np.ndarray  # (n,) float32 at the codec's rate
 
 
 @dataclass(frozen=True)
 class AnswerDone:
-    """The end of an answer, with what it took.
+    """The end of an answer, with what it took."""
 
-    Attributes:
-        text: The whole text.
-        finish_reason: ``"stop"``, or ``"length"`` when the column budget ran out.
-        num_columns: Generated columns.
-        num_frames: Codec frames spoken.
-        wall_s: From the question's arrival to the last sample.
-        first_audio_s: From the question's arrival to the first sample; None without sound.
-        audio_s: Length of the spoken answer.
-    """
-
-    text: str
-    finish_reason: str
-    num_columns: int
-    num_frames: int
-    wall_s: float
-    first_audio_s: float | None
-    audio_s: float
+    text: str  # the whole text
+    finish_reason: str  # `"stop"`, or `"length"` when the column budget ran out
+    num_columns: int  # generated columns
+    num_frames: int  # codec frames spoken
+    wall_s: float  # from the question's arrival to the last sample
+    first_audio_s: float | None  # from the question's arrival to the first sample; None without sound
+    audio_s: float  # length of the spoken answer
 
     @property
     def real_time_factor(self) -> float | None:

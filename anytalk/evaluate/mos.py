@@ -39,11 +39,7 @@ class MosPredictor(Protocol):
     licence: str
 
     def score(self, wave: np.ndarray, sample_rate_hz: int) -> float:
-        """(N,) float32 -> 1 (bad) to 5 (excellent).
-
-        Raises:
-            AudioError: silence, which nobody can rate.
-        """
+        """(N,) float32 -> 1 (bad) to 5 (excellent) (AudioError: silence, which nobody can rate)."""
 
 
 def _at_16_khz(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:

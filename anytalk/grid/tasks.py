@@ -40,11 +40,7 @@ TASKS = {task.name: task for task in (A1A2, A1T1, A1T2, T1A1, T1A2, T1T2)}
 
 
 def find_task(name: str) -> Task:
-    """Find a task by its name, in capitals or not.
-
-    Raises:
-        UnknownNameError: the task doesn't exist.
-    """
+    """Find a task by its name, in capitals or not (UnknownNameError: the task doesn't exist)."""
     task = TASKS.get(name.upper())
     if task is None:
         nearest = did_you_mean(name.upper(), list(TASKS))

@@ -162,11 +162,7 @@ def assemble(
 
 
 def _check_served(config: TalkerConfig) -> None:
-    """Refuse prompts that can't be sent as messages.
-
-    Raises:
-        ConfigError: what to use instead.
-    """
+    """Refuse prompts that can't be sent as messages (ConfigError: what to use instead)."""
     if config.input_adapter is not None:
         raise ConfigError(
             f"input adapter '{config.input_adapter.name}' gives embeddings, and a model that is served elsewhere can "

@@ -61,11 +61,7 @@ def copy_files(files: Mapping[Path, Path], target: Path) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Write a folder.
-
-    Raises:
-        TalkerError: it can't be written.
-    """
+    """Write a folder (TalkerError: it can't be written)."""
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:

@@ -41,19 +41,12 @@ _PARTS_FILE = "parts-0001.safetensors"
 
 @dataclass(frozen=True)
 class PackedPart:
-    """A part in a packed folder.
+    """A part in a packed folder."""
 
-    Attributes:
-        name: Of the part.
-        parameters: How many numbers it has.
-        num_bytes: Their size.
-        rounding: Largest change that rounding made, relative to the root mean square of the part's numbers.
-    """
-
-    name: str
-    parameters: int
-    num_bytes: int
-    rounding: float
+    name: str  # of the part
+    parameters: int  # how many numbers it has
+    num_bytes: int  # their size
+    rounding: float  # largest change that rounding made, relative to the root mean square of the part's numbers
 
 
 def pack(

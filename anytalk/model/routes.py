@@ -138,11 +138,7 @@ class BesideBackbone(Route):
 
 
 def route_of(adapter: OutputAdapter) -> Route:
-    """Return the route that an output adapter takes.
-
-    Raises:
-        ConfigError: the adapter names no route.
-    """
+    """Return the route that an output adapter takes (ConfigError: the adapter names no route)."""
     own = adapter.own_route()
     if own is not None:
         return own

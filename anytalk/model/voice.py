@@ -140,11 +140,7 @@ def registered_voice(name: str, registry: Registry) -> VoiceFolder:
 
 
 def refuse_fixed_settings(assignments: list[str]) -> None:
-    """Refuse ``a.b=c`` settings of what a voice brings.
-
-    Raises:
-        ConfigError: the first of them.
-    """
+    """Refuse ``a.b=c`` settings of what a voice brings (ConfigError: the first of them)."""
     fixed = (*_OF_TALKER, "voice", *(f"grid.{name}" for name in AudioGrid.model_fields))
     for assignment in assignments:
         path = assignment.partition("=")[0]

@@ -16,19 +16,12 @@ from anytalk.plugins.contracts import Layout
 
 @dataclass(frozen=True)
 class Windows:
-    """The answers of the rows that speak, right-padded.
+    """The answers of the rows that speak, right-padded."""
 
-    Attributes:
-        rows: (R,) which rows of the batch.
-        columns: (R,W) int64, the columns of the batch that they take, clamped to the last.
-        tokens: (R,S,W) int64; the first column is the prompt's last.
-        loss_mask: (R,S,W) bool.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    tokens: Tensor
-    loss_mask: Tensor
+    rows: Tensor  # (R,) which rows of the batch
+    columns: Tensor  # (R,W) int64, the columns of the batch that they take, clamped to the last
+    tokens: Tensor  # (R,S,W) int64; the first column is the prompt's last
+    loss_mask: Tensor  # (R,S,W) bool
 
     def gather(self, values: Tensor) -> Tensor:
         """(B,T,D) of the batch -> (R,W,D) of the windows."""

@@ -22,19 +22,12 @@ FIRST_PARTY_DISTRIBUTION = "anytalk"
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """Provenance of one loaded plugin.
+    """Provenance of one loaded plugin."""
 
-    Attributes:
-        name: Entry point name.
-        distribution: Installed package it came from.
-        version: That package's version.
-        hooks: Names of the hooks it implements.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    hooks: tuple[str, ...]
+    name: str  # entry point name
+    distribution: str  # installed package it came from
+    version: str  # that package's version
+    hooks: tuple[str, ...]  # names of the hooks it implements
 
 
 @dataclass

@@ -14,11 +14,7 @@ T = TypeVar("T", bound=pydantic.BaseModel)
 
 
 def read_yaml(path: Path, error_kind: type[AnytalkError], hint: str = "mend the file") -> Any:
-    """Read a YAML file.
-
-    Raises:
-        AnytalkError: of that kind: it can't be read, or isn't YAML.
-    """
+    """Read a YAML file (AnytalkError: of that kind: it can't be read, or isn't YAML)."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

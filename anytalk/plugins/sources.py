@@ -30,14 +30,10 @@ _DISTRIBUTION_OF = {"whisper": "openai-whisper"}
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model as it was named, and where it lies.
+    """A model as it was named, and where it lies."""
 
-    Attributes:
-        spec: What the user wrote.
-        paths: Local files or one folder; empty for a hub id. More than one: pieces of one file, in order.
-    """
-
-    spec: str
+    spec: str  # what the user wrote
+    # Local files or one folder; empty for a hub id. More than one: pieces of one file, in order.
     paths: tuple[Path, ...] = ()
 
     @property

@@ -49,11 +49,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def check(self, address: str) -> None:
-        """Count a request.
-
-        Raises:
-            RequestError: too many.
-        """
+        """Count a request (RequestError: too many)."""
         burst = max(1.0, self._per_minute / 4)
         bucket = self._buckets.pop(address, None) or TokenBucket(self._per_minute / 60, burst, self._clock)
         self._buckets[address] = bucket
@@ -87,11 +83,7 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place.
-
-        Raises:
-            RequestError: none is left, or the server is going down.
-        """
+        """Hold a place (RequestError: none is left, or the server is going down)."""
         if self.is_closed:
             raise RequestError("the server is going down", "server_shutting_down", status=503)
         if self.taken >= self.places:

@@ -43,11 +43,7 @@ def new_id(prefix: str) -> str:
 
 
 def from_base64(data: str, param: str) -> bytes:
-    """Base64 -> bytes.
-
-    Raises:
-        RequestError: something else.
-    """
+    """Base64 -> bytes (RequestError: something else)."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
@@ -55,11 +51,7 @@ def from_base64(data: str, param: str) -> bytes:
 
 
 def speaker_of(voice: str | dict[str, Any] | None, talker: Talker, param: str = "voice") -> str | None:
-    """The talker's own name of a voice; None for its first.
-
-    Raises:
-        RequestError: a voice that it hasn't.
-    """
+    """The talker's own name of a voice; None for its first (RequestError: a voice that it hasn't)."""
     name = voice.get("id") if isinstance(voice, dict) else voice
     speakers = talker.config.speakers
     if name in speakers:
@@ -77,11 +69,7 @@ def task_for(turns: list[Said], spoken: bool) -> Task:
 
 
 def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float) -> Speech:
-    """Sound that came -> a spoken question.
-
-    Raises:
-        RequestError: too short, too long or silent.
-    """
+    """Sound that came -> a spoken question (RequestError: too short, too long or silent)."""
     try:
         check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
     except AnytalkError as error:
@@ -91,11 +79,7 @@ def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float) -> 
 
 
 def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
-    """Look how much speech waits to be listened to.
-
-    Raises:
-        RequestError: too much.
-    """
+    """Look how much speech waits to be listened to (RequestError: too much)."""
     waiting = sum(t.speech.num_samples for t in turns if t.speech is not None and not t.speech.was_heard)
     most = state.settings.max_unheard_s
     if waiting and waiting > most * state.ear_rate_hz:

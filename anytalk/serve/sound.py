@@ -31,11 +31,7 @@ class WireFormat:
         return 1 if self.name in _G711 else 2
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Bytes -> (n,) float32.
-
-        Raises:
-            AudioError: half a sample.
-        """
+        """Bytes -> (n,) float32 (AudioError: half a sample)."""
         if self.name in _G711:
             import soundfile
 
@@ -85,11 +81,7 @@ class WireDecoder:
         self._resampler = Resampler(wire.rate_hz, to_hz)
 
     def push(self, data: bytes) -> np.ndarray:
-        """Bytes -> (m,) float32.
-
-        Raises:
-            AudioError: half a sample.
-        """
+        """Bytes -> (m,) float32 (AudioError: half a sample)."""
         return self._resampler.push(self.wire.decode(data))
 
     def flush(self) -> np.ndarray:

@@ -43,22 +43,14 @@ class ServerState:
 
     @property
     def ear_rate_hz(self) -> int:
-        """Rate of spoken questions.
-
-        Raises:
-            RequestError: a talker without ears.
-        """
+        """Rate of spoken questions (RequestError: a talker without ears)."""
         ears = self.talker.model.listener
         if ears is None:
             raise RequestError("this talker has no ears; ask by text", "unsupported_value")
         return ears.sample_rate_hz
 
     def decode_options(self, max_tokens: int | None = None, **text: Any) -> DecodeOptions:
-        """How an answer is decoded; greedy unless asked otherwise.
-
-        Raises:
-            RequestError: a value out of its range.
-        """
+        """How an answer is decoded; greedy unless asked otherwise (RequestError: a value out of its range)."""
         columns = self.settings.max_columns
         try:
             return DecodeOptions(

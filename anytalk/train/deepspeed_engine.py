@@ -132,11 +132,7 @@ class DeepSpeedEngine(Engine):
         self.engine.save_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        """See the contract.
-
-        Raises:
-            TalkerError: a checkpoint of another number of devices or another ZeRO stage.
-        """
+        """See the contract (TalkerError: a checkpoint of another number of devices or another ZeRO stage)."""
         try:
             path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
         except Exception as error:  # whatever DeepSpeed makes of a checkpoint that doesn't fit

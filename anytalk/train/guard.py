@@ -37,11 +37,7 @@ class LossGuard:
         self.mean_loss = loss if self.mean_loss is None else _MEMORY * self.mean_loss + (1 - _MEMORY) * loss
 
     def left_out(self, step: int, loss: float, norm: float, rows: Sequence[str]) -> None:
-        """A step was left out.
-
-        Raises:
-            ConfigError: too many in a row; it names the last step's rows.
-        """
+        """A step was left out (ConfigError: too many in a row; it names the last step's rows)."""
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row <= self._stage.max_skips:

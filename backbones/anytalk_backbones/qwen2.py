@@ -41,11 +41,7 @@ class Qwen2Backbone(CausalLMBackbone):
 
     @classmethod
     def build(cls, options: CausalLMBackbone.Options, context: BuildContext) -> Self:
-        """Load the weights, or draw them.
-
-        Raises:
-            WeightsError: weights that are missing, damaged or of the wrong kind.
-        """
+        """Load the weights, or draw them (WeightsError: weights that are missing, damaged or of the wrong kind)."""
         shapes = random_shapes(options.model, {"0.5b": QWEN2_0_5B, "tiny": _TINY})
         if shapes is None:
             return super().build(options, context)

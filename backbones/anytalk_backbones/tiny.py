@@ -119,11 +119,7 @@ class TinyBackbone(Backbone):
 
     @classmethod
     def load_native(cls, folder: Path, context: BuildContext) -> Self:
-        """Load what :meth:`save_native` wrote.
-
-        Raises:
-            WeightsError: a folder that holds no tiny backbone.
-        """
+        """Load what :meth:`save_native` wrote (WeightsError: a folder that holds no tiny backbone)."""
         return cls._load(ModelSource(str(folder), (folder,))).to(context.device, torch_dtype(context.dtype))
 
     @classmethod

@@ -32,17 +32,11 @@ _SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "C
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal LM as transformers gives it.
+    """A causal LM as transformers gives it."""
 
-    Attributes:
-        lm: ``PreTrainedModel`` in eval mode on the CPU.
-        tokenizer: ``PreTrainedTokenizerBase``.
-        licence: SPDX name, or "unknown".
-    """
-
-    lm: Any
-    tokenizer: Any
-    licence: str
+    lm: Any  # `PreTrainedModel` in eval mode on the CPU
+    tokenizer: Any  # `PreTrainedTokenizerBase`
+    licence: str  # SPDX name, or "unknown"
 
 
 @contextmanager

@@ -32,11 +32,7 @@ class Whole:
 
 
 async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Event, None]:
-    """The events of an answer, while a place is held.
-
-    Raises:
-        RequestError: no place is left, or the answer failed.
-    """
+    """The events of an answer, while a place is held (RequestError: no place is left, or the answer failed)."""
     await state.admission.wait_for_leaving()
     with state.admission.place():
         status = "cancelled"
@@ -58,11 +54,7 @@ async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Ev
 
 
 async def whole_answer(request: Request, state: ServerState, question: Question) -> Whole:
-    """Wait for all of an answer.
-
-    Raises:
-        RequestError: as :func:`events_of`, or the client has gone.
-    """
+    """Wait for all of an answer (RequestError: as :func:`events_of`, or the client has gone)."""
     gathering = asyncio.create_task(_gather(state, question))
     leaving = asyncio.create_task(_gone(request))
     try:

@@ -85,11 +85,7 @@ class ChatAnswers:
             self._texts.popitem(last=False)
 
     def text(self, answer_id: str) -> str:
-        """What was said.
-
-        Raises:
-            RequestError: nothing is known of it.
-        """
+        """What was said (RequestError: nothing is known of it)."""
         if answer_id not in self._texts:
             said = f"no answer '{answer_id[:80]}' is known here (any more); send its text as content"
             raise RequestError(said, "audio_not_found", "messages")
@@ -148,11 +144,7 @@ def chat_routes(state: ServerState) -> APIRouter:
 
 
 def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAnswers) -> list[Said]:
-    """Messages -> turns, the user's last.
-
-    Raises:
-        RequestError: another order, or content that isn't understood.
-    """
+    """Messages -> turns, the user's last (RequestError: another order, or content that isn't understood)."""
     turns: list[Said] = []
     for number, message in enumerate(messages):
         param, role = f"messages[{number}]", message.get("role")

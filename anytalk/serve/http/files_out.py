@@ -31,11 +31,7 @@ _SOUNDFILE = {
 
 
 def check_format(name: str, param: str) -> None:
-    """Look whether answers can be written so.
-
-    Raises:
-        RequestError: an unknown format.
-    """
+    """Look whether answers can be written so (RequestError: an unknown format)."""
     if name not in MEDIA_TYPES:
         known = ", ".join(MEDIA_TYPES)
         raise RequestError(f"sound can't be written as {name[:20]!r}; known: {known}", "unsupported_value", param)

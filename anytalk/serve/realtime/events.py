@@ -149,11 +149,7 @@ class EventError(Exception):
 
 
 def read_event(text: str) -> ClientEvent:
-    """A message -> an event.
-
-    Raises:
-        EventError: no JSON, no such event, or fields that don't fit.
-    """
+    """A message -> an event (EventError: no JSON, no such event, or fields that don't fit)."""
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError):

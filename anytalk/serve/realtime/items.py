@@ -112,22 +112,14 @@ class Conversation:
         return previous
 
     def find(self, item_id: str, param: str = "item_id") -> Item:
-        """An item by its id.
-
-        Raises:
-            RequestError: no such item.
-        """
+        """An item by its id (RequestError: no such item)."""
         for item in self.items:
             if item.id == item_id:
                 return item
         raise RequestError(f"there is no item '{item_id[:80]}'", "item_not_found", param)
 
     def delete(self, item_id: str) -> None:
-        """Take an item out.
-
-        Raises:
-            RequestError: no such item.
-        """
+        """Take an item out (RequestError: no such item)."""
         self.items.remove(self.find(item_id))
 
     def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:

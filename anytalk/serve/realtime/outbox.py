@@ -67,11 +67,7 @@ class Outbox:
         self._changed.set()
 
     async def run(self) -> None:
-        """Send until closed.
-
-        Raises:
-            SlowClientError: the client doesn't take it.
-        """
+        """Send until closed (SlowClientError: the client doesn't take it)."""
         while True:
             if self.overflowed:
                 raise SlowClientError(f"{self._bytes} bytes were waiting; {self._max_bytes} are allowed")

@@ -186,11 +186,7 @@ def one_modality(modalities: list[Any], param: str) -> bool:
 
 
 def tokens_of(limit: int | str | None, param: str) -> int | None:
-    """A limit of the answer's length in tokens, here columns; None for none.
-
-    Raises:
-        RequestError: less than one.
-    """
+    """A limit of the answer's length in tokens, here columns; None for none (RequestError: less than one)."""
     if limit is None or limit == "inf":
         return None
     if int(limit) < 1:
