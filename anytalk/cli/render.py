@@ -53,11 +53,7 @@ def say(message: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
-    """A plain table; cells are shown as they are.
-
-    Args:
-        numbers: Headings of the columns that are set flush right.
-    """
+    """A plain table; cells are shown as they are, the columns `numbers` flush right."""
     made = Table(
         title=title, title_justify="left", title_style="bold", header_style="bold cyan", box=None, pad_edge=False
     )

@@ -125,11 +125,7 @@ def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = F
 
 
 def to_example(columns: Any, width: int) -> Example:
-    """The example of a table with one row.
-
-    Args:
-        columns: ``pyarrow.Table``; features and sound may be left out.
-    """
+    """The example of a table with one row; features and sound may be left out."""
     row: dict[str, Any] = {name: columns[name][0].as_py() for name in columns_of(with_features=False, with_sound=False)}
     held = set(columns.column_names)
 

@@ -173,11 +173,7 @@ class Lab:
     def ask(
         self, task: str, *, text: str | None = None, wave: np.ndarray | None = None, stride_frames: int = 1
     ) -> Reply:
-        """Ask one question in a conversation of its own, greedily.
-
-        Args:
-            wave: A spoken one, at the encoder's rate.
-        """
+        """Ask one question in a conversation of its own, greedily; `wave` is a spoken one, at the encoder's rate."""
         suite, talker = self.suite, self.talker
         options = DecodeOptions(max_columns=suite.max_columns, rule=talker.config.decode_rule, seed=suite.seed)
         codec = talker.codec  # loaded before the clock runs

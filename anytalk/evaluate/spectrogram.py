@@ -12,11 +12,7 @@ _RANGE_DB = 80.0
 
 
 def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: str) -> None:
-    """Write a PNG.
-
-    Args:
-        wave: (N,) float32; shorter than one window is padded with silence.
-    """
+    """Write a PNG of (N,) float32; what is shorter than one window is padded with silence."""
     from matplotlib.figure import Figure
     from matplotlib.mlab import window_hanning
 

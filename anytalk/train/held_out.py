@@ -32,11 +32,7 @@ class HeldOut:
         return step % self._every == 0 or step == last
 
     def look(self, engine: Engine, ready: Callable[[Batch], Batch]) -> dict[str, float]:
-        """The stage's losses without dropout, each name behind :data:`PREFIX`.
-
-        Args:
-            ready: Brings a batch to the device.
-        """
+        """The stage's losses without dropout, each name behind :data:`PREFIX`; `ready` brings a batch to the device."""
         module = engine.module
         modes = {part: part.training for part in module.modules()}  # frozen parts don't train
         module.eval()

@@ -74,11 +74,7 @@ def merge_lora(part: nn.Module) -> None:
 
 
 def save_lora(part: nn.Module, path: Path) -> None:
-    """Keep the updates alone: a small file beside the merged part.
-
-    Args:
-        part: Before :func:`merge_lora`.
-    """
+    """Keep the updates alone: a small file beside the merged part; call it before :func:`merge_lora`."""
     import safetensors.torch
 
     tensors = {k: p.detach().cpu().contiguous() for k, p in part.named_parameters() if is_lora(k)}

@@ -180,11 +180,7 @@ def make_engine(
     clip_norm: float,
     deepspeed: dict[str, Any] | None = None,
 ) -> Engine:
-    """Make the engine of a stage.
-
-    Args:
-        deepspeed: DeepSpeed's configuration, or None for the plain engine.
-    """
+    """Make the engine of a stage: the plain one where there is no DeepSpeed configuration."""
     if deepspeed is None:
         return PlainEngine(accelerator, module, optimizer, clip_norm)
     from anytalk.train.deepspeed_engine import DeepSpeedEngine

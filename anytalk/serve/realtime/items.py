@@ -32,11 +32,7 @@ class Item:
     status: str = "completed"  # as in the protocol
 
     def shown(self, sound_as: WireFormat | None = None) -> dict[str, Any]:
-        """As the protocol shows it.
-
-        Args:
-            sound_as: Show also what the user said, in this format, if it is still kept.
-        """
+        """As the protocol shows it; with `sound_as` also what the user said, in that format, if it is still kept."""
         part: dict[str, Any]
         if self.speech is not None:
             part = {"type": "input_audio", "transcript": self.text}

@@ -41,11 +41,7 @@ class Outbox:
         self.overflowed = False
 
     def put(self, name: str, sound_of: str | None = None, sound_ms: float = 0.0, **fields: Any) -> None:
-        """Send an event when its turn has come.
-
-        Args:
-            sound_of: The response whose sound it carries.
-        """
+        """Send an event when its turn has come; `sound_of` is the response whose sound it carries."""
         if self._closed or self.overflowed:
             return
         text = json.dumps({"type": name, "event_id": new_id("event"), **fields}, separators=(",", ":"))
