@@ -18,10 +18,11 @@ from anytalk.decode.reach import REACH
 from anytalk.decode.runner import columns_of
 from anytalk.decode.session import listen, spoken_turn, task_after
 from anytalk.decode.telling import Telling
+from anytalk.evaluate.time_measures import SEGMENTS, segments
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
 
-FIRST_SOUND = ("encode", "prefill", "delay", "codec")
+FIRST_SOUND = SEGMENTS
 """What the first sound waits for: ears, the prompt, columns until a whole frame of codes, the codec's look-ahead."""
 
 
@@ -49,8 +50,8 @@ class Timed:
 
     def first_sound(self) -> dict[str, float]:
         """Seconds of each of :data:`FIRST_SOUND`."""
-        moments = [0.0, *(self.marks[n] for n in ("encoded", "prefilled", "first_frame", "first_sound"))]
-        return {name: after - before for name, before, after in zip(FIRST_SOUND, moments, moments[1:], strict=False)}
+        found = segments(self.marks)
+        return {name: found[name] for name in FIRST_SOUND}
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from anytalk.bench.stopwatch import STEP_SEGMENTS
 from anytalk.decode.lanes import Lane
 from anytalk.decode.reach import columns_held
 from anytalk.decode.ready import make_talker_ready
+from anytalk.evaluate.provenance import load_average
 from anytalk.model.talk_model import TalkCache
 from anytalk.model.talker import Talker
 from anytalk.plugins.caches import KeyValueCache
@@ -92,7 +92,7 @@ def machine(talker: Talker) -> dict[str, Any]:
         "device": talker.device,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "load_average": round(os.getloadavg()[0], 2),
+        "load_average": load_average(),
     }
 
 

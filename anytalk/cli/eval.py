@@ -94,19 +94,13 @@ def check_suite(suite: Suite, config: TalkerConfig, registry: Registry) -> None:
         UnknownNameError: such a name.
         ConfigError: wrong options, or a voice that the talker doesn't have.
     """
-    from anytalk.errors import TalkerError, did_you_mean
-
     registry.find("transcriber", suite.transcriber.name)
     if suite.synthesizer is not None:
         registry.find("synthesizer", suite.synthesizer.name)
     for source in [suite.source, *(measure.source for measure in suite.measures)]:
         if source is not None:
             registry.find("data source", source.kind)
-    if suite.speaker is not None and suite.speaker not in config.speakers:
-        raise TalkerError(
-            f"this talker has no voice '{suite.speaker}'{did_you_mean(suite.speaker, config.speakers)}",
-            f"voices: {', '.join(config.speakers)}" if config.speakers else "it has one, unnamed: leave out `speaker`",
-        )
+    config.check_speaker(suite.speaker, "`speaker`")
 
 
 class _Display(Bars):

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from anytalk.errors import AudioError, PluginError
+from anytalk.grid.audio import joined
 
 
 def load_sounddevice() -> Any:
@@ -65,4 +66,4 @@ def record(sample_rate_hz: int) -> np.ndarray:
             input()
     except device.PortAudioError as error:
         raise AudioError(f"no microphone can be opened: {error}", "ask with a wav file or --text") from None
-    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+    return joined(pieces)

@@ -12,8 +12,8 @@ import typer
 
 from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import complain, err, note, seconds
-from anytalk.errors import AnytalkError, AudioError, ConfigError, TalkerError, did_you_mean
-from anytalk.grid.audio import check_speech, read_wave, write_wave
+from anytalk.errors import AnytalkError, AudioError, ConfigError
+from anytalk.grid.audio import check_speech, joined, read_wave, write_wave
 from anytalk.grid.tasks import Task, find_task
 from anytalk.model.config import TalkerConfig, read_config
 
@@ -82,11 +82,7 @@ def command(
         check_speech(read_wave(question, _CHECK_RATE_HZ), _CHECK_RATE_HZ, str(question))
     if text is not None and not text.strip():
         raise ConfigError("the question is empty", 'type something to ask: --text "Hello!"')
-    if voice is not None and voice not in config.speakers:
-        raise TalkerError(
-            f"this talker has no voice '{voice}'{did_you_mean(voice, config.speakers)}",
-            f"voices: {', '.join(config.speakers)}" if config.speakers else "it has one, unnamed: leave out --voice",
-        )
+    config.check_speaker(voice, "--voice")
     if mic or speaker:
         from anytalk.cli.sound_device import load_sounddevice
 
@@ -215,7 +211,7 @@ class _Conversation:
             typer.echo()
         assert done is not None
         self._turn += 1
-        sound = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        sound = joined(pieces)
         where = self._write(done.text, sound, codec.sample_rate_hz)
         note(_account(done, where))
 

@@ -11,8 +11,7 @@ import numpy as np
 from anytalk.data.config import DataConfig, read_rows
 from anytalk.data.encoding import reason_of, row_encoder
 from anytalk.data.examples import Example, make_grid
-from anytalk.data.ledger import Settings
-from anytalk.data.prepare import choose_tasks
+from anytalk.data.prepare import PrepareOptions, choose_tasks, settings_of
 from anytalk.data.prepare_parts import talker_senses
 from anytalk.data.shard_feed import open_shards
 from anytalk.grid.draw import GridPicture, picture
@@ -80,16 +79,7 @@ def _encoded(
     config: DataConfig, num_rows: int, registry: Registry, talker: Talker, task: str | None
 ) -> Iterator[list[Preview]]:
     senses = talker_senses(talker)
-    settings = Settings(
-        encoder=senses.encoder_info,
-        codec=senses.codec_info,
-        speakers=list(senses.speakers),
-        features=False,
-        sound=True,
-        voice=config.voice,
-        augment=config.augment,
-        seed=config.seed,
-    )
+    settings = settings_of(config, senses, PrepareOptions(features=False))
     encoder = row_encoder(settings, senses, registry, talker.device)
     for source in config.sources:
         tasks = tuple(t for t in choose_tasks(source) if senses.encoder is not None or not t.speech_in)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from anytalk.evaluate.config import AnyMeasure, Suite
 from anytalk.evaluate.mos import MosPredictor, load_predictor
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.stats import Bootstrap
-from anytalk.grid.audio import check_speech, read_wave, resample
+from anytalk.grid.audio import check_speech, joined, read_wave, resample
 from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef
@@ -58,7 +59,8 @@ class Lab:
 
     @cached_property
     def transcriber(self) -> Transcriber:
-        return self.build_transcriber(self.suite.transcriber)
+        found: Transcriber = self.build("transcriber", self.suite.transcriber)
+        return found
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
@@ -67,7 +69,8 @@ class Lab:
             raise ConfigError(
                 "questions without sound need a synthesizer", "name one in the suite: synthesizer: {name: piper}"
             )
-        return self.build_synthesizer(self.suite.synthesizer)
+        found: Synthesizer = self.build("synthesizer", self.suite.synthesizer)
+        return found
 
     @cached_property
     def mos(self) -> MosPredictor | None:
@@ -84,14 +87,9 @@ class Lab:
         """How intervals are made."""
         return Bootstrap(self.suite.bootstrap_samples, self.suite.seed)
 
-    def build_transcriber(self, ref: PartRef) -> Transcriber:
-        """A recogniser on the talker's device."""
-        found: Transcriber = self.talker.registry.build("transcriber", ref, BuildContext(device=self.talker.device))
-        return found
-
-    def build_synthesizer(self, ref: PartRef) -> Synthesizer:
-        found: Synthesizer = self.talker.registry.build("synthesizer", ref, BuildContext(device=self.talker.device))
-        return found
+    def build(self, kind: str, ref: PartRef) -> Any:
+        """A recogniser or a voice on the talker's device."""
+        return self.talker.registry.build(kind, ref, BuildContext(device=self.talker.device))
 
     # ---- rows
 
@@ -192,10 +190,9 @@ class Lab:
             elif isinstance(event, AnswerDone):
                 done = event
         assert done is not None
-        sound = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
         return Reply(
             done.text.strip(),
-            sound,
+            joined(pieces),
             codec.sample_rate_hz,
             done.finish_reason == "length",
             marks,
@@ -211,17 +208,16 @@ class Lab:
         return self.ask(f"A1{answer}", wave=self.question_wave(row))
 
 
+@dataclass(frozen=True)
 class _Guard:
-    """Notes what is wrong with a row and lets the loop go on."""
+    """Notes what is wrong with a row and lets the loop go on; entered anew for each way of asking."""
 
-    def __init__(self, row_id: str, result: Result) -> None:
-        self.row_id = row_id
-        self.result = result
+    row_id: str
+    result: Result
 
-    def __enter__(self) -> None:
-        return None
+    def __enter__(self) -> None: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
         if not isinstance(error, AudioError | DataError):
             return False
         self.result.skipped.append({"id": self.row_id, "reason": error.message})

@@ -25,11 +25,11 @@ def draw_plot(result: Result, out: Path) -> str | None:
     Returns:
         Its name in `out`; None for a measure without a picture.
     """
-    plot = _PLOTS.get(result.kind)
-    if plot is None or not result.items or not result.figures:
+    if result.kind not in _PLOTS or not result.items or not result.figures:
         return None
-    canvas, axes = _figure(*plot.size)
-    if not plot.draw(axes, result):
+    draw, size = _PLOTS[result.kind]
+    canvas, axes = _figure(*size)
+    if not draw(axes, result):
         return None
     _save(canvas, out / f"{result.label}.png")
     return f"{result.label}.png"
@@ -164,17 +164,11 @@ def _draw_cascade(axes: Any, result: Result) -> bool:
     return True
 
 
-class _Plot:
-    def __init__(self, draw: Callable[[Any, Result], bool], size: tuple[float, float]) -> None:
-        self.draw = draw
-        self.size = size
-
-
-_PLOTS = {
-    "asr": _Plot(_draw_errors, (6.5, 3.2)),
-    "spoken_answers": _Plot(_draw_errors, (6.5, 3.2)),
-    "reading": _Plot(_draw_errors, (6.5, 3.2)),
-    "modality_gap": _Plot(_draw_kl, (7.5, 3.2)),
-    "latency": _Plot(_draw_latency, (8.5, 3.6)),
-    "cascade": _Plot(_draw_cascade, (8.5, 3.4)),
+_PLOTS: dict[str, tuple[Callable[[Any, Result], bool], tuple[float, float]]] = {
+    "asr": (_draw_errors, (6.5, 3.2)),
+    "spoken_answers": (_draw_errors, (6.5, 3.2)),
+    "reading": (_draw_errors, (6.5, 3.2)),
+    "modality_gap": (_draw_kl, (7.5, 3.2)),
+    "latency": (_draw_latency, (8.5, 3.6)),
+    "cascade": (_draw_cascade, (8.5, 3.4)),
 }

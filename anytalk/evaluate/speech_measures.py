@@ -14,18 +14,13 @@ from anytalk.evaluate.lab import Lab, Reply, lacks_question
 from anytalk.evaluate.matching import expected_answers, is_contained, is_exact
 from anytalk.evaluate.mos import MosPredictor
 from anytalk.evaluate.results import Result
-from anytalk.evaluate.wer import WerResult, word_error_rate
+from anytalk.evaluate.wer import word_error_rate
 from anytalk.grid.audio import SILENCE_PEAK, write_wave
 from anytalk.grid.tasks import A1T1
 from anytalk.plugins.contracts import Row
 
 FULL_SCALE = 0.999
 """From here on a sample counts as clipped."""
-
-
-def errors_of(result: WerResult) -> int:
-    """Substitutions, insertions and deletions together."""
-    return result.substitutions + result.insertions + result.deletions
 
 
 def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
@@ -45,7 +40,7 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
                 "id": row.id,
                 "said": reference,
                 "written": reply.text,
-                "errors": errors_of(counts),
+                "errors": counts.errors,
                 "words": counts.reference_words,
                 "substitutions": counts.substitutions,
                 "insertions": counts.insertions,
@@ -55,7 +50,7 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
                 ears = lab.talker.model.listener
                 assert ears is not None
                 heard = lab.transcriber.transcribe(wave, ears.sample_rate_hz)
-                item |= {"transcriber": heard, "transcriber_errors": errors_of(word_error_rate([reference], [heard]))}
+                item |= {"transcriber": heard, "transcriber_errors": word_error_rate([reference], [heard]).errors}
             result.items.append(item)
     words = [item["words"] for item in result.items]
     result.keep(wer=lab.bootstrap.ratio([item["errors"] for item in result.items], words))
@@ -122,7 +117,7 @@ def judge_sound(lab: Lab, reply: Reply) -> dict[str, Any]:
     return {
         "text": reply.text,
         "heard": heard,
-        "errors": errors_of(counts),
+        "errors": counts.errors,
         "words": counts.reference_words,
         "silent": silent,
         "clipped": peak >= FULL_SCALE,

@@ -27,7 +27,6 @@ from anytalk.evaluate.lab import Lab, lacks_question
 from anytalk.evaluate.matching import expected_answers, is_contained
 from anytalk.evaluate.parent import parent_logits, parent_prompt, stream_answer
 from anytalk.evaluate.results import Result
-from anytalk.evaluate.speech_measures import errors_of
 from anytalk.evaluate.stats import Figure
 from anytalk.evaluate.wer import normalise, word_error_rate
 from anytalk.grid.prompts import Turn
@@ -157,7 +156,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
                 "asked_by_text": by_text,
                 "asked_by_speech": by_speech,
                 "agree": normalise(by_text) == normalise(by_speech),
-                "errors": errors_of(counts),
+                "errors": counts.errors,
                 "words": counts.reference_words,
                 "kl": [],
             }

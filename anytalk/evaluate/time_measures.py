@@ -16,6 +16,7 @@ from anytalk.evaluate.matching import expected_answers, is_contained
 from anytalk.evaluate.parent import parent_prompt, stream_answer
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.speech_measures import judge_sound, predictor_or_note
+from anytalk.grid.audio import joined
 from anytalk.plugins.contracts import Row, Synthesizer, Transcriber
 
 SEGMENTS = ("encode", "prefill", "delay", "codec")
@@ -135,12 +136,9 @@ class Cascade:
     def __init__(self, lab: Lab, measure: CascadeMeasure) -> None:
         self.lab = lab
         self.measure = measure
-        self.ears: Transcriber = (
-            lab.transcriber if measure.transcriber is None else lab.build_transcriber(measure.transcriber)
-        )
-        self.mouth: Synthesizer = (
-            lab.synthesizer if measure.synthesizer is None else lab.build_synthesizer(measure.synthesizer)
-        )
+        ears, mouth = measure.transcriber, measure.synthesizer
+        self.ears: Transcriber = lab.transcriber if ears is None else lab.build("transcriber", ears)
+        self.mouth: Synthesizer = lab.synthesizer if mouth is None else lab.build("synthesizer", mouth)
         self.parent = lab.parent
 
     def ask(self, wave: np.ndarray, sample_rate_hz: int) -> tuple[Reply, str]:
@@ -170,7 +168,7 @@ class Cascade:
             marks["first_sound"] = arrivals[0][0]
         reply = Reply(
             self.parent.tokenizer.decode(ids).strip(),
-            np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32),
+            joined(pieces),
             self.mouth.sample_rate_hz,
             len(ids) >= self.measure.max_tokens,
             marks,

@@ -21,6 +21,11 @@ class WerResult:
     deletions: int  # words not heard
     reference_words: int  # words there were, after normalisation
 
+    @property
+    def errors(self) -> int:
+        """All of them together."""
+        return self.substitutions + self.insertions + self.deletions
+
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WerResult:
     """Compare texts as Whisper's paper does: case, punctuation, spelling and numbers made alike first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from anytalk.plugins.contracts import Audio, Sound
 __all__ = [
     "check_said",
     "check_speech",
+    "joined",
     "read_wave",
     "resample",
     "sound_length_s",
@@ -123,6 +125,11 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
         raise AudioError(
             f"'{path}' can't be written: {error}", "is the folder writable and the disk not full?"
         ) from None
+
+
+def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """(n,) pieces -> one (N,) float32."""
+    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])
 
 
 def to_pcm16(wave: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from anytalk.errors import ConfigError, TalkerError
+from anytalk.errors import ConfigError, TalkerError, did_you_mean
 from anytalk.grid.delay import PATTERNS, DelayPattern
 from anytalk.grid.tokens import AUDIO_SPECIALS, TEXT_SPECIALS, StreamLayout
 from anytalk.model.version1 import from_version_1
@@ -168,6 +168,14 @@ class TalkerConfig(Options):
     def hears(self) -> bool:
         """Whether it can be asked by voice."""
         return self.encoder is not None or self.ears is not None
+
+    def check_speaker(self, name: str | None, asked_by: str) -> None:
+        """Refuse a voice that the talker hasn't (TalkerError: those that it has)."""
+        if name is not None and name not in self.speakers:
+            known = (
+                f"voices: {', '.join(self.speakers)}" if self.speakers else f"it has one, unnamed: leave out {asked_by}"
+            )
+            raise TalkerError(f"this talker has no voice '{name}'{did_you_mean(name, self.speakers)}", known)
 
     def replace(self, **changes: Any) -> TalkerConfig:
         """A validated copy with some fields changed."""

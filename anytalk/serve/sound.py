@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,8 +117,3 @@ class KeptSound:
     def encoded(self, wire: WireFormat) -> bytes:
         wave = np.frombuffer(self._data, dtype="<i2").astype(np.float32) / 32767
         return WireEncoder(self._rate_hz, wire).push(wave, is_last=True)
-
-
-def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """(n,) pieces -> one (N,) float32."""
-    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from anytalk.decode.jobs import Ended, Event, Failed, Question, Started
 from anytalk.decode.telling import AudioDelta, TextDelta
+from anytalk.grid.audio import joined
 from anytalk.serve.errors import RequestError
-from anytalk.serve.sound import joined
 from anytalk.serve.state import ServerState
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from anytalk.grid.audio import resample, to_pcm16
+from anytalk.grid.audio import joined, resample, to_pcm16
 from anytalk.serve.errors import RequestError
-from anytalk.serve.sound import PCM_RATE_HZ, joined
+from anytalk.serve.sound import PCM_RATE_HZ
 
 MEDIA_TYPES = {
     "mp3": "audio/mpeg",

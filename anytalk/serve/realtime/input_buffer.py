@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anytalk.grid.audio import joined
 from anytalk.serve.errors import RequestError
 from anytalk.serve.realtime.vad import VAD_RATE_HZ, WINDOW, TurnDetector, VadSettings
-from anytalk.serve.sound import WireDecoder, WireFormat, joined
+from anytalk.serve.sound import WireDecoder, WireFormat
 
 MIN_TURN_MS = 100
 

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from anytalk.decode.memory import Memory
 from anytalk.errors import AnytalkError
+from anytalk.grid.audio import joined
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.limits import TokenBucket
 from anytalk.serve.questions import check_unheard, from_base64, new_id, speech_of
@@ -29,7 +30,7 @@ from anytalk.serve.realtime.response import Response
 from anytalk.serve.realtime.session_options import SessionOptions
 from anytalk.serve.realtime.transcribing import Transcripts
 from anytalk.serve.realtime.vad import VAD_RATE_HZ
-from anytalk.serve.sound import KeptSound, WireDecoder, joined
+from anytalk.serve.sound import KeptSound, WireDecoder
 from anytalk.serve.state import ServerState
 
 log = logging.getLogger("anytalk.serve")
