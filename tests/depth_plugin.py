@@ -88,9 +88,8 @@ class DepthRoute(Route):
         merged = parts.text + parts.audio
         return Merged(merged if parts.speech is None else merged + parts.speech, None)
 
-    def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
-        assert states is not None
-        return states.normed[:, -1:]
+    def prefill(self, line: Line, states: BackboneStates, prompt: Columns, cache: Cache | None) -> Tensor:
+        return states.normed
 
     def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
         found = backbone.run(lambda cache, x: cast("BackboneStates", line.backbone(x, cache)), columns.merged.backbone)

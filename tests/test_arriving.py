@@ -11,9 +11,10 @@ import torch
 from served_parts import Scripted, served_talker, slowly
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.entering import Slot
 from anytalk.decode.greedy import greedy_answers
 from anytalk.decode.ready import make_talker_ready
-from anytalk.decode.runner import Runner, Slot, columns_of, run_all
+from anytalk.decode.runner import Runner, columns_of, run_all
 from anytalk.decode.session import Session, begin_generation
 from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
 from anytalk.errors import ConfigError, ServedError

@@ -11,9 +11,10 @@ from eval_parts import questions, registry, saved_talker, suite_of
 from helpers import greedy_text, model_folder, tiny_talker
 from talkers import make_talker
 
+from anytalk.decode.greedy import bare_answer
 from anytalk.errors import TalkerError
 from anytalk.evaluate.lab import Lab
-from anytalk.evaluate.parent import parent_logits, parent_prompt, stream_answer
+from anytalk.evaluate.parent import parent_logits, parent_prompt
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.run import run_measure
 from anytalk.model.attach import attach
@@ -78,7 +79,7 @@ def test_the_parents_answer_is_the_base_models_greedy_one(tmp_path: Path) -> Non
     talker = saved_talker(tmp_path / "t")
     parent = load_parent(talker)
     prompt = parent_prompt(talker, parent, "hello")
-    ids = list(stream_answer(parent, prompt, 6))
+    ids = list(bare_answer(parent, prompt, 6))
     wanted = greedy_text(parent, prompt, 6)
     assert ids == (wanted if len(wanted) == 6 else [*wanted, parent.tokenizer.eos_id])
     logits = parent_logits(parent, [*prompt, *ids])

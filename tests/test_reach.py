@@ -22,8 +22,9 @@ from test_lean import decoder_of
 
 from anytalk.decode import reach
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.entering import Slot, slot_row
 from anytalk.decode.ready import make_talker_ready
-from anytalk.decode.runner import Runner, Slot, columns_of, slot_row
+from anytalk.decode.runner import Runner, columns_of
 from anytalk.plugins.contracts import ForgetfulCache, JoinableCache
 from anytalk.plugins.hf import new_hf_cache
 from anytalk.plugins.hf.causal_lm import HFBlocks

@@ -14,7 +14,8 @@ from helpers import moved_parts, snapshot, stage, train, training_rows
 from talkers import CODES, STREAMS, columns_from, generation_of, make_talker, spoken
 
 from anytalk.decode.engine import DecodeOptions, Generation
-from anytalk.decode.runner import Runner, Slot, columns_of
+from anytalk.decode.entering import Slot
+from anytalk.decode.runner import Runner, columns_of
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1A1

@@ -11,10 +11,11 @@ import torch
 from talkers import end_audio_after, end_text_after, hf_talker, make_talker, with_plain_caches
 
 from anytalk.decode.engine import DecodeOptions, Generation
-from anytalk.decode.jobs import Job, Question, Said, Speech, front_of, listen_to
+from anytalk.decode.entering import Slot
+from anytalk.decode.jobs import Job, Question, Said, Speech, front_of
 from anytalk.decode.memory import Memory
 from anytalk.decode.ready import make_talker_ready
-from anytalk.decode.runner import Runner, Slot, columns_of, run_all
+from anytalk.decode.runner import Runner, columns_of, run_all
 from anytalk.decode.session import Session
 from anytalk.decode.telling import AudioDelta
 from anytalk.grid.prompts import Turn
@@ -119,6 +120,21 @@ def test_the_backbone_is_run_once_for_all(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows == [4]
 
 
+def test_answers_that_come_together_begin_to_speak_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = hf_talker(tmp_path, "talker")
+    runner, rows, adapter = Runner(talker.model), [], talker.model.output_adapter
+    forward = adapter.forward
+    monkeypatch.setattr(adapter, "forward", lambda audio, *rest: (rows.append(len(audio)), forward(audio, *rest))[1])
+    given = [{"task": "T1A1", "given": True}, {"task": "T1A2"}] * 4
+    slots = [Slot(question(talker, number, **what)) for number, what in enumerate(given)]
+    runner.add_all(slots)
+    assert rows == [8]
+    while runner.step():
+        pass
+    alone = run_alone(talker, [("T1A1", True), ("T1A2", False)] * 4)
+    assert [told(slot.generation) for slot in slots] == alone
+
+
 def test_an_answer_that_is_taken_out_does_not_change_the_others(tmp_path: Path) -> None:
     talker = hf_talker(tmp_path, "talker")
     batch = Runner(talker.model)
@@ -175,7 +191,7 @@ def test_questions_that_are_listened_to_together(tmp_path: Path) -> None:
     calls, encoder = [], talker.model.encoder
     assert encoder is not None
     encoder.register_forward_hook(lambda _module, args, _found: calls.append(len(args[0])))
-    listen_to(talker, [*asked, asked[0]])
+    Speech.hear_all(talker, [*asked, asked[0]])
     assert calls == [3], "all in one call, and nobody twice"
     for speech, wanted in zip(asked, alone, strict=True):
         assert speech.was_heard

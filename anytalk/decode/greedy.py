@@ -1,8 +1,10 @@
-"""Many typed questions answered at once, greedily and in writing."""
+"""Greedy written answers: of a talker, many at once, and of a bare language model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
 
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.runner import run_all
@@ -10,6 +12,7 @@ from anytalk.decode.session import begin_generation
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1T2
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Backbone
 
 
 def greedy_answers(
@@ -44,3 +47,21 @@ def greedy_answers(
             raise generation.error
     decode = talker.model.backbone.tokenizer.decode
     return [decode(generation.answer.text_ids).strip() for generation in generations]
+
+
+@torch.no_grad()
+def bare_answer(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+    """A bare backbone's greedy answer token by token, its end token last, unless that does not come in `max_tokens`.
+
+    It shares nothing with the runner: whether a talker's text is still its base model's is measured against it.
+    """
+    device = next(backbone.parameters()).device
+    cache = backbone.new_cache(1, len(prompt) + max_tokens)
+    step = torch.tensor([list(prompt)], device=device)
+    for _ in range(max_tokens):
+        states = backbone(backbone.embed_text(step), cache)
+        step = backbone.text_logits(states.normed[:, -1:]).float().argmax(-1)
+        token = int(step)
+        yield token
+        if token == backbone.tokenizer.eos_id:
+            return

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.entering import Slot
 from anytalk.decode.memory import Memory
-from anytalk.decode.runner import Slot
 from anytalk.decode.session import begin_generation, listen_to_all, spoken_turn, task_after
 from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta
 from anytalk.errors import ConfigError
@@ -51,24 +51,23 @@ class Speech:
         Raises:
             AnytalkError: see :func:`anytalk.decode.session.listen`.
         """
-        listen_to(talker, [self])
+        self.hear_all(talker, [self])
         assert self._heard is not None
         return self._heard
 
+    @staticmethod
+    def hear_all(talker: Talker, questions: Sequence[Speech]) -> None:
+        """Hear those that were not heard yet, in one call of the ears.
 
-def listen_to(talker: Talker, questions: Sequence[Speech]) -> None:
-    """Hear what was not heard yet, in one call of the ears.
-
-    Raises:
-        AnytalkError: as :meth:`Speech.heard`; nothing is heard then.
-    """
-    # Once each: a transcript is asked for beside the answer.
-    new = [speech for speech in dict.fromkeys(questions) if speech._wave is not None]
-    if not new:
-        return
-    found = listen_to_all(talker, [speech._wave for speech in new if speech._wave is not None])
-    for speech, heard in zip(new, found, strict=True):
-        speech._heard, speech._wave = heard, None
+        Raises:
+            AnytalkError: as :meth:`heard`; nothing is heard then.
+        """
+        # Once each: a transcript is asked for beside the answer.
+        new = {speech: speech._wave for speech in questions if speech._wave is not None}
+        if not new:
+            return
+        for speech, heard in zip(new, listen_to_all(talker, list(new.values())), strict=True):
+            speech._heard, speech._wave = heard, None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,66 +16,13 @@ from torch import Tensor
 
 from anytalk.decode.answer import Column
 from anytalk.decode.engine import Generation
+from anytalk.decode.entering import Entering, Slot, prompts_of, shared_columns, slot_row, states_of
 from anytalk.decode.lanes import Lane
 from anytalk.decode.memory import Memory, column_keys
 from anytalk.decode.reach import forget_old_speech
 from anytalk.decode.reading import Reading, read_prompts
 from anytalk.model.talk_model import TalkCache, TalkModel
-from anytalk.plugins.contracts import BackboneStates, Cache, Columns, GridBatch, Merged, StreamLogits
-
-
-@dataclass
-class Slot:
-    """One answer's place in the batch.
-
-    Attributes:
-        generation: Its choices.
-        memory: Of its conversation; None for an answer that stands alone.
-        speech_numbers: As in :func:`~anytalk.decode.memory.column_keys`.
-        column: The last one chosen.
-        cached_columns: Columns of the prompt that were remembered and not read again.
-        is_done: Whether the answer is complete.
-        num_rows: How many rows it has now.
-        keys: What tells the columns of its prompt apart.
-        fed: The columns that the backbone was fed since, each (rows that it sees, 1).
-    """
-
-    generation: Generation
-    memory: Memory | None = None
-    speech_numbers: Sequence[int] = ()
-    column: Column | None = None
-    cached_columns: int = 0
-    is_done: bool = False
-    num_rows: int = 1
-    keys: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
-    fed: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def index(self) -> int:
-        """Answer column of `column`."""
-        assert self.column is not None
-        return self.column.index
-
-
-@dataclass
-class _Entering:
-    """An answer on its way in.
-
-    Attributes:
-        slot: Its place.
-        reading: What the backbone has to read; None where it has no part in the answer.
-        prompt: The columns of the row that speaks.
-        adapter: The output adapter's cache, where it has read what the backbone has.
-        states: (R,n,D) when read.
-        heard: (1,1,W) for the audio heads.
-    """
-
-    slot: Slot
-    reading: Reading | None
-    prompt: Columns
-    adapter: Cache | None
-    states: BackboneStates | None = None
-    heard: Tensor | None = None
+from anytalk.plugins.contracts import Cache, Columns, GridBatch, JoinableCache, Merged, StreamLogits
 
 
 class Runner:
@@ -119,7 +65,7 @@ class Runner:
     def add_all(self, slots: Sequence[Slot]) -> None:
         """Read prompts, together where caches join, and choose first columns; the answers then take part in each
         :meth:`step`. An answer that waits for its text begins in the step after this has begun to come."""
-        entering: list[_Entering] = []
+        entering: list[Entering] = []
         for slot in slots:
             if slot.generation.arriving is not None:
                 slot.generation.arriving.begin(self._wake)
@@ -136,8 +82,7 @@ class Runner:
         readers = [(e, e.reading) for e in entering if e.reading is not None]
         for (e, _), states in zip(readers, read_prompts(self.model.backbone, [r for _, r in readers]), strict=True):
             e.states = states
-        for e in entering:
-            self._begin_to_speak(e)
+        self._begin_to_speak([e for e in entering if e.slot.generation.audio_out])
         writers = [e for e in entering if e.slot.generation.writes]
         text: dict[int, Tensor] = {}
         if writers:
@@ -227,7 +172,7 @@ class Runner:
 
     # ---- caches
 
-    def _lay_out(self, slot: Slot) -> _Entering:
+    def _lay_out(self, slot: Slot) -> Entering:
         """Lay out the prompt as rows to read; none where the backbone takes no part in the answer."""
         generation, model = slot.generation, self.model
         prompt = generation.prompts[0]
@@ -240,24 +185,25 @@ class Runner:
         ]
         merged = model.embed(GridBatch(tokens, spans))
         cache, length = self._recall(slot)
-        adapter = None if merged.adapter is None else merged.adapter[:1, length:]
-        columns = Columns(tokens[:1, :, length:], Merged(merged.backbone[:1, length:], adapter))
+        first = length if model.route.reads_prompt else -1
+        adapter = None if merged.adapter is None else merged.adapter[:1, first:]
+        columns = Columns(tokens[:1, :, first:], Merged(merged.backbone[:1, first:], adapter))
         if not model.route.needs_backbone(generation.writes):
-            return _Entering(slot, None, columns, cache.output_adapter)
+            return Entering(slot, None, columns, cache.output_adapter)
         slot.cached_columns = length
         room = prompt.num_columns + generation.options.max_columns
-        shared = max(0, _shared_columns(tokens) - length) if slot.num_rows > 1 else prompt.num_columns - length
+        shared = max(0, shared_columns(tokens) - length) if slot.num_rows > 1 else prompt.num_columns - length
         reading = Reading(cache.backbone, merged.backbone[:, length:], shared, room)
-        return _Entering(slot, reading, columns, cache.output_adapter)
+        return Entering(slot, reading, columns, cache.output_adapter)
 
     def _recall(self, slot: Slot) -> tuple[TalkCache, int]:
         """Find or make the cache of an answer, and say how many columns it holds already."""
         generation, model = slot.generation, self.model
         columns = generation.prompts[0].num_columns + generation.options.max_columns
-        fresh = model.new_cache(1, columns, int(generation.audio_out))
+        fresh = model.new_cache(1, columns, int(generation.audio_out and model.route.reads_prompt))
         if not generation.writes or not slot.keys.size:
             return fresh, 0
-        needs_adapter = model.route.reads_prompt and fresh.output_adapter is not None
+        needs_adapter = fresh.output_adapter is not None
         known, length = None, 0
         if slot.memory is not None:
             known, length = slot.memory.take(slot.keys, needs_adapter)
@@ -267,13 +213,24 @@ class Runner:
             return fresh, 0
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
-    def _begin_to_speak(self, entering: _Entering) -> None:
-        """Run the output adapter over the prompt of an answer that speaks."""
-        if not entering.slot.generation.audio_out:
+    def _begin_to_speak(self, entering: Sequence[Entering]) -> None:
+        """Run the output adapter up to the first columns of answers that speak."""
+        model = self.model
+        if not entering:
             return
-        states = None if entering.states is None else BackboneStates(*(part[:1] for part in entering.states))
-        entering.heard = self.model.route.prefill(self.model, states, entering.prompt, entering.adapter)
-        self._adapter.join([slot_row(entering.slot, 0)], entering.adapter)
+        cache, together = entering[0].adapter, False
+        if not model.route.reads_prompt:
+            room = max(e.slot.generation.options.max_columns for e in entering) + 1
+            cache = model.output_adapter.new_cache(len(entering), room)
+            together = cache is None or isinstance(cache, JoinableCache)
+        if len(entering) > 1 and not together:
+            for e in entering:
+                self._begin_to_speak([e])
+            return
+        heard = model.route.prefill(model, states_of(entering), prompts_of(entering), cache)
+        for e, hidden in zip(entering, _single(heard), strict=True):
+            e.heard = hidden
+        self._adapter.join([slot_row(e.slot, 0) for e in entering], cache)
 
     def _remember(self, slot: Slot, adapter: Cache | None) -> None:
         cache = self._backbone.leave(slot_row(slot, 0), kept=slot.memory is not None)
@@ -339,20 +296,9 @@ class Runner:
             self._let_go(slot)
 
 
-def slot_row(slot: Slot, row: int) -> tuple[int, int]:
-    """Names one row of an answer."""
-    return id(slot), row
-
-
 def _single(rows: Tensor) -> list[Tensor]:
     """(B,...) -> B times (1,...)."""
     return [rows[i : i + 1] for i in range(len(rows))]
-
-
-def _shared_columns(tokens: Tensor) -> int:
-    """How many columns at the front are the same in all of several rows (R,S,T), the last one never counted."""
-    differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
-    return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1
 
 
 def columns_of(generation: Generation) -> Iterator[Column]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,18 +35,3 @@ def parent_logits(parent: Backbone, ids: Sequence[int]) -> Tensor:
     device = next(parent.parameters()).device
     states = parent(parent.embed_text(torch.tensor([list(ids)], device=device)))
     return parent.text_logits(states.normed)[0]
-
-
-@torch.no_grad()
-def stream_answer(parent: Backbone, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
-    """The parent's greedy answer token by token, its end token last, unless that does not come within `max_tokens`."""
-    device = next(parent.parameters()).device
-    cache = parent.new_cache(1, len(prompt) + max_tokens)
-    step = torch.tensor([list(prompt)], device=device)
-    for _ in range(max_tokens):
-        states = parent(parent.embed_text(step), cache)
-        step = parent.text_logits(states.normed[:, -1:]).float().argmax(-1)
-        token = int(step)
-        yield token
-        if token == parent.tokenizer.eos_id:
-            return

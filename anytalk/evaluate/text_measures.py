@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from anytalk.decode.greedy import bare_answer
 from anytalk.decode.session import listen, spoken_turn, task_after
 from anytalk.errors import DataError
 from anytalk.evaluate.config import ModalityGapMeasure, TextRetentionMeasure
@@ -25,7 +26,7 @@ from anytalk.evaluate.grids import (
 )
 from anytalk.evaluate.lab import Lab, lacks_question
 from anytalk.evaluate.matching import expected_answers, is_contained
-from anytalk.evaluate.parent import parent_logits, parent_prompt, stream_answer
+from anytalk.evaluate.parent import parent_logits, parent_prompt
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.stats import Figure
 from anytalk.evaluate.wer import normalise, word_error_rate
@@ -53,7 +54,7 @@ def measure_text_retention(lab: Lab, measure: TextRetentionMeasure, result: Resu
         with guard:
             question = row.question_text or ""
             asked = parent_prompt(talker, parent, question)
-            theirs = list(stream_answer(parent, asked, measure.max_tokens))
+            theirs = list(bare_answer(parent, asked, measure.max_tokens))
             prompt = talker.prompts.prompt(T1T2, [Turn("user", question)])
             mine, ended = write_answer(talker, prompt, [], measure.max_tokens)
             before = parent_logits(parent, [*asked, *theirs[:-1]])

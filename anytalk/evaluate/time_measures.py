@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from anytalk.decode.greedy import bare_answer
 from anytalk.errors import AudioError
 from anytalk.evaluate.config import CascadeMeasure, LatencyMeasure
 from anytalk.evaluate.lab import Lab, Reply, lacks_question
 from anytalk.evaluate.matching import expected_answers, is_contained
-from anytalk.evaluate.parent import parent_prompt, stream_answer
+from anytalk.evaluate.parent import parent_prompt
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.speech_measures import judge_sound, predictor_or_note
 from anytalk.grid.audio import joined
@@ -151,7 +152,7 @@ class Cascade:
         ids: list[int] = []
 
         def written() -> Iterator[str]:
-            for token in stream_answer(self.parent, prompt, self.measure.max_tokens):
+            for token in bare_answer(self.parent, prompt, self.measure.max_tokens):
                 if token != self.parent.tokenizer.eos_id:
                     ids.append(token)
                 yield self.parent.tokenizer.decode(ids)

@@ -54,9 +54,8 @@ class ThroughBackbone(Route):
         merged = _merged(line, parts.text + parts.audio, parts.speech)
         return Merged((merged if parts.voice is None else merged + parts.voice).to(parts.text.dtype), None)
 
-    def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
+    def prefill(self, line: Line, states: BackboneStates, prompt: Columns, cache: Cache | None) -> Tensor:
         """Run the adapter over the whole prompt."""
-        assert states is not None
         hidden: Tensor = line.output_adapter(states, cache)
         return hidden[:, -1:]
 
@@ -96,13 +95,12 @@ class BesideBackbone(Route):
         audio = parts.audio if parts.voice is None else parts.audio + parts.voice
         return Merged(_merged(line, parts.text, parts.speech).to(parts.text.dtype), audio)
 
-    def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
-        """Start the decoder at the prompt's last column, which holds no text token of the answer."""
+    def prefill(self, line: Line, states: BackboneStates, prompt: Columns, cache: Cache | None) -> Tensor:
+        """Start the decoder at the prompts' last columns, which hold no text token of the answers."""
         audio = prompt.merged.adapter
         assert audio is not None
-        last = audio[:, -1:]
-        text = torch.full(last.shape[:2], NO_TEXT, device=last.device)
-        hidden: Tensor = line.output_adapter(last, text, None, cache)
+        text = torch.full(audio.shape[:2], NO_TEXT, device=audio.device)
+        hidden: Tensor = line.output_adapter(audio, text, None, cache)
         return hidden
 
     def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:

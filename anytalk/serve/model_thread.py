@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from anytalk.decode.jobs import Ended, Event, Failed, Job, Question, front_of, listen_to
+from anytalk.decode.jobs import Ended, Event, Failed, Job, Question, Speech, front_of
 from anytalk.decode.memory import Memory
 from anytalk.decode.runner import Runner
 from anytalk.errors import AnytalkError, ServedError
@@ -181,11 +181,11 @@ class ModelThread:
 
     def _listen(self, jobs: list[Job]) -> None:
         try:
-            listen_to(self.talker, [speech for job in jobs for speech in job.unheard[:1]])
+            Speech.hear_all(self.talker, [speech for job in jobs for speech in job.unheard[:1]])
         except Exception:  # one of them is to blame; each is told of its own
             for job in jobs:
                 with suppress(_HasFailed), _failures_of(job):
-                    listen_to(self.talker, job.unheard[:1])
+                    Speech.hear_all(self.talker, job.unheard[:1])
                     continue
                 self._preparing = [other for other in self._preparing if other is not job]
 

@@ -245,17 +245,18 @@ class Route(ABC):
         """What the backbone reads and what the output adapter reads beside it."""
 
     @abstractmethod
-    def prefill(self, line: Line, states: BackboneStates | None, prompt: Columns, cache: Cache | None) -> Tensor:
-        """The output adapter's way through the prompt of one answer.
+    def prefill(self, line: Line, states: BackboneStates, prompt: Columns, cache: Cache | None) -> Tensor:
+        """Run the output adapter up to the first column of R answers.
 
         Args:
             line: The model.
-            states: (1,T,D) of the prompt's columns that aren't in `cache` yet; None where the backbone isn't needed.
-            prompt: (1,S,T) these columns.
-            cache: The output adapter's.
+            states: (R,T,D) of these columns; zero where an answer doesn't need the backbone.
+            prompt: (R,S,T). Where the route :attr:`reads_prompt`: of one answer, the columns that `cache` doesn't hold
+                yet. Otherwise the last column of each prompt.
+            cache: The output adapter's, of R rows.
 
         Returns:
-            (1,1,W), from which the answer's first column is chosen.
+            (R,1,W), from which the first columns are chosen.
         """
 
     @abstractmethod
