@@ -76,14 +76,12 @@ def prepare(
     talker: Path,
     options: PrepareOptions,
     *,
-    registry: Registry | None = None,
     watcher: PrepareWatcher | None = None,
 ) -> tuple[Prepared, Ledger]:
     """Prepare all sources, or go on where an earlier call was stopped.
 
     Args:
         out: The folder; made if it isn't there.
-        registry: Where parts are found (of one worker only; other processes have the default one).
 
     Returns:
         What the folder says of itself, and its shards.
@@ -92,7 +90,7 @@ def prepare(
         ConfigError: settings, talker or sources other than those that the folder was begun with; it names them.
         DataError: a source that can't be read, a full disk, a worker that died. Finished shards are kept.
     """
-    registry, watcher = registry or default_registry(), watcher or PrepareWatcher()
+    registry, watcher = default_registry(), watcher or PrepareWatcher()
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / PREPARED_FILE).is_file() and not (out / LOCK_FILE).is_file():

@@ -16,20 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Component:
-    """One thing that a plugin offers.
+    """One thing that a plugin offers."""
 
-    Attributes:
-        name: What users write in a configuration, e.g. ``"qwen2"``.
-        target: Where it lives, ``"package.module:Name"``; imported only when it is built.
-        summary: One line for ``anytalk plugins``.
-        uses: What it needs or looks for beside anytalk's own requirements, for ``anytalk doctor``: a distribution
-            (``"snac"``), a package of weights (``"package:some_weights"``), a program (``"program:ffmpeg"``), or a
-            folder of downloads below the user's cache (``"cache:whisper"``).
-    """
-
-    name: str
-    target: str
-    summary: str
+    name: str  # what users write in a configuration, e.g. `"qwen2"`
+    target: str  # where it lives, `"package.module:Name"`; imported only when it is built
+    summary: str  # one line for `anytalk plugins`
+    # What it needs or looks for beside anytalk's own requirements, for `anytalk doctor`: a distribution (`"snac"`), a
+    # package of weights (`"package:some_weights"`), a program (`"program:ffmpeg"`), or a folder of downloads below the
+    # user's cache (`"cache:whisper"`).
     uses: tuple[str, ...] = ()
 
 
@@ -50,30 +44,19 @@ class PartRef(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What is already known when a part is built. Parts are built left to right along the line.
+    """What is already known when a part is built. Parts are built left to right along the line."""
 
-    Attributes:
-        device: Torch device string.
-        dtype: Torch dtype name of frozen weights, e.g. ``"float32"``.
-        folder: Folder that relative paths of options are relative to (the talker folder), if any.
-        backbone: Built first; ``None`` while the backbone itself is built.
-        encoder_width: E of the speech encoder (0 before it is known); known from ``talker.yaml`` even where the encoder
-            itself is not loaded.
-        input_adapter: Built before the hearing, which chooses between what it may have heard.
-        audio_width: W, width of what the audio heads read (0 before the output adapter is built).
-        num_streams: K, audio streams of the grid (0 before the grid is known).
-        stream_vocab_size: Codes plus special tokens of one audio stream (0 before the grid is known).
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    folder: Path | None = None
-    backbone: Backbone | None = None
+    device: str = "cpu"  # Torch device string
+    dtype: str = "float32"  # Torch dtype name of frozen weights, e.g. `"float32"`
+    folder: Path | None = None  # folder that relative paths of options are relative to (the talker folder), if any
+    backbone: Backbone | None = None  # built first; `None` while the backbone itself is built
+    # E of the speech encoder (0 before it is known); known from `talker.yaml` even where the encoder itself is not
+    # loaded.
     encoder_width: int = 0
-    input_adapter: InputAdapter | None = None
-    audio_width: int = 0
-    num_streams: int = 0
-    stream_vocab_size: int = 0
+    input_adapter: InputAdapter | None = None  # built before the hearing, which chooses between what it may have heard
+    audio_width: int = 0  # W, width of what the audio heads read (0 before the output adapter is built)
+    num_streams: int = 0  # K, audio streams of the grid (0 before the grid is known)
+    stream_vocab_size: int = 0  # codes plus special tokens of one audio stream (0 before the grid is known)
 
     def need_backbone(self) -> Backbone:
         """The backbone, or a ConfigError when the part is built without one."""

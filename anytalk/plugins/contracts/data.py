@@ -26,21 +26,14 @@ MANIFEST_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """Sound that is not a local file; exactly one of `data`, `samples` and `url` is given.
+    """Sound that is not a local file; exactly one of `data`, `samples` and `url` is given."""
 
-    Attributes:
-        name: What error messages call it.
-        data: A whole encoded file (wav, flac, ogg, mp3), as parquet columns hold it.
-        samples: (N,) float32 or (N, channels).
-        sample_rate_hz: Rate of `samples`.
-        url: Any address that fsspec opens, such as ``s3://bucket/a.flac``.
-    """
-
-    name: str
+    name: str  # what error messages call it
+    # A whole encoded file (wav, flac, ogg, mp3), as parquet columns hold it.
     data: bytes | None = field(default=None, repr=False)
-    samples: np.ndarray | None = field(default=None, repr=False)
-    sample_rate_hz: int | None = None
-    url: str | None = None
+    samples: np.ndarray | None = field(default=None, repr=False)  # (N,) float32 or (N, channels)
+    sample_rate_hz: int | None = None  # rate of `samples`
+    url: str | None = None  # any address that fsspec opens, such as `s3://bucket/a.flac`
 
 
 Audio = Path | Sound
@@ -49,72 +42,44 @@ Audio = Path | Sound
 
 @dataclass(frozen=True)
 class CodecCodes:
-    """An answer that was encoded before.
+    """An answer that was encoded before."""
 
-    Attributes:
-        codes: (K,F) int64, rectangular, without delay.
-        token_format: Whose codes these are (``Codec.token_format``): only a codec of the same format may use them.
-    """
-
-    codes: np.ndarray = field(repr=False)
-    token_format: str
+    codes: np.ndarray = field(repr=False)  # (K,F) int64, rectangular, without delay
+    token_format: str  # whose codes these are (`Codec.token_format`): only a codec of the same format may use them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn before the question.
+    """One turn before the question."""
 
-    Attributes:
-        role: ``"system"`` (only the first), ``"user"`` or ``"assistant"``.
-        text: What was said; None for a user's turn that is only there as sound.
-        audio: Where it was spoken.
-    """
-
-    role: str
-    text: str | None = None
-    audio: Audio | None = None
+    role: str  # `"system"` (only the first), `"user"` or `"assistant"`
+    text: str | None = None  # what was said; None for a user's turn that is only there as sound
+    audio: Audio | None = None  # where it was spoken
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One training example before it becomes a grid. Local paths are absolute; what is absent is None.
+    """One training example before it becomes a grid. Local paths are absolute; what is absent is None."""
 
-    Attributes:
-        id: Name for error messages (source and line).
-        question_text: What was asked, as text.
-        question_audio: Where it was spoken.
-        answer_text: What is answered.
-        answer_audio: Where that is spoken.
-        answer_codes: The answer as codes, for a codec of that format; used instead of `answer_audio` where it fits.
-        speaker: Name of the answering voice.
-        history: Turns before the question, oldest first.
-        tasks: Tasks that it may serve; None: all for which it has what they need.
-    """
-
-    id: str
-    question_text: str | None = None
-    question_audio: Audio | None = None
-    answer_text: str | None = None
-    answer_audio: Audio | None = None
+    id: str  # name for error messages (source and line)
+    question_text: str | None = None  # what was asked, as text
+    question_audio: Audio | None = None  # where it was spoken
+    answer_text: str | None = None  # what is answered
+    answer_audio: Audio | None = None  # where that is spoken
+    # The answer as codes, for a codec of that format; used instead of `answer_audio` where it fits.
     answer_codes: CodecCodes | None = None
-    speaker: str | None = None
-    history: tuple[Message, ...] = ()
-    tasks: tuple[str, ...] | None = None
+    speaker: str | None = None  # name of the answering voice
+    history: tuple[Message, ...] = ()  # turns before the question, oldest first
+    tasks: tuple[str, ...] | None = None  # tasks that it may serve; None: all for which it has what they need
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A row that can't be used; its source goes on behind it.
+    """A row that can't be used; its source goes on behind it."""
 
-    Attributes:
-        id: As in :class:`Row`.
-        reason: What was found and what was expected, a sentence that begins with the id.
-        hint: What to change.
-    """
-
-    id: str
-    reason: str
-    hint: str = ""
+    id: str  # as in `Row`
+    reason: str  # what was found and what was expected, a sentence that begins with the id
+    hint: str = ""  # what to change
 
 
 def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:

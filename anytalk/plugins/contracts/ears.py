@@ -14,19 +14,14 @@ from anytalk.plugins.contracts.part import Part
 
 @dataclass(frozen=True)
 class Heard:
-    """What ears made of one clip: columns for the prompt, its words, or both.
+    """What ears made of one clip: columns for the prompt, its words, or both."""
 
-    Attributes:
-        columns: (L,D) embeddings that stand in the prompt; None: the words are typed into it instead.
-        line: The backbone's text tokens that were heard; None for ears whose columns only the backbone understands.
-        text: The words as text, from ears that write; always there where `columns` is None.
-        confidence: How sure ears that write are, from 0 to 1; None where they can't tell.
-    """
-
+    # (L,D) embeddings that stand in the prompt; None: the words are typed into it instead.
     columns: Tensor | None = None
+    # The backbone's text tokens that were heard; None for ears whose columns only the backbone understands.
     line: tuple[int, ...] | None = None
-    text: str | None = None
-    confidence: float | None = None
+    text: str | None = None  # the words as text, from ears that write; always there where `columns` is None
+    confidence: float | None = None  # how sure ears that write are, from 0 to 1; None where they can't tell
 
     def __post_init__(self) -> None:
         if self.columns is None and self.text is None:
@@ -39,16 +34,11 @@ class Heard:
 
 
 class HeardBatch(NamedTuple):
-    """What an input adapter makes of a batch of clips. A tuple, because engines that shard parameters look into those.
+    """What an input adapter makes of clips. A tuple, because engines that shard parameters look into those."""
 
-    Attributes:
-        columns: (B,F',D), padded.
-        lengths: (B,) int64, columns of each clip.
-        lines: Text tokens of each clip, one for each of its columns; None for an adapter that hears no tokens.
-    """
-
-    columns: Tensor
-    lengths: Tensor
+    columns: Tensor  # (B,F',D), padded
+    lengths: Tensor  # (B,) int64, columns of each clip
+    # Text tokens of each clip, one for each of its columns; None for an adapter that hears no tokens.
     lines: Sequence[tuple[int, ...]] | None = None
 
     def clips(self) -> list[Heard]:

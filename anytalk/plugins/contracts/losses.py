@@ -76,15 +76,10 @@ class ForwardPass(Protocol):
 
 
 class Loss(ABC):
-    """One loss of a stage: the mean of something over a step's tokens.
+    """One loss of a stage: the mean of something over a step's tokens."""
 
-    Attributes:
-        name: What a stage calls it, unique in a talker.
-        shares: How its streams are weighed; most losses have one.
-    """
-
-    name: str
-    shares: Sequence[float] = (1.0,)
+    name: str  # what a stage calls it, unique in a talker
+    shares: Sequence[float] = (1.0,)  # how its streams are weighed; most losses have one
 
     @property
     def streams(self) -> list[str]:

@@ -143,13 +143,9 @@ class SpeechEncoder(Part, nn.Module):
 
 
 class InputAdapter(Part, nn.Module):
-    """The paper's ASR adapter: features to embeddings of the backbone.
+    """The paper's ASR adapter: features to embeddings of the backbone."""
 
-    Attributes:
-        is_elastic: Whether :meth:`forward` may give a row fewer columns than :meth:`output_length`, depending on what
-            is heard.
-    """
-
+    # Whether `forward` may give a row fewer columns than `output_length`, depending on what is heard.
     is_elastic: bool = False
 
     @abstractmethod
@@ -165,11 +161,9 @@ class OutputAdapter(Part, nn.Module):
     """The part after the backbone: it gives the audio heads what they read, (B,T,W).
 
     An adapter is a :class:`BackboneAdapter` or a :class:`SpeechDecoder`, or brings a route of its own.
-
-    Attributes:
-        table_std: Standard deviation of fresh audio rows, summed over the streams; None: that of the backbone's text.
     """
 
+    # Standard deviation of fresh audio rows, summed over the streams; None: that of the backbone's text.
     table_std: float | None = None
 
     @property
@@ -210,12 +204,9 @@ class SpeechDecoder(OutputAdapter):
 
     The backbone sees text and speech features only and runs once per text token. The decoder runs over the answer
     alone, from the prompt's last step on.
-
-    Attributes:
-        reads_states: Whether :meth:`forward` reads the backbone's states; a decoder that doesn't fits any backbone.
     """
 
-    reads_states: bool = True
+    reads_states: bool = True  # whether `forward` reads the backbone's states; a decoder that doesn't fits any backbone
 
     @property
     def fits_any_backbone(self) -> bool:
@@ -252,23 +243,17 @@ class Codec(Part, nn.Module):
     """K rectangular streams of codes to sound and back.
 
     Codecs with streams of different rates (SNAC's 1:2:4) rearrange them to a rectangle themselves.
-
-    Attributes:
-        sample_rate_hz: Rate of the wave. This and the next three are compulsory: a class attribute, a property, or
-            set in ``__init__``.
-        num_streams: K, codes per frame.
-        codebook_size: C, codes of each stream.
-        samples_per_frame: Samples that one frame decodes to.
-        decoder_prefixes: What the names of weights begin with that :meth:`encode` doesn't use: codes of before stay
-            good when only these are trained. Empty where that isn't known.
     """
 
     needs = ("sample_rate_hz", "num_streams", "codebook_size", "samples_per_frame")
+    # What the names of weights begin with that `encode` doesn't use: codes of before stay good when only these are
+    # trained. Empty where that isn't known.
     decoder_prefixes: tuple[str, ...] = ()
+    # Rate of the wave. This and the next three are compulsory: a class attribute, a property, or set in `__init__`.
     sample_rate_hz: int
-    num_streams: int
-    codebook_size: int
-    samples_per_frame: int
+    num_streams: int  # K, codes per frame
+    codebook_size: int  # C, codes of each stream
+    samples_per_frame: int  # samples that one frame decodes to
 
     @property
     def frame_rate_hz(self) -> float:

@@ -51,47 +51,29 @@ class Layout(Protocol):
 
 @dataclass
 class GridBatch:
-    """Grids as tensors.
+    """Grids as tensors."""
 
-    Attributes:
-        tokens: (B,S,T) int64, right-padded with pad tokens.
-        speech: For each row, (first column, speech embeddings (L,D)) of its spoken turns.
-        speaker: (B,) speaker index, or None.
-        speaker_mask: (B,T) bool, columns that get the speaker embedding (the answer).
-    """
-
-    tokens: Tensor
+    tokens: Tensor  # (B,S,T) int64, right-padded with pad tokens
+    # For each row, (first column, speech embeddings (L,D)) of its spoken turns.
     speech: Sequence[Sequence[tuple[int, Tensor]]] = ()
-    speaker: Tensor | None = None
-    speaker_mask: Tensor | None = None
+    speaker: Tensor | None = None  # (B,) speaker index, or None
+    speaker_mask: Tensor | None = None  # (B,T) bool, columns that get the speaker embedding (the answer)
 
 
 class Embedded(NamedTuple):
-    """A grid's embeddings, not merged yet.
+    """A grid's embeddings, not merged yet."""
 
-    Attributes:
-        text: (B,T,D).
-        speech: (B,T,D) spoken turns, zero elsewhere; None without any.
-        audio: (B,T,W), the sum over the streams; zero where a spoken turn stands.
-        voice: (B,T,W) of the speaker in the answer, zero elsewhere; None without any.
-    """
-
-    text: Tensor
-    speech: Tensor | None
-    audio: Tensor
-    voice: Tensor | None
+    text: Tensor  # (B,T,D)
+    speech: Tensor | None  # (B,T,D) spoken turns, zero elsewhere; None without any
+    audio: Tensor  # (B,T,W), the sum over the streams; zero where a spoken turn stands
+    voice: Tensor | None  # (B,T,W) of the speaker in the answer, zero elsewhere; None without any
 
 
 class Merged(NamedTuple):
-    """What the parts read.
+    """What the parts read."""
 
-    Attributes:
-        backbone: (B,T,D).
-        adapter: (B,T,W), what the output adapter reads beside the backbone's states; None: nothing.
-    """
-
-    backbone: Tensor
-    adapter: Tensor | None
+    backbone: Tensor  # (B,T,D)
+    adapter: Tensor | None  # (B,T,W), what the output adapter reads beside the backbone's states; None: nothing
 
 
 class Line(Protocol):
@@ -131,43 +113,26 @@ class Lane(Protocol):
 
 
 class Columns(NamedTuple):
-    """Columns to go on with.
+    """Columns to go on with."""
 
-    Attributes:
-        tokens: (R,S,T).
-        merged: Their embeddings.
-    """
-
-    tokens: Tensor
-    merged: Merged
+    tokens: Tensor  # (R,S,T)
+    merged: Merged  # their embeddings
 
 
 class Hidden(NamedTuple):
-    """What the heads read, for all rows of a step.
+    """What the heads read, for all rows of a step."""
 
-    Attributes:
-        states: The backbone's, for the text head.
-        audio: (R,1,W), for the audio heads; None where no row speaks.
-    """
-
-    states: BackboneStates
-    audio: Tensor | None
+    states: BackboneStates  # the backbone's, for the text head
+    audio: Tensor | None  # (R,1,W), for the audio heads; None where no row speaks
 
 
 class Answers(Protocol):
-    """What a training pass knows of its rows.
+    """What a training pass knows of its rows."""
 
-    Attributes:
-        tokens: (B,S,T) int64.
-        loss_mask: (B,S,T) bool.
-        answer_mask: (B,T) bool, columns of a spoken answer.
-        speaker: (B,) voice of each row.
-    """
-
-    tokens: Tensor
-    loss_mask: Tensor
-    answer_mask: Tensor
-    speaker: Tensor
+    tokens: Tensor  # (B,S,T) int64
+    loss_mask: Tensor  # (B,S,T) bool
+    answer_mask: Tensor  # (B,T) bool, columns of a spoken answer
+    speaker: Tensor  # (B,) voice of each row
 
     @property
     def reads(self) -> Tensor:
@@ -184,19 +149,12 @@ class Told(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """What the audio loss reads: ``hidden[:, t]`` predicts the tokens of column t + 1.
+    """What the audio loss reads: ``hidden[:, t]`` predicts the tokens of column t + 1."""
 
-    Attributes:
-        hidden: (B',T',W).
-        tokens: (B',S,T').
-        loss_mask: (B',S,T').
-        told: What a speech decoder got, for its own losses; None on other routes.
-    """
-
-    hidden: Tensor
-    tokens: Tensor
-    loss_mask: Tensor
-    told: Told | None = None
+    hidden: Tensor  # (B',T',W)
+    tokens: Tensor  # (B',S,T')
+    loss_mask: Tensor  # (B',S,T')
+    told: Told | None = None  # what a speech decoder got, for its own losses; None on other routes
 
 
 class StreamLogits(Protocol):
@@ -222,14 +180,10 @@ class ParallelLogits:
 
 
 class Route(ABC):
-    """How an answer's audio is fed back. It keeps nothing: what is remembered stands in the lanes' caches.
+    """How an answer's audio is fed back. It keeps nothing: what is remembered stands in the lanes' caches."""
 
-    Attributes:
-        num_rows: Rows that decode one spoken answer in parallel (paper 3.2): 2 where audio disturbs the text.
-        reads_prompt: Whether the output adapter runs over the prompt too, so that a conversation has to keep its cache.
-    """
-
-    num_rows: int
+    num_rows: int  # rows that decode one spoken answer in parallel (paper 3.2): 2 where audio disturbs the text
+    # Whether the output adapter runs over the prompt too, so that a conversation has to keep its cache.
     reads_prompt: bool
 
     @abstractmethod

@@ -22,21 +22,14 @@ from anytalk.plugins.piece_tokenizer import VOCAB_SIZE, PieceTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
-    """What a served model is asked to write.
+    """What a served model is asked to write."""
 
-    Attributes:
-        messages: The conversation, each with ``role`` and ``content``; the last one is the user's.
-        temperature: 0 takes the likeliest token.
-        top_p: 1 is off.
-        max_tokens: Longest answer that is of any use.
-        seed: Of the sampling; None leaves it to the server.
-    """
-
+    # The conversation, each with `role` and `content`; the last one is the user's.
     messages: Sequence[Mapping[str, str]]
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 512
-    seed: int | None = None
+    temperature: float = 0.0  # 0 takes the likeliest token
+    top_p: float = 1.0  # 1 is off
+    max_tokens: int = 512  # longest answer that is of any use
+    seed: int | None = None  # of the sampling; None leaves it to the server
 
 
 class TextStream:

@@ -88,14 +88,10 @@ class TextTokenizer(Protocol):
 
 
 class BackboneStates(NamedTuple):
-    """What a backbone computes for each step. A tuple, because engines that shard parameters look into those only.
+    """What a backbone computes for each step. A tuple, because engines that shard parameters look into those only."""
 
-    Attributes:
-        pre_norm: (B,T,D), before the final norm: the output adapter starts here (paper 3.1).
-        normed: (B,T,D), after the final norm: the text head reads this. The same tensor, if there is no final norm.
-    """
-
-    pre_norm: Tensor
+    pre_norm: Tensor  # (B,T,D), before the final norm: the output adapter starts here (paper 3.1)
+    # (B,T,D), after the final norm: the text head reads this. The same tensor, if there is no final norm.
     normed: Tensor
 
 
@@ -105,15 +101,10 @@ NO_TEXT, END_OF_TEXT = -1, -2
 
 @dataclass(frozen=True)
 class AudioTables:
-    """The audio embedding rows, for heads that share them.
+    """The audio embedding rows, for heads that share them."""
 
-    Attributes:
-        codes: (K,C,W).
-        specials: (K, audio specials, W).
-    """
-
-    codes: Tensor
-    specials: Tensor
+    codes: Tensor  # (K,C,W)
+    specials: Tensor  # (K, audio specials, W)
 
 
 class CodecStream(ABC):

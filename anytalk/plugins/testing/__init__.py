@@ -1,6 +1,8 @@
 """Contract checks for plugin authors: ``check_backbone("name")`` and its siblings.
 
-Each raises AssertionError with a sentence that says which promise of :mod:`anytalk.plugins.contracts` is broken.
+Each takes a registered name, with the part's own `options` and the `registry` where it is looked up (default: the
+installed plugins), and checks its options too; or, but for augmentations and hearings, a part that is already built.
+It raises AssertionError with a sentence that says which promise of :mod:`anytalk.plugins.contracts` is broken.
 """
 
 from anytalk.plugins.testing.adapters import check_heads, check_input_adapter, check_output_adapter

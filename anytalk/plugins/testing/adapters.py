@@ -57,13 +57,7 @@ def check_input_adapter(
     """Shapes, lengths that grow with frames, padding that doesn't leak, finite values, gradients.
 
     Args:
-        name_or_part: Registered name, or a part that was built with `context`.
-        registry: Where the name is looked up; default: the installed plugins.
-        options: The part's own options.
         context: What the part is built with; default: :func:`tiny_context`.
-
-    Raises:
-        AssertionError: which promise is broken.
     """
     context = context or tiny_context(registry)
     part, name = built("input adapter", name_or_part, registry, options, context)
@@ -123,8 +117,6 @@ def check_output_adapter(
     """Shapes, causality, cache equals no cache (with ``keep_rows`` and ``crop``), gradients, fit to other backbones.
 
     An adapter with a route of its own has signatures of its own: of it only the width is checked.
-
-    Args and errors: as :func:`check_input_adapter`.
     """
     context = context or tiny_context(registry)
     part, name = built("output adapter", name_or_part, registry, options, context)
@@ -218,10 +210,7 @@ def check_heads(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> None:
-    """Shape, steps that don't see each other, gradients to hidden states and to whatever the heads learn.
-
-    Args and errors: as :func:`check_input_adapter`.
-    """
+    """Shape, steps that don't see each other, gradients to hidden states and to whatever the heads learn."""
     context = context or tiny_context(registry)
     part, name = built("heads", name_or_part, registry, options, context)
     part.eval()

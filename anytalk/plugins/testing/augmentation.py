@@ -15,16 +15,7 @@ _DRAWS = 8
 
 
 def check_augmentation(name: str, options: dict[str, Any] | None = None, registry: Registry | None = None) -> None:
-    """Documented options; float32 within [-1, 1], finite, repeatable by seed; the sound it was given left as it was.
-
-    Args:
-        name: Registered name.
-        options: Its options.
-        registry: Where it is found.
-
-    Raises:
-        AssertionError: which promise is broken.
-    """
+    """Documented options; float32 within [-1, 1], finite, repeatable by seed; the sound it was given left as it was."""
     part: Augmentation = built("augmentation", name, registry, options)[0]
     time_s = np.arange(_RATE_HZ) / _RATE_HZ
     wave = (0.4 * np.sin(2 * np.pi * 220 * time_s) * np.sin(np.pi * time_s)).astype(np.float32)

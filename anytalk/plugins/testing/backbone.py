@@ -27,16 +27,7 @@ _TEXT = "Hello, world! 12 bees"
 def check_backbone(
     name_or_part: str | Backbone, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Check every promise of the contract, and warn when the server can't put answers into one batch.
-
-    Args:
-        name_or_part: A registered name, built with `options`, or a backbone that is already built.
-        registry: Where names are looked up; default: the installed plugins.
-        options: The part's own options, for a name.
-
-    Raises:
-        AssertionError: a sentence saying which promise is broken.
-    """
+    """Check every promise of the contract, and warn when the server can't put answers into one batch."""
     backbone: Backbone = built("backbone", name_or_part, registry, options)[0]
     was_training = backbone.training
     backbone.eval()

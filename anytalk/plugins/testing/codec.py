@@ -28,16 +28,10 @@ def check_codec(
     """Check shapes, ranges, lengths, repeatability, and that streaming equals the offline decode.
 
     Args:
-        name_or_part: A registered name (its options are checked too) or a codec that is already built.
-        registry: Where to look the name up; the installed plugins when left out.
-        options: Options to build it with.
         tolerance: Largest difference of two samples that should be equal to rounding: a batch row and the row alone,
             streamed and offline. Raise it for arithmetic that rounds more, such as a GPU's.
         device: Where the codec is built or, built already, where it is.
         num_frames: Frames that are streamed; more than a frame's sound depends on.
-
-    Raises:
-        AssertionError: which promise of :class:`anytalk.plugins.contracts.Codec` is broken.
     """
     codec: Codec = built("codec", name_or_part, registry, options, BuildContext(device=device))[0]
     assert isinstance(codec, Codec), f"{type(codec).__name__} is no anytalk Codec"

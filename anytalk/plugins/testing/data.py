@@ -22,9 +22,6 @@ def check_data_source(source: DataSource, max_rows: int = 1000) -> list[Row | Ba
 
     Returns:
         The rows that were looked at.
-
-    Raises:
-        AssertionError: which promise is broken.
     """
     assert isinstance(source, DataSource), f"{type(source).__name__} is no anytalk DataSource"
     called = f"data source {type(source).__name__}"

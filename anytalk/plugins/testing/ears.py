@@ -14,16 +14,7 @@ from anytalk.plugins.testing.options import built
 def check_ears(
     name_or_part: str | Ears, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Text for every clip, confidence between 0 and 1, and the same text alone and beside another clip.
-
-    Args:
-        name_or_part: Registered name, or built ears.
-        registry: Where the name is looked up; default: the installed plugins.
-        options: The part's own options.
-
-    Raises:
-        AssertionError: which promise is broken.
-    """
+    """Text for every clip, confidence between 0 and 1, and the same text alone and beside another clip."""
     part, name = built("ears", name_or_part, registry, options)
     assert isinstance(part, Ears), f"{name}: a {type(part).__name__} is not Ears"
     assert part.sample_rate_hz > 0, f"{name}: sample_rate_hz is {part.sample_rate_hz}"

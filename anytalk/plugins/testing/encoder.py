@@ -18,16 +18,7 @@ TOLERANCE = 1e-4
 def check_speech_encoder(
     name_or_part: str | SpeechEncoder, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Check shapes, lengths, independence of rows, determinism, gradients and documented options.
-
-    Args:
-        name_or_part: Registered name, or a part already built (then its options are not checked).
-        registry: Where the name is looked up; default: the installed plugins.
-        options: Options to build the name with.
-
-    Raises:
-        AssertionError: which promise is broken.
-    """
+    """Check shapes, lengths, independence of rows, determinism, gradients and documented options."""
     part, called = built("speech encoder", name_or_part, registry, options)
     was_training = part.training
     part.eval()

@@ -23,13 +23,7 @@ def check_hearing(
     """Shapes, columns within what the input adapter allows, padding that doesn't leak, no parameters.
 
     Args:
-        name: Registered name.
-        registry: Where the name is looked up; default: the installed plugins.
-        options: The part's own options.
         context: What the part is built with; default: ``tiny_context()`` and the input adapter ``ctc``.
-
-    Raises:
-        AssertionError: which promise is broken.
     """
     registry = registry or default_registry()
     context = context or tiny_context(registry)
