@@ -2,17 +2,20 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from helpers import TINY, TINY_PARTS, model_folder, probe, same, tiny_talker
+from pydantic import Field
 
 from anytalk.errors import AnytalkError, ConfigError, PluginError, TalkerError, WeightsError
 from anytalk.evaluate.provenance import weights_digest
 from anytalk.model import attach as attach_module
-from anytalk.model.attach import attach, choose_backbone
+from anytalk.model.attach import _with_absolute_paths, attach, choose_backbone
 from anytalk.model.talker import load_talker
+from anytalk.plugins.components import Options
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk.plugins.sources import resolve
 
@@ -67,11 +70,31 @@ def test_a_plugin_that_cannot_look_at_a_model_costs_a_line(
 
 
 def test_a_long_text_is_no_path() -> None:
-    # Options may hold whole texts: too long for the name of a file, which systems refuse to look for.
-    text = "What people say to it: " + "How are you?\n" * 40
+    # Too long for the name of a file, which systems refuse to look for.
     with pytest.raises(WeightsError, match="doesn't exist"):
-        resolve(text)
-    assert weights_digest({"context": text, "beam": 16}) == ""
+        resolve("What people say to it: " + "How are you?\n" * 40)
+
+
+class Named(Options):
+    """A part whose weights are named by an option of its own."""
+
+    weight_sources = ("weights",)
+    weights: str = Field(description="Where they are.")
+    style: str = Field("plain", description="Not a path, whatever it looks like.")
+
+
+def test_parts_say_which_option_names_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights.bin", "plain"):
+        (tmp_path / name).write_bytes(b"1234")
+    part = {"name": "odd", "options": {"weights": "weights.bin", "style": "plain"}}
+    registry = SimpleNamespace(load=lambda kind, name: SimpleNamespace(Options=Named))
+    found = _with_absolute_paths(part, "codec", registry)["options"]
+    assert found == {"weights": str(tmp_path / "weights.bin"), "style": "plain"}
+    digest = weights_digest(Named(weights="weights.bin"))
+    assert len(digest) == 16
+    assert digest == weights_digest(Named(**found))
+    assert weights_digest(Named(weights="nowhere/at/all")) == ""
 
 
 def test_the_talker_folder_holds_no_weights_right_after_attach(tmp_path: Path) -> None:

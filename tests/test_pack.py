@@ -21,7 +21,7 @@ from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.model import pack as pack_module
 from anytalk.model.attach import attach
-from anytalk.model.config import TalkerConfig, WeightsFile, dump_config, read_config
+from anytalk.model.config import CONFIG_FILE, TalkerConfig, WeightsFile, dump_config, read_config
 from anytalk.model.pack import pack
 from anytalk.model.talker import Talker, load_talker, save_talker
 from anytalk_adapters.spectral_codec import SpectralNet, save_spectral
@@ -224,13 +224,18 @@ def test_what_cannot_be_packed_is_told(mouth: Path, tmp_path: Path) -> None:
     tiny_talker(tmp_path / "other", "grid.pattern=parallel")
     with pytest.raises(TalkerError, match=r"has another 'grid'"):
         pack(mouth, tmp_path / "out", take={"heads": tmp_path / "other"})
+    codes = shutil.copytree(mouth, tmp_path / "codes")
+    config = read_config(codes)
+    (codes / CONFIG_FILE).write_text(dump_config(config.replace(codec_fingerprint="0" * 16)), encoding="utf-8")
+    with pytest.raises(TalkerError, match=r"has another 'codec_fingerprint'"):
+        pack(mouth, tmp_path / "out", take={"heads": codes})
     source = shutil.copytree(mouth, tmp_path / "t")
     path = source / weights_of(source).file
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(TalkerError, match="is damaged"):
         pack(source, tmp_path / "out")
-    assert names_in(tmp_path) == ["new", "other", "t"]
+    assert names_in(tmp_path) == ["codes", "new", "other", "t"]
 
 
 def test_numbers_beyond_half_precision_name_their_tensor(mouth: Path, tmp_path: Path) -> None:

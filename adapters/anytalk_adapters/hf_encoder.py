@@ -36,6 +36,8 @@ class HFEncoder(SpeechEncoder):
     class Options(plugins.Options):
         """Which model."""
 
+        weight_sources = ("model",)
+
         model: str = Field(description="Hub id or folder of a transformers audio model with its feature extractor.")
 
     def __init__(self, model: nn.Module, extractor: Any) -> None:

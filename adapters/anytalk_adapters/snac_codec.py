@@ -64,6 +64,8 @@ class SnacCodec(Codec):
     class Options(plugins.Options):
         """Which SNAC, and how its noise and its stream behave."""
 
+        weight_sources = ("model",)
+
         model: str = pydantic.Field(
             "hubertsiuzdak/snac_24khz",
             description="Hub id, or a folder with config.json and model.safetensors or pytorch_model.bin; random:24khz "
@@ -119,7 +121,11 @@ class SnacCodec(Codec):
 
     @property
     def token_format(self) -> str:
-        """``"snac/24000/7x4096"`` for the 24 kHz model: published codes name no weights, so all of its shape pass."""
+        """``"snac/24000/7x4096"`` for the 24 kHz model.
+
+        A name without a digest, because data sets of SNAC codes carry none: whatever has this shape is taken for the
+        published model's. The codec of a talker and the codes of `prepare` are told apart by :attr:`fingerprint`.
+        """
         return snac_token_format(self.sample_rate_hz, self.num_streams, self.codebook_size)
 
     @torch.no_grad()

@@ -200,6 +200,8 @@ class SpectralCodec(Codec):
     class Options(plugins.Options):
         """Which weights."""
 
+        weight_sources = ("model",)
+
         model: str = pydantic.Field(
             SHIPPED, description="A weights file written by anytalk (safetensors that hold their own sizes)."
         )

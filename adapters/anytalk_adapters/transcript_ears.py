@@ -31,6 +31,8 @@ class TranscriptEars(Ears):
     class Options(plugins.Options):
         """Options of ``transcript``."""
 
+        weight_sources = ("model",)
+
         model: str = Field(
             "base",
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",

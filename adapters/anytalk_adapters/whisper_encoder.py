@@ -55,6 +55,8 @@ class WhisperEncoder(SpeechEncoder):
     class Options(plugins.Options):
         """Which Whisper, and how long it listens."""
 
+        weight_sources = ("model",)
+
         model: str = Field(
             default="small",
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",

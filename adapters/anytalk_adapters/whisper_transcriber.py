@@ -32,6 +32,8 @@ class WhisperTranscriber(Transcriber):
     class Options(plugins.Options):
         """Which Whisper judges, and in which language."""
 
+        weight_sources = ("model",)
+
         model: str = Field(
             default=PACKAGED_BASE,
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",

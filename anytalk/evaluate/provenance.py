@@ -18,9 +18,9 @@ from anytalk.evaluate.config import AnyMeasure, CascadeMeasure, Suite
 from anytalk.evaluate.mos import PREDICTORS
 from anytalk.model.config import PART_KINDS, TalkerConfig
 from anytalk.model.talker import Talker
-from anytalk.plugins.components import PartRef
+from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.registry import Registry
-from anytalk.plugins.sources import is_there, resolve
+from anytalk.plugins.sources import resolve
 
 PACKAGES = (
     "anytalk", "torch", "transformers", "numpy", "openai-whisper", "jiwer", "snac", "soxr", "soundfile", "piper-tts",
@@ -72,14 +72,13 @@ def _cpu_name() -> str:
 def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[str, str]]:
     """Every model in the report: role, part, digest of its weights, licence."""
     found = []
+    if config.base is not None:
+        base = {"role": "parent", "part": config.base.model, "digest": config.base.fingerprint}
+        found.append({**base, "licence": config.base.licence})
     for role, kind in PART_KINDS.items():
         ref: PartRef | None = getattr(config, role)
         if ref is not None:
-            found.append(_model(f"talker: {role}", kind, ref, registry))
-    if config.base is not None:
-        found[0] |= {"licence": config.base.licence}
-        base = {"role": "parent", "part": config.base.model, "digest": config.base.fingerprint}
-        found.insert(0, {**base, "licence": config.base.licence})
+            found.append(_model(f"talker: {role}", kind, ref, registry) | _built(config, role))
     if config.weights is not None:
         parts = ", ".join(config.weights.parts)
         own = {"role": "talker: trained parts", "part": parts, "digest": config.weights.sha256[:16]}
@@ -104,13 +103,25 @@ def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[
     return found
 
 
+def _built(config: TalkerConfig, role: str) -> dict[str, str]:
+    """What talker.yaml knows better than the options of a part."""
+    known: dict[str, str] = {}
+    if role == "backbone" and config.base is not None:
+        known["licence"] = config.base.licence
+    if role == "backbone" and config.backbone_folder is not None:
+        known |= {"part": f"{config.backbone.name} ({config.backbone_folder})", "digest": ""}
+    if role == "codec" and config.codec_fingerprint is not None:
+        known["digest"] = config.codec_fingerprint
+    return known
+
+
 def _model(role: str, kind: str, ref: PartRef, registry: Registry) -> dict[str, str]:
     try:
-        options = registry.options(kind, ref).model_dump()
+        options = registry.options(kind, ref)
         licence = str(registry.load(kind, ref.name).licence)
     except AnytalkError as error:
         return {"role": role, "part": ref.name, "digest": "", "licence": f"unknown: {error.message}"}
-    shown = ", ".join(f"{key}={value}" for key, value in options.items() if value not in (None, [], {}))
+    shown = ", ".join(f"{key}={value}" for key, value in options.model_dump().items() if value not in (None, [], {}))
     if kind in ("input adapter", "output adapter", "heads"):
         licence = "yours"
     return {
@@ -121,14 +132,12 @@ def _model(role: str, kind: str, ref: PartRef, registry: Registry) -> dict[str, 
     }
 
 
-def weights_digest(options: dict[str, Any]) -> str:
+def weights_digest(options: Options) -> str:
     """First half of the SHA-256 of the local weight files that options name; ``""`` where they name none."""
     digest, found = hashlib.sha256(), False
-    for value in options.values():
-        if not isinstance(value, str) or not ("/" in value or ":" in value or is_there(Path(value))):
-            continue
+    for name in options.weight_sources:
         try:
-            paths = resolve(value).paths
+            paths = resolve(getattr(options, name) or "").paths
         except AnytalkError:
             continue
         for path in paths:

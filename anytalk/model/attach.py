@@ -9,7 +9,15 @@ from typing import Any
 from anytalk.errors import AnytalkError, ConfigError, TalkerError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble, build_codec
-from anytalk.model.config import CONFIG_FILE, BaseInfo, TalkerConfig, make_room_for_ears, override, parse_config
+from anytalk.model.config import (
+    CONFIG_FILE,
+    PART_KINDS,
+    BaseInfo,
+    TalkerConfig,
+    make_room_for_ears,
+    override,
+    parse_config,
+)
 from anytalk.model.own_files import copy_files, own_files, writing
 from anytalk.model.talker import Talker, save_talker
 from anytalk.model.voice import VOICE_PARTS, ears_are_chosen, find_voice, refuse_fixed_settings
@@ -19,7 +27,7 @@ from anytalk.plugins.contracts import Backbone, Ears, ServedBackbone, SpeechEnco
 from anytalk.plugins.endpoint import is_address
 from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.registry import Registry, default_registry
-from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
+from anytalk.plugins.sources import ModelSource, is_there, resolve
 
 log = logging.getLogger("anytalk")
 FALLBACK_BACKBONE = "hf"
@@ -65,13 +73,13 @@ def choose_backbone(source: ModelSource, registry: Registry) -> str:
 def needs_no_model(model: str, backbone: str | None, registry: Registry) -> bool:
     """Whether `model` is the name of a backbone plugin that makes its own weights (``attach tiny``).
 
-    That is so when its ``model`` option has a default or it has none, no other plugin was asked for, and no file or
-    folder has that name (a path always wins).
+    That is so when it can be built without options, no other plugin was asked for, and no file or folder has that name
+    (a path always wins).
     """
     if backbone not in (None, model) or model not in registry.components("backbone") or Path(model).exists():
         return False
-    fields = registry.load("backbone", model).Options.model_fields
-    return "model" not in fields or not fields["model"].is_required()
+    fields = registry.load("backbone", model).Options.model_fields.values()
+    return not any(field.is_required() for field in fields)
 
 
 def attach(
@@ -113,16 +121,19 @@ def attach(
     is_plugin_name = needs_no_model(model, backbone, registry)
     source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
     name = backbone or (model if source is None else choose_backbone(source, registry))
-    options: dict[str, Any] = {} if source is None else {"model": source.spec}
-    if options and "model" not in registry.load("backbone", name).Options.model_fields:
+    sources: tuple[str, ...] = registry.load("backbone", name).Options.weight_sources
+    if source is not None and not sources:
         raise ConfigError(f"backbone '{name}' makes its own weights and takes no model", f"anytalk attach {name} ...")
+    options: dict[str, Any] = {} if source is None else {sources[0]: source.spec}
     if revision is not None:
         options["revision"] = revision
     is_served = issubclass(registry.load("backbone", name), ServedBackbone)
     defaults = DEFAULTS_OF_SERVED if is_served else DEFAULTS
     data = override({"backbone": {"name": name, "options": options}, **defaults}, assignments)
     data = make_room_for_ears(data, assignments)
-    data = {key: _absolute_model(value) for key, value in data.items()}
+    data |= {
+        role: _with_absolute_paths(data[role], kind, registry) for role, kind in PART_KINDS.items() if role in data
+    }
     ears = None
     if mouth is not None:
         refuse_fixed_settings(assignments)
@@ -137,8 +148,9 @@ def attach(
         part.check()
     folder = None if mouth is None else mouth.folder
     config = _probe(draft, data, part, registry, folder)
+    named = draft.backbone.options.get(sources[0], model) if sources else model
     base = BaseInfo(
-        model=part.title if isinstance(part, ServedBackbone) else str(draft.backbone.options.get("model", model)),
+        model=part.title if isinstance(part, ServedBackbone) else str(named),
         revision=revision,
         fingerprint=fingerprint(part),
         licence=part.licence,
@@ -186,14 +198,16 @@ def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
         )
 
 
-def _absolute_model(part: Any) -> Any:
-    """Local paths made absolute: weights are looked up from other working folders later on."""
-    if not isinstance(part, dict) or not isinstance(part.get("options"), dict):
+def _with_absolute_paths(part: Any, kind: str, registry: Registry) -> Any:
+    """Make local paths absolute: weights are looked up from other working folders later on."""
+    if not isinstance(part, dict) or not isinstance(part.get("options"), dict) or "name" not in part:
         return part
-    model = part["options"].get("model")
-    if isinstance(model, str) and not model.startswith(PACKAGE_PREFIX) and Path(model).expanduser().exists():
-        return {**part, "options": {**part["options"], "model": str(Path(model).expanduser().absolute())}}
-    return part
+    options = dict(part["options"])
+    for name in registry.load(kind, part["name"]).Options.weight_sources:
+        path = Path(options[name]).expanduser() if isinstance(options.get(name), str) else Path()
+        if path.parts and is_there(path):
+            options[name] = str(path.absolute())
+    return {**part, "options": options}
 
 
 def _probe(

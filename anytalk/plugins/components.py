@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pydantic
 
@@ -28,7 +28,15 @@ class Component:
 
 
 class Options(pydantic.BaseModel):
-    """Base of all settings, each part's ``Options`` too: unknown keys refused, immutable, every field described."""
+    """Base of all settings, each part's ``Options`` too: unknown keys refused, immutable, every field described.
+
+    Attributes:
+        weight_sources: Names of the fields that say where weights come from, in the spelling of
+            :mod:`anytalk.plugins.sources`. ``attach`` makes local paths in them absolute, and
+            ``attach MODEL`` sets a backbone's first one.
+    """
+
+    weight_sources: ClassVar[tuple[str, ...]] = ()
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 

@@ -37,6 +37,8 @@ class EndpointBackbone(ServedBackbone):
     class Options(plugins.Options):
         """Where the model is, and how it is asked."""
 
+        weight_sources = ("model",)
+
         model: str = Field(description="Base address of the API, for example http://127.0.0.1:8000/v1.")
         name: str | None = Field(None, description="Name of the model there; written by `attach --model`.")
         key_from: str | None = Field(

@@ -104,6 +104,8 @@ class TinyBackbone(Backbone):
         num_heads: int = Field(2, ge=1, description="Attention heads; width / num_heads must be even.")
         seed: int = Field(0, description="Seed of the random weights.")
         chat: bool = Field(True, description="Whether the tokenizer has a chat template.")
+        weight_sources = ("model",)
+
         model: str | None = Field(None, description="A saved tiny backbone; the other options are then read from it.")
 
     @classmethod

@@ -31,8 +31,8 @@ class Backbone(Part, nn.Module):
     def recognises(cls, source: ModelSource) -> bool:
         """Whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights.
 
-        A plugin that recognises models has an option ``model``, which ``attach`` sets to the model's name, and may have
-        one called ``revision``.
+        Its ``Options.weight_sources`` names the option in which ``attach`` writes the model's name; `--revision` goes
+        into one called ``revision``.
         """
         return False
 

@@ -78,6 +78,8 @@ class CausalLMBackbone(Backbone):
     class Options(plugins.Options):
         """Which model."""
 
+        weight_sources = ("model",)
+
         model: str = Field(description="Hub id, local folder, .gguf file, or package:NAME/PATH.")
         revision: str | None = Field(None, description="Branch, tag or commit of a hub id; default: its main branch.")
 

@@ -36,6 +36,8 @@ class HeartCodec(Codec):
     class Options(plugins.Options):
         """Which weights."""
 
+        weight_sources = ("model",)
+
         model: str | None = pydantic.Field(
             None, description="A weights file of examples/heart; the package's own when left out."
         )
