@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from endpoint_lab import Endpoint, Reply, Script, endpoint, forever
 from served_parts import VOICE, served_talker
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from anytalk.model.attach import attach
 from anytalk.model.talker import load_talker
 from anytalk.plugins import BuildContext, PartRef
 from anytalk.plugins.registry import default_registry
+from anytalk.plugins.testing import check_served_backbone
 
 pytest.importorskip("openai")
 SHORT = DecodeOptions(max_columns=30)
@@ -291,6 +293,35 @@ def test_the_command(served: Endpoint, tmp_path: Path) -> None:
     assert load_talker(tmp_path / "t").config.backbone.options["name"] == "small"
 
 
+def test_a_conversation_in_the_terminal(served: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal and Ctrl-C end their turns alone, and Ctrl-C hangs up."""
+    attach(served.url, tmp_path / "t", assignments=["backbone.options.name=small", *SMALL_VOICE])
+    good = served.script
+
+    def by_the_question(reply: Reply) -> None:
+        asked = reply.body["messages"][-1]["content"]
+        {"refused": lambda reply: reply.error(429, "busy"), "endless": forever}.get(asked, good)(reply)
+
+    served.script = by_the_question
+    echo = typer.echo
+
+    def interrupt(message: object = "", **more: Any) -> None:
+        if message == "and":
+            raise KeyboardInterrupt
+        echo(message, **more)
+
+    monkeypatch.setattr("anytalk.cli.talk.typer.echo", interrupt)
+    lines = "one\nrefused\nendless\ntwo\n/quit\n"
+    done = CliRunner().invoke(build_app(), ["talk", str(tmp_path / "t"), "-i", "--max-columns", "40"], input=lines)
+    assert done.exit_code == 0, done.output
+    assert f"questions go to 'small' at {served.url}" in " ".join(done.output.split())
+    assert done.output.count("It is nine.") == 2
+    assert "busy" in done.output
+    assert "stopped" in done.output
+    assert served.hung_up.wait(5)
+    assert [m["content"] for m in served.asked[-1]["messages"]] == ["one", "It is nine.", "two"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -326,6 +357,10 @@ def test_model_and_key_belong_to_an_address(tmp_path: Path) -> None:
     done = CliRunner().invoke(build_app(), ["attach", "tiny", "-o", str(tmp_path / "t"), "--model", "small"])
     assert done.exit_code == 1
     assert "'tiny' is no address" in done.output
+
+
+def test_it_keeps_its_contract(served: Endpoint) -> None:
+    check_served_backbone("served", options={"model": served.url, "name": "small"})
 
 
 # ---- what it can't do

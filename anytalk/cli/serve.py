@@ -65,6 +65,7 @@ def command(
         )
     with open_socket(settings) as listening:
         with err.status("loading torch and the talker ..."):
+            from anytalk.cli.notes import note_at_start
             from anytalk.decode.ready import make_talker_ready
             from anytalk.model.talker import load_talker
             from anytalk.serve.app import make_app
@@ -77,8 +78,7 @@ def command(
             make_talker_ready(talker, arithmetic_for_many(talker, arithmetic))
             _ = talker.codec
         app = make_app(talker, settings, folder.resolve().name)
-        if config.weights is None:
-            note("this talker was never trained: its text is the base model's, its voice is noise (`anytalk train`)")
+        note_at_start(talker)
         settle()
         _announce(settings, listening.getsockname()[1])
         run_server(app, settings, listening)

@@ -88,6 +88,7 @@ def command(
 
         load_sounddevice()
     with err.status("loading torch and the talker ..."):
+        from anytalk.cli.notes import note_at_start
         from anytalk.decode.engine import DecodeOptions
         from anytalk.decode.ready import make_talker_ready
         from anytalk.decode.sampling import SamplingOptions
@@ -114,8 +115,7 @@ def command(
         talker = load_talker(folder, device=choose_device(device), with_encoder=hears)
         make_talker_ready(talker, arithmetic)
         session = Session(talker, stride_frames=stride)
-    if config.weights is None and not text_only:
-        note("this talker was never trained: its text is the base model's, its voice is noise (`anytalk train`)")
+    note_at_start(talker, speaks=not text_only)
     conversation = _Conversation(session, options, voice, out_wav, out_text, speaker, text_only)
     if interactive:
         conversation.loop()
@@ -199,6 +199,7 @@ class _Conversation:
 
                 loudspeaker = stack.enter_context(Loudspeaker(codec.sample_rate_hz))
             events = self.session.ask(text=text, wave=wave, task=task, options=self.options, speaker=self.voice)
+            stack.callback(events.close)
             for event in events:
                 if isinstance(event, TextDelta):
                     typer.echo(event.text, nl=False)
@@ -232,8 +233,11 @@ class _Conversation:
         return path if self._turn == 1 else path.with_stem(f"{path.stem}-{self._turn}")
 
     def loop(self) -> None:
-        """Questions from the keyboard until /quit; an error ends the turn, not the conversation."""
-        note("type a question or the path of a sound file; /reset forgets the conversation, /quit ends it")
+        """Questions from the keyboard until /quit; an error or Ctrl-C ends the turn, not the conversation."""
+        note(
+            "type a question or the path of a sound file; /reset forgets the conversation, /quit ends it,"
+            " Ctrl-C stops an answer"
+        )
         while True:
             try:
                 line = input("> ").strip()
@@ -257,6 +261,9 @@ class _Conversation:
                     self.ask(text=line)
             except AnytalkError as error:
                 complain(error.message, error.hint)
+            except KeyboardInterrupt:
+                typer.echo()
+                note("stopped: neither the question nor the answer stays in the conversation; /quit ends it")
 
 
 def _is_sound_file(line: str) -> bool:

@@ -6,7 +6,7 @@ wave -> encoder -> input adapter -> prompt -> columns -> text deltas, and codes 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -56,8 +56,8 @@ class Session:
         task: Task | str | None = None,
         options: DecodeOptions | None = None,
         speaker: str | None = None,
-    ) -> Iterator[Event]:
-        """Ask by text or by voice; iterate for the answer as it comes.
+    ) -> Generator[Event, None, None]:
+        """Ask by text or by voice; iterate for the answer as it comes, or ``close()`` it to want no more.
 
         Args:
             text: A typed question (for T1A1: what to read aloud).
@@ -84,7 +84,7 @@ class Session:
     @torch.no_grad()
     def _answer(
         self, text: str | None, wave: np.ndarray | None, task: Task, options: DecodeOptions, speaker: str | None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         started = time.perf_counter()
         talker = self.talker
         speaker_row = talker.speaker_index(speaker)

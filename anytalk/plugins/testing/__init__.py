@@ -14,6 +14,7 @@ from anytalk.plugins.testing.ears import check_ears
 from anytalk.plugins.testing.encoder import check_speech_encoder
 from anytalk.plugins.testing.hearing import check_hearing
 from anytalk.plugins.testing.options import check_options
+from anytalk.plugins.testing.served import check_served_backbone
 
 __all__ = [
     "check_augmentation",
@@ -26,5 +27,6 @@ __all__ = [
     "check_input_adapter",
     "check_options",
     "check_output_adapter",
+    "check_served_backbone",
     "check_speech_encoder",
 ]
