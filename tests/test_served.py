@@ -131,7 +131,7 @@ def thinks_only(reply: Reply) -> None:
 
 def says_nothing_yet(reply: Reply) -> None:
     reply.begin()
-    time.sleep(1.0)
+    time.sleep(3.0)
     reply.text("too late")
 
 
@@ -150,8 +150,8 @@ BAD_DAYS: list[tuple[Script, str, str]] = [
     (page, "no stream of text", ""),
     (another_api, "a piece without choices", ""),
     (thinks_only, "wrote nothing", ""),
-    (says_nothing_yet, "has written nothing for 0.4 s", ""),
-    (pings, "has written nothing for 0.4 s", ""),
+    (says_nothing_yet, "has written nothing for 1.5 s", ""),
+    (pings, "has written nothing for 1.5 s", ""),
     (lambda reply: reply.error(401, f"Incorrect API key: {KEY}"), "refuses the key in OPENAI_API_KEY", ""),
     (lambda reply: reply.error(403, "not for you"), "refuses the key", ""),
     (lambda reply: reply.error(404, "no such model"), "has no model 'small'", ""),
@@ -167,7 +167,7 @@ def test_a_bad_day_is_a_sentence_and_the_conversation_goes_on(
     script: Script, said: str, heard: str, served: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    session = session_with(served.url, timeout_s=0.4)
+    session = session_with(served.url, timeout_s=1.5 if "1.5 s" in said else 30)
     ask(session, "First.")
     good, served.script = served.script, script
     asking, events = session.ask(text="Second.", options=SHORT), list[Any]()
