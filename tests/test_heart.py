@@ -84,11 +84,13 @@ def test_stream_equals_offline_to_the_last_bit() -> None:
 def test_nothing_later_than_the_look_ahead_is_heard(latent_future: int, voice_future: int) -> None:
     codec = HeartCodec(small_net(latent_future=latent_future, voice_future=voice_future))
     codes = torch.randint(32, (1, 7, 20), generator=torch.Generator().manual_seed(1))
+    codes = codes.repeat(8, 1, 1)  # not every other code is heard from its first sample on
     changed = codes.clone()
-    changed[..., 10:] = (changed[..., 10:] + 1) % 32
-    differs = (codec.decode(codes) != codec.decode(changed))[0].nonzero()[0].item()
+    changed[..., 10:] = (changed[..., 10:] + torch.arange(1, 9)[:, None, None]) % 32
+    differs = int((codec.decode(codes) != codec.decode(changed)).any(0).nonzero()[0])
     ahead_s = 10 * 0.1 - differs / 24_000
-    assert ahead_s <= codec.net.sizes.look_ahead_s <= ahead_s + 0.02
+    # What the farthest latent (25 ms) changes may be lost in rounding, on some processors.
+    assert ahead_s <= codec.net.sizes.look_ahead_s <= ahead_s + 0.03
     assert codec.net.sizes.future_frames == codec.context_frames[1] <= 2
 
 

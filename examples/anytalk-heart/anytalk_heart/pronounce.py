@@ -6,6 +6,7 @@ anew at each word's end, and a word leaves when others have come after it. Words
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import re
@@ -44,6 +45,12 @@ class EnglishPronouncer:
         vocabulary = Path(hibari.__file__).parent / "assets" / "vocab.json"
         self._ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
         self._restart()
+
+    def fresh(self) -> EnglishPronouncer:
+        """Return a pronouncer at the beginning of a text, which shares the lexicon with this one."""
+        made = copy.copy(self)
+        made._restart()
+        return made
 
     def _restart(self) -> None:
         self._text = ""  # of the sentence that is being written

@@ -1,0 +1,248 @@
+"""The speech decoder of the voice `heart`: the contract, when phonemes are spoken, streams, batches, training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from anytalk.errors import ConfigError
+from anytalk.plugins.byte_tokenizer import ByteTokenizer
+from anytalk.plugins.contracts import END_OF_TEXT, NO_TEXT
+from anytalk.plugins.testing import check_output_adapter
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+FOLDERS = [str(EXAMPLES / "anytalk-heart"), str(EXAMPLES / "heart")]
+sys.path[:0] = FOLDERS
+try:
+    import anytalk_heart.speaker as speaker_module
+    from anytalk_heart.reading import TextReader
+    from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
+    from anytalk_heart.speaker import END, PADDING, HeartSpeaker, SpeakerMemory
+    from train_speaker import LAYOUT, Said, SpeakerParts, SpeakerTraining, batch_of
+finally:
+    for folder in FOLDERS:
+        sys.path.remove(folder)
+
+SMALL = HeartSpeaker.Options(width=64, num_layers=2, hidden_width=32, unit_width=8, text_lead=2)
+TOKENIZER = ByteTokenizer(chat=False)
+
+
+class Letters:
+    """A pronouncer whose units are letters; a word leaves when it is over."""
+
+    def fresh(self) -> Letters:
+        return Letters()
+
+    def units(self, text_piece: str, is_word_end: bool) -> list[int]:
+        return [1 + ord(letter) % 100 for letter in text_piece]
+
+    def flush(self) -> list[int]:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_module, "_pronouncer", lambda held_words: Letters())
+
+
+def small() -> HeartSpeaker:
+    torch.manual_seed(1)
+    part = HeartSpeaker(SMALL, TOKENIZER).eval()
+    # Fresh durations are all alike; these differ from unit to unit.
+    torch.nn.init.normal_(part.encoder.duration.weight, std=1.0)
+    return part
+
+
+def spelled(text: str, steps: int) -> list[int]:
+    ids = [NO_TEXT, *TOKENIZER.encode(text), END_OF_TEXT]
+    return (ids + [NO_TEXT] * steps)[:steps]
+
+
+def test_contract() -> None:
+    check_output_adapter(small())
+
+
+def test_text_is_read_by_words_whatever_the_tokens() -> None:
+    reader = TextReader(TOKENIZER, Letters())  # type: ignore[arg-type]
+    found = [reader.read(token) for token in TOKENIZER.encode("ab é c")]
+    said = Letters().units
+    # "ab" is over with the space, "é" (two bytes) with the next one; "c" waits for the end.
+    assert [units for units in found if units] == [said("ab", True), said(" é", True)]
+    assert reader.read(NO_TEXT) == []
+    assert reader.read(END_OF_TEXT) == said(" c", False)
+
+
+def test_a_copied_reader_goes_on_by_itself() -> None:
+    reader = TextReader(TOKENIZER, Letters())  # type: ignore[arg-type]
+    reader.read(ord("a"))
+    other = reader.copy()
+    other.read(ord("b"))
+    assert reader.read(END_OF_TEXT) == Letters().units("a", False)
+    assert other.read(END_OF_TEXT) == Letters().units("ab", False)
+
+
+def test_units_are_released_when_their_neighbours_are_known() -> None:
+    script = Script(TextReader(TOKENIZER, Letters()), END, PADDING, text_lead=2)  # type: ignore[arg-type]
+    script.read(spelled("abcdefgh i ", 10))  # the first word is over with the space in the tenth step
+    assert script.unspoken() == []
+    script.read([ord("i"), ord(" ")])
+    first, second = script.unspoken()
+    letters = [1 + ord(letter) % 100 for letter in "abcdefgh i"]
+    assert first == [PADDING] * CONTEXT + letters[: CONTEXT + 1]
+    assert second == [PADDING] * (CONTEXT - 1) + letters[: CONTEXT + 2]
+    script.speak([3, 5])
+    # Released in step 11: frames 11 - 2 - 1 = 8 to 10 are shown then, 40 to 43 for the first time.
+    assert script.starts == [40, 43]
+    assert first_latent(11, 2) + WINDOW - LATENTS_PER_STEP == 40
+    script.read([END_OF_TEXT])
+    rest = script.unspoken()
+    assert [window[CONTEXT] for window in rest] == [*letters[2:], END]
+    script.speak([2] * len(rest))
+    assert script.starts == [40, 43, *range(48, 48 + 2 * len(rest), 2)]
+    assert script.durations == [3, 5, *[2] * (len(rest) - 1), NEVER]
+
+
+def test_going_back_reads_the_text_anew() -> None:
+    script = Script(TextReader(TOKENIZER, Letters()), END, PADDING, text_lead=2)  # type: ignore[arg-type]
+    script.read(spelled("abcdefghi jk lm", 20))
+    before = [list(window) for window in script.unspoken()]
+    script.speak([1] * len(before))
+    script.crop(12)
+    script.read(spelled("abcdefghi jk lm", 20)[12:])
+    assert script.unspoken() == before
+    assert script.tokens == spelled("abcdefghi jk lm", 20)
+
+
+def rows(texts: list[str], steps: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(2)
+    return torch.randn(len(texts), steps, SMALL.width), torch.tensor([spelled(text, steps) for text in texts])
+
+
+@torch.no_grad()
+def test_steps_one_by_one_are_those_at_once() -> None:
+    part = small()
+    audio, text = rows(["to be or not to be is the question", "yes"], 50)
+    whole = part(audio, text)
+    cache = part.new_cache(2, 50)
+    steps = [part(audio[:, step : step + 1], text[:, step : step + 1], None, cache) for step in range(50)]
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
+    assert cache.length == 50
+
+
+@torch.no_grad()
+def test_rows_join_leave_and_are_taken_as_if_alone() -> None:
+    part = small()
+    audio, text = rows(["hello there my friend", "a b c d e f g h i j", "so be it"], 40)
+    alone = [part(audio[row : row + 1], text[row : row + 1]) for row in range(3)]
+    caches = [SpeakerMemory() for _ in range(3)]
+    for row, begun in enumerate((5, 9, 2)):
+        part(audio[row : row + 1, :begun], text[row : row + 1, :begun], None, caches[row])
+    together = caches[0]
+    together.join(caches[1])
+    together.join(caches[2])
+    at = torch.tensor([5, 9, 2])
+    for _ in range(10):
+        found = part(audio[range(3), at][:, None], text[range(3), at][:, None], None, together)
+        for row in range(3):
+            torch.testing.assert_close(found[row, 0], alone[row][0, at[row]], atol=1e-5, rtol=1e-5)
+        at = at + 1
+    kept = together.take(1)
+    together.keep_rows([2, 0])
+    for cache, row in ((kept, 1), (together, 2)):
+        where = [row] if cache is kept else [2, 0]
+        found = part(audio[where, at[where]][:, None], text[where, at[where]][:, None], None, cache)
+        torch.testing.assert_close(found[0, 0], alone[row][0, at[row]], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_taught_is_what_is_spoken() -> None:
+    """With the durations that it would choose itself, a whole text gives what streaming gives."""
+    part = small()
+    text = "abcdefghi"
+    units = [1 + ord(letter) % 100 for letter in text]
+    padded = torch.tensor([[PADDING] * CONTEXT + [*units, END] + [PADDING] * CONTEXT])
+    _, guessed = part.encoder(padded)
+    durations = guessed.argmax(-1)
+    durations[0, -1] = 0
+    assert len(set(durations[0].tolist())) > 2
+    starts = (durations.cumsum(1) - durations).masked_fill(padded[:, CONTEXT:-CONTEXT] == PADDING, 1 << 40)
+    lasting = durations.masked_fill(padded[:, CONTEXT:-CONTEXT] == END, NEVER)
+    wanted = part.view(part.encoder(padded)[0], starts, lasting, _latents(20, 30))
+    # A lead so long that nothing has to wait.
+    found = part.view(*part._units_of(_memory(part, text, 20), padded.device), _latents(20, 30))
+    torch.testing.assert_close(found, wanted)
+
+
+def _memory(part: HeartSpeaker, text: str, lead: int) -> SpeakerMemory:
+    memory = SpeakerMemory()
+    reader = TextReader(TOKENIZER, Letters())  # type: ignore[arg-type]
+    memory.begin([Script(reader, END, PADDING, lead)], SMALL.unit_width)
+    part._read(memory, [spelled(text, 12)])
+    return memory
+
+
+def _latents(lead: int, steps: int) -> Tensor:
+    return first_latent(0, lead) + torch.arange(WINDOW + LATENTS_PER_STEP * (steps - 1))[None]
+
+
+def test_a_stage_is_told_that_it_learns_elsewhere() -> None:
+    part = small().train()
+    with pytest.raises(ConfigError, match="train_speaker"):
+        part(torch.zeros(1, 2, SMALL.width), torch.full((1, 2), NO_TEXT))
+    part.requires_grad_(False)
+    assert part(torch.zeros(1, 2, SMALL.width), torch.full((1, 2), NO_TEXT)).shape == (1, 2, SMALL.width)
+
+
+def some_rows(count: int) -> list[Said]:
+    dice = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        units = dice.integers(1, 30, dice.integers(4, 9)).astype(np.int16)
+        durations = dice.integers(1, 6, len(units)).astype(np.int16)
+        frames = -(-int(durations.sum()) // LATENTS_PER_STEP)
+        # What is said depends on the phoneme in the middle of each frame.
+        spoken = np.repeat(units, durations)
+        spoken = np.pad(spoken, (0, 4 * frames - len(spoken)), mode="edge")[1::4]
+        codes = np.stack([spoken * 3 + stream for stream in range(7)]).astype(np.int16)
+        latents = np.repeat(np.repeat(spoken[None] / 30, 4, 1), 134, 0).astype(np.float16)
+        found.append(Said(units, durations, codes, latents))
+    return found
+
+
+def test_batches_are_padded_by_what_is_never_spoken() -> None:
+    two = some_rows(2)
+    parts = SpeakerParts(SMALL)
+    batch = batch_of(two, parts.pattern)
+    for row, said in enumerate(two):
+        count, frames = len(said.units), said.codes.shape[1]
+        assert batch.units[row, CONTEXT : CONTEXT + count].tolist() == said.units.tolist()
+        assert batch.units[row, CONTEXT + count] == END
+        assert int(batch.durations[row].sum()) == said.durations.sum()
+        # Stream 6 lags text lead + 1 + 6 columns, and its end stands after its last code.
+        assert batch.tokens[row, 6, 9 : 9 + frames].tolist() == said.codes[6].tolist()
+        assert batch.tokens[row, 6, 9 + frames] == LAYOUT.eoa
+        assert int(batch.is_said[row, 6].sum()) == frames + 1
+
+
+def test_learning() -> None:
+    parts = SpeakerParts(SMALL)
+    data = some_rows(24)
+    training = SpeakerTraining(parts, data, data[:4], bf16=False)
+    optimizer = torch.optim.AdamW(parts.parameters(), 1e-2)
+    told: list[dict[str, Any]] = []
+    for step in range(40):
+        torch.manual_seed(step)
+        loss, parts_of_loss = training(step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        told.append({"loss": loss.item(), **parts_of_loss})
+    assert told[-1]["loss"] < 0.5 * told[0]["loss"]
+    assert told[-1]["duration"] < told[0]["duration"]
+    assert "held_out_code0" in told[0]
