@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,18 @@ from torch import Tensor, nn
 
 import anytalk
 from anytalk.errors import ConfigError, WeightsError
+from anytalk.plugins.byte_tokenizer import VOCAB_SIZE, ByteTokenizer
+from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import Backbone, BackboneStates, torch_dtype
 
-END = 256
-VOCAB_SIZE = 257
 
-
-class ByteTokenizer:
-    """A token is a byte of UTF-8; 256 ends an answer. There is no chat template."""
-
-    eos_id = END
-    has_chat_template = False
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8"))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i for i in ids if 0 <= i < END).decode("utf-8", errors="ignore")
-
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        raise ConfigError("parrot has no chat template", "set `prompt: raw` in talker.yaml")
-
-
-class ParrotCache:
-    """What each block's GRU said at each step, (B,t,D) per block: its state after a step is its output there."""
-
-    def __init__(self, num_blocks: int, batch_size: int, width: int) -> None:
-        self.outputs = [torch.zeros(batch_size, 0, width) for _ in range(num_blocks)]
-
-    @property
-    def length(self) -> int:
-        return self.outputs[0].shape[1]
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        self.outputs = [o[list(rows)] for o in self.outputs]
-
-    def crop(self, length: int) -> None:
-        self.outputs = [o[:, :length] for o in self.outputs]
+def last_state(cache: KeyValueCache, block: int) -> Tensor | None:
+    """(1,B,D): a block's state after the last step of each row; None before the first."""
+    if not cache.length:
+        return None
+    states = cache.held(block)[0, :, 0]  # (B,L,D); rows may hold unequally many steps
+    last = torch.tensor(cache.rows.lengths, device=states.device) - 1
+    return states[torch.arange(len(states)), last][None]
 
 
 class ParrotBlock(nn.Module):
@@ -63,14 +37,10 @@ class ParrotBlock(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.gru = nn.GRU(width, width, batch_first=True)
 
-    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B,T,D), outputs so far (B,t,D) -> (B,T,D), outputs so far (B,t+T,D)."""
-        if past is None or past.shape[1] == 0:
-            out, _ = self.gru(self.norm(x))
-            return x + out, out
-        # The state (1,B,D) is the output of the last step held.
-        out, _ = self.gru(self.norm(x), past[:, -1:].transpose(0, 1).contiguous())
-        return x + out, torch.cat([past, out], dim=1)
+    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B,T,D), the state before (1,B,D) -> (B,T,D), and the states after each step (B,T,D)."""
+        out, _ = self.gru(self.norm(x), state)
+        return x + out, out
 
 
 class ParrotStack(nn.Module):
@@ -78,24 +48,25 @@ class ParrotStack(nn.Module):
 
     def __init__(self, num_blocks: int, width: int) -> None:
         super().__init__()
-        self.width = width
         self.blocks = nn.ModuleList(ParrotBlock(width) for _ in range(num_blocks))
         self.norm = nn.RMSNorm(width)
 
-    def run(self, hidden: Tensor, cache: ParrotCache | None = None) -> Tensor:
+    def run(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(B,T,D) -> (B,T,D) before the final norm."""
-        for i, block in enumerate(self.blocks):
-            hidden, outputs = block(hidden, None if cache is None else cache.outputs[i])
+        for number, block in enumerate(self.blocks):
+            hidden, states = block(hidden, None if cache is None else last_state(cache, number))
             if cache is not None:
-                cache.outputs[i] = outputs
+                cache.write(number, states[None, :, None])
+        if cache is not None:
+            cache.advance(hidden.shape[1])
         return hidden
 
-    def forward(self, hidden: Tensor, cache: ParrotCache | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         normed: Tensor = self.norm(self.run(hidden, cache))
         return normed
 
-    def new_cache(self, batch_size: int, max_steps: int) -> ParrotCache:
-        return ParrotCache(len(self.blocks), batch_size, self.width)
+    def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
+        return KeyValueCache(batch_size, max_steps)
 
 
 class ParrotBackbone(Backbone):
@@ -108,7 +79,7 @@ class ParrotBackbone(Backbone):
 
     def __init__(self, width: int, num_blocks: int) -> None:
         super().__init__()
-        self.tokenizer = ByteTokenizer()
+        self.tokenizer = ByteTokenizer(chat=False)
         self.embedding = nn.Embedding(VOCAB_SIZE, width)
         self.stack = ParrotStack(num_blocks, width)
 
@@ -137,7 +108,7 @@ class ParrotBackbone(Backbone):
     def text_logits(self, normed: Tensor) -> Tensor:
         return normed @ self.embedding.weight.T
 
-    def new_cache(self, batch_size: int, max_steps: int) -> ParrotCache:
+    def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
         return self.stack.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> ParrotStack:
