@@ -13,6 +13,7 @@ import torch
 from anytalk.errors import AudioError
 from anytalk.evaluate.mos import MosPredictor
 from anytalk.evaluate.wer import word_error_rate
+from anytalk.files import write_whole
 from anytalk.grid.audio import write_wave
 from anytalk.plugins.contracts import Codec, Transcriber
 from codec.pictures import draw_pair
@@ -72,8 +73,8 @@ def listen(
         heard.append(row)
         say(f"{number + 1} of {len(clips)}: {row.get('heard_round_trip', clip.path.name)}")
     report = _figures(heard) | ({"mos": mos.name} if mos is not None else {})
-    _write(out / "heard.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in heard))
-    _write(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_whole(out / "heard.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in heard))
+    write_whole(out / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -95,10 +96,3 @@ def _rate(mos: MosPredictor, wave: np.ndarray, rate: int) -> float | None:
         return mos.score(wave, rate)
     except AudioError:  # silence
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

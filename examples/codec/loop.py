@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from anytalk.errors import ConfigError, TalkerError
+from anytalk.files import write_whole
 from anytalk.train.signals import held_signals
 from anytalk_adapters import snac_order
 from codec.discriminator import Discriminator, codec_loss, judge_loss
@@ -272,9 +273,8 @@ class CodecTraining:
         """The log up to the checkpoint; what a killed run wrote behind it is dropped."""
         try:
             self.places.out.mkdir(parents=True, exist_ok=True)
-            partial = self.places.out / ".log.jsonl.partial"
-            partial.write_text("".join(json.dumps(line) + "\n" for line in self.progress.log), encoding="utf-8")
-            partial.replace(self.places.out / "log.jsonl")
+            lines = "".join(json.dumps(line) + "\n" for line in self.progress.log)
+            write_whole(self.places.out / "log.jsonl", lines)
         except OSError as error:
             raise TalkerError(f"'{self.places.out}' can't be written: {error}", "give another --out") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import asdict, fields
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anytalk.errors import ConfigError, UnknownNameError, WeightsError, did_you_mean
+from anytalk.files import written_whole
 from anytalk.plugins.contracts import Codec
 from anytalk.plugins.sources import resolve
 from anytalk_adapters import snac_order
@@ -124,9 +124,9 @@ class SpectralTrainee(Trainee):
     def write(self, folder: Path) -> Path:
         """One file of half-precision weights."""
         path = folder / self.weights_name
-        partial = path.with_name(f".{path.name}.partial")
-        save_spectral(self.net, partial)
-        return partial.replace(path)
+        with written_whole(path) as partial:
+            save_spectral(self.net, partial)
+        return path
 
     @staticmethod
     def load(spec: str) -> Codec:
@@ -174,13 +174,12 @@ class SnacTrainee(Trainee):
     def write(self, folder: Path) -> Path:
         """A folder with ``config.json`` and ``model.safetensors`` in float32."""
         path = folder / self.weights_name
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / CONFIG_FILE).write_text(json.dumps(self._config, indent=1), encoding="utf-8")
-        state = {name: value.contiguous() for name, value in self.module.state_dict().items()}
-        safetensors.torch.save_file(state, partial / WEIGHT_FILES[0])
-        return partial.rename(path)
+        with written_whole(path) as partial:
+            partial.mkdir()
+            (partial / CONFIG_FILE).write_text(json.dumps(self._config, indent=1), encoding="utf-8")
+            state = {name: value.contiguous() for name, value in self.module.state_dict().items()}
+            safetensors.torch.save_file(state, partial / WEIGHT_FILES[0])
+        return path
 
     @staticmethod
     def load(spec: str) -> Codec:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from anytalk.evaluate.spectrogram import draw_spectrogram
+from anytalk.files import written_whole
 
 LOSSES = ("mel", "convergence", "vq", "adversarial", "judge")
 
@@ -37,9 +38,8 @@ def draw_training(path: Path, title: str, log: Sequence[dict[str, float]]) -> No
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(ncols=4, fontsize=8)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=120, metadata={"Software": None})
-    partial.replace(path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120, metadata={"Software": None})
 
 
 def _plot(axes: Any, log: Sequence[dict[str, float]], name: str, label: str) -> None:
@@ -67,6 +67,5 @@ def draw_pair(path: Path, original: np.ndarray, decoded: np.ndarray, sample_rate
             half = Path(folder) / f"{len(halves)}.png"
             draw_spectrogram(half, wave, sample_rate_hz, f"{name}: {title}")
             halves.append(image.imread(half))
-    partial = path.with_name(f".{path.stem}.partial.png")
-    image.imsave(partial, np.concatenate(halves))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        image.imsave(partial, np.concatenate(halves))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anytalk.errors import TalkerError
+from anytalk.files import put_back, remove_leftovers, written_whole
 
 _PROGRESS = "state.json"
 
@@ -63,26 +64,19 @@ def save_state(folder: Path, progress: Progress, learner: Learner) -> None:
     Raises:
         TalkerError: it can't be written; the last one is left as it was.
     """
-    partial, old = _beside(folder, "partial"), _beside(folder, "old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, module in learner.modules.items():
-            state = {key: value.contiguous() for key, value in module.state_dict().items()}
-            safetensors.torch.save_file(state, partial / f"{name}.safetensors")
-        for name, optimizer in learner.optimizers.items():
-            torch.save(optimizer.state_dict(), partial / f"{name}.optimizer.pt")
-        safetensors.torch.save_file(learner.tensors, partial / "counts.safetensors")
-        (partial / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.is_dir():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with written_whole(folder) as partial:
+            partial.mkdir()
+            for name, module in learner.modules.items():
+                state = {key: value.contiguous() for key, value in module.state_dict().items()}
+                safetensors.torch.save_file(state, partial / f"{name}.safetensors")
+            for name, optimizer in learner.optimizers.items():
+                torch.save(optimizer.state_dict(), partial / f"{name}.optimizer.pt")
+            safetensors.torch.save_file(learner.tensors, partial / "counts.safetensors")
+            (partial / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         if isinstance(error, RuntimeError) and "write" not in str(error):
             raise  # torch's writer says RuntimeError for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
         raise TalkerError(f"checkpoint '{folder}' can't be written: {error}", "is the disk full?") from None
 
 
@@ -92,9 +86,7 @@ def load_state(folder: Path, settings: dict[str, Any], learner: Learner) -> Prog
     Raises:
         TalkerError: a damaged one, or one of other settings.
     """
-    old = _beside(folder, "old")
-    if not folder.is_dir() and old.is_dir():  # killed between the two renames of a save
-        old.rename(folder)
+    put_back(folder)
     if not folder.is_dir():
         return None
     anew = f"remove it to begin anew, or give another --out: {folder}"
@@ -128,9 +120,5 @@ def load_state(folder: Path, settings: dict[str, Any], learner: Learner) -> Prog
 
 def remove_state(folder: Path) -> None:
     """Remove a checkpoint, and what a killed save left beside it."""
-    for path in (folder, _beside(folder, "partial"), _beside(folder, "old")):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _beside(folder: Path, what: str) -> Path:
-    return folder.with_name(f".{folder.name}.{what}")
+    shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(folder)
