@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 import safetensors
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
-from anytalk.plugins.codec_stream import check_codes, pad_to_frames
+from anytalk.plugins.codec_stream import StatefulStream, check_codes, decode_alike, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, resolve
@@ -265,54 +265,24 @@ class SpectralCodec(Codec):
 
     def new_stream(self) -> CodecStream:
         """A stream on the decoder's own state: each frame is computed once."""
-        return _SpectralStream(self)
+        return StatefulStream(self, lambda: self.net.new_state(1), self.decode_next, self.net.last_samples)
 
     @torch.no_grad()
     def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
         """See :meth:`anytalk.plugins.contracts.Codec.push_all`: chunks of one length are decoded in one call."""
-        alike: dict[int, list[tuple[int, _SpectralStream]]] = {}
-        waves: dict[int, Tensor] = {}
-        for place, (stream, chunk) in enumerate(zip(streams, codes, strict=True)):
+        for chunk in codes:
             check_codes(chunk, self.num_streams, self.codebook_size)
-            assert isinstance(stream, _SpectralStream)
-            alike.setdefault(chunk.shape[-1], []).append((place, stream))
-        for length, rows in alike.items():
-            if length == 0 or len(rows) == 1:
-                waves |= {place: stream.push(codes[place]) for place, stream in rows}
-                continue
-            states = [stream.state for _, stream in rows]
+
+        def decode(rows: list[int]) -> list[Tensor]:
+            if len(rows) == 1 or codes[rows[0]].shape[-1] == 0:
+                return [streams[row].push(codes[row]) for row in rows]
+            states = [cast("StatefulStream[DecoderState]", streams[row]).state for row in rows]
             joined = _joined(states)
-            made = self.decode_next(torch.cat([codes[place] for place, _ in rows]), joined)
+            made = self.decode_next(torch.cat([codes[row] for row in rows]), joined)
             _share_out(joined, states)
-            for row, (place, _) in enumerate(rows):
-                waves[place] = _drop_start(made[row : row + 1], states[row])
-        return [waves[place] for place in range(len(streams))]
+            return [_drop_start(made[row : row + 1], state) for row, state in enumerate(states)]
 
-
-class _SpectralStream(CodecStream):
-    def __init__(self, codec: SpectralCodec) -> None:
-        self._codec = codec
-        self._state: DecoderState | None = None
-
-    @property
-    def state(self) -> DecoderState:
-        """Of an answer that has begun."""
-        if self._state is None:
-            self._state = self._codec.net.new_state(1)
-        return self._state
-
-    def push(self, codes: Tensor) -> Tensor:
-        check_codes(codes, self._codec.num_streams, self._codec.codebook_size)
-        if codes.shape[-1] == 0:
-            return torch.zeros((1, 0), device=codes.device)
-        return self._codec.decode_next(codes, self.state)
-
-    def flush(self) -> Tensor:
-        if self._state is None:
-            return self._codec.net.window.new_zeros((1, 0))
-        tail = self._codec.net.last_samples(self._state)
-        self._state = None
-        return tail
+        return decode_alike([chunk.shape[-1] for chunk in codes], decode)
 
 
 def save_spectral(net: SpectralNet, path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from anytalk.errors import AudioError
-from anytalk.plugins.contracts import CodecStream
+from anytalk.plugins.contracts import Codec, CodecStream
+
+State = TypeVar("State")
 
 
 def check_codes(codes: Tensor, num_streams: int, codebook_size: int) -> None:
@@ -46,6 +49,63 @@ def pad_to_frames(wave: Tensor, samples_per_frame: int) -> Tensor:
             "mix it to mono and add a batch axis: wave[None]",
         )
     return F.pad(wave, (0, -wave.shape[-1] % samples_per_frame))
+
+
+def decode_alike(keys: Sequence[Hashable], decode: Callable[[list[int]], Iterable[Tensor]]) -> list[Tensor]:
+    """Decode rows of equal keys in one call.
+
+    Args:
+        keys: One for each row.
+        decode: From the numbers of some rows to what becomes of each.
+
+    Returns:
+        What became of each row.
+    """
+    alike: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        alike.setdefault(key, []).append(row)
+    found = {row: made for rows in alike.values() for row, made in zip(rows, decode(rows), strict=True)}
+    return [found[row] for row in range(len(keys))]
+
+
+class StatefulStream(CodecStream, Generic[State]):
+    """Decodes each frame once, on a state that the decoder advances.
+
+    Args:
+        codec: Whose codes these are.
+        new_state: Makes the state of an answer that begins.
+        decode: ``decode(codes (1,K,t), state)`` -> (1,n) samples that are final, t >= 1.
+        rest: ``rest(state)`` -> (1,n) samples held back.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        new_state: Callable[[], State],
+        decode: Callable[[Tensor, State], Tensor],
+        rest: Callable[[State], Tensor],
+    ) -> None:
+        self._codec, self._new_state, self._decode, self._rest = codec, new_state, decode, rest
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State:
+        """Of an answer that has begun."""
+        if self._state is None:
+            self._state = self._new_state()
+        return self._state
+
+    def push(self, codes: Tensor) -> Tensor:
+        """(1,K,t) frames, t >= 0 -> (1,n) samples that are final (AudioError: codes of another shape)."""
+        check_codes(codes, self._codec.num_streams, self._codec.codebook_size)
+        if codes.shape[-1] == 0:
+            return torch.zeros((1, 0), device=codes.device)
+        return self._decode(codes, self.state)
+
+    def flush(self) -> Tensor:
+        """(1,n): what was held back; the stream starts anew."""
+        state, self._state = self._state, None
+        return torch.zeros((1, 0)) if state is None else self._rest(state)
 
 
 class WindowedStream(CodecStream):

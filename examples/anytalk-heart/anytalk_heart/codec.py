@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pydantic
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from anytalk import plugins
 from anytalk.errors import WeightsError
-from anytalk.plugins.codec_stream import check_codes, pad_to_frames
+from anytalk.plugins.codec_stream import StatefulStream, check_codes, decode_alike, pad_to_frames
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import resolve
@@ -106,10 +108,12 @@ class HeartCodec(Codec):
         pieces = [self.decode_frame(frame, state) for frame in _frames(codes)]
         return torch.cat([*pieces, self.decode_rest(state)], -1)
 
+    @torch.no_grad()
     def decode_frame(self, codes: Tensor, state: DecoderState) -> Tensor:
         """(B,K,1) next frame -> (B,n) samples that are final; advances the state."""
         return self.net.next_samples(unflat(codes, self.vq_strides), state)
 
+    @torch.no_grad()
     def decode_rest(self, state: DecoderState) -> Tensor:
         """(B,n): the samples held back, once the last frame has come."""
         nothing = torch.zeros((len(state.reading), 0), dtype=torch.int64, device=self.net.mean.device)
@@ -122,68 +126,38 @@ class HeartCodec(Codec):
 
     def new_stream(self) -> CodecStream:
         """A stream on the decoder's own state: each frame is computed once."""
-        return _HeartStream(self)
+        return StatefulStream(self, lambda: self.net.new_state(1), self._decode_frames, self.decode_rest)
+
+    def _decode_frames(self, codes: Tensor, state: DecoderState) -> Tensor:
+        return torch.cat([self.decode_frame(frame, state) for frame in _frames(codes)], -1)
 
     @torch.no_grad()
     def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
         """See :meth:`anytalk.plugins.contracts.Codec.push_all`: streams past their start are decoded in one call."""
-        waves: list[list[Tensor]] = [[] for _ in streams]
+        waves: list[list[Tensor]] = [[self.net.mean.new_zeros((1, 0))] for _ in streams]
         for chunk in codes:
             check_codes(chunk, self.num_streams, self.codebook_size)
         for frame in range(max((chunk.shape[-1] for chunk in codes), default=0)):
-            alike: dict[tuple[int, ...], list[int]] = {}
-            for row, (stream, chunk) in enumerate(zip(streams, codes, strict=True)):
-                assert isinstance(stream, _HeartStream)
-                if frame < chunk.shape[-1]:
-                    alike.setdefault(_shape(stream.state), []).append(row)
-            for rows in alike.values():
-                states = [_state_of(streams[row]) for row in rows]
-                joined = _joined(states)
-                made = self.decode_frame(torch.cat([codes[row][..., frame : frame + 1] for row in rows]), joined)
-                _share_out(joined, states)
-                for place, row in enumerate(rows):
-                    waves[row].append(made[place : place + 1])
-        empty = self.net.mean.new_zeros((1, 0))
-        return [torch.cat([empty, *pieces], -1) for pieces in waves]
+            going = [row for row, chunk in enumerate(codes) if frame < chunk.shape[-1]]
+            states = [cast("StatefulStream[DecoderState]", streams[row]).state for row in going]
+            next_codes = [codes[row][..., frame : frame + 1] for row in going]
+            made = decode_alike([_shape(state) for state in states], partial(self._decode_joined, next_codes, states))
+            for row, wave in zip(going, made, strict=True):
+                waves[row].append(wave)
+        return [torch.cat(pieces, -1) for pieces in waves]
 
-
-class _HeartStream(CodecStream):
-    def __init__(self, codec: HeartCodec) -> None:
-        self._codec = codec
-        self._state: DecoderState | None = None
-
-    @property
-    def state(self) -> DecoderState:
-        """Of an answer that has begun."""
-        if self._state is None:
-            self._state = self._codec.net.new_state(1)
-        return self._state
-
-    @torch.no_grad()
-    def push(self, codes: Tensor) -> Tensor:
-        check_codes(codes, self._codec.num_streams, self._codec.codebook_size)
-        empty = self._codec.net.mean.new_zeros((1, 0))
-        if not codes.shape[-1]:
-            return empty
-        return torch.cat([empty, *(self._codec.decode_frame(frame, self.state) for frame in _frames(codes))], -1)
-
-    @torch.no_grad()
-    def flush(self) -> Tensor:
-        if self._state is None:
-            return self._codec.net.mean.new_zeros((1, 0))
-        tail = self._codec.decode_rest(self._state)
-        self._state = None
-        return tail
+    def _decode_joined(self, codes: list[Tensor], states: list[DecoderState], rows: list[int]) -> list[Tensor]:
+        """Decode the next frame (1,K,1) of some rows, whose states have one shape."""
+        own = [states[row] for row in rows]
+        joined = _joined(own)
+        made = self.decode_frame(torch.cat([codes[row] for row in rows]), joined)
+        _share_out(joined, own)
+        return list(made.split(1))
 
 
 def _frames(codes: Tensor) -> list[Tensor]:
     """(B,K,T) -> T times (B,K,1)."""
     return [codes[..., frame : frame + 1] for frame in range(codes.shape[-1])]
-
-
-def _state_of(stream: CodecStream) -> DecoderState:
-    assert isinstance(stream, _HeartStream)
-    return stream.state
 
 
 def _shape(state: DecoderState) -> tuple[int, ...]:
