@@ -223,8 +223,8 @@ def test_sources_are_drawn_by_weight_and_resumed_exactly(tmp_path: Path) -> None
     spec, straight = two_sources(tmp_path), tiny_talker(tmp_path / "straight")
     feeds = TrainingData(spec).feeds(straight, [TASKS[name] for name in STAGE.tasks])
     assert [(feed.name, feed.weight) for feed in feeds] == [("much", 3.0), ("little", 1.0)]
-    slots = [slot for step in range(30) for slot in Mixture(feeds, STAGE.tasks, 4, 0).slots(step)]
-    shares = Counter((list(STAGE.tasks)[slot.task], feeds[slot.feed].name) for slot in slots)
+    draws = [draw for step in range(30) for draw in Mixture(feeds, STAGE.tasks, 4, 0).draws(step)]
+    shares = Counter((list(STAGE.tasks)[draw.task], feeds[draw.feed].name) for draw in draws)
     assert shares.keys() == {("A1A2", "much"), ("A1A2", "little"), ("A1T1", "much")}
     # A third of 120 rows is A1A2, of which three quarters come from `much`.
     for pair, count in [(("A1A2", "much"), 30), (("A1A2", "little"), 10), (("A1T1", "much"), 80)]:

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from anytalk.errors import TalkerError, WeightsError
+from anytalk.errors import WeightsError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble
 from anytalk.model.attach import check_vacant
@@ -34,6 +34,7 @@ from anytalk.model.mini_omni_keys import (
     owned,
     qwen2_layers,
 )
+from anytalk.model.own_files import writing
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.fingerprint import fingerprint
@@ -239,17 +240,13 @@ def _write_backbone(
     state["model.embed_tokens.weight"] = owned(weights[WTE][: source.base_vocab_size])
     if not source.tie_word_embeddings:
         state["lm_head.weight"] = owned(weights[HEAD][: source.base_vocab_size])
-    try:
+    with writing(folder.parent):
         folder.mkdir(parents=True)
         config.save_pretrained(folder)
         safetensors.torch.save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
         for path in tokenizer_files:
             shutil.copyfile(path, folder / path.name)
         (folder / "README.md").write_text(f"---\nlicense: {LICENCE.lower()}\n---\n", encoding="utf-8")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise TalkerError(
-            f"'{folder.parent}' can't be written: {error}", "is it writable, and the disk not full?"
-        ) from None
 
 
 @torch.no_grad()

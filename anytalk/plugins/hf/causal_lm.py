@@ -85,11 +85,7 @@ class CausalLMBackbone(Backbone):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> Self:
-        """Load the weights.
-
-        Raises:
-            WeightsError: weights that are missing, damaged or of the wrong kind.
-        """
+        """Load the weights (WeightsError: weights that are missing, damaged or of the wrong kind)."""
         return cls._load(resolve(options.model, context.folder), options.revision, context)
 
     @classmethod
