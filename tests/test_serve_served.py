@@ -68,8 +68,8 @@ def test_talking_over_an_answer_cancels_the_request_and_cuts_the_history(server:
             await client.connection.response.cancel()
             done = await client.until("response.done")
             assert done.response.status == "cancelled"
-            assert served.hung_up.wait(5)
-            server.wait_until(lambda: server.state.model.num_answers == 0)
+            assert served.hung_up.wait(20)
+            server.wait_until(lambda: server.state.model.num_answers == 0, 20)
             items = client.connection.conversation.item
             item = done.response.output[0]
             await items.truncate(item_id=item.id, content_index=0, audio_end_ms=0)
@@ -130,7 +130,7 @@ def test_a_silent_model_holds_nobody_up_and_takes_no_rounds(server: Running, ser
             await first.type("What time is it?")
             await first.connection.response.create()
             await first.until("response.output_item.added")
-            server.wait_until(lambda: len(served.asked) == 1)
+            server.wait_until(lambda: len(served.asked) == 1, 20)
             rounds: list[int] = []
             server.state.model._on_columns = rounds.append
             time.sleep(0.3)
@@ -160,11 +160,11 @@ def test_a_client_that_leaves_while_the_model_is_silent(server: Running, served:
             await client.type("What time is it?")
             await client.connection.response.create()
             await client.until("response.output_item.added")
-            server.wait_until(lambda: len(served.asked) == 1)
+            server.wait_until(lambda: len(served.asked) == 1, 20)
 
     run(talk())
-    assert served.hung_up.wait(5)
-    server.wait_until(lambda: is_idle(server))
+    assert served.hung_up.wait(20)
+    server.wait_until(lambda: is_idle(server), 20)
 
 
 def test_chat_completions_pass_it_on(server: Running, served: Endpoint) -> None:
@@ -196,7 +196,7 @@ def test_a_server_that_goes_down_hangs_up(served: Endpoint) -> None:
 
     with running(talker_of(served.url), max_columns=3000) as server:
         run(talk(server))
-        assert served.hung_up.wait(5)
+        assert served.hung_up.wait(20)
 
 
 def test_over_our_own_chat_completions() -> None:

@@ -213,7 +213,7 @@ def test_an_endless_answer_is_hung_up_on(served: Endpoint) -> None:
     served.script = forever
     _, done = ask(session_with(served.url))
     assert done.finish_reason == "length"
-    assert served.hung_up.wait(5)
+    assert served.hung_up.wait(20)
 
 
 def test_a_server_that_minds_no_limit_is_read_no_further(served: Endpoint) -> None:
@@ -225,7 +225,7 @@ def test_a_server_that_minds_no_limit_is_read_no_further(served: Endpoint) -> No
     served.script = floods
     session = session_with(served.url)
     stream = session.talker.model.backbone.answer(request_of("hi"))
-    assert served.hung_up.wait(5)
+    assert served.hung_up.wait(20)
     text, is_ended = stream.take()
     assert is_ended
     assert stream.was_cut
@@ -244,7 +244,7 @@ def test_talking_over_an_answer_hangs_up(served: Endpoint) -> None:
     next(events)
     assert not served.hung_up.is_set()
     events.close()
-    assert served.hung_up.wait(5)
+    assert served.hung_up.wait(20)
 
 
 def test_what_the_endpoint_cut_is_told(served: Endpoint) -> None:
@@ -318,7 +318,7 @@ def test_a_conversation_in_the_terminal(served: Endpoint, tmp_path: Path, monkey
     assert done.output.count("It is nine.") == 2
     assert "busy" in done.output
     assert "stopped" in done.output
-    assert served.hung_up.wait(5)
+    assert served.hung_up.wait(20)
     assert [m["content"] for m in served.asked[-1]["messages"]] == ["one", "It is nine.", "two"]
 
 

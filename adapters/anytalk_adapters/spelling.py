@@ -9,6 +9,9 @@ START, END, PADDING = 256, 257, 258
 
 NUM_LETTERS = 259
 
+MOST_KEPT = 300_000
+"""Spellings that are remembered: more than any model has tokens."""
+
 
 class Spelling:
     """The bytes of each token of a tokenizer, each looked up once."""
@@ -31,5 +34,7 @@ class Spelling:
         if found is None:
             piece = self._tokenizer.decode([*self._anchor, token])[self._prefix :]
             found = list(piece.encode("utf-8"))[: self._max_letters]
+            if len(self._spelt) >= MOST_KEPT:  # pieces of text that is served elsewhere have no end
+                self._spelt.clear()
             self._spelt[token] = found
         return found
