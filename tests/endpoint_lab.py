@@ -90,7 +90,12 @@ class Endpoint:
                 self.wfile.write(data)
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                length = int(self.headers["content-length"])
+                data = self.rfile.read(length)
+                if len(data) < length:  # the client has gone in the middle of its request
+                    self.close_connection = True
+                    return
+                body = json.loads(data)
                 outer.asked.append(body)
                 outer.keys.append(self.headers["authorization"])
                 try:
