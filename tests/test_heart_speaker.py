@@ -21,16 +21,21 @@ FOLDERS = [str(EXAMPLES / "anytalk-heart"), str(EXAMPLES / "heart")]
 sys.path[:0] = FOLDERS
 try:
     import anytalk_heart.speaker as speaker_module
+    from anytalk_heart.pronounce import SPACE
     from anytalk_heart.reading import TextReader
     from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
-    from anytalk_heart.speaker import END, PADDING, HeartSpeaker, SpeakerMemory
-    from train_speaker import LAYOUT, Said, SpeakerParts, SpeakerTraining, batch_of
+    from anytalk_heart.speaker import BREAKS, END, PADDING, HeartSpeaker, SpeakerMemory
+    from train_speaker import LAYOUT, Said, SpeakerParts, SpeakerTraining, batch_of, waited
 finally:
     for folder in FOLDERS:
         sys.path.remove(folder)
 
 SMALL = HeartSpeaker.Options(width=64, num_layers=2, hidden_width=32, unit_width=8, text_lead=2)
 TOKENIZER = ByteTokenizer(chat=False)
+
+
+def spoken(text: str) -> list[int]:
+    return [SPACE if letter == " " else 20 + ord(letter) % 100 for letter in text]
 
 
 class Letters:
@@ -40,7 +45,7 @@ class Letters:
         return Letters()
 
     def units(self, text_piece: str, is_word_end: bool) -> list[int]:
-        return [1 + ord(letter) % 100 for letter in text_piece]
+        return spoken(text_piece)
 
     def flush(self) -> list[int]:
         return []
@@ -87,29 +92,30 @@ def test_a_copied_reader_goes_on_by_itself() -> None:
     assert other.read(END_OF_TEXT) == Letters().units("ab", False)
 
 
-def test_units_are_released_when_their_neighbours_are_known() -> None:
-    script = Script(TextReader(TOKENIZER, Letters()), END, PADDING, text_lead=2)  # type: ignore[arg-type]
-    script.read(spelled("abcdefgh i ", 10))  # the first word is over with the space in the tenth step
-    assert script.unspoken() == []
-    script.read([ord("i"), ord(" ")])
+def test_words_are_released_when_their_neighbours_are_known() -> None:
+    script = Script(TextReader(TOKENIZER, Letters()), BREAKS, END, PADDING, text_lead=2)  # type: ignore[arg-type]
+    script.read(spelled("ab cdefghi ", 12))  # the second word is over with the space in the last step
     first, second = script.unspoken()
-    letters = [1 + ord(letter) % 100 for letter in "abcdefgh i"]
+    letters = spoken("ab cdefghi")
     assert first == [PADDING] * CONTEXT + letters[: CONTEXT + 1]
     assert second == [PADDING] * (CONTEXT - 1) + letters[: CONTEXT + 2]
     script.speak([3, 5])
     # Released in step 11: frames 11 - 2 - 1 = 8 to 10 are shown then, 40 to 43 for the first time.
     assert script.starts == [40, 43]
     assert first_latent(11, 2) + WINDOW - LATENTS_PER_STEP == 40
+    script.read(TOKENIZER.encode("jk lm "))  # eight units after " cdefghi" aren't there yet
+    assert script.unspoken() == []
     script.read([END_OF_TEXT])
     rest = script.unspoken()
-    assert [window[CONTEXT] for window in rest] == [*letters[2:], END]
+    assert [window[CONTEXT] for window in rest] == [*letters[2:], *spoken(" jk lm"), END]
     script.speak([2] * len(rest))
-    assert script.starts == [40, 43, *range(48, 48 + 2 * len(rest), 2)]
+    # Released in step 18: frame 68 / 4 is shown for the first time; speech waits until then.
+    assert script.starts == [40, 43, *range(68, 68 + 2 * len(rest), 2)]
     assert script.durations == [3, 5, *[2] * (len(rest) - 1), NEVER]
 
 
 def test_going_back_reads_the_text_anew() -> None:
-    script = Script(TextReader(TOKENIZER, Letters()), END, PADDING, text_lead=2)  # type: ignore[arg-type]
+    script = Script(TextReader(TOKENIZER, Letters()), BREAKS, END, PADDING, text_lead=2)  # type: ignore[arg-type]
     script.read(spelled("abcdefghi jk lm", 20))
     before = [list(window) for window in script.unspoken()]
     script.speak([1] * len(before))
@@ -165,7 +171,7 @@ def test_what_is_taught_is_what_is_spoken() -> None:
     """With the durations that it would choose itself, a whole text gives what streaming gives."""
     part = small()
     text = "abcdefghi"
-    units = [1 + ord(letter) % 100 for letter in text]
+    units = spoken(text)
     padded = torch.tensor([[PADDING] * CONTEXT + [*units, END] + [PADDING] * CONTEXT])
     _, guessed = part.encoder(padded)
     durations = guessed.argmax(-1)
@@ -182,7 +188,7 @@ def test_what_is_taught_is_what_is_spoken() -> None:
 def _memory(part: HeartSpeaker, text: str, lead: int) -> SpeakerMemory:
     memory = SpeakerMemory()
     reader = TextReader(TOKENIZER, Letters())  # type: ignore[arg-type]
-    memory.begin([Script(reader, END, PADDING, lead)], SMALL.unit_width)
+    memory.begin([Script(reader, BREAKS, END, PADDING, lead)], SMALL.unit_width)
     part._read(memory, [spelled(text, 12)])
     return memory
 
@@ -228,6 +234,22 @@ def test_batches_are_padded_by_what_is_never_spoken() -> None:
         assert batch.tokens[row, 6, 9 : 9 + frames].tolist() == said.codes[6].tolist()
         assert batch.tokens[row, 6, 9 + frames] == LAYOUT.eoa
         assert int(batch.is_said[row, 6].sum()) == frames + 1
+
+
+def test_a_wait_is_silence_between_words() -> None:
+    units = np.array([1, SPACE, 2, 3, SPACE, 4], np.int16)
+    durations = np.array([4, 2, 3, 4, 2, 3], np.int16)  # the first space begins with a frame, the second does not
+    codes, latents = np.arange(35, dtype=np.int16).reshape(7, 5), np.arange(134 * 20, dtype=np.float16).reshape(134, 20)
+    row = Said(units, durations, codes, latents)
+    found = [waited(row, np.random.default_rng(seed)) for seed in range(40)]
+    changed = [one for one in found if one.waits is not None]
+    assert 2 <= len(changed) <= 20
+    for one in changed:
+        assert one.waits is not None
+        frames = int(one.waits[1]) // 4
+        assert one.waits.tolist() == [0, 4 * frames, 0, 0, 0, 0]
+        assert one.codes[0].tolist() == [0, *[0] * frames, 1, 2, 3, 4]
+        assert one.latents[0].tolist() == [0, 1, 2, 3, *[0, 1, 2, 3] * frames, *range(4, 20)]
 
 
 def test_learning() -> None:

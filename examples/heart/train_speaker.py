@@ -17,6 +17,7 @@ import torch
 from anytalk_heart.codec import HeartCodec
 from anytalk_heart.latents import NUM_LATENTS, WEIGHTS, from_hibari
 from anytalk_heart.net import HeartNet, HeartSizes
+from anytalk_heart.pronounce import SPACE
 from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP
 from anytalk_heart.speaker import END, PADDING, HeartSpeaker
 from anytalk_heart.speaker_layers import LONGEST
@@ -38,6 +39,8 @@ STREAM_WEIGHTS = (1.5, 1.25, 1.25, 0.75, 0.75, 0.75, 0.75)
 FRAMES_OF_BATCH = 800
 MOST_HIDDEN = 0.6
 """Share of an answer's past audio that is hidden at most: what is said must come from the phonemes."""
+WAITING, LONGEST_WAIT = 0.2, 8
+"""Share of texts that wait for a word, and frames of a wait at most: models may write more slowly than is spoken."""
 LAYOUT = StreamLayout(num_audio_streams=7, codebook_size=1024, text_vocab_size=1, end_of_text_id=0)
 
 
@@ -50,12 +53,14 @@ class Said:
         durations: (n,) latents.
         codes: (7,F).
         latents: (134, 4F) standardised.
+        waits: (n,) latents before each unit in which nothing is said; None: none.
     """
 
     units: np.ndarray
     durations: np.ndarray
     codes: np.ndarray
     latents: np.ndarray
+    waits: np.ndarray | None = None
 
 
 def main() -> None:
@@ -88,7 +93,8 @@ def prepared(codec: HeartCodec, speech: Sequence[Utterance], path: Path) -> list
     """Codes of all texts, kept in a file."""
     if not path.exists():
         rows = [vars(said(codec, one)) for one in speech]
-        torch.save([{name: torch.from_numpy(value) for name, value in row.items()} for row in rows], path)
+        kept = [{name: torch.from_numpy(row[name]) for name in row if row[name] is not None} for row in rows]
+        torch.save(kept, path)
     return [Said(**{name: value.numpy() for name, value in row.items()}) for row in torch.load(path, weights_only=True)]
 
 
@@ -103,6 +109,26 @@ def said(codec: HeartCodec, one: Utterance) -> Said:
     codes = codec.encode_latents(latents)[0].numpy().astype(np.int16)
     wanted = codec.net.standardised(latents)[0].numpy().astype(np.float16)
     return Said(np.array(one.row["units"], np.int16), durations.astype(np.int16), codes, wanted)
+
+
+def waited(row: Said, dice: np.random.Generator) -> Said:
+    """The same text with a wait before one of its words, as long as the silence of its first frame."""
+    starts = row.durations.cumsum() - row.durations
+    places = ((row.units == SPACE) & (starts % LATENTS_PER_STEP == 0)).nonzero()[0]
+    if not len(places) or dice.random() >= WAITING:
+        return row
+    unit, frames = dice.choice(places), int(dice.integers(1, LONGEST_WAIT + 1))
+    frame = starts[unit] // LATENTS_PER_STEP
+    silence, still = row.codes[:, :1].repeat(frames, 1), row.latents[:, :LATENTS_PER_STEP]
+    waits = np.zeros_like(row.durations)
+    waits[unit] = LATENTS_PER_STEP * frames
+    return Said(
+        row.units,
+        row.durations,
+        np.concatenate([row.codes[:, :frame], silence, row.codes[:, frame:]], 1),
+        np.concatenate([row.latents[:, : starts[unit]], np.tile(still, frames), row.latents[:, starts[unit] :]], 1),
+        waits,
+    )
 
 
 class SpeakerParts(nn.Module):
@@ -143,6 +169,7 @@ class Batch:
     Attributes:
         units: (B, n + 16), as :meth:`HeartSpeaker.teach` takes them.
         durations: (B,n).
+        waits: (B,n).
         tokens: (B,K,T) answer columns.
         is_said: (B,K,T) bool, codes and ends.
         latents: (B, 134, 4F).
@@ -151,6 +178,7 @@ class Batch:
 
     units: Tensor
     durations: Tensor
+    waits: Tensor
     tokens: Tensor
     is_said: Tensor
     latents: Tensor
@@ -161,7 +189,7 @@ def batch_of(rows: Sequence[Said], pattern: DelayPattern) -> Batch:
     """Pad texts to one length."""
     most = max(len(row.units) for row in rows)
     units = torch.full((len(rows), most + 1 + 2 * CONTEXT), PADDING)
-    durations = torch.zeros(len(rows), most + 1, dtype=torch.int64)
+    durations, waits = torch.zeros(2, len(rows), most + 1, dtype=torch.int64)
     frames = torch.tensor([row.codes.shape[1] for row in rows])
     columns = pattern.num_columns(int(frames.max()))
     tokens = torch.full((len(rows), LAYOUT.num_audio_streams, columns), LAYOUT.pad_a)
@@ -172,11 +200,13 @@ def batch_of(rows: Sequence[Said], pattern: DelayPattern) -> Batch:
         units[place, CONTEXT : CONTEXT + count] = torch.from_numpy(row.units.astype(np.int64))
         units[place, CONTEXT + count] = END
         durations[place, :count] = torch.from_numpy(row.durations.astype(np.int64))
+        if row.waits is not None:
+            waits[place, :count] = torch.from_numpy(row.waits.astype(np.int64))
         grid, mask = pattern.apply(row.codes.astype(np.int64), LAYOUT)
         tokens[place, :, : grid.shape[1]] = torch.from_numpy(grid)
         is_said[place, :, : mask.shape[1]] = torch.from_numpy(mask)
         latents[place, :, : row.latents.shape[1]] = torch.from_numpy(row.latents.astype(np.float32))
-    return Batch(units, durations, tokens, is_said, latents, frames)
+    return Batch(units, durations, waits, tokens, is_said, latents, frames)
 
 
 class SpeakerTraining:
@@ -197,7 +227,8 @@ class SpeakerTraining:
         self._epochs: list[list[np.ndarray]] = []
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = [self.rows[number] for number in self._numbers(step)]
+        dice = np.random.default_rng((1, step))
+        rows = [waited(self.rows[number], dice) for number in self._numbers(step)]
         self.parts.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss, told = self.loss(batch_of(rows, self.parts.pattern), learns=True)
@@ -220,7 +251,7 @@ class SpeakerTraining:
         if learns:
             share = MOST_HIDDEN * torch.rand(len(audio), 1, 1)
             audio = audio * (torch.rand(*audio.shape[:2], 1) >= share)
-        hidden, guessed = parts.output_adapter.teach(audio, batch.units, batch.durations)
+        hidden, guessed = parts.output_adapter.teach(audio, batch.units, batch.durations, batch.waits)
         heard, total, told = batch.is_said, hidden.new_zeros(()), {}
         tables = torch.cat([parts.audio_embeddings.weight, parts.specials], 1).unbind()
         for stream, (table, weight) in enumerate(zip(tables, STREAM_WEIGHTS, strict=True)):

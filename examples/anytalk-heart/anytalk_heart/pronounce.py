@@ -21,6 +21,8 @@ _LAST = r"(?:\S*\d\S*\s+)*(?:\S+\s*){1,%d}$"
 """The end of a text that later words can still change: its last words, and words with digits before them."""
 EDGE = 0
 """The unit around each sentence."""
+SPACE = 16
+"""The unit between words."""
 
 
 class EnglishPronouncer:
@@ -94,7 +96,7 @@ class EnglishPronouncer:
         """Units of the words after those that have left; `last` ends the sentence."""
         found: list[int] = []
         for place in range(self._said, len(words)):
-            found += [EDGE] if place == 0 else [self._ids[" "]]
+            found += [EDGE] if place == 0 else [SPACE]
             found += [self._ids[letter] for letter in words[place] if letter in self._ids]
         self._said = max(self._said, len(words))
         if last:

@@ -1,8 +1,8 @@
 """When each phoneme of an answer is spoken: arithmetic of one row, from the tokens that have come so far.
 
 Times count in latents of 25 ms, four to a step (one codec frame), from the answer's first frame on. A unit is
-*released* once the :data:`CONTEXT` units after it are known, since its encoding sees these. What a step has been shown
-stays as it was: a unit that is released late begins late, after a wait.
+*released* with its word, once the :data:`CONTEXT` units after that are known, since encodings see these. What a step
+has been shown stays as it was: a word that is released late begins late, after a wait.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Script:
 
     Args:
         reader: At the beginning of the text.
+        breaks: Units before which speech may wait: what parts words and sentences.
         end: The unit that ends each text.
         padding: The unit before the text and after its end.
         text_lead: Of the grid.
@@ -44,8 +45,9 @@ class Script:
         durations: Latents of each of these.
     """
 
-    def __init__(self, reader: TextReader, end: int, padding: int, text_lead: int) -> None:
+    def __init__(self, reader: TextReader, breaks: Sequence[int], end: int, padding: int, text_lead: int) -> None:
         self._reader, self._fresh = reader, reader.copy()
+        self._breaks = breaks
         self._end, self._padding, self._text_lead = end, padding, text_lead
         self._begin()
 
@@ -62,9 +64,16 @@ class Script:
             self._units += self._reader.read(token)
             if token == END_OF_TEXT:
                 self._units += [self._end] + [self._padding] * CONTEXT
-            known = len(self._units) - 2 * CONTEXT - len(self.starts) - len(self._released)
-            self._released += [len(self.tokens)] * known
+            done = len(self.starts) + len(self._released)
+            self._released += [len(self.tokens)] * (self._known(done) - done)
             self.tokens.append(token)
+
+    def _known(self, done: int) -> int:
+        """How many units, of which `done` were known before, belong to whole words whose neighbours have come."""
+        seen = len(self._units) - 2 * CONTEXT
+        if self._units[CONTEXT + seen - 1 :][:1] == [self._end]:
+            return seen
+        return next((unit for unit in range(seen, done, -1) if self._units[CONTEXT + unit] in self._breaks), done)
 
     def unspoken(self) -> list[list[int]]:
         """Return each released unit without a duration, with the units around it: 2 * CONTEXT + 1 each."""
@@ -90,7 +99,7 @@ class Script:
 
     def copy(self) -> Script:
         """Return a script that goes on from here by itself."""
-        copied = Script(self._fresh.copy(), self._end, self._padding, self._text_lead)
+        copied = Script(self._fresh.copy(), self._breaks, self._end, self._padding, self._text_lead)
         copied._reader = self._reader.copy()
         copied.tokens, copied.starts, copied.durations = list(self.tokens), list(self.starts), list(self.durations)
         copied._units, copied._released = list(self._units), list(self._released)

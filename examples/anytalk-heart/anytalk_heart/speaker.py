@@ -21,7 +21,7 @@ from anytalk.errors import ConfigError
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import BackboneStates, Cache, SpeechDecoder, TextTokenizer
-from anytalk_heart.pronounce import EnglishPronouncer
+from anytalk_heart.pronounce import EDGE, SPACE, EnglishPronouncer
 from anytalk_heart.reading import TextReader
 from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
 from anytalk_heart.speaker_layers import HEAD_WIDTH, LatentView, SpeechBlock, UnitEncoder, near
@@ -29,9 +29,10 @@ from anytalk_heart.speaker_layers import HEAD_WIDTH, LatentView, SpeechBlock, Un
 __all__ = ["NUM_UNITS", "HeartSpeaker", "SpeakerMemory"]
 
 NUM_PHONEMES = 178
-"""hibari's alphabet; 0 is the edge of a sentence."""
+"""hibari's alphabet."""
 END, PADDING = NUM_PHONEMES, NUM_PHONEMES + 1
 NUM_UNITS = NUM_PHONEMES + 2
+BREAKS = (SPACE, EDGE, END)
 _TABLE_STD = 0.1
 _PAST = 1 << 40
 """Start of a unit that isn't there: later than all latents."""
@@ -158,19 +159,20 @@ class HeartSpeaker(SpeechDecoder):
         latents = first.to(audio.device)[:, None] + _span(steps, audio.device)
         return self.decode(audio, self.view(encoded, starts, durations, latents), memory.steps)
 
-    def teach(self, audio: Tensor, units: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
+    def teach(self, audio: Tensor, units: Tensor, durations: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:
         """Whole answers whose durations are known.
 
         Args:
             audio: (B,T,W) merged audio rows; those of the first step are not looked at.
             units: (B, n + 16) int64: CONTEXT times PADDING, the units, END, and PADDING.
             durations: (B,n) int64, latents of each unit, 0 from the end on.
+            waits: (B,n) int64, latents before each unit in which nothing is said.
 
         Returns:
             (B,T,W) what the heads read, and (B,n,LONGEST + 1) logits of durations.
         """
         encoded, guessed = self.encoder(units)
-        ends = durations.cumsum(1)
+        ends = (durations + waits).cumsum(1)
         inner = units[:, CONTEXT:-CONTEXT]
         starts = (ends - durations).masked_fill(inner == PADDING, _PAST)
         lasting = durations.masked_fill(inner == END, NEVER)
@@ -192,7 +194,7 @@ class HeartSpeaker(SpeechDecoder):
 
     def _script(self) -> Script:
         reader = TextReader(self._tokenizer, _pronouncer(self.options.held_words).fresh())
-        return Script(reader, END, PADDING, self.options.text_lead)
+        return Script(reader, BREAKS, END, PADDING, self.options.text_lead)
 
     def _read(self, memory: SpeakerMemory, ids: list[list[int]]) -> None:
         """Give the units that these tokens release their encodings and durations."""
