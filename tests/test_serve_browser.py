@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser_lab import (
     ANSWER,
@@ -53,9 +54,27 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """Its user never pauses, so whatever moment a turn is held in has sound.
+
+    A file is played from the moment on when the microphone is opened, and a slow machine holds a turn later than a
+    fast one. Speech and not a tone: Chromium takes steady tones for noise and suppresses them.
+    """
+    speech = question(1, 48_000)
+    spoken = speech[np.flatnonzero(np.abs(speech) > 0.03)[0] :][:72_000]
+    file = tmp_path_factory.mktemp("microphone") / "talkative.wav"
+    with browsing(write_microphone(file, *[spoken] * 60)) as page:
+        yield page
+
+
 @pytest.fixture
-def page(browser: Page, server: Running) -> Iterator[Page]:
-    """The page, just opened; it must not have complained of anything in the end, nor have asked anybody else."""
+def page(request: pytest.FixtureRequest, server: Running) -> Iterator[Page]:
+    """The page, just opened; it must not have complained of anything in the end, nor have asked anybody else.
+
+    A test chooses its browser by the parameter; without one it is `browser`.
+    """
+    browser: Page = request.getfixturevalue(getattr(request, "param", "browser"))
     open_page(browser, server)
     yield browser
     assert browser.complaints() == []
@@ -178,6 +197,7 @@ def test_an_answer_is_played_to_its_end(browser: Page) -> None:
         browser.open("about:blank")
 
 
+@pytest.mark.parametrize("page", ["talkative"], indirect=True)
 def test_push_to_talk(page: Page) -> None:
     wait_ready(page)
     page.click("input[value=hold]")
@@ -192,7 +212,8 @@ def test_push_to_talk(page: Page) -> None:
     assert until_received(page, "session.updated")["session"]["audio"]["input"]["turn_detection"] is None
     page.mouse("mousePressed", "#talk")
     page.wait_for(f"{STATE} === 'listening'")
-    time.sleep(1.5)
+    page.wait_for(f"{LEVEL.format('user')} > 0.1")
+    time.sleep(1.0)
     page.mouse("mouseReleased", "#talk")
     until_received(page, "input_audio_buffer.committed")
     page.wait_for("Boolean(document.querySelector('.turn.user .waveform'))")
@@ -204,6 +225,7 @@ def test_push_to_talk(page: Page) -> None:
     page.wait_for(f"{STATE} === 'listening'")
     assert until_received(page, "response.done")["response"]["status_details"]["reason"] == "client_cancelled"
     until_received(page, "conversation.item.truncated")
+    page.wait_for(f"{LEVEL.format('user')} > 0.1")
     time.sleep(1.0)
     page.key("keyUp", " ", "Space")
     until_received(page, "response.created", 2)
@@ -212,12 +234,14 @@ def test_push_to_talk(page: Page) -> None:
     assert received(page, "error", "input_audio_buffer.speech_started") == []
 
 
+@pytest.mark.parametrize("page", ["talkative"], indirect=True)
 def test_a_turn_without_holding(page: Page) -> None:
     """Enter and screen readers click: the first click begins a turn, the second one ends it."""
     wait_ready(page)
     page.click("input[value=hold]")
     page.run("document.querySelector('#talk').click()")
     page.wait_for(f"{STATE} === 'listening'")
+    page.wait_for(f"{LEVEL.format('user')} > 0.1")
     time.sleep(1.0)
     page.run("document.querySelector('#talk').click()")
     until_received(page, "response.created")

@@ -94,7 +94,8 @@ export class Conversation {
 
   /** Sound of the microphone, 24 kHz. */
   hear(wave) {
-    if (!this.connection.isOpen || !wave.length) return;
+    // Before its settings are there, the server would look for turns in it.
+    if (this.opening || !this.connection.isOpen || !wave.length) return;
     this.connection.send("input_audio_buffer.append", { audio: encode(wave) });
     const from = this.sentSamples;
     this.sentSamples += wave.length;
