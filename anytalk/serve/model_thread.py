@@ -1,7 +1,8 @@
 """The one thread that runs the model, for everybody.
 
 Each round does at most one piece of preparation (listening to questions, or reading prompts, of all who wait for it)
-and then one column for all answers in the batch: whoever speaks goes on speaking while others ask.
+and then one column for all answers in the batch: whoever speaks goes on speaking while others ask. Where nothing else
+is to be done, it listens to turns that may be over.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -44,6 +46,8 @@ class ModelThread:
         self._heap = Heap()
         self._arrived = threading.Condition()
         self._new: deque[Job] = deque()
+        # What nobody keeps any longer, because its speaker went on, isn't listened to.
+        self._ahead: weakref.WeakSet[Speech] = weakref.WeakSet()
         self._preparing: list[Job] = []
         self._speaking: list[Job] = []
         self._stops = False
@@ -86,6 +90,12 @@ class ModelThread:
                 job.emit(Failed(self._last_words, is_ours=True))
                 return
             self._new.append(job)
+            self._arrived.notify()
+
+    def hear_ahead(self, speech: Speech) -> None:
+        """Listen to a turn that may be over, as soon as nobody waits for anything; from any thread."""
+        with self._arrived:
+            self._ahead.add(speech)
             self._arrived.notify()
 
     async def answer(self, question: Question, memory: Memory | None = None) -> AsyncGenerator[Event, None]:
@@ -161,7 +171,7 @@ class ModelThread:
         """Whether there is something to do now; not where all wait for text that is written elsewhere."""
         if any(job.is_cancelled for job in self._speaking):
             return True
-        return bool(self._preparing) or not self._runner.is_waiting
+        return bool(self._preparing or (self._ahead and not self._speaking)) or not self._runner.is_waiting
 
     def _drop_cancelled(self) -> None:
         for job in [job for job in self._speaking if job.is_cancelled]:
@@ -178,6 +188,15 @@ class ModelThread:
             self._read(ready)
         elif self._preparing:
             self._listen(self._preparing)
+        elif not self._speaking:
+            self._listen_ahead()
+
+    def _listen_ahead(self) -> None:
+        # It may be gone in this moment; what is wrong with it is told to whoever asks.
+        with suppress(Exception):
+            with self._arrived:
+                speech = self._ahead.pop()
+            Speech.hear_all(self.talker, [speech])
 
     def _listen(self, jobs: list[Job]) -> None:
         try:

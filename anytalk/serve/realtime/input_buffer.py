@@ -57,6 +57,15 @@ class InputBuffer:
         return self._turn_began is not None
 
     @property
+    def pause(self) -> tuple[int, int] | None:
+        """Where the turn's latest pause began, in samples of the session, and how many ms it has lasted. Kept when the
+        turn ends by it; None where nobody pauses."""
+        if self._detector is None or self._detector.quiet_since is None:
+            return None
+        began = self._detector.quiet_since + self._detector_first
+        return began, _ms(self._first + self._held - began)
+
+    @property
     def length_ms(self) -> int:
         """Of what is held."""
         return _ms(self._held)
@@ -120,6 +129,10 @@ class InputBuffer:
         wave = joined([*self._pieces, self._decoder.flush()])
         self.clear()
         return wave
+
+    def so_far(self) -> np.ndarray:
+        """(N,) float32 at 16 kHz: what is held; it stays."""
+        return joined(self._pieces)
 
     def clear(self) -> None:
         self._first += self._held

@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from anytalk.decode.jobs import Speech
 from anytalk.decode.memory import Memory
 from anytalk.errors import AnytalkError
 from anytalk.grid.audio import joined
@@ -39,6 +40,8 @@ _PIECE_MS = 100
 """Sound is looked at in pieces of this length, so that a long append doesn't hold up other clients."""
 _SHOWN_S_PER_S = 10.0
 """Seconds of the user's sound that are given back in a second; in bursts twice as much as is kept."""
+_PAUSE_MS = 160
+"""After a pause of this length a turn may be over and is listened to ahead; within words pauses are shorter."""
 _SILENCE = "..."
 """What a user says who lets the idle timeout pass."""
 
@@ -61,6 +64,7 @@ class RealtimeSession:
         self.response: Response | None = None
         self._answers_next = False
         self._turn_item = new_id("item")
+        self._ahead: tuple[int, Speech] | None = None  # where a pause began, and the turn until then
         self._began = self._last_word = time.monotonic()
         self._quiet_since = time.monotonic()
         self._rate = TokenBucket(self.settings.events_per_second, 10 * self.settings.events_per_second)
@@ -189,7 +193,21 @@ class RealtimeSession:
                     self._speech_started(boundary.at_ms)
                 else:
                     self._speech_stopped(boundary.at_ms)
+            self._listen_ahead()
             await asyncio.sleep(0)
+
+    def _listen_ahead(self) -> None:
+        """Listen to a turn as soon as it may be over, so that little is left to do when it is. Only with ears that
+        write: the columns of others change with the silence behind."""
+        pause = self.buffer.pause if self.buffer.is_in_turn else None
+        if self._ahead is not None and (pause is None or pause[0] != self._ahead[0]):
+            self._ahead = None
+        if self._ahead is None and pause is not None and pause[1] >= _PAUSE_MS and self.state.talker.model.ears:
+            with suppress(RequestError):  # told at the turn's end
+                wave = self.buffer.so_far()
+                speech = speech_of(wave, VAD_RATE_HZ, self.state.ear_rate_hz, self.state.max_turn_s)
+                self._ahead = pause[0], speech
+                self.state.model.hear_ahead(speech)
 
     def _speech_started(self, at_ms: int) -> None:
         detection = self.options.audio.input.turn_detection
@@ -213,8 +231,12 @@ class RealtimeSession:
 
     def _commit(self) -> None:
         rate_hz = self.state.ear_rate_hz
-        wave = self.buffer.take()
-        speech = speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s)
+        ahead, pause = self._ahead, self.buffer.pause
+        wave, self._ahead = self.buffer.take(), None
+        if ahead is not None and pause is not None and pause[0] == ahead[0]:
+            speech = ahead[1]
+        else:
+            speech = speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s)
         item = Item("user", id=self._turn_item, speech=speech, sound=KeptSound(wave, VAD_RATE_HZ))
         self._turn_item = new_id("item")
         previous = self._add(item)

@@ -101,7 +101,7 @@ class TurnDetector:
         self._rest = np.zeros(0, dtype=np.float32)
         self._heard = 0  # samples that were decided about
         self._loud = 0  # windows of speech in a row
-        self._quiet_since: int | None = None
+        self.quiet_since: int | None = None  # sample where the latest pause of the turn began, also after its end
         self._turn_began = 0
 
     @property
@@ -121,7 +121,7 @@ class TurnDetector:
 
     def end_turn(self) -> None:
         """Forget a turn that ended for another reason; the next words begin a new one."""
-        self.speaking, self._loud, self._quiet_since = False, 0, None
+        self.speaking, self._loud = False, 0
         self._turn_began = self.num_samples
 
     def _decide(self, probability: float) -> list[TurnEvent]:
@@ -130,16 +130,16 @@ class TurnDetector:
             self._loud = self._loud + 1 if probability >= self.settings.threshold else 0
             if self._loud < _ONSET_WINDOWS:
                 return []
-            self.speaking, self._quiet_since = True, None
+            self.speaking, self.quiet_since = True, None
             padding = self.settings.prefix_padding_ms * VAD_RATE_HZ // 1000
             start = max(self._turn_began, self._heard - _ONSET_WINDOWS * WINDOW - padding)
             return [TurnEvent(True, start)]
         if probability >= self.settings.threshold - _HYSTERESIS:
-            self._quiet_since = None
+            self.quiet_since = None
             return []
-        if self._quiet_since is None:
-            self._quiet_since = self._heard - WINDOW
-        if (self._heard - self._quiet_since) * 1000 < self.settings.silence_duration_ms * VAD_RATE_HZ:
+        if self.quiet_since is None:
+            self.quiet_since = self._heard - WINDOW
+        if (self._heard - self.quiet_since) * 1000 < self.settings.silence_duration_ms * VAD_RATE_HZ:
             return []
         self.end_turn()
         return [TurnEvent(False, self._heard)]
