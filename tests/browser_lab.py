@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import soundfile
-from serve_lab import PATIENCE_S, Running
+from serve_lab import PATIENCE_S, Running, question
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -239,6 +239,16 @@ def write_microphone(path: Path, *parts: np.ndarray | float) -> Path:
     waves = [np.zeros(int(48_000 * part), np.float32) if isinstance(part, float) else part for part in parts]
     soundfile.write(path, np.concatenate(waves), 48_000, subtype="PCM_16")
     return path
+
+
+def write_talkative(path: Path) -> Path:
+    """A wav for the fake microphone in which somebody speaks without pauses for a minute and a half.
+
+    A file is played from the moment on when the microphone is opened, and a slow machine holds a turn later than a fast
+    one. Speech and not a tone: Chromium takes steady tones for noise and suppresses them.
+    """
+    speech = question(1, 48_000)
+    return write_microphone(path, *[speech[np.flatnonzero(np.abs(speech) > 0.03)[0] :][:72_000]] * 60)
 
 
 def open_page(page: Page, server: Running, host: str = "127.0.0.1") -> None:

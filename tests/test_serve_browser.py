@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from browser_lab import (
     ANSWER,
@@ -26,6 +25,7 @@ from browser_lab import (
     until_received,
     wait_ready,
     write_microphone,
+    write_talkative,
 )
 from serve_lab import Running, question, running, slow_down
 from talkers import make_talker
@@ -56,24 +56,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """Its user never pauses, so whatever moment a turn is held in has sound.
-
-    A file is played from the moment on when the microphone is opened, and a slow machine holds a turn later than a
-    fast one. Speech and not a tone: Chromium takes steady tones for noise and suppresses them.
-    """
-    speech = question(1, 48_000)
-    spoken = speech[np.flatnonzero(np.abs(speech) > 0.03)[0] :][:72_000]
-    file = tmp_path_factory.mktemp("microphone") / "talkative.wav"
-    with browsing(write_microphone(file, *[spoken] * 60)) as page:
+    """Its user never pauses."""
+    with browsing(write_talkative(tmp_path_factory.mktemp("microphone") / "speech.wav")) as page:
         yield page
 
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, server: Running) -> Iterator[Page]:
-    """The page, just opened; it must not have complained of anything in the end, nor have asked anybody else.
-
-    A test chooses its browser by the parameter; without one it is `browser`.
-    """
+    """The page, just opened; it must not have complained of anything in the end, nor have asked anybody else."""
     browser: Page = request.getfixturevalue(getattr(request, "param", "browser"))
     open_page(browser, server)
     yield browser
