@@ -105,6 +105,11 @@ def _licence(registry: Registry, kind: str, name: str) -> str:
         return "unknown: its plugin is not installed"
 
 
+def _with_options(ref: PartRef) -> str:
+    given = ", ".join(f"{name}={value}" for name, value in ref.options.items() if value is not None)
+    return f"{ref.name} ({given})" if given else ref.name
+
+
 def _voice(voice: VoiceInfo) -> str:
     return f"{voice.name} ({voice.licence}, fingerprint {voice.fingerprint[:16]})"
 
@@ -114,6 +119,7 @@ def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
     pattern = grid.delay_pattern()
     facts = [
         ("base model", f"{base.model} (fingerprint {base.fingerprint})" if base else "unknown"),
+        ("backbone", _with_options(config.backbone)),
         ("made with", f"anytalk {config.library_version}"),
         ("streams", f"{pattern.num_audio_streams} audio + 1 text, {pattern.codebook_size} codes each"),
         ("grid", f"pattern {grid.pattern}, text lead {grid.text_lead}, merge {grid.merge}, prompt {grid.prompt}"),
