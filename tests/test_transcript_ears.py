@@ -30,6 +30,7 @@ from anytalk.plugins.contracts import Ears, Heard
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_ears
 from anytalk.serve.model_thread import ModelThread
+from anytalk_adapters.transcript_ears import cut
 from anytalk_adapters.whisper_weights import writer_tokenizer
 from anytalk_adapters.whisper_writer import WhisperWriter, loop_length
 
@@ -169,6 +170,33 @@ def test_words_are_heard_with_how_sure_the_ears_are(talker: Talker, france: np.n
     assert 0.5 < heard.confidence < 1
     noise = (np.random.default_rng(0).standard_normal(32_000) * 0.01).astype(np.float32)
     assert listen(talker, noise).text == ""
+
+
+ORDER = ("france", "weasels", "question", "find") * 4
+
+
+def test_long_sound_is_cut_in_its_pauses() -> None:
+    rate_hz, generator = 16_000, torch.Generator().manual_seed(0)
+    wave = 0.1 * torch.randn(40 * rate_hz, generator=generator)
+    for pause_s in (3.0, 11.0, 20.5, 31.0):  # the first comes too soon
+        wave[round(pause_s * rate_hz) : round((pause_s + 0.4) * rate_hz)] *= 0.01
+    pieces = cut(wave)
+    assert torch.equal(torch.cat(pieces), wave)
+    ends_s = [sum(map(len, pieces[: n + 1])) / rate_hz for n in range(len(pieces) - 1)]
+    assert ends_s == pytest.approx([11.2, 20.7, 31.2], abs=0.15)
+    # What comes later doesn't move a cut.
+    assert [len(piece) for piece in cut(wave[: 26 * rate_hz])][:2] == [len(piece) for piece in pieces[:2]]
+    assert [len(piece) for piece in cut(wave[: 14 * rate_hz])] == [14 * rate_hz]
+
+
+def test_no_word_is_lost_or_doubled_where_long_sound_is_cut(talker: Talker) -> None:
+    pause = np.zeros(8_000, dtype=np.float32)
+    waves = [np.concatenate([read_wave(EXAMPLES / "demo" / f"{name}.wav", 16_000), pause]) for name in ORDER]
+    whole = np.concatenate(waves)
+    assert len(whole) > 30 * 16_000
+    apart = [listen(talker, wave).text or "" for wave in waves]
+    errors = word_error_rate([" ".join(apart)], [listen(talker, whole).text or ""])
+    assert errors.wer < 0.1
 
 
 def told(events: Iterator[Event]) -> tuple[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 They need no training and fit any backbone. The encoder sees at least `window_s` of sound: behind shorter windows the
 decoder often repeats itself without end. Where it still runs away, the clip is heard again in Whisper's own 30 s.
+Longer clips are cut where they are quietest and heard piece by piece.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from anytalk.plugins.contracts import Ears, Heard
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, WhisperEncoder, covering_frames
 from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
 from anytalk_adapters.whisper_writer import WhisperWriter, Written
+
+_LONGEST_S = 300.0
+"""Longest clip; a bound for what a stranger may ask a server to hear."""
+_SOONEST_CUT_S, _LONGEST_PIECE_S = 6.0, 14.0
+"""Whisper often stops at a pause in a window of 20 or 30 s, and what comes after it is lost."""
+_PAUSE_FRAMES = 15
+"""A clip is cut where so many frames (0.3 s) are quietest."""
 
 
 class TranscriptEars(Ears):
@@ -71,18 +79,24 @@ class TranscriptEars(Ears):
 
     @property
     def max_duration_s(self) -> float:
-        """30: Whisper has no positions beyond."""
-        return self.encoder.max_duration_s
+        """300: longer clips than one window are heard in pieces."""
+        return _LONGEST_S
 
     @torch.no_grad()
     def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
         """(N,) of each clip -> its words, and how sure Whisper is of them.
 
         Raises:
-            AudioError: a clip without samples or of more than 30 s.
+            AudioError: a clip without samples.
         """
-        written = [self._write(wave) for wave in waves]
-        return [Heard(text=clip.text, confidence=clip.confidence) for clip in written]
+        return [self._hear(wave) for wave in waves]
+
+    def _hear(self, wave: Tensor) -> Heard:
+        """A clip's words, and how sure Whisper is of its least sure piece."""
+        pieces = [self._write(piece) for piece in cut(wave)]
+        spoken = [piece for piece in pieces if piece.text] or pieces
+        text = " ".join(piece.text for piece in spoken)
+        return Heard(text=text, confidence=min(piece.confidence for piece in spoken))
 
     def _write(self, wave: Tensor) -> Written:
         duration_s = len(wave) / SAMPLE_RATE
@@ -91,3 +105,19 @@ class TranscriptEars(Ears):
         if written.ran_away and window < self.encoder.max_frames:
             written = self.writer(self.encoder.encode_clip(wave, self.encoder.max_frames), duration_s)
         return written
+
+
+def cut(wave: Tensor) -> list[Tensor]:
+    """(N,) -> pieces of at most 14 s, which together are the wave; cut in its quietest moments.
+
+    A piece depends on nothing behind it but what could have belonged to it, so more sound doesn't move earlier cuts.
+    """
+    pieces = []
+    soonest, longest = (round(seconds * SAMPLE_RATE) for seconds in (_SOONEST_CUT_S, _LONGEST_PIECE_S))
+    while len(wave) > longest:
+        frames = wave[soonest:longest].unfold(0, SAMPLES_PER_FRAME, SAMPLES_PER_FRAME).square().mean(dim=1)
+        quietest = int(frames.unfold(0, _PAUSE_FRAMES, 1).mean(dim=1).argmin())
+        at = soonest + (quietest + _PAUSE_FRAMES // 2) * SAMPLES_PER_FRAME
+        pieces.append(wave[:at])
+        wave = wave[at:]
+    return [*pieces, wave]
