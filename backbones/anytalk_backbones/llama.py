@@ -17,6 +17,6 @@ class LlamaBackbone(CausalLMBackbone):
         """A folder with model_type llama, a GGUF file of that architecture, or a hub id of a known family."""
         if source.is_hub:
             return source.spec.startswith(_HUB_PREFIXES)
-        if source.suffix == ".gguf":
-            return gguf_file.read_header(source.path).get("general.architecture") == "llama"
+        if source.is_gguf:
+            return gguf_file.read_header(source.paths[0]).get("general.architecture") == "llama"
         return source.hf_config().get("model_type") == "llama"

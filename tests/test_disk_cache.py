@@ -1,0 +1,83 @@
+"""What is kept between runs: made once, whole or not at all, bounded."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from anytalk.errors import ConfigError
+from anytalk.plugins.disk_cache import digest_of, entries, kept
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("ANYTALK_CACHE_GB", raising=False)
+    return tmp_path / "cache"
+
+
+def write(place: Path, num_bytes: int = 10) -> None:
+    place.mkdir()
+    (place / "weights").write_bytes(b"x" * num_bytes)
+
+
+def test_a_folder_is_made_once(folder: Path) -> None:
+    made = []
+
+    def make(place: Path) -> None:
+        made.append(place)
+        write(place)
+
+    assert kept("a", make) == kept("a", make) == folder / "a"
+    assert len(made) == 1
+    assert entries() == [(folder / "a", 10)]
+
+
+def test_nothing_half_made_stays(folder: Path) -> None:
+    def fail(place: Path) -> None:
+        write(place)
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        kept("a", fail)
+    assert entries() == []
+    assert not list(folder.rglob("weights"))
+
+
+def test_what_was_used_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, used_at in (("a", 100), ("b", 200)):
+        place = kept(name, write)
+        assert place is not None
+        os.utime(place, (used_at, used_at))
+    monkeypatch.setenv("ANYTALK_CACHE_GB", "25e-9")
+    kept("c", write)
+    assert [path.name for path, _ in entries()] == ["b", "c"]
+    monkeypatch.setenv("ANYTALK_CACHE_GB", "0")
+    assert kept("c", write) is not None  # what is in use stays
+    assert [path.name for path, _ in entries()] == ["c"]
+
+
+def test_a_bound_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYTALK_CACHE_GB", "much")
+    with pytest.raises(ConfigError, match="not a number"):
+        kept("a", write)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "file"))
+    assert kept("a", write) is None
+    assert "nothing is kept" in caplog.text
+    assert len(digest_of([tmp_path / "file"])) == 64
+
+
+def test_a_digest_is_of_the_joined_content(tmp_path: Path) -> None:
+    (tmp_path / "ab").write_bytes(b"ab")
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    assert digest_of([tmp_path / "a", tmp_path / "b"]) == digest_of([tmp_path / "ab"])
+    first = digest_of([tmp_path / "a"])
+    (tmp_path / "a").write_bytes(b"longer")
+    assert digest_of([tmp_path / "a"]) != first
