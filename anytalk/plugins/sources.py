@@ -150,17 +150,18 @@ def piece_names(spec: str) -> list[str]:
     """
     names: list[str] = []
     for term in spec.removeprefix(PACKAGE_PREFIX).split("+"):
-        ranges = [(first, int(first), int(last)) for first, last in _RANGE.findall(term)]
-        lengths = {last - first + 1 for _, first, last in ranges} or {1}
+        lengths = {int(last) - int(first) + 1 for first, last in _RANGE.findall(term)} or {1}
         if len(lengths) > 1 or min(lengths) < 1:
             raise WeightsError(
                 f"the brackets of '{spec}' don't count the same number of pieces",
                 "every bracket counts from its first to its last piece: package:weights_part[1-6]/data/part[01-06].bin",
             )
-        for step in range(lengths.pop()):
-            numbers = iter(str(first + step).zfill(len(text)) for text, first, _ in ranges)
-            names.append(_RANGE.sub(lambda _, n=numbers: next(n), term.strip()))  # type: ignore[misc]
+        names += [_piece(term.strip(), step) for step in range(lengths.pop())]
     return names
+
+
+def _piece(term: str, step: int) -> str:
+    return _RANGE.sub(lambda found: str(int(found[1]) + step).zfill(len(found[1])), term)
 
 
 def _in_packages(spec: str) -> tuple[Path, ...]:

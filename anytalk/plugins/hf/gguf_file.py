@@ -91,16 +91,11 @@ def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return plain.eval(), tokenizer
 
 
-class _PlainReader(gguf.GGUFReader):  # type: ignore[misc]
+class _PlainReader(gguf.GGUFReader):
     """Reads a file as `gguf` does, on plain memory: slices of numpy's memmap cost ten times as much."""
 
-    @property
-    def data(self) -> Any:
-        return self._plain
-
-    @data.setter
-    def data(self, mapped: Any) -> None:
-        self._plain = np.asarray(mapped)
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
 
 @contextmanager
