@@ -1,8 +1,8 @@
 """Stage 4: phonemes to the codes of stage 2, with the durations of hibari-tts. The codec stands still.
 
-    python examples/heart/train_speaker.py SPEECH OUT --minutes 60
+    python examples/heart/train_speaker.py SPEECH OUT --steps 5500 --bf16
 
-The budget may be minutes of processor time or steps; a stopped training goes on with the same command.
+A stopped training goes on with the same command.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--future", type=int, default=14, help="Of the voice decoder of stage 1, in columns.")
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--bf16", action="store_true", help="Multiply in bfloat16; faster where the processor has it.")
     asked = parser.parse_args()
