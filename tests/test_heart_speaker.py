@@ -243,13 +243,16 @@ def test_a_wait_is_silence_between_words() -> None:
     row = Said(units, durations, codes, latents)
     found = [waited(row, np.random.default_rng(seed)) for seed in range(40)]
     changed = [one for one in found if one.waits is not None]
-    assert 2 <= len(changed) <= 20
+    assert 4 <= len(changed) <= 25
+    waited_for = set()
     for one in changed:
         assert one.waits is not None
-        frames = int(one.waits[1]) // 4
-        assert one.waits.tolist() == [0, 4 * frames, 0, 0, 0, 0]
-        assert one.codes[0].tolist() == [0, *[0] * frames, 1, 2, 3, 4]
-        assert one.latents[0].tolist() == [0, 1, 2, 3, *[0, 1, 2, 3] * frames, *range(4, 20)]
+        (unit,) = one.waits.nonzero()[0]
+        waited_for.add(int(unit))
+        frames, first = int(one.waits[unit]) // 4, 1 if unit else 0
+        assert one.codes[0].tolist() == [*range(first), *[0] * frames, *range(first, 5)]
+        assert one.latents[0].tolist() == [*range(4 * first), *[0, 1, 2, 3] * frames, *range(4 * first, 20)]
+    assert waited_for == {0, 1}  # before the text, and before the space that begins with a frame
 
 
 def test_learning() -> None:

@@ -108,7 +108,7 @@ def test_a_wrong_stage_is_a_sentence(change: dict[str, Any], words: str, tmp_pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("stages: [", "is not YAML"),
+        ("stages: [", "can.t be read as YAML"),
         ("", "not well-formed"),
         ("stages: []", "stages"),
         (yaml.safe_dump({"stages": [STAGE, STAGE]}), "two stages have the same name"),

@@ -13,7 +13,7 @@ from anytalk.errors import AnytalkError, ConfigError
 T = TypeVar("T", bound=pydantic.BaseModel)
 
 
-def read_yaml(path: Path, error_kind: type[AnytalkError], hint: str = "mend the file") -> Any:
+def read_yaml(path: Path, error_kind: type[AnytalkError], hint: str = "fix the file") -> Any:
     """Read a YAML file (AnytalkError: of that kind: it can't be read, or isn't YAML)."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))

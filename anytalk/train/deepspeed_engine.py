@@ -41,7 +41,7 @@ def read_deepspeed(path: Path) -> dict[str, Any]:
             f"'{path}' can't be read", "ready files: examples/deepspeed/zero1.json ... zero3.json"
         ) from None
     except ValueError as error:
-        raise ConfigError(f"'{path}' is not JSON: {error}", "mend the file") from None
+        raise ConfigError(f"'{path}' is not JSON: {error}", "fix the file") from None
     if not isinstance(config, dict):
         raise ConfigError(f"'{path}' holds no JSON object", "see examples/deepspeed/")
     for key in ("optimizer", "scheduler"):

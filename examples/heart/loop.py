@@ -115,8 +115,8 @@ class Stage:
 
 
 def _running(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """A running mean over some 20 steps of what was told."""
-    return {name: 0.95 * before.get(name, value) + 0.05 * value for name, value in now.items()}
+    """A running mean over some 20 steps of what was told; what this step doesn't tell stays."""
+    return {**before, **{name: 0.95 * before.get(name, value) + 0.05 * value for name, value in now.items()}}
 
 
 def trained(out: Path, name: str, parts: Mapping[str, nn.Module]) -> int:

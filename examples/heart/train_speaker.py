@@ -39,7 +39,7 @@ STREAM_WEIGHTS = (1.5, 1.25, 1.25, 0.75, 0.75, 0.75, 0.75)
 FRAMES_OF_BATCH = 800
 MOST_HIDDEN = 0.6
 """Share of an answer's past audio that is hidden at most: what is said must come from the phonemes."""
-WAITING, LONGEST_WAIT = 0.2, 8
+WAITING, LONGEST_WAIT = 0.3, 8
 """Share of texts that wait for a word, and frames of a wait at most: models may write more slowly than is spoken."""
 LAYOUT = StreamLayout(num_audio_streams=7, codebook_size=1024, text_vocab_size=1, end_of_text_id=0)
 
@@ -112,12 +112,12 @@ def said(codec: HeartCodec, one: Utterance) -> Said:
 
 
 def waited(row: Said, dice: np.random.Generator) -> Said:
-    """The same text with a wait before one of its words, as long as the silence of its first frame."""
+    """The same text with a wait before it or one of its words, silent as its first frame."""
     starts = row.durations.cumsum() - row.durations
     places = ((row.units == SPACE) & (starts % LATENTS_PER_STEP == 0)).nonzero()[0]
     if not len(places) or dice.random() >= WAITING:
         return row
-    unit, frames = dice.choice(places), int(dice.integers(1, LONGEST_WAIT + 1))
+    unit, frames = dice.choice([0, dice.choice(places)]), int(dice.integers(1, LONGEST_WAIT + 1))
     frame = starts[unit] // LATENTS_PER_STEP
     silence, still = row.codes[:, :1].repeat(frames, 1), row.latents[:, :LATENTS_PER_STEP]
     waits = np.zeros_like(row.durations)
