@@ -107,7 +107,7 @@ class HeartSpeaker(SpeechDecoder):
         num_layers: int = Field(4, ge=1, description="Layers of the decoder.")
         hidden_width: int = Field(1280, ge=1, description="Units of its MLPs.")
         unit_width: int = Field(192, ge=1, description="Width of phonemes.")
-        text_lead: int = Field(5, ge=0, description="Must be `grid.text_lead`: steps of text before the first sound.")
+        text_lead: int = Field(9, ge=0, description="Must be `grid.text_lead`: steps of text before the first sound.")
         held_words: int = Field(1, ge=1, description="Words that must follow before a word is read.")
 
     def __init__(self, options: HeartSpeaker.Options, tokenizer: TextTokenizer) -> None:
