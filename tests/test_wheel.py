@@ -21,6 +21,8 @@ PACKAGES = [ROOT / "anytalk", ROOT / "backbones" / "anytalk_backbones", ROOT / "
 def run(*command: str | Path, cwd: Path) -> str:
     """Standard output of a command that must succeed, with nothing of this process's Python settings."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "ANYTALK_", "VIRTUAL_ENV"))}
+    # The environment around it may know the package of the demo's voice, which can't be imported from here.
+    environment["ANYTALK_BLOCK_PLUGINS"] = "heart"
     done = subprocess.run(
         [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
