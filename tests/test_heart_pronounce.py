@@ -5,19 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
+from importable import importable
 
 from anytalk.errors import PluginError
 
-FOLDER = str(Path(__file__).resolve().parent.parent / "examples" / "anytalk-heart")
-sys.path.insert(0, FOLDER)
-try:
+with importable("anytalk-heart"):
     from anytalk_heart.pronounce import EDGE, EnglishPronouncer
-finally:
-    sys.path.remove(FOLDER)
 
 TEXTS = (
     "Hello there, this is the end of an apple.",

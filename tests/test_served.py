@@ -146,8 +146,8 @@ BAD_DAYS: list[tuple[Script, str, str]] = [
     (drops, "lost in the middle of the answer", "It is ni"),
     (stops_without_a_reason, "lost in the middle of the answer", "It is ni"),
     (breaks, "out of memory", "It is ni"),
-    (garbage, "no stream of text", ""),
-    (page, "no stream of text", ""),
+    (garbage, "isn't a stream of text", ""),
+    (page, "isn't a stream of text", ""),
     (another_api, "a piece without choices", ""),
     (thinks_only, "wrote nothing", ""),
     (says_nothing_yet, "has written nothing for 1.5 s", ""),
@@ -360,7 +360,7 @@ def test_addresses_hold_no_password(tmp_path: Path) -> None:
 def test_model_and_key_belong_to_an_address(tmp_path: Path) -> None:
     done = CliRunner().invoke(build_app(), ["attach", "tiny", "-o", str(tmp_path / "t"), "--model", "small"])
     assert done.exit_code == 1
-    assert "'tiny' is no address" in done.output
+    assert "'tiny' isn't an address" in done.output
 
 
 def test_it_keeps_its_contract(served: Endpoint) -> None:

@@ -82,7 +82,7 @@ def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None
             return _sound_at(path, where, folder)
         raise DataError(
             f"{where}: field '{field}' holds no sound (neither bytes, path nor array)",
-            "leave it empty, or mend the row",
+            "leave it empty, or fix the row",
         )
     raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; sound is expected", "give a path")
 

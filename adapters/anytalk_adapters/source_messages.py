@@ -76,7 +76,7 @@ class MessagesSource(TableSource):
 def _row(where: str, turns: Sequence[Message], speaker: str | None, tasks: tuple[str, ...] | None) -> Row:
     *past, question, answer = turns if len(turns) > 1 else (Message(role=""), *turns)
     if question.role != "user":
-        raise DataError(f"{where}: turn {len(turns)}, the assistant's, doesn't follow on the user's", "mend the row")
+        raise DataError(f"{where}: turn {len(turns)}, the assistant's, doesn't follow on the user's", "fix the row")
     if (question.text or question.audio) is None or (answer.text or answer.audio) is None:
         raise DataError(f"{where}: its question or its answer is empty", "leave the row out")
     check_history(past, where)

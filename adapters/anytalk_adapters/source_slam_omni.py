@@ -81,7 +81,7 @@ def split_history(text: str, where: str) -> tuple[str, tuple[Message, ...]]:
         return text.strip(), ()
     before, *parts = re.split(r"\b(USER|ASSISTANT):", past)
     if before.strip():
-        raise DataError(f"{where}: the history begins with '{before.strip()[:20]}', not with 'USER:'", "mend the row")
+        raise DataError(f"{where}: the history begins with '{before.strip()[:20]}', not with 'USER:'", "fix the row")
     messages = tuple(
         Message(role=role.lower(), text=said.strip()) for role, said in zip(parts[::2], parts[1::2], strict=True)
     )

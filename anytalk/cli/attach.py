@@ -94,11 +94,11 @@ def part_settings(parts: dict[str, str | None], models: dict[str, str | None], s
 
 
 def served_settings(model: str, options: dict[str, str | None]) -> list[str]:
-    """The options of a model that is served elsewhere as assignments; ConfigError where the model is no address."""
+    """The options of a model that is served elsewhere as assignments; ConfigError where the model isn't an address."""
     given = {option: value for option, value in options.items() if value is not None}
     if given and not is_address(model):
         raise ConfigError(
-            f"--model and --key-from belong to an endpoint, and '{model}' is no address",
+            f"--model and --key-from belong to an endpoint, and '{model}' isn't an address",
             "give its address: anytalk attach http://127.0.0.1:8000/v1 --model NAME -o FOLDER",
         )
     return [f"backbone.options.{option}={json.dumps(value)}" for option, value in given.items()]

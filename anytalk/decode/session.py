@@ -33,7 +33,7 @@ class Session:
     talker: Talker  # who answers
     # Codec frames per piece of sound; more is cheaper, fewer is sooner. The first piece never waits.
     stride_frames: int = 1
-    # Called with a name when a part of an answer is done, for whoever takes the time: `"encoded"` (speech is embedded;
+    # Called with a name when a part of an answer is done, to measure times: `"encoded"` (speech is embedded;
     # also for typed questions), `"prefilled"`, `"first_frame"` (a whole frame of codes is there) and `"first_sound"`.
     mark: Callable[[str], None] = no_mark
     _turns: list[Turn] = field(default_factory=list)

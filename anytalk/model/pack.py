@@ -170,7 +170,7 @@ def _check_voice(talker: Talker, folder: Path) -> None:
     trained = {part for record in config.history for part in record.trained}
     if config.weights is None or (config.voice is None and "output_adapter" not in trained):
         raise TalkerError(
-            f"the mouth of '{folder}' is untrained: there is no voice yet", f"type: anytalk train {folder} ..."
+            f"the mouth of '{folder}' is untrained, so it has nothing to pack", f"type: anytalk train {folder} ..."
         )
 
 

@@ -128,7 +128,7 @@ def registered_voice(name: str, registry: Registry) -> VoiceFolder:
     plugin = registry.find("voice", name).plugin
     if not isinstance(target, str | Path):
         raise PluginError(
-            f"voice '{name}' of plugin '{plugin}' points at {target!r}, which is no path of a folder",
+            f"voice '{name}' of plugin '{plugin}' points at {target!r}, which isn't the path of a folder",
             "let the component's target be a Path, or a text such as package:NAME/PATH",
         )
     try:

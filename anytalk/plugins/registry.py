@@ -94,7 +94,7 @@ class Registry:
         return offers[0]
 
     def load(self, kind: str, name: str) -> Any:
-        """Import what stands behind a name (PluginError: the module or the attribute can't be imported)."""
+        """Import what a name points at (PluginError: the module or the attribute can't be imported)."""
         registered = self.find(kind, name)
         module_name, _, attribute = registered.component.target.partition(":")
         try:

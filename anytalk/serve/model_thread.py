@@ -1,7 +1,7 @@
 """The one thread that runs the model, for everybody.
 
 Each round does at most one piece of preparation (listening to questions, or reading prompts, of all who wait for it)
-and then one column for all answers in the batch: whoever speaks goes on speaking while others ask. Where nothing else
+and then one column for all answers in the batch: an answer goes on while others ask. Where nothing else
 is to be done, it listens to turns that may be over.
 """
 
@@ -138,7 +138,7 @@ class ModelThread:
         self._runner = self._new_runner()
         try:
             self._run_rounds()
-        except Exception as error:  # of a part that belongs to no answer; whoever waits must be told
+        except Exception as error:  # of a part that belongs to no answer; those who wait must be told
             log.critical("the model's thread has ended; start the server again", exc_info=error)
             self._last_words = f"the model's thread failed: {type(error).__name__}"
         with self._arrived:
@@ -192,7 +192,7 @@ class ModelThread:
             self._listen_ahead()
 
     def _listen_ahead(self) -> None:
-        # It may be gone in this moment; what is wrong with it is told to whoever asks.
+        # It may be gone in this moment; what is wrong with it is told to those who ask.
         with suppress(Exception):
             with self._arrived:
                 speech = self._ahead.pop()
@@ -315,7 +315,7 @@ class _failures_of:  # noqa: N801
 
 def _tell_failure(job: Job, error: Exception) -> None:
     if isinstance(error, AnytalkError):
-        # A client can mend nothing of what is wrong with a model elsewhere.
+        # A client can't fix what is wrong with a model elsewhere.
         job.emit(Failed(str(error).replace("\n", "; "), is_ours=isinstance(error, ServedError)))
     else:
         log.error("an answer failed", exc_info=error)

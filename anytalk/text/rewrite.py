@@ -196,7 +196,9 @@ class EndpointRewriter(Rewriter):
     ) -> None:
         openai = load_openai("--endpoint", "rewrite")
         if not is_address(url):
-            raise ConfigError(f"'{url}' is no address", "give the base of the API: --endpoint http://localhost:8000/v1")
+            raise ConfigError(
+                f"'{url}' isn't an address", "give the base of the API: --endpoint http://localhost:8000/v1"
+            )
         self._openai: Any = openai
         self.name, self.model, self.window = f"{url} {model}", model, 8 * concurrency
         self._concurrency = concurrency

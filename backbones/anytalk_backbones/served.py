@@ -57,7 +57,7 @@ class EndpointBackbone(ServedBackbone):
         @classmethod
         def _is_plain_address(cls, model: str) -> str:
             if not is_address(model):
-                raise ValueError("is no address; it looks like http://127.0.0.1:8000/v1")
+                raise ValueError("isn't an address; one looks like http://127.0.0.1:8000/v1")
             if "@" in urlsplit(model).netloc:
                 raise ValueError("holds a password, which would be written down; name a variable in key_from instead")
             return model.rstrip("/")
@@ -121,7 +121,7 @@ class EndpointBackbone(ServedBackbone):
             stream.end(was_cut=True)
         except AnytalkError as error:
             stream.end(error)
-        except Exception as error:  # whoever waits must be told
+        except Exception as error:  # those who wait must be told
             stream.end(ServedError(f"asking {self.title} failed: {type(error).__name__}: {in_a_line(error)}"))
 
     async def _check(self) -> None:
@@ -235,7 +235,7 @@ class EndpointBackbone(ServedBackbone):
             said = f"{who} takes no more questions at the moment (429): {detail}"
             hint = "ask again later" if pause_s is None else f"ask again in {pause_s:g} s"
         elif isinstance(error, EOFError | ValueError):
-            said = f"{who} sent something that is no stream of text" + (f": {detail}" if detail else "")
+            said = f"{who} sent something that isn't a stream of text" + (f": {detail}" if detail else "")
             hint = "is it an OpenAI-compatible API? Most addresses end with /v1"
         raise ServedError(said, hint) from None
 

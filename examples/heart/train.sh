@@ -2,7 +2,8 @@
 # Make the voice `heart` from nothing: speech, codec, speech decoder, voice folder. Stopped at any time, the same command goes on.
 #     sh examples/heart/train.sh FOLDER [TEXTS]
 # TEXTS: a folder of ordinary English, such as that of Debian's package fortunes. Needs hibari-tts==0.2.1, onnx, onnxruntime.
-# Two and a half hours of one core with AVX-512; on processors without bfloat16 leave BF16 empty.
+# The stages took about two hours of one core with AVX-512 together, one by one; never run in one go. bfloat16 is used where
+# the processor multiplies in it.
 set -e
 out=$1
 texts=${2:-/usr/share/games/fortunes}

@@ -7,6 +7,7 @@ nothing of the backbone but its text, so it fits any.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import cast
@@ -34,7 +35,7 @@ END, PADDING = NUM_PHONEMES, NUM_PHONEMES + 1
 NUM_UNITS = NUM_PHONEMES + 2
 BREAKS = (SPACE, EDGE, END)
 _TABLE_STD = 0.1
-_PAST = 1 << 40
+_NO_START = 1 << 40
 """Start of a unit that isn't there: later than all latents."""
 
 
@@ -154,9 +155,9 @@ class HeartSpeaker(SpeechDecoder):
         if not memory.scripts:
             memory.begin([self._script() for _ in range(rows)], self.options.unit_width)
         self._read(memory, text.tolist())
-        encoded, starts, durations = self._units_of(memory, audio.device)
-        first = torch.tensor([first_latent(n, self.options.text_lead) for n in memory.steps.rows.lengths])
-        latents = first.to(audio.device)[:, None] + _span(steps, audio.device)
+        first = [first_latent(length, self.options.text_lead) for length in memory.steps.rows.lengths]
+        encoded, starts, durations = self._units_of(memory, first, audio.device)
+        latents = torch.tensor(first, device=audio.device)[:, None] + _span(steps, audio.device)
         return self.decode(audio, self.view(encoded, starts, durations, latents), memory.steps)
 
     def teach(self, audio: Tensor, units: Tensor, durations: Tensor, waits: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ class HeartSpeaker(SpeechDecoder):
         encoded, guessed = self.encoder(units)
         ends = (durations + waits).cumsum(1)
         inner = units[:, CONTEXT:-CONTEXT]
-        starts = (ends - durations).masked_fill(inner == PADDING, _PAST)
+        starts = (ends - durations).masked_fill(inner == PADDING, _NO_START)
         lasting = durations.masked_fill(inner == END, NEVER)
         latents = _span(audio.shape[1], audio.device) + first_latent(0, self.options.text_lead)
         seen = self.view(encoded, starts, lasting, latents.expand(len(audio), -1).contiguous())
@@ -215,12 +216,16 @@ class HeartSpeaker(SpeechDecoder):
             memory.encoded[row] = torch.cat([memory.encoded[row].to(device), encoded[first:stop, 0]])
             first = stop
 
-    def _units_of(self, memory: SpeakerMemory, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodings, starts and durations of all rows, padded to one length of at least 1."""
-        longest = max(1, *(len(script.starts) for script in memory.scripts))
-        encoded = torch.stack([F.pad(one, (0, 0, 0, longest - len(one))) for one in memory.encoded])
-        starts = [script.starts + [_PAST] * (longest - len(script.starts)) for script in memory.scripts]
-        lasting = [script.durations + [0] * (longest - len(script.durations)) for script in memory.scripts]
+    def _units_of(
+        self, memory: SpeakerMemory, first: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodings, starts and durations of each row's units from latent `first` on, padded to one length >= 1."""
+        spoken = [max(0, bisect_right(s.starts, latent) - 1) for s, latent in zip(memory.scripts, first, strict=True)]
+        rows = list(zip(memory.scripts, memory.encoded, spoken, strict=True))
+        longest = max(1, *(len(script.starts) - done for script, _, done in rows))
+        encoded = torch.stack([F.pad(one[done:], (0, 0, 0, longest - len(one) + done)) for _, one, done in rows])
+        starts = [(script.starts[done:] + [_NO_START] * longest)[:longest] for script, _, done in rows]
+        lasting = [(script.durations[done:] + [0] * longest)[:longest] for script, _, done in rows]
         return encoded.to(device), torch.tensor(starts, device=device), torch.tensor(lasting, device=device)
 
 

@@ -27,7 +27,7 @@ _NUM_BLOCKS = 2 * CONTEXT // (_KERNEL - 1)
 LONGEST = 24
 """Latents of the longest unit."""
 _PLACES = LONGEST + 1
-"""Places in a unit that are told apart, and one for what is no unit."""
+"""Places in a unit that are told apart, and one for silence without a unit."""
 
 
 class _UnitBlock(nn.Module):
