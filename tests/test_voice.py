@@ -253,7 +253,7 @@ def test_voices_by_name_and_by_folder(
     with pytest.raises(PluginError, match="voice 'hum' of plugin 'hums' can't be read"):
         find_voice("hum", registry)
     monkeypatch.setattr(sys.modules[__name__], "VOICE", 3)
-    with pytest.raises(PluginError, match="points at 3, which is no path"):
+    with pytest.raises(PluginError, match="points at 3, which isn't the path"):
         find_voice("hum", registry)
     with pytest.raises(UnknownNameError, match="no voice is installed") as caught:
         find_voice("heart", Registry(build_plugins(third_party=False)))
@@ -314,9 +314,8 @@ def test_what_is_no_voice_is_told(talker: Path, tmp_path: Path) -> None:
 
 
 def test_commands(talker: Path, voice: Path, registry: Registry, tmp_path: Path) -> None:
-    assert "packed in fp16" in run(
-        "pack", talker, "--voice-only", "-o", tmp_path / "v", "--name", "eve", "--set", "language=de"
-    )
+    packed = run("pack", talker, "--voice-only", "-o", tmp_path / "v", "--name", "eve", "--set", "language=de")
+    assert "packed in fp16" in " ".join(packed.split())  # a long path wraps the line
     assert (read_voice(tmp_path / "v").voice.name, read_voice(tmp_path / "v").voice.language) == ("eve", "de")
     run("pack", talker, "--voice-only", "-o", tmp_path / "v", "--overwrite")
     assert "--voice-only" in run("pack", talker, "-o", tmp_path / "x", "--name", "eve", code=1)
