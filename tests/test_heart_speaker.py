@@ -21,9 +21,21 @@ with importable("anytalk-heart", "heart"):
     from anytalk_heart.reading import TextReader
     from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
     from anytalk_heart.speaker import BREAKS, END, PADDING, HeartSpeaker, SpeakerMemory
-    from train_speaker import LAYOUT, Said, SpeakerParts, SpeakerTraining, batch_of, waited
+    from speech import Utterance
+    from train_speaker import (
+        LAYOUT,
+        MOST_WAITS,
+        TEXT_LEAD,
+        Said,
+        SpeakerParts,
+        SpeakerTraining,
+        batch_of,
+        drawn_waits,
+        said,
+    )
 
-SMALL = HeartSpeaker.Options(width=64, num_layers=2, hidden_width=32, unit_width=8, text_lead=2)
+SMALL = HeartSpeaker.Options(width=64, num_layers=2, hidden_width=32, unit_width=8)
+LEAD = 2
 TOKENIZER = ByteTokenizer(chat=False)
 
 
@@ -51,7 +63,7 @@ def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small() -> HeartSpeaker:
     torch.manual_seed(1)
-    part = HeartSpeaker(SMALL, TOKENIZER).eval()
+    part = HeartSpeaker(SMALL, TOKENIZER, LEAD).eval()
     # Fresh durations are all alike; these differ from unit to unit.
     torch.nn.init.normal_(part.encoder.duration.weight, std=1.0)
     return part
@@ -210,7 +222,7 @@ def some_rows(count: int) -> list[Said]:
         spoken = np.pad(spoken, (0, 4 * frames - len(spoken)), mode="edge")[1::4]
         codes = np.stack([spoken * 3 + stream for stream in range(7)]).astype(np.int16)
         latents = np.repeat(np.repeat(spoken[None] / 30, 4, 1), 134, 0).astype(np.float16)
-        found.append(Said(units, durations, codes, latents))
+        found.append(Said(units, durations, codes, latents, np.zeros_like(durations)))
     return found
 
 
@@ -218,40 +230,65 @@ def test_batches_are_padded_by_what_is_never_spoken() -> None:
     two = some_rows(2)
     parts = SpeakerParts(SMALL)
     batch = batch_of(two, parts.pattern)
-    for row, said in enumerate(two):
-        count, frames = len(said.units), said.codes.shape[1]
-        assert batch.units[row, CONTEXT : CONTEXT + count].tolist() == said.units.tolist()
+    for row, one in enumerate(two):
+        count, frames = len(one.units), one.codes.shape[1]
+        assert batch.units[row, CONTEXT : CONTEXT + count].tolist() == one.units.tolist()
         assert batch.units[row, CONTEXT + count] == END
-        assert int(batch.durations[row].sum()) == said.durations.sum()
-        # Stream 6 lags text lead + 1 + 6 columns, and its end stands after its last code.
-        assert batch.tokens[row, 6, 9 : 9 + frames].tolist() == said.codes[6].tolist()
-        assert batch.tokens[row, 6, 9 + frames] == LAYOUT.eoa
+        assert int(batch.durations[row].sum()) == one.durations.sum()
+        lag = TEXT_LEAD + 1 + 6  # of stream 6; its end stands after its last code
+        assert batch.tokens[row, 6, lag : lag + frames].tolist() == one.codes[6].tolist()
+        assert batch.tokens[row, 6, lag + frames] == LAYOUT.eoa
         assert int(batch.is_said[row, 6].sum()) == frames + 1
 
 
-def test_a_wait_is_silence_between_words() -> None:
+def test_waits_stand_before_words_and_end_with_a_frame() -> None:
     units = np.array([1, SPACE, 2, 3, SPACE, 4], np.int16)
-    durations = np.array([4, 2, 3, 4, 2, 3], np.int16)  # the first space begins with a frame, the second does not
-    codes, latents = np.arange(35, dtype=np.int16).reshape(7, 5), np.arange(134 * 20, dtype=np.float16).reshape(134, 20)
-    row = Said(units, durations, codes, latents)
-    found = [waited(row, np.random.default_rng(seed)) for seed in range(40)]
-    changed = [one for one in found if one.waits is not None]
-    assert 4 <= len(changed) <= 25
-    waited_for = set()
-    for one in changed:
-        assert one.waits is not None
-        (unit,) = one.waits.nonzero()[0]
-        waited_for.add(int(unit))
-        frames, first = int(one.waits[unit]) // 4, 1 if unit else 0
-        assert one.codes[0].tolist() == [*range(first), *[0] * frames, *range(first, 5)]
-        assert one.latents[0].tolist() == [*range(4 * first), *[0, 1, 2, 3] * frames, *range(4 * first, 20)]
-    assert waited_for == {0, 1}  # before the text, and before the space that begins with a frame
+    durations = np.array([4, 2, 3, 4, 2, 3], np.int16)
+    found = [drawn_waits(units, durations, np.random.default_rng(seed)) for seed in range(60)]
+    assert {int(unit) for waits in found for unit in waits.nonzero()[0]} == {0, 1, 4}
+    assert 1 < max(np.count_nonzero(waits) for waits in found) <= MOST_WAITS
+    for waits in found:
+        starts = (durations + waits).cumsum() - durations
+        assert not (starts[waits > 0] % LATENTS_PER_STEP).any()
+
+
+class Plain:
+    """A codec whose codes are every fourth latent's first number."""
+
+    def __init__(self) -> None:
+        self.net = self
+
+    def encode_latents(self, latents: Tensor) -> Tensor:
+        return latents[:, :1, ::LATENTS_PER_STEP].expand(-1, 7, -1)
+
+    def standardised(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def test_what_waits_is_silent_and_then_goes_on() -> None:
+    units, durations = [1, SPACE, 2], [20, 3, 4]
+    latents = np.zeros((27, 132), np.float16)
+    latents[:, 0] = np.arange(27)
+    one = Utterance({"units": units, "durations": durations}, latents, np.zeros(0, np.int16))
+    codec: Any = Plain()
+    plain = said(codec, one, None)
+    # 16 of the 20 latents of silence before the first word are left out, and the last one fills its frame.
+    assert plain.durations.tolist() == [4, 3, 4]
+    assert not plain.waits.any()
+    assert plain.latents[0].tolist() == [*range(16, 27), 26]
+    assert plain.codes[0].tolist() == [16, 20, 24]
+    waiting = next(s for s in (said(codec, one, np.random.default_rng(n)) for n in range(40)) if s.waits[1] > 4)
+    before, wait = int(waiting.waits[0]), int(waiting.waits[1])
+    heard = waiting.latents[0].tolist()
+    assert heard[: before + 4] == [16] * before + [16, 17, 18, 19]
+    assert heard[before + 4 : before + 4 + wait] == [16] * wait
+    assert heard[before + 4 + wait :][:7] == list(range(20, 27))
 
 
 def test_learning() -> None:
     parts = SpeakerParts(SMALL)
-    data = some_rows(24)
-    training = SpeakerTraining(parts, data, data[:4], bf16=False)
+    data = [(row, row) for row in some_rows(24)]
+    training = SpeakerTraining(parts, data, data[:4], bf16=False, aside_steps=2)
     optimizer = torch.optim.AdamW(parts.parameters(), 1e-2)
     told: list[dict[str, Any]] = []
     for step in range(40):

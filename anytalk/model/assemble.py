@@ -109,7 +109,12 @@ def assemble(
         context = replace(context, encoder_width=encoder.width)
 
     layout = config.grid.layout(backbone.text_vocab_size, backbone.tokenizer.eos_id)
-    context = replace(context, num_streams=layout.num_audio_streams, stream_vocab_size=layout.stream_vocab_size)
+    context = replace(
+        context,
+        num_streams=layout.num_audio_streams,
+        stream_vocab_size=layout.stream_vocab_size,
+        text_lead=config.grid.text_lead,
+    )
 
     def seeded(part: str, make: Callable[[], T]) -> T:
         with part_seed(config.seed, part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pydantic
 
@@ -65,6 +65,7 @@ class BuildContext:
     audio_width: int = 0  # W, width of what the audio heads read (0 before the output adapter is built)
     num_streams: int = 0  # K, audio streams of the grid (0 before the grid is known)
     stream_vocab_size: int = 0  # codes plus special tokens of one audio stream (0 before the grid is known)
+    text_lead: int | Literal["all"] = 0  # `grid.text_lead`
 
     def need_backbone(self) -> Backbone:
         """The backbone, or a ConfigError when the part is built without one."""

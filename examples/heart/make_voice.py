@@ -45,7 +45,7 @@ def main() -> None:
         "codec_fingerprint": HeartCodec(load(asked.codec)).fingerprint,
         "grid": {
             "pattern": parts.pattern.name,
-            "text_lead": options.text_lead,
+            "text_lead": parts.pattern.text_lead,
             "audio_special_slots": LAYOUT.audio_special_slots,
             "codec_streams": LAYOUT.num_audio_streams,
             "codebook_size": LAYOUT.codebook_size,

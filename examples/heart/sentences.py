@@ -1,11 +1,13 @@
 """What the training speech says: a voice assistant's questions and answers, ordinary English, numbers, names, lists.
 
-Always the same texts in the same order. Every 50th, by the hash of its words, is held out.
+Always the same texts in the same order. Every 50th, by the hash of its words, is held out; texts of `examples/eval` are
+left out.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import sys
@@ -14,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TEXTS = Path(__file__).resolve().parents[1] / "smollm2-assistant"
+EVAL_SETS = Path(__file__).resolve().parents[1] / "eval"
 HELD_OUT_OF = 50
 LONGEST = 220
 """Letters of a text; longer ones would be cut by hibari in places of its own."""
-QUESTIONS, ANSWERS, WORD_LISTS, ORDINARY, MADE, LONG = 2500, 3500, 700, 8000, 3000, 1000
+QUESTIONS, ANSWERS, WORD_LISTS, ORDINARY, MADE, LONG = 2500, 3500, 700, 8000, 4500, 1000
 """How many of each kind at most."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9,.?!'’\- ;:$%&()]+")
@@ -79,13 +82,26 @@ def sentences(folder: Path | None, seed: int = 0) -> list[Sentence]:
         seed: Of the order and of what is drawn.
     """
     found: dict[str, Sentence] = {}
+    measured = set(_measured())
     for kind, text in _all(folder, seed):
-        if 2 <= len(text) <= LONGEST and _PLAIN.fullmatch(text):
-            digest = hashlib.sha256(" ".join(re.findall(r"[a-z0-9']+", text.lower())).encode()).hexdigest()
+        digest = _digest(text)
+        if 2 <= len(text) <= LONGEST and _PLAIN.fullmatch(text) and digest not in measured:
             found.setdefault(digest, Sentence(kind, text, int(digest[-12:], 16) % HELD_OUT_OF == 0))
     ordered = [found[digest] for digest in sorted(found)]
     random.Random(seed).shuffle(ordered)
     return ordered
+
+
+def _digest(text: str) -> str:
+    """A hash of the words of a text."""
+    return hashlib.sha256(" ".join(re.findall(r"[a-z0-9']+", text.lower())).encode()).hexdigest()
+
+
+def _measured() -> Iterator[str]:
+    """Digests of the texts that figures are taken on."""
+    for path in sorted(EVAL_SETS.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield _digest(json.loads(line)["question_text"])
 
 
 def _all(folder: Path | None, seed: int) -> Iterator[tuple[str, str]]:
@@ -153,11 +169,15 @@ def _date(dice: Dice) -> str:
 def _time(dice: Dice) -> str:
     hour = dice.randint(1, 12)
     told = dice.choice([f"{hour}:{dice.randint(0, 59):02d} {dice.choice(['am', 'pm'])}", f"{hour} o'clock"])
+    first, then = (f"{dice.randint(1, 12)}:{dice.choice([0, 5, 10, 15, 20, 30, 40, 45, 50]):02d}" for _ in range(2))
     place, day = dice.choice(PLACES), dice.choice(DAYS)
     frames = [
         f"It is {told} in {place}.",
         f"The train to {place} leaves at {told}.",
         f"Set an alarm for {told} on {day}.",
+        f"The shop is open from {first} to {then} on {day}.",
+        f"{day} at {first} or at {then}, {dice.choice(FIRST_NAMES)} said.",
+        f"At {first} {dice.choice(FIRST_NAMES)} leaves for {place}, and at {then} {dice.choice(FIRST_NAMES)} does.",
     ]
     return dice.choice(frames)
 
@@ -200,6 +220,32 @@ def _measure(dice: Dice) -> str:
     return f"{dice.choice(PLACES)} is {dice.randint(2, 900)} km away, and {warm}."
 
 
+def _amount(dice: Dice) -> str:
+    thing = dice.choice(["people", "miles", "feet", "square meters", "dollars", "votes", "books", "calories"])
+    amount = dice.choice(
+        [f"{dice.randint(1, 999)},{dice.randint(0, 999):03d}", f"{dice.randint(0, 99)}.{dice.randint(1, 9)}"]
+    )
+    time = f"{dice.randint(2, 11)} hours and {dice.randint(2, 59)} minutes"
+    frames = [
+        f"That makes {amount} {thing} in {dice.choice(PLACES)}.",
+        f"From {dice.choice(PLACES)} to {dice.choice(PLACES)} it takes {time}.",
+        f"{dice.randint(2, 60)} of the {dice.randint(61, 900)} {thing} were new, and {dice.randint(2, 98)}% were old.",
+        f"Platform {dice.randint(1, 24)}, coach {dice.randint(1, 30)}, seat {dice.randint(1, 99)}.",
+    ]
+    return dice.choice(frames)
+
+
+def _short(dice: Dice) -> str:
+    first, then = dice.sample(["USB", "BBC", "NASA", "GPS", "UK", "EU", "PDF", "DNA", "VIP", "IBM", "LED", "CD"], 2)
+    return dice.choice(
+        [
+            f"Is the {first} in {dice.choice(PLACES)}?",
+            f"No {first}, no {then}.",
+            f"{first} and {then} are different things.",
+        ]
+    )
+
+
 _MADE: dict[str, Callable[[Dice], str]] = {
     "number": _number,
     "date": _date,
@@ -211,4 +257,6 @@ _MADE: dict[str, Callable[[Dice], str]] = {
     "exclamation": _exclamation,
     "spelled": _spelled,
     "measure": _measure,
+    "amount": _amount,
+    "short": _short,
 }

@@ -1,8 +1,9 @@
 """Stage 4: phonemes to the codes of stage 2, with the durations of hibari-tts. The codec stands still.
 
     python examples/heart/train_speaker.py SPEECH OUT --steps 5500 --bf16
+    python examples/heart/train_speaker.py SPEECH OUT --codec FILE --voice FOLDER --learning-rate 6e-4 --bf16
 
-A stopped training goes on with the same command.
+The second line trains a finished voice further. A stopped training goes on with the same command.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 from anytalk_heart.codec import HeartCodec
 from anytalk_heart.latents import NUM_LATENTS, WEIGHTS, from_hibari
-from anytalk_heart.net import HeartNet, HeartSizes
+from anytalk_heart.net import HeartNet, HeartSizes, load
 from anytalk_heart.pronounce import SPACE
 from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP
 from anytalk_heart.speaker import END, PADDING, HeartSpeaker
 from anytalk_heart.speaker_layers import LONGEST
 from loop import Stage, trained
+from safetensors.torch import load_file
 from speech import Utterance, read
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,8 +32,11 @@ from train_quantiser import parts_of
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talk_model import AudioEmbeddings
+from anytalk.model.voice import VOICE_WEIGHTS
 from anytalk.plugins.byte_tokenizer import ByteTokenizer
 
+TEXT_LEAD = 9
+"""Steps of text before the first sound, of the voice's grid."""
 EDGE = 4
 """Latents of silence before the first word; hibari leaves 15."""
 STREAM_WEIGHTS = (1.5, 1.25, 1.25, 0.75, 0.75, 0.75, 0.75)
@@ -39,8 +44,11 @@ STREAM_WEIGHTS = (1.5, 1.25, 1.25, 0.75, 0.75, 0.75, 0.75)
 FRAMES_OF_BATCH = 800
 MOST_HIDDEN = 0.6
 """Share of an answer's past audio that is hidden at most: what is said must come from the phonemes."""
-WAITING, LONGEST_WAIT = 0.3, 8
-"""Share of texts that wait for a word, and frames of a wait at most: models may write more slowly than is spoken."""
+WAITING, MOST_WAITS, LONGEST_WAIT = 0.5, 3, 20
+"""Share of texts that wait for words, how often at most, and frames of a wait at most: models may write more slowly
+than is spoken."""
+ASIDE_STEPS = 200
+"""Steps in which a finished voice learns nothing from the latents, whose layer is new."""
 LAYOUT = StreamLayout(num_audio_streams=7, codebook_size=1024, text_vocab_size=1, end_of_text_id=0)
 
 
@@ -53,14 +61,14 @@ class Said:
         durations: (n,) latents.
         codes: (7,F).
         latents: (134, 4F) standardised.
-        waits: (n,) latents before each unit in which nothing is said; None: none.
+        waits: (n,) latents before each unit in which nothing is said.
     """
 
     units: np.ndarray
     durations: np.ndarray
     codes: np.ndarray
     latents: np.ndarray
-    waits: np.ndarray | None = None
+    waits: np.ndarray
 
 
 def main() -> None:
@@ -70,14 +78,19 @@ def main() -> None:
     parser.add_argument("--future", type=int, default=14, help="Of the voice decoder of stage 1, in columns.")
     parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--codec", type=Path, help="Weights of a finished codec, in place of stages 1 and 2.")
+    parser.add_argument("--voice", type=Path, help="A voice folder to begin with.")
     parser.add_argument("--bf16", action="store_true", help="Multiply in bfloat16; faster where the processor has it.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    codec = codec_of(asked.out, asked.future)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    codec = HeartCodec(load(asked.codec)) if asked.codec else codec_of(asked.out, asked.future)
     told = prepared(codec, read(asked.speech, held_out=False), asked.out / "said.pt")
     kept = prepared(codec, read(asked.speech, held_out=True)[:64], asked.out / "said-held-out.pt")
     parts = SpeakerParts()
-    training = SpeakerTraining(parts, told, kept, asked.bf16)
+    if asked.voice:
+        parts.load_voice(asked.voice)
+    training = SpeakerTraining(parts, told, kept, asked.bf16, ASIDE_STEPS if asked.voice else 0)
     Stage(asked.out, "speaker", {"parts": parts}, asked.steps, asked.learning_rate, warmup_steps=200).run(training)
 
 
@@ -89,46 +102,45 @@ def codec_of(out: Path, future: int) -> HeartCodec:
     return HeartCodec(net)
 
 
-def prepared(codec: HeartCodec, speech: Sequence[Utterance], path: Path) -> list[Said]:
-    """Codes of all texts, kept in a file."""
+def prepared(codec: HeartCodec, speech: Sequence[Utterance], path: Path) -> list[list[Said]]:
+    """Codes of all texts, each without and with waits, kept in a file."""
     if not path.exists():
-        rows = [vars(said(codec, one)) for one in speech]
-        kept = [{name: torch.from_numpy(row[name]) for name in row if row[name] is not None} for row in rows]
-        torch.save(kept, path)
-    return [Said(**{name: value.numpy() for name, value in row.items()}) for row in torch.load(path, weights_only=True)]
+        both = [(said(codec, one, None), said(codec, one, np.random.default_rng(n))) for n, one in enumerate(speech)]
+        torch.save([[{k: torch.from_numpy(v) for k, v in vars(row).items()} for row in rows] for rows in both], path)
+    kept = torch.load(path, weights_only=True)
+    return [[Said(**{name: value.numpy() for name, value in row.items()}) for row in rows] for rows in kept]
 
 
 @torch.no_grad()
-def said(codec: HeartCodec, one: Utterance) -> Said:
-    """One text with less silence in front."""
-    durations = np.array(one.row["durations"])
+def said(codec: HeartCodec, one: Utterance, dice: np.random.Generator | None) -> Said:
+    """One text with less silence in front; with `dice`, with waits before some of its words."""
+    units, durations, latents = np.array(one.row["units"]), np.array(one.row["durations"]), np.array(one.latents)
     cut = max(0, int(durations[0]) - EDGE)
     durations[0] -= cut
-    latents = from_hibari(torch.from_numpy(np.array(one.latents)))[cut:].T
-    latents = torch.cat([latents, latents[:, -1:].expand(-1, -latents.shape[1] % LATENTS_PER_STEP)], 1)[None]
-    codes = codec.encode_latents(latents)[0].numpy().astype(np.int16)
-    wanted = codec.net.standardised(latents)[0].numpy().astype(np.float16)
-    return Said(np.array(one.row["units"], np.int16), durations.astype(np.int16), codes, wanted)
+    latents = latents[cut:]
+    waits = np.zeros_like(durations) if dice is None else drawn_waits(units, durations, dice)
+    silence, starts = latents[:1], durations.cumsum() - durations
+    pieces = [
+        np.concatenate([silence.repeat(wait, 0), latents[start : start + length]])
+        for wait, start, length in zip(waits, starts, durations, strict=True)
+    ]
+    still = from_hibari(torch.from_numpy(np.concatenate(pieces))).T
+    still = torch.cat([still, still[:, -1:].expand(-1, -still.shape[1] % LATENTS_PER_STEP)], 1)[None]
+    codes = codec.encode_latents(still)[0].numpy().astype(np.int16)
+    wanted = codec.net.standardised(still)[0].numpy().astype(np.float16)
+    return Said(units.astype(np.int16), durations.astype(np.int16), codes, wanted, waits.astype(np.int16))
 
 
-def waited(row: Said, dice: np.random.Generator) -> Said:
-    """The same text with a wait before it or one of its words, silent as its first frame."""
-    starts = row.durations.cumsum() - row.durations
-    places = ((row.units == SPACE) & (starts % LATENTS_PER_STEP == 0)).nonzero()[0]
-    if not len(places) or dice.random() >= WAITING:
-        return row
-    unit, frames = dice.choice([0, dice.choice(places)]), int(dice.integers(1, LONGEST_WAIT + 1))
-    frame = starts[unit] // LATENTS_PER_STEP
-    silence, still = row.codes[:, :1].repeat(frames, 1), row.latents[:, :LATENTS_PER_STEP]
-    waits = np.zeros_like(row.durations)
-    waits[unit] = LATENTS_PER_STEP * frames
-    return Said(
-        row.units,
-        row.durations,
-        np.concatenate([row.codes[:, :frame], silence, row.codes[:, frame:]], 1),
-        np.concatenate([row.latents[:, : starts[unit]], np.tile(still, frames), row.latents[:, starts[unit] :]], 1),
-        waits,
-    )
+def drawn_waits(units: np.ndarray, durations: np.ndarray, dice: np.random.Generator) -> np.ndarray:
+    """Waits before the text or some of its words, in latents; what comes after one begins with a frame, as it does
+    when text comes late."""
+    waits = np.zeros_like(durations)
+    places = np.concatenate([[0], (units == SPACE).nonzero()[0]])
+    for unit in sorted(dice.permutation(places)[: dice.integers(1, MOST_WAITS + 1)]):
+        frames = int(np.exp(dice.uniform(0, np.log(LONGEST_WAIT + 2)))) - 1  # short ones are more frequent
+        before = int((durations[:unit] + waits[:unit]).sum())
+        waits[unit] = LATENTS_PER_STEP * frames + -before % LATENTS_PER_STEP
+    return waits
 
 
 class SpeakerParts(nn.Module):
@@ -146,13 +158,19 @@ class SpeakerParts(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         options = options or HeartSpeaker.Options()
-        self.output_adapter = HeartSpeaker(options, ByteTokenizer(chat=False))
+        self.output_adapter = HeartSpeaker(options, ByteTokenizer(chat=False), TEXT_LEAD)
         std = 0.1 / LAYOUT.num_audio_streams**0.5
         self.audio_embeddings = AudioEmbeddings(LAYOUT, options.width, std)
         shape = (LAYOUT.num_audio_streams, LAYOUT.audio_special_slots, options.width)
         self.specials = nn.Parameter(torch.randn(shape) * std)
         self.aside = nn.Linear(options.width, NUM_LATENTS * LATENTS_PER_STEP)
-        self.pattern = DelayPattern("delay", LAYOUT.num_audio_streams, LAYOUT.codebook_size, options.text_lead)
+        self.pattern = DelayPattern("delay", LAYOUT.num_audio_streams, LAYOUT.codebook_size, TEXT_LEAD)
+
+    def load_voice(self, folder: Path) -> None:
+        """Take the weights of a finished voice."""
+        kept = {name: value.float() for name, value in load_file(folder / VOICE_WEIGHTS).items()}
+        names = {"special_tokens.audio": "specials"}
+        self.load_state_dict({names.get(name, name): value for name, value in kept.items()}, strict=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B,K,T) -> (B,T,W), as a talker merges audio rows; pads are zero."""
@@ -200,8 +218,7 @@ def batch_of(rows: Sequence[Said], pattern: DelayPattern) -> Batch:
         units[place, CONTEXT : CONTEXT + count] = torch.from_numpy(row.units.astype(np.int64))
         units[place, CONTEXT + count] = END
         durations[place, :count] = torch.from_numpy(row.durations.astype(np.int64))
-        if row.waits is not None:
-            waits[place, :count] = torch.from_numpy(row.waits.astype(np.int64))
+        waits[place, :count] = torch.from_numpy(row.waits.astype(np.int64))
         grid, mask = pattern.apply(row.codes.astype(np.int64), LAYOUT)
         tokens[place, :, : grid.shape[1]] = torch.from_numpy(grid)
         is_said[place, :, : mask.shape[1]] = torch.from_numpy(mask)
@@ -214,24 +231,33 @@ class SpeakerTraining:
 
     Args:
         parts: What is trained.
-        rows: Texts.
+        rows: Texts, each without and with waits.
         held_out: Texts that nothing is learnt from.
         bf16: Whether products are taken in bfloat16.
+        aside_steps: First steps in which the decoder learns nothing from the latents.
     """
 
-    def __init__(self, parts: SpeakerParts, rows: Sequence[Said], held_out: Sequence[Said], bf16: bool) -> None:
-        self.bf16 = bf16
-        self.parts, self.rows = parts, [row for row in rows if row.durations.max() <= LONGEST]
-        self.held_out = [batch_of(held_out[first : first + 16], parts.pattern) for first in range(0, len(held_out), 16)]
-        self.lengths = np.array([row.codes.shape[1] for row in self.rows])
+    def __init__(
+        self,
+        parts: SpeakerParts,
+        rows: Sequence[Sequence[Said]],
+        held_out: Sequence[Sequence[Said]],
+        bf16: bool,
+        aside_steps: int,
+    ) -> None:
+        self.bf16, self.aside_steps = bf16, aside_steps
+        self.parts, self.rows = parts, [row for row in rows if row[0].durations.max() <= LONGEST]
+        kept = [[row[waits] for row in held_out[n : n + 16]] for waits in range(2) for n in range(0, len(held_out), 16)]
+        self.held_out = [batch_of(rows, parts.pattern) for rows in kept]
+        self.lengths = np.array([row[0].codes.shape[1] for row in self.rows])
         self._epochs: list[list[np.ndarray]] = []
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, float]]:
         dice = np.random.default_rng((1, step))
-        rows = [waited(self.rows[number], dice) for number in self._numbers(step)]
+        rows = [self.rows[number][int(dice.random() < WAITING)] for number in self._numbers(step)]
         self.parts.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss, told = self.loss(batch_of(rows, self.parts.pattern), learns=True)
+            loss, told = self.loss(batch_of(rows, self.parts.pattern), learns=True, aside=step >= self.aside_steps)
         if step % 200 == 0:
             told |= self.tested()
         return loss, told
@@ -240,11 +266,11 @@ class SpeakerTraining:
     def tested(self) -> dict[str, float]:
         """Losses of the held-out texts."""
         self.parts.eval()
-        found: list[dict[str, float]] = [self.loss(batch, learns=False)[1] for batch in self.held_out]
+        found: list[dict[str, float]] = [self.loss(batch, learns=False, aside=True)[1] for batch in self.held_out]
         return {f"held_out_{name}": float(np.mean([one[name] for one in found])) for name in found[0]}
 
-    def loss(self, batch: Batch, learns: bool) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch and its parts."""
+    def loss(self, batch: Batch, learns: bool, aside: bool) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch and its parts; without `aside` the decoder learns nothing from the latents."""
         parts = self.parts
         shifted = F.pad(batch.tokens, (1, 0), value=LAYOUT.pad_a)[..., :-1]
         audio = parts.embed(shifted)
@@ -267,9 +293,9 @@ class SpeakerTraining:
         lasting = F.cross_entropy(guessed[is_unit], batch.durations[is_unit])
         told["duration"] = lasting.item()
         told["duration_right"] = float((guessed[is_unit].argmax(-1) == batch.durations[is_unit]).float().mean())
-        aside = self._aside(hidden, batch)
-        told["latents"] = aside.item()
-        return total + 0.3 * lasting + aside, told
+        from_latents = self._aside(hidden if aside else hidden.detach(), batch)
+        told["latents"] = from_latents.item()
+        return total + 0.3 * lasting + from_latents, told
 
     def _aside(self, hidden: Tensor, batch: Batch) -> Tensor:
         """How far the newest frame's latents are from what the states tell of them."""

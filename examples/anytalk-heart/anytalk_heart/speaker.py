@@ -35,6 +35,7 @@ END, PADDING = NUM_PHONEMES, NUM_PHONEMES + 1
 NUM_UNITS = NUM_PHONEMES + 2
 BREAKS = (SPACE, EDGE, END)
 _TABLE_STD = 0.1
+_LEAD_HINT = "set grid.text_lead to a number of steps, such as the voice's own 9"
 _NO_START = 1 << 40
 """Start of a unit that isn't there: later than all latents."""
 
@@ -108,12 +109,11 @@ class HeartSpeaker(SpeechDecoder):
         num_layers: int = Field(4, ge=1, description="Layers of the decoder.")
         hidden_width: int = Field(1280, ge=1, description="Units of its MLPs.")
         unit_width: int = Field(192, ge=1, description="Width of phonemes.")
-        text_lead: int = Field(9, ge=0, description="Must be `grid.text_lead`: steps of text before the first sound.")
         held_words: int = Field(1, ge=1, description="Words that must follow before a word is read.")
 
-    def __init__(self, options: HeartSpeaker.Options, tokenizer: TextTokenizer) -> None:
+    def __init__(self, options: HeartSpeaker.Options, tokenizer: TextTokenizer, text_lead: int) -> None:
         super().__init__()
-        self.options, self._tokenizer = options, tokenizer
+        self.options, self._tokenizer, self._text_lead = options, tokenizer, text_lead
         self.encoder = UnitEncoder(NUM_UNITS, options.unit_width)
         self.view = LatentView(options.unit_width, options.width)
         self.blocks = nn.ModuleList(SpeechBlock(options.width, options.hidden_width) for _ in range(options.num_layers))
@@ -124,8 +124,14 @@ class HeartSpeaker(SpeechDecoder):
 
     @classmethod
     def build(cls, options: HeartSpeaker.Options, context: BuildContext) -> HeartSpeaker:
-        """See :meth:`anytalk.plugins.contracts.Part.build`."""
-        return cls(options, context.need_backbone().tokenizer).to(context.device)
+        """See :meth:`anytalk.plugins.contracts.Part.build`.
+
+        Raises:
+            ConfigError: the grid lets the text end before the first sound.
+        """
+        if context.text_lead == "all":
+            raise ConfigError("the speech decoder 'heart' speaks while text comes; text_lead is 'all'", _LEAD_HINT)
+        return cls(options, context.need_backbone().tokenizer, context.text_lead).to(context.device)
 
     @property
     def width(self) -> int:
@@ -155,7 +161,7 @@ class HeartSpeaker(SpeechDecoder):
         if not memory.scripts:
             memory.begin([self._script() for _ in range(rows)], self.options.unit_width)
         self._read(memory, text.tolist())
-        first = [first_latent(length, self.options.text_lead) for length in memory.steps.rows.lengths]
+        first = [first_latent(length, self._text_lead) for length in memory.steps.rows.lengths]
         encoded, starts, durations = self._units_of(memory, first, audio.device)
         latents = torch.tensor(first, device=audio.device)[:, None] + _span(steps, audio.device)
         return self.decode(audio, self.view(encoded, starts, durations, latents), memory.steps)
@@ -177,7 +183,7 @@ class HeartSpeaker(SpeechDecoder):
         inner = units[:, CONTEXT:-CONTEXT]
         starts = (ends - durations).masked_fill(inner == PADDING, _NO_START)
         lasting = durations.masked_fill(inner == END, NEVER)
-        latents = _span(audio.shape[1], audio.device) + first_latent(0, self.options.text_lead)
+        latents = _span(audio.shape[1], audio.device) + first_latent(0, self._text_lead)
         seen = self.view(encoded, starts, lasting, latents.expand(len(audio), -1).contiguous())
         return self.decode(audio, seen, KeyValueCache(len(audio))), guessed
 
@@ -195,7 +201,7 @@ class HeartSpeaker(SpeechDecoder):
 
     def _script(self) -> Script:
         reader = TextReader(self._tokenizer, _pronouncer(self.options.held_words).fresh())
-        return Script(reader, BREAKS, END, PADDING, self.options.text_lead)
+        return Script(reader, BREAKS, END, PADDING, self._text_lead)
 
     def _read(self, memory: SpeakerMemory, ids: list[list[int]]) -> None:
         """Give the units that these tokens release their encodings and durations."""
