@@ -10,6 +10,7 @@ import copy
 import importlib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ class EnglishPronouncer:
         self._held = re.compile(_LAST % held_words)
         try:
             hibari: Any = importlib.import_module("hibari")
-            self._g2p: Any = importlib.import_module("hibari.g2p").G2P()
+            g2p: Any = importlib.import_module("hibari.g2p").G2P()
         except ImportError as error:
             raise PluginError(f"English can't be pronounced: {error}", "pip install hibari-tts==0.2.1") from None
+        # The text up to a word is read when the word comes and, as what is final then, when the next one does.
+        self._g2p = lru_cache(maxsize=64)(g2p)
         self._sentences: Any = hibari.Hibari.split_sentences
         vocabulary = Path(hibari.__file__).parent / "assets" / "vocab.json"
         self._ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
