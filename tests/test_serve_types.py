@@ -10,6 +10,7 @@ from openai.types.realtime.realtime_audio_input_turn_detection import ServerVad
 from pydantic import BaseModel
 
 from anytalk.serve.realtime import events, session_options
+from anytalk.serve.realtime.updates import NOT_DONE
 
 PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (theirs.RealtimeSessionCreateRequest, session_options.SessionOptions),
@@ -25,7 +26,8 @@ PAIRS: list[tuple[type[BaseModel], type[BaseModel]]] = [
 
 @pytest.mark.parametrize(("client", "ours"), PAIRS, ids=lambda model: model.__name__)
 def test_every_field_of_the_client_is_known(client: type[BaseModel], ours: type[BaseModel]) -> None:
-    assert set(client.model_fields) <= set(ours.model_fields)
+    without_effect = {path[-1] for path in NOT_DONE}
+    assert set(client.model_fields) - set(ours.model_fields) <= without_effect
 
 
 def members(union: object) -> dict[str, type[BaseModel]]:

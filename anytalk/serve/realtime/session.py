@@ -30,6 +30,7 @@ from anytalk.serve.realtime.planning import plan_response, transcript_question
 from anytalk.serve.realtime.response import Response
 from anytalk.serve.realtime.session_options import SessionOptions
 from anytalk.serve.realtime.transcribing import Transcripts
+from anytalk.serve.realtime.updates import updated
 from anytalk.serve.realtime.vad import VAD_RATE_HZ
 from anytalk.serve.sound import KeptSound, WireDecoder
 from anytalk.serve.state import ServerState
@@ -274,20 +275,19 @@ class RealtimeSession:
     # ---- conversation
 
     def _update(self, event: e.SessionUpdate) -> None:
-        if event.session.get("type") != "realtime":
+        if event.session.get("type", "realtime") != "realtime":
             raise RequestError(
                 "session.type must be 'realtime'; transcription sessions are not supported",
-                "missing_required_parameter" if "type" not in event.session else "unsupported_value",
+                "unsupported_value",
                 "session.type",
             )
-        options = self.options.merged(event.session, self.state.talker, self.settings.max_text_chars)
-        if options.audio.input.transcription is not None:
-            _ = self.state.ear_rate_hz
-        before, self.options = self.options.audio.input, options
-        if options.audio.input != before:
-            self.buffer.configure(options.input_format(), self._vad())
+        before = self.options.audio.input
+        self.options, left_out = updated(self.options, event.session, self.state.talker, self.settings.max_text_chars)
+        if self.options.audio.input != before:
+            self.buffer.configure(self.options.input_format(), self._vad())
         self._quiet_since = time.monotonic()
-        self.outbox.put("session.updated", session=self._shown())
+        more = {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
+        self.outbox.put("session.updated", session=self._shown(), **more)
 
     def _create_item(self, event: e.ItemCreate) -> None:
         def decode(data: str, param: str) -> Any:
@@ -377,8 +377,8 @@ class RealtimeSession:
         return None if detection is None else detection.vad()
 
     def _shown(self) -> dict[str, Any]:
-        shown = self.options.model_dump()
-        return {**shown, "id": self.id, "object": "realtime.session", "expires_at": self._expires_at()}
+        head = {"id": self.id, "object": "realtime.session", "expires_at": self._expires_at()}
+        return {**self.options.shown(), **head}
 
     def _expires_at(self) -> int:
         return int(time.time() + self.settings.session_s - (time.monotonic() - self._began))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,9 @@ from anytalk.serve.questions import DEFAULT_VOICE, speaker_of
 from anytalk.serve.realtime.vad import VadSettings
 from anytalk.serve.sound import FORMAT_NAMES, G711_RATE_HZ, PCM_RATE_HZ, WireFormat
 
+_Word = Annotated[str, Field(max_length=200)]
+_MAX_WORDS, _MAX_PROMPT = 100, 2_000
+"""What has no effect here, and is shown again with every update, is not kept at any length."""
 _PCM_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
@@ -39,19 +42,18 @@ class TurnDetection(_Part):
 class Transcription(_Part):
     """Also write down what the user says; by the talker itself, so what is said here about how is not used."""
 
-    model: str | None = None
-    language: str | None = None
-    languages: list[str] | None = None
-    prompt: str | None = None
-    keywords: list[str] | None = None
-    delay: str | None = None
+    model: _Word | None = None
+    language: _Word | None = None
+    languages: list[_Word] | None = Field(None, max_length=_MAX_WORDS)
+    prompt: str | None = Field(None, max_length=_MAX_PROMPT)
+    keywords: list[_Word] | None = Field(None, max_length=_MAX_WORDS)
+    delay: _Word | None = None
 
 
 class AudioInput(_Part):
     """Of the session."""
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
-    noise_reduction: None = None
     transcription: Transcription | None = None
     turn_detection: TurnDetection | None = Field(default_factory=TurnDetection)
 
@@ -61,7 +63,6 @@ class AudioOutput(_Part):
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
     voice: str | dict[str, Any] = DEFAULT_VOICE
-    speed: float = Field(1.0, ge=1.0, le=1.0)
 
 
 class Audio(_Part):
@@ -80,63 +81,50 @@ class SessionOptions(_Part):
     output_modalities: list[Literal["text", "audio"]] = Field(["audio"])
     max_output_tokens: int | Literal["inf"] = "inf"
     audio: Audio = Field(default_factory=Audio)
-    tools: list[Any] = Field(default_factory=list)
-    tool_choice: Any = "auto"
-    include: list[str] | None = None
+    tools: list[Any] = Field(default_factory=list, max_length=0)
+    tool_choice: Literal["auto", "none"] = "auto"
     parallel_tool_calls: bool | None = None
-    prompt: None = None
-    reasoning: dict[str, Any] | None = None
-    tracing: Any = None
-    truncation: Any = "auto"
 
     def merged(self, changes: dict[str, Any], talker: Talker, max_text_chars: int) -> SessionOptions:
-        """These options with some changed; only what was sent changes, ``null`` switches off.
+        """These options with some changed; ``None`` switches off.
 
         Raises:
-            RequestError: a field that isn't there, doesn't fit, or asks for what this server doesn't do.
+            RequestError: a field that isn't there or doesn't fit.
         """
-        detection = _at(changes, "audio", "input", "turn_detection")
-        if isinstance(detection, dict) and detection.get("type") == "semantic_vad":
-            raise RequestError(
-                "semantic_vad needs a model that judges whether a thought is complete, and this server has none; use"
-                " server_vad (a longer silence_duration_ms waits longer), or null for manual turns",
-                "unsupported_value",
-                "session.audio.input.turn_detection.type",
-            )
-        if _at(changes, "audio", "input", "noise_reduction") is not None:
-            raise RequestError(
-                "noise reduction is not done here; leave it null and reduce noise in the client (browsers do)",
-                "unsupported_value",
-                "session.audio.input.noise_reduction",
-            )
-        if changes.get("tools"):
-            raise RequestError("this server calls no tools; leave `tools` empty", "unsupported_value", "session.tools")
-        if "model" in changes and changes["model"] not in (None, self.model):
-            raise RequestError(
-                f"this server has one model, '{self.model}', and a session can't change it",
-                "unsupported_value",
-                "session.model",
-            )
-        merged = _merged(self.model_dump(), {k: v for k, v in changes.items() if k != "model"})
         try:
-            options = SessionOptions.model_validate(merged)
+            options = SessionOptions.model_validate(_merged(self.model_dump(), changes))
         except ValidationError as error:
-            found = of_validation(error.errors())
-            raise RequestError(found.message, found.code, f"session.{found.param}") from None
+            raise of_validation(error.errors(), "session") from None
         options.check(talker, max_text_chars)
         return options
+
+    def shown(self) -> dict[str, Any]:
+        """As the protocol shows it: what isn't set is left out, but for what is switched off by ``null``."""
+        shown = self.model_dump(exclude_none=True)
+        heard = self.audio.input
+        off = {"noise_reduction": None}
+        if heard.transcription is None:
+            off["transcription"] = None
+        if heard.turn_detection is None:
+            off["turn_detection"] = None
+        shown["audio"]["input"].update(off)
+        shown["audio"]["output"]["speed"] = 1.0
+        return {**shown, "truncation": "auto"}
 
     def check(self, talker: Talker, max_text_chars: int) -> None:
         """Look at what pydantic can't know.
 
         Raises:
-            RequestError: an unknown voice or format, both or no modality, instructions that are too long.
+            RequestError: an unknown voice or format, both or no modality, instructions that are too long, a transcript
+                of a talker that hears nothing.
         """
         self.input_format()
         self.output_format()
         speaker_of(self.audio.output.voice, talker, "session.audio.output.voice")
         one_modality(self.output_modalities, "session.output_modalities")
         tokens_of(self.max_output_tokens, "session.max_output_tokens")
+        if self.audio.input.transcription is not None and talker.model.listener is None:
+            raise RequestError("this talker has no ears; ask by text", "unsupported_value")
         if len(self.instructions) > max_text_chars:
             raise RequestError(
                 f"the instructions have {len(self.instructions)} characters; {max_text_chars} are allowed",
@@ -192,12 +180,6 @@ def tokens_of(limit: int | str | None, param: str) -> int | None:
     if int(limit) < 1:
         raise RequestError(f"{param.rpartition('.')[2]} is {limit}; expected 1 or more, or 'inf'", param=param)
     return int(limit)
-
-
-def _at(tree: Any, *path: str) -> Any:
-    for name in path:
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

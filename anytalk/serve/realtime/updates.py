@@ -1,0 +1,122 @@
+"""Takes of a session update what this server can do, and says what was left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from anytalk.model.talker import Talker
+from anytalk.serve.errors import RequestError
+from anytalk.serve.realtime.session_options import AudioInput, SessionOptions, Transcription
+
+_MAX_FIELDS = 100
+_MAX_NAME, _MAX_REASON = 80, 300
+Path = tuple[str, ...]
+_BRANCHES: tuple[Path, ...] = (
+    ("audio",),
+    ("audio", "input"),
+    ("audio", "output"),
+    ("audio", "input", "turn_detection"),
+    ("audio", "input", "transcription"),
+)
+"""Objects of the session whose fields are merged one by one."""
+_CAN_BE_OFF = {"turn_detection", "idle_timeout_ms", *AudioInput.model_fields, *Transcription.model_fields} - {"format"}
+_IGNORED: tuple[Path, ...] = (("type",), ("model",))
+"""One model answers, whatever it is called; as in the address of the connection."""
+_DETECTION_TYPE: Path = ("audio", "input", "turn_detection", "type")
+_NOT_SEMANTIC = "no model here judges whether a thought is complete; server_vad is used in its place"
+_KEPT_OF = {"format": ("type", "rate"), "voice": ("id",)}
+"""Objects that are shown again with every update: nothing else of them is kept."""
+
+NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
+    ("audio", "input", "noise_reduction"): (
+        lambda value: value is None,
+        "noise is not reduced here; reduce it in the client (browsers do)",
+    ),
+    ("audio", "input", "turn_detection", "eagerness"): (
+        lambda value: value == "auto",
+        "it belongs to semantic_vad; a longer silence_duration_ms waits longer",
+    ),
+    ("audio", "output", "speed"): (
+        lambda value: value is None or (not isinstance(value, bool) and value == 1),
+        "the talker speaks at its own speed",
+    ),
+    ("include",): (lambda value: not value, "no log probabilities are given"),
+    ("prompt",): (lambda value: value is None, "no prompts are stored here; write it into instructions"),
+    ("reasoning",): (lambda value: value is None, "the model doesn't reason before it answers"),
+    ("tracing",): (lambda value: value is None, "no traces are kept"),
+    ("truncation",): (
+        lambda value: value in (None, "auto"),
+        "the oldest turns are left out when a prompt grows too long",
+    ),
+}
+"""Fields of OpenAI's session that have no effect: the values that ask for nothing, and why others are left out."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A field of an update that was not applied."""
+
+    param: str  # the field, such as `session.audio.output.speed`
+    reason: str  # a sentence
+
+    def shown(self) -> dict[str, str]:
+        return {"param": self.param, "reason": self.reason}
+
+
+def updated(
+    options: SessionOptions, changes: dict[str, Any], talker: Talker, max_text_chars: int
+) -> tuple[SessionOptions, list[LeftOut]]:
+    """Change of the options what was sent and can be done; a field that can't be doesn't undo the others.
+
+    ``null`` switches off what can be off, and changes nothing elsewhere.
+
+    Returns:
+        The new options, and the fields that were left out.
+
+    Raises:
+        RequestError: more than 100 fields.
+    """
+    fields = list(islice(_leaves(changes), _MAX_FIELDS + 1))
+    if len(fields) > _MAX_FIELDS:
+        raise RequestError(f"the update has more than {_MAX_FIELDS} fields", param="session")
+    left_out: list[LeftOut] = []
+    for path, value in fields:
+        if path == _DETECTION_TYPE and value == "semantic_vad":
+            value = "server_vad"
+            left_out.append(LeftOut(f"session.{'.'.join(path)}", _NOT_SEMANTIC))
+        try:
+            options = _applied(options, path, value, talker, max_text_chars)
+        except RequestError as error:
+            left_out.append(LeftOut(f"session.{'.'.join(path)}"[:_MAX_NAME], error.message[:_MAX_REASON]))
+    return options, left_out
+
+
+def _applied(options: SessionOptions, path: Path, value: Any, talker: Talker, max_text_chars: int) -> SessionOptions:
+    if path in _IGNORED:
+        return options
+    if path in NOT_DONE:
+        asks_nothing, why = NOT_DONE[path]
+        if not asks_nothing(value):
+            raise RequestError(why, "unsupported_value")
+        return options
+    if value is None and path[-1] not in _CAN_BE_OFF:
+        return options
+    if path[-1] in _KEPT_OF and isinstance(value, dict):
+        value = {name: value[name] for name in _KEPT_OF[path[-1]] if name in value}
+    changed: Any = value
+    for name in reversed(path):
+        changed = {name: changed}
+    return options.merged(changed, talker, max_text_chars)
+
+
+def _leaves(tree: dict[str, Any], above: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield each field that is applied by itself."""
+    for name, value in tree.items():
+        path = (*above, name)
+        if path in _BRANCHES and isinstance(value, dict) and value:
+            yield from _leaves(value, path)
+        else:
+            yield path, value
