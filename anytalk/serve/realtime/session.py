@@ -286,7 +286,7 @@ class RealtimeSession:
         if self.options.audio.input != before:
             self.buffer.configure(self.options.input_format(), self._vad())
         self._quiet_since = time.monotonic()
-        more = {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
+        more: dict[str, Any] = {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
         self.outbox.put("session.updated", session=self._shown(), **more)
 
     def _create_item(self, event: e.ItemCreate) -> None:
