@@ -27,7 +27,10 @@ from anytalk.serve.app import make_app
 from anytalk.serve.run import Server
 from anytalk.serve.settings import ServeSettings, open_socket
 
-SAMPLES = Path(__file__).resolve().parent.parent / "examples" / "talkers" / "smollm2-135m-assistant" / "samples"
+SPOKEN = [
+    Path(__file__).resolve().parent.parent / "examples" / "demo" / f"{name}.wav"
+    for name in ("france", "find", "question", "weasels")
+]
 _EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 PATIENCE_S = 20.0
 
@@ -169,8 +172,8 @@ def run(work: Awaitable[Any]) -> Any:
 
 
 def question(number: int = 1, rate_hz: int = 24_000) -> np.ndarray:
-    """Real speech, (N,) float32, half a second of silence before it and one second behind."""
-    wave = read_wave(SAMPLES / f"{number:02d}-question.wav", rate_hz)
+    """One of the spoken questions, from 1 on: (N,) float32, half a second of silence before it and one second after."""
+    wave = read_wave(SPOKEN[number - 1], rate_hz)
     return np.concatenate([np.zeros(rate_hz // 2, np.float32), wave, np.zeros(rate_hz, np.float32)])
 
 

@@ -30,7 +30,6 @@ HF_ADAPTERS: dict[str, dict[str, Any]] = {
         "num_layers": 1,
         "letter_width": 64,
         "num_letter_layers": 1,
-        "table_width": "backbone",
         "reads_states": True,
     },
     "blocks": {"num_blocks": 1},
@@ -45,6 +44,8 @@ def make_talker(
     speakers: tuple[str, ...] = (),
     dtype: str = "float32",
     ears: bool = True,
+    input_adapter: dict[str, Any] | None = None,
+    hearing: dict[str, Any] | None = None,
     **grid: Any,
 ) -> Talker:
     """A talker of tiny parts whose answers vary: its backbone is small enough to be moved by every token."""
@@ -54,7 +55,8 @@ def make_talker(
             "backbone": {"name": "tiny", "options": {"width": 16, "num_blocks": 1}},
             "encoder": {"name": "tiny"} if ears else None,
             "encoder_width": 16,
-            "input_adapter": {"name": "stack", "options": {"factor": 5}} if ears else None,
+            "input_adapter": (input_adapter or {"name": "stack", "options": {"factor": 5}}) if ears else None,
+            "hearing": hearing,
             "output_adapter": {"name": adapter, "options": options},
             "heads": {"name": "shared"},
             "codec": {"name": "tiny", "options": {"num_streams": STREAMS, "codebook_size": CODES}},

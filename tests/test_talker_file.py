@@ -23,9 +23,26 @@ from anytalk.plugins.registry import Registry, default_registry
 from anytalk_adapters.tiny_codec import TinyCodec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SHIPPED = EXAMPLES / "talkers" / "smollm2-135m-assistant"
-VERSION_1 = Path(__file__).parent / "golden" / "talker-version1.yaml"
-"""The shipped talker's file as version 1 wrote it."""
+BEAM = {"beam": 4, "hearings": 2, "weight": 0.5, "context": "so: "}
+VERSION_1 = {
+    "format_version": 1,
+    "library_version": "0.1.0",
+    "backbone": {"name": "tiny", "options": {}},
+    "encoder": {"name": "tiny"},
+    "encoder_width": 16,
+    "input_adapter": {
+        "name": "ctc",
+        "options": {"width": 16, "num_blocks": 1, "beam": 4, "hearings": 2, "fusion": 0.5, "fusion_context": "so: "},
+    },
+    "output_adapter": {"name": "blocks", "options": {"num_blocks": 1}},
+    "heads": {"name": "parallel", "options": {}},
+    "codec": {"name": "tiny"},
+    "grid": {"prompt": "chat", "asr": "examples", "codec_streams": 3, "codebook_size": 16},
+    "speakers": [],
+    "arithmetic": "exact",
+    "seed": 0,
+}
+"""A file as version 1 wrote it: only the options that somebody typed, and the search as a part of the ears."""
 
 
 @pytest.fixture
@@ -92,12 +109,22 @@ def test_a_codec_with_other_codes_is_refused(tmp_path: Path) -> None:
 
 
 def test_version_1_is_the_same_talker(tmp_path: Path) -> None:
-    shutil.copytree(SHIPPED, tmp_path / "old", ignore=shutil.ignore_patterns("history", "samples"))
-    shutil.copyfile(VERSION_1, tmp_path / "old" / "talker.yaml")
-    old, new = load_talker(tmp_path / "old"), load_talker(SHIPPED)
+    settings = [
+        "input_adapter={name: ctc, options: {width: 16, num_blocks: 1}}",
+        f"hearing={{name: beam, options: {BEAM}}}",
+    ]
+    new = tiny_talker(tmp_path / "new", *settings)
+    save_talker(new, tmp_path / "new", trained={"heads"})
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    written = yaml.safe_load((tmp_path / "new" / "talker.yaml").read_text())
+    typed = VERSION_1 | {name: written[name] for name in ("base", "weights")}
+    (tmp_path / "old" / "talker.yaml").write_text(yaml.safe_dump(typed))
+    old = load_talker(tmp_path / "old")
     assert old.config.codec_fingerprint is None
-    mine, theirs = (pinned(talker.config, default_registry()) for talker in (old, new))
+    theirs = read_config(tmp_path / "new")
+    mine = pinned(old.config, default_registry())
     assert mine.replace(codec_fingerprint=theirs.codec_fingerprint) == theirs
+    assert old.model.hearing is not None
     state = new.model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in old.model.state_dict().items())
     (text, wave), (new_text, new_wave) = answer(old), answer(new)
