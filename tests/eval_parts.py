@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import yaml
 from helpers import tiny_talker
 from talkers import make_talker
 
@@ -136,3 +137,9 @@ def reply(text: str, num_samples: int = 0, *, peak: float = 0.3, truncated: bool
     """An answer whose sound the tape knows by its length."""
     wave = np.full(num_samples, peak, dtype=np.float32)
     return Reply(text, wave, RATE_HZ, truncated, {}, [], 0.5)
+
+
+def write(path: Path, data: Any) -> Path:
+    """A YAML file."""
+    path.write_text(yaml.safe_dump(data))
+    return path

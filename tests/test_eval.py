@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from eval_parts import questions, registry, saved_talker, suite_of
+from eval_parts import questions, registry, saved_talker, suite_of, write
 from typer.testing import CliRunner
 
 from anytalk.cli import eval as eval_module
 from anytalk.cli.app import build_app
-from anytalk.errors import ConfigError, DataError
+from anytalk.errors import ConfigError
 from anytalk.evaluate import run as run_module
 from anytalk.evaluate.config import MEASURES, Suite, read_suite
 from anytalk.evaluate.lab import Lab
@@ -44,6 +44,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everything(manifest: Path, **more: Any) -> Suite:
     changes = {"text_retention": {"texts": ["a text", "another"], "max_tokens": 5}, "latency": {"warmup": 1}}
     changes |= {"asr": {"with_transcriber": True}, "spoken_qa": {"hear": True, "ask": ["speech", "text"]}}
+    changes |= {"pooled": {"of": ["asr", "reading"]}}
     changes |= {"spoken_answers": {"ask": ["text", "speech"]}, "cascade": {"max_tokens": 6, "warmup": 0}}
     measures = [{"kind": kind, **changes.get(kind, {})} for kind in MEASURES]
     return suite_of(manifest, *measures, **more)
@@ -173,62 +174,25 @@ def test_the_clock_follows_an_answer(talker: Talker, manifest: Path, tmp_path: P
     assert len(typed.wave) == 0
 
 
-# ---- suites
+def test_word_errors_are_pooled_over_all_examples(talker: Talker, manifest: Path, tmp_path: Path) -> None:
+    measures = [
+        {"kind": "asr"},
+        {"kind": "asr", "name": "again", "limit": 1},
+        {"kind": "pooled", "of": ["asr", "again"]},
+    ]
+    report = run_suite(talker, suite_of(manifest, *measures), tmp_path)
+    first, again, pooled = report.results
+    assert [item["measure"] for item in pooled.items] == ["asr", "asr", "again"]
+    errors, words = (sum(item[name] for item in first.items + again.items) for name in ("errors", "words"))
+    assert pooled.figures["wer"].value == pytest.approx(errors / words)
+    assert pooled.figures["wer"].n == 3
 
 
-def write(path: Path, data: Any) -> Path:
-    path.write_text(yaml.safe_dump(data))
-    return path
-
-
-def test_paths_of_a_suite_are_relative_to_it(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").touch()
-    source = {"kind": "jsonl", "path": "rows.jsonl"}
-    hub = {"kind": "hf", "path": "org/set"}
-    measures = [{"kind": "asr"}, {"kind": "text_retention", "texts_file": "t.txt", "source": hub}]
-    suite = read_suite(write(tmp_path / "s.yaml", {"source": source, "measures": measures}))
-    assert suite.source is not None
-    assert suite.source.path == str(tmp_path / "rows.jsonl")
-    assert suite.measures[1].source is not None
-    assert suite.measures[1].source.path == "org/set"
-    assert suite.measures[1].texts_file == str(tmp_path / "t.txt")  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ({"measures": [{"kind": "asr"}]}, "has no source"),
-        ({"measures": []}, "measures"),
-        (
-            {"source": {"kind": "jsonl", "path": "x"}, "measures": [{"kind": "asr"}] * 2},
-            "two measures are called 'asr'",
-        ),
-        ({"source": {"kind": "jsonl", "path": "x"}, "measures": [{"kind": "ars"}]}, "ars"),
-        ({"source": {"kind": "jsonl", "path": "x", "weight": 2}, "measures": [{"kind": "asr"}]}, "has no weight"),
-        ({"source": {"kind": "jsonl", "path": "x"}, "measures": [{"kind": "asr", "ask": ["text"]}]}, "ask"),
-        ([1], "not well-formed"),
-    ],
-)
-def test_a_wrong_suite_says_what_is_wrong(tmp_path: Path, data: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        read_suite(write(tmp_path / "s.yaml", data))
-
-
-def test_a_suite_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="doesn't exist"):
-        read_suite(tmp_path / "s.yaml")
-    (tmp_path / "s.yaml").write_text("a: [")
-    with pytest.raises(DataError, match="as YAML"):
-        read_suite(tmp_path / "s.yaml")
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "suites").glob("*.yaml")), ids=lambda p: p.stem)
-def test_suites_of_the_examples_are_well_formed(path: Path) -> None:
-    suite = read_suite(path)
-    assert suite.metric_names()
-    for measure in suite.measures:
-        if measure.kind == "text_retention" and measure.texts_file is not None:
-            assert Path(measure.texts_file).is_file()
+def test_what_pools_a_failed_measure_fails(talker: Talker, manifest: Path, tmp_path: Path) -> None:
+    asr = {"kind": "asr", "with_transcriber": True}
+    suite = suite_of(manifest, asr, {"kind": "pooled", "of": ["asr"]}, transcriber={"name": "broken"})
+    report = run_suite(talker, suite, tmp_path)
+    assert "measure 'asr' failed, so there is nothing to count together" in report.failures()[1]
 
 
 def test_baselines(manifest: Path) -> None:

@@ -207,3 +207,40 @@ def test_no_rows_is_an_error_with_the_reason(tmp_path: Path) -> None:
     lab = lab_of(suite_of(questions(tmp_path, [{"question_text": "Why?"}]), {"kind": "spoken_qa"}), tmp_path)
     with pytest.raises(AnytalkError, match="no row that measure 'spoken_qa' can use"):
         lab.rows(lab.suite.measures[0], Result("a", "spoken_qa", "accuracy"), lambda row: "is odd")
+
+
+def test_questions_are_heard_in_noise_the_same_each_time(tmp_path: Path) -> None:
+    rows = [{"question_text": "a cat", "question_audio": f"{i}.wav"} for i in range(2)]
+    for i in range(2):
+        write_wave(tmp_path / f"{i}.wav", (0.1 * np.sin(np.arange(16_000) / 9)).astype(np.float32), 16_000)
+    noise = [{"name": "noise", "options": {"min_snr_db": 10, "max_snr_db": 10}}]
+    measures = [{"kind": "asr"}, {"kind": "asr", "name": "again"}, {"kind": "asr", "name": "clean", "augment": []}]
+
+    def heard(seed: int) -> dict[str, list[np.ndarray]]:
+        lab = lab_of(suite_of(questions(tmp_path, rows), *measures, augment=noise, seed=seed), tmp_path)
+        waves: dict[str, list[np.ndarray]] = {}
+
+        def ask(task: str, *, wave: np.ndarray, **_: Any) -> Reply:
+            waves[label].append(wave)
+            return reply("a cat")
+
+        lab.ask = ask  # type: ignore[method-assign]
+        for measure in lab.suite.measures:
+            label = measure.label
+            waves[label] = []
+            assert run_measure(lab, measure).status == "ok"
+        return waves
+
+    first, other = heard(0), heard(1)
+    for row, (noisy, clean) in enumerate(zip(first["asr"], first["clean"], strict=True)):
+        snr_db = 10 * np.log10(np.mean(clean**2) / np.mean((noisy - clean) ** 2))
+        assert snr_db == pytest.approx(10, abs=0.1)
+        assert np.array_equal(noisy, first["again"][row])
+        assert not np.array_equal(noisy, other["asr"][row])
+    assert not np.array_equal(first["asr"][0], first["asr"][1])
+
+
+def test_an_unknown_augmentation_fails_its_measure_with_a_sentence(tmp_path: Path) -> None:
+    measure = {"kind": "spoken_qa", "augment": [{"name": "nois"}]}
+    lab = lab_of(suite_of(questions(tmp_path, CAPITALS), measure), tmp_path)
+    assert "did you mean 'noise'" in run_measure(lab, lab.suite.measures[0]).reason

@@ -48,6 +48,10 @@ def command(
     from anytalk.evaluate.config import read_suite
 
     chosen = read_suite(suite)
+    if chosen.left_out and not chosen.measures:
+        raise DataError(f"nothing of '{suite}' can be measured: {chosen.left_out}")
+    if chosen.left_out:
+        note(chosen.left_out)
     if baseline is not None:
         chosen = chosen.with_baseline(baseline)
     if seed is not None:
@@ -94,12 +98,16 @@ def check_suite(suite: Suite, config: TalkerConfig, registry: Registry) -> None:
         UnknownNameError: such a name.
         ConfigError: wrong options, or a voice that the talker doesn't have.
     """
+    from anytalk.data.augment import make_augment
+
     registry.find("transcriber", suite.transcriber.name)
     if suite.synthesizer is not None:
         registry.find("synthesizer", suite.synthesizer.name)
     for source in [suite.source, *(measure.source for measure in suite.measures)]:
         if source is not None:
             registry.find("data source", source.kind)
+    for refs in [suite.augment, *(measure.augment for measure in suite.measures)]:
+        make_augment(refs or [], suite.seed, registry)
     config.check_speaker(suite.speaker, "`speaker`")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,13 +12,14 @@ import pydantic
 from pydantic import Field
 
 from anytalk.data.config import SourceConfig
-from anytalk.errors import ConfigError, DataError
+from anytalk.errors import ConfigError, DataError, did_you_mean
 from anytalk.evaluate.metrics import HEADLINES, METRICS
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.settings import read_yaml, validated
 
 Way = Literal["text", "speech"]
 """How a question is asked: typed or spoken."""
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class _Measure(Options):
@@ -23,6 +27,9 @@ class _Measure(Options):
 
     name: str = Field("", pattern=r"^[a-z][a-z0-9_]*$|^$", description="Its name in the report; default: the kind.")
     source: SourceConfig | None = Field(None, description="Rows; null: the suite's `source`.")
+    augment: list[PartRef] | None = Field(
+        None, description="How spoken questions are changed before they are heard; null: the suite's `augment`."
+    )
     limit: int | None = Field(None, gt=0, description="Use only the first so many usable rows.")
 
     DEFAULT_WAYS: ClassVar[tuple[Way, ...]] = ("text", "speech")
@@ -77,6 +84,7 @@ class SpokenAnswersMeasure(_Measure):
 class ReadingMeasure(_Measure):
     """What it says when it reads a text aloud (task T1A1), against that text: `question_text` of the rows."""
 
+    DEFAULT_WAYS = ("text",)
     kind: Literal["reading"] = Field("reading", description="Measure.")
     keep_sound: bool = Field(False, description="Write every reading as a wav file into the report.")
 
@@ -96,6 +104,7 @@ class SpokenQaMeasure(_Measure):
 class TextRetentionMeasure(_Measure):
     """What is left of the language model that the talker was made from."""
 
+    DEFAULT_WAYS = ("text",)
     kind: Literal["text_retention"] = Field("text_retention", description="Measure.")
     texts: list[str] = Field(default_factory=list, description="Texts for the perplexity.")
     texts_file: str | None = Field(None, description="More of them, one a line; relative to the suite.")
@@ -133,6 +142,13 @@ class CascadeMeasure(_Measure):
     warmup: int = Field(1, ge=0, description="Answers of both before the clock counts.")
 
 
+class PooledMeasure(_Measure):
+    """Word errors of measures before it, over all their examples; nothing is asked again."""
+
+    kind: Literal["pooled"] = Field("pooled", description="Measure.")
+    of: list[str] = Field(min_length=1, description="Names of measures before it: asr, spoken_answers or reading.")
+
+
 AnyMeasure = Annotated[
     AsrMeasure
     | SpokenAnswersMeasure
@@ -141,12 +157,16 @@ AnyMeasure = Annotated[
     | TextRetentionMeasure
     | ModalityGapMeasure
     | LatencyMeasure
-    | CascadeMeasure,
+    | CascadeMeasure
+    | PooledMeasure,
     Field(discriminator="kind"),
 ]
 
 MEASURES: dict[str, type[_Measure]] = {kind.model_fields["kind"].default: kind for kind in _Measure.__subclasses__()}
 """Kinds of measures."""
+
+POOLABLE = ("asr", "spoken_answers", "reading")
+"""Kinds whose examples count word errors."""
 
 BASELINES = ("cascade",)
 """What ``--baseline`` knows."""
@@ -159,6 +179,10 @@ class Suite(Options):
     seed: int = Field(0, description="Seed of the bootstrap and of everything drawn by chance.")
     measures: list[AnyMeasure] = Field(min_length=1, description="What is measured, in this order.")
     source: SourceConfig | None = Field(None, description="Rows of the measures that name none.")
+    augment: list[PartRef] = Field(
+        default_factory=list,
+        description="Augmentations of the spoken questions, in this order, seeded by `seed` and the row.",
+    )
     transcriber: PartRef = Field(
         default_factory=lambda: PartRef(name="whisper"), description="The judge of what is said."
     )
@@ -173,6 +197,12 @@ class Suite(Options):
     speaker: str | None = Field(None, description="Answering voice of talkers with several.")
     bootstrap_samples: int = Field(1000, ge=0, description="Resamplings for the 95 % intervals; 0: no intervals.")
     worst: int = Field(5, ge=0, description="How many of the worst examples are shown.")
+    _left_out: str = pydantic.PrivateAttr("")
+
+    @property
+    def left_out(self) -> str:
+        """A sentence about measures whose rows are in a folder that isn't there; ``""`` where there are none."""
+        return self._left_out
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -184,7 +214,11 @@ class Suite(Options):
         for measure in self.measures:
             if labels.count(measure.label) > 1:
                 raise ValueError(f"two measures are called '{measure.label}': give them names of their own (name: ...)")
-            if measure.source is None and self.source is None:
+            if measure.augment and "speech" not in measure.ways():
+                raise ValueError(f"measure '{measure.label}' hears no question, so it has no augment: leave it out")
+            if isinstance(measure, PooledMeasure):
+                _check_pooled(measure, self.measures)
+            elif measure.source is None and self.source is None:
                 raise ValueError(f"measure '{measure.label}' has no source, and neither has the suite")
         return self
 
@@ -210,8 +244,30 @@ class Suite(Options):
         return self.model_copy(update={"measures": [*self.measures, added]})
 
 
+def _check_pooled(measure: PooledMeasure, measures: Sequence[AnyMeasure]) -> None:
+    """Refuse to pool what isn't there yet or counts no word errors (ValueError)."""
+    extra = {"source", "limit", "augment"} & measure.model_fields_set
+    if extra:
+        raise ValueError(f"measure '{measure.label}' asks nothing, so it has no {', '.join(sorted(extra))}")
+    kinds = {other.label: other.kind for other in measures[: measures.index(measure)]}
+    for name in measure.of:
+        if name not in kinds:
+            raise ValueError(
+                f"measure '{measure.label}' pools '{name}', but no measure of that name comes before it"
+                f"{did_you_mean(name, list(kinds))}"
+            )
+        if kinds[name] not in POOLABLE:
+            raise ValueError(
+                f"measure '{measure.label}' pools '{name}' of kind {kinds[name]}, which counts no word errors; "
+                f"{', '.join(POOLABLE)} do"
+            )
+
+
 def read_suite(path: Path) -> Suite:
     """Read ``suite.yaml``; paths in it are relative to its folder.
+
+    ``${NAME:-OTHERWISE}`` in a source's path is an environment variable. Where nothing is found at such a path, its
+    measures are left out, and :attr:`Suite.left_out` says so.
 
     Raises:
         DataError: no such file, or not YAML.
@@ -225,15 +281,57 @@ def read_suite(path: Path) -> Suite:
 
 
 def _anchored(suite: Suite, folder: Path) -> Suite:
-    """Local paths made absolute; hub ids and addresses stay."""
+    """Variables filled in, local paths made absolute (hub ids and addresses stay), absent measures left out."""
+    missing: dict[str, str] = {}  # measure -> where its rows should be
+    named: set[str] = set()
 
-    def source(found: SourceConfig | None) -> SourceConfig | None:
-        return None if found is None else found.anchored(folder.absolute())
+    def source(found: SourceConfig | None, users: Sequence[str]) -> SourceConfig | None:
+        if found is None:
+            return None
+        path, variables = with_variables(found.path)
+        anchored = found.model_copy(update={"path": path}).anchored(folder.absolute())
+        if variables and "://" not in path and not Path(anchored.path).exists():
+            missing.update(dict.fromkeys(users, anchored.path))
+            named.update(variables)
+        return anchored
 
-    measures = []
+    measures: list[AnyMeasure] = []
+    sourceless = [m.label for m in suite.measures if m.source is None and not isinstance(m, PooledMeasure)]
+    shared = source(suite.source, sourceless)
     for measure in suite.measures:
-        update: dict[str, Any] = {"source": source(measure.source)}
+        update: dict[str, Any] = {"source": source(measure.source, [measure.label])}
         if isinstance(measure, TextRetentionMeasure) and measure.texts_file is not None:
             update["texts_file"] = str((folder / measure.texts_file).absolute())
+        if isinstance(measure, PooledMeasure) and (lacking := missing.keys() & measure.of):
+            missing[measure.label] = missing[min(lacking)]
         measures.append(measure.model_copy(update=update))
-    return suite.model_copy(update={"source": source(suite.source), "measures": measures})
+    anchored = suite.model_copy(update={"source": shared, "measures": [m for m in measures if m.label not in missing]})
+    if missing:
+        which = "all measures" if not anchored.measures else f"{len(missing)} measures ({', '.join(missing)})"
+        anchored._left_out = (
+            f"{which} left out: '{next(iter(missing.values()))}' isn't there; set {' and '.join(sorted(named))} to the "
+            "folder of the recordings"
+        )
+    return anchored
+
+
+def with_variables(path: str) -> tuple[str, list[str]]:
+    """A path with ``${NAME}`` and ``${NAME:-OTHERWISE}`` filled in from the environment, and the names in it.
+
+    Values of variables are relative to the current folder.
+
+    Raises:
+        ConfigError: a variable that isn't set, without an OTHERWISE.
+    """
+    names = []
+
+    def value(found: re.Match[str]) -> str:
+        names.append(found[1])
+        given = os.environ.get(found[1])
+        if given:
+            return str(Path(given).expanduser().absolute())
+        if found[2] is None:
+            raise ConfigError(f"'{path}' names the variable {found[1]}, which isn't set", f"export {found[1]}=FOLDER")
+        return found[2]
+
+    return _VARIABLE.sub(value, path), names

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anytalk.data.augment import Augment
 from anytalk.data.config import SourceConfig, read_rows
 from anytalk.data.examples import Progress
 from anytalk.decode.engine import DecodeOptions
@@ -56,6 +57,8 @@ class Lab:
     suite: Suite  # what is measured
     out: Path  # folder of the report
     progress: Progress = field(default=lambda done, total: None)  # told how far the measure at hand is
+    augment: Augment | None = None  # how the measure at hand changes spoken questions
+    results: dict[str, Result] = field(default_factory=dict)  # of the measures before it, by label
 
     @cached_property
     def transcriber(self) -> Transcriber:
@@ -143,6 +146,8 @@ class Lab:
     def question_wave(self, row: Row) -> np.ndarray:
         """The spoken question, (N,) float32 at the encoder's rate; read aloud where the row has no sound.
 
+        In noise or in a room, where the measure has an ``augment``: the same for the same row and seed.
+
         Raises:
             ConfigError: a talker without ears, or no sound and no synthesizer.
             AudioError: sound that can't be read or is no speech.
@@ -157,6 +162,8 @@ class Lab:
             voice = self.suite.question_voice
             spoken = self.synthesizer.speak(row.question_text or "", voice)
             wave = resample(spoken, self.synthesizer.sample_rate_hz, rate_hz)
+        if self.augment is not None:
+            wave = self.augment(wave, rate_hz, row.id)
         check_speech(wave, rate_hz, row.id, ears.max_duration_s)
         return wave
 

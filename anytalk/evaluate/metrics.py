@@ -103,6 +103,7 @@ METRICS: dict[str, dict[str, Metric]] = {
             "real_time_factor": Metric("x", "seconds of work per second of speech"),
         }.items()
     },
+    "pooled": {"wer": Metric("rate", "word errors per reference word, over all examples of the measures pooled")},
 }
 """Measure -> its metrics, in the order of the report."""
 
@@ -115,6 +116,7 @@ HEADLINES = {
     "modality_gap": "answer_agreement",
     "latency": "first_sound_p50_s",
     "cascade": "talker_first_sound_p50_s",
+    "pooled": "wer",
 }
 """Measure -> the metric that stands for it: what a bare measure name means in ``--fail-if``."""
 

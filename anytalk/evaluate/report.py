@@ -30,6 +30,7 @@ _WORST_COLUMNS = {
     "modality_gap": ("question", "asked_by_text", "asked_by_speech", "errors"),
     "latency": ("question", "encode", "prefill", "delay", "codec", "first_sound"),
     "cascade": ("question", "talker_heard", "cascade_heard", "cascade_heard_question"),
+    "pooled": ("measure", "id", "errors", "words"),
 }
 
 
@@ -143,6 +144,7 @@ def markdown(report: Report, summary: str | None) -> str:
 
 def _verdict(report: Report) -> str:
     lines = [] if report.is_complete else ["**Not complete:** the run was interrupted or is still going on."]
+    lines += [f"**Left out:** {report.suite.left_out}."] if report.suite.left_out else []
     lines += [f"**Failed:** {sentence}" for sentence in report.failures()]
     if report.is_complete:
         lines += [f"**Bound broken:** {sentence}" for sentence in report.broken_bounds()]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anytalk.data.augment import make_augment
 from anytalk.data.examples import Progress
 from anytalk.errors import AnytalkError
 from anytalk.evaluate.bounds import Bound
@@ -23,6 +24,7 @@ from anytalk.evaluate.report import Report, read_partial, write_report
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.speech_measures import (
     measure_asr,
+    measure_pooled,
     measure_reading,
     measure_spoken_answers,
     measure_spoken_qa,
@@ -41,6 +43,7 @@ _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
     "modality_gap": measure_modality_gap,
     "latency": measure_latency,
     "cascade": measure_cascade,
+    "pooled": measure_pooled,
 }
 
 
@@ -96,13 +99,14 @@ def run_suite(
     for measure in suite.measures:
         mark = identity(talker, suite, measure)
         known = finished.get(measure.label)
-        if known is not None and known.identity == mark and known.status == "ok":
+        if known is not None and known.identity == mark and known.status == "ok" and measure.kind != "pooled":
             result = known
         else:
             watcher.started(measure)
             result = run_measure(lab, measure)
             result.identity = mark
         report.results.append(result)
+        lab.results[measure.label] = result
         report.is_complete = len(report.results) == len(suite.measures)
         write_report(report, out)
         watcher.finished(result)
@@ -116,6 +120,8 @@ def run_measure(lab: Lab, measure: AnyMeasure) -> Result:
     np.random.seed(lab.suite.seed)
     began = time.perf_counter()
     try:
+        augment = lab.suite.augment if measure.augment is None else measure.augment
+        lab.augment = make_augment(augment, lab.suite.seed, lab.talker.registry)
         _RUNNERS[measure.kind](lab, measure, result)
         if not result.items:
             why = f", e.g. {result.skipped[0]['id']}: {result.skipped[0]['reason']}" if result.skipped else ""

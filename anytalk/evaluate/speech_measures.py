@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from anytalk.data.encoding import missing_for
-from anytalk.errors import AudioError, PluginError
-from anytalk.evaluate.config import AsrMeasure, ReadingMeasure, SpokenAnswersMeasure, SpokenQaMeasure
+from anytalk.errors import AudioError, DataError, PluginError
+from anytalk.evaluate.config import AsrMeasure, PooledMeasure, ReadingMeasure, SpokenAnswersMeasure, SpokenQaMeasure
 from anytalk.evaluate.lab import Lab, Reply, lacks_question
 from anytalk.evaluate.matching import expected_answers, is_contained, is_exact
 from anytalk.evaluate.mos import MosPredictor
@@ -59,6 +59,17 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
     if measure.with_transcriber:
         wrong = [item["transcriber_errors"] for item in result.items]
         result.keep(transcriber_wer=lab.bootstrap.ratio(wrong, words))
+    result.pick_worst("errors", lab.suite.worst)
+
+
+def measure_pooled(lab: Lab, measure: PooledMeasure, result: Result) -> None:
+    """Count the word errors of several measures together (DataError: one of them has failed)."""
+    for label in measure.of:
+        before = lab.results[label]
+        if before.status != "ok":
+            raise DataError(f"measure '{label}' failed, so there is nothing to count together", "see its reason")
+        result.items += [{"measure": label, **item} for item in before.items]
+    result.keep(wer=_wer(lab, result.items))
     result.pick_worst("errors", lab.suite.worst)
 
 
