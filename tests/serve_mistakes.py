@@ -32,7 +32,8 @@ def said(*parts: dict[str, Any]) -> str:
 
 
 BAD, MISSING, UNSUPPORTED = "invalid_value", "missing_required_parameter", "unsupported_value"
-UNKNOWN, LOST = "unknown_parameter", "item_not_found"
+UNKNOWN = "unknown_parameter"
+LOST = "item_not_found"
 TRUNCATE = "conversation.item.truncate"
 MISTAKES: list[tuple[str, str, str]] = [
     ("not json", "invalid_json", ""),
@@ -62,12 +63,12 @@ MISTAKES: list[tuple[str, str, str]] = [
     (said({"type": "input_audio", "audio": "AAAAAA=="}), "invalid_audio", "at least 0.1 s"),
     (event(TRUNCATE, item_id="x"), MISSING, "content_index"),
     (event(TRUNCATE, item_id="x", content_index=0, audio_end_ms=-1), BAD, "audio_end_ms"),
-    (event(TRUNCATE, item_id="x", content_index=0, audio_end_ms=1), LOST, "no item 'x'"),
-    (event("conversation.item.delete", item_id="x"), LOST, ""),
-    (event("conversation.item.retrieve", item_id="x"), LOST, ""),
+    (event(TRUNCATE, item_id="x", content_index=0, audio_end_ms=1), "item_truncate_invalid_item_id", "no item 'x'"),
+    (event("conversation.item.delete", item_id="x"), "item_delete_invalid_item_id", ""),
+    (event("conversation.item.retrieve", item_id="x"), "item_retrieve_invalid_item_id", ""),
     (event("response.create"), "nothing_to_answer", "response.instructions"),
     (event("response.create", response={"input": [{"type": "item_reference", "id": "x"}]}), LOST, ""),
     (event("response.create", response={"tools": [1]}), UNSUPPORTED, "no tools"),
     (event("response.create", response={"nonsense": 1}), UNKNOWN, "nonsense"),
-    (event("response.cancel"), "response_cancel_not_active", ""),
+    (event("response.cancel"), "response_cancel_not_active", "Cancellation failed"),
 ]

@@ -285,7 +285,7 @@ def test_items_are_shown_moved_and_deleted(server: Running, asked: list[Question
             await items.delete(item_id=two.id)
             assert (await client.until("conversation.item.deleted")).item_id == two.id
             await items.delete(item_id=two.id)
-            assert (await client.error()).code == "item_not_found"
+            assert (await client.error()).code == "item_delete_invalid_item_id"
 
     run(talk())
 

@@ -26,6 +26,9 @@ def command(
     tls_cert: Path | None = typer.Option(None, help="Certificate chain (PEM), for https; with --tls-key."),
     tls_key: Path | None = typer.Option(None, help="Private key (PEM); with --tls-cert."),
     allow_origin: list[str] = typer.Option([], help="Web pages of other servers that may use this one."),
+    proxy: list[str] = typer.Option(
+        [], help="Address or network of a proxy in front, whose X-Forwarded-For is believed."
+    ),
     max_sessions: int = typer.Option(8, min=1, help="Conversations and HTTP answers at the same time."),
     max_turn_seconds: float = typer.Option(30.0, min=1, help="Longest spoken question; the encoder may accept less."),
     max_columns: int = typer.Option(512, min=1, help="Longest answer, in grid columns."),
@@ -50,6 +53,7 @@ def command(
         tls_cert=tls_cert,
         tls_key=tls_key,
         allow_origins=tuple(origin.rstrip("/") for origin in allow_origin),
+        proxies=tuple(proxy),
         max_sessions=max_sessions,
         max_turn_s=max_turn_seconds,
         max_columns=max_columns,

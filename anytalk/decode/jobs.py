@@ -96,6 +96,7 @@ class Started:
 
     prompt_columns: int  # its length
     cached_columns: int  # columns of it that were remembered from the turn before
+    speech_columns: int = 0  # columns of it that spoken turns take, as speech or as the words that were heard
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class Job:
     slot: Slot | None = None
     _started: float = field(default_factory=time.perf_counter)
     _telling: Telling | None = None
+    _speech_columns: int = 0
 
     def cancel(self) -> None:
         """Want no more of it."""
@@ -167,7 +169,8 @@ class Job:
     def begin(self) -> None:
         """Tell that the prompt was read."""
         assert self.slot is not None
-        self.emit(Started(self.slot.generation.prompts[0].num_columns, self.slot.cached_columns))
+        columns = self.slot.generation.prompts[0].num_columns
+        self.emit(Started(columns, self.slot.cached_columns, self._speech_columns))
 
     def write(self) -> None:
         """Say what the last column brought of the text."""
@@ -243,8 +246,12 @@ class Job:
         kept = [*turns[:front], *rest]
         laid_out = [_turn(said, talker) for said in kept]
         prompt = talker.prompts.prompt(self._task, laid_out)
-        pairs = zip(kept, laid_out, strict=True)
-        heard = [s.speech for s, turn in pairs if s.speech is not None and turn.is_heard(self._task)]
+        spoken = [(said.speech, turn) for said, turn in zip(kept, laid_out, strict=True) if said.speech is not None]
+        heard = [speech for speech, turn in spoken if turn.is_heard(self._task)]
+        encode = talker.model.backbone.tokenizer.encode
+        self._speech_columns = sum(
+            turn.speech_columns if turn.is_heard(self._task) else len(encode(turn.text or "")) for _, turn in spoken
+        )
         return (prompt if prompt.num_columns <= self.question.max_context_columns else None), heard
 
 

@@ -20,10 +20,12 @@ from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError, of_validation
 from anytalk.serve.http.audio import audio_routes
 from anytalk.serve.http.chat import chat_routes
+from anytalk.serve.http.elsewhere import REALTIME, instead_of
 from anytalk.serve.http.page import page_files, page_routes
 from anytalk.serve.questions import DEFAULT_VOICE
+from anytalk.serve.realtime.client_secrets import client_secret_routes, first_options
 from anytalk.serve.realtime.session import TRY_LATER, RealtimeSession
-from anytalk.serve.security import Gate, chosen_subprotocol, refusal
+from anytalk.serve.security import Gate, chosen_subprotocol, given_key, refusal
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.state import ServerState
 
@@ -48,7 +50,12 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
     app.state.server = state
     page = page_files()
     app.add_middleware(
-        Gate, settings=settings, rate=state.rate, metrics=state.metrics, page_paths=frozenset(page) or frozenset({"/"})
+        Gate,
+        settings=settings,
+        rate=state.rate,
+        metrics=state.metrics,
+        keys=state.keys,
+        page_paths=frozenset(page) or frozenset({"/"}),
     )
     if settings.allow_origins:
         # Outside of the gate: browsers ask without a key whether they may, and pages want to read refusals, too.
@@ -62,6 +69,7 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
     _add_plain_routes(app, state)
     app.include_router(audio_routes(state))
     app.include_router(chat_routes(state))
+    app.include_router(client_secret_routes(state))
     app.router.routes.extend(page_routes(page))
     if "/" not in page:
 
@@ -69,9 +77,16 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
         async def no_page() -> Response:
             return PlainTextResponse("anytalk serves its API under /v1\n")
 
-    @app.websocket("/v1/realtime")
+    @app.websocket(REALTIME)
+    @app.websocket(f"{REALTIME}/")
     async def realtime(socket: WebSocket) -> None:
         await _realtime(state, socket)
+
+    @app.websocket("/{path:path}")
+    async def no_socket(socket: WebSocket) -> None:
+        said = f"there is no WebSocket at {socket.url.path[:80]}; the Realtime API is at {REALTIME}"
+        state.metrics.refused.labels("not_found").inc()
+        await socket.send_denial_response(refusal(RequestError(said, "not_found", status=404)))
 
     return app
 
@@ -81,7 +96,8 @@ async def _realtime(state: ServerState, socket: WebSocket) -> None:
     try:
         await state.admission.wait_for_leaving()
         with state.admission.place():
-            await RealtimeSession(state, socket).run()
+            agreed = state.keys.find(given_key(socket.headers))
+            await RealtimeSession(state, socket, agreed or first_options(state)).run()
     except RequestError as error:
         # After the handshake, because clients show the reason of a refused one to nobody.
         state.metrics.refused.labels(error.code).inc()
@@ -138,7 +154,9 @@ def _add_error_handlers(app: FastAPI, state: ServerState) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        said = f"{request.method} {request.url.path[:80]}: {error.detail}"
+        path = request.url.path[:80]
+        instead = instead_of(path) if error.status_code == 404 else None
+        said = f"{request.method} {path}: {error.detail}{f'; {instead}' if instead else ''}"
         code = _CODES.get(error.status_code, "invalid_request")
         answer = refusal(RequestError(said, code, status=error.status_code))
         answer.headers.update(error.headers or {})

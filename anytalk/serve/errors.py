@@ -7,6 +7,9 @@ from typing import Any
 
 from anytalk.errors import AnytalkError
 
+MAX_VALUES = 100_000
+"""That one body or message may hold."""
+
 
 class RequestError(Exception):
     """A request that can't be done; the connection stays open.
@@ -45,6 +48,17 @@ def check_characters(text: str, param: str | None = None) -> None:
         half = f"\\u{ord(text[error.start]):04x}"
         said = f"{half} is half of a surrogate pair, and no character; send both halves, or the character itself"
         raise RequestError(said, "invalid_value", param) from None
+
+
+def check_values(data: bytes | str) -> None:
+    """Look how many values JSON may hold, before it is unpacked: sound is one long text, an attack is a million lists.
+
+    Raises:
+        RequestError: too many.
+    """
+    found = sum(data.count(mark.encode()) if isinstance(data, bytes) else data.count(mark) for mark in ",[{")
+    if found > MAX_VALUES:
+        raise RequestError(f"the JSON holds more than {MAX_VALUES} values", "request_too_large", status=413)
 
 
 def of_ours(error: AnytalkError, code: str = "invalid_value", param: str | None = None) -> RequestError:

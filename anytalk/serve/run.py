@@ -37,6 +37,9 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=64 << 10,
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
+                # Otherwise everybody on this machine could say where they come from, and each request from elsewhere.
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=list(settings.proxies),
                 log_level="warning",
                 access_log=False,
                 server_header=False,

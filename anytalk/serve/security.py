@@ -20,6 +20,7 @@ from anytalk.serve.errors import RequestError
 from anytalk.serve.limits import RateLimit, same_key
 from anytalk.serve.metrics import Metrics
 from anytalk.serve.settings import ServeSettings, is_loopback
+from anytalk.serve.short_keys import PREFIX, ShortKeys
 
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 REALTIME_SUBPROTOCOL = "realtime"
@@ -31,13 +32,20 @@ class Gate:
     """ASGI middleware.
 
     Args:
+        keys: Short keys, which open the Realtime WebSocket and nothing else.
         page_paths: Paths of the page's files, which need no key.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServeSettings, rate: RateLimit, metrics: Metrics, page_paths: frozenset[str]
+        self,
+        app: ASGIApp,
+        settings: ServeSettings,
+        rate: RateLimit,
+        metrics: Metrics,
+        keys: ShortKeys,
+        page_paths: frozenset[str],
     ) -> None:
-        self.app, self.settings, self.rate, self.metrics = app, settings, rate, metrics
+        self.app, self.settings, self.rate, self.metrics, self.keys = app, settings, rate, metrics, keys
         self.open_paths = page_paths | set(OPEN_PATHS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +62,7 @@ class Gate:
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
         else:
-            limits = self.settings.max_body_bytes, self.settings.send_timeout_s
+            limits = self.settings.max_body_bytes, self.settings.send_timeout_s, self.settings.body_s
             await self.app(scope, _LimitedBody(receive, *limits), send)
 
     def _check(self, scope: Scope) -> None:
@@ -64,7 +72,7 @@ class Gate:
             return
         client = scope.get("client")
         self.rate.check(client[0] if client else "unknown")
-        if self.settings.api_key is not None and not same_key(_given_key(headers), self.settings.api_key):
+        if self.settings.api_key is not None and not self._may_enter(scope, given_key(headers), self.settings.api_key):
             raise RequestError(
                 "the key is missing or wrong; send 'Authorization: Bearer KEY', or from a browser the subprotocols"
                 f" '{REALTIME_SUBPROTOCOL}' and '{KEY_SUBPROTOCOL}KEY'",
@@ -74,6 +82,11 @@ class Gate:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > self.settings.max_body_bytes:
             raise too_large(self.settings.max_body_bytes)
+
+    def _may_enter(self, scope: Scope, given: str, expected: str) -> bool:
+        if scope["type"] == "websocket" and given.startswith(PREFIX) and self.keys.find(given) is not None:
+            return True
+        return same_key(given, expected)
 
     def _check_place(self, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -94,21 +107,29 @@ class Gate:
 
 
 class _LimitedBody:
-    """Receives a body and stops where it grows too large, whatever length was announced, or no more of it comes."""
+    """Receives a body and stops where it grows too large, whatever length was announced, no more of it comes, or it
+    takes too long in all."""
 
-    def __init__(self, receive: Receive, max_bytes: int, patience_s: float) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, patience_s: float, body_s: float) -> None:
         self._receive, self._left, self._max_bytes = receive, max_bytes, max_bytes
-        self._patience_s: float | None = patience_s
+        self._patience_s, self._body_s = patience_s, body_s
+        self._ends_at: float | None = None
+        self._is_whole = False
 
     async def __call__(self) -> Message:
+        if self._is_whole:  # what comes next is that the client leaves
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        self._ends_at = self._ends_at or now + self._body_s
         try:
-            message = await asyncio.wait_for(self._receive(), self._patience_s)
+            message = await asyncio.wait_for(self._receive(), min(self._patience_s, self._ends_at - now))
         except TimeoutError:
             said = f"nothing more of the body came for {self._patience_s:.0f} s"
+            if self._ends_at - now < self._patience_s:
+                said = f"the body took more than {self._body_s:.0f} s"
             # Nothing else can come on a connection that owes half a body: it ends with these words.
             raise HTTPException(408, said, {"Connection": "close"}) from None
-        if not message.get("more_body", False):
-            self._patience_s = None  # what comes next is that the client leaves
+        self._is_whole = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             # FastAPI lets only this kind of exception through while it reads a body.
@@ -138,7 +159,8 @@ def chosen_subprotocol(scope: Scope) -> str | None:
     return REALTIME_SUBPROTOCOL if REALTIME_SUBPROTOCOL in scope.get("subprotocols", []) else None
 
 
-def _given_key(headers: Headers) -> str:
+def given_key(headers: Headers) -> str:
+    """The key that a client sends, as a header or as a subprotocol; empty where it sends none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         return key.strip()

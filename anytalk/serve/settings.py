@@ -27,6 +27,8 @@ class ServeSettings:
     tls_key: Path | None = None  # private key in PEM
     # Web pages of other servers that may use this one, such as `https://example.org`.
     allow_origins: tuple[str, ...] = ()
+    # Addresses of proxies in front, whose word is taken for where a client comes from (X-Forwarded-For).
+    proxies: tuple[str, ...] = ()
     max_sessions: int = 8  # conversations and HTTP answers at the same time
     max_turn_s: float = 30.0  # longest spoken question; also the encoder's own limit counts
     max_columns: int = 512  # longest answer, in grid columns
@@ -39,6 +41,7 @@ class ServeSettings:
     session_s: float = 3600.0  # any session ends after this time
     drain_s: float = 10.0  # how long running answers may go on when the server is told to stop
     send_timeout_s: float = 20.0  # a client that takes nothing for so long is dropped
+    body_s: float = 300.0  # in which all of a body has to come
     max_unsent_bytes: int = 8 << 20  # a client that has so much waiting for it is dropped
     max_frame_bytes: int = 4 << 20  # largest WebSocket message
     max_body_bytes: int = 25 << 20  # largest HTTP body

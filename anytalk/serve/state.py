@@ -14,6 +14,7 @@ from anytalk.serve.limits import Admission, RateLimit
 from anytalk.serve.metrics import Metrics
 from anytalk.serve.model_thread import ModelThread
 from anytalk.serve.settings import ServeSettings
+from anytalk.serve.short_keys import ShortKeys
 
 
 @dataclass
@@ -27,6 +28,7 @@ class ServerState:
     model: ModelThread = field(init=False)
     admission: Admission = field(init=False)
     rate: RateLimit = field(init=False)
+    keys: ShortKeys = field(default_factory=ShortKeys)  # for web pages; each with the options of its session
 
     def __post_init__(self) -> None:
         self.model = ModelThread(self.talker, self.settings.stride_frames, self.metrics.count_round)

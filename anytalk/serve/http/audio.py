@@ -19,6 +19,7 @@ from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.grid.tasks import TASKS
 from anytalk.serve.errors import RequestError
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
+from anytalk.serve.http.bodies import read_json
 from anytalk.serve.http.files_out import MEDIA_TYPES, check_format, read_sound, write_sound
 from anytalk.serve.questions import speaker_of, speech_of
 from anytalk.serve.sound import WireEncoder, WireFormat
@@ -50,7 +51,8 @@ def audio_routes(state: ServerState) -> APIRouter:
     MultiPartParser.spool_max_size = max(MultiPartParser.spool_max_size, state.settings.max_body_bytes + 1)
 
     @router.post("/v1/audio/speech")
-    async def speech(request: Request, wanted: SpeechRequest) -> Response:
+    async def speech(request: Request) -> Response:
+        wanted = await read_json(request, SpeechRequest)
         check_format(wanted.response_format, "response_format")
         if wanted.speed != 1.0:
             raise RequestError("the talker speaks at its own speed; leave `speed` at 1", "unsupported_value", "speed")
@@ -127,12 +129,12 @@ async def _spoken(state: ServerState, question: Question) -> AsyncGenerator[tupl
 
 
 async def _speech_bytes(state: ServerState, question: Question, name: str) -> AsyncGenerator[bytes, None]:
-    if name == "wav":
-        yield _wav_header()
+    head = _wav_header() if name == "wav" else b""
     async with aclosing(_spoken(state, question)) as pieces:
         async for data, _ in pieces:
-            if data:
-                yield data
+            if head or data:
+                yield head + data
+            head = b""
 
 
 async def _speech_events(state: ServerState, question: Question) -> AsyncGenerator[bytes, None]:

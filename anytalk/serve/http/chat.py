@@ -19,6 +19,7 @@ from anytalk.decode.jobs import Ended, Question, Said, Started
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.serve.errors import RequestError, check_characters
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
+from anytalk.serve.http.bodies import read_json
 from anytalk.serve.http.files_out import check_format, read_sound, write_sound
 from anytalk.serve.questions import (
     check_unheard,
@@ -97,7 +98,8 @@ def chat_routes(state: ServerState) -> APIRouter:
     router, known = APIRouter(), ChatAnswers()
 
     @router.post("/v1/chat/completions")
-    async def completions(request: Request, wanted: ChatRequest) -> Response:
+    async def completions(request: Request) -> Response:
+        wanted = await read_json(request, ChatRequest)
         spoken = _is_spoken(wanted)
         audio = wanted.audio or ChatAudio()
         if spoken:
@@ -267,12 +269,12 @@ def _head(state: ServerState, kind: str) -> dict[str, Any]:
 
 
 def _usage(started: Started | None, ended: Ended) -> dict[str, Any]:
-    prompt = started.prompt_columns if started is not None else 0
+    prompt, speech = (started.prompt_columns, started.speech_columns) if started is not None else (0, 0)
     completion = ended.text_tokens + ended.done.num_frames
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 0},
+        "prompt_tokens_details": {"audio_tokens": speech, "cached_tokens": 0},
         "completion_tokens_details": {"audio_tokens": ended.done.num_frames, "reasoning_tokens": 0},
     }

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anytalk.errors import did_you_mean
-from anytalk.serve.errors import RequestError, check_characters, of_validation
+from anytalk.serve.errors import RequestError, check_characters, check_values, of_validation
 
 
 class ClientEvent(BaseModel):
@@ -151,7 +151,10 @@ class EventError(Exception):
 def read_event(text: str) -> ClientEvent:
     """A message -> an event (EventError: no JSON, no such event, or fields that don't fit)."""
     try:
+        check_values(text)
         raw = json.loads(text)
+    except RequestError as error:
+        raise EventError(error, None) from None
     except (ValueError, RecursionError):
         raise EventError(RequestError("the message is not JSON", "invalid_json"), None) from None
     if not isinstance(raw, dict):

@@ -94,7 +94,7 @@ class Conversation:
             RequestError: no such item, or an id that is taken.
         """
         if any(known.id == item.id for known in self.items):
-            raise RequestError(f"there is an item '{item.id}' already", "item_already_exists", "item.id")
+            raise RequestError(f"there is an item '{item.id}' already", "item_create_duplicate_item_id", "item.id")
         place = len(self.items)
         if after == "root":
             place = 0
@@ -107,16 +107,16 @@ class Conversation:
         self._drop_old_sound()
         return previous
 
-    def find(self, item_id: str, param: str = "item_id") -> Item:
-        """An item by its id (RequestError: no such item)."""
+    def find(self, item_id: str, param: str = "item_id", code: str = "item_not_found") -> Item:
+        """An item by its id (RequestError: no such item, by the `code` that clients look for)."""
         for item in self.items:
             if item.id == item_id:
                 return item
-        raise RequestError(f"there is no item '{item_id[:80]}'", "item_not_found", param)
+        raise RequestError(f"there is no item '{item_id[:80]}'", code, param)
 
     def delete(self, item_id: str) -> None:
         """Take an item out (RequestError: no such item)."""
-        self.items.remove(self.find(item_id))
+        self.items.remove(self.find(item_id, code="item_delete_invalid_item_id"))
 
     def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
         """Note how much of an answer was heard.
@@ -124,7 +124,7 @@ class Conversation:
         Raises:
             RequestError: no such item, not an answer with sound, or more than there was.
         """
-        item = self.find(item_id)
+        item = self.find(item_id, code="item_truncate_invalid_item_id")
         if item.audio_ms is None:
             raise RequestError("only answers with sound can be truncated", "invalid_value", "item_id")
         if content_index != 0:

@@ -14,6 +14,9 @@ from anytalk.serve.realtime.session_options import SessionOptions, one_modality,
 from anytalk.serve.sound import KeptSound
 from anytalk.serve.state import ServerState
 
+SILENCE = "..."
+"""What a user says who lets the idle timeout pass, or is answered twice."""
+
 
 def plan_response(
     state: ServerState, options: SessionOptions, wanted: ResponseOptions, conversation: Conversation
@@ -38,18 +41,7 @@ def plan_response(
     if len(instructions) > state.settings.max_text_chars:
         said = f"the instructions have {len(instructions)} characters; {state.settings.max_text_chars} are allowed"
         raise RequestError(said, "string_above_max_length", "response.instructions")
-    turns = _turns(state, wanted, conversation)
-    if turns and turns[-1].role == "user":
-        turns = with_instructions(turns, instructions)
-    elif wanted.instructions:
-        # A greeting, or a second answer: the instructions are what is asked.
-        turns = [*with_instructions(turns, options.instructions), Said("user", wanted.instructions)]
-    else:
-        raise RequestError(
-            "there is nothing to answer: the conversation doesn't end with the user's turn; add an item, or say what to"
-            " do in response.instructions",
-            "nothing_to_answer",
-        )
+    turns = _asked(_turns(state, wanted, conversation), options.instructions, wanted.instructions)
     return ResponsePlan(
         question=Question(
             turns=turns,
@@ -75,6 +67,30 @@ def transcript_question(state: ServerState, item: Item) -> Question:
         options=DecodeOptions(rule=state.talker.config.decode_rule, max_columns=state.settings.max_columns),
         max_context_columns=state.settings.max_context_columns,
     )
+
+
+def _asked(turns: list[Said], standing: str, once: str | None) -> list[Said]:
+    """Turns that end with the user's, as the model needs it (RequestError: nobody said anything).
+
+    Args:
+        standing: The session's instructions.
+        once: The instructions of this response; where nobody spoke last, they are what is asked.
+    """
+    if turns and turns[-1].role == "user":
+        return with_instructions(turns, standing if once is None else once)
+    if once:
+        # A greeting, or a second answer.
+        return [*with_instructions(turns, standing), Said("user", once)]
+    asked = with_instructions(turns, standing)
+    if not asked:
+        raise RequestError(
+            "there is nothing to answer: the conversation is empty, and there are no instructions; add an item, or say"
+            " what to do in response.instructions",
+            "nothing_to_answer",
+        )
+    if len(asked) == 1 and asked[0].role == "system":
+        return [Said("user", asked[0].text)]
+    return [*asked, Said("user", SILENCE)]
 
 
 def _turns(state: ServerState, wanted: ResponseOptions, conversation: Conversation) -> list[Said]:

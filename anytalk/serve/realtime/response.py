@@ -42,6 +42,7 @@ class ResponsePlan:
 @dataclass
 class _Usage:
     input_tokens: int = 0
+    speech_tokens: int = 0
     cached_tokens: int = 0
     text_tokens: int = 0
     audio_tokens: int = 0
@@ -54,8 +55,8 @@ class _Usage:
             "output_tokens": output,
             "input_token_details": {
                 "cached_tokens": self.cached_tokens,
-                "text_tokens": self.input_tokens,
-                "audio_tokens": 0,
+                "text_tokens": self.input_tokens - self.speech_tokens,
+                "audio_tokens": self.speech_tokens,
                 "image_tokens": 0,
             },
             "output_token_details": {"text_tokens": self.text_tokens, "audio_tokens": self.audio_tokens},
@@ -140,6 +141,7 @@ class Response:
                     return
                 if isinstance(event, Started):
                     self._usage.input_tokens, self._usage.cached_tokens = event.prompt_columns, event.cached_columns
+                    self._usage.speech_tokens = event.speech_columns
                     self._open_item()
                 elif isinstance(event, TextDelta):
                     self._say_text(event.text)

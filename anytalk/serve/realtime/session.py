@@ -26,8 +26,9 @@ from anytalk.serve.realtime import events as e
 from anytalk.serve.realtime.input_buffer import InputBuffer
 from anytalk.serve.realtime.items import Conversation, Item, read_item
 from anytalk.serve.realtime.outbox import Outbox, SlowClientError
-from anytalk.serve.realtime.planning import plan_response, transcript_question
+from anytalk.serve.realtime.planning import SILENCE, transcript_question
 from anytalk.serve.realtime.response import Response
+from anytalk.serve.realtime.responses import Responses
 from anytalk.serve.realtime.session_options import SessionOptions
 from anytalk.serve.realtime.transcribing import Transcripts
 from anytalk.serve.realtime.updates import updated
@@ -43,26 +44,27 @@ _SHOWN_S_PER_S = 10.0
 """Seconds of the user's sound that are given back in a second; in bursts twice as much as is kept."""
 _PAUSE_MS = 160
 """After a pause of this length a turn may be over and is listened to ahead; within words pauses are shorter."""
-_SILENCE = "..."
-"""What a user says who lets the idle timeout pass."""
 
 GOING_AWAY, TOO_SLOW, POLICY, TRY_LATER = 1001, 1008, 1008, 1013
 
 
 class RealtimeSession:
-    """One client."""
+    """One client.
 
-    def __init__(self, state: ServerState, socket: WebSocket) -> None:
+    Args:
+        options: What the session is set to until the client changes it.
+    """
+
+    def __init__(self, state: ServerState, socket: WebSocket, options: SessionOptions) -> None:
         self.state, self.socket, self.settings = state, socket, state.settings
         self.id = new_id("sess")
-        talker = state.talker
-        self.options = SessionOptions(model=state.model_name, instructions=talker.config.grid.system or "")
+        self.options = options
         self.conversation = Conversation(self.settings.max_items, self.settings.max_sound_s)
         self.memory = Memory()
         self.outbox = Outbox(socket.send_text, self.settings.max_unsent_bytes, self.settings.send_timeout_s)
         self.transcripts = Transcripts(state, self.outbox)
         self.buffer = InputBuffer(self.options.input_format(), self._vad(), state.max_turn_s)
-        self.response: Response | None = None
+        self.responses = Responses(state, self.outbox, self.conversation, self.memory, self._response_is_over)
         self._answers_next = False
         self._turn_item = new_id("item")
         self._ahead: tuple[int, Speech] | None = None  # where a pause began, and the turn until then
@@ -80,7 +82,7 @@ class RealtimeSession:
             e.ItemDelete: self._delete,
             e.ItemRetrieve: self._retrieve,
             e.ResponseCreate: lambda event: self._respond(event.response or e.ResponseOptions()),
-            e.ResponseCancel: self._cancel,
+            e.ResponseCancel: lambda event: self.responses.cancel(event.response_id),
         }
 
     async def run(self) -> None:
@@ -104,8 +106,7 @@ class RealtimeSession:
                     log.error("a session failed", exc_info=error)
                     code, reason = 1011, "internal error"
         finally:
-            if self.response is not None:
-                self.response.abandon()
+            self.responses.abandon()
             for task in others:
                 task.cancel()
             await self.transcripts.close()
@@ -165,7 +166,7 @@ class RealtimeSession:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
-            busy = self.response is not None
+            busy = self.responses.is_busy
             if self.state.admission.is_closed and not busy:
                 raise _End(GOING_AWAY, "the server is going down")
             if now - self._began > self.settings.session_s:
@@ -214,8 +215,8 @@ class RealtimeSession:
         detection = self.options.audio.input.turn_detection
         self._turn_item = new_id("item")
         self.outbox.put("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=self._turn_item)
-        if self.response is not None and detection is not None and detection.interrupt_response:
-            self.response.cancel("turn_detected")
+        if detection is not None and detection.interrupt_response:
+            self.responses.interrupt("turn_detected")
 
     def _speech_stopped(self, at_ms: int) -> None:
         detection = self.options.audio.input.turn_detection
@@ -263,7 +264,7 @@ class RealtimeSession:
         """The idle timeout: the model says something, as if the user had asked by silence."""
         self._quiet_since = time.monotonic()
         end_ms = self.buffer.end_ms
-        item = Item("user", text=_SILENCE)
+        item = Item("user", text=SILENCE)
         previous = self.conversation.add(item)
         self.outbox.put(
             "input_audio_buffer.timeout_triggered", audio_start_ms=end_ms, audio_end_ms=end_ms, item_id=item.id
@@ -308,9 +309,12 @@ class RealtimeSession:
         self.outbox.put("conversation.item.done", previous_item_id=previous, item=item.shown())
 
     def _truncate(self, event: e.ItemTruncate) -> None:
-        if self.response is not None and self.response.item.id == event.item_id:
-            raise RequestError("this answer is still being made; cancel its response first", param="item_id")
-        self.conversation.truncate(event.item_id, event.content_index, event.audio_end_ms)
+        running, end_ms = self.responses.active, event.audio_end_ms
+        if running is not None and running.item.id == event.item_id:
+            # Clients whose user interrupts send just this.
+            self.responses.interrupt("client_cancelled")
+            end_ms = min(end_ms, running.item.audio_ms or 0)
+        self.conversation.truncate(event.item_id, event.content_index, end_ms)
         self.outbox.put(
             "conversation.item.truncated",
             item_id=event.item_id,
@@ -323,7 +327,7 @@ class RealtimeSession:
         self.outbox.put("conversation.item.deleted", item_id=event.item_id)
 
     def _retrieve(self, event: e.ItemRetrieve) -> None:
-        item = self.conversation.find(event.item_id)
+        item = self.conversation.find(event.item_id, code="item_retrieve_invalid_item_id")
         # Encoding it holds up everybody else.
         if item.sound is not None and not self._shown_s.take(item.sound.seconds):
             raise RequestError("too much sound was asked for in so short a time; wait a moment", "rate_limit_exceeded")
@@ -332,27 +336,16 @@ class RealtimeSession:
     # ---- responses
 
     def _respond(self, wanted: e.ResponseOptions) -> None:
-        if self.state.admission.is_closed:
-            raise RequestError("the server is going down", "server_shutting_down", status=503)
-        if self.response is not None:
-            raise RequestError(
-                f"the response {self.response.id} is still in progress; wait for its end or cancel it",
-                "conversation_already_has_active_response",
-            )
-        plan = plan_response(self.state, self.options, wanted, self.conversation)
-        memory = self.memory if plan.in_conversation else None
-        self.response = Response(plan, self.state, self.outbox, self.conversation, memory, self._response_is_over)
-        self.response.start()
+        self.responses.begin(self.options, wanted)
 
     def _answer_turn(self) -> None:
         """Answer the turn that just ended, or, where answers aren't interrupted, when the present one is over."""
-        if self.response is not None:
+        if self.responses.active is not None:
             self._answers_next = True
         else:
             self._respond(e.ResponseOptions())
 
     def _response_is_over(self, response: Response) -> None:
-        self.response = None
         self._last_word = self._quiet_since = time.monotonic()
         if response.plan.spoken and response.item.audio_ms:
             # Sound is sent faster than it is played; silence begins when the client has played it.
@@ -363,12 +356,6 @@ class RealtimeSession:
                 self._respond(e.ResponseOptions())
             except RequestError as error:
                 self._complain(error)
-
-    def _cancel(self, event: e.ResponseCancel) -> None:
-        response = self.response
-        if response is None or event.response_id not in (None, response.id):
-            raise RequestError("there is no such response in progress", "response_cancel_not_active", "response_id")
-        response.cancel("client_cancelled")
 
     # ---- small things
 

@@ -1,0 +1,51 @@
+"""``/v1/realtime/client_secrets``: a server gives its web page a key for one conversation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from anytalk.serve.errors import RequestError
+from anytalk.serve.questions import new_id
+from anytalk.serve.realtime.session_options import SessionOptions
+from anytalk.serve.realtime.updates import updated
+from anytalk.serve.state import ServerState
+
+
+class ExpiresAfter(BaseModel):
+    """How long a key holds."""
+
+    anchor: Literal["created_at"] = "created_at"
+    seconds: int = Field(600, ge=10, le=7_200)
+
+
+class SecretRequest(BaseModel):
+    """What is asked for."""
+
+    expires_after: ExpiresAfter = Field(default_factory=ExpiresAfter)
+    session: dict[str, Any] = Field(default_factory=dict)
+
+
+def first_options(state: ServerState) -> SessionOptions:
+    """What a session is set to before its client says anything."""
+    return SessionOptions(model=state.model_name, instructions=state.talker.config.grid.system or "")
+
+
+def client_secret_routes(state: ServerState) -> APIRouter:
+    """The endpoint; a WebSocket that brings the key begins with the session that was given here."""
+    router = APIRouter()
+
+    @router.post("/v1/realtime/client_secrets")
+    async def client_secrets(wanted: SecretRequest | None = None) -> dict[str, Any]:
+        asked = wanted or SecretRequest()
+        if asked.session.get("type", "realtime") != "realtime":
+            raise RequestError("session.type must be 'realtime'", "unsupported_value", "session.type")
+        options, left_out = updated(first_options(state), asked.session, state.talker, state.settings.max_text_chars)
+        value, expires_at = state.keys.make(options, asked.expires_after.seconds)
+        session = {**options.shown(), "id": new_id("sess"), "object": "realtime.session", "expires_at": expires_at}
+        more = {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
+        return {"value": value, "expires_at": expires_at, "session": session, **more}
+
+    return router

@@ -1,0 +1,104 @@
+"""The responses of one session: one that belongs to the conversation, and a few beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from anytalk.decode.memory import Memory
+from anytalk.serve.errors import RequestError
+from anytalk.serve.realtime.events import ResponseOptions
+from anytalk.serve.realtime.items import Conversation
+from anytalk.serve.realtime.outbox import Outbox
+from anytalk.serve.realtime.planning import plan_response
+from anytalk.serve.realtime.response import Response
+from anytalk.serve.realtime.session_options import SessionOptions
+from anytalk.serve.state import ServerState
+
+_MAX_BESIDE = 2
+"""Responses with `conversation: "none"`; each takes a row of everybody's batch."""
+
+
+class Responses:
+    """What a session is being answered.
+
+    Args:
+        memory: Of the conversation.
+        when_over: Called with each response of the conversation when it has ended.
+
+    Attributes:
+        active: The response that belongs to the conversation, while there is one.
+    """
+
+    def __init__(
+        self,
+        state: ServerState,
+        outbox: Outbox,
+        conversation: Conversation,
+        memory: Memory,
+        when_over: Callable[[Response], Any],
+    ) -> None:
+        self._state, self._outbox, self._conversation, self._memory = state, outbox, conversation, memory
+        self._when_over = when_over
+        self.active: Response | None = None
+        self._beside: list[Response] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being answered."""
+        return self.active is not None or bool(self._beside)
+
+    def begin(self, options: SessionOptions, wanted: ResponseOptions) -> None:
+        """Start to answer.
+
+        Raises:
+            RequestError: one too many, nothing to answer, or something that this server doesn't do.
+        """
+        if self._state.admission.is_closed:
+            raise RequestError("the server is going down", "server_shutting_down", status=503)
+        is_beside = wanted.conversation == "none"
+        if self.active is not None and not is_beside:
+            raise RequestError(
+                f"the response {self.active.id} is still in progress; wait for its end or cancel it",
+                "conversation_already_has_active_response",
+            )
+        if is_beside and len(self._beside) >= _MAX_BESIDE:
+            said = f"{_MAX_BESIDE} responses outside of the conversation are in progress; wait for the end of one"
+            raise RequestError(said, "rate_limit_exceeded")
+        plan = plan_response(self._state, options, wanted, self._conversation)
+        memory = None if is_beside else self._memory
+        response = Response(plan, self._state, self._outbox, self._conversation, memory, self._is_over)
+        if is_beside:
+            self._beside.append(response)
+        else:
+            self.active = response
+        response.start()
+
+    def interrupt(self, reason: str) -> None:
+        """Cancel the response of the conversation, if there is one; `reason` as of :meth:`Response.cancel`."""
+        if self.active is not None:
+            self.active.cancel(reason)
+
+    def cancel(self, response_id: str | None) -> None:
+        """Cancel a response by its id, or the one of the conversation (RequestError: there is none)."""
+        running = [*self._beside, *([self.active] if self.active is not None else [])]
+        for response in running:
+            if response_id == response.id or (response_id is None and response is self.active):
+                response.cancel("client_cancelled")
+                return
+        # Clients look for these words: for them it is no failure.
+        raise RequestError(
+            "Cancellation failed: no such response is in progress", "response_cancel_not_active", "response_id"
+        )
+
+    def abandon(self) -> None:
+        """Stop them all without telling; the client is gone."""
+        for response in [*self._beside, *([self.active] if self.active is not None else [])]:
+            response.abandon()
+
+    def _is_over(self, response: Response) -> None:
+        if response is self.active:
+            self.active = None
+            self._when_over(response)
+        else:
+            self._beside.remove(response)

@@ -1,0 +1,42 @@
+"""Keys that hold for a few minutes: what a web page may be given instead of the server's own key."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+PREFIX = "ek_"
+_MAX_KEYS = 1_000
+
+
+class ShortKeys:
+    """Keys, and what was agreed on when each was made; the oldest are forgotten when there are too many."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Any]] = OrderedDict()
+
+    def make(self, value: Any, seconds: float) -> tuple[str, int]:
+        """Return a new key and when it expires, in seconds since 1970."""
+        key, expires_at = f"{PREFIX}{secrets.token_hex(24)}", int(self._clock() + seconds)
+        self._known[_digest(key)] = expires_at, value
+        while len(self._known) > _MAX_KEYS:
+            self._known.popitem(last=False)
+        return key, expires_at
+
+    def find(self, key: str) -> Any:
+        """Return what was agreed on for a key, or None where it is unknown or has expired."""
+        digest = _digest(key)
+        expires_at, value = self._known.get(digest, (0.0, None))
+        if expires_at <= self._clock():
+            self._known.pop(digest, None)
+            return None
+        return value
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
