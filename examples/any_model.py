@@ -85,11 +85,12 @@ def row(found: Figures) -> str:
 def own_text(talker: Talker, question: str) -> str:
     """What the model answers alone, greedily."""
     from anytalk.decode.greedy import bare_answer
+    from anytalk.grid.chat import typed_chat
 
     backbone = talker.model.backbone
     tokenizer = backbone.tokenizer
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    ids = list(bare_answer(backbone, tokenizer.encode(tokenizer.render_chat(messages)), MOST_TOKENS))
+    ids = list(bare_answer(backbone, typed_chat(tokenizer, messages), MOST_TOKENS))
     return tokenizer.decode([token for token in ids if token != tokenizer.eos_id])
 
 

@@ -183,7 +183,7 @@ def base_text(talker: Talker, question: str, count: int) -> list[int]:
     """What the base model alone would write, greedily."""
     backbone = talker.model.backbone
     chat = backbone.tokenizer.render_chat([{"role": "user", "content": question}])
-    ids = backbone.tokenizer.encode(chat)
+    ids = backbone.tokenizer.encode_rendered(chat)
     start = len(ids)
     while len(ids) < start + count:
         states = backbone(backbone.embed_text(torch.tensor([ids])))

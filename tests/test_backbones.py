@@ -209,7 +209,7 @@ def test_rendered_chat_encodes_to_the_tokenizers_own_ids() -> None:
     tokenizer = HFBackbone(make_lm("llama"), base).tokenizer
     messages = [{"role": "user", "content": "How many bees?"}]
     own = base.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert tokenizer.encode(tokenizer.render_chat(messages)) == list(own)
+    assert tokenizer.encode_rendered(tokenizer.render_chat(messages)) == list(own)
 
 
 def test_a_template_that_refuses_a_role_says_so() -> None:

@@ -56,7 +56,7 @@ def kl_by_hand(talker: Talker, example: Any, task: Any, teacher: Backbone, heat:
     tokenizer, answer = model.backbone.tokenizer, [*map(int, grid.tokens[layout.text_row][grid.loss_mask[-1]])]
     messages = [{"role": turn.role, "content": turn.text} for turn in example.history]
     typed = tokenizer.render_chat([*messages, {"role": "user", "content": example.question_text}])
-    taught = text_log_probs(talker, [*tokenizer.encode(typed), *answer], teacher, heat)
+    taught = text_log_probs(talker, [*tokenizer.encode_rendered(typed), *answer], teacher, heat)
     taught = taught[-len(answer) - 1 : -1]
     first = grid.num_prompt - 1
     found = said[first : first + len(answer)]
@@ -134,7 +134,7 @@ def test_the_twin_of_a_conversation_is_the_whole_conversation_typed(talker: Talk
     assert grid.speech_spans == ()
     tokenizer = talker.model.backbone.tokenizer
     said = [("system", "Be brief."), ("user", "Hello?"), ("assistant", "Hi."), ("user", "question 0?")]
-    prompt = tokenizer.encode(tokenizer.render_chat([{"role": r, "content": c} for r, c in said]))
+    prompt = tokenizer.encode_rendered(tokenizer.render_chat([{"role": r, "content": c} for r, c in said]))
     text = grid.tokens[talker.model.layout.text_row].tolist()
     assert text == [*prompt, *tokenizer.encode("ab"), tokenizer.eos_id]
     apply_freeze(talker.model, ["input_adapter"])

@@ -55,7 +55,7 @@ def base_logits(backbone: Any, ids: list[int]) -> torch.Tensor:
 
 def chat_ids(talker: Talker, question: str) -> list[int]:
     tokenizer = talker.model.backbone.tokenizer
-    return tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": question}]))
+    return tokenizer.encode_rendered(tokenizer.render_chat([{"role": "user", "content": question}]))
 
 
 def spoken_text_ids(talker: Talker, question: str, max_steps: int) -> list[int]:

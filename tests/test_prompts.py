@@ -89,8 +89,8 @@ ODD = [
 def test_without_speech_a_chat_prompt_is_the_base_models(text: str) -> None:
     turns = [Turn("user", "first"), Turn("assistant", text), Turn("user", text)]
     prompt = CHAT.prompt(T1T2, turns)
-    base = TOKENIZER.encode(TOKENIZER.render_chat([{"role": t.role, "content": t.text or ""} for t in turns]))
-    assert prompt.tokens[LAYOUT.text_row].tolist() == base
+    base = [token for t in turns for token in (257, *f"{t.role}\n{t.text}".encode(), 258, 10)]
+    assert prompt.tokens[LAYOUT.text_row].tolist() == [*base, 257, *b"assistant\n"]
     assert (prompt.tokens[: LAYOUT.text_row] == LAYOUT.pad_a).all()
 
 
@@ -133,10 +133,9 @@ def test_a_spoken_conversation_keeps_every_turn_in_its_place(text: str) -> None:
         *HEARD,
     ]
     prompt = CHAT.prompt(A1T2, turns)
-    plain = text.replace("<|im_end|>", "").replace("<|im_start|>", "")
     assert between(prompt) == [
         "user\n",
-        f"\nassistant\n{plain}\nuser\n{plain}\nassistant\nb\nuser\n",
+        f"\nassistant\n{text}\nuser\n{text}\nassistant\nb\nuser\n",
         "\nassistant\n",
     ]
     assert [count for _, count in prompt.speech_spans] == [4, 3]
@@ -148,7 +147,7 @@ def test_a_transcript_and_reading_aloud_are_asked_for_in_words() -> None:
 
 
 def test_a_text_that_looks_like_the_speech_mark_is_no_speech() -> None:
-    marks = "".join(f"\ue000speech{number}.0\ue001" for number in range(3))
+    marks = "".join(f"\ue000part{number}.0\ue001" for number in range(3))
     turns = [Turn("user", marks), Turn("assistant", "x"), *HEARD]
     assert between(CHAT.prompt(A1T2, turns)) == [f"user\n{marks}\nassistant\nx\nuser\n", "\nassistant\n"]
 

@@ -121,6 +121,9 @@ class OtherTokens:
     def encode(self, text: str) -> list[int]:
         return [self._turned(i) for i in self._tokenizer.encode(text)]
 
+    def encode_rendered(self, text: str) -> list[int]:
+        return [self._turned(i) for i in self._tokenizer.encode_rendered(text)]
+
     def decode(self, ids: Any) -> str:
         return str(self._tokenizer.decode([self._turned(int(i)) for i in ids]))
 

@@ -54,6 +54,8 @@ class WordTokenizer:
             ids.append(self.words.index(word))
         return ids
 
+    encode_rendered = encode  # a picture for learning: what is typed may name marks
+
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.words[i] for i in ids if i < len(self.words))
 

@@ -8,6 +8,7 @@ from anytalk.decode.sampling import SamplingOptions
 from anytalk.errors import AnytalkError
 from anytalk.grid.prompts import Prompt
 from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextStream
+from anytalk.plugins.markup import whole_characters
 from anytalk.plugins.piece_tokenizer import pieces_of
 
 
@@ -65,8 +66,11 @@ class ArrivingText:
         if self._stream is None:
             return
         text, self._is_whole = self._stream.take()
-        pieces = pieces_of(self._rest + text)
-        self._rest = pieces.pop() if pieces and not self._is_whole else ""
+        text = self._rest + text
+        # The other half of a surrogate pair may still come.
+        half = text[-1:] if not self._is_whole and "\ud800" <= text[-1:] <= "\udbff" else ""
+        pieces = pieces_of(whole_characters(text.removesuffix(half)))
+        self._rest = (pieces.pop() if pieces and not self._is_whole else "") + half
         for piece in pieces:
             self.ids += self._backbone.tokenizer.encode(piece)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class Telling:
         self._stride_frames = stride_frames
         self._mark = mark
         self.stream = talker.codec.new_stream() if speaks else None
-        self._said = ""
+        self._said, self._seen = "", ""
         self._num_read = 0
         self._num_frames = 0
         self._num_samples = 0
@@ -88,16 +89,26 @@ class Telling:
         if len(ids) == self._num_read:
             return
         self._num_read = len(ids)
-        delta = text_delta(self._decoded(), self._said)
-        if delta:
-            self._said += delta
-            yield TextDelta(delta)
+        whole = self._decoded()
+        if whole.endswith("\ufffd"):  # perhaps a character of which more bytes are to come
+            return
+        # Some tokenizers decode bytes that make no character anew with what comes after them.
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(whole, self._seen, strict=False))
+        yield from self._told(whole, len(self._seen) if whole.startswith(self._seen) else sum(1 for _ in same))
 
     def rest_of_text(self) -> Iterator[TextDelta]:
-        """Yield text that was held back because it might have changed."""
+        """Yield text that was held back because it might have changed; the last pieces of :attr:`answer`'s text."""
         whole = self._decoded()
-        if whole.startswith(self._said) and whole != self._said:
-            yield TextDelta(whole[len(self._said) :])
+        # Otherwise the answer was cut inside a character, and its bytes would change what was said.
+        if whole.startswith(self._seen):
+            yield from self._told(whole, len(self._seen))
+
+    def _told(self, whole: str, place: int) -> Iterator[TextDelta]:
+        """Yield what stands in `whole` from `place` on."""
+        self._seen = whole
+        if whole[place:]:
+            self._said += whole[place:]
+            yield TextDelta(whole[place:])
 
     @property
     def is_due(self) -> bool:
@@ -132,10 +143,10 @@ class Telling:
             yield from self.sound(self.stream.push(self.take()), is_last)
 
     def done(self) -> AnswerDone:
-        """Return the last event, with what the answer took."""
+        """Return the last event, with what the answer took; its text is what :meth:`text` and its rest said."""
         answer = self.answer
         return AnswerDone(
-            text=self._decoded(),
+            text=self._said,
             finish_reason=answer.finish_reason or "stop",
             num_columns=max(len(answer.columns), len(answer.text_ids)),
             num_frames=self._num_frames,
@@ -146,10 +157,3 @@ class Telling:
 
     def _decoded(self) -> str:
         return self._talker.model.backbone.tokenizer.decode(self.answer.text_ids)
-
-
-def text_delta(whole: str, said: str) -> str:
-    """Return the new text that can no longer change; a character with incomplete bytes waits."""
-    if whole.endswith("\ufffd") or not whole.startswith(said):
-        return ""
-    return whole[len(said) :]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from anytalk.grid.chat import typed_chat
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import T1T2
 from anytalk.model.talker import Talker
@@ -26,7 +27,7 @@ def parent_prompt(talker: Talker, parent: Backbone, question: str) -> list[int]:
     tokenizer = parent.tokenizer
     if not tokenizer.has_chat_template:
         return tokenizer.encode(question)
-    return tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": question}]))
+    return typed_chat(tokenizer, [{"role": "user", "content": question}])
 
 
 @torch.no_grad()

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anytalk.errors import ConfigError
+from anytalk.grid.chat import Part, encode_chat
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.tasks import Task
 from anytalk.grid.tokens import StreamLayout
+from anytalk.plugins.markup import whole_characters
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts import TextTokenizer
@@ -45,7 +47,7 @@ class Prompt:
 
     tokens: np.ndarray  # (S,T) int64
     speech_spans: tuple[tuple[int, int], ...] = ()  # (first column, number of columns) of each spoken turn, in order
-    # The same as chat messages, for a model that is served elsewhere; none in the raw style.
+    # The same as chat messages, for a model that is served elsewhere; none in the raw style, or with speech columns.
     messages: tuple[dict[str, str], ...] = ()
 
     @property
@@ -200,48 +202,36 @@ class PromptBuilder:
 
     def _chat(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         has_own = turns[0].role == "system"
-        messages = [{"role": "system", "content": self.system}] if self.system is not None and not has_own else []
-        lengths: list[int] = []
-        mark = _unused_mark([turn.text or "" for turn in turns])
+        said: list[tuple[str, list[Part]]] = []
+        if self.system is not None and not has_own:
+            said.append(("system", [self.system]))
         for i, turn in enumerate(turns):
-            spoken = turn.is_heard(task)
-            content = mark.format(len(lengths)) if spoken else (turn.text or "")
-            if spoken:
-                lengths.append(turn.speech_columns)
+            parts: list[Part] = [turn.speech_columns if turn.is_heard(task) else turn.text or ""]
             if i == len(turns) - 1 and task.answer == "question":
-                content = f"{content}\n{ASR_INSTRUCTION}" if spoken else f"{TTS_INSTRUCTION} {content}"
-            messages.append({"role": turn.role, "content": content})
-        rest = self.tokenizer.render_chat(messages)
+                is_spoken = isinstance(parts[0], int)
+                parts = [parts[0], f"\n{ASR_INSTRUCTION}"] if is_spoken else [f"{TTS_INSTRUCTION} {parts[0]}"]
+            said.append((turn.role, parts))
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
-        for i, length in enumerate(lengths):
-            before, found, rest = rest.partition(mark.format(i))
-            if not found:
-                raise ConfigError("the chat template drops or changes the user's words", "set grid.prompt: raw")
-            ids += self.tokenizer.encode(before)
-            spans.append((len(ids), length))
-            ids += [self.layout.pad_t] * length
-        ids += self.tokenizer.encode(rest)
+        for piece in encode_chat(self.tokenizer, said):
+            if isinstance(piece, int):
+                spans.append((len(ids), piece))
+                piece = [self.layout.pad_t] * piece
+            ids += piece
         tokens = self._text_columns(ids)
         for start, length in spans:
             if start > 0:
                 tokens[: self.layout.text_row, start - 1] = self.layout.input_a
             tokens[: self.layout.text_row, start + length] = self.layout.eoa
-        return Prompt(tokens, tuple(spans), tuple(messages))
+        messages = (
+            ()
+            if spans
+            else tuple({"role": role, "content": whole_characters("".join(map(str, parts)))} for role, parts in said)
+        )
+        return Prompt(tokens, tuple(spans), messages)
 
     def _text_columns(self, ids: Sequence[int]) -> np.ndarray:
         """(S, len(ids)) with the text row given and pads in all audio rows."""
         columns = np.full((self.layout.num_streams, len(ids)), self.layout.pad_a, dtype=np.int64)
         columns[self.layout.text_row] = ids
         return columns
-
-
-def _unused_mark(texts: Sequence[str]) -> str:
-    """A mark for the places of speech, ``{}`` for its number, that nobody's words can be taken for.
-
-    It is made of private-use characters, and of another number while a text holds that one.
-    """
-    number = 0
-    while any(f"\ue000speech{number}." in text for text in texts):
-        number += 1
-    return f"\ue000speech{number}.{{}}\ue001"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from anytalk.plugins.markup import whole_characters
+
 NUM_BYTES = 256
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Markup that is one id each, from 256 on."""
@@ -34,10 +36,14 @@ class ByteTokenizer:
         return self._chat
 
     def encode(self, text: str) -> list[int]:
+        """The bytes of `text`."""
+        return list(whole_characters(text).encode("utf-8"))
+
+    def encode_rendered(self, text: str) -> list[int]:
         """Ids of `text`; the special spellings become one id each."""
         ids: list[int] = []
         for piece in _SPLIT.split(text):
-            ids += [NUM_BYTES + SPECIALS.index(piece)] if piece in SPECIALS else piece.encode("utf-8")
+            ids += [NUM_BYTES + SPECIALS.index(piece)] if piece in SPECIALS else self.encode(piece)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from anytalk.plugins.markup import whole_characters
+
 MAX_BYTES = 7
 """Of UTF-8 in one piece: with their number they fit into the int64 of the grid."""
 
@@ -26,7 +28,9 @@ class PieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; markup is text like any other."""
-        return [_number(piece) for piece in pieces_of(text)]
+        return [_number(piece) for piece in pieces_of(whole_characters(text))]
+
+    encode_rendered = encode
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(_bytes(i) for i in ids if 0 <= i < VOCAB_SIZE).decode("utf-8", errors="replace")
@@ -37,12 +41,12 @@ class PieceTokenizer:
 
 
 def pieces_of(text: str) -> list[str]:
-    """Cut a text into pieces; all but the last stay the same whatever is written behind it."""
+    """Cut a text of whole characters into pieces; all but the last stay the same whatever is written after it."""
     pieces = []
     for word in _WORD.findall(text):
         piece, size = "", 0
         for character in word:
-            added = len(_utf8(character))
+            added = len(character.encode())
             if size + added > MAX_BYTES:
                 pieces.append(piece)
                 piece, size = "", 0
@@ -51,12 +55,8 @@ def pieces_of(text: str) -> list[str]:
     return pieces
 
 
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", errors="replace")  # half of a pair of surrogates, which JSON can spell
-
-
 def _number(piece: str) -> int:
-    data = _utf8(piece)
+    data = piece.encode()
     return len(data) << (8 * MAX_BYTES) | int.from_bytes(data, "big")
 
 

@@ -75,7 +75,16 @@ class TextTokenizer(Protocol):
         """Whether :meth:`render_chat` works."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, special markup in it recognised, nothing added in front or behind."""
+        """Ids of `text`, which somebody wrote: markup in it is text like any other; nothing is added before or after.
+
+        Half of a surrogate pair is read as U+FFFD.
+        """
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of what :meth:`render_chat` wrote, or a part of it: markup is recognised, nothing is added.
+
+        For text without markup they equal those of :meth:`encode`.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens and ids outside the vocabulary left out."""
@@ -83,7 +92,7 @@ class TextTokenizer(Protocol):
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The model's chat template as a string, ready for its answer (generation prompt added).
 
-        ``encode(render_chat(m))`` must equal the base tokenizer's own chat ids.
+        ``encode_rendered(render_chat(m))`` must equal the base tokenizer's own chat ids.
         """
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from anytalk.errors import WeightsError
+from anytalk.plugins.markup import MarkupCutter, whole_characters
 
 _PROBE = "anytalkprobe"
 
@@ -24,6 +25,7 @@ class HFTokenizer:
 
     def __init__(self, base: Any) -> None:
         self.base = base
+        self._cutter = MarkupCutter(_markup(base))
         self._eos_id = _end_of_answer(base)
 
     @property
@@ -37,7 +39,12 @@ class HFTokenizer:
         return bool(self.base.chat_template)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, special markup recognised, nothing added."""
+        """Ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
+        pieces = self._cutter.pieces(whole_characters(text))
+        return [token for piece in pieces for token in self.encode_rendered(piece)]
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of what the chat template wrote, special tokens recognised, nothing added."""
         return list(self.base(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -61,6 +68,13 @@ class HFTokenizer:
                 f"the model's chat template refuses messages of the roles {roles}: {error}",
                 "start with a 'user' message; some models know no 'system' role",
             ) from None
+
+
+def _markup(base: Any) -> list[str]:
+    """Spellings that people may not use: special tokens, and other added ones that the chat template writes."""
+    template = str(base.chat_template or "")
+    added = base.added_tokens_decoder.values()
+    return [t.content for t in added if t.content.strip() and (t.special or t.content in template)]
 
 
 def _end_of_answer(base: Any) -> int:

@@ -221,7 +221,12 @@ def check_tokenizer(backbone: Backbone) -> None:
     if tokenizer.has_chat_template:
         rendered = tokenizer.render_chat([{"role": "user", "content": _TEXT}])
         assert _TEXT in rendered, "render_chat loses the message"
-        assert all(0 <= i < vocab for i in tokenizer.encode(rendered)), "a rendered chat has ids outside the vocabulary"
+        found = tokenizer.encode_rendered(rendered)
+        assert all(0 <= i < vocab for i in found), "a rendered chat has ids outside the vocabulary"
+        typed = tokenizer.decode(tokenizer.encode(rendered))
+        # Some tokenizers put a space in front of whatever is encoded by itself.
+        assert typed.replace(" ", "") == rendered.replace(" ", ""), "encode recognises markup that somebody typed"
+    assert tokenizer.encode_rendered(_TEXT) == ids, "encode and encode_rendered differ on text without markup"
 
 
 def check_blocks(backbone: Backbone) -> None:
