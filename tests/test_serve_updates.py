@@ -34,8 +34,8 @@ def said(**fields: Any) -> dict[str, Any]:
 
 LEFT_OUT: list[tuple[dict[str, Any], str, str]] = [
     ({"nonsense": 1}, "nonsense", "not permitted"),
-    ({"tools": [{"type": "function"}]}, "tools", "tools"),
-    ({"tool_choice": "required"}, "tool_choice", "'auto' or 'none'"),
+    ({"tools": [{"type": "function"}]}, "tools", "knows no functions"),
+    ({"tool_choice": "maybe"}, "tool_choice", "'auto', 'none' or 'required'"),
     ({"output_modalities": ["text", "audio"]}, "output_modalities", "['audio']"),
     ({"output_modalities": "audio"}, "output_modalities", "valid list"),
     ({"max_output_tokens": 0}, "max_output_tokens", "expected 1 or more"),

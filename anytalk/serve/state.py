@@ -8,7 +8,9 @@ from typing import Any
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.sampling import SamplingOptions
 from anytalk.errors import AnytalkError
+from anytalk.grid.tools import ToolSpelling
 from anytalk.model.talker import Talker
+from anytalk.serve.calling import spelling_of
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.limits import Admission, RateLimit
 from anytalk.serve.metrics import Metrics
@@ -28,10 +30,12 @@ class ServerState:
     model: ModelThread = field(init=False)
     admission: Admission = field(init=False)
     rate: RateLimit = field(init=False)
+    spelling: ToolSpelling | None = field(init=False)  # how the model writes function calls, if it does
     keys: ShortKeys = field(default_factory=ShortKeys)  # for web pages; each with the options of its session
 
     def __post_init__(self) -> None:
         self.model = ModelThread(self.talker, self.settings.stride_frames, self.metrics.count_round)
+        self.spelling = spelling_of(self.talker)
         self.admission = Admission(self.settings.max_sessions)
         self.rate = RateLimit(self.settings.requests_per_minute)
         self.metrics.sessions.set_function(lambda: float(self.admission.taken))

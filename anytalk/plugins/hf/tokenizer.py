@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -58,10 +58,17 @@ class HFTokenizer:
         Raises:
             WeightsError: no template, or one that refuses these messages (Gemma knows no system role).
         """
+        return self.render_tools(messages, [])
+
+    def render_tools(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+        """As :meth:`render_chat`, with functions (WeightsError: as there)."""
         if not self.has_chat_template:
             raise WeightsError("this model has no chat template", "use a chat (instruct) model, or plain text")
         try:
-            return str(self.base.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+            options: dict[str, Any] = {"tools": list(tools)} if tools else {}
+            return str(
+                self.base.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
+            )
         except jinja2.TemplateError as error:
             roles = ", ".join(m.get("role", "?") for m in messages)
             raise WeightsError(

@@ -17,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 from anytalk.decode.jobs import Ended, Event, Failed, Question, Started
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.grid.audio import joined
+from anytalk.grid.tools import Call
+from anytalk.serve.calling import Called, Tools, answer_or_calls
 from anytalk.serve.errors import RequestError
 from anytalk.serve.state import ServerState
 
@@ -29,15 +31,18 @@ class Whole:
     wave: np.ndarray  # (N,) float32 at the codec's rate
     started: Started  # how it began
     ended: Ended  # how it ended
+    calls: tuple[Call, ...] = ()  # functions that the model wants to be called
 
 
-async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Event, None]:
+async def events_of(
+    state: ServerState, question: Question, tools: Tools | None = None
+) -> AsyncGenerator[Event | Called, None]:
     """The events of an answer, while a place is held (RequestError: no place is left, or the answer failed)."""
     await state.admission.wait_for_leaving()
     with state.admission.place():
         status = "cancelled"
         try:
-            async with aclosing(state.model.answer(question)) as events:
+            async with aclosing(answer_or_calls(state.model, question, tools)) as events:
                 async for event in events:
                     if isinstance(event, Failed):
                         status = "failed"
@@ -53,9 +58,9 @@ async def events_of(state: ServerState, question: Question) -> AsyncGenerator[Ev
             state.metrics.answers.labels(status).inc()
 
 
-async def whole_answer(request: Request, state: ServerState, question: Question) -> Whole:
+async def whole_answer(request: Request, state: ServerState, question: Question, tools: Tools | None = None) -> Whole:
     """Wait for all of an answer (RequestError: as :func:`events_of`, or the client has gone)."""
-    gathering = asyncio.create_task(_gather(state, question))
+    gathering = asyncio.create_task(_gather(state, question, tools))
     leaving = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait([gathering, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -69,9 +74,10 @@ async def whole_answer(request: Request, state: ServerState, question: Question)
             await asyncio.gather(gathering, leaving, return_exceptions=True)
 
 
-async def _gather(state: ServerState, question: Question) -> Whole:
+async def _gather(state: ServerState, question: Question, tools: Tools | None) -> Whole:
     text, waves, started, ended = "", list[np.ndarray](), None, None
-    async with aclosing(events_of(state, question)) as events:
+    calls: tuple[Call, ...] = ()
+    async with aclosing(events_of(state, question, tools)) as events:
         async for event in events:
             if isinstance(event, Started):
                 started = event
@@ -79,11 +85,13 @@ async def _gather(state: ServerState, question: Question) -> Whole:
                 text += event.text
             elif isinstance(event, AudioDelta):
                 waves.append(event.wave)
+            elif isinstance(event, Called):
+                calls = event.calls
             elif isinstance(event, Ended):
                 ended = event
     assert started is not None
     assert ended is not None
-    return Whole(text, joined(waves), started, ended)
+    return Whole(text, joined(waves), started, ended, calls)
 
 
 async def _gone(request: Request) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Literal
@@ -15,25 +14,19 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from anytalk.decode.jobs import Ended, Question, Said, Started
+from anytalk.decode.jobs import Ended, Question, Started
 from anytalk.decode.telling import AudioDelta, TextDelta
-from anytalk.serve.errors import RequestError, check_characters
+from anytalk.grid.tools import Call
+from anytalk.serve.calling import NO_TOOLS, Called, Tools, read_tools, with_tools
+from anytalk.serve.errors import RequestError
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
 from anytalk.serve.http.bodies import read_json
-from anytalk.serve.http.files_out import check_format, read_sound, write_sound
-from anytalk.serve.questions import (
-    check_unheard,
-    from_base64,
-    new_id,
-    speaker_of,
-    speech_of,
-    task_for,
-    with_instructions,
-)
+from anytalk.serve.http.chat_turns import ChatAnswers, read_turns
+from anytalk.serve.http.files_out import check_format, write_sound
+from anytalk.serve.questions import new_id, speaker_of, task_for
 from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
 
-_KEPT_ANSWERS = 1_000
 _KEPT_S = 3600
 
 
@@ -69,28 +62,10 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     n: int | None = 1
     tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
-
-
-class ChatAnswers:
-    """Transcripts of spoken answers by their ids, so that clients may name them in the next request."""
-
-    def __init__(self) -> None:
-        self._texts: OrderedDict[str, str] = OrderedDict()
-
-    def keep(self, answer_id: str, text: str) -> None:
-        """Remember one; the oldest is forgotten."""
-        self._texts[answer_id] = text
-        while len(self._texts) > _KEPT_ANSWERS:
-            self._texts.popitem(last=False)
-
-    def text(self, answer_id: str) -> str:
-        """What was said (RequestError: nothing is known of it)."""
-        if answer_id not in self._texts:
-            said = f"no answer '{answer_id[:80]}' is known here (any more); send its text as content"
-            raise RequestError(said, "audio_not_found", "messages")
-        return self._texts[answer_id]
 
 
 def chat_routes(state: ServerState) -> APIRouter:
@@ -110,7 +85,10 @@ def chat_routes(state: ServerState) -> APIRouter:
                 "unsupported_value",
                 "audio.format",
             )
+        tools = _tools(wanted, state)
         turns = await run_in_threadpool(read_turns, wanted.messages, state, known)
+        if tools is not None and state.spelling is not None:
+            turns = with_tools(turns, tools, state.spelling)
         question = Question(
             turns=turns,
             task=task_for(turns, spoken),
@@ -122,11 +100,15 @@ def chat_routes(state: ServerState) -> APIRouter:
         )
         if wanted.stream:
             options = wanted.stream_options or StreamOptions()
-            chunks = _chunks(state, question, known, spoken, options.include_usage)
+            chunks = _chunks(state, question, tools, known, spoken, options.include_usage)
             return await begun(errors_as_events(chunks), "text/event-stream")
-        whole = await whole_answer(request, state, question)
+        whole = await whole_answer(request, state, question, tools)
         message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
-        if spoken:
+        finish = whole.ended.done.finish_reason
+        if whole.calls:
+            finish, message["content"] = "tool_calls", whole.text or None
+            message["tool_calls"] = [_call_shown(call) for call in whole.calls]
+        if spoken and not whole.calls:
             rate_hz = state.talker.codec.sample_rate_hz
             data = await run_in_threadpool(write_sound, whole.wave, rate_hz, audio.format)
             answer_id = new_id("audio")
@@ -138,73 +120,16 @@ def chat_routes(state: ServerState) -> APIRouter:
                 "transcript": whole.text,
                 "expires_at": int(time.time()) + _KEPT_S,
             }
-        choice = {"index": 0, "message": message, "finish_reason": whole.ended.done.finish_reason, "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
         usage = _usage(whole.started, whole.ended)
         return JSONResponse({**_head(state, "chat.completion"), "choices": [choice], "usage": usage})
 
     return router
 
 
-def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAnswers) -> list[Said]:
-    """Messages -> turns, the user's last (RequestError: another order, or content that isn't understood)."""
-    turns: list[Said] = []
-    for number, message in enumerate(messages):
-        param, role = f"messages[{number}]", message.get("role")
-        if role not in ("user", "assistant", "system", "developer"):
-            raise RequestError(f"role is {str(role)[:40]!r}; expected user, assistant, system", param=f"{param}.role")
-        earlier = message.get("audio")
-        if role == "assistant" and isinstance(earlier, dict) and not message.get("content"):
-            turns.append(Said("assistant", known.text(str(earlier.get("id")))))
-            continue
-        texts, speech = _content(message.get("content"), role, state, f"{param}.content")
-        if speech is not None and any(text.strip() for text in texts):
-            turns.append(Said("user", "\n".join(texts)))
-        if speech is not None:
-            turns.append(speech)
-            check_unheard(state, turns)
-        else:
-            text = "\n".join(texts)
-            if not text.strip() and role == "user":
-                raise RequestError("the message is empty", "invalid_value", f"{param}.content")
-            turns.append(Said("system" if role == "developer" else role, text))
-    if turns[-1].role != "user":
-        raise RequestError("the last message must be the user's", "invalid_value", "messages")
-    if sum(len(turn.text or "") for turn in turns) > state.settings.max_text_chars:
-        said = f"the messages have more than {state.settings.max_text_chars} characters"
-        raise RequestError(said, "string_above_max_length", "messages")
-    for turn in turns:
-        check_characters(turn.text or "", "messages")
-    has_system = any(turn.role == "system" for turn in turns)
-    return with_instructions(turns, "" if has_system else state.talker.config.grid.system or "")
-
-
-def _content(given: Any, role: str, state: ServerState, param: str) -> tuple[list[str], Said | None]:
-    if isinstance(given, str):
-        return [given], None
-    if not isinstance(given, list) or not given or not all(isinstance(part, dict) for part in given):
-        raise RequestError("content must be a text or a list of parts", "missing_required_parameter", param)
-    texts: list[str] = []
-    speech: Said | None = None
-    for number, part in enumerate(given):
-        place = f"{param}[{number}]"
-        if part.get("type") == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif part.get("type") == "input_audio" and role == "user" and isinstance(part.get("input_audio"), dict):
-            if speech is not None:
-                raise RequestError("a message holds one sound", "unsupported_value", place)
-            rate_hz = state.ear_rate_hz
-            data = from_base64(str(part["input_audio"].get("data", "")), f"{place}.input_audio.data")
-            wave = read_sound(data, "input_audio", rate_hz, state.max_turn_s, f"{place}.input_audio.data")
-            speech = Said("user", None, speech_of(wave, rate_hz, rate_hz, state.max_turn_s))
-        else:
-            kind = str(part.get("type"))[:40]
-            raise RequestError(f"a part of the type '{kind}' is not understood here", "unsupported_value", place)
-    return texts, speech
-
-
 def _is_spoken(wanted: ChatRequest) -> bool:
-    if wanted.tools or wanted.functions:
-        raise RequestError("this server calls no tools", "unsupported_value", "tools")
+    if wanted.functions:
+        raise RequestError("`functions` are not known here; send `tools`", "unsupported_value", "functions")
     if wanted.n not in (None, 1):
         raise RequestError("one answer at a time: leave `n` at 1", "unsupported_value", "n")
     if wanted.response_format not in (None, {"type": "text"}):
@@ -215,8 +140,29 @@ def _is_spoken(wanted: ChatRequest) -> bool:
     return "audio" in modalities
 
 
+def _tools(wanted: ChatRequest, state: ServerState) -> Tools | None:
+    if not wanted.tools:
+        return None
+    if state.spelling is None:
+        raise RequestError(NO_TOOLS, "unsupported_value", "tools")
+    return read_tools(wanted.tools, wanted.tool_choice, wanted.parallel_tool_calls, "body")
+
+
+def _call_shown(call: Call) -> dict[str, Any]:
+    return {
+        "id": new_id("call"),
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
 async def _chunks(
-    state: ServerState, question: Question, known: ChatAnswers, spoken: bool, include_usage: bool
+    state: ServerState,
+    question: Question,
+    tools: Tools | None,
+    known: ChatAnswers,
+    spoken: bool,
+    include_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
     head, answer_id, said = _head(state, "chat.completion.chunk"), new_id("audio"), ""
     encoder = WireEncoder(state.talker.codec.sample_rate_hz, WireFormat()) if spoken else None
@@ -230,7 +176,8 @@ async def _chunks(
         return chunk({"audio": {"id": answer_id, "data": base64.b64encode(data).decode()}})
 
     started: Started | None = None
-    async with aclosing(events_of(state, question)) as events:
+    finish: str | None = None
+    async with aclosing(events_of(state, question, tools)) as events:
         async for event in events:
             if isinstance(event, Started):
                 started = event
@@ -245,6 +192,10 @@ async def _chunks(
                 data = encoder.push(event.wave)
                 if data:
                     yield sound(data)
+            elif isinstance(event, Called):
+                finish = "tool_calls"
+                for number, call in enumerate(event.calls):
+                    yield chunk({"tool_calls": [{"index": number, **_call_shown(call)}]})
             elif isinstance(event, Ended):
                 rest = encoder.push(np.zeros(0, dtype=np.float32), is_last=True) if encoder is not None else b""
                 if rest:
@@ -252,7 +203,7 @@ async def _chunks(
                 if spoken:
                     known.keep(answer_id, said)
                     yield chunk({"audio": {"id": answer_id, "expires_at": int(time.time()) + _KEPT_S}})
-                yield chunk({}, event.done.finish_reason)
+                yield chunk({}, finish or event.done.finish_reason)
                 if include_usage:
                     yield server_sent({**head, "choices": [], "usage": _usage(started, event)})
     yield server_sent("[DONE]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -89,19 +89,21 @@ class AudioChoice(BaseModel):
 
 
 class ResponseOptions(BaseModel):
-    """What one response does otherwise than the session says."""
+    """What one response does otherwise than the session says; what is unknown is left out, and told."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     audio: AudioChoice | None = None
     conversation: Literal["auto", "none"] = "auto"
     input: list[dict[str, Any]] | None = Field(None, max_length=200)
     instructions: str | None = None
     max_output_tokens: int | Literal["inf"] | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        None, max_length=16
+    )
     output_modalities: list[Literal["text", "audio"]] | None = None
     parallel_tool_calls: bool | None = None
-    prompt: None = None
+    prompt: Any = None
     reasoning: dict[str, Any] | None = None
     tool_choice: Any = None
     tools: list[Any] | None = None

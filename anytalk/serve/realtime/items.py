@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from anytalk.decode.jobs import TURNS_DROPPED_AT_ONCE, Said, Speech
+from anytalk.grid.tools import Call, ToolSpelling
+from anytalk.serve.calling import call_of
 from anytalk.serve.errors import RequestError
 from anytalk.serve.questions import new_id
 from anytalk.serve.sound import KeptSound, WireFormat
@@ -19,9 +22,9 @@ _TEXT_KINDS = {"user": ("input_text", "text"), "system": ("input_text", "text"),
 
 @dataclass
 class Item:
-    """A message."""
+    """A message, a function call or its result."""
 
-    role: str  # `"user"`, `"assistant"` or `"system"`
+    role: str  # `"user"`, `"assistant"` or `"system"`; of a call the assistant's, of a result the user's
     id: str = field(default_factory=lambda: new_id("item"))
     text: str | None = None  # typed or generated text; of a spoken question its transcript, once it is known
     speech: Speech | None = None  # of a spoken question
@@ -30,9 +33,22 @@ class Item:
     heard_ms: int | None = None  # how much of it the user heard; None for all
     is_whole: bool = True  # whether all of the answer's sound was made
     status: str = "completed"  # as in the protocol
+    call: Call | None = None  # of a function that is called
+    result: str | None = None  # of a function that was called
+    call_id: str = ""  # of a call, and of its result
+
+    @property
+    def kind(self) -> str:
+        """The protocol's type of it."""
+        return "function_call" if self.call else "message" if self.result is None else "function_call_output"
 
     def shown(self, sound_as: WireFormat | None = None) -> dict[str, Any]:
         """As the protocol shows it; with `sound_as` also what the user said, in that format, if it is still kept."""
+        head = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
+        if self.call is not None:
+            return {**head, "call_id": self.call_id, "name": self.call.name, "arguments": self.call.arguments}
+        if self.result is not None:
+            return {**head, "call_id": self.call_id, "output": self.result}
         part: dict[str, Any]
         if self.speech is not None:
             part = {"type": "input_audio", "transcript": self.text}
@@ -45,14 +61,7 @@ class Item:
         else:
             part = {"type": "output_text", "text": self.text or ""}
         empty = self.role == "assistant" and self.status == "in_progress"
-        return {
-            "id": self.id,
-            "object": "realtime.item",
-            "type": "message",
-            "status": self.status,
-            "role": self.role,
-            "content": [] if empty else [part],
-        }
+        return {**head, "role": self.role, "content": [] if empty else [part]}
 
     @property
     def heard_text(self) -> str:
@@ -135,8 +144,8 @@ class Conversation:
             )
         item.heard_ms = audio_end_ms
 
-    def turns(self) -> list[Said]:
-        return turns_of(self.items)
+    def turns(self, spelling: ToolSpelling | None) -> list[Said]:
+        return turns_of(self.items, spelling)
 
     def _drop_old_sound(self) -> None:
         left_s = self.max_sound_s
@@ -148,9 +157,24 @@ class Conversation:
                 item.sound = None
 
 
-def turns_of(items: Sequence[Item]) -> list[Said]:
-    """Items as turns; answers of which nothing was heard were never given."""
-    return [item.said() for item in items if item.role != "assistant" or item.heard_text]
+def turns_of(items: Sequence[Item], spelling: ToolSpelling | None) -> list[Said]:
+    """Items as turns; answers of which nothing was heard were never given.
+
+    Args:
+        spelling: How the model writes calls and their results; None leaves them out.
+    """
+    turns: list[Said] = []
+    for kind, group in groupby(items, lambda item: item.kind):
+        alike = list(group)
+        if kind == "message":
+            turns += [item.said() for item in alike if item.role != "assistant" or item.heard_text]
+        elif spelling is not None and kind == "function_call":
+            said = turns.pop().text if turns and turns[-1].role == "assistant" else None
+            calls = [item.call for item in alike if item.call is not None]
+            turns.append(Said("assistant", spelling.calls(said or "", calls)))
+        elif spelling is not None:
+            turns.append(Said("user", spelling.results([item.result or "" for item in alike])))
+    return turns
 
 
 def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
@@ -163,9 +187,12 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
         RequestError: no message, no content, or content of another kind.
     """
     kind, role = given.get("type", "message"), given.get("role")
+    if kind in ("function_call", "function_call_output"):
+        return _tool_item(given, max_text_chars)
     if kind != "message":
         raise RequestError(
-            f"items of the type {str(kind)[:40]!r} are not supported; this server calls no tools",
+            f"items of the type {str(kind)[:40]!r} are not supported; send message, function_call or"
+            " function_call_output",
             "unsupported_value",
             "item.type",
         )
@@ -197,6 +224,19 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
     if len(item.text or "") > max_text_chars:
         said = f"the text has {len(item.text or '')} characters; {max_text_chars} are allowed"
         raise RequestError(said, "string_above_max_length", "item.content")
+    return item
+
+
+def _tool_item(given: dict[str, Any], max_text_chars: int) -> Item:
+    """A call that was made, or what it gave."""
+    item = Item("user", id=_item_id(given.get("id")), call_id=_text(given.get("call_id"), "item.call_id")[:200])
+    if given["type"] == "function_call_output":
+        item.result = _text(given.get("output"), "item.output")
+    else:
+        item.role = "assistant"
+        item.call = call_of(given.get("name"), given.get("arguments"), "item.arguments")
+    if len(item.result or (item.call.arguments if item.call else "")) > max_text_chars:
+        raise RequestError(f"more than {max_text_chars} characters were given", "string_above_max_length", "item")
     return item
 
 

@@ -40,7 +40,7 @@ class Outbox:
         self._closed = False
         self.overflowed = False
 
-    def put(self, name: str, sound_of: str | None = None, sound_ms: float = 0.0, **fields: Any) -> None:
+    def put(self, name: str, /, sound_of: str | None = None, sound_ms: float = 0.0, **fields: Any) -> None:
         """Send an event when its turn has come; `sound_of` is the response whose sound it carries."""
         if self._closed or self.overflowed:
             return

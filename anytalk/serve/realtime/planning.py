@@ -5,6 +5,7 @@ from __future__ import annotations
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.jobs import Question, Said, Speech
 from anytalk.grid.tasks import TASKS
+from anytalk.serve.calling import NO_TOOLS, read_tools, with_tools
 from anytalk.serve.errors import RequestError
 from anytalk.serve.questions import speaker_of, task_for, with_instructions
 from anytalk.serve.realtime.events import ResponseOptions
@@ -26,8 +27,10 @@ def plan_response(
     Raises:
         RequestError: nothing to answer, or something that this server doesn't do.
     """
-    if wanted.tools:
-        raise RequestError("this server calls no tools; leave `tools` empty", "unsupported_value", "response.tools")
+    asked = options.tools if wanted.tools is None else wanted.tools
+    choice = options.tool_choice if wanted.tool_choice is None else wanted.tool_choice
+    many = options.parallel_tool_calls if wanted.parallel_tool_calls is None else wanted.parallel_tool_calls
+    tools = read_tools(asked, choice, many, "response") if state.spelling is not None else None
     modalities = wanted.output_modalities or options.output_modalities
     spoken = one_modality(list(modalities), "response.output_modalities")
     output = wanted.audio.output if wanted.audio is not None else None
@@ -42,6 +45,8 @@ def plan_response(
         said = f"the instructions have {len(instructions)} characters; {state.settings.max_text_chars} are allowed"
         raise RequestError(said, "string_above_max_length", "response.instructions")
     turns = _asked(_turns(state, wanted, conversation), options.instructions, wanted.instructions)
+    if tools is not None and state.spelling is not None:
+        turns = with_tools(turns, tools, state.spelling)
     return ResponsePlan(
         question=Question(
             turns=turns,
@@ -56,7 +61,15 @@ def plan_response(
         in_conversation=wanted.conversation == "auto",
         max_output_tokens=limit,
         metadata=wanted.metadata,
+        tools=tools,
+        left_out=[*_unknown(wanted), *([NO_TOOLS] if wanted.tools and state.spelling is None else [])],
     )
+
+
+def _unknown(wanted: ResponseOptions) -> list[str]:
+    """What was sent and has no effect."""
+    names = [*(wanted.model_extra or {}), *(name for name in ("prompt", "reasoning") if getattr(wanted, name))]
+    return [f"response.{name[:80]} has no effect here" for name in names[:20]]
 
 
 def transcript_question(state: ServerState, item: Item) -> Question:
@@ -95,7 +108,7 @@ def _asked(turns: list[Said], standing: str, once: str | None) -> list[Said]:
 
 def _turns(state: ServerState, wanted: ResponseOptions, conversation: Conversation) -> list[Said]:
     if wanted.input is None:
-        return conversation.turns()
+        return conversation.turns(state.spelling)
 
     def refuse(_data: str, param: str) -> tuple[Speech, KeptSound]:
         raise RequestError("sound in response.input is given by item_reference", "unsupported_value", param)
@@ -106,4 +119,4 @@ def _turns(state: ServerState, wanted: ResponseOptions, conversation: Conversati
             items.append(conversation.find(str(given.get("id")), "response.input"))
         else:
             items.append(read_item(given, refuse, state.settings.max_text_chars))
-    return turns_of(items)
+    return turns_of(items, state.spelling)

@@ -6,9 +6,9 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from anytalk.decode.jobs import Ended, Failed, Question, Started
 from anytalk.decode.memory import Memory
 from anytalk.decode.telling import AudioDelta, TextDelta
+from anytalk.grid.tools import Call
+from anytalk.serve.calling import Called, Tools, answer_or_calls
 from anytalk.serve.questions import new_id
 from anytalk.serve.realtime.items import Conversation, Item
 from anytalk.serve.realtime.outbox import Outbox
@@ -37,6 +39,8 @@ class ResponsePlan:
     in_conversation: bool = True  # whether it becomes an item of the conversation
     max_output_tokens: int | str = "inf"  # as the client gave it
     metadata: dict[str, str] | None = None  # the client's own
+    tools: Tools | None = None  # functions that the model may call
+    left_out: list[str] = field(default_factory=list)  # what the client asked for and doesn't get
 
 
 @dataclass
@@ -86,7 +90,8 @@ class Response:
         self._state, self._outbox, self._conversation, self._memory = state, outbox, conversation, memory
         self._when_over = when_over
         self._usage = _Usage()
-        self._has_item = False
+        self._has_item = self._is_item_closed = False
+        self._calls: list[Item] = []
         self._previous: str | None = None
         # Where it belongs, whatever is said until it begins.
         self._after = conversation.items[-1].id if conversation.items else "root"
@@ -97,7 +102,8 @@ class Response:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._put("response.created", response=self._shown("in_progress"))
+        more: dict[str, Any] = {"anytalk": {"left_out": self.plan.left_out}} if self.plan.left_out else {}
+        self._put("response.created", response=self._shown("in_progress"), **more)
         self._task = asyncio.create_task(self._run())
 
     def cancel(self, reason: str) -> None:
@@ -135,24 +141,30 @@ class Response:
                 self._fail(Failed(f"the server failed: {type(error).__name__}", is_ours=True))
 
     async def _follow(self) -> None:
-        async with aclosing(self._state.model.answer(self.plan.question, self._memory)) as events:
+        answering = answer_or_calls(self._state.model, self.plan.question, self.plan.tools, self._memory)
+        async with aclosing(answering) as events:
             async for event in events:
                 if self.is_over:  # cancelled while this event was on its way
                     return
                 if isinstance(event, Started):
                     self._usage.input_tokens, self._usage.cached_tokens = event.prompt_columns, event.cached_columns
                     self._usage.speech_tokens = event.speech_columns
-                    self._open_item()
+                    if self.plan.tools is None:
+                        self._open_item()
                 elif isinstance(event, TextDelta):
                     self._say_text(event.text)
                 elif isinstance(event, AudioDelta):
                     self._say_sound(event)
+                elif isinstance(event, Called):
+                    self._call(event.calls)
                 elif isinstance(event, Ended):
                     self._complete(event)
                 elif isinstance(event, Failed):
                     self._fail(event)
 
     def _say_text(self, text: str) -> None:
+        if not self._has_item:  # where a function may be called, there may be nothing to say
+            self._open_item()
         self._text += text
         self._usage.text_tokens += 1
         name = "response.output_audio_transcript.delta" if self.plan.spoken else "response.output_text.delta"
@@ -160,6 +172,8 @@ class Response:
 
     def _say_sound(self, event: AudioDelta) -> None:
         assert self._encoder is not None
+        if not self._has_item:
+            self._open_item()
         if self._first_sound_at is None:
             self._first_sound_at = time.monotonic()
         codec = self._state.talker.codec
@@ -182,10 +196,37 @@ class Response:
                 delta=base64.b64encode(piece).decode(),
             )
 
-    def _complete(self, event: Ended) -> None:
-        if self._encoder is not None:
+    def _call(self, calls: Sequence[Call]) -> None:
+        """Show the calls, each an item of its own after what was said."""
+        if self._has_item:
+            self._end_sound()
+            self.item.is_whole = True
+            self._end_item("completed")
+        for call in calls:
+            item = Item("assistant", call=Call(call.name, ""), call_id=new_id("call"), status="in_progress")
+            place = {"response_id": self.id, "output_index": len(self._outputs)}
+            self._calls.append(item)
+            self._put("response.output_item.added", **place, item=item.shown())
+            previous = self._join_conversation(item)
+            called = {**place, "item_id": item.id, "call_id": item.call_id}
+            self._put("response.function_call_arguments.delta", **called, delta=call.arguments)
+            self._put("response.function_call_arguments.done", **called, name=call.name, arguments=call.arguments)
+            item.call, item.status = call, "completed"
+            self._put("response.output_item.done", **place, item=item.shown())
+            if self.plan.in_conversation:
+                self._put("conversation.item.done", previous_item_id=previous, item=item.shown())
+
+    def _end_sound(self) -> None:
+        if self._encoder is not None and not self._is_item_closed:
             self._send_sound(self._encoder.push(np.zeros(0, dtype=np.float32), is_last=True))
-        self._usage.text_tokens, self._usage.audio_tokens = event.text_tokens, event.done.num_frames
+
+    def _complete(self, event: Ended) -> None:
+        if not self._has_item and not self._calls:
+            self._open_item()
+        if self._has_item:
+            self._end_sound()
+        self._usage.text_tokens = event.text_tokens
+        self._usage.audio_tokens = max(self._usage.audio_tokens, event.done.num_frames)
         self.item.is_whole = True
         if event.done.first_audio_s is not None:
             self._state.metrics.first_audio_s.observe(event.done.first_audio_s)
@@ -204,23 +245,42 @@ class Response:
     def _open_item(self) -> None:
         self._has_item = True
         self._put("response.output_item.added", response_id=self.id, output_index=0, item=self.item.shown())
-        if self.plan.in_conversation:
-            is_there = self._after == "root" or any(item.id == self._after for item in self._conversation.items)
-            self._previous = self._conversation.add(self.item, self._after if is_there else None)
-            self._put("conversation.item.added", previous_item_id=self._previous, item=self.item.shown())
+        self._previous = self._join_conversation(self.item)
         self._put("response.content_part.added", **self._place(), part=self._part(""))
+
+    def _join_conversation(self, item: Item) -> str | None:
+        """Put an item where it belongs; returns the id of the one before it."""
+        if not self.plan.in_conversation:
+            return None
+        is_there = self._after == "root" or any(known.id == self._after for known in self._conversation.items)
+        previous = self._conversation.add(item, self._after if is_there else None)
+        self._after = item.id
+        self._put("conversation.item.added", previous_item_id=previous, item=item.shown())
+        return previous
+
+    @property
+    def _outputs(self) -> list[Item]:
+        """The items of the response so far."""
+        return [*([self.item] if self._has_item else []), *self._calls]
 
     def _finish(self, status: str, details: dict[str, Any] | None) -> None:
         self.is_over = True
+        self._end_item(status)
+        self._state.metrics.answers.labels(status).inc()
+        self._put("response.done", response=self._shown(status, details))
+        self._when_over(self)
+
+    def _end_item(self, status: str) -> None:
+        """Say that the message is complete, once."""
+        if self._is_item_closed:
+            return
+        self._is_item_closed = True
         self.item.text = self._text
         self.item.status = "completed" if status == "completed" else "incomplete"
         if self.plan.spoken:
             self.item.audio_ms = int(self._sound_ms)
         if self._has_item:
             self._close_item()
-        self._state.metrics.answers.labels(status).inc()
-        self._put("response.done", response=self._shown(status, details))
-        self._when_over(self)
 
     def _close_item(self) -> None:
         place = self._place()
@@ -234,7 +294,7 @@ class Response:
         if self.plan.in_conversation:
             self._put("conversation.item.done", previous_item_id=self._previous, item=self.item.shown())
 
-    def _put(self, name: str, **fields: Any) -> None:
+    def _put(self, name: str, /, **fields: Any) -> None:
         self._outbox.put(name, **fields)
 
     def _place(self) -> dict[str, Any]:
@@ -251,7 +311,7 @@ class Response:
             "id": self.id,
             "status": status,
             "status_details": details,
-            "output": [self.item.shown()] if self._has_item and status != "in_progress" else [],
+            "output": [item.shown() for item in self._outputs] if status != "in_progress" else [],
             "conversation_id": self._conversation.id if self.plan.in_conversation else None,
             "output_modalities": ["audio" if self.plan.spoken else "text"],
             "max_output_tokens": self.plan.max_output_tokens,

@@ -81,8 +81,8 @@ class SessionOptions(_Part):
     output_modalities: list[Literal["text", "audio"]] = Field(["audio"])
     max_output_tokens: int | Literal["inf"] = "inf"
     audio: Audio = Field(default_factory=Audio)
-    tools: list[Any] = Field(default_factory=list, max_length=0)
-    tool_choice: Literal["auto", "none"] = "auto"
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
 
     def merged(self, changes: dict[str, Any], talker: Talker, max_text_chars: int) -> SessionOptions:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from anytalk.model.talker import Talker
+from anytalk.serve.calling import NO_TOOLS, read_tools, spelling_of
 from anytalk.serve.errors import RequestError
 from anytalk.serve.realtime.session_options import AudioInput, SessionOptions, Transcription
 
@@ -27,7 +29,7 @@ _IGNORED: tuple[Path, ...] = (("type",), ("model",))
 """One model answers, whatever it is called; as in the address of the connection."""
 _DETECTION_TYPE: Path = ("audio", "input", "turn_detection", "type")
 _NOT_SEMANTIC = "no model here judges whether a thought is complete; server_vad is used in its place"
-_KEPT_OF = {"format": ("type", "rate"), "voice": ("id",)}
+_KEPT_OF = {"format": ("type", "rate"), "voice": ("id",), "tool_choice": ("type", "name")}
 """Objects that are shown again with every update: nothing else of them is kept."""
 
 NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
@@ -106,10 +108,20 @@ def _applied(options: SessionOptions, path: Path, value: Any, talker: Talker, ma
         return options
     if path[-1] in _KEPT_OF and isinstance(value, dict):
         value = {name: value[name] for name in _KEPT_OF[path[-1]] if name in value}
+    if path == ("tools",) and value:
+        _check_tools(value, talker, max_text_chars)
     changed: Any = value
     for name in reversed(path):
         changed = {name: changed}
     return options.merged(changed, talker, max_text_chars)
+
+
+def _check_tools(given: Any, talker: Talker, max_text_chars: int) -> None:
+    if spelling_of(talker) is None:
+        raise RequestError(NO_TOOLS, "unsupported_value")
+    if not isinstance(given, list) or len(json.dumps(given)) > max_text_chars:
+        raise RequestError(f"tools are a list, written in at most {max_text_chars} characters")
+    read_tools(given, "auto", None, "session")
 
 
 def _leaves(tree: dict[str, Any], above: Path = ()) -> Iterator[tuple[Path, Any]]:

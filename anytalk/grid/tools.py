@@ -1,0 +1,155 @@
+"""Function calls as text: how a model's chat template writes functions, calls and results, and reading the calls.
+
+The calls are those of Qwen2.5's template and of all that write like it (Hermes, Qwen3, SmolLM2 ...):
+``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, one after another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from anytalk.errors import AnytalkError
+
+_BEGIN, _END = "<tool_call>", "</tool_call>"
+_MARK = "\ue000text\ue001"
+_USER = {"role": "user", "content": "?"}
+_ANSWER = {"role": "assistant", "content": "!"}
+_PROBE = {"type": "function", "function": {"name": "anytalk_probe", "parameters": {"type": "object", "properties": {}}}}
+
+
+@runtime_checkable
+class ToolTokenizer(Protocol):
+    """A tokenizer whose chat template may know functions. Optional."""
+
+    def render_tools(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
+        """As `TextTokenizer.render_chat`, with functions, calls in answers, and messages of the role ``tool``."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function that the model wants to be called."""
+
+    name: str  # of the function
+    arguments: str  # JSON of an object
+
+
+class ToolSpelling:
+    """What a template writes in place of system messages, answers and questions where there are functions.
+
+    Args:
+        render: Messages and functions -> text, as :meth:`ToolTokenizer.render_tools`.
+    """
+
+    def __init__(self, render: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], str]) -> None:
+        self._render = render
+
+    @classmethod
+    def of(cls, tokenizer: object) -> ToolSpelling | None:
+        """That of a model; None for one whose template knows no functions, or writes calls in another way."""
+        if not isinstance(tokenizer, ToolTokenizer):
+            return None
+        found = cls(tokenizer.render_tools)
+        try:
+            knows = "anytalk_probe" in found.system("?", [_PROBE]) and _BEGIN in found.system("?", [_PROBE])
+            return found if knows and _BEGIN in found.calls("", [Call("f", "{}")]) and found.results(["1"]) else None
+        except (AnytalkError, LookupError):
+            return None
+
+    def system(self, text: str, tools: Sequence[Mapping[str, Any]]) -> str:
+        """The system message `text` with functions, each as chat completions describe them."""
+        messages = [{"role": "system", "content": _MARK}, _USER]
+        written = self._between(self._render(messages, []), self._render(messages, tools))
+        return written.replace(_MARK, text).strip()
+
+    def calls(self, text: str, calls: Sequence[Call]) -> str:
+        """An answer that ends with calls."""
+        made = [
+            {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+            for call in calls
+        ]
+        plain: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": _MARK}, _USER]
+        called: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": text, "tool_calls": made}, _USER]
+        return self._between(self._render(plain, []), self._render(called, []))
+
+    def results(self, results: Sequence[str]) -> str:
+        """The user's turn that holds what functions returned."""
+        returned = [{"role": "tool", "content": result} for result in results]
+        plain = [_USER, _ANSWER, {"role": "user", "content": _MARK}]
+        return self._between(self._render(plain, []), self._render([_USER, _ANSWER, *returned], []))
+
+    @staticmethod
+    def _between(plain: str, written: str) -> str:
+        """What stands in `written` where the mark stands in `plain` (LookupError: all around it is otherwise, too)."""
+        before, found, after = plain.partition(_MARK)
+        if not found or not written.startswith(before) or not written.endswith(after):
+            raise LookupError("the template writes more than one message otherwise")
+        return written[len(before) : len(written) - len(after)]
+
+
+class CallReader:
+    """Takes an answer's text piece by piece, and tells its words from its calls."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._written: str | None = None
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a call may have begun with the last characters."""
+        return bool(self._held.strip())
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether a call has begun; all that follows belongs to calls."""
+        return self._written is not None
+
+    def push(self, text: str) -> str:
+        """Take a piece; return what of it, and of earlier pieces, is certain to be words."""
+        if self._written is not None:
+            self._written += text
+            return ""
+        self._held += text
+        words, found, rest = self._held.partition(_BEGIN)
+        if found:
+            self._held, self._written = "", _BEGIN + rest
+            return words.rstrip()
+        # White space in front of a call isn't said either.
+        size = next(n for n in range(len(words) + 1) if _may_begin(words[n:]))
+        self._held = words[size:]
+        return words[:size]
+
+    def finish(self) -> tuple[str, list[Call]]:
+        """Return the words that were held back, and the calls.
+
+        Raises:
+            ValueError: a call that can't be read.
+        """
+        words, self._held = self._held, ""
+        return words, [] if self._written is None else read_calls(self._written)
+
+
+def _may_begin(text: str) -> bool:
+    return _BEGIN.startswith(text.lstrip())
+
+
+def read_calls(text: str) -> list[Call]:
+    """Text that begins with a call -> its calls; what stands between them is left out.
+
+    Raises:
+        ValueError: one that is no JSON object with a `name`, or whose `arguments` are no object.
+    """
+    calls = []
+    for part in text.split(_BEGIN)[1:]:
+        written = part.partition(_END)[0].strip()
+        made = json.loads(written)
+        name = made.get("name") if isinstance(made, dict) else None
+        arguments = made.get("arguments", {}) if isinstance(made, dict) else None
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise ValueError(f"a call without a name or arguments: {written[:200]}")
+        calls.append(Call(name, json.dumps(arguments, ensure_ascii=False)))
+    return calls

@@ -1,0 +1,167 @@
+"""Answers of a model that may call functions: the words are spoken, the calls are not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anytalk.decode.jobs import Ended, Event, Failed, Question, Said
+from anytalk.decode.memory import Memory
+from anytalk.decode.telling import AudioDelta, TextDelta
+from anytalk.grid.tasks import TASKS
+from anytalk.grid.tools import Call, CallReader, ToolSpelling
+from anytalk.model.talker import Talker
+from anytalk.serve.errors import RequestError
+from anytalk.serve.model_thread import ModelThread
+
+log = logging.getLogger("anytalk.serve")
+MAX_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MUST = "Answer by calling one of the functions; write nothing else."
+_UNREADABLE = "the model wrote a function call that can't be read; ask again"
+NO_TOOLS = "this model's chat template knows no functions; choose a model whose template does, such as Qwen2.5-Instruct"
+
+
+@dataclass(frozen=True)
+class Called:
+    """The calls at an answer's end; the event before `Ended`."""
+
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The functions that a model may call in one answer."""
+
+    functions: tuple[Mapping[str, Any], ...]  # as chat completions describe them
+    must: bool = False  # whether it has to call one
+    many: bool = True  # whether it may call several at once
+
+    def written(self, spelling: ToolSpelling, system: str) -> str:
+        """The system message with them."""
+        return spelling.system("\n".join(filter(None, [system, _MUST if self.must else ""])), self.functions)
+
+
+def with_tools(turns: list[Said], tools: Tools, spelling: ToolSpelling) -> list[Said]:
+    """Turns whose system message, which may be new, holds the functions."""
+    has_system = turns[0].role == "system"
+    front = (turns[0].text or "") if has_system else ""
+    return [Said("system", tools.written(spelling, front)), *turns[has_system:]]
+
+
+def spelling_of(talker: Talker) -> ToolSpelling | None:
+    """How a talker's model writes functions; None where it knows none."""
+    return ToolSpelling.of(talker.model.backbone.tokenizer) if talker.prompts.style == "chat" else None
+
+
+def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str) -> Tools | None:
+    """Functions as clients describe them, for Realtime or for chat completions; None where none may be called.
+
+    Raises:
+        RequestError: something else than functions, or a choice of one that isn't there.
+    """
+    functions = tuple(_function(tool, f"{param}.tools[{number}]") for number, tool in enumerate(given))
+    if len(functions) > MAX_TOOLS:
+        raise RequestError(f"{len(functions)} functions were given; {MAX_TOOLS} are allowed", param=f"{param}.tools")
+    if isinstance(choice, Mapping):
+        named = choice.get("name") or (choice.get("function") or {}).get("name")
+        functions = tuple(one for one in functions if one["function"]["name"] == named)
+        if not functions:
+            raise RequestError(f"tool_choice names {str(named)[:64]!r}, which is none of the tools", param=param)
+    elif choice not in (None, "auto", "none", "required"):
+        raise RequestError("tool_choice is auto, none, required, or names a function", param=f"{param}.tool_choice")
+    if not functions or choice == "none":
+        return None
+    return Tools(functions, must=choice == "required" or isinstance(choice, Mapping), many=many is not False)
+
+
+def call_of(name: Any, arguments: Any, param: str) -> Call:
+    """A call that a client shows again (RequestError: no name, or arguments that are no JSON of an object)."""
+    try:
+        is_object = isinstance(json.loads(arguments or "{}"), dict)
+    except (TypeError, ValueError, RecursionError):
+        is_object = False
+    if not isinstance(name, str) or not is_object:
+        raise RequestError("a call has a name, and arguments that are a JSON object in a string", param=param)
+    return Call(name[:200], arguments or "{}")
+
+
+def _function(tool: Any, param: str) -> Mapping[str, Any]:
+    inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(inner, Mapping) or tool.get("type", "function") != "function":
+        raise RequestError("only tools of the type 'function' are called here", "unsupported_value", param)
+    name, parameters = inner.get("name"), inner.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(parameters, Mapping):
+        raise RequestError("a function has a name of letters, digits, _ and -, and parameters", param=param)
+    described = {"name": name, "description": str(inner.get("description") or ""), "parameters": parameters}
+    return {"type": "function", "function": described}
+
+
+async def answer_or_calls(
+    model: ModelThread, question: Question, tools: Tools | None, memory: Memory | None = None
+) -> AsyncGenerator[Event | Called, None]:
+    """The events of an answer. Where functions may be called, sound waits while a call may have begun; when one has,
+    the spoken answer ends, and the call is written to its end without a voice."""
+    if tools is None:
+        async with aclosing(model.answer(question, memory)) as events:
+            async for event in events:
+                yield event
+        return
+    reader, held = CallReader(), list[AudioDelta]()
+    async with aclosing(model.answer(question, memory)) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                words = reader.push(event.text)
+                if words:
+                    yield TextDelta(words)
+                if reader.is_in_call and question.task.audio_out:
+                    break
+            elif isinstance(event, AudioDelta):
+                held.append(event)
+            elif isinstance(event, Ended):
+                for last in _ending(reader, held, event, tools):
+                    yield last
+                return
+            else:
+                yield event
+            if not reader.is_undecided:
+                for sound in held:
+                    yield sound
+                held.clear()
+        else:
+            return
+    silent = replace(question, task=TASKS[question.task.name.replace("A2", "T2")])
+    reader = CallReader()
+    async with aclosing(model.answer(silent, memory)) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                reader.push(event.text)
+            elif isinstance(event, Ended):
+                for last in _ending(reader, [], event, tools):
+                    if not isinstance(last, TextDelta):
+                        yield last
+            elif isinstance(event, Failed):
+                yield event
+
+
+def _ending(
+    reader: CallReader, held: list[AudioDelta], ended: Ended, tools: Tools
+) -> list[TextDelta | AudioDelta | Called | Ended | Failed]:
+    """The last events of an answer."""
+    was_cut = ended.done.finish_reason == "length"
+    try:
+        words, calls = reader.finish()
+    except ValueError as error:
+        if was_cut:
+            return [ended]
+        log.warning("a call could not be read: %s", error)
+        return [Failed(_UNREADABLE, is_ours=True)]
+    if not calls and tools.must and not was_cut:
+        return [Failed("the model called no function, though it was told to; ask again", is_ours=True)]
+    called = [Called(tuple(calls if tools.many else calls[:1]))] if calls else []
+    return [*([TextDelta(words)] if words else []), *held, *called, ended]
