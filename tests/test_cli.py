@@ -18,6 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from anytalk.cli import app as app_module
+from anytalk.cli import doctor
 from anytalk.cli.app import build_app
 from anytalk.cli.render import count, seconds, size
 from anytalk.cli.train import choose_stages
@@ -85,9 +86,17 @@ def subprocess_run(code: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["plugins"], ["train", "nowhere", "--data", "x"], ["attach", "m", "-o", "x", "--codec", "snak"]],
+    [
+        ["--help"],
+        ["plugins"],
+        ["info", "TALKER"],
+        pytest.param(["doctor"], marks=pytest.mark.skipif(doctor._gpu_is_there(), reason="torch is asked")),
+        ["train", "nowhere", "--data", "x"],
+        ["attach", "m", "-o", "x", "--codec", "snak"],
+    ],
 )
-def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:
+def test_what_needs_no_torch_does_not_import_it(arguments: list[str], talker: Path) -> None:
+    arguments = [argument.replace("TALKER", str(talker)) for argument in arguments]
     code = (
         f"import sys; sys.argv = ['anytalk', *{arguments!r}]\n"
         "from anytalk.cli import main\n"

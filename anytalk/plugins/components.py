@@ -25,6 +25,8 @@ class Component:
     # package of weights (`"package:some_weights"`), a program (`"program:ffmpeg"`), or a folder of downloads below the
     # user's cache (`"cache:whisper"`).
     uses: tuple[str, ...] = ()
+    # SPDX name, the same as its class says, so that `anytalk info` needn't import it; empty: the class is imported.
+    licence: str = ""
 
 
 class Options(pydantic.BaseModel):

