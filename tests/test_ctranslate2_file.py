@@ -9,6 +9,8 @@ import torch
 from whisper.model import ModelDimensions, Whisper
 
 from anytalk.errors import WeightsError
+from anytalk.plugins.disk_cache import entries
+from anytalk_adapters import whisper_weights
 from anytalk_adapters.ctranslate2_file import _float32, parse_ctranslate2, whisper_state_dict
 from anytalk_adapters.whisper_weights import infer_dimensions, load_whisper
 
@@ -18,6 +20,11 @@ TINY = ModelDimensions(
 )  # fmt: skip
 CODES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 Variables = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
 def text(value: str) -> bytes:
@@ -165,6 +172,20 @@ def test_folder_file_pieces_and_pt_give_the_same_model(state: dict[str, torch.Te
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_file_is_converted_once(
+    state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.bin").write_bytes(packed(as_ctranslate2(state)))
+    first = load_whisper(str(tmp_path))
+    monkeypatch.setattr(whisper_weights, "parse_ctranslate2", None)
+    second = load_whisper(str(tmp_path))
+    assert second.dims == first.dims
+    assert all(torch.equal(tensor, first.state_dict()[name]) for name, tensor in second.state_dict().items())
+    mel = torch.randn(1, 80, 100)
+    assert torch.equal(first.eval()(mel, torch.tensor([[3, 4]])), second.eval()(mel, torch.tensor([[3, 4]])))
+    assert [entry.made_from for entry in entries()] == [str(tmp_path)]
+
+
 def test_half_precision_pt_becomes_float32(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     halves = {name: tensor.half() for name, tensor in state.items()}
     torch.save({"dims": vars(TINY), "model_state_dict": halves}, tmp_path / "half.pt")
@@ -215,3 +236,4 @@ def test_files_that_are_no_whisper_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=complaint):
             load_whisper(str(tmp_path / name))
+    assert not entries()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anytalk.errors import ConfigError
-from anytalk.plugins.disk_cache import digest_of, entries, kept
+from anytalk.plugins.disk_cache import clear, digest_of, entries, kept
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +28,10 @@ def test_a_folder_is_made_once(folder: Path) -> None:
         made.append(place)
         write(place)
 
-    assert kept("a", make) == kept("a", make) == folder / "a"
+    assert kept("a", "b", make) == kept("a", "b", make) == folder / "a"
     assert len(made) == 1
-    assert entries() == [(folder / "a", 10)]
+    (entry,) = entries()
+    assert (entry.path, entry.num_bytes, entry.made_from) == (folder / "a", 11, "b")
 
 
 def test_nothing_half_made_stays(folder: Path) -> None:
@@ -39,28 +40,28 @@ def test_nothing_half_made_stays(folder: Path) -> None:
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        kept("a", fail)
+        kept("a", "model", fail)
     assert entries() == []
     assert not list(folder.rglob("weights"))
 
 
 def test_what_was_used_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, used_at in (("a", 100), ("b", 200)):
-        place = kept(name, write)
+        place = kept(name, "model", write)
         assert place is not None
         os.utime(place, (used_at, used_at))
-    monkeypatch.setenv("ANYTALK_CACHE_GB", "25e-9")
-    kept("c", write)
-    assert [path.name for path, _ in entries()] == ["b", "c"]
+    monkeypatch.setenv("ANYTALK_CACHE_GB", "35e-9")
+    kept("c", "model", write)
+    assert [entry.path.name for entry in entries()] == ["b", "c"]
     monkeypatch.setenv("ANYTALK_CACHE_GB", "0")
-    assert kept("c", write) is not None  # what is in use stays
-    assert [path.name for path, _ in entries()] == ["c"]
+    assert kept("c", "model", write) is not None  # what is in use stays
+    assert [entry.path.name for entry in entries()] == ["c"]
 
 
 def test_a_bound_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYTALK_CACHE_GB", "much")
     with pytest.raises(ConfigError, match="not a number"):
-        kept("a", write)
+        kept("a", "model", write)
 
 
 def test_a_cache_that_cannot_be_written_costs_a_line(
@@ -68,7 +69,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "file"))
-    assert kept("a", write) is None
+    assert kept("a", "model", write) is None
     assert "nothing is kept" in caplog.text
     assert len(digest_of([tmp_path / "file"])) == 64
 
@@ -81,3 +82,17 @@ def test_a_digest_is_of_the_joined_content(tmp_path: Path) -> None:
     first = digest_of([tmp_path / "a"])
     (tmp_path / "a").write_bytes(b"longer")
     assert digest_of([tmp_path / "a"]) != first
+
+
+def test_one_or_all_are_cleared(folder: Path) -> None:
+    for name, model in (("a", "smol"), ("b", "smol"), ("c", "whisper"), ("d", "other")):
+        kept(name, model, write)
+    digest_of([folder / "a" / "weights"])
+    assert [entry.path.name for entry in clear("c")] == ["c"]
+    assert [entry.path.name for entry in clear("smol")] == ["a", "b"]
+    with pytest.raises(ConfigError, match="nothing in the cache is called 'c'"):
+        clear("c")
+    assert list(folder.glob(".digest-*"))
+    assert [entry.path.name for entry in clear()] == ["d"]
+    assert entries() == clear() == []
+    assert not list(folder.glob(".digest-*"))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 import whisper
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from whisper.model import ModelDimensions, Whisper
 from whisper.tokenizer import LANGUAGES, Tokenizer, get_tokenizer
 
 from anytalk.errors import ConfigError, WeightsError, did_you_mean
+from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, random_shapes, resolve
 from anytalk_adapters.ctranslate2_file import parse_ctranslate2, whisper_state_dict
 
@@ -71,8 +77,7 @@ def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
             f"'{spec}' is neither a file nor one of Whisper's names ({', '.join(whisper.available_models())})",
             f"{ACCEPTED}; for a Hugging Face model use the speech encoder 'hf'",
         )
-    dimensions, state = _read_pt(source) if source.suffix in {".pt", ".pth"} else _read_ctranslate2(source)
-    return _module(dimensions, state, spec)
+    return _load(source)
 
 
 def load_for_language(spec: str, language: str | None, folder: Path | None = None) -> Whisper:
@@ -157,6 +162,37 @@ def _load_named(name: str) -> Whisper:
         ) from None
 
 
+def _load(source: ModelSource) -> Whisper:
+    """A local model by way of a file in float32 that is made once, and then mapped instead of read."""
+    try:
+        # The digit says how it is written down.
+        name = f"whisper-1-{digest_of(_files(source))[:32]}"
+    except OSError:
+        return _read(source)  # which says what is wrong
+    folder = kept(name, source.spec, lambda place: _write(place, _read(source)))
+    if folder is None:
+        return _read(source)
+    dimensions = json.loads((folder / "dimensions.json").read_text(encoding="utf-8"))
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    return _module(ModelDimensions(**dimensions), state, source.spec)
+
+
+def _read(source: ModelSource) -> Whisper:
+    read = _read_pt if source.suffix in {".pt", ".pth"} else _read_ctranslate2
+    return _module(*read(source), source.spec)
+
+
+def _files(source: ModelSource) -> list[Path]:
+    return [path / "model.bin" if path.is_dir() else path for path in source.paths]
+
+
+def _write(folder: Path, model: Whisper) -> None:
+    folder.mkdir()
+    (folder / "dimensions.json").write_text(json.dumps(vars(model.dims)), encoding="utf-8")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+
+
 def _read_pt(source: ModelSource) -> tuple[ModelDimensions, dict[str, Tensor]]:
     try:
         checkpoint = torch.load(source.path, map_location="cpu", weights_only=True)
@@ -187,14 +223,24 @@ def _read_ctranslate2(source: ModelSource) -> tuple[ModelDimensions, dict[str, T
 
 
 def _module(dimensions: ModelDimensions, state: dict[str, Tensor], spec: str) -> Whisper:
-    # The module draws random weights before it is filled; that must not move anybody's seed.
-    with torch.random.fork_rng(devices=[]):
+    with _Unfilled():
         model = Whisper(dimensions)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"'{spec}' doesn't fit its own dimensions: {_line(error)}", "copy the model again") from None
     return model.float().eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Lets modules be made without drawing the random weights that would be replaced at once."""
+
+    _DRAWS = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return kwargs["tensor"] if func in self._DRAWS else func(*args, **(kwargs or {}))
 
 
 def _line(error: BaseException) -> str:

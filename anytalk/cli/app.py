@@ -34,6 +34,7 @@ _COMMANDS = {
     "voice": "Read a text set aloud and write a manifest to train on; run again to go on.",
     "transcribe": "Print what Whisper hears, and with --reference how many words are wrong.",
     "import-mini-omni": "Turn the released Mini-Omni checkpoint into a talker.",
+    "cache": "List what is kept so that talkers start fast, or clear it.",
     "doctor": "Report what is installed, what can be reached, and what would be slow by accident.",
 }
 """Commands and what they do. Each has a module of its name in this package, with a function ``command`` or, for a group

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 
 from anytalk.cli.bars import Bars
 from anytalk.cli.devices import choose_device, set_threads
-from anytalk.cli.render import complain, err, note, out, say, seconds, table
+from anytalk.cli.render import complain, loading, note, out, say, seconds, table
 from anytalk.errors import DataError
 from anytalk.model.config import TalkerConfig, read_config
 from anytalk.plugins.registry import Registry, default_registry
@@ -61,7 +61,7 @@ def command(
     check_suite(chosen, config, registry)
     if report.exists() and not report.is_dir():
         raise DataError(f"'{report}' is a file; a folder is expected", "choose another -o")
-    with err.status("loading torch and the talker ..."):
+    with loading():
         from anytalk.decode.ready import make_talker_ready
         from anytalk.evaluate.run import run_suite
         from anytalk.model.talker import load_talker

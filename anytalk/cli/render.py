@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from anytalk.data.encoding import Rejected
 
 _ROWS_SHOWN = 5
@@ -33,6 +37,22 @@ def complain(message: str, hint: str = "") -> None:
 def note(message: str) -> None:
     """A remark beside the result."""
     err.print(Text(message, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def loading(what: str = "loading torch and the talker ...") -> Iterator[Status]:
+    """Show what is loaded while the block runs, without Python's collector of circles.
+
+    It would look at all that was imported again and again, which takes a quarter of the time, and find nothing.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        with err.status(what) as status:
+            yield status
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def show_left_out(rows: Sequence[Rejected]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from anytalk.cli.devices import choose_device, set_threads
-from anytalk.cli.render import err, note
+from anytalk.cli.render import loading, note
 from anytalk.errors import ConfigError
 from anytalk.model.config import read_config
 from anytalk.serve.settings import ServeSettings, open_socket
@@ -68,7 +68,7 @@ def command(
             f"serving needs packages that are not installed: {', '.join(missing)}", "pip install 'anytalk[serve]'"
         )
     with open_socket(settings) as listening:
-        with err.status("loading torch and the talker ..."):
+        with loading():
             from anytalk.cli.notes import note_at_start
             from anytalk.decode.ready import make_talker_ready
             from anytalk.model.talker import load_talker

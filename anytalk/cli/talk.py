@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from anytalk.cli.devices import choose_device, set_threads
-from anytalk.cli.render import complain, err, note, seconds
+from anytalk.cli.render import complain, loading, note, seconds
 from anytalk.errors import AnytalkError, AudioError, ConfigError
 from anytalk.grid.audio import check_speech, joined, read_wave, write_wave
 from anytalk.grid.tasks import Task, find_task
@@ -87,7 +87,7 @@ def command(
         from anytalk.cli.sound_device import load_sounddevice
 
         load_sounddevice()
-    with err.status("loading torch and the talker ..."):
+    with loading():
         from anytalk.cli.notes import note_at_start
         from anytalk.decode.engine import DecodeOptions
         from anytalk.decode.ready import make_talker_ready

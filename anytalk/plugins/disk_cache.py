@@ -1,7 +1,7 @@
 """What is made from weights once and kept between runs: folders by name, bounded, in the user's cache.
 
 ``ANYTALK_CACHE_DIR`` names the folder (default: ``anytalk`` in the user's cache), ``ANYTALK_CACHE_GB`` how much it may
-hold (default: 20). Everything in it can be made again, so that it may be deleted at any time.
+hold (default: 20). Everything in it can be made again, so that it may be deleted at any time: ``anytalk cache``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,6 +22,17 @@ from anytalk.files import write_whole, written_whole
 
 _logger = logging.getLogger(__name__)
 _DEFAULT_GB = 20.0
+_NOTE = "made-from.txt"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder that is kept."""
+
+    path: Path  # where it lies
+    num_bytes: int  # its size
+    used_at: float  # when it was last used, in seconds since 1970
+    made_from: str  # the model as it was named when it was made
 
 
 def cache_folder() -> Path:
@@ -28,11 +41,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ANYTALK_CACHE_DIR") or caches / "anytalk")
 
 
-def kept(name: str, make: Callable[[Path], None]) -> Path | None:
+def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None:
     """Find a folder of the cache, made on first use; what was used longest ago goes where the bound is passed.
 
     Args:
         name: Says all that the content depends on.
+        made_from: Says to people what it was made from.
         make: Writes the content into a folder that it makes. Two processes never make the same at once.
 
     Returns:
@@ -41,13 +55,14 @@ def kept(name: str, make: Callable[[Path], None]) -> Path | None:
     Raises:
         ConfigError: a bound that is no number.
     """
-    place, bound = cache_folder() / name, _bound()
+    place, bound = cache_folder() / name, bound_bytes()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_name(f".{name}.lock")):
+        with FileLock(_lock_of(place)):
             if not place.is_dir():
                 with written_whole(place) as partial:
                     make(partial)
+                    (partial / _NOTE).write_text(made_from, encoding="utf-8")
             os.utime(place)
             _shrink(bound, place)
     except OSError as error:
@@ -56,11 +71,39 @@ def kept(name: str, make: Callable[[Path], None]) -> Path | None:
     return place
 
 
-def entries() -> list[tuple[Path, int]]:
-    """List what is kept, used longest ago first: folder, bytes."""
+def entries() -> list[Entry]:
+    """List what is kept, used longest ago first."""
     root = cache_folder()
     found = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."] if root.is_dir() else []
-    return [(path, _size(path)) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    listed = [Entry(path, _size(path), path.stat().st_mtime, _made_from(path)) for path in found]
+    return sorted(listed, key=lambda entry: entry.used_at)
+
+
+def clear(name: str | None = None) -> list[Entry]:
+    """Delete what is kept; a process that has loaded it keeps it until it ends.
+
+    Args:
+        name: What folders' names begin with, or the model that they were made from; None deletes everything.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        ConfigError: nothing of that name, or a folder that can't be deleted.
+    """
+    found = [entry for entry in entries() if name in (None, entry.made_from) or entry.path.name.startswith(name)]
+    if name is not None and not found:
+        raise ConfigError(f"nothing in the cache is called '{name}'", "`anytalk cache` lists what is there")
+    try:
+        for entry in found:
+            with FileLock(_lock_of(entry.path)):
+                shutil.rmtree(entry.path)
+    except OSError as error:
+        raise ConfigError(f"'{cache_folder()}' can't be cleared: {error}", "is it yours, and writable?") from None
+    for note in cache_folder().glob(".digest-*") if name is None else ():
+        with suppress(OSError):
+            note.unlink()
+    return found
 
 
 def digest_of(paths: Sequence[Path]) -> str:
@@ -85,7 +128,8 @@ def digest_of(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _bound() -> int:
+def bound_bytes() -> int:
+    """How much may be kept (ConfigError: a bound that is no number)."""
     text = os.environ.get("ANYTALK_CACHE_GB") or str(_DEFAULT_GB)
     try:
         return int(float(text) * 10**9)
@@ -95,11 +139,22 @@ def _bound() -> int:
 
 def _shrink(bound: int, spared: Path) -> None:
     found = entries()
-    total = sum(num_bytes for _, num_bytes in found)
-    for path, num_bytes in found:
-        if total > bound and path != spared:
-            shutil.rmtree(path, ignore_errors=True)
-            total -= num_bytes
+    total = sum(entry.num_bytes for entry in found)
+    for entry in found:
+        if total > bound and entry.path != spared:
+            shutil.rmtree(entry.path, ignore_errors=True)
+            total -= entry.num_bytes
+
+
+def _lock_of(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
+
+
+def _made_from(place: Path) -> str:
+    try:
+        return (place / _NOTE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
 
 
 def _size(folder: Path) -> int:

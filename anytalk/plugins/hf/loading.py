@@ -82,7 +82,7 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
     try:
         # transformers' reader decides what is read out of the file, and the first digit how it is written down.
         name = f"gguf-1-{transformers.__version__}-{digest_of(source.paths)[:32]}"
-        folder = kept(name, lambda place: _convert_gguf(source, place))
+        folder = kept(name, source.spec, lambda place: _convert_gguf(source, place))
         if folder is None:
             with TemporaryDirectory() as place:
                 lm, tokenizer = gguf_file.load(_joined(source, Path(place)), dtype)
