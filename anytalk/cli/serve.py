@@ -76,12 +76,15 @@ def command(
             from anytalk.serve.heap import settle
             from anytalk.serve.ready import arithmetic_for_many
             from anytalk.serve.run import run_server
+            from anytalk.serve.warm_up import warm_up
 
             set_threads(threads)
             talker = load_talker(folder, device=choose_device(device), with_encoder=config.hears)
             make_talker_ready(talker, arithmetic_for_many(talker, arithmetic))
             _ = talker.codec
-        app = make_app(talker, settings, folder.resolve().name)
+            app = make_app(talker, settings, folder.resolve().name)
+        with loading("answering a first question ..."):
+            warm_up(app.state.server)
         note_at_start(talker)
         settle()
         _announce(settings, listening.getsockname()[1])

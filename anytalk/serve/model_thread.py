@@ -55,7 +55,9 @@ class ModelThread:
         self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin to answer; once it has begun, nothing happens."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def end(self) -> None:
         """Fail what is unfinished, with the next round at the latest; everybody is told. From any thread."""
