@@ -30,7 +30,7 @@ _COMMANDS = {
     "prepare": "Turn data.yaml into shards: read, voice, encode, filter; run again to go on.",
     "data": "Look at training data, count it, clean it.",
     "eval": "Measure a talker: what it hears, says, keeps of its parent, and how fast.",
-    "bench": "Measure speed: answers part by part, what another arithmetic costs, training.",
+    "bench": "Measure speed: starting, answers part by part, what another arithmetic costs, training.",
     "voice": "Read a text set aloud and write a manifest to train on; run again to go on.",
     "transcribe": "Print what Whisper hears, and with --reference how many words are wrong.",
     "import-mini-omni": "Turn the released Mini-Omni checkpoint into a talker.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from anytalk.cli import bench_decode, bench_precision, bench_train
+from anytalk.cli import bench_decode, bench_precision, bench_start, bench_train
 
 group = typer.Typer(no_args_is_help=True)
 group.command("decode", help="Time answers part by part, and the straightforward loop beside them.")(
@@ -12,5 +12,8 @@ group.command("decode", help="Time answers part by part, and the straightforward
 )
 group.command("precision", help="How far the logits of another arithmetic are from the exact ones.")(
     bench_precision.command
+)
+group.command("start", help="Time fresh processes, from the command to the first text of the answer.")(
+    bench_start.command
 )
 group.command("train", help="Time the training loop against the bare backbone.")(bench_train.command)
