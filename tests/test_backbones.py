@@ -314,7 +314,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is no GGUF file"):
         load(tmp_path / "model.gguf")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(WeightsError, match=r"header of 'model\.gguf' can't be read"):
+    with pytest.raises(WeightsError, match="it is cut off"):
         load(tmp_path / "model.gguf")
 
 

@@ -26,7 +26,7 @@ OTHER = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</
 class QwenLikeTokenizer(PieceTokenizer):
     """Writes chats as Qwen2.5's template does."""
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
         return self.render_tools(messages, [])
 
     def render_tools(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:

@@ -197,5 +197,6 @@ def _facts(talker: Talker, parts: dict[str, int], codec_total: int, settings: li
         ),
         ("steps per second of speech", f"{steps:.1f} ({codec.sample_rate_hz} Hz, {codec.frame_rate_hz:.1f} frames/s)"),
         ("prompt style", f"{grid.prompt} ({why})"),
+        ("found", "\n".join(base.findings if base else ()) or "nothing unusual"),
         ("text path", text_path),
     ]

@@ -120,6 +120,7 @@ def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
     facts = [
         ("base model", f"{base.model} (fingerprint {base.fingerprint})" if base else "unknown"),
         ("backbone", _with_options(config.backbone)),
+        *([("found", "\n".join(base.findings))] if base and base.findings else []),
         ("made with", f"anytalk {config.library_version}"),
         ("streams", f"{pattern.num_audio_streams} audio + 1 text, {pattern.codebook_size} codes each"),
         ("grid", f"pattern {grid.pattern}, text lead {grid.text_lead}, merge {grid.merge}, prompt {grid.prompt}"),

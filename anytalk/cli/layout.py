@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -59,7 +59,7 @@ class WordTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.words[i] for i in ids if i < len(self.words))
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
         """Each message between its role's mark and ``<end>``, then the mark of the assistant."""
         return "".join(f"<{m['role']}>{m['content']}<end>" for m in messages) + "<assistant>"
 

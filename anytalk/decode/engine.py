@@ -108,6 +108,8 @@ class Generation:
         self.mark = mark
         self.answer = Answer(pattern, text_ended=False)
         self._audio_sampling = audio
+        uses_own_end = model.layout.end_of_text_id in model.backbone.end_ids and options.rule == "staircase"
+        self._ends = model.backbone.end_ids if uses_own_end else frozenset()
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         if audio_out and len(prompts) > model.route.num_rows:
             raise ConfigError(
@@ -205,7 +207,9 @@ class Generation:
         if self.options.rule == "staircase":
             logits = legal_text(logits, layout)
         recent = torch.tensor([answer.text_ids], device=logits.device)
-        return int(choose(logits, self.options.text, recent, self._generator))
+        token = int(choose(logits, self.options.text, recent, self._generator))
+        # A mouth knows one end: others are the same to it, and to whoever counts.
+        return layout.end_of_text_id if token in self._ends else token
 
     def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
         """One column (K,)."""

@@ -63,5 +63,5 @@ def bare_answer(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> I
         step = backbone.text_logits(states.normed[:, -1:]).float().argmax(-1)
         token = int(step)
         yield token
-        if token == backbone.tokenizer.eos_id:
+        if token in backbone.end_ids:
             return

@@ -63,7 +63,7 @@ def measure_text_retention(lab: Lab, measure: TextRetentionMeasure, result: Resu
                 whole = grid_logits(talker, text_columns(talker, [*asked, *theirs[:-1]]))
                 is_identical &= torch.equal(before, whole)
             kl = kl_per_token(before[len(asked) - 1 :], after)
-            has_end = theirs[-1] == parent.tokenizer.eos_id
+            has_end = theirs[-1] in parent.end_ids
             marked = [*theirs[:-1], _END] if has_end else theirs
             written = [*mine, _END] if ended else mine
             result.items.append(

@@ -153,7 +153,7 @@ class Cascade:
 
         def written() -> Iterator[str]:
             for token in bare_answer(self.parent, prompt, self.measure.max_tokens):
-                if token != self.parent.tokenizer.eos_id:
+                if token not in self.parent.end_ids:
                     ids.append(token)
                 yield self.parent.tokenizer.decode(ids)
 

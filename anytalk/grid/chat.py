@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from anytalk.errors import ConfigError
 
@@ -14,7 +14,9 @@ Part = str | int
 """Of a message: text, or how many columns its speech takes."""
 
 
-def encode_chat(tokenizer: TextTokenizer, messages: Sequence[tuple[str, Sequence[Part]]]) -> list[list[int] | int]:
+def encode_chat(
+    tokenizer: TextTokenizer, messages: Sequence[tuple[str, Sequence[Part]]], template: Mapping[str, Any] | None = None
+) -> list[list[int] | int]:
     """Lay out a chat, ready for its answer.
 
     Messages without speech and without markup are encoded together with the template, so that the ids are the base
@@ -23,6 +25,7 @@ def encode_chat(tokenizer: TextTokenizer, messages: Sequence[tuple[str, Sequence
     Args:
         tokenizer: With a chat template.
         messages: Each a role and the parts of what was said.
+        template: Arguments of the template.
 
     Returns:
         Token ids, and between them the number of columns of each part that is speech.
@@ -45,7 +48,7 @@ def encode_chat(tokenizer: TextTokenizer, messages: Sequence[tuple[str, Sequence
                 content += mark.format(len(held))
                 held.append(part)
         shown.append({"role": role, "content": content})
-    rest = tokenizer.render_chat(shown)
+    rest = tokenizer.render_chat(shown, **(template or {}))
     pieces: list[list[int] | int] = []
     for number, part in enumerate(held):
         before, found, rest = rest.partition(mark.format(number))

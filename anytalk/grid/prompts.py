@@ -8,9 +8,9 @@ the text row of a chat prompt is *exactly* the base model's prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,12 +72,20 @@ class PromptBuilder:
     Args:
         style: ``"chat"`` or ``"raw"``.
         system: System message of a chat prompt; None leaves the template's own default.
+        template: Arguments of the chat template.
 
     Raises:
         ConfigError: an unknown style, or chat without a chat template.
     """
 
-    def __init__(self, layout: StreamLayout, tokenizer: TextTokenizer, style: str, system: str | None = None) -> None:
+    def __init__(
+        self,
+        layout: StreamLayout,
+        tokenizer: TextTokenizer,
+        style: str,
+        system: str | None = None,
+        template: Mapping[str, Any] | None = None,
+    ) -> None:
         if style not in ("chat", "raw"):
             raise ConfigError(f"unknown prompt style '{style}'", "use 'chat' or 'raw'")
         if style == "chat" and not tokenizer.has_chat_template:
@@ -86,6 +94,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.style = style
         self.system = system
+        self.template = template or {}
 
     def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         """The prompt of a task: `turns` alternate and end with the user's.
@@ -213,7 +222,7 @@ class PromptBuilder:
             said.append((turn.role, parts))
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
-        for piece in encode_chat(self.tokenizer, said):
+        for piece in encode_chat(self.tokenizer, said, self.template):
             if isinstance(piece, int):
                 spans.append((len(ids), piece))
                 piece = [self.layout.pad_t] * piece

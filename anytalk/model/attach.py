@@ -9,6 +9,7 @@ from typing import Any
 from anytalk.errors import AnytalkError, ConfigError, TalkerError
 from anytalk.files import written_whole
 from anytalk.model.assemble import assemble, build_codec
+from anytalk.model.checks import check_template, check_weights
 from anytalk.model.config import (
     CONFIG_FILE,
     PART_KINDS,
@@ -146,14 +147,17 @@ def attach(
     part: Backbone = registry.build("backbone", draft.backbone, BuildContext())
     if isinstance(part, ServedBackbone):
         part.check()
+    check_weights(part, model)
     folder = None if mouth is None else mouth.folder
     config = _probe(draft, data, part, registry, folder)
+    check_template(part, config.grid)
     named = draft.backbone.options.get(sources[0], model) if sources else model
     base = BaseInfo(
         model=part.title if isinstance(part, ServedBackbone) else str(named),
         revision=revision,
         fingerprint=fingerprint(part),
         licence=part.licence,
+        findings=list(part.findings),
     )
     config = config.replace(base=base.model_dump())
     talker = Talker(config, assemble(config, registry, folder=folder, backbone=part, ears=ears), registry)

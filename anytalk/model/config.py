@@ -60,6 +60,10 @@ class GridConfig(AudioGrid):
         "chat", description="'chat': the backbone's template; 'raw': the original's."
     )
     system: str | None = Field(None, description="System message of chat prompts; null: the template's own default.")
+    template: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the model's chat template, for example {enable_thinking: false}.",
+    )
     end_of_text: Literal["eos", "eot"] = Field(
         "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
     )
@@ -84,6 +88,7 @@ class BaseInfo(Options):
     revision: str | None = Field(None, description="Hub revision, if one was given.")
     fingerprint: str = Field(description="Digest of the base weights; loading compares it.")
     licence: str = Field("unknown", description="Licence of the base weights.")
+    findings: list[str] = Field(default_factory=list, description="What attach found out about it.")
 
 
 class VoiceInfo(Options):

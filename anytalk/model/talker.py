@@ -74,7 +74,7 @@ class Talker:
     def prompts(self) -> PromptBuilder:
         """Builds this talker's prompts."""
         grid = self.config.grid
-        return PromptBuilder(self.model.layout, self.model.backbone.tokenizer, grid.prompt, grid.system)
+        return PromptBuilder(self.model.layout, self.model.backbone.tokenizer, grid.prompt, grid.system, grid.template)
 
     def speaker_index(self, name: str | None) -> int | None:
         """Row of a voice's embedding; None when the talker has none. The first voice is the default."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from anytalk.plugins.markup import whole_characters
 
@@ -50,7 +51,7 @@ class ByteTokenizer:
         """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return bytes(i for i in ids if 0 <= i < NUM_BYTES).decode("utf-8", errors="replace")
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
         """All messages, then the opening of the assistant's turn."""
         turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
         return "".join(turns) + "<|im_start|>assistant\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from anytalk.plugins.markup import whole_characters
 
@@ -35,7 +36,7 @@ class PieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(_bytes(i) for i in ids if 0 <= i < VOCAB_SIZE).decode("utf-8", errors="replace")
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
         """All messages as text. It only says how long a prompt is: the model is sent the messages themselves."""
         return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
 

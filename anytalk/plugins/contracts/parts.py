@@ -46,6 +46,21 @@ class Backbone(Part, nn.Module):
     def text_vocab_size(self) -> int:
         """V: rows of the embedding and columns of :meth:`text_logits`."""
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids with which the model may end an answer; the tokenizer's ``eos_id`` is one of them."""
+        return frozenset([self.tokenizer.eos_id])
+
+    @property
+    def max_positions(self) -> int | None:
+        """Steps that the model can look at; None: any number."""
+        return None
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What a user should know of this very model, a short sentence each; ``attach`` shows and keeps them."""
+        return ()
+
     @abstractmethod
     def embed_text(self, ids: Tensor) -> Tensor:
         """(B,T) int64 -> (B,T,D), as the base model would embed them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -89,8 +89,10 @@ class TextTokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens and ids outside the vocabulary left out."""
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
         """The model's chat template as a string, ready for its answer (generation prompt added).
+
+        `arguments` are the template's own, set by ``grid.template``; a template without any may leave them out.
 
         ``encode_rendered(render_chat(m))`` must equal the base tokenizer's own chat ids.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -67,6 +67,7 @@ class CausalLMBackbone(Backbone):
         lm: A ``PreTrainedModel`` with a language modelling head, e.g. ``Qwen2ForCausalLM(config)``.
         tokenizer: Its ``PreTrainedTokenizerBase``.
         licence: SPDX name of its licence.
+        left_over: Names of tensors of its files that the model has no place for.
 
     Raises:
         WeightsError: a model whose embedding, head, blocks or final norm can't be found, or that isn't pure attention.
@@ -82,11 +83,13 @@ class CausalLMBackbone(Backbone):
 
         model: str = Field(description="Hub id, local folder, .gguf file, or package:NAME/PATH.")
         revision: str | None = Field(None, description="Branch, tag or commit of a hub id; default: its main branch.")
+        trust_remote_code: bool = Field(False, description="Run the Python code that a model brings. Read it first.")
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> Self:
         """Load the weights (WeightsError: weights that are missing, damaged or of the wrong kind)."""
-        return cls._load(resolve(options.model, context.folder), options.revision, context)
+        source = resolve(options.model, context.folder)
+        return cls._load(source, options.revision, context, options.trust_remote_code)
 
     @classmethod
     def load_native(cls, folder: Path, context: BuildContext) -> Self:
@@ -98,16 +101,17 @@ class CausalLMBackbone(Backbone):
         return cls._load(ModelSource(str(folder), (folder,)), None, context)
 
     @classmethod
-    def _load(cls, source: ModelSource, revision: str | None, context: BuildContext) -> Self:
-        loaded = load_causal_lm(source, revision, torch_dtype(context.dtype))
-        backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence)
+    def _load(cls, source: ModelSource, revision: str | None, context: BuildContext, trusts: bool = False) -> Self:
+        loaded = load_causal_lm(source, revision, torch_dtype(context.dtype), trusts)
+        backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence, loaded.left_over)
         return backbone.to(context.device)
 
-    def __init__(self, lm: Any, tokenizer: Any, licence: str = "unknown") -> None:
+    def __init__(self, lm: Any, tokenizer: Any, licence: str = "unknown", left_over: Sequence[str] = ()) -> None:
         super().__init__()
         self.lm = lm
         self.licence = licence
-        self.tokenizer = HFTokenizer(tokenizer)
+        self.tokenizer = HFTokenizer(tokenizer, None if lm.get_input_embeddings() is None else self.text_vocab_size)
+        self._left_over = left_over
         self._lean: LeanDecoder | None = None
         self._check_structure()
 
@@ -144,6 +148,34 @@ class CausalLMBackbone(Backbone):
     def text_vocab_size(self) -> int:
         """V: rows of the embedding; often more than the tokenizer knows."""
         return int(self.lm.get_input_embeddings().weight.shape[0])
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The end tokens of the chat template, the tokenizer and the model's own settings."""
+        own, base = self.lm.generation_config, self.tokenizer.base
+        ids = None if own is None else own.eos_token_id
+        given = ids if isinstance(ids, list | tuple) else [ids]
+        # A class of models may have a default, which is an ordinary token of this one.
+        found = {self.tokenizer.eos_id, base.eos_token_id, *(i for i in given if i in base.added_tokens_decoder)}
+        return frozenset(int(i) for i in found if i is not None and 0 <= i < self.text_vocab_size)
+
+    @property
+    def max_positions(self) -> int | None:
+        """``max_position_embeddings``, under whatever name a family has it."""
+        found = getattr(self._config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Its end tokens, positions, and what is unusual about it."""
+        ends = ", ".join(map(str, self.tokenizer.base.convert_ids_to_tokens(sorted(self.end_ids))))
+        found = [f"an answer ends with {ends}"]
+        if self.max_positions is not None:
+            found.append(f"it has {self.max_positions} positions, for a conversation and its answer")
+        if self._left_over:
+            rest = f"{len(self._left_over)} tensors of its files, first '{self._left_over[0]}'"
+            found.append(f"it has no place for {rest}: is this the right model class?")
+        return (*found, *self.tokenizer.findings)
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """(B,T) int64 -> (B,T,D); a family's own scaling included (Gemma)."""

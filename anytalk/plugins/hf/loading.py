@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,6 +41,7 @@ class Loaded:
     lm: Any  # `PreTrainedModel` in eval mode on the CPU
     tokenizer: Any  # `PreTrainedTokenizerBase`
     licence: str  # SPDX name, or "unknown"
+    left_over: tuple[str, ...] = ()  # tensors of its files that the model has no place for
 
 
 @contextmanager
@@ -62,8 +63,10 @@ def quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def load_causal_lm(source: ModelSource, revision: str | None, dtype: torch.dtype) -> Loaded:
-    """Load model and tokenizer, never unpickling anything.
+def load_causal_lm(
+    source: ModelSource, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False
+) -> Loaded:
+    """Load model and tokenizer, never unpickling anything; the code that a model brings runs only if that is trusted.
 
     Raises:
         WeightsError: what is missing, damaged or of the wrong kind.
@@ -72,8 +75,8 @@ def load_causal_lm(source: ModelSource, revision: str | None, dtype: torch.dtype
         if source.is_gguf:
             return _load_gguf(source, dtype)
         if source.is_hub:
-            return _load_hub(source, revision, dtype)
-        return _load_folder(source, dtype)
+            return _load_hub(source, revision, dtype, trust_remote_code)
+        return _load_folder(source, dtype, trust_remote_code)
 
 
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
@@ -85,14 +88,12 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
         folder = kept(name, source.spec, lambda place: _convert_gguf(source, place))
         if folder is None:
             with TemporaryDirectory() as place:
-                lm, tokenizer = gguf_file.load(_joined(source, Path(place)), dtype)
-        else:
-            lm, tokenizer = _from_pretrained(ModelSource(source.spec, (folder,)), None, dtype)
+                return Loaded(*gguf_file.load(_joined(source, Path(place)), dtype), licence)
+        return replace(_from_pretrained(ModelSource(source.spec, (folder,)), None, dtype, False), licence=licence)
     except AnytalkError:
         raise
     except Exception as error:  # foreign code: a damaged file shows itself in many ways
         raise _damaged(source, error, "download the .gguf file again, or use the model's safetensors folder") from None
-    return Loaded(lm, tokenizer, licence)
 
 
 def _convert_gguf(source: ModelSource, folder: Path) -> None:
@@ -114,7 +115,7 @@ def _joined(source: ModelSource, folder: Path) -> Path:
     return whole
 
 
-def _load_folder(source: ModelSource, dtype: torch.dtype) -> Loaded:
+def _load_folder(source: ModelSource, dtype: torch.dtype, trusts: bool) -> Loaded:
     if not source.path.is_dir():
         raise WeightsError(f"'{source.spec}' is a file, but no .gguf", "give the model's folder or a .gguf file")
     if not (source.path / "config.json").is_file():
@@ -122,17 +123,17 @@ def _load_folder(source: ModelSource, dtype: torch.dtype) -> Loaded:
             f"'{source.spec}' holds no config.json", "give the folder of a Hugging Face model, or a .gguf file"
         )
     try:
-        lm, tokenizer = _from_pretrained(source, None, dtype)
+        loaded = _from_pretrained(source, None, dtype, trusts)
     except WeightsError:
         raise
     except Exception as error:  # foreign code, as above
         raise _damaged(source, error, "copy or download the model's folder again") from None
-    return Loaded(lm, tokenizer, _licence_of_card(source.path / "README.md"))
+    return replace(loaded, licence=_licence_of_card(source.path / "README.md"))
 
 
-def _load_hub(source: ModelSource, revision: str | None, dtype: torch.dtype) -> Loaded:
+def _load_hub(source: ModelSource, revision: str | None, dtype: torch.dtype, trusts: bool) -> Loaded:
     try:
-        lm, tokenizer = _from_pretrained(source, revision, dtype)
+        loaded = _from_pretrained(source, revision, dtype, trusts)
     except WeightsError:
         raise
     except OSError as error:
@@ -140,16 +141,20 @@ def _load_hub(source: ModelSource, revision: str | None, dtype: torch.dtype) -> 
     except Exception as error:  # foreign code, as above
         raise _damaged(source, error, "delete it from the Hugging Face cache and try again") from None
     card = try_to_load_from_cache(source.spec, "README.md", revision=revision)
-    return Loaded(lm, tokenizer, _licence_of_card(Path(card)) if isinstance(card, str) else "unknown")
+    return replace(loaded, licence=_licence_of_card(Path(card)) if isinstance(card, str) else "unknown")
 
 
-def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dtype, trusts: bool) -> Loaded:
     name = source.spec if source.is_hub else str(source.path)
-    config = AutoConfig.from_pretrained(name, revision=revision)
-    _check_kind(source, config)
+    # Left out, transformers asks on the terminal, where a spinner hides the question.
+    given = {"revision": revision, "trust_remote_code": trusts}
+    with _own_code_refused(source):
+        config = AutoConfig.from_pretrained(name, **given)
+        _check_kind(source, config)
+        tokenizer = AutoTokenizer.from_pretrained(name, **given)
     auto: Any = AutoModelForCausalLM
     lm, info = auto.from_pretrained(
-        name, revision=revision, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **given
     )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -158,13 +163,28 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
             f" first '{missing[0]}'",
             "is it an encoder, or only a part of a model? give the whole causal language model",
         )
-    return lm.eval(), AutoTokenizer.from_pretrained(name, revision=revision)
+    return Loaded(lm.eval(), tokenizer, "unknown", tuple(sorted(info["unexpected_keys"])))
+
+
+@contextmanager
+def _own_code_refused(source: ModelSource) -> Iterator[None]:
+    """Say what to do where transformers refuses to run a model's own code."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise WeightsError(
+            f"'{source.spec}' brings Python code of its own, which isn't run unasked",
+            "read its .py files; if you trust them: --set backbone.options.trust_remote_code=true",
+        ) from None
 
 
 def _check_kind(source: ModelSource, config: Any) -> None:
     """Refuse what says itself that it is no causal LM (BERT's class would load as one, and see the future)."""
     architectures = config.architectures or []
-    known = type(config) in AutoModelForCausalLM._model_mapping
+    brings_class = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = type(config) in AutoModelForCausalLM._model_mapping or brings_class
     if (
         not known
         or config.is_encoder_decoder

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import jinja2
 
 from anytalk.errors import WeightsError
 from anytalk.plugins.markup import MarkupCutter, whole_characters
@@ -18,15 +16,36 @@ class HFTokenizer:
 
     Args:
         base: A ``PreTrainedTokenizerBase``.
+        vocab_size: Rows of the model's embedding.
 
     Raises:
-        WeightsError: a tokenizer that has no id to end an answer with.
+        WeightsError: a tokenizer that has no id to end an answer with, or more words than the model.
     """
 
-    def __init__(self, base: Any) -> None:
+    def __init__(self, base: Any, vocab_size: int | None = None) -> None:
         self.base = base
-        self._cutter = MarkupCutter(_markup(base))
-        self._eos_id = _end_of_answer(base)
+        beyond = _beyond(base, vocab_size)
+        self._cutter = MarkupCutter({*_markup(base), *beyond})
+        self._in_parts = self._folds_system = False
+        if self.has_chat_template:
+            self._in_parts = not self._shows("user")
+            if self._in_parts and not self._shows("user"):  # neither way, which :mod:`anytalk.model.checks` tells
+                self._in_parts = False
+            self._folds_system = self._shows("user") and not self._shows("system", "user")
+        self._eos_id = self._end_of_answer()
+        self.findings = tuple(self._found(beyond))
+        """What is unusual about it, a sentence each."""
+
+    def _found(self, beyond: Sequence[str]) -> Iterator[str]:
+        if isinstance(self.base.chat_template, dict) and not self.has_chat_template:
+            names = ", ".join(self.base.chat_template)
+            yield f"none of its chat templates ({names}) is called 'default': it is asked without one"
+        if self._in_parts:
+            yield "its chat template reads messages as lists of parts"
+        if self._folds_system:
+            yield "its chat template knows no system role: system texts are put in front of the first question"
+        if beyond:
+            yield f"{len(beyond)} of its added tokens have no embedding, first '{beyond[0]}': they are read as text"
 
     @property
     def eos_id(self) -> int:
@@ -36,7 +55,8 @@ class HFTokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether the model came with one."""
-        return bool(self.base.chat_template)
+        template = self.base.chat_template
+        return bool(template.get("default") if isinstance(template, dict) else template)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
@@ -52,58 +72,94 @@ class HFTokenizer:
         known = [i for i in ids if 0 <= i < len(self.base)]
         return str(self.base.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
         """The model's own chat template, ready for its answer.
 
+        Args:
+            messages: Each with a ``role`` and ``content``.
+            arguments: Of the template.
+
         Raises:
-            WeightsError: no template, or one that refuses these messages (Gemma knows no system role).
+            WeightsError: no template, or one that fails on these messages.
         """
-        return self.render_tools(messages, [])
+        return self._rendered(messages, arguments)
 
     def render_tools(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
         """As :meth:`render_chat`, with functions (WeightsError: as there)."""
+        return self._rendered(messages, {"tools": list(tools)} if tools else {})
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
         if not self.has_chat_template:
             raise WeightsError("this model has no chat template", "use a chat (instruct) model, or plain text")
         try:
-            options: dict[str, Any] = {"tools": list(tools)} if tools else {}
-            return str(
-                self.base.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
-            )
-        except jinja2.TemplateError as error:
+            return self._render(messages, add_generation_prompt=True, **arguments)
+        except Exception as error:  # a template is a program of the model's makers
             roles = ", ".join(m.get("role", "?") for m in messages)
+            reason = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"the model's chat template refuses messages of the roles {roles}: {error}",
-                "start with a 'user' message; some models know no 'system' role",
+                f"the model's chat template refuses messages of the roles {roles}: {reason}",
+                "let user and assistant take turns, or ask without a template: --set grid.prompt=raw",
             ) from None
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], **arguments: Any) -> str:
+        shown: list[Mapping[str, Any]] = list(messages)
+        if self._folds_system and shown and shown[0]["role"] == "system":
+            system, *rest = shown
+            first, rest = (rest[0], rest[1:]) if rest and rest[0]["role"] == "user" else ({"content": ""}, rest)
+            shown = [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+        if self._in_parts:
+            shown = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in shown]
+        return str(self.base.apply_chat_template(shown, tokenize=False, **arguments))
+
+    def _shows(self, *roles: str) -> bool:
+        """Whether the template writes what messages of these roles say."""
+        said = [f"{_PROBE}{number}" for number, _ in enumerate(roles)]
+        messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+        try:
+            rendered = self._render(messages, add_generation_prompt=True)
+        except Exception:  # as above
+            return False
+        # A list that is printed as it is holds the words, too.
+        return all(text in rendered for text in said) and "'text'" not in rendered
+
+    def _end_of_answer(self) -> int:
+        base, added = self.base, self.base.added_tokens_decoder
+        for token_id in base(self._after_answer(), add_special_tokens=False)["input_ids"]:
+            if token_id in added and added[token_id].special:
+                return int(token_id)
+        if base.eos_token_id is None:
+            raise WeightsError(
+                "the model's tokenizer has no end-of-text token, so an answer would never end",
+                "set eos_token in its tokenizer_config.json",
+            )
+        return int(base.eos_token_id)
+
+    def _after_answer(self) -> str:
+        """What the chat template writes after an assistant's message; empty without a template."""
+        if not self.has_chat_template:
+            return ""
+        try:
+            rendered = self._render([{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}])
+        except Exception:  # as above
+            return ""
+        return rendered.rpartition(_PROBE)[2]
+
+
+def _beyond(base: Any, vocab_size: int | None) -> list[str]:
+    """Added tokens that the embedding has no row for; WeightsError where ordinary ones have none."""
+    if vocab_size is None or len(base) <= vocab_size:
+        return []
+    added = {token.content for token in base.added_tokens_decoder.values()}
+    beyond = [token for token, number in base.get_vocab().items() if number >= vocab_size]
+    if not added.issuperset(beyond):
+        raise WeightsError(
+            f"the tokenizer has {len(base)} tokens, and the embedding of the model {vocab_size} rows: they don't belong"
+            " together",
+            "give the model's folder the tokenizer that the model was trained with",
+        )
+    return sorted(beyond)
 
 
 def _markup(base: Any) -> list[str]:
-    """Spellings that people may not use: special tokens, and other added ones that the chat template writes."""
-    template = str(base.chat_template or "")
-    added = base.added_tokens_decoder.values()
-    return [t.content for t in added if t.content.strip() and (t.special or t.content in template)]
-
-
-def _end_of_answer(base: Any) -> int:
-    added = base.added_tokens_decoder
-    for token_id in base(_after_answer(base), add_special_tokens=False)["input_ids"]:
-        if token_id in added and added[token_id].special:
-            return int(token_id)
-    if base.eos_token_id is None:
-        raise WeightsError(
-            "the model's tokenizer has no end-of-text token, so an answer would never end",
-            "set eos_token in its tokenizer_config.json",
-        )
-    return int(base.eos_token_id)
-
-
-def _after_answer(base: Any) -> str:
-    """What the chat template writes behind an assistant's message; empty without a template."""
-    if not base.chat_template:
-        return ""
-    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-    try:
-        rendered = str(base.apply_chat_template(messages, tokenize=False))
-    except jinja2.TemplateError:
-        return ""
-    return rendered.rpartition(_PROBE)[2]
+    """Spellings that people may not use. Added tokens that aren't special are ordinary text of some models."""
+    return [token.content for token in base.added_tokens_decoder.values() if token.special]

@@ -1,0 +1,47 @@
+"""Looks at a language model once, when a talker is made of it: whether its weights and its template can be used."""
+
+from __future__ import annotations
+
+import torch
+
+from anytalk.errors import AnytalkError, ConfigError, WeightsError
+from anytalk.model.config import GridConfig
+from anytalk.plugins.contracts import Backbone
+
+_PROBES = ("anytalk asks", "anytalk answers", "anytalk asks again")
+
+
+def check_weights(backbone: Backbone, name: str) -> None:
+    """Refuse weights that hold infinities or no numbers at all.
+
+    Raises:
+        WeightsError: the first such tensor.
+    """
+    for tensor, values in backbone.named_parameters():
+        if not bool(torch.isfinite(values).all()):
+            raise WeightsError(
+                f"the weights of '{name}' hold values that are not finite, first in '{tensor}'",
+                "download or copy the model again; if it was trained, take an earlier checkpoint",
+            )
+
+
+def check_template(backbone: Backbone, grid: GridConfig) -> None:
+    """Ask as a conversation would, and see whether the prompt holds what was said, in tokens that the model has.
+
+    Raises:
+        ConfigError: a chat template that can't be used, with what to do instead.
+    """
+    if grid.prompt != "chat":
+        return
+    tokenizer, hint = backbone.tokenizer, "ask without it: --set grid.prompt=raw, or repair the template"
+    system = [("system", grid.system)] if grid.system else []
+    said = [*system, *zip(("user", "assistant", "user"), _PROBES, strict=True)]
+    try:
+        rendered = tokenizer.render_chat([{"role": r, "content": text} for r, text in said], **grid.template)
+    except AnytalkError as error:
+        raise ConfigError(error.message, hint) from None
+    lost = next((role for role, text in said if text.strip() not in rendered), None)
+    if lost is not None:
+        raise ConfigError(f"the model's chat template leaves out what messages of the role '{lost}' say", hint)
+    if any(token >= backbone.text_vocab_size for token in tokenizer.encode_rendered(rendered)):
+        raise ConfigError("the model's chat template writes tokens that the model has no embedding for", hint)
