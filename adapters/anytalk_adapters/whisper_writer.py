@@ -18,11 +18,11 @@ _TOKENS_PER_S = 10
 """More text tokens than anybody says in a second: fast speech has 5 words, about 7 tokens."""
 _SPARE_TOKENS = 8
 _LONGEST_PERIOD = 12
-_LOOP_TIMES, _LOOP_TOKENS = 4, 12
-"""A loop: the same tokens at least four times in a row, at least twelve tokens in all."""
-_SILENT, _UNSURE = 0.6, -1.0
-"""Whisper's own: no speech where it finds that likelier than the first and its words' mean log likelihood is below the
-second."""
+_LOOP_TIMES, _LOOP_TOKENS = 4, 24
+"""A loop: the same tokens at least four times in a row, at least 24 in all. "No, no, no, no, no, no!" has twelve."""
+_SILENT, _UNSURE = 0.6, -0.5
+"""No speech where Whisper finds that likelier than the first and its words' mean log likelihood is below the second.
+Whisper's own second number is -1, but of silence, fans and breath it writes "you" and "Thank you." at -0.6 to -1."""
 
 
 @dataclass(frozen=True)
