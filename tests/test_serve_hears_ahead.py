@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from serve_lab import Running, pcm, question, run, running, slow_down, talking
+from serve_lab import Running, Talk, pcm, question, run, running, slow_down, talking
 from talkers import make_talker
 from torch import Tensor
 
@@ -118,3 +119,129 @@ def test_a_pause_is_known_until_the_next_turn() -> None:
     held = buffer.so_far()
     assert len(held) // 16 == buffer.length_ms
     assert np.array_equal(buffer.take()[: len(held)], held)
+
+
+class Cutting(Counting):
+    """Cuts every three seconds, and writes what it heard by its length."""
+
+    def first_cut(self, wave: Tensor) -> int:
+        return 48_000 if len(wave) > 56_000 else 0
+
+    def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
+        self.lengths_s += [len(wave) / 16_000 for wave in waves]
+        return [Heard.joined([self._words(piece) for piece in self._cut(wave)]) for wave in waves]
+
+    def _cut(self, wave: Tensor) -> list[Tensor]:
+        at = self.first_cut(wave)
+        return [wave[:at], *self._cut(wave[at:])] if at else [wave]
+
+    def _words(self, wave: Tensor) -> Heard:
+        return Heard(text=f"{len(wave)} samples, {float(wave.abs().sum()):.1f} in all,")
+
+
+LONG = np.concatenate([question()[:-24_000], question(2)[12_000:-24_000]] * 2)
+DELTA = "conversation.item.input_audio_transcription.delta"
+HELD = {"audio": {"input": {"transcription": {"model": "any"}, "turn_detection": None}}}
+
+
+@pytest.fixture
+def cutting() -> Iterator[tuple[Running, Cutting]]:
+    talker, ears = make_talker(), Cutting()
+    talker.model.ears = ears
+    with running(talker) as found:
+        yield found, ears
+
+
+def transcript(found: Talk) -> str:
+    """The sum of the deltas, which is what was completed."""
+    told = "".join(event.delta for event in found.events if event.type == DELTA)
+    (done,) = [event for event in found.events if event.type == DONE]
+    assert told == done.transcript
+    assert len({event.item_id for event in found.events if event.type in (DELTA, DONE)}) == 1
+    return told
+
+
+def test_what_is_certain_is_told_while_a_turn_is_spoken(cutting: tuple[Running, Cutting]) -> None:
+    server, ears = cutting
+
+    async def talk() -> None:
+        patient = {"type": "server_vad", "silence_duration_ms": 1_500}
+        async with talking(server, audio={"input": {**HELD["audio"]["input"], "turn_detection": patient}}) as found:
+            await found.say(pcm(LONG[: 5 * 24_000]))
+            first = await found.until(DELTA)
+            assert first.delta.startswith("48000 samples")
+            assert "input_audio_buffer.speech_stopped" not in found.types()
+            began = next(event for event in found.events if event.type == "input_audio_buffer.speech_started")
+            assert first.item_id == began.item_id
+            await found.say(pcm(np.concatenate([LONG[5 * 24_000 :], SILENCE, SILENCE])))
+            committed = await found.until("input_audio_buffer.committed")
+            assert committed.item_id == began.item_id
+            await found.until(DONE)
+            assert transcript(found).count("48000 samples") == ears.lengths_s.count(3.0)
+            await found.until("response.done")
+
+    run(talk())
+    # Each piece once; what follows the last cut may have been heard in several pauses.
+    assert ears.lengths_s.count(3.0) == len(LONG) // 72_000
+
+
+def test_a_turn_that_is_held_is_heard_while_it_comes(cutting: tuple[Running, Cutting]) -> None:
+    server, ears = cutting
+
+    async def talk() -> str:
+        async with talking(server, **HELD) as found:
+            await found.say(pcm(LONG))
+            server.wait_until(lambda: len(ears.lengths_s) == len(LONG) // 72_000)
+            assert DELTA not in found.types()
+            await found.connection.input_audio_buffer.commit()
+            await found.until(DONE)
+            return transcript(found)
+
+    said = run(talk())
+    *pieces, rest = ears.lengths_s
+    assert pieces == [3.0] * (len(LONG) // 72_000)
+    assert rest == pytest.approx(len(LONG) % 72_000 / 24_000, abs=0.01)
+    # In pieces as they came, or in one go: the same sound, cut at the same places, is the same words.
+    assert said == run(at_once(server))
+
+
+async def at_once(server: Running) -> str:
+    async with talking(server, **HELD) as found:
+        await found.connection.input_audio_buffer.append(audio=base64.b64encode(pcm(LONG)).decode())
+        await found.connection.input_audio_buffer.commit()
+        await found.until(DONE)
+        return transcript(found)
+
+
+def test_a_turn_that_is_dropped_is_not_heard_any_further(cutting: tuple[Running, Cutting]) -> None:
+    server, ears = cutting
+    slow_down(server, 0.05)
+
+    async def talk() -> None:
+        async with talking(server) as speaker, talking(server, **HELD) as found:
+            await speaker.type("Hello!")
+            await speaker.connection.response.create()
+            await speaker.until("response.output_audio.delta")
+            await found.say(pcm(LONG))
+            await found.connection.input_audio_buffer.clear()
+            await found.until("input_audio_buffer.cleared")
+            await speaker.until("response.done")
+            await found.type("And now?")
+            await found.answer()
+
+    run(talk())
+    assert ears.lengths_s == []
+
+
+def test_pauses_that_are_heard_are_bounded(server: Running, ears: Counting) -> None:
+    word, gap = SPOKEN[12_000:21_600], SILENCE[:7_200]
+
+    async def talk() -> None:
+        async with talking(server) as found:
+            await found.say(pcm(np.concatenate([SPOKEN, gap, *[word, gap] * 12])))
+            await found.until("input_audio_buffer.speech_started")
+            await found.type("x")
+
+    run(talk())
+    seconds = (len(SPOKEN) + 13 * len(gap) + 12 * len(word)) / 24_000
+    assert 1 <= len(ears.lengths_s) <= 5 + seconds / 2

@@ -30,7 +30,7 @@ from anytalk.plugins.contracts import Ears, Heard
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_ears
 from anytalk.serve.model_thread import ModelThread
-from anytalk_adapters.transcript_ears import cut
+from anytalk_adapters.transcript_ears import cut, first_cut
 from anytalk_adapters.whisper_weights import writer_tokenizer
 from anytalk_adapters.whisper_writer import WhisperWriter, loop_length
 
@@ -97,16 +97,37 @@ def test_the_cache_changes_nothing() -> None:
     ("ids", "length"),
     [
         ([1, 2, 3], 0),
-        ([5, *[1, 2, 3] * 4], 9),
-        ([5, *[1, 2, 3] * 3], 0),
-        ([7] * 11, 0),  # "no no no ..." is said now and then
-        ([7] * 12, 11),
-        ([*[1, 2, 3] * 4, 4], 0),
+        ([5, *[1, 2, 3] * 8], 21),
+        ([5, *[1, 2, 3] * 7], 0),  # "really, really, ..." is said now and then
+        ([7] * 23, 0),
+        ([7] * 24, 23),
+        ([*[1, 2, 3] * 8, 4], 0),
+        ([*range(6)] * 3, 0),  # six words, said three times
         ([*range(12)] * 4, 36),
     ],
 )
 def test_a_loop_is_what_is_written_again_and_again(ids: list[int], length: int) -> None:
     assert loop_length(ids) == length
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No no no no.",
+        "No, no, no, no, no, no!",
+        "It was very very very very good.",
+        "It was very, very, very, very, very, very good.",
+        "Really, really, really, really, really, really big.",
+        "Thank you, thank you, thank you, thank you, thank you, thank you.",
+        "I know, I know, I know, I know.",
+        "I don't know, I don't know, I don't know, I don't know.",
+        "Blah blah blah blah blah blah.",
+        "Ha ha ha ha ha ha ha ha!",
+    ],
+)
+def test_what_people_repeat_is_no_loop(said: str) -> None:
+    ids = writer_tokenizer(toy()).encode(f" {said}")
+    assert not any(loop_length(ids[: end + 1]) for end in range(len(ids)))
 
 
 class Stuck:
@@ -163,6 +184,33 @@ def test_a_clip_that_runs_away_is_heard_again_in_thirty_seconds(
     assert heard.text == FRANCE
 
 
+def noise(kind: str, seconds: float, level_db: float) -> np.ndarray:
+    """Sound in which nobody says anything, (N,) float32, its level relative to full scale."""
+    time_s = np.arange(round(16_000 * seconds)) / 16_000
+    white = np.random.default_rng(0).standard_normal(len(time_s))
+    spectrum = np.fft.rfft(white)
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    pink = np.fft.irfft(spectrum, n=len(white))
+    wave = {
+        "hiss": white,
+        "fan": pink * (1 + 0.3 * np.sin(2 * np.pi * 23 * time_s)),
+        "breath": (white - 0.9 * np.roll(white, 1)) * np.hanning(len(white)),
+        "hum": sum(np.sin(2 * np.pi * 50 * n * time_s + n) / n for n in (1, 2, 3, 4, 6)) + 0.02 * white,
+    }[kind]
+    return (wave / np.sqrt(np.mean(wave**2)) * 10 ** (level_db / 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize("level_db", [-68, -45])
+@pytest.mark.parametrize("kind", ["hiss", "fan", "breath", "hum"])
+def test_nothing_is_heard_where_nobody_speaks(talker: Talker, kind: str, level_db: float) -> None:
+    assert listen(talker, noise(kind, 1.5, level_db)).text == ""
+
+
+def test_a_soft_voice_is_heard(talker: Talker, france: np.ndarray) -> None:
+    # 40 dB below the recording, whose loudest syllables are then at about -55 dBFS.
+    assert listen(talker, france * 0.01).text == FRANCE
+
+
 def test_words_are_heard_with_how_sure_the_ears_are(talker: Talker, france: np.ndarray) -> None:
     heard = listen(talker, france)
     assert (heard.text, heard.columns, heard.line) == (FRANCE, None, None)
@@ -184,9 +232,19 @@ def test_long_sound_is_cut_in_its_pauses() -> None:
     assert torch.equal(torch.cat(pieces), wave)
     ends_s = [sum(map(len, pieces[: n + 1])) / rate_hz for n in range(len(pieces) - 1)]
     assert ends_s == pytest.approx([11.2, 20.7, 31.2], abs=0.15)
-    # What comes later doesn't move a cut.
-    assert [len(piece) for piece in cut(wave[: 26 * rate_hz])][:2] == [len(piece) for piece in pieces[:2]]
-    assert [len(piece) for piece in cut(wave[: 14 * rate_hz])] == [14 * rate_hz]
+    # Without pauses: at most 14 s, wherever it is softest.
+    loud = 0.1 * torch.randn(20 * rate_hz, generator=generator)
+    loud[9 * rate_hz : round(9.3 * rate_hz)] *= 0.3
+    assert [len(piece) / rate_hz for piece in cut(loud)] == pytest.approx([9.15, 10.85], abs=0.1)
+    assert [len(piece) for piece in cut(loud[: 14 * rate_hz])] == [14 * rate_hz]
+
+
+def test_a_cut_is_made_when_somebody_speaks_again_and_stays() -> None:
+    rate_hz = 16_000
+    wave = 0.1 * torch.randn(20 * rate_hz, generator=torch.Generator().manual_seed(0))
+    wave[8 * rate_hz : 9 * rate_hz] *= 0.01
+    found = [first_cut(wave[:end]) / rate_hz for end in range(0, len(wave), rate_hz // 10)]
+    assert found == [0.0] * 91 + [8.5] * (len(found) - 91)
 
 
 def test_no_word_is_lost_or_doubled_where_long_sound_is_cut(talker: Talker) -> None:

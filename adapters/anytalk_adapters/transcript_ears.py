@@ -2,7 +2,7 @@
 
 They need no training and fit any backbone. The encoder sees at least `window_s` of sound: behind shorter windows the
 decoder often repeats itself without end. Where it still runs away, the clip is heard again in Whisper's own 30 s.
-Longer clips are cut where they are quietest and heard piece by piece.
+Longer clips are cut in pauses, or where they are quietest, and heard piece by piece.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from whisper.audio import SAMPLE_RATE
 from whisper.model import Whisper
 
@@ -21,14 +21,17 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Ears, Heard
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, WhisperEncoder, covering_frames
 from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
-from anytalk_adapters.whisper_writer import WhisperWriter, Written
+from anytalk_adapters.whisper_writer import WhisperWriter
 
 _LONGEST_S = 300.0
 """Longest clip; a bound for what a stranger may ask a server to hear."""
 _SOONEST_CUT_S, _LONGEST_PIECE_S = 6.0, 14.0
 """Whisper often stops at a pause in a window of 20 or 30 s, and what comes after it is lost."""
-_PAUSE_FRAMES = 15
-"""A clip is cut where so many frames (0.3 s) are quietest."""
+_QUIETEST = 1e-6
+"""-60 dBFS, mean square: where no 20 ms are louder, there is nothing to hear. People's recordings are 30 dB above."""
+_PAUSE_FRAMES, _PAUSE_SHARE = 20, 10**-2.5
+_QUIETEST_FRAMES = 15
+"""A clip without pauses is cut where so many frames (0.3 s) are quietest."""
 
 
 class TranscriptEars(Ears):
@@ -89,35 +92,57 @@ class TranscriptEars(Ears):
         Raises:
             AudioError: a clip without samples.
         """
-        return [self._hear(wave) for wave in waves]
+        return [Heard.joined([self._write(piece) for piece in cut(wave)]) for wave in waves]
 
-    def _hear(self, wave: Tensor) -> Heard:
-        """A clip's words, and how sure Whisper is of its least sure piece."""
-        pieces = [self._write(piece) for piece in cut(wave)]
-        spoken = [piece for piece in pieces if piece.text] or pieces
-        text = " ".join(piece.text for piece in spoken)
-        return Heard(text=text, confidence=min(piece.confidence for piece in spoken))
+    def first_cut(self, wave: Tensor) -> int:
+        """In the first pause after 6 s, or where it is softest by 14 s; see :func:`first_cut`."""
+        return first_cut(wave)
 
-    def _write(self, wave: Tensor) -> Written:
+    def _write(self, wave: Tensor) -> Heard:
+        if len(wave) and float(_loudness(nn.functional.pad(wave, (0, SAMPLES_PER_FRAME))).max()) < _QUIETEST:
+            return Heard(text="", confidence=1.0)
         duration_s = len(wave) / SAMPLE_RATE
         window = max(self._window_frames, covering_frames(len(wave)))
-        written: Written = self.writer(self.encoder.encode_clip(wave, window), duration_s)
+        written = self.writer(self.encoder.encode_clip(wave, window), duration_s)
         if written.ran_away and window < self.encoder.max_frames:
             written = self.writer(self.encoder.encode_clip(wave, self.encoder.max_frames), duration_s)
-        return written
+        return Heard(text=written.text, confidence=written.confidence)
 
 
 def cut(wave: Tensor) -> list[Tensor]:
-    """(N,) -> pieces of at most 14 s, which together are the wave; cut in its quietest moments.
-
-    A piece depends on nothing behind it but what could have belonged to it, so more sound doesn't move earlier cuts.
-    """
+    """(N,) -> pieces of at most 14 s, which together are the wave."""
     pieces = []
-    soonest, longest = (round(seconds * SAMPLE_RATE) for seconds in (_SOONEST_CUT_S, _LONGEST_PIECE_S))
-    while len(wave) > longest:
-        frames = wave[soonest:longest].unfold(0, SAMPLES_PER_FRAME, SAMPLES_PER_FRAME).square().mean(dim=1)
-        quietest = int(frames.unfold(0, _PAUSE_FRAMES, 1).mean(dim=1).argmin())
-        at = soonest + (quietest + _PAUSE_FRAMES // 2) * SAMPLES_PER_FRAME
+    while at := first_cut(wave):
         pieces.append(wave[:at])
         wave = wave[at:]
     return [*pieces, wave]
+
+
+def first_cut(wave: Tensor) -> int:
+    """Where (N,) is cut first, in samples; 0 where nothing is cut, or not yet: what comes later moves no cut.
+
+    In the middle of the first pause after 6 s, as soon as somebody speaks again; a pause is 0.4 s in which every 20 ms
+    are 25 dB softer than the loudest before. Without one by 14 s, where it is quietest.
+    """
+    soonest, longest = (
+        round(seconds * SAMPLE_RATE) // SAMPLES_PER_FRAME for seconds in (_SOONEST_CUT_S, _LONGEST_PIECE_S)
+    )
+    loudness = _loudness(wave[: longest * SAMPLES_PER_FRAME])
+    if len(loudness) <= soonest:
+        return 0
+    speaks = loudness >= _PAUSE_SHARE * loudness.cummax(dim=0).values
+    words = speaks.nonzero()[:, 0]
+    for before, after in zip(words.tolist(), words[1:].tolist(), strict=False):
+        middle = (before + 1 + after) // 2
+        if after - before > _PAUSE_FRAMES and middle >= soonest:
+            return middle * SAMPLES_PER_FRAME
+    if len(wave) <= longest * SAMPLES_PER_FRAME:
+        return 0
+    quietest = int(loudness[soonest:].unfold(0, _QUIETEST_FRAMES, 1).mean(dim=1).argmin())
+    return (soonest + quietest + _QUIETEST_FRAMES // 2) * SAMPLES_PER_FRAME
+
+
+def _loudness(wave: Tensor) -> Tensor:
+    """(N,) -> (F,), the mean square of each whole frame of 20 ms."""
+    whole = len(wave) - len(wave) % SAMPLES_PER_FRAME
+    return wave[:whole].reshape(-1, SAMPLES_PER_FRAME).square().mean(dim=1)

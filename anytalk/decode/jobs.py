@@ -32,18 +32,26 @@ class Speech:
 
     Args:
         wave: (N,) float32 at the encoder's rate.
+        before: Pieces in front of it, which ears that write hear by themselves; they may have been heard already. Who
+            cut them has looked at the whole: a piece alone may be silent.
     """
 
-    def __init__(self, wave: np.ndarray) -> None:
+    def __init__(self, wave: np.ndarray, before: Sequence[Speech] = ()) -> None:
         self.number = next(_NUMBERS)
-        self.num_samples = len(wave)
+        self.num_samples: int = len(wave) + sum(piece.num_samples for piece in before)
         self._wave: np.ndarray | None = wave
+        self._before = tuple(before)
         self._heard: Heard | None = None
 
     @property
     def was_heard(self) -> bool:
         """Whether :meth:`heard` costs nothing."""
         return self._heard is not None
+
+    @property
+    def text(self) -> str | None:
+        """Its words, where ears that write have heard it."""
+        return None if self._heard is None else self._heard.text
 
     def heard(self, talker: Talker) -> Heard:
         """What the talker's ears make of it.
@@ -55,6 +63,12 @@ class Speech:
         assert self._heard is not None
         return self._heard
 
+    def hear_next(self, talker: Talker) -> bool:
+        """Hear its first piece that wasn't heard yet; returns whether it is heard as a whole now. Raises as above."""
+        unheard = [piece for piece in self._before if not piece.was_heard]
+        self.hear_all(talker, unheard[:1] or [self])
+        return not unheard
+
     @staticmethod
     def hear_all(talker: Talker, questions: Sequence[Speech]) -> None:
         """Hear those that were not heard yet, in one call of the ears.
@@ -63,11 +77,15 @@ class Speech:
             AnytalkError: as :meth:`heard`; nothing is heard then.
         """
         # Once each: a transcript is asked for beside the answer.
-        new = {speech: speech._wave for speech in questions if speech._wave is not None}
+        speeches = [part for speech in questions for part in (*speech._before, speech)]
+        new = {speech: speech._wave for speech in speeches if speech._wave is not None}
         if not new:
             return
-        for speech, heard in zip(new, listen_to_all(talker, list(new.values())), strict=True):
-            speech._heard, speech._wave = heard, None
+        checked = any(speech._before for speech in questions)
+        for speech, heard in zip(new, listen_to_all(talker, list(new.values()), checked=checked), strict=True):
+            if speech._before:
+                heard = Heard.joined([*(piece.heard(talker) for piece in speech._before), heard])
+            speech._heard, speech._wave, speech._before = heard, None, ()
 
 
 @dataclass(frozen=True)

@@ -224,13 +224,22 @@ def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Hear
 
 
 @torch.no_grad()
-def listen_to_all(talker: Talker, waves: Sequence[np.ndarray], name: str = "the question") -> list[Heard]:
-    """Hear several waves (N,) in one call of the ears; raises what :func:`listen` raises."""
+def listen_to_all(
+    talker: Talker, waves: Sequence[np.ndarray], name: str = "the question", checked: bool = False
+) -> list[Heard]:
+    """Hear several waves (N,) in one call of the ears; raises what :func:`listen` raises.
+
+    Args:
+        talker: Who hears.
+        waves: At the encoder's rate.
+        name: What messages call them.
+        checked: Whether they are known to be questions, or pieces of some.
+    """
     model = talker.model
     ears = model.listener
     if ears is None:
         raise ConfigError("this talker has no ears", "attach it again with a speech encoder, or ask by text")
-    for wave in waves:
+    for wave in () if checked else waves:
         if wave.ndim != 1:
             raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
         check_speech(wave, ears.sample_rate_hz, name, ears.max_duration_s)

@@ -95,7 +95,10 @@ class ModelThread:
             self._arrived.notify()
 
     def hear_ahead(self, speech: Speech) -> None:
-        """Listen to a turn that may be over, as soon as nobody waits for anything; from any thread."""
+        """Listen to a turn, or to a piece of one, as soon as nobody waits for anything; from any thread.
+
+        A piece at a time, so that who asks meanwhile waits for no more than one.
+        """
         with self._arrived:
             self._ahead.add(speech)
             self._arrived.notify()
@@ -198,7 +201,8 @@ class ModelThread:
         with suppress(Exception):
             with self._arrived:
                 speech = self._ahead.pop()
-            Speech.hear_all(self.talker, [speech])
+            if not speech.hear_next(self.talker):
+                self.hear_ahead(speech)
 
     def _listen(self, jobs: list[Job]) -> None:
         try:

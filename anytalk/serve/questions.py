@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,22 @@ def task_for(turns: list[Said], spoken: bool) -> Task:
     return TASKS[("A1" if turns[-1].speech is not None else "T1") + ("A2" if spoken else "T2")]
 
 
-def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float) -> Speech:
-    """Sound that came -> a spoken question (RequestError: too short, too long or silent)."""
+def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, before: Sequence[Speech] = ()) -> Speech:
+    """Sound that came -> a spoken question (RequestError: too short, too long or silent).
+
+    Args:
+        wave: (N,) float32, the whole question.
+        from_hz: Its rate.
+        to_hz: That of the ears.
+        max_turn_s: The rest is cut off.
+        before: Pieces at its beginning, at the ears' rate, that stand for themselves.
+    """
     try:
         check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
     except AnytalkError as error:
         raise of_ours(error, "invalid_audio") from None
     most = int(max_turn_s * to_hz)
-    return Speech(resample(wave, from_hz, to_hz)[:most])
+    return Speech(resample(wave, from_hz, to_hz)[sum(piece.num_samples for piece in before) : most], before)
 
 
 def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:

@@ -27,6 +27,14 @@ class Heard:
         if self.columns is None and self.text is None:
             raise ValueError("ears must give columns, text, or both")
 
+    @classmethod
+    def joined(cls, pieces: Sequence[Heard]) -> Heard:
+        """The words of pieces of one clip, and how sure the ears are of the least sure one; those that write only."""
+        spoken = [piece for piece in pieces if piece.text] or pieces
+        sure = [piece.confidence for piece in spoken if piece.confidence is not None]
+        words = " ".join(piece.text.strip() for piece in spoken if piece.text)
+        return cls(text=words, confidence=min(sure, default=None))
+
     @property
     def num_columns(self) -> int:
         """L, or 0 where the words are typed."""
@@ -92,3 +100,11 @@ class Ears(Part, nn.Module):
     @abstractmethod
     def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
         """(N,) float32 of each clip -> its text, ``""`` where no words were heard, and how sure they are."""
+
+    def first_cut(self, wave: Tensor) -> int:
+        """How many samples at the beginning of (N,) are heard by themselves; 0, the default, where none are.
+
+        What comes later must not change an answer that isn't 0. :meth:`listen` hears such a piece by itself, then the
+        rest, and joins them by :meth:`Heard.joined`; so a turn can be heard while it is spoken, and nothing changes.
+        """
+        return 0

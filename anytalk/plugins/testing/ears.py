@@ -14,7 +14,8 @@ from anytalk.plugins.testing.options import built
 def check_ears(
     name_or_part: str | Ears, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Text for every clip, confidence between 0 and 1, and the same text alone and beside another clip."""
+    """Text for every clip, confidence between 0 and 1, and the same text alone, beside another clip and in
+    pieces."""
     part, name = built("ears", name_or_part, registry, options)
     assert isinstance(part, Ears), f"{name}: a {type(part).__name__} is not Ears"
     assert part.sample_rate_hz > 0, f"{name}: sample_rate_hz is {part.sample_rate_hz}"
@@ -29,3 +30,11 @@ def check_ears(
         assert sure is None or 0 <= sure <= 1, f"{name}: confidence is {sure}, expected 0 to 1"
         (alone,) = part.listen([wave])
         assert alone.text == clip.text, f"{name}: a clip is heard otherwise beside another one"
+    speech = torch.cat([waves[0], 1e-4 * waves[0], waves[0]] * 9)
+    found = [part.first_cut(speech[:end]) for end in range(0, len(speech), part.sample_rate_hz)]
+    at = part.first_cut(speech)
+    assert 0 <= at < len(speech), f"{name}: first_cut is {at} of {len(speech)} samples"
+    assert sorted({*found, at} - {0}) == ([at] if at else []), f"{name}: later sound moves the first cut: {found}, {at}"
+    if at:
+        whole, *pieces = (part.listen([wave])[0] for wave in (speech, speech[:at], speech[at:]))
+        assert whole == Heard.joined(pieces), f"{name}: a clip is heard otherwise in the pieces that it is cut into"

@@ -57,6 +57,21 @@ class InputBuffer:
         return self._turn_began is not None
 
     @property
+    def is_held(self) -> bool:
+        """Whether its sound is a turn that the client will end."""
+        return self._detector is None and self._held > 0
+
+    @property
+    def first(self) -> int:
+        """Samples of the session in front of what is held."""
+        return self._first
+
+    @property
+    def num_samples(self) -> int:
+        """Samples held."""
+        return self._held
+
+    @property
     def pause(self) -> tuple[int, int] | None:
         """Where the turn's latest pause began, in samples of the session, and how many ms it has lasted. Kept when the
         turn ends by it; None where nobody pauses."""

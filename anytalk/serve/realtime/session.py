@@ -15,7 +15,6 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from anytalk.decode.jobs import Speech
 from anytalk.decode.memory import Memory
 from anytalk.errors import AnytalkError
 from anytalk.grid.audio import joined
@@ -23,6 +22,7 @@ from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.limits import TokenBucket
 from anytalk.serve.questions import check_unheard, from_base64, new_id, speech_of
 from anytalk.serve.realtime import events as e
+from anytalk.serve.realtime.hearing_ahead import HearingAhead
 from anytalk.serve.realtime.input_buffer import InputBuffer
 from anytalk.serve.realtime.items import Conversation, Item, read_item
 from anytalk.serve.realtime.outbox import Outbox, SlowClientError
@@ -42,8 +42,6 @@ _PIECE_MS = 100
 """Sound is looked at in pieces of this length, so that a long append doesn't hold up other clients."""
 _SHOWN_S_PER_S = 10.0
 """Seconds of the user's sound that are given back in a second; in bursts twice as much as is kept."""
-_PAUSE_MS = 160
-"""After a pause of this length a turn may be over and is listened to ahead; within words pauses are shorter."""
 
 GOING_AWAY, TOO_SLOW, POLICY, TRY_LATER = 1001, 1008, 1008, 1013
 
@@ -64,10 +62,10 @@ class RealtimeSession:
         self.outbox = Outbox(socket.send_text, self.settings.max_unsent_bytes, self.settings.send_timeout_s)
         self.transcripts = Transcripts(state, self.outbox)
         self.buffer = InputBuffer(self.options.input_format(), self._vad(), state.max_turn_s)
+        self.ahead = HearingAhead(state, self.buffer)
         self.responses = Responses(state, self.outbox, self.conversation, self.memory, self._response_is_over)
         self._answers_next = False
         self._turn_item = new_id("item")
-        self._ahead: tuple[int, Speech] | None = None  # where a pause began, and the turn until then
         self._began = self._last_word = time.monotonic()
         self._quiet_since = time.monotonic()
         self._rate = TokenBucket(self.settings.events_per_second, 10 * self.settings.events_per_second)
@@ -166,6 +164,7 @@ class RealtimeSession:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
+            self._tell_certain()
             busy = self.responses.is_busy
             if self.state.admission.is_closed and not busy:
                 raise _End(GOING_AWAY, "the server is going down")
@@ -195,24 +194,18 @@ class RealtimeSession:
                     self._speech_started(boundary.at_ms)
                 else:
                     self._speech_stopped(boundary.at_ms)
-            self._listen_ahead()
+            self.ahead.look()
+            self._tell_certain()
             await asyncio.sleep(0)
 
-    def _listen_ahead(self) -> None:
-        """Listen to a turn as soon as it may be over, so that little is left to do when it is. Only with ears that
-        write: the columns of others change with the silence behind."""
-        pause = self.buffer.pause if self.buffer.is_in_turn else None
-        if self._ahead is not None and (pause is None or pause[0] != self._ahead[0]):
-            self._ahead = None
-        if self._ahead is None and pause is not None and pause[1] >= _PAUSE_MS and self.state.talker.model.ears:
-            with suppress(RequestError):  # told at the turn's end
-                wave = self.buffer.so_far()
-                speech = speech_of(wave, VAD_RATE_HZ, self.state.ear_rate_hz, self.state.max_turn_s)
-                self._ahead = pause[0], speech
-                self.state.model.hear_ahead(speech)
+    def _tell_certain(self) -> None:
+        """Tell who asked for transcripts what was certainly said of a turn that isn't over."""
+        if self.buffer.is_in_turn and self.options.audio.input.transcription is not None:
+            self.transcripts.tell(self._turn_item, self.ahead.certain())
 
     def _speech_started(self, at_ms: int) -> None:
         detection = self.options.audio.input.turn_detection
+        self.transcripts.forget(self._turn_item)
         self._turn_item = new_id("item")
         self.outbox.put("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=self._turn_item)
         if detection is not None and detection.interrupt_response:
@@ -232,24 +225,22 @@ class RealtimeSession:
             self._complain(of_ours(error))
 
     def _commit(self) -> None:
-        rate_hz = self.state.ear_rate_hz
-        ahead, pause = self._ahead, self.buffer.pause
-        wave, self._ahead = self.buffer.take(), None
-        if ahead is not None and pause is not None and pause[0] == ahead[0]:
-            speech = ahead[1]
-        else:
-            speech = speech_of(wave, VAD_RATE_HZ, rate_hz, self.state.max_turn_s)
+        certain = self.ahead.certain()
+        wave, speech = self.ahead.take()
         item = Item("user", id=self._turn_item, speech=speech, sound=KeptSound(wave, VAD_RATE_HZ))
         self._turn_item = new_id("item")
         previous = self._add(item)
         self.outbox.put("input_audio_buffer.committed", item_id=item.id, previous_item_id=previous)
         self._tell_item(item, previous)
         if self.options.audio.input.transcription is not None:
+            self.transcripts.tell(item.id, certain)
             question = transcript_question(self.state, item)
             self.transcripts.write_down(item, question, len(wave) / VAD_RATE_HZ)
 
     def _clear(self, _: e.Clear) -> None:
         self.buffer.clear()
+        self.ahead.drop()
+        self.transcripts.forget(self._turn_item)
         self.outbox.put("input_audio_buffer.cleared")
 
     def _output_clear(self, _: e.OutputClear) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from contextlib import aclosing
-from typing import Any
 
 from anytalk.decode.jobs import Ended, Failed, Question
 from anytalk.decode.telling import TextDelta
@@ -26,13 +25,25 @@ class Transcripts:
     def __init__(self, state: ServerState, outbox: Outbox) -> None:
         self._state, self._outbox = state, outbox
         self._waiting: deque[tuple[Item, Question, float]] = deque()
+        self._told: dict[str, str] = {}  # of turns whose transcript isn't complete, by their items
         self._task: asyncio.Task[None] | None = None
+
+    def tell(self, item_id: str, text: str) -> None:
+        """Send what is new in the beginning of a turn's transcript; what was sent doesn't change any more."""
+        told = self._told.get(item_id, "")
+        if text != told and text.startswith(told):
+            self._told[item_id] = text
+            self._outbox.put(f"{_EVENT}.delta", item_id=item_id, content_index=0, delta=text[len(told) :])
+
+    def forget(self, item_id: str) -> None:
+        """Leave a turn whose transcript never comes."""
+        self._told.pop(item_id, None)
 
     def write_down(self, item: Item, question: Question, seconds: float) -> None:
         """Send the transcript of a turn when it is there."""
         if len(self._waiting) >= _MAX_WAITING:
             said = f"{_MAX_WAITING} turns wait for their transcripts already; speak, or commit, less often"
-            _fail(self._outbox, item, "rate_limit_exceeded", said)
+            self._fail(item, "rate_limit_exceeded", said)
             return
         self._waiting.append((item, question, seconds))
         if self._task is None or self._task.done():
@@ -48,27 +59,32 @@ class Transcripts:
         while self._waiting:
             item, question, seconds = self._waiting.popleft()
             try:
-                await transcribe(self._state, self._outbox, item, question, seconds)
+                await self._transcribe(item, question, seconds)
             except Exception as error:
                 log.error("a transcript failed", exc_info=error)
-                _fail(self._outbox, item, "internal_error", f"the server failed: {type(error).__name__}")
+                self._fail(item, "internal_error", f"the server failed: {type(error).__name__}")
 
+    async def _transcribe(self, item: Item, question: Question, seconds: float) -> None:
+        """Send the transcript of a spoken turn piece by piece, and keep it in the item."""
+        text = ""
+        async with aclosing(self._state.model.answer(question)) as events:
+            async for event in events:
+                # Ears that write have heard it by now; what is written from others comes token by token.
+                heard = None if item.speech is None else item.speech.text
+                if isinstance(event, TextDelta):
+                    text += event.text
+                    self.tell(item.id, (text if heard is None else heard).strip())
+                elif isinstance(event, Ended):
+                    item.text = (event.done.text if heard is None else heard).strip()
+                    self.tell(item.id, item.text)
+                    self.forget(item.id)
+                    usage = {"type": "duration", "seconds": round(seconds, 3)}
+                    completed = {"content_index": 0, "transcript": item.text, "usage": usage}
+                    self._outbox.put(f"{_EVENT}.completed", None, 0.0, item_id=item.id, **completed)
+                elif isinstance(event, Failed):
+                    self._fail(item, "model_failed", event.message)
 
-async def transcribe(state: ServerState, outbox: Outbox, item: Item, question: Question, seconds: float) -> None:
-    """Send the transcript of a spoken turn piece by piece, and keep it in the item."""
-    place: dict[str, Any] = {"item_id": item.id, "content_index": 0}
-    async with aclosing(state.model.answer(question)) as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                outbox.put(f"{_EVENT}.delta", **place, delta=event.text)
-            elif isinstance(event, Ended):
-                item.text = event.done.text.strip()
-                usage = {"type": "duration", "seconds": round(seconds, 3)}
-                outbox.put(f"{_EVENT}.completed", **place, transcript=item.text, usage=usage)
-            elif isinstance(event, Failed):
-                _fail(outbox, item, "model_failed", event.message)
-
-
-def _fail(outbox: Outbox, item: Item, code: str, said: str) -> None:
-    error = {"type": "transcription_error", "code": code, "message": said, "param": None}
-    outbox.put(f"{_EVENT}.failed", item_id=item.id, content_index=0, error=error)
+    def _fail(self, item: Item, code: str, said: str) -> None:
+        self.forget(item.id)
+        error = {"type": "transcription_error", "code": code, "message": said, "param": None}
+        self._outbox.put(f"{_EVENT}.failed", item_id=item.id, content_index=0, error=error)
