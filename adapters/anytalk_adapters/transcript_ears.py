@@ -125,7 +125,7 @@ def first_cut(wave: Tensor) -> int:
     are 25 dB softer than the loudest before. Without one by 14 s, where it is quietest.
     """
     soonest, longest = (
-        round(seconds * SAMPLE_RATE) // SAMPLES_PER_FRAME for seconds in (_SOONEST_CUT_S, _LONGEST_PIECE_S)
+        int(seconds * SAMPLE_RATE // SAMPLES_PER_FRAME) for seconds in (_SOONEST_CUT_S, _LONGEST_PIECE_S)
     )
     loudness = _loudness(wave[: longest * SAMPLES_PER_FRAME])
     if len(loudness) <= soonest:
@@ -135,7 +135,7 @@ def first_cut(wave: Tensor) -> int:
     for before, after in zip(words.tolist(), words[1:].tolist(), strict=False):
         middle = (before + 1 + after) // 2
         if after - before > _PAUSE_FRAMES and middle >= soonest:
-            return middle * SAMPLES_PER_FRAME
+            return int(middle * SAMPLES_PER_FRAME)
     if len(wave) <= longest * SAMPLES_PER_FRAME:
         return 0
     quietest = int(loudness[soonest:].unfold(0, _QUIETEST_FRAMES, 1).mean(dim=1).argmin())
