@@ -12,8 +12,10 @@ from importable import importable
 
 from anytalk.errors import PluginError
 
-with importable("anytalk-heart"):
-    from anytalk_heart.pronounce import EDGE, EnglishPronouncer
+with importable("anytalk-heart", "heart"):
+    from anytalk_heart.letters import LetterPronouncer, unit_of
+    from anytalk_heart.pronounce import EDGE, SPACE, EnglishPronouncer
+    from spelling import spelled
 
 TEXTS = (
     "Hello there, this is the end of an apple.",
@@ -73,3 +75,34 @@ def test_numbers_are_words(english: Any) -> None:
     assert [bool(units) for units in said] == [False, True, True, False, True]  # 42 waits for a word without digits
     assert quick.flush()[-1] == EDGE
     assert len(whole(english, "42")) > len(whole(english, "4"))
+
+
+def test_letters_leave_with_their_word() -> None:
+    letters = LetterPronouncer().fresh()
+    spelled = [letters.units(piece, True) for piece in ("Où", " est", " l'ABC?", " Là")]
+    place = {letter: unit_of(letter) for letter in "oue'stlabc?"}
+    assert spelled == [
+        [EDGE, place["o"], place["u"]],
+        [SPACE, place["e"], place["s"], place["t"]],
+        [SPACE, place["l"], place["'"], place["a"], place["b"], place["c"], place["?"], EDGE],
+        [EDGE, place["l"], place["a"]],
+    ]
+    assert letters.flush() == [EDGE]
+    assert letters.flush() == []
+    units = {unit_of(chr(code)) for code in range(32, 0x3000)}
+    assert not units & {EDGE, SPACE}
+    assert max(units) < 178
+
+
+@needs_hibari
+def test_letters_share_their_words_time() -> None:
+    hibari: Any = pytest.importorskip("hibari")
+    engine = hibari.Hibari()
+    units = [unit for line in engine.phonemize("The cats, no.") for unit in engine.ids(line)]
+    row = spelled({"text": "The cats, no.", "units": units, "durations": list(range(1, len(units) + 1))})
+    assert row is not None
+    assert len(row["units"]) == len(row["durations"]) == len("The cats, no.") + 2
+    assert sum(row["durations"]) == sum(range(1, len(units) + 1))
+    comma = row["units"].index(unit_of(","))
+    assert row["durations"][comma] == units.index(engine.ids(",")[1]) + 1  # a mark keeps its own
+    assert spelled({"text": "The 2 cats.", "units": units, "durations": units}) is None

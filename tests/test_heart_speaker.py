@@ -58,7 +58,7 @@ class Letters:
 
 @pytest.fixture(autouse=True)
 def _letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speaker_module, "_pronouncer", lambda held_words: Letters())
+    monkeypatch.setattr(speaker_module, "_pronouncer", lambda name, held_words: Letters())
 
 
 def small() -> HeartSpeaker:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 import anytalk_heart
 from anytalk_heart.codec import HeartCodec
 from anytalk_heart.net import load
+from anytalk_heart.speaker import HeartSpeaker
 from loop import trained
 from train_speaker import LAYOUT, SpeakerParts
 
@@ -28,8 +30,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="Folder of the stages.")
     parser.add_argument("voice", type=Path, help="Where the voice goes.")
     parser.add_argument("--codec", type=Path, required=True, help="The codec's weights, for their fingerprint.")
+    parser.add_argument("--letters", action="store_true", help="It was trained with --letters.")
     asked = parser.parse_args()
-    parts = SpeakerParts()
+    pronouncer: Literal["letters", "english"] = "letters" if asked.letters else "english"
+    parts = SpeakerParts(HeartSpeaker.Options(pronouncer=pronouncer))
     print(f"speaker: {trained(asked.out, 'speaker', {'parts': parts})} steps")
     tensors = {f"output_adapter.{name}": value for name, value in parts.output_adapter.state_dict().items()}
     tensors |= {"audio_embeddings.weight": parts.audio_embeddings.weight, "special_tokens.audio": parts.specials}

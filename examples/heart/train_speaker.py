@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from anytalk_heart.speaker_layers import LONGEST
 from loop import Stage, trained
 from safetensors.torch import load_file
 from speech import Utterance, read
+from spelling import spelled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train_quantiser import parts_of
@@ -80,18 +81,28 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--codec", type=Path, help="Weights of a finished codec, in place of stages 1 and 2.")
     parser.add_argument("--voice", type=Path, help="A voice folder to begin with.")
+    parser.add_argument("--letters", action="store_true", help="Read letters in place of phonemes.")
     parser.add_argument("--bf16", action="store_true", help="Multiply in bfloat16; faster where the processor has it.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
     codec = HeartCodec(load(asked.codec)) if asked.codec else codec_of(asked.out, asked.future)
-    told = prepared(codec, read(asked.speech, held_out=False), asked.out / "said.pt")
-    kept = prepared(codec, read(asked.speech, held_out=True)[:64], asked.out / "said-held-out.pt")
+    spoken, others = read(asked.speech, held_out=False), read(asked.speech, held_out=True)[:64]
+    if asked.letters:
+        spoken, others = by_letters(spoken), by_letters(others)
+    told = prepared(codec, spoken, asked.out / "said.pt")
+    kept = prepared(codec, others, asked.out / "said-held-out.pt")
     parts = SpeakerParts()
     if asked.voice:
         parts.load_voice(asked.voice)
     training = SpeakerTraining(parts, told, kept, asked.bf16, ASIDE_STEPS if asked.voice else 0)
     Stage(asked.out, "speaker", {"parts": parts}, asked.steps, asked.learning_rate, warmup_steps=200).run(training)
+
+
+def by_letters(speech: Sequence[Utterance]) -> list[Utterance]:
+    """The texts that letters can be timed in."""
+    rows = [(one, spelled(one.row)) for one in speech]
+    return [replace(one, row=row) for one, row in rows if row is not None]
 
 
 def codec_of(out: Path, future: int) -> HeartCodec:

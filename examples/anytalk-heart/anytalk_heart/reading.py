@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Protocol
 
 from anytalk.plugins.contracts import END_OF_TEXT, TextTokenizer
-from anytalk_heart.pronounce import EnglishPronouncer
 
-__all__ = ["TextReader"]
+__all__ = ["Pronouncer", "TextReader"]
 
 _WORD = re.compile(r"\s*\S+(?=\s)")
 """A word that the text has left."""
 _UNFINISHED = "\ufffd"
 """Ends a text whose last character lacks bytes."""
+
+
+class Pronouncer(Protocol):
+    """Text to units, word by word; a shallow copy goes on by itself."""
+
+    def fresh(self) -> Pronouncer:
+        """Return a pronouncer at the beginning of a text."""
+
+    def units(self, text_piece: str, is_word_end: bool) -> list[int]:
+        """Take the next piece of text -> the units that are final now; `is_word_end`: another word follows."""
+
+    def flush(self) -> list[int]:
+        """Return the units of what was held back; the next text starts anew."""
 
 
 class TextReader:
@@ -24,7 +37,7 @@ class TextReader:
         pronouncer: At the beginning of a text; it is used up.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, pronouncer: EnglishPronouncer) -> None:
+    def __init__(self, tokenizer: TextTokenizer, pronouncer: Pronouncer) -> None:
         self._tokenizer, self._pronouncer = tokenizer, pronouncer
         # Some tokenizers drop the space of a token that nothing stands before.
         self._anchor = tokenizer.encode("a")[-1:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -22,8 +22,9 @@ from anytalk.errors import ConfigError
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import BackboneStates, Cache, SpeechDecoder, TextTokenizer
+from anytalk_heart.letters import LetterPronouncer
 from anytalk_heart.pronounce import EDGE, SPACE, EnglishPronouncer
-from anytalk_heart.reading import TextReader
+from anytalk_heart.reading import Pronouncer, TextReader
 from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
 from anytalk_heart.speaker_layers import HEAD_WIDTH, LatentView, SpeechBlock, UnitEncoder, near
 
@@ -109,7 +110,8 @@ class HeartSpeaker(SpeechDecoder):
         num_layers: int = Field(4, ge=1, description="Layers of the decoder.")
         hidden_width: int = Field(1280, ge=1, description="Units of its MLPs.")
         unit_width: int = Field(192, ge=1, description="Width of phonemes.")
-        held_words: int = Field(1, ge=1, description="Words that must follow before a word is read.")
+        pronouncer: Literal["english", "letters"] = Field("english", description="Phonemes of English, or letters.")
+        held_words: int = Field(1, ge=1, description="Words that must follow before an English word is read.")
 
     def __init__(self, options: HeartSpeaker.Options, tokenizer: TextTokenizer, text_lead: int) -> None:
         super().__init__()
@@ -200,7 +202,7 @@ class HeartSpeaker(SpeechDecoder):
         return cast("Tensor", self.norm(x))
 
     def _script(self) -> Script:
-        reader = TextReader(self._tokenizer, _pronouncer(self.options.held_words).fresh())
+        reader = TextReader(self._tokenizer, _pronouncer(self.options.pronouncer, self.options.held_words).fresh())
         return Script(reader, BREAKS, END, PADDING, self._text_lead)
 
     def _read(self, memory: SpeakerMemory, ids: list[list[int]]) -> None:
@@ -241,5 +243,5 @@ def _span(steps: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _pronouncer(held_words: int) -> EnglishPronouncer:
-    return EnglishPronouncer(held_words)
+def _pronouncer(name: str, held_words: int) -> Pronouncer:
+    return LetterPronouncer() if name == "letters" else EnglishPronouncer(held_words)
