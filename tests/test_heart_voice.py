@@ -56,20 +56,22 @@ def said(talker: Talker, **asked: Any) -> tuple[np.ndarray, AnswerDone]:
     return np.concatenate(pieces), end
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The birch canoe slid on the smooth planks.",
-        "Your train leaves at 7:45 on March 3rd, and the ticket costs $19.50.",
-        "Is it true? Dr. Hernandez lives at 48 Wellington Avenue!",
-    ],
+READ_ALOUD = (
+    "The birch canoe slid on the smooth planks.",
+    "Your train leaves at 7:45 on March 3rd, and the ticket costs $19.50.",
+    "Could you wake me at 6:05 tomorrow, please?",  # speech waits in its middle
+    "Is it true? Dr. Hernandez lives at 48 Wellington Avenue!",
 )
-def test_what_it_reads_is_understood(talker: Talker, registry: Registry, text: str) -> None:
-    wave, _ = said(talker, text=text, task="T1A1")
+
+
+def test_what_it_reads_is_understood(talker: Talker, registry: Registry) -> None:
     judge = registry.build("transcriber", PartRef(name="whisper"))
-    heard = judge.transcribe(wave, talker.codec.sample_rate_hz)
-    assert word_error_rate([text], [heard]).wer <= 0.25, heard
-    assert 0.1 < np.abs(wave).max() < 1.0
+    heard = []
+    for text in READ_ALOUD:
+        wave, _ = said(talker, text=text, task="T1A1")
+        heard.append(judge.transcribe(wave, talker.codec.sample_rate_hz))
+        assert 0.1 < np.abs(wave).max() < 1.0
+    assert word_error_rate(READ_ALOUD, heard).wer <= 0.2, heard
 
 
 def test_it_answers_in_the_models_own_words(talker: Talker) -> None:
