@@ -24,6 +24,7 @@ from anytalk.decode.jobs import Job, Question
 from anytalk.grid.audio import read_wave, to_pcm16
 from anytalk.model.talker import Talker
 from anytalk.serve.app import make_app
+from anytalk.serve.model_thread import ModelThread
 from anytalk.serve.run import Server
 from anytalk.serve.settings import ServeSettings, open_socket
 
@@ -231,7 +232,12 @@ def slow_down(server: Running, seconds: float = 0.02) -> None:
 
 def is_idle(server: Running) -> bool:
     """Whether no place is taken and nothing is generated."""
-    return server.state.admission.taken == 0 and server.state.model.num_answers == 0
+    return server.state.admission.taken == 0 and num_answers(server.state.model) == 0
+
+
+def num_answers(model: ModelThread) -> int:
+    """Answers that wait, are prepared or are spoken."""
+    return len(model._new) + len(model._rounds.jobs)
 
 
 async def begin_answer(server: Running) -> websockets.ClientConnection:

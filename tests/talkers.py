@@ -68,11 +68,14 @@ def make_talker(
     return Talker(config, assemble(config, registry, dtype=dtype), registry)
 
 
-def hf_talker(folder: Path, adapter: str, speakers: tuple[str, ...] = (), **grid: Any) -> Talker:
-    """A talker on a random Llama, whose caches are joinable."""
+def hf_talker(folder: Path, adapter: str, speakers: tuple[str, ...] = (), family: str = "llama", **grid: Any) -> Talker:
+    """A talker on a random model of transformers, whose caches are joinable."""
     config = TalkerConfig.model_validate(
         {
-            "backbone": {"name": "llama", "options": {"model": str(model_folder(folder, "llama"))}},
+            "backbone": {
+                "name": "llama" if family == "llama" else "hf",
+                "options": {"model": str(model_folder(folder, family))},
+            },
             "encoder": {"name": "tiny"},
             "encoder_width": 16,
             "input_adapter": {"name": "stack", "options": {"factor": 5}},

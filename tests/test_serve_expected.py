@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 import websockets
-from serve_lab import ASK, MANUAL, SMALL, Running, pcm, question, record, run, running, talking, texts
+from serve_lab import ASK, MANUAL, SMALL, Running, num_answers, pcm, question, record, run, running, talking, texts
 from talkers import make_talker
 from websockets.asyncio.client import connect
 
@@ -47,7 +47,7 @@ def test_cutting_the_running_answer_ends_it(slow: Running) -> None:
             assert (done.status, done.status_details.reason) == ("cancelled", "client_cancelled")
             cut = await client.until("conversation.item.truncated")
             assert cut.audio_end_ms == 10
-            slow.wait_until(lambda: slow.state.model.num_answers == 0)
+            slow.wait_until(lambda: num_answers(slow.state.model) == 0)
 
     run(talk())
 

@@ -191,6 +191,41 @@ def alone(talker: Talker, text: str) -> str:
     return done.text
 
 
+def test_a_backbone_that_raises_for_one_row_ends_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a row runs out of positions: the others, who share its steps, hear what they would hear alone."""
+    talker = make_talker(prompt="raw", merge="mean")
+    expected = [alone(talker, text) for text in ("seven?", "the sea")]
+    backbone, limit = talker.model.backbone, 150
+    forward, raised = backbone.forward, []
+
+    def short_of_positions(embeds: Any, cache: Any = None) -> Any:
+        if cache is not None and cache.length + embeds.shape[1] > limit:
+            raised.append(len(embeds))
+            raise IndexError("index out of range in self")
+        return forward(embeds, cache)
+
+    monkeypatch.setattr(backbone, "forward", short_of_positions)
+
+    async def one(server: Running, text: str) -> Any:
+        async with talking(server, **MANUAL) as client:
+            await client.type(text)
+            response, _ = await client.answer()
+            return response
+
+    async def all_of_them(server: Running) -> list[Any]:
+        return await asyncio.gather(*(one(server, text) for text in ("x" * (limit - 10), "seven?", "the sea")))
+
+    with running(talker) as server:
+        slow_down(server)
+        long, *others = run(all_of_them(server))
+        assert long.status == "failed"
+        assert "the model failed: IndexError" in str(long.status_details.error)
+        assert [response.output[0].content[0].transcript for response in others] == expected
+        assert max(raised) > 2, "it was not alone when it failed"
+        server.wait_until(lambda: is_idle(server))
+        assert run(one(server, "seven?")).output[0].content[0].transcript == expected[0]
+
+
 def test_memory_is_flat_over_many_turns() -> None:
     async def talk(server: Running) -> list[int]:
         sizes = []

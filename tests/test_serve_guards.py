@@ -14,7 +14,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 import serve_lab
-from serve_lab import MANUAL, SMALL, Running, is_idle, pcm, question, run, running, slow_down, talking
+from serve_lab import MANUAL, SMALL, Running, is_idle, num_answers, pcm, question, run, running, slow_down, talking
 from talkers import make_talker
 from websockets.asyncio.client import connect
 
@@ -65,7 +65,7 @@ def test_transcripts_are_written_one_after_another() -> None:
                 await client.say(SPOKEN)
                 await client.connection.input_audio_buffer.commit()
                 ids.append((await client.until("input_audio_buffer.committed")).item_id)
-                at_once.append(server.state.model.num_answers)
+                at_once.append(num_answers(server.state.model))
             over = [e for e in client.events if e.type in (f"{EVENT}.completed", f"{EVENT}.failed")]
             while len(over) < 20:
                 over.append(await client.until(f"{EVENT}.completed", f"{EVENT}.failed"))
@@ -80,7 +80,7 @@ def test_transcripts_are_written_one_after_another() -> None:
     with running(make_talker(), max_columns=6) as server:
         slow_down(server, 0.05)
         run(talk(server))
-        server.wait_until(lambda: server.state.model.num_answers == 0)
+        server.wait_until(lambda: num_answers(server.state.model) == 0)
     assert max(at_once) == 1
 
 
@@ -93,7 +93,7 @@ def test_transcripts_end_with_their_session(server: Running) -> None:
                 await client.until("input_audio_buffer.committed")
 
     run(talk())
-    server.wait_until(lambda: server.state.admission.taken == 0 and server.state.model.num_answers == 0)
+    server.wait_until(lambda: server.state.admission.taken == 0 and num_answers(server.state.model) == 0)
 
 
 def test_a_mistake_of_the_server_is_told_and_the_session_goes_on(
@@ -141,8 +141,8 @@ def test_speech_that_nobody_asks_about_has_a_limit(server: Running) -> None:
 
 def test_an_answer_stands_behind_what_it_answers(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the next question is there before the answer begins; and the next question is answered, too."""
-    prepare, may_begin = server.state.model._prepare, threading.Event()
-    monkeypatch.setattr(server.state.model, "_prepare", lambda: (may_begin.wait(10), prepare()))
+    prepare, may_begin = server.state.model._rounds._prepare, threading.Event()
+    monkeypatch.setattr(server.state.model._rounds, "_prepare", lambda: (may_begin.wait(10), prepare()))
 
     async def talk() -> None:
         async with talking(server, **MANUAL, **SMALL) as client:
@@ -165,7 +165,7 @@ def test_a_model_thread_that_ends_tells_everybody(monkeypatch: pytest.MonkeyPatc
         async with talking(server, **MANUAL) as client:
             await client.type("hello")
             monkeypatch.setattr(server.state.model._heap, "give_back", lambda **_: 1 / 0)
-            monkeypatch.setattr(server.state.model, "_drop_cancelled", lambda: 1 / 0)
+            monkeypatch.setattr(server.state.model._rounds, "_drop_cancelled", lambda: 1 / 0)
             for _ in range(2):
                 response, _ = await client.answer()
                 assert response.status == "failed"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from serve_lab import Running, Talk, pcm, question, run, running, slow_down, talking
+from serve_lab import Running, Talk, num_answers, pcm, question, run, running, slow_down, talking
 from talkers import make_talker
 from torch import Tensor
 
@@ -102,7 +102,7 @@ def test_nobody_is_listened_to_ahead_while_an_answer_is_spoken(server: Running, 
             await found.until("input_audio_buffer.speech_started")
             await speaker.until("response.done")
             server.wait_until(lambda: len(ears.lengths_s) == 1)
-            assert server.state.model.num_answers == 0
+            assert num_answers(server.state.model) == 0
 
     run(talk())
 

@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from serve_lab import Running, question, run, running
+from serve_lab import Running, num_answers, question, run, running
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions
@@ -326,4 +326,4 @@ def test_a_client_that_leaves_frees_its_place(server: Running) -> None:
             await asyncio.gather(asking, return_exceptions=True)
 
     run(leave())
-    server.wait_until(lambda: server.state.admission.taken == 0 and server.state.model.num_answers == 0)
+    server.wait_until(lambda: server.state.admission.taken == 0 and num_answers(server.state.model) == 0)

@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serve_lab import MANUAL, ORDER, SMALL, Running, pcm, question, record, run, running, talking, texts, without_deltas
+from serve_lab import (
+    MANUAL,
+    ORDER,
+    SMALL,
+    Running,
+    num_answers,
+    pcm,
+    question,
+    record,
+    run,
+    running,
+    talking,
+    texts,
+    without_deltas,
+)
 from talkers import make_talker
 
 from anytalk.decode.jobs import Question
@@ -54,7 +68,7 @@ def test_cancel_stops_at_once(slow: Running) -> None:
             await client.connection.response.cancel()
             assert (await client.error()).code == "response_cancel_not_active"
             # The model has stopped, too, and is free for the next turn.
-            slow.wait_until(lambda: slow.state.model.num_answers == 0)
+            slow.wait_until(lambda: num_answers(slow.state.model) == 0)
             await client.type("short")
             response, sound = await client.answer(max_output_tokens=5)
             assert response.status == "incomplete"
@@ -137,7 +151,7 @@ def test_barge_in(slow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "response.output_audio.delta" not in names[decided:over]
     spoken = [text for role, text in texts(asked[-1]) if role == "assistant"]
     assert all(heard.startswith(text or "") for text in spoken)
-    slow.wait_until(lambda: slow.state.model.num_answers == 0)
+    slow.wait_until(lambda: num_answers(slow.state.model) == 0)
 
 
 def test_answers_that_are_not_interrupted(slow: Running) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from serve_lab import MANUAL, Running, Talk, pcm, question, record, run, running, slow_down, talking, texts
+from serve_lab import MANUAL, Running, Talk, num_answers, pcm, question, record, run, running, slow_down, talking, texts
 from talkers import hf_talker, make_talker
 from torch import Tensor
 
@@ -155,7 +155,7 @@ def test_an_interrupted_answer_is_remembered_as_far_as_it_was_heard(
                 spoken = await client.until("input_audio_buffer.committed")
                 await client.connection.conversation.item.delete(item_id=spoken.item_id)
                 await client.until("conversation.item.deleted")
-            server.wait_until(lambda: server.state.model.num_answers == 0)
+            server.wait_until(lambda: num_answers(server.state.model) == 0)
             await client.setup(max_output_tokens=20)
             second, answer = await told(client, "go on")
             assert texts(asked[-1])[1:] == [("user", "tell me"), ("assistant", heard), ("user", "go on")]
@@ -233,7 +233,7 @@ def test_a_session_that_is_over_leaves_no_cache_behind(server: Running, monkeypa
     async def talk() -> None:
         async with talking(server, **BRIEF) as client:
             await told(client, "remember this")
-            server.wait_until(lambda: server.state.model.num_answers == 0)
+            server.wait_until(lambda: num_answers(server.state.model) == 0)
             assert made[0].cache is not None
 
     run(talk())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from endpoint_lab import Endpoint, Reply, endpoint, forever
-from serve_lab import MANUAL, Running, is_idle, run, running, talking
+from serve_lab import MANUAL, Running, is_idle, num_answers, run, running, talking
 from served_parts import served_talker
 from talkers import make_talker
 
@@ -69,7 +69,7 @@ def test_talking_over_an_answer_cancels_the_request_and_cuts_the_history(server:
             done = await client.until("response.done")
             assert done.response.status == "cancelled"
             assert served.hung_up.wait(20)
-            server.wait_until(lambda: server.state.model.num_answers == 0, 20)
+            server.wait_until(lambda: num_answers(server.state.model) == 0, 20)
             items = client.connection.conversation.item
             item = done.response.output[0]
             await items.truncate(item_id=item.id, content_index=0, audio_end_ms=0)

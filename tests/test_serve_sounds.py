@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from serve_lab import num_answers
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions
@@ -90,9 +91,9 @@ def test_a_codec_that_fails_ends_the_answers_it_was_asked_for_and_no_others(monk
                 assert "ZeroDivisionError" in events[-1].message
         # They are told first; their places are free when the round is over.
         until = time.monotonic() + 10
-        while thread.num_answers and time.monotonic() < until:
+        while num_answers(thread) and time.monotonic() < until:
             time.sleep(0.01)
-        assert thread.num_answers == 0
+        assert num_answers(thread) == 0
         for events in ask(thread, QUESTIONS):
             assert isinstance(events[-1], Ended)
             assert len(sound(events))

@@ -1,4 +1,4 @@
-"""Answers on their way into the batch of a runner: their places, and what several of them read as one."""
+"""Answers in the batch of a runner: their places, and what several of them feed as one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from anytalk.decode.answer import Column
 from anytalk.decode.engine import Generation
 from anytalk.decode.memory import Memory
 from anytalk.decode.reading import Reading
-from anytalk.plugins.contracts import BackboneStates, Cache, Columns, Merged
+from anytalk.plugins.contracts import BackboneStates, Cache, Columns, Layout, Merged
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """One answer's place in the batch.
 
@@ -26,7 +26,8 @@ class Slot:
         speech_numbers: As in :func:`~anytalk.decode.memory.column_keys`.
         column: The last one chosen.
         cached_columns: Columns of the prompt that were remembered and not read again.
-        is_done: Whether the answer is complete.
+        is_done: Whether the answer is complete, or has failed.
+        error: What it failed by.
         num_rows: How many rows it has now.
         keys: What tells the columns of its prompt apart.
         fed: The columns that the backbone was fed since, each (rows that it sees, 1).
@@ -38,13 +39,13 @@ class Slot:
     column: Column | None = None
     cached_columns: int = 0
     is_done: bool = False
+    error: Exception | None = None
     num_rows: int = 1
     keys: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     fed: list[np.ndarray] = field(default_factory=list)
 
     @property
     def index(self) -> int:
-        """Answer column of `column`."""
         assert self.column is not None
         return self.column.index
 
@@ -70,9 +71,9 @@ class Entering:
     heard: Tensor | None = None
 
 
-def slot_row(slot: Slot, row: int) -> tuple[int, int]:
+def slot_row(slot: Slot, row: int) -> tuple[Slot, int]:
     """Names one row of an answer."""
-    return id(slot), row
+    return slot, row
 
 
 def prompts_of(entering: Sequence[Entering]) -> Columns:
@@ -90,6 +91,23 @@ def states_of(entering: Sequence[Entering]) -> BackboneStates:
         steps = none.shape[1]
         found.append((none, none) if e.states is None else [part[:1, -steps:] for part in e.states])
     return BackboneStates(*map(torch.cat, zip(*found, strict=True)))
+
+
+def last_columns(slots: Sequence[Slot], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """What answers feed back: tokens (R,S,1) of all their rows, (R,) their voices, and (R,1) which rows have one."""
+    tokens, voices, voiced = [], [], []
+    for slot in slots:
+        assert slot.column is not None
+        own = torch.full((slot.num_rows, layout.num_streams, 1), layout.pad_a, dtype=torch.int64)
+        own[:, layout.text_row] = slot.generation.next_text(slot.column)
+        if slot.column.audio is not None:
+            own[0, : layout.text_row, 0] = torch.from_numpy(slot.column.audio)
+        tokens.append(own)
+        speaker = slot.generation.speaker if slot.generation.audio_out else None
+        # A second row writes and doesn't speak.
+        voices += [speaker or 0] + [0] * (slot.num_rows - 1)
+        voiced += [[speaker is not None]] + [[False]] * (slot.num_rows - 1)
+    return torch.cat(tokens), torch.tensor(voices), torch.tensor(voiced)
 
 
 def shared_columns(tokens: Tensor) -> int:

@@ -136,7 +136,7 @@ class Failed:
 Event = Started | TextDelta | AudioDelta | Ended | Failed
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A question, and where its answer goes."""
 
@@ -150,7 +150,6 @@ class Job:
     _speech_columns: int = 0
 
     def cancel(self) -> None:
-        """Want no more of it."""
         self.is_cancelled = True
 
     @property
@@ -203,7 +202,6 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its answer is complete."""
         return self.slot is not None and self.slot.is_done
 
     @property

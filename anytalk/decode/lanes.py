@@ -54,12 +54,7 @@ class Lane:
             self._groups.append(_Group(list(owners), cache))
 
     def leave(self, owner: Hashable, kept: bool = False) -> Cache | None:
-        """Take a row out. A row that isn't here is no error.
-
-        Args:
-            owner: Whose.
-            kept: Give its cache back, where it can be had alone.
-        """
+        """Take a row out, and return its cache if `kept` is set and it can be had alone. No error if it isn't here."""
         group = next((g for g in self._groups if owner in g.owners), None)
         if group is None:
             return None
@@ -75,6 +70,43 @@ class Lane:
         if group.cache is not None:
             group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
         return taken if isinstance(group.cache, JoinableCache) else None
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many steps the longest row of each cache holds, for :meth:`undo`."""
+        return [0 if group.cache is None else group.cache.length for group in self._groups]
+
+    def undo(self, lengths: Sequence[int]) -> None:
+        """Take back what was added since the caches had these lengths, steps that failed halfway included."""
+        for group, length in zip(self._groups, lengths, strict=True):
+            cache = group.cache
+            if isinstance(cache, JoinableCache):
+                steps = cache.length - length
+                rows = [cache.take(row) for row in range(len(group.owners))]
+                for row in rows:
+                    row.crop(row.length - steps)
+                for row in rows[1:]:
+                    rows[0].join(row)
+                group.cache = rows[0]
+            elif cache is not None:
+                cache.crop(length)
+
+    def part(self, owners: Sequence[Hashable]) -> Lane:
+        """Move the rows of one answer to a lane of their own; :meth:`merge` brings them back."""
+        own = Lane(self._joins)
+        for group in list(self._groups):
+            if set(group.owners) <= set(owners):
+                self._groups.remove(group)
+                own._groups.append(group)
+            else:
+                for owner in [owner for owner in group.owners if owner in owners]:
+                    own.join([owner], self.leave(owner, kept=True))
+        return own
+
+    def merge(self, other: Lane) -> None:
+        """Add the rows of another lane, which is used up."""
+        for group in other._groups:
+            self.join(group.owners, group.cache)
 
     def at(self, places: Mapping[Hashable, int], device: torch.device) -> LaneOfStep:
         """This lane as a route sees it, for a step whose row numbers are given by owner."""

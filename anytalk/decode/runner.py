@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anytalk.decode.answer import Column
 from anytalk.decode.engine import Generation
-from anytalk.decode.entering import Entering, Slot, prompts_of, shared_columns, slot_row, states_of
+from anytalk.decode.entering import Entering, Slot, last_columns, prompts_of, shared_columns, slot_row, states_of
 from anytalk.decode.lanes import Lane
 from anytalk.decode.memory import Memory, column_keys
 from anytalk.decode.reach import forget_old_speech
@@ -55,6 +55,8 @@ class Runner:
         """
         slot = Slot(generation, self._front)
         self.add(slot)
+        if slot.error is not None:
+            raise slot.error
         self.remove(slot)
 
     def add(self, slot: Slot) -> None:
@@ -64,8 +66,9 @@ class Runner:
     @torch.no_grad()
     def add_all(self, slots: Sequence[Slot]) -> None:
         """Read prompts, together where caches join, and choose first columns; the answers then take part in each
-        :meth:`step`. An answer that waits for its text begins in the step after this has begun to come."""
-        entering: list[Entering] = []
+        :meth:`step`. An answer that waits for its text begins in the step after this has begun to come. One that fails
+        is done at once, with its :attr:`Slot.error`; the others are not affected."""
+        entering: list[Slot] = []
         for slot in slots:
             if slot.generation.arriving is not None:
                 slot.generation.arriving.begin(self._wake)
@@ -78,54 +81,85 @@ class Runner:
                     slot.column = column
                 slot.is_done = True
             else:
-                entering.append(self._lay_out(slot))
+                entering.append(slot)
+        self._let_in(entering)
+
+    def _let_in(self, slots: Sequence[Slot]) -> None:
+        try:
+            text, speech = self._read(slots)
+        except Exception as error:
+            if len(slots) == 1:
+                self._fail(slots[0], error)
+            else:
+                # One of them is to blame. What was remembered of them is used up, so whole prompts are read.
+                for slot in slots:
+                    self._let_in([slot])
+            return
+        self.slots += slots
+        for slot in slots:
+            slot.generation.mark("prefilled")
+            self._choose(slot, text.get(slot), speech.get(slot), 0)
+
+    def _read(self, slots: Sequence[Slot]) -> tuple[dict[Slot, Tensor], dict[Slot, StreamLogits]]:
+        """Read prompts, let their rows into the lanes, and return what :meth:`_logits` does for their first columns."""
+        entering = [self._lay_out(slot) for slot in slots]
         readers = [(e, e.reading) for e in entering if e.reading is not None]
         for (e, _), states in zip(readers, read_prompts(self.model.backbone, [r for _, r in readers]), strict=True):
             e.states = states
-        self._begin_to_speak([e for e in entering if e.slot.generation.audio_out])
-        writers = [e for e in entering if e.slot.generation.writes]
-        text: dict[int, Tensor] = {}
-        if writers:
-            last = torch.cat([e.states.normed[-1:, -1:] for e in writers if e.states is not None])
-            text = dict(zip((id(e) for e in writers), _single(self.model.text_logits(last)[:, 0]), strict=True))
-        speakers = [e for e in entering if e.heard is not None]
-        speech: dict[int, StreamLogits] = {}
-        if speakers:
-            heard = torch.cat([e.heard for e in speakers if e.heard is not None])
-            speech = dict(zip((id(e) for e in speakers), self.model.route.choices(self.model, heard), strict=True))
-        for e in entering:
-            if e.reading is not None:
-                self._backbone.join([slot_row(e.slot, row) for row in range(e.slot.num_rows)], e.reading.cache)
-            self.slots.append(e.slot)
-        for e in entering:
-            e.slot.generation.mark("prefilled")
-            self._choose(e.slot, text.get(id(e)), speech.get(id(e)), 0)
+        speaking = self._begin_to_speak([e for e in entering if e.slot.generation.audio_out])
+        normed = {e.slot: e.states.normed[-1:, -1:] for e in entering if e.states is not None}
+        logits = self._logits(normed, {e.slot: e.heard for e in entering if e.heard is not None})
+        # Not before all of it has worked: who failed has left nothing behind.
+        for e, reading in readers:
+            self._backbone.join([slot_row(e.slot, row) for row in range(e.slot.num_rows)], reading.cache)
+        for owners, cache in speaking:
+            self._adapter.join([slot_row(slot, 0) for slot in owners], cache)
+        return logits
 
     @torch.no_grad()
     def step(self) -> list[Slot]:
         """Make one more column of every answer that doesn't wait for text; return those that got one or ended. Done
-        ones have left the batch."""
+        ones have left the batch. One that fails is done, with its :attr:`Slot.error`; the others are not affected."""
         active = [slot for slot in self.slots if not slot.generation.is_waiting]
         if active:
+            self._park_all_but(active)
             self._go_on(active)
         return active + self._begin_expected()
 
     def _go_on(self, active: Sequence[Slot]) -> None:
-        """Make one more column of these answers."""
-        self._park_all_but(active)
-        hidden, heard = self._run(active)
-        writers = [slot for slot in active if slot.generation.writes]
-        text: dict[int, Tensor] = {}
-        if writers:
-            rows = torch.cat([hidden[slot_row(slot, slot.num_rows - 1)] for slot in writers])
-            text = dict(zip(map(id, writers), _single(self.model.text_logits(rows)[:, 0]), strict=True))
-        speakers = [slot for slot in active if slot.generation.audio_out]
-        speech: dict[int, StreamLogits] = {}
-        if speakers:
-            logits = self.model.route.choices(self.model, torch.cat([heard[slot_row(slot, 0)] for slot in speakers]))
-            speech = dict(zip(map(id, speakers), logits, strict=True))
+        """Make one more column of these answers, whose rows are all that the lanes hold."""
+        before = self._backbone.lengths, self._adapter.lengths
+        try:
+            fed, normed, heard = self._run(active)
+            text, speech = self._logits(normed, heard)
+        except Exception as error:
+            if len(active) == 1:
+                self._fail(active[0], error)
+                return
+            for lane, lengths in zip((self._backbone, self._adapter), before, strict=True):
+                lane.undo(lengths)
+            self._go_on_apart(active)
+            return
         for slot in active:
-            self._choose(slot, text.get(id(slot)), speech.get(id(slot)), slot.index + 1)
+            if slot_row(slot, 0) in self._backbone.owners:
+                slot.fed.append(fed[slot])
+            self._choose(slot, text.get(slot), speech.get(slot), slot.index + 1)
+
+    def _go_on_apart(self, active: Sequence[Slot]) -> None:
+        """Make one more column of each answer by itself: what failed for all fails for the one that is to blame."""
+        together = self._backbone, self._adapter
+        for slot in active:
+            rows = [slot_row(slot, row) for row in range(slot.num_rows)]
+            self._backbone, self._adapter = (lane.part(rows) for lane in together)
+            self._go_on([slot])
+            for lane, own in zip(together, (self._backbone, self._adapter), strict=True):
+                lane.merge(own)
+        self._backbone, self._adapter = together
+
+    def _fail(self, slot: Slot, error: Exception) -> None:
+        """End an answer by its own error; what was read of it isn't kept."""
+        slot.error, slot.is_done, slot.memory = error, True, None
+        self.remove(slot)
 
     @property
     def is_waiting(self) -> bool:
@@ -158,7 +192,7 @@ class Runner:
     def _begin_expected(self) -> list[Slot]:
         """Let those in whose text has begun to come."""
         begun = [slot for slot in self._expected if not slot.generation.is_waiting]
-        self._expected = [slot for slot in self._expected if all(slot is not other for other in begun)]
+        self._expected = [slot for slot in self._expected if slot not in begun]
         self.add_all(begun)
         return begun
 
@@ -213,24 +247,23 @@ class Runner:
             return fresh, 0
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
-    def _begin_to_speak(self, entering: Sequence[Entering]) -> None:
-        """Run the output adapter up to the first columns of answers that speak."""
+    def _begin_to_speak(self, entering: Sequence[Entering]) -> list[tuple[list[Slot], Cache | None]]:
+        """Run the output adapter up to the first columns of answers that speak; returns its caches, and whose rows each
+        of them holds."""
         model = self.model
         if not entering:
-            return
+            return []
         cache, together = entering[0].adapter, False
         if not model.route.reads_prompt:
             room = max(e.slot.generation.options.max_columns for e in entering) + 1
             cache = model.output_adapter.new_cache(len(entering), room)
             together = cache is None or isinstance(cache, JoinableCache)
         if len(entering) > 1 and not together:
-            for e in entering:
-                self._begin_to_speak([e])
-            return
+            return [held for e in entering for held in self._begin_to_speak([e])]
         heard = model.route.prefill(model, states_of(entering), prompts_of(entering), cache)
         for e, hidden in zip(entering, _single(heard), strict=True):
             e.heard = hidden
-        self._adapter.join([slot_row(e.slot, 0) for e in entering], cache)
+        return [([e.slot for e in entering], cache)]
 
     def _remember(self, slot: Slot, adapter: Cache | None) -> None:
         cache = self._backbone.leave(slot_row(slot, 0), kept=slot.memory is not None)
@@ -254,36 +287,48 @@ class Runner:
 
     # ---- running and choosing
 
-    def _run(self, active: Sequence[Slot]) -> tuple[dict[Hashable, Tensor], dict[Hashable, Tensor]]:
-        """Feed the last columns: normed states (1,1,D) by row, and what the audio heads read (1,1,D) by row."""
-        model, layout = self.model, self.model.layout
-        seen = model.route.seen(layout)
-        owners: list[Hashable] = [slot_row(slot, row) for slot in active for row in range(slot.num_rows)]
-        place = {owner: number for number, owner in enumerate(owners)}
-        tokens = torch.full((len(owners), layout.num_streams, 1), layout.pad_a, dtype=torch.int64)
-        voices = torch.zeros(len(owners), dtype=torch.int64)
-        voiced = torch.zeros(len(owners), 1, dtype=torch.bool)
-        for slot in active:
-            assert slot.column is not None
-            first, token = place[slot_row(slot, 0)], slot.generation.next_text(slot.column)
-            tokens[first : first + slot.num_rows, layout.text_row] = token
-            if slot.column.audio is not None:
-                tokens[first, : layout.text_row, 0] = torch.from_numpy(slot.column.audio)
-            if slot.generation.speaker is not None and slot.generation.audio_out:
-                voices[first], voiced[first] = slot.generation.speaker, True
-            if slot_row(slot, 0) in self._backbone.owners:
-                slot.fed.append(tokens[first, seen].numpy().copy())
-        tokens, voices, voiced = (part.to(model.device) for part in (tokens, voices, voiced))
-        given = (voices, voiced) if bool(voiced.any()) else (None, None)
+    def _run(self, active: Sequence[Slot]) -> tuple[dict[Slot, np.ndarray], dict[Slot, Tensor], dict[Slot, Tensor]]:
+        """Feed the last columns: what the backbone sees of them (rows,1), normed states (1,1,D) of the rows that write,
+        and what the audio heads read (1,1,W)."""
+        model = self.model
+        rows: list[Hashable] = [slot_row(slot, row) for slot in active for row in range(slot.num_rows)]
+        place = {owner: number for number, owner in enumerate(rows)}
+        first = {slot: place[slot_row(slot, 0)] for slot in active}
+        tokens, voices, voiced = last_columns(active, model.layout)
+        fed = {slot: tokens[row, model.route.seen(model.layout)].numpy().copy() for slot, row in first.items()}
+        given = (voices.to(model.device), voiced.to(model.device)) if bool(voiced.any()) else (None, None)
+        tokens = tokens.to(model.device)
         columns = Columns(tokens, model.embed(GridBatch(tokens, (), *given)))
         lanes = (lane.at(place, model.device) for lane in (self._backbone, self._adapter))
         hidden = model.route.step(model, columns, *lanes)
-        heard = {} if hidden.audio is None else dict(zip(owners, _single(hidden.audio), strict=True))
-        return dict(zip(owners, _single(hidden.states.normed), strict=True)), heard
+        states, audio = hidden.states.normed, hidden.audio
+        normed = {slot: states[row + slot.num_rows - 1, None] for slot, row in first.items()}
+        return fed, normed, {} if audio is None else {slot: audio[row, None] for slot, row in first.items()}
+
+    def _logits(
+        self, normed: dict[Slot, Tensor], heard: dict[Slot, Tensor]
+    ) -> tuple[dict[Slot, Tensor], dict[Slot, StreamLogits]]:
+        """Text logits (1,V) of the answers that write, and those of the audio streams of the answers that speak; of
+        normed states (1,1,D) and what the audio heads read (1,1,W)."""
+        writers = [slot for slot in normed if slot.generation.writes]
+        text: dict[Slot, Tensor] = {}
+        if writers:
+            logits = self.model.text_logits(torch.cat([normed[slot] for slot in writers]))[:, 0]
+            text = dict(zip(writers, _single(logits), strict=True))
+        speakers = [slot for slot in heard if slot.generation.audio_out]
+        speech: dict[Slot, StreamLogits] = {}
+        if speakers:
+            read = torch.cat([heard[slot] for slot in speakers])
+            speech = dict(zip(speakers, self.model.route.choices(self.model, read), strict=True))
+        return text, speech
 
     def _choose(self, slot: Slot, text: Tensor | None, speech: StreamLogits | None, index: int) -> None:
         generation, answer = slot.generation, slot.generation.answer
-        column = generation.choose(text, speech, index)
+        try:
+            column = generation.choose(text, speech, index)
+        except Exception as error:
+            self._fail(slot, error)
+            return
         slot.column = column or slot.column
         if column is None or generation.is_done(index):
             answer.finish_reason = "length" if generation.was_cut else "stop"
@@ -309,6 +354,8 @@ def columns_of(generation: Generation) -> Iterator[Column]:
     runner, slot, last = Runner(generation.model, joins=False), Slot(generation), None
     runner.add(slot)
     while True:
+        if slot.error is not None:
+            raise slot.error
         if slot.column is not None and slot.column is not last:
             yield slot.column
         last = slot.column
@@ -319,16 +366,26 @@ def columns_of(generation: Generation) -> Iterator[Column]:
 
 
 def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 32) -> Iterator[int]:
-    """Run answers to their ends, `at_once` at a time; yield the number of each as it ends."""
+    """Run answers to their ends, `at_once` at a time; yield the number of each as it ends.
+
+    Raises:
+        Exception: what ended an answer, once all others have ended.
+    """
     runner, waiting = Runner(model), list(enumerate(generations))[::-1]
     running: dict[int, Slot] = {}
+    failed: list[Exception] = []
     while waiting or running:
         places = min(len(waiting), at_once - len(running))
         new = {number: Slot(generation) for number, generation in (waiting.pop() for _ in range(places))}
         runner.add_all(list(new.values()))
         running |= new
         for number in [number for number, slot in running.items() if slot.is_done]:
-            del running[number]
-            yield number
+            error = running.pop(number).error
+            if error is None:
+                yield number
+            else:
+                failed.append(error)
         runner.wait()
         runner.step()
+    if failed:
+        raise failed[0]

@@ -20,9 +20,8 @@ class HFCache:
     still applied by the model's mask.
 
     Args:
-        batch_size: B.
-        joins: Fulfil ``JoinableCache``, too.
-        forgets: Fulfil ``ForgetfulCache``, too.
+        joins: Fulfil ``JoinableCache`` also.
+        forgets: Fulfil ``ForgetfulCache`` also.
     """
 
     def __init__(self, batch_size: int, joins: bool = False, forgets: bool = False) -> None:
@@ -35,8 +34,7 @@ class HFCache:
 
     @property
     def length(self) -> int:
-        """Steps of the longest row."""
-        return int(self.kv.get_seq_length())
+        return self.rows.longest
 
     @property
     def _layers(self) -> list[Any]:
@@ -45,19 +43,15 @@ class HFCache:
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep these batch rows, in this order; slots that are empty in all of them are given up."""
+        before = self.length
         self.kv.batch_select_indices(torch.as_tensor(list(rows), dtype=torch.int64))
         self.rows.keep(rows)
-        spare = self.length - self.rows.longest
+        spare = before - self.length
         for layer in self._layers if spare else []:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
 
     def crop(self, length: int) -> None:
-        """Forget all steps after the first `length` of each row."""
-        if self.rows.are_level:
-            self.rows.crop(length)
-            if length < self.length:
-                self.kv.crop(length - self.length)
-            return
+        """Forget all steps after the first `length` of each row, and what a call that failed left in some layers."""
         before = self.rows.lengths
         self.rows.crop(length)
         self._lay_out([[(0, n)] for n in self.rows.lengths], before)
@@ -74,7 +68,6 @@ class HFCache:
             self._lay_out([[(0, first), (stop, n)] for n in before], before)
 
     def join(self, other: HFCache) -> None:
-        """Add the rows of another cache after these; the other one is used up."""
         self.rows.join(other.rows)
         for mine, theirs in zip(self._layers, other._layers, strict=True):
             for name in ("keys", "values"):
@@ -82,12 +75,11 @@ class HFCache:
                 setattr(mine, name, torch.cat([_padded(part, self.rows.longest) for part in parts]))
 
     def take(self, row: int) -> HFCache:
-        """A cache of this row alone."""
         taken = HFCache(1, *self._abilities)
         taken.rows = self.rows.take(row)
-        first = self.length - taken.rows.longest
+        first = self.length - taken.length
         for number, layer in enumerate(self._layers):
-            keys, values = (part[row : row + 1, :, first:].clone() for part in (layer.keys, layer.values))
+            keys, values = (part[row : row + 1, :, first : self.length].clone() for part in (layer.keys, layer.values))
             taken.kv.update(keys, values, number)
         return taken
 
@@ -106,15 +98,15 @@ class HFCache:
 
     def _lay_out(self, kept: list[list[tuple[int, int]]], lengths: list[int]) -> None:
         """Keep these spans of steps of each row, which had so many."""
-        length = self.length
+        longest = max(lengths)
         for layer in self._layers:
             for name in ("keys", "values"):
                 held = getattr(layer, name)
                 rows = []
                 for row, (spans, count) in enumerate(zip(kept, lengths, strict=True)):
-                    own = held[row : row + 1, :, length - count :]
+                    own = held[row : row + 1, :, longest - count : longest]
                     pieces = torch.cat([own[:, :, first:stop] for first, stop in spans], dim=2)
-                    rows.append(_padded(pieces, self.rows.longest))
+                    rows.append(_padded(pieces, self.length))
                 setattr(layer, name, torch.cat(rows))
 
 
