@@ -45,7 +45,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     (event("session.update", session={"type": "transcription"}), UNSUPPORTED, "not supported"),
     (event("input_audio_buffer.append"), MISSING, "audio"),
     (event("input_audio_buffer.append", audio="%%%"), BAD, "base64"),
-    (event("input_audio_buffer.append", audio="QUJD"), BAD, "2 bytes"),
+    (event("input_audio_buffer.append", audio=None), BAD, "audio"),
     (event("input_audio_buffer.commit", more=1), UNKNOWN, "more"),
     (event("output_audio_buffer.clear"), "unsupported_event", "WebRTC"),
     (event("conversation.item.create", item={"type": "mcp_call"}), UNSUPPORTED, "function_call_output"),

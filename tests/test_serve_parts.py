@@ -129,6 +129,39 @@ def test_the_buffer_keeps_the_turn_and_little_else() -> None:
         buffer.take()
 
 
+@pytest.mark.parametrize("piece", [1, 3, 5])
+def test_sound_may_be_cut_between_the_bytes_of_a_sample(piece: int) -> None:
+    sound = pcm(question()[12_000:24_000])
+    whole, pieces = InputBuffer(WireFormat(), None, 30.0), InputBuffer(WireFormat(), None, 30.0)
+    whole.push(sound)
+    for start in range(0, len(sound), piece):
+        pieces.push(sound[start : start + piece])
+    np.testing.assert_allclose(pieces.take(), whole.take(), atol=1e-6)
+    pieces.push(sound[: piece * 5001])
+    pieces.clear()
+    pieces.push(sound)
+    whole.push(sound)
+    np.testing.assert_allclose(pieces.take(), whole.take(), atol=1e-6, err_msg="half a sample was left of a turn")
+
+
+def test_a_turn_may_end_between_the_bytes_of_a_sample() -> None:
+    """Where turns are detected, the sound goes on, and the next turn begins with the byte that was left over."""
+    turns = []
+    sound = pcm(np.concatenate([question(), question()]))
+    for piece in (960, 961):
+        buffer = InputBuffer(WireFormat(), VadSettings(), 30.0)
+        found = []
+        for start in range(0, len(sound), piece):
+            if any(not boundary.is_start for boundary in buffer.push(sound[start : start + piece])):
+                found.append(buffer.take())
+        turns.append(found)
+    assert [len(found) for found in turns] == [2, 2]
+    for even, odd in zip(*turns, strict=True):
+        # Where a turn begins depends a little on the pieces. Bytes of two samples taken for one would be loud noise.
+        assert np.abs(odd).max() == pytest.approx(np.abs(even).max(), rel=0.1)
+        assert odd.std() == pytest.approx(even.std(), rel=0.1)
+
+
 def test_a_turn_that_had_begun_is_none_without_detection() -> None:
     buffer = InputBuffer(WireFormat(), VadSettings(), 2.0)
     sound = pcm(question()[: 24_000 * 3 // 2])

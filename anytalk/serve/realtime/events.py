@@ -94,7 +94,7 @@ class ResponseOptions(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     audio: AudioChoice | None = None
-    conversation: Literal["auto", "none"] = "auto"
+    conversation: Literal["auto", "none"] | None = None
     input: list[dict[str, Any]] | None = Field(None, max_length=200)
     instructions: str | None = None
     max_output_tokens: int | Literal["inf"] | None = None
@@ -138,12 +138,7 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
 
 
 class EventError(Exception):
-    """An event that can't be read.
-
-    Args:
-        error: Why.
-        event_id: The client's own id of it, as far as it could be read.
-    """
+    """An event that can't be read; the client's own id of it, as far as that could be."""
 
     def __init__(self, error: RequestError, event_id: str | None) -> None:
         super().__init__(error.message)

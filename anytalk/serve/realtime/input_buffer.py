@@ -33,6 +33,7 @@ class InputBuffer:
     def __init__(self, wire: WireFormat, vad: VadSettings | None, max_turn_s: float) -> None:
         self._max_samples = int(max_turn_s * VAD_RATE_HZ)
         self._pieces: list[np.ndarray] = []
+        self._rest = b""  # of a sample of which not all bytes have come
         self._first = 0  # samples of the session before the buffer
         self._held = 0
         self._turn_began: int | None = None
@@ -42,7 +43,7 @@ class InputBuffer:
 
     def configure(self, wire: WireFormat, vad: VadSettings | None) -> None:
         """Change the format or the turn detection; what was heard stays."""
-        self.wire = wire
+        self.wire, self._rest = wire, b""
         self._decoder = WireDecoder(wire, VAD_RATE_HZ)
         if vad is None:
             self._detector, self._turn_began = None, None
@@ -53,7 +54,6 @@ class InputBuffer:
 
     @property
     def is_in_turn(self) -> bool:
-        """Whether somebody is speaking."""
         return self._turn_began is not None
 
     @property
@@ -93,13 +93,16 @@ class InputBuffer:
     def push(self, data: bytes) -> list[Boundary]:
         """Bytes of the client's format -> where turns begin and end.
 
-        After an end the turn is in the buffer until :meth:`take`; so push little at a time.
+        After an end the turn is in the buffer until :meth:`take`; so push little at a time. A stream may be cut
+        anywhere, also between the bytes of a sample.
 
         Raises:
-            AudioError: half a sample.
             RequestError: a manual turn that is too long; what came is not kept.
         """
-        wave = self._decoder.push(data)
+        data = self._rest + data
+        whole = len(data) - len(data) % self.wire.bytes_per_sample
+        self._rest = data[whole:]
+        wave = self._decoder.push(data[:whole])
         if self._detector is None and self._held + len(wave) > self._max_samples:
             raise RequestError(
                 f"the buffer holds {self._held / VAD_RATE_HZ:.1f} s; a turn may last"
@@ -142,7 +145,10 @@ class InputBuffer:
                 "input_audio_buffer_commit_empty",
             )
         wave = joined([*self._pieces, self._decoder.flush()])
+        # Where turns are detected, one sound comes without a break.
+        rest = b"" if self._detector is None else self._rest
         self.clear()
+        self._rest = rest
         return wave
 
     def so_far(self) -> np.ndarray:
@@ -151,7 +157,7 @@ class InputBuffer:
 
     def clear(self) -> None:
         self._first += self._held
-        self._pieces, self._held, self._turn_began = [], 0, None
+        self._pieces, self._held, self._turn_began, self._rest = [], 0, None, b""
         self._decoder = WireDecoder(self.wire, VAD_RATE_HZ)
         if self._detector is not None:
             self._detector.end_turn()

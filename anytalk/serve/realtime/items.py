@@ -186,10 +186,10 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
     Raises:
         RequestError: no message, no content, or content of another kind.
     """
-    kind, role = given.get("type", "message"), given.get("role")
+    kind, role = given.get("type"), given.get("role")
     if kind in ("function_call", "function_call_output"):
         return _tool_item(given, max_text_chars)
-    if kind != "message":
+    if kind not in (None, "message"):
         raise RequestError(
             f"items of the type {str(kind)[:40]!r} are not supported; send message, function_call or"
             " function_call_output",

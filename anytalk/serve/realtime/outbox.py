@@ -24,13 +24,8 @@ class SlowClientError(Exception):
 
 
 class Outbox:
-    """Events in order of their sending.
-
-    Args:
-        send: Sends one message; may wait for the client.
-        max_unsent_bytes: More than this waiting is too slow.
-        send_timeout_s: One message longer than this is too slow.
-    """
+    """Events in order of their sending. A client is too slow when too many bytes wait for it, or one message takes too
+    long to send."""
 
     def __init__(self, send: Callable[[str], Awaitable[None]], max_unsent_bytes: int, send_timeout_s: float) -> None:
         self._send, self._max_bytes, self._timeout_s = send, max_unsent_bytes, send_timeout_s

@@ -58,7 +58,7 @@ def plan_response(
         spoken=spoken,
         wire=wire,
         voice=voice,
-        in_conversation=wanted.conversation == "auto",
+        in_conversation=wanted.conversation != "none",
         max_output_tokens=limit,
         metadata=wanted.metadata,
         tools=tools,

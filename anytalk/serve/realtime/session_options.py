@@ -145,7 +145,8 @@ def wire_format(given: dict[str, Any], param: str) -> WireFormat:
     Raises:
         RequestError: an unknown one. PCM of other rates than 24 kHz is an extension.
     """
-    name, rate = given.get("type", "audio/pcm"), given.get("rate")
+    name, rate = given.get("type"), given.get("rate")
+    name = "audio/pcm" if name is None else name
     if name not in FORMAT_NAMES:
         known = ", ".join(FORMAT_NAMES)
         raise RequestError(f"unknown audio format {str(name)[:40]!r}; known: {known}", "invalid_value", f"{param}.type")

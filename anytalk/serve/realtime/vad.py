@@ -88,11 +88,7 @@ class VoiceDetector:
 
 
 class TurnDetector:
-    """Sound in, starts and ends of turns out.
-
-    Args:
-        settings: May be replaced at any time.
-    """
+    """Sound in, starts and ends of turns out; its `settings` may be replaced at any time."""
 
     def __init__(self, settings: VadSettings) -> None:
         self.settings = settings
@@ -106,7 +102,6 @@ class TurnDetector:
 
     @property
     def num_samples(self) -> int:
-        """Samples pushed so far."""
         return self._heard + len(self._rest)
 
     def push(self, wave: np.ndarray) -> list[TurnEvent]:
