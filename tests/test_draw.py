@@ -10,7 +10,7 @@ from anytalk.cli.app import build_app
 from anytalk.cli.layout import WordTokenizer
 from anytalk.errors import AnytalkError, ConfigError
 from anytalk.grid.delay import DelayPattern
-from anytalk.grid.draw import GridPicture, draw_png, draw_text, grid_cells, picture
+from anytalk.grid.draw import GridPicture, draw_png, grid_cells, picture, text_segments
 from anytalk.grid.prompts import PromptBuilder, TrainingGrid, Turn
 from anytalk.grid.tasks import A1A2, T1A1, T1A2, Task
 from anytalk.grid.tokens import StreamLayout
@@ -36,6 +36,10 @@ def drawn(task: Task, **texts: str) -> GridPicture:
         num_prompt=grid.num_prompt,
         speech_spans=grid.speech_spans,
     )
+
+
+def draw_text(drawn: GridPicture, width: int) -> str:
+    return "\n".join("".join(piece for piece, _ in line).rstrip() for line in text_segments(drawn, width)) + "\n"
 
 
 def test_cells_name_specials_words_codes_and_pads() -> None:

@@ -18,9 +18,7 @@ def num_bytes(cache: Cache | None) -> int:
 def pretend(cache: KeyValueCache, length: int) -> None:
     """Hold noise up to `length` steps, as if they had been read: how a late step is timed without reading so much.
 
-    Args:
-        cache: Of equally long rows, with at least one step.
-        length: Steps to be held.
+    The rows of the cache are equally long, and hold at least one step.
     """
     steps = length - cache.length
     for layer in list(cache.layers):

@@ -43,7 +43,6 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
     Args:
         talker: One that was not made ready, whose audio is fed back into the backbone.
         wave: (N,) float32 at the encoder's rate.
-        num_columns: Answer columns at least.
 
     Raises:
         ConfigError: a talker that the original's loop doesn't fit.

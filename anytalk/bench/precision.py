@@ -139,7 +139,6 @@ class _Following(Generation):
         return self
 
     def choose(self, text_logits: Tensor | None, audio_logits: StreamLogits | None, index: int) -> Column | None:
-        """The given column."""
         text, columns = self._given_answer
         codes = columns[:, index].tolist()
         if text_logits is not None:

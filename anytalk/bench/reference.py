@@ -11,7 +11,7 @@ from typing import Any
 from anytalk.model.assemble import assemble
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talker import Talker
-from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.registry import default_registry
 
 SIZES = {
     "reference": {"backbone": "0.5b", "encoder": "small", "codec": "24khz", "blocks": 6, "codes": 4096, "width": 768},
@@ -37,8 +37,7 @@ def reference_config(size: str = "reference") -> TalkerConfig:
     )
 
 
-def reference_talker(size: str = "reference", registry: Registry | None = None) -> Talker:
+def reference_talker(size: str = "reference") -> Talker:
     """The reference stack, in memory only."""
-    registry = registry or default_registry()
-    config = reference_config(size)
+    config, registry = reference_config(size), default_registry()
     return Talker(config, assemble(config, registry), registry)

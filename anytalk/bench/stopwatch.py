@@ -45,7 +45,6 @@ class Stopwatch:
         self.seconds, self._began = {}, now
 
     def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function with a clock around it."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = self.now()

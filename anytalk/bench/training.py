@@ -154,7 +154,6 @@ class Floor:
         }
 
     def step(self, passes: Sequence[dict[str, Any]]) -> None:
-        """Forward, backward and optimizer."""
         for ready in passes:
             self._run(ready)
         for table in self.tables:

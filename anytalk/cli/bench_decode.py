@@ -113,7 +113,8 @@ def show(figures: dict[str, Any]) -> None:
 
 def _late_steps(figures: dict[str, Any]) -> Table:
     """Whole steps: what doesn't depend on the length (codec, sampling, the rest) is that of the answers above."""
-    same = {rows: _independent_ms(figures["segments"][kind]) for rows, kind in _LATE.items()}
+    independent = ("codec", "sampling", "other")
+    same = {rows: sum(figures["segments"][kind][name] for name in independent) for rows, kind in _LATE.items()}
     first: dict[str, float] = {}
     lines = []
     for length, found in figures["step_ms_at_length"].items():
@@ -130,10 +131,6 @@ def _late_steps(figures: dict[str, Any]) -> Table:
 
 
 _LATE = {"rows_2": "step_ms", "rows_1": "step_text_ended_ms"}
-
-
-def _independent_ms(segments: dict[str, float]) -> float:
-    return sum(segments[name] for name in ("codec", "sampling", "other"))
 
 
 def _ratio(figures: dict[str, Any], name: str) -> str:

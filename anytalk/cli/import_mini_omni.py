@@ -23,6 +23,6 @@ def command(
     with err.status("importing (loading torch) ..."):
         from anytalk.model.mini_omni import import_mini_omni
 
-        talker = import_mini_omni(folder, out_folder, registry=None, overwrite=overwrite)
+        talker = import_mini_omni(folder, out_folder, overwrite=overwrite)
     say(f"imported to {talker.folder or out_folder}")
     commands("Type next", [f"anytalk talk {out_folder} question.wav -o answer.wav", f"anytalk info {out_folder}"])

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from anytalk.cli.render import count, note, out, pairs, seconds, size, table
 from anytalk.errors import AnytalkError, TalkerError
-from anytalk.model.config import PART_KINDS, TalkerConfig, VoiceInfo, read_config
+from anytalk.model.config import PART_KINDS, TalkerConfig, read_config
 from anytalk.model.voice import VOICE_PARTS
 from anytalk.plugins.components import PartRef
 from anytalk.plugins.registry import Registry, default_registry
@@ -110,13 +110,10 @@ def _with_options(ref: PartRef) -> str:
     return f"{ref.name} ({given})" if given else ref.name
 
 
-def _voice(voice: VoiceInfo) -> str:
-    return f"{voice.name} ({voice.licence}, fingerprint {voice.fingerprint[:16]})"
-
-
 def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
     base, grid = config.base, config.grid
     pattern = grid.delay_pattern()
+    voice = config.voice
     facts = [
         ("base model", f"{base.model} (fingerprint {base.fingerprint})" if base else "unknown"),
         ("backbone", _with_options(config.backbone)),
@@ -126,7 +123,7 @@ def _show(folder: Path, config: TalkerConfig, info: dict[str, Any]) -> None:
         ("grid", f"pattern {grid.pattern}, text lead {grid.text_lead}, merge {grid.merge}, prompt {grid.prompt}"),
         ("text ends with", grid.end_of_text),
         ("decode rule", config.decode_rule),
-        *([("voice", _voice(config.voice))] if config.voice else []),
+        *([("voice", f"{voice.name} ({voice.licence}, fingerprint {voice.fingerprint[:16]})")] if voice else []),
         ("speakers", ", ".join(config.speakers) or "one, unnamed"),
         ("codec fingerprint", config.codec_fingerprint or "not written down (version 1)"),
         ("trained backbone", config.backbone_folder or "none: it is the base model"),

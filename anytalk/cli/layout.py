@@ -13,7 +13,7 @@ from rich.text import Text
 
 from anytalk.cli.render import err, note, out
 from anytalk.errors import ConfigError
-from anytalk.grid.delay import DelayPattern, TextLead
+from anytalk.grid.delay import DelayPattern
 from anytalk.grid.draw import GridPicture, draw_png, picture, text_segments
 from anytalk.grid.prompts import PromptBuilder, Turn
 from anytalk.grid.tasks import find_task
@@ -84,7 +84,7 @@ def command(
     if talker is None:
         tokenizer: TextTokenizer = WordTokenizer()
         # The layout needs the number of words beforehand: room for more than any line holds.
-        delay = DelayPattern(pattern, streams, _CODES, _lead(text_lead))
+        delay = DelayPattern(pattern, streams, _CODES, "all" if text_lead == "all" else _number(text_lead))
         layout = StreamLayout(
             num_audio_streams=delay.num_audio_streams,
             codebook_size=delay.codebook_size,
@@ -130,10 +130,6 @@ def show(drawn: GridPicture, width: int) -> None:
             shown.append(piece, f"bold {colour}" if is_learnt else colour)
         shown.rstrip()
         out.print(shown, soft_wrap=True)
-
-
-def _lead(text: str) -> TextLead:
-    return "all" if text == "all" else _number(text)
 
 
 def _number(text: str) -> int:

@@ -23,7 +23,6 @@ def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augm
         refs: Which, in the order in which they are applied.
         seed: Together with a row's id and an augmentation's place it seeds all that is drawn by chance; neither the
             order of the rows nor the number of workers matters.
-        registry: Where their names are looked up.
 
     Returns:
         The joint augmentation, or None without any.

@@ -47,7 +47,6 @@ class Batch:
         return ~self.loss_mask[:, -1].any(dim=1)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch elsewhere."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)}
         moved["prepared"] = {n: [tensor.to(device) for tensor in own] for n, own in self.prepared.items()}
@@ -92,12 +91,10 @@ class LaidRow:
 
     @property
     def tokens(self) -> np.ndarray:
-        """(S,T) int64."""
         return self.grid.tokens
 
     @property
     def loss_mask(self) -> np.ndarray:
-        """(S,T) bool."""
         return self.grid.loss_mask
 
     @cached_property

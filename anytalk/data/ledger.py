@@ -143,7 +143,6 @@ class Ledger:
     complete: dict[str, int] = field(default_factory=dict)  # rows of each source that was read to its end
 
     def of(self, slug: str) -> list[ShardRecord]:
-        """The shards of a source in their order."""
         return [self.shards[key] for key in sorted(self.shards) if key[0] == slug]
 
 
@@ -187,12 +186,10 @@ class LedgerFile:
             os.truncate(self._path, good)
 
     def add(self, record: ShardRecord) -> None:
-        """A shard is whole."""
         self._append(record.model_dump(mode="json"))
         self.ledger.shards[record.source, record.number] = record
 
     def finish(self, slug: str, rows: int) -> None:
-        """A source was read to its end."""
         self._append({"complete": slug, "rows": rows})
         self.ledger.complete[slug] = rows
 

@@ -47,7 +47,6 @@ class TrainingData:
         """Feeds that serve the tasks, as far as the data can.
 
         Args:
-            talker: Who learns: its encoder and codec turn sound into numbers.
             tasks: Every task that the run will ask for; asking for more later means encoding again.
             waves: Keep the sound of the questions too.
             progress: Told after each row that was encoded.

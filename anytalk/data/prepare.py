@@ -80,9 +80,6 @@ def prepare(
 ) -> tuple[Prepared, Ledger]:
     """Prepare all sources, or go on where an earlier call was stopped.
 
-    Args:
-        out: The folder; made if it isn't there.
-
     Returns:
         What the folder says of itself, and its shards.
 

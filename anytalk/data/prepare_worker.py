@@ -50,11 +50,7 @@ class Block:
 
 
 class Worker:
-    """Encoder, codec, synthesizer and augmentations, loaded once for many blocks.
-
-    Args:
-        senses: Encoder and codec, where they are loaded already.
-    """
+    """Encoder and codec (`senses`, where they are loaded already), synthesizer and augmentations for many blocks."""
 
     def __init__(self, setup: WorkerSetup, registry: Registry, senses: Senses | None = None) -> None:
         self.setup = setup

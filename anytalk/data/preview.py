@@ -38,10 +38,7 @@ class Preview:
 
 
 def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list[Preview]:
-    """Rows of each source of a prepared folder or address, evenly spread over it.
-
-    Args:
-        spec: Folder or address; it need not be finished.
+    """Rows of each source of a prepared folder or address, finished or not, evenly spread over it.
 
     Raises:
         DataError: nothing prepared there.
@@ -59,9 +56,6 @@ def source_previews(
     config: DataConfig, num_rows: int, registry: Registry, talker: Talker | None = None, task: str | None = None
 ) -> list[Preview]:
     """The first rows of each source; with a talker, voiced and encoded as `anytalk prepare` would do it.
-
-    Args:
-        talker: Whose encoder and codec are used; None shows the rows as they are.
 
     Raises:
         AnytalkError: a source, a voice or a part that can't be used.

@@ -92,11 +92,9 @@ class _Cache:
         self._size, self._held = size, OrderedDict[Any, Any]()
 
     def peek(self, key: Any) -> Any:
-        """What is held, or None."""
         return self._held.get(key)
 
     def get(self, key: Any, make: Callable[[], T]) -> T:
-        """What is held, or a new one."""
         if key not in self._held:
             self._held[key] = make()
             if len(self._held) > self._size:

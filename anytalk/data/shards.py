@@ -229,7 +229,6 @@ class ShardWriter:
         return num_bytes
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
         with contextlib.suppress(Exception):  # the disk may be full: closing writes
             self._writer.close()
         with contextlib.suppress(OSError):

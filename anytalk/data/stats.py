@@ -111,8 +111,7 @@ def config_stats(
 
     Where data.yaml names a voice, rows count for the tasks that they will serve when it has read them aloud.
 
-    Args:
-        progress: Told the source and its rows so far.
+    `progress` is told the source and its rows so far.
 
     Raises:
         DataError: a source that can't be read.

@@ -82,7 +82,6 @@ def voice_texts(
 
     Args:
         pairs: Texts; pairs without an answer get no answer sound.
-        folder: Where to write; made if it isn't there.
         voicing: Who reads what; every variant reads every question.
         progress: Told the sound files done, of how many.
 

@@ -18,13 +18,6 @@ class ArrivingText:
     The tokens don't depend on how the text is cut up on its way: the last piece waits until more text or the end says
     that it is whole. So the same text sounds the same, however slowly it came.
 
-    Args:
-        backbone: Who writes.
-        prompt: Of the conversation.
-        sampling: How it is to write.
-        max_tokens: Tokens that can be said at most.
-        seed: Of the sampling.
-
     Attributes:
         ids: Tokens so far.
     """
@@ -46,11 +39,7 @@ class ArrivingText:
         self._is_whole = False
 
     def begin(self, wake: Callable[[], None]) -> None:
-        """Send the request, once.
-
-        Args:
-            wake: Called, from any thread, whenever more has come.
-        """
+        """Send the request, once; `wake` is called, from any thread, whenever more has come."""
         if self._stream is None:
             self._stream = self._backbone.answer(self._request)
             self._stream.wake = wake

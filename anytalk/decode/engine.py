@@ -78,12 +78,9 @@ class Generation:
         """Prepare; nothing runs yet.
 
         Args:
-            model: The talking model, in eval mode.
-            pattern: Its delay pattern.
-            options: How to decode.
+            model: In eval mode.
             prompts: One prompt, or two for batch-parallel decoding: the one that speaks, then the text-only one.
             speech: Speech embeddings (L,D), one for each span of the prompt.
-            audio_out: Whether the answer is spoken.
             given_text: Text ids (without the end) that are spoken instead of generated (T1A1), or that were heard
                 (A1T1).
             arriving: Text that is written elsewhere, in place of `given_text`; a column can only be chosen when its

@@ -23,13 +23,9 @@ def greedy_answers(
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """The talker's own greedy text answers (task T1T2), many at once.
+    """The talker's own greedy text answers (task T1T2) to typed questions, many at once.
 
     Args:
-        talker: Who answers.
-        questions: Typed questions.
-        max_tokens: Longest answer.
-        batch_size: Rows at once.
         progress: Told the questions done, of how many.
 
     Raises:

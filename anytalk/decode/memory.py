@@ -30,7 +30,6 @@ class Memory:
         self.cache: TalkCache | None = None
 
     def forget(self) -> None:
-        """Drop everything."""
         self.columns, self.cache = np.zeros((0, 0), dtype=np.int64), None
 
     def close(self) -> None:
@@ -88,7 +87,6 @@ def column_keys(prompt: Prompt, speech: Sequence[int], seen: slice) -> np.ndarra
     """What tells the columns of a prompt apart.
 
     Args:
-        prompt: The prompt.
         speech: A number for each spoken turn, never used for another recording.
         seen: The grid's rows that the backbone sees.
 

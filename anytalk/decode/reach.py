@@ -24,14 +24,9 @@ def columns_held(kept: int, columns: int, reach: int = REACH) -> int:
 
 
 def forget_old_speech(cache: TalkCache, kept: int, reach: int) -> None:
-    """Leave out columns that lie behind the first `kept` and before the last `reach`, many at once.
+    """Leave out columns that lie behind the first `kept` and before the last `reach`, speech alone, many at once.
 
     Where one of the parts can't forget, everything stays.
-
-    Args:
-        cache: With columns of speech alone behind the first `kept`.
-        kept: Columns in front that stay.
-        reach: Columns at the end that stay.
     """
     surplus = cache.backbone.length - kept - reach
     if surplus < FORGOTTEN_AT_ONCE:

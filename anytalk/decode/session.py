@@ -148,14 +148,10 @@ def begin_generation(
     """The generation that a prompt asks for: which rows it runs, what is given, how long it may be.
 
     Args:
-        talker: Who answers.
-        task: What is asked for.
         turn: The last one, for the words to read aloud or the length of what is written down.
         prompt: Of the whole conversation.
         heard: Its spoken turns.
-        options: How to decode.
         speaker: Row of the speaker embedding.
-        mark: See :class:`Generation`.
     """
     given = None
     if task.answer == "question" and turn.speech_columns:

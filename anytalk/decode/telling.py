@@ -52,8 +52,7 @@ class Telling:
     """Turns an answer into events, each piece once.
 
     Args:
-        talker: Who answers.
-        answer: The answer, as far as it is generated.
+        answer: As far as it is generated.
         speaks: Whether it is spoken.
         started: ``time.perf_counter()`` of the question's arrival.
         stride_frames: Codec frames per piece of sound; the first piece never waits.

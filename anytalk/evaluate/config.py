@@ -36,7 +36,6 @@ class _Measure(Options):
 
     @property
     def label(self) -> str:
-        """Its name in the report and in front of its metrics."""
         return self.name or str(self.kind)  # type: ignore[attr-defined]
 
     def switches(self, suite: Suite) -> dict[str, bool]:
@@ -59,7 +58,6 @@ class _Measure(Options):
 
     @property
     def headline(self) -> str:
-        """The metric that stands for it."""
         return HEADLINES[self.kind]  # type: ignore[attr-defined]
 
 

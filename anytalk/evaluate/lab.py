@@ -87,7 +87,6 @@ class Lab:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        """How intervals are made."""
         return Bootstrap(self.suite.bootstrap_samples, self.suite.seed)
 
     def build(self, kind: str, ref: PartRef) -> Any:
@@ -106,7 +105,6 @@ class Lab:
         """Usable rows of a measure; the others are noted in `result`.
 
         Args:
-            result: Where rows that can't be used are noted.
             missing: What a row lacks, as words; None for a usable one.
 
         Raises:

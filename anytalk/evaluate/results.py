@@ -40,7 +40,6 @@ class Result:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], items: list[dict[str, Any]]) -> Result:
-        """The opposite of :meth:`as_json`."""
         figures = {name: Figure(**figure) for name, figure in data["figures"].items()}
         return cls(**{**data, "figures": figures, "items": items})
 

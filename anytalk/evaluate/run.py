@@ -71,10 +71,6 @@ def run_suite(
     A measure that fails becomes a line with its reason, and the others go on. A report that was interrupted in the same
     folder goes on where it was, as far as talker and options are the same; a complete one is replaced.
 
-    Args:
-        talker: Who is measured, in the arithmetic that it was made ready with.
-        out: Folder of the report; made if it isn't there.
-
     Returns:
         The report as it was written.
 

@@ -115,11 +115,8 @@ def _questions(lab: Lab, rows: Sequence[Row], way: str, result: Result) -> list[
 
 
 def sentences(pieces: Iterable[str]) -> Iterator[str]:
-    """Text as it grows -> whole sentences as soon as they are whole, the rest at the end; nothing without a word.
-
-    Args:
-        pieces: The whole text so far, again and again.
-    """
+    """The whole text so far, again and again -> sentences as soon as they are whole, the rest at the end; nothing
+    without a word."""
     said, text = 0, ""
     for text in pieces:
         while (found := _SENTENCE.search(text, said)) is not None:

@@ -23,7 +23,6 @@ class WerResult:
 
     @property
     def errors(self) -> int:
-        """All of them together."""
         return self.substitutions + self.insertions + self.deletions
 
 

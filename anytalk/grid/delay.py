@@ -87,7 +87,6 @@ class DelayPattern:
         """Column of the stream's first code.
 
         Args:
-            stream: Audio row.
             num_text: Text tokens of the answer without its end; only read when `text_lead` is "all".
         """
         lead = num_text if self.text_lead == "all" else self.text_lead
@@ -102,7 +101,6 @@ class DelayPattern:
 
         Args:
             codes: (codec streams, F) int.
-            layout: Special ids.
             num_text: As in :meth:`lag`.
 
         Returns:
@@ -156,8 +154,6 @@ class DelayPattern:
         The first stream decides where audio ends (not before the text has); the others follow it down the staircase.
 
         Args:
-            stream: Audio row.
-            column: Answer column.
             num_frames: Frames of the answer once the first stream has said eoa, else None.
             num_text: As in :meth:`lag`; with ``text_lead="all"`` it counts once `text_ended`.
             text_ended: Whether the text answer is complete.

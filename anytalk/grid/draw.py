@@ -34,7 +34,6 @@ class GridPicture:
 
     @property
     def num_columns(self) -> int:
-        """T."""
         return len(self.labels[0])
 
 
@@ -144,11 +143,6 @@ def text_segments(drawn: GridPicture, width: int) -> list[list[Segment]]:
                 line.append((cell.center(_column_width(drawn, column)), f"learnt-{kind}" if is_learnt else kind))
             lines.append(line)
     return lines
-
-
-def draw_text(drawn: GridPicture, width: int = 120) -> str:
-    """The picture as plain text, lines of at most `width` characters (:func:`text_segments`)."""
-    return "\n".join("".join(piece for piece, _ in line).rstrip() for line in text_segments(drawn, width)) + "\n"
 
 
 def _column_width(drawn: GridPicture, column: int) -> int:

@@ -52,7 +52,6 @@ class Prompt:
 
     @property
     def num_columns(self) -> int:
-        """T."""
         return int(self.tokens.shape[1])
 
 

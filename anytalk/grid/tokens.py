@@ -29,12 +29,10 @@ class StreamLayout:
 
     @property
     def num_streams(self) -> int:
-        """S = K+1."""
         return self.num_audio_streams + 1
 
     @property
     def text_row(self) -> int:
-        """Row of the text stream: the last."""
         return self.num_audio_streams
 
     @property
@@ -49,7 +47,6 @@ class StreamLayout:
 
     @property
     def pad_t(self) -> int:
-        """Text row where there is no text."""
         return self.text_vocab_size + 1
 
     @property

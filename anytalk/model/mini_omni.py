@@ -38,7 +38,7 @@ from anytalk.model.own_files import writing
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.fingerprint import fingerprint
-from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.registry import default_registry
 from anytalk.plugins.settings import read_yaml, validated
 
 CONFIG_NAME = "model_config.yaml"
@@ -64,7 +64,6 @@ def import_mini_omni(
     out: Path | str,
     *,
     tokenizer: Path | str | None = None,
-    registry: Registry | None = None,
     overwrite: bool = False,
 ) -> Talker:
     """Make a talker folder from the published checkpoint.
@@ -86,7 +85,7 @@ def import_mini_omni(
         ConfigError: a `model_config.yaml` with unknown fields or of another architecture.
     """
     folder, out = Path(folder), Path(out)
-    registry = registry or default_registry()
+    registry = default_registry()
     check_vacant(out, overwrite)
     source = read_mini_omni_config(folder)
     tokenizer_files = _find_tokenizer(Path(tokenizer) if tokenizer is not None else folder)

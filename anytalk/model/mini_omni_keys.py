@@ -99,12 +99,10 @@ class MiniOmniConfig(pydantic.BaseModel):
 
     @property
     def num_streams(self) -> int:
-        """K."""
         return self.cat_audio_vocab_size // self.audio_vocab_size
 
     @property
     def codebook_size(self) -> int:
-        """C."""
         return self.audio_vocab_size - SPECIAL_SLOTS
 
 

@@ -30,7 +30,7 @@ from anytalk.model.talker import Talker, load_talker, pinned, read_parts, write_
 from anytalk.model.voice import VOICE_FILE
 from anytalk.model.voice_parts import voice_tensors, write_voice
 from anytalk.plugins.components import PartRef
-from anytalk.plugins.registry import Registry, default_registry
+from anytalk.plugins.registry import default_registry
 from anytalk.plugins.sources import is_there
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -56,7 +56,6 @@ def pack(
     precision: str = "fp16",
     take: Mapping[str, Path] | None = None,
     overwrite: bool = False,
-    registry: Registry | None = None,
 ) -> list[PackedPart]:
     """Write a talker folder anew with what sharing needs and nothing else: no checkpoints, one file of weights.
 
@@ -68,7 +67,6 @@ def pack(
         precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
         take: Parts that come from other talker folders, which were trained beside this one from the same start.
         overwrite: Replace the talker that lies at `out`.
-        registry: Where parts are found.
 
     Returns:
         The parts in the file, by name.
@@ -78,7 +76,7 @@ def pack(
             form, a value that is no number or that half precision can't hold, or a place that is taken or can't be
             written; nothing half-written is left.
     """
-    take, registry = take or {}, registry or default_registry()
+    take, registry = take or {}, default_registry()
     config = pinned(read_config(folder), registry)
     _check_place(out, (folder, *take.values()), overwrite)
     tensors, history = _weights(folder, config), list(config.history)
@@ -109,7 +107,6 @@ def pack_voice(
     settings: list[str] | None = None,
     precision: str = "fp16",
     overwrite: bool = False,
-    registry: Registry | None = None,
 ) -> list[PackedPart]:
     """Write a voice folder: the mouth of a trained talker, for any backbone (``attach --voice``).
 
@@ -119,7 +116,6 @@ def pack_voice(
         settings: ``field=value`` of ``voice.yaml``, such as ``licence=MIT``.
         precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
         overwrite: Replace the voice that lies at `out`.
-        registry: Where parts are found.
 
     Returns:
         The parts in the file, by name.
@@ -129,7 +125,7 @@ def pack_voice(
         ConfigError: settings that ``voice.yaml`` doesn't have.
     """
     _check_place(out, (folder,), overwrite, VOICE_FILE)
-    talker = load_talker(folder, registry=registry, with_encoder=False)
+    talker = load_talker(folder, with_encoder=False)
     _check_voice(talker, folder)
     tensors = voice_tensors(talker.model)
     rounded = {name: _rounded(name, tensor, _DTYPES[precision]) for name, tensor in tensors.items()}

@@ -60,7 +60,6 @@ class Talker:
 
     @property
     def has_codec(self) -> bool:
-        """Whether the codec is loaded."""
         return self._codec is not None
 
     @property
@@ -309,8 +308,3 @@ def load_part(
     if {key: tuple(t.shape) for key, t in state.items()} != wanted:
         raise TalkerError(f"part '{name}' in '{path}' has other tensors than {described_in} describes", _AGAIN)
     part.load_state_dict(state)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Parameters, tied ones once."""
-    return sum(p.numel() for p in module.parameters())

@@ -28,12 +28,10 @@ class ByteTokenizer:
 
     @property
     def eos_id(self) -> int:
-        """``<|im_end|>`` for a chat model, else ``<|endoftext|>``."""
         return NUM_BYTES + SPECIALS.index("<|im_end|>" if self._chat else "<|endoftext|>")
 
     @property
     def has_chat_template(self) -> bool:
-        """As asked for."""
         return self._chat
 
     def encode(self, text: str) -> list[int]:

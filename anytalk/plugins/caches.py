@@ -41,7 +41,6 @@ class Rows:
 
     @property
     def longest(self) -> int:
-        """Steps of the longest row."""
         return max(self.lengths, default=0)
 
     @property
@@ -72,12 +71,10 @@ class Rows:
         self.lengths = [length + n for length, n in zip(self.lengths, more, strict=True)]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
         parts = (self.lengths, self.forgotten, self._gaps)
         self.lengths, self.forgotten, self._gaps = ([part[row] for row in rows] for part in parts)
 
     def join(self, other: Rows) -> None:
-        """Add the rows of another one after these."""
         self.lengths = self.lengths + other.lengths
         self.forgotten, self._gaps = self.forgotten + other.forgotten, self._gaps + other._gaps
 
@@ -141,7 +138,6 @@ class KeyValueCache:
 
     @property
     def length(self) -> int:
-        """Steps of the longest row."""
         return self.rows.longest
 
     def append(self, layer: Hashable, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +211,6 @@ class KeyValueCache:
         self._change()
 
     def join(self, other: Self) -> None:
-        """Add the rows of another cache after these; the other one is used up."""
         mine, total = len(self.rows.lengths), len(self.rows.lengths) + len(other.rows.lengths)
         for layer in {**self.layers, **other.layers}:
             memory, theirs = (cache.layers.get(layer) for cache in (self, other))

@@ -11,11 +11,7 @@ DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def load_openai(what: str, extra: str) -> Any:
-    """The package ``openai``, which is optional.
-
-    Args:
-        what: What needs it, for the message.
-        extra: The extra of anytalk that installs it.
+    """The package ``openai``, which is optional; the message says what needs it, and which extra installs it.
 
     Raises:
         ConfigError: it isn't installed.
@@ -36,10 +32,6 @@ def is_address(text: str) -> bool:
 
 def read_key(variable: str | None, hint: str) -> str | None:
     """The API key of an environment variable, by default OPENAI_API_KEY; one that was asked for has to be there.
-
-    Args:
-        variable: Its name.
-        hint: What to do instead of setting it.
 
     Raises:
         ConfigError: it isn't.

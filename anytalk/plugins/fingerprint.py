@@ -12,9 +12,7 @@ _SAMPLES_PER_TENSOR = 16
 def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
     """Return a digest of names, shapes and a few values of tensors: cheap, and different for different weights.
 
-    Args:
-        module: Whose weights.
-        without: Names that begin with one of these don't count.
+    Names that begin with one of `without` don't count.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -51,9 +51,7 @@ class Plugins:
     def blaming(self, name: str, doing: str = "") -> Iterator[None]:
         """Run code of a plugin: whatever it raises is kept in :attr:`failures`; only KeyboardInterrupt goes on.
 
-        Args:
-            name: The plugin that the code belongs to.
-            doing: What comes before the reason, such as the hook's name.
+        `doing`, such as the hook's name, comes before the reason.
         """
         try:
             yield

@@ -79,7 +79,6 @@ class ModelSource:
         return {}
 
     def read_bytes(self) -> bytes:
-        """The whole file, its pieces joined."""
         try:
             return b"".join(p.read_bytes() for p in self.paths)
         except OSError as error:
@@ -89,12 +88,8 @@ class ModelSource:
 def random_shapes(spec: str, known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """The shapes that ``random:NAME`` asks for; None for a model that has weights.
 
-    Args:
-        spec: A model as it was named.
-        known: Shapes by name.
-
     Raises:
-        WeightsError: a name that isn't known.
+        WeightsError: a name that isn't `known`.
     """
     if not spec.startswith(RANDOM_PREFIX):
         return None

@@ -12,14 +12,7 @@ MAX_VALUES = 100_000
 
 
 class RequestError(Exception):
-    """A request that can't be done; the connection stays open.
-
-    Args:
-        message: What was given, what was expected, what to do.
-        code: A stable name for programs.
-        param: Which field.
-        status: HTTP status where it is told over HTTP.
-    """
+    """A request that can't be done, as OpenAI's error objects tell it; the connection stays open."""
 
     def __init__(self, message: str, code: str = "invalid_value", param: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -61,17 +54,13 @@ def check_values(data: bytes | str) -> None:
         raise RequestError(f"the JSON holds more than {MAX_VALUES} values", "request_too_large", status=413)
 
 
-def of_ours(error: AnytalkError, code: str = "invalid_value", param: str | None = None) -> RequestError:
+def of_ours(error: AnytalkError, code: str = "invalid_value") -> RequestError:
     """An error of the library as one of a request."""
-    return RequestError(f"{error.message}; {error.hint}" if error.hint else error.message, code, param)
+    return RequestError(f"{error.message}; {error.hint}" if error.hint else error.message, code)
 
 
 def of_validation(errors: Iterable[Any], whole: str = "event") -> RequestError:
-    """Pydantic's findings as one sentence; the first field is named in `param`.
-
-    Args:
-        whole: What it is called that the fields belong to.
-    """
+    """Pydantic's findings about the fields of a `whole` as one sentence; the first field is named in `param`."""
     found = list(errors)
     if found[0]["type"] == "json_invalid":
         return RequestError(f"the {whole} is not JSON", "invalid_json")

@@ -55,11 +55,7 @@ class Heap:
         self._last: float | None = None
 
     def give_back(self, at_once: bool = False) -> bool:
-        """Give back what is free, unless it was done a moment ago; returns whether it was tried.
-
-        Args:
-            at_once: Whenever it was done last: nobody is waiting.
-        """
+        """Give back what is free, `at_once` or unless it was done a moment ago; returns whether it was tried."""
         now = self._clock()
         is_early = self._last is not None and now - self._last < self._pause_s
         if self._trim is None or (is_early and not at_once):

@@ -19,19 +19,13 @@ _LOOK_S = 0.01
 
 
 class TokenBucket:
-    """So many things a second, with bursts.
-
-    Args:
-        per_second: In the long run.
-        burst: At once.
-    """
+    """So many things a second in the long run, and a burst of them at once."""
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = per_second, burst, clock
         self._left, self._at = burst, clock()
 
     def take(self, count: float = 1) -> bool:
-        """Whether so many more are allowed now."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now

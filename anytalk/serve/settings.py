@@ -82,7 +82,6 @@ class ServeSettings:
 
     @property
     def scheme(self) -> str:
-        """``"http"`` or ``"https"``."""
         return "https" if self.tls_cert is not None else "http"
 
 

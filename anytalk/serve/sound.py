@@ -101,11 +101,7 @@ class WireEncoder:
 
 
 class KeptSound:
-    """What a user said, kept so that the client can have it back; as 16 bits, which is what most clients sent.
-
-    Args:
-        wave: (N,) float32.
-    """
+    """What a user said, (N,), kept so that the client can have it back; as 16 bits, which is what most clients sent."""
 
     def __init__(self, wave: np.ndarray, rate_hz: int) -> None:
         self._data, self._rate_hz = to_pcm16(wave), rate_hz

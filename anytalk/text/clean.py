@@ -219,7 +219,6 @@ def clean_to_files(
     """Write the cleaned manifest and its drops; both appear at once when all is done.
 
     Args:
-        cleaner: A fresh cleaner.
         progress: Told the tally after each row.
 
     Returns:

@@ -7,12 +7,7 @@ from pathlib import Path
 
 
 def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: Mapping[str, Sequence[str]]) -> None:
-    """Write a PNG of the losses over steps: each loss (bold), and each stream where it has several (thin).
-
-    Args:
-        log: Metrics with a ``step`` each.
-        losses: Names of losses, and of their streams.
-    """
+    """Write a PNG of the losses (name -> streams) over the steps of a log: each loss bold, each of its streams thin."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")

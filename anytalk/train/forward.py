@@ -18,12 +18,7 @@ _DUMMY_FRAMES = 8
 
 
 class BatchPass:
-    """The pieces of one forward pass (:class:`anytalk.plugins.contracts.ForwardPass`).
-
-    Args:
-        model: The model, without its encoder, unless that trains.
-        batch: Rows, on the model's device.
-    """
+    """The pieces of one forward pass (:class:`anytalk.plugins.contracts.ForwardPass`), on the model's device."""
 
     def __init__(
         self, model: TalkModel, batch: Batch, *, uniform: bool, listens: bool, speaks: bool, share_prefix: bool

@@ -32,7 +32,6 @@ class LossGuard:
         return self.mean_loss is not None and loss > self._stage.explosion * max(1.0, self.mean_loss)
 
     def took(self, loss: float) -> None:
-        """A step was taken."""
         self._in_a_row = 0
         self.mean_loss = loss if self.mean_loss is None else _MEMORY * self.mean_loss + (1 - _MEMORY) * loss
 

@@ -16,13 +16,7 @@ PREFIX = "held_out."
 
 
 class HeldOut:
-    """The same rows, looked at every so many steps.
-
-    Args:
-        work: All of them as one step.
-        every: Steps between two looks.
-        seed: Of what a loss draws by chance.
-    """
+    """The same rows, all of them as one step, looked at every so many steps."""
 
     def __init__(self, work: Step, every: int, seed: int) -> None:
         self._work, self._every, self._seed = work, every, seed

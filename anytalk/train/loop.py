@@ -97,9 +97,6 @@ def _train(
 def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
     """Train to the end of a stage, or to a wish to stop.
 
-    Args:
-        workers: Processes that lay out batches ahead of time.
-
     Raises:
         KeyboardInterrupt: somebody asked to stop; a checkpoint was written.
         ConfigError: bad steps again and again, or a stage whose tasks don't use what trains.

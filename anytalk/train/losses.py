@@ -28,11 +28,9 @@ class TextLoss(Loss):
     name = "text"
 
     def counts(self, row: LossRow) -> list[int]:
-        """Text tokens that are learnt."""
         return [int(row.loss_mask[-1].sum())]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(1,)."""
         if not line.writes:
             return torch.zeros(1, device=line.device)
         logits, wanted, _ = line.text
@@ -62,7 +60,6 @@ class AudioLoss(Loss):
         return [f"{self.name}{k}" for k in range(len(self.shares))]
 
     def counts(self, row: LossRow) -> list[int]:
-        """Codes that are learnt, of each stream."""
         return [int(count) for count in row.loss_mask[:-1].sum(axis=1)]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
@@ -112,7 +109,6 @@ class DistillLoss(Loss):
         return [ids, masks, torch.tensor([twin[0] for twin in twins])]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(1,)."""
         if not prepared:
             if line.uniform:
                 self._ask(torch.zeros(1, 2, dtype=torch.int64, device=line.device))
@@ -219,11 +215,7 @@ class LossModule(nn.Module):
         return torch.tensor(factors, dtype=torch.float64)
 
     def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """A forward pass.
-
-        Args:
-            batch: Rows of this pass, on the model's device.
-            factors: From :meth:`factors`, for the whole step.
+        """Compute a pass, with the :meth:`factors` of its whole step.
 
         Returns:
             The scalar to differentiate, and (len(names),) float32 sums over this pass's tokens, detached.
@@ -233,11 +225,7 @@ class LossModule(nn.Module):
         return (sums * factors.to(sums)).sum(), sums.detach()
 
     def means(self, sums: Tensor, factors: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
-        """Means per token of each loss that was in a step, and the weighted whole as ``loss``.
-
-        Args:
-            sums: (len(names),) over the step's tokens.
-        """
+        """From sums (len(names),) over a step's tokens, the mean per token of each loss, and the weighted ``loss``."""
         values = zip(self.names, sums.tolist(), factors.tolist(), strict=True)
         means = {name: value / counts[name] for name, value, factor in values if counts.get(name) and factor}
         for loss in self.losses:

@@ -97,17 +97,11 @@ class Growth:
     per_position: float  # bytes for each position
 
     def at(self, positions: int) -> int:
-        """Bytes of a pass of so many positions."""
         return max(0, round(self.fixed + self.per_position * positions))
 
 
 def growth(small: tuple[int, int], large: tuple[int, int]) -> Growth:
-    """The line through two measurements.
-
-    Args:
-        small: Positions and bytes.
-        large: The same of a larger pass.
-    """
+    """The line through two measurements, each of positions and bytes."""
     (few, low), (many, high) = small, large
     slope = (high - low) / (many - few)
     return Growth(low - slope * few, slope)

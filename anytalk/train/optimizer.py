@@ -13,8 +13,7 @@ _TABLES = ("audio_embeddings.", "special_tokens.")
 def make_optimizer(model: nn.Module, stage: StageConfig, fused: bool = True) -> torch.optim.AdamW:
     """AdamW over what is trainable; matrices decay, biases, norms and embedding tables don't.
 
-    Args:
-        fused: Use torch's fused kernel (one pass over the memory of a parameter instead of several).
+    With `fused` by torch's own kernel: one pass over the memory of a parameter instead of several.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}

@@ -31,13 +31,7 @@ def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
 
 
 def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor, share: bool = True) -> BackboneStates:
-    """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T).
-
-    Args:
-        tokens: (B,S,T).
-        embeds: (B,T,D).
-        share: False runs every row whole.
-    """
+    """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T); `share=False` runs every row whole."""
     rows, steps = embeds.shape[:2]
     prefix = min(shared_prefix(model, tokens), steps - 1) if share else 0
     if prefix < _WORTH_IT:

@@ -30,7 +30,6 @@ class SoftCodes:
     surprise: Tensor  # (K,C) float32, the entropy of the shares in nats: what the loss can't go below
 
     def to(self, device: torch.device | str) -> SoftCodes:
-        """The same on a device."""
         return SoftCodes(self.codes.to(device), self.shares.to(device), self.surprise.to(device))
 
     def losses(self, log_probabilities: Tensor, wanted: Tensor) -> Tensor:

@@ -71,7 +71,6 @@ class Stage:
 
     @property
     def checkpoint(self) -> Path:
-        """Where its checkpoint lies."""
         return checkpoint_folder(self.folder, self.config.name)
 
     @property

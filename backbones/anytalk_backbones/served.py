@@ -83,7 +83,6 @@ class EndpointBackbone(ServedBackbone):
 
     @property
     def title(self) -> str:
-        """Name and address."""
         return f"'{self.options.name}' at {self.options.model}"
 
     def answer(self, request: TextRequest) -> TextStream:

@@ -162,25 +162,20 @@ class TinyBackbone(Backbone):
 
     @property
     def width(self) -> int:
-        """D."""
         return self.options.width
 
     @property
     def text_vocab_size(self) -> int:
-        """256 bytes and the specials."""
         return VOCAB_SIZE
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """(B,T) int64 -> (B,T,D)."""
         return cast("Tensor", self.embedding(ids))
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
-        """(B,T,D) -> states before and after the final norm."""
         pre_norm = self.stack.before_norm(embeds, cache)
         return BackboneStates(pre_norm, self.stack.norm(pre_norm))
 
     def text_logits(self, normed: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,V)."""
         return cast("Tensor", self.head(normed))
 
     def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
@@ -204,7 +199,6 @@ class TinyBackbone(Backbone):
         return made.to(self.head.weight.device, self.head.weight.dtype)
 
     def save_native(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {"model_type": MODEL_TYPE, **self.options.model_dump(exclude={"model"})}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -128,24 +128,19 @@ class ServedBackbone(Backbone):
         return KeyValueCache(batch_size, max_steps)
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
-        """Refuse."""
         self._refuse()
 
     def text_logits(self, normed: Tensor) -> Tensor:
-        """Refuse."""
         self._refuse()
 
     def make_blocks(self, num_blocks: int, init: str) -> nn.Module:
-        """Refuse."""
         self._refuse()
 
     def save_native(self, folder: Path) -> None:
-        """Refuse."""
         self._refuse()
 
     @classmethod
     def load_native(cls, folder: Path, context: BuildContext) -> Self:
-        """Refuse."""
         cls._refuse()
 
     @classmethod

@@ -61,7 +61,6 @@ class Near:
         """(B,H,R,w) in the dtype of the queries, over all that is held and the new step.
 
         Args:
-            layer: Whose keys and values.
             query: (B,H,R,w).
             held: (2,B,H,L,w), keys and values; all but the last step's are here already.
         """

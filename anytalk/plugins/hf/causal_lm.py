@@ -141,7 +141,6 @@ class CausalLMBackbone(Backbone):
 
     @property
     def width(self) -> int:
-        """D: ``hidden_size``."""
         return int(self._config.hidden_size)
 
     @property
@@ -182,7 +181,6 @@ class CausalLMBackbone(Backbone):
         return cast("Tensor", self.lm.get_input_embeddings()(ids))
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
-        """(B,T,D) -> states before and after the final norm."""
         if self._lean is not None:
             return cast("BackboneStates", self._lean(embeds, cache))
         norm = cast("nn.Module", _final_norm(self._decoder))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, ForgetfulCache, JoinableCache, TextTokenizer
@@ -245,7 +245,7 @@ def check_blocks(backbone: Backbone) -> None:
         grads = torch.autograd.grad(out.square().sum(), parameters, allow_unused=True)
         assert all(grad is not None for grad in grads), f"{who} has parameters that never get a gradient"
         with torch.no_grad():
-            _check_cached(who, embeds, _runner(blocks), _cache_maker(blocks))
+            _check_cached(who, embeds, blocks, _cache_maker(blocks))
         if init == "copy":
             with torch.no_grad():
                 again = backbone.make_blocks(num_blocks, init).eval()
@@ -253,10 +253,6 @@ def check_blocks(backbone: Backbone) -> None:
                 assert not torch.equal(backbone.make_blocks(num_blocks, "fresh").eval()(embeds), out), (
                     f"{who} copies nothing"
                 )
-
-
-def _runner(blocks: nn.Module) -> Callable[[Tensor, Any], Tensor]:
-    return lambda hidden, cache: blocks(hidden, cache)
 
 
 def _cache_maker(blocks: Any) -> Callable[[int], Any]:
