@@ -27,7 +27,7 @@ def test_null_switches_off_what_can_be_off_and_leaves_the_rest() -> None:
     first = changed(SessionOptions(model="m"), instructions="Be brief.", max_output_tokens=9, audio=audio)
     names = [name for name in SessionOptions.model_fields if name != "audio"]
     assert changed(first, **dict.fromkeys([*names, "prompt", "tracing", "truncation", "include", "reasoning"])) == first
-    detection = dict.fromkeys(["threshold", "type", "create_response", "interrupt_response", "silence_duration_ms"])
+    detection = dict.fromkeys(["threshold", "type", "create_response", "interrupt_response", "eagerness"])
     parts = {"input": {"format": None, "noise_reduction": None, "turn_detection": detection}}
     assert changed(first, audio={**parts, "output": dict.fromkeys(["format", "voice", "speed"])}) == first
     assert changed(first, audio={"input": None, "output": None}) == changed(first, audio=None) == first

@@ -38,7 +38,7 @@ NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
         "noise is not reduced here; reduce it in the client (browsers do)",
     ),
     ("audio", "input", "turn_detection", "eagerness"): (
-        lambda value: value == "auto",
+        lambda value: value in (None, "auto"),
         "it belongs to semantic_vad; a longer silence_duration_ms waits longer",
     ),
     ("audio", "output", "speed"): (
