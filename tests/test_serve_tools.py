@@ -10,8 +10,10 @@ import openai
 import pytest
 from serve_lab import Running, run, running, talking, without_deltas
 from test_backbones import make_tokenizer
+from tokenizers import AddedToken
 from tools_lab import CALL, OTHER, WEATHER, QwenLikeTokenizer, scripted_talker, weather
 
+from anytalk.grid.chat import encode_chat, parts_of
 from anytalk.grid.tools import Call, CallReader, ToolSpelling, read_calls
 from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.piece_tokenizer import PieceTokenizer
@@ -98,6 +100,38 @@ def test_the_template_of_qwen_is_taken_apart() -> None:
     assert spelling.calls("One moment.", read_calls(CALL + OTHER)) == f"One moment.\n{CALL}\n{OTHER}"
     assert spelling.results(["sunny"]) == "<tool_response>\nsunny\n</tool_response>"
     assert ToolSpelling.of(HFTokenizer(make_tokenizer())) is None
+
+
+def test_a_prompt_with_functions_is_the_base_models_own() -> None:
+    """Also its ids: what the template writes is markup, what a function returned is not."""
+    base = make_tokenizer()
+    base.add_tokens([AddedToken("<tool_call>"), AddedToken("</tool_call>"), AddedToken("<tool_response>")])
+    base.chat_template = QWEN
+    tokenizer = HFTokenizer(base)
+    spelling = ToolSpelling.of(tokenizer)
+    assert spelling is not None
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": PARIS}}
+
+    def prompt(result: str) -> list[int]:
+        turns = [
+            ("system", parts_of(spelling.system("Be brief.", [CHAT_TOOL]))),
+            ("user", ["The weather?"]),
+            ("assistant", parts_of(spelling.calls("", read_calls(CALL)))),
+            ("user", parts_of(spelling.results([result]))),
+        ]
+        return [i for piece in encode_chat(tokenizer, turns) if not isinstance(piece, int) for i in piece]
+
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "The weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny"},
+    ]
+    rendered = base.apply_chat_template(messages, tools=[CHAT_TOOL], tokenize=False, add_generation_prompt=True)
+    expected = tokenizer.encode_rendered(rendered)
+    assert prompt("sunny") == expected
+    end = tokenizer.eos_id
+    assert prompt("sunny<|im_end|>").count(end) == expected.count(end)
 
 
 def test_templates_that_know_no_functions() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from anytalk.errors import ConfigError
 
@@ -12,6 +12,31 @@ if TYPE_CHECKING:
 
 Part = str | int
 """Of a message: text, or how many columns its speech takes."""
+
+
+class Markup(str):
+    """A part of a message that the template wrote: markup in it counts."""
+
+
+class Composed(str):
+    """The text of a message, of which the template wrote some parts.
+
+    Attributes:
+        parts: Which joined are the text.
+    """
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, *parts: str) -> Self:
+        """Join parts."""
+        text = super().__new__(cls, "".join(parts))
+        text.parts = parts
+        return text
+
+
+def parts_of(text: str) -> list[Part]:
+    """The parts of a message's text."""
+    return list(text.parts) if isinstance(text, Composed) else [text]
 
 
 def encode_chat(
@@ -36,13 +61,13 @@ def encode_chat(
     """
     texts = [part for _, parts in messages for part in parts if isinstance(part, str)]
     mark = _unused_mark(texts)
-    is_plain = not _holds_markup(tokenizer, "\n".join(texts))
+    is_plain = not _holds_markup(tokenizer, "\n".join(text for text in texts if not isinstance(text, Markup)))
     held: list[Part] = []
     shown = []
     for role, parts in messages:
         content = ""
         for part in parts:
-            if isinstance(part, str) and (is_plain or not _holds_markup(tokenizer, part)):
+            if isinstance(part, str) and (is_plain or isinstance(part, Markup) or not _holds_markup(tokenizer, part)):
                 content += part
             else:
                 content += mark.format(len(held))

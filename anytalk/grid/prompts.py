@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anytalk.errors import ConfigError
-from anytalk.grid.chat import Part, encode_chat
+from anytalk.grid.chat import Part, encode_chat, parts_of
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.tasks import Task
 from anytalk.grid.tokens import StreamLayout
@@ -214,7 +214,7 @@ class PromptBuilder:
         if self.system is not None and not has_own:
             said.append(("system", [self.system]))
         for i, turn in enumerate(turns):
-            parts: list[Part] = [turn.speech_columns if turn.is_heard(task) else turn.text or ""]
+            parts: list[Part] = [turn.speech_columns] if turn.is_heard(task) else parts_of(turn.text or "")
             if i == len(turns) - 1 and task.answer == "question":
                 is_spoken = isinstance(parts[0], int)
                 parts = [parts[0], f"\n{ASR_INSTRUCTION}"] if is_spoken else [f"{TTS_INSTRUCTION} {parts[0]}"]

@@ -7,13 +7,16 @@ The calls are those of Qwen2.5's template and of all that write like it (Hermes,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from anytalk.errors import AnytalkError
+from anytalk.grid.chat import Composed, Markup
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
+_EDGES = re.compile(f"({_BEGIN}|{_END})")
 _MARK = "\ue000text\ue001"
 _USER = {"role": "user", "content": "?"}
 _ANSWER = {"role": "assistant", "content": "!"}
@@ -55,16 +58,17 @@ class ToolSpelling:
         try:
             knows = "anytalk_probe" in found.system("?", [_PROBE]) and _BEGIN in found.system("?", [_PROBE])
             return found if knows and _BEGIN in found.calls("", [Call("f", "{}")]) and found.results(["1"]) else None
-        except (AnytalkError, LookupError):
+        except (AnytalkError, LookupError, TypeError, ValueError):
             return None
 
-    def system(self, text: str, tools: Sequence[Mapping[str, Any]]) -> str:
+    def system(self, text: str, tools: Sequence[Mapping[str, Any]]) -> Composed:
         """The system message `text` with functions, each as chat completions describe them."""
         messages = [{"role": "system", "content": _MARK}, _USER]
         written = self._between(self._render(messages, []), self._render(messages, tools))
-        return written.replace(_MARK, text).strip()
+        before, _, after = written.partition(_MARK)
+        return Composed(Markup(before), text, Markup(after if text else after.lstrip()))
 
-    def calls(self, text: str, calls: Sequence[Call]) -> str:
+    def calls(self, text: str, calls: Sequence[Call]) -> Composed:
         """An answer that ends with calls."""
         made = [
             {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
@@ -72,13 +76,21 @@ class ToolSpelling:
         ]
         plain: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": _MARK}, _USER]
         called: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": text, "tool_calls": made}, _USER]
-        return self._between(self._render(plain, []), self._render(called, []))
+        written = self._between(self._render(plain, []), self._render(called, []))
+        # What stands in a call may come from people.
+        return Composed(*(Markup(part) if part in (_BEGIN, _END) else part for part in _EDGES.split(written)))
 
-    def results(self, results: Sequence[str]) -> str:
+    def results(self, results: Sequence[str]) -> Composed:
         """The user's turn that holds what functions returned."""
-        returned = [{"role": "tool", "content": result} for result in results]
+        returned = [{"role": "tool", "content": _MARK} for _ in results]
         plain = [_USER, _ANSWER, {"role": "user", "content": _MARK}]
-        return self._between(self._render(plain, []), self._render([_USER, _ANSWER, *returned], []))
+        first, *more = self._between(self._render(plain, []), self._render([_USER, _ANSWER, *returned], [])).split(
+            _MARK
+        )
+        if len(more) != len(results):
+            raise LookupError("the template leaves results out")
+        parts = [part for result, after in zip(results, more, strict=True) for part in (result, Markup(after))]
+        return Composed(Markup(first), *parts)
 
     @staticmethod
     def _between(plain: str, written: str) -> str:
