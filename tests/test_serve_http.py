@@ -118,13 +118,18 @@ def test_reading_aloud(server: Running, alone: Any, name: str) -> None:
         assert len(wave) >= 0.9 * len(expected)
 
 
-def test_reading_aloud_as_events(server: Running, alone: Any) -> None:
-    body = {"model": "tiny", "input": "read me", "voice": "alloy", "response_format": "pcm", "stream_format": "sse"}
+@pytest.mark.parametrize("name", ["pcm", "wav", "flac", "mp3", "opus"])
+def test_reading_aloud_as_events(server: Running, name: str) -> None:
+    """The pieces joined are what comes without events."""
+    body = {"model": "tiny", "input": "read me", "voice": "alloy", "response_format": name, "stream_format": "sse"}
     lines = call(server, "POST", "/v1/audio/speech", json=body).text.split("\n\n")
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
     assert [event["type"] for event in events][-2:] == ["speech.audio.delta", "speech.audio.done"]
+    assert len(events) > (1 if name == "flac" else 2)
     data = b"".join(base64.b64decode(event["audio"]) for event in events[:-1])
-    assert len(of_pcm(data)) == len(alone["read me"][1])
+    whole = run(speak(server, input="read me", response_format=name))
+    # Each Ogg stream has a number of its own.
+    assert len(data) == len(whole) if name == "opus" else data == whole
 
 
 @pytest.mark.parametrize(
@@ -136,6 +141,7 @@ def test_reading_aloud_as_events(server: Running, alone: Any) -> None:
         ({"input": "a", "voice": "ana"}, "did you mean 'anna'"),
         ({"input": "a", "response_format": "aac"}, "can't be written as 'aac'"),
         ({"input": "a", "speed": 2.0}, "own speed"),
+        ({"input": "a", "instructions": "Whisper."}, "no instructions"),
     ],
 )
 def test_what_can_not_be_read(server: Running, options: dict[str, Any], said: str) -> None:
@@ -165,16 +171,42 @@ def test_writing_down(server: Running) -> None:
             for file, said in ((b"no sound", "not a sound file"), (long_silence(), "lasts more than 30 s")):
                 with pytest.raises(openai.BadRequestError, match=said):
                     await transcribe(model="tiny", file=("q.flac", file))
-            with pytest.raises(openai.BadRequestError, match="response_format is 'srt'"):
-                await transcribe(model="tiny", file=("q.wav", wav()), response_format="srt")
+            with pytest.raises(openai.BadRequestError, match="response_format is 'ass'"):
+                await transcribe(model="tiny", file=("q.wav", wav()), response_format="ass")  # type: ignore[call-overload]
+            with pytest.raises(openai.BadRequestError, match="times of words"):
+                await transcribe(model="tiny", file=("q.wav", wav()), timestamp_granularities=["word"])
+            with pytest.raises(openai.BadRequestError, match="Format not recognised") as refused:
+                await transcribe(model="tiny", file=("q.webm", b"\x1a\x45\xdf\xa3"))
+            assert " 0x" not in refused.value.message, "no address of memory"
+
+    run(ask())
+
+
+@pytest.mark.parametrize(("name", "mark"), [("srt", ","), ("vtt", ".")])
+def test_subtitles_and_silence(server: Running, name: str, mark: str) -> None:
+    async def ask() -> None:
+        async with server.client() as client:
+            transcribe = client.audio.transcriptions.create
+            text = (await transcribe(model="tiny", file=("q.wav", wav()))).text
+            found = str(await transcribe(model="tiny", file=("q.wav", wav()), response_format=name))  # type: ignore[call-overload]
+            assert f"00:00:00{mark}000 --> 00:00:0" in found
+            assert text in found
+            assert ("WEBVTT" in found) == (name == "vtt")
+            nothing = str(await transcribe(model="tiny", file=("q.flac", silence(2)), response_format=name))  # type: ignore[call-overload]
+            assert "-->" not in nothing
+            assert (await transcribe(model="tiny", file=("q.flac", silence(2)))).text == ""
 
     run(ask())
 
 
 def long_silence() -> bytes:
     """A few kilobytes that hold ten minutes."""
+    return silence(600)
+
+
+def silence(seconds: int) -> bytes:
     out = io.BytesIO()
-    soundfile.write(out, np.zeros(16_000 * 600, np.int16), 16_000, format="FLAC")
+    soundfile.write(out, np.zeros(16_000 * seconds, np.int16), 16_000, format="FLAC")
     return out.getvalue()
 
 
@@ -277,6 +309,7 @@ def test_chat_hears(server: Running) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "knows no functions"),
         ({"modalities": ["audio"]}, "has a text too"),
         ({"modalities": ["text", "audio"], "audio": {"voice": "anna", "format": "mp3"}, "stream": True}, "pcm16"),
+        ({"stop": ["."]}, "`stop` is not done"),
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"response_format": {"type": "json_object"}}, "only text"),
     ],

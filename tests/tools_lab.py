@@ -69,8 +69,8 @@ def weather(said: list[str]) -> str:
         return (
             "It is " + " and ".join(last.replace("<tool_response>", "").replace("</tool_response>", "").split()) + "."
         )
+    if "weather" not in last:
+        return "Hello, how can I help you today?"
     if "<tools>" not in said[0]:
         return "I can't look."
-    if "both" in last:
-        return f"One moment. {CALL}\n{OTHER}"
-    return CALL if "weather" in last else "Hello, how can I help you today?"
+    return f"One moment. {CALL}\n{OTHER}" if "both" in last else CALL

@@ -12,22 +12,21 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.formparsers import MultiPartParser
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import Response
 
 from anytalk.decode.jobs import Ended, Question, Said
 from anytalk.decode.telling import AudioDelta, TextDelta
+from anytalk.grid.audio import SILENCE_PEAK
 from anytalk.grid.tasks import TASKS
 from anytalk.serve.errors import RequestError
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
 from anytalk.serve.http.bodies import read_json
-from anytalk.serve.http.files_out import MEDIA_TYPES, check_format, read_sound, write_sound
+from anytalk.serve.http.files_out import MEDIA_TYPES, StreamWriter, check_format, read_sound
+from anytalk.serve.http.transcripts import check_wanted, transcript_as
 from anytalk.serve.questions import speaker_of, speech_of
-from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
 
 MAX_SPEECH_CHARS = 4096
-_STREAMED = ("pcm", "wav")
-_ENDLESS = 0xFFFFFFFF
 
 
 class SpeechRequest(BaseModel):
@@ -56,6 +55,9 @@ def audio_routes(state: ServerState) -> APIRouter:
         check_format(wanted.response_format, "response_format")
         if wanted.speed != 1.0:
             raise RequestError("the talker speaks at its own speed; leave `speed` at 1", "unsupported_value", "speed")
+        if wanted.instructions:
+            said = "the voice follows no instructions; leave `instructions` out"
+            raise RequestError(said, "unsupported_value", "instructions")
         if not any(character.isalnum() for character in wanted.input):
             raise RequestError("the input holds nothing to say; give at least one word", "invalid_value", "input")
         question = Question(
@@ -65,18 +67,10 @@ def audio_routes(state: ServerState) -> APIRouter:
             speaker=speaker_of(wanted.voice, state.talker),
             max_context_columns=state.settings.max_context_columns,
         )
+        spoken = _spoken(state, question, wanted.response_format)
         if wanted.stream_format == "sse":
-            if wanted.response_format not in ("pcm", "wav"):
-                said = "stream_format 'sse' carries pcm; set response_format to 'pcm'"
-                raise RequestError(said, "unsupported_value", "response_format")
-            return await begun(errors_as_events(_speech_events(state, question)), "text/event-stream")
-        if wanted.response_format in _STREAMED:
-            pieces = _speech_bytes(state, question, wanted.response_format)
-            return await begun(pieces, MEDIA_TYPES[wanted.response_format])
-        whole = await whole_answer(request, state, question)
-        rate_hz = state.talker.codec.sample_rate_hz
-        data = await run_in_threadpool(write_sound, whole.wave, rate_hz, wanted.response_format)
-        return Response(data, media_type=MEDIA_TYPES[wanted.response_format])
+            return await begun(errors_as_events(_speech_events(spoken)), "text/event-stream")
+        return await begun(_speech_bytes(spoken), MEDIA_TYPES[wanted.response_format])
 
     @router.post("/v1/audio/transcriptions")
     async def transcriptions(
@@ -88,58 +82,45 @@ def audio_routes(state: ServerState) -> APIRouter:
         response_format: Annotated[str, Form()] = "json",
         temperature: Annotated[float, Form()] = 0.0,
         stream: Annotated[bool, Form()] = False,
+        granularities: Annotated[list[str], Form(alias="timestamp_granularities[]")] = [],  # noqa: B006
+        include: Annotated[list[str], Form(alias="include[]")] = [],  # noqa: B006
     ) -> Response:
-        if response_format not in ("json", "text", "verbose_json"):
-            said = f"response_format is '{response_format[:20]}'; known: json, text, verbose_json"
-            raise RequestError(said, "unsupported_value", "response_format")
+        check_wanted(response_format, granularities, include, stream)
         data, name, rate_hz = await file.read(), file.filename or "the file", state.ear_rate_hz
         wave = await run_in_threadpool(read_sound, data, name, rate_hz, state.max_turn_s, "file")
-        question = Question(
-            turns=[Said("user", None, speech_of(wave, rate_hz, rate_hz, state.max_turn_s))],
-            task=TASKS["A1T1"],
-            options=state.decode_options(temperature=temperature),
-            max_context_columns=state.settings.max_context_columns,
-        )
+        is_silent = float(np.abs(wave).max()) < SILENCE_PEAK
+        question = None if is_silent else _to_write_down(state, wave, temperature)
         if stream:
             return await begun(errors_as_events(_transcript_events(state, question)), "text/event-stream")
-        text = (await whole_answer(request, state, question)).text.strip()
-        seconds = round(len(wave) / rate_hz, 3)
-        usage = {"type": "duration", "seconds": seconds}
-        if response_format == "text":
-            return PlainTextResponse(text + "\n")
-        if response_format == "verbose_json":
-            segment = {"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": text, "tokens": [], "temperature": 0.0}
-            scores = {"avg_logprob": 0.0, "compression_ratio": 0.0, "no_speech_prob": 0.0}
-            verbose = {"task": "transcribe", "language": language or "", "duration": seconds, "text": text}
-            return JSONResponse({**verbose, "segments": [{**segment, **scores}], "usage": usage})
-        return JSONResponse({"text": text, "usage": usage})
+        text = "" if question is None else (await whole_answer(request, state, question)).text.strip()
+        return transcript_as(response_format, text, round(len(wave) / rate_hz, 3), language)
 
     return router
 
 
-async def _spoken(state: ServerState, question: Question) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
-    """PCM on the wire as it is made, and the end beside the last of it."""
-    encoder = WireEncoder(state.talker.codec.sample_rate_hz, WireFormat())
+async def _spoken(
+    state: ServerState, question: Question, name: str
+) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
+    """A sound file as it is made, and the end beside the last of it."""
+    writer = StreamWriter(name, state.talker.codec.sample_rate_hz)
     async with aclosing(events_of(state, question)) as events:
         async for event in events:
             if isinstance(event, AudioDelta):
-                yield encoder.push(event.wave), None
+                yield writer.push(event.wave), None
             elif isinstance(event, Ended):
-                yield encoder.push(np.zeros(0, dtype=np.float32), is_last=True), event
+                yield writer.push(np.zeros(0, dtype=np.float32), is_last=True), event
 
 
-async def _speech_bytes(state: ServerState, question: Question, name: str) -> AsyncGenerator[bytes, None]:
-    head = _wav_header() if name == "wav" else b""
-    async with aclosing(_spoken(state, question)) as pieces:
-        async for data, _ in pieces:
-            if head or data:
-                yield head + data
-            head = b""
+async def _speech_bytes(spoken: AsyncGenerator[tuple[bytes, Ended | None], None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(spoken):
+        async for data, _ in spoken:
+            if data:
+                yield data
 
 
-async def _speech_events(state: ServerState, question: Question) -> AsyncGenerator[bytes, None]:
-    async with aclosing(_spoken(state, question)) as pieces:
-        async for data, ended in pieces:
+async def _speech_events(spoken: AsyncGenerator[tuple[bytes, Ended | None], None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(spoken):
+        async for data, ended in spoken:
             if data:
                 yield server_sent({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
             if ended is not None:
@@ -148,22 +129,23 @@ async def _speech_events(state: ServerState, question: Question) -> AsyncGenerat
                 yield server_sent({"type": "speech.audio.done", "usage": usage})
 
 
-async def _transcript_events(state: ServerState, question: Question) -> AsyncGenerator[bytes, None]:
+def _to_write_down(state: ServerState, wave: np.ndarray, temperature: float) -> Question:
+    rate_hz = state.ear_rate_hz
+    return Question(
+        turns=[Said("user", None, speech_of(wave, rate_hz, rate_hz, state.max_turn_s))],
+        task=TASKS["A1T1"],
+        options=state.decode_options(temperature=temperature),
+        max_context_columns=state.settings.max_context_columns,
+    )
+
+
+async def _transcript_events(state: ServerState, question: Question | None) -> AsyncGenerator[bytes, None]:
+    if question is None:
+        yield server_sent({"type": "transcript.text.done", "text": ""})
+        return
     async with aclosing(events_of(state, question)) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 yield server_sent({"type": "transcript.text.delta", "delta": event.text})
             elif isinstance(event, Ended):
                 yield server_sent({"type": "transcript.text.done", "text": event.done.text.strip()})
-
-
-def _wav_header() -> bytes:
-    """Of a file whose length isn't known yet, as players of streams accept it."""
-    wire = WireFormat()
-    size = wire.bytes_per_sample
-    numbers = (
-        (16, 4), (1, 2), (1, 2), (wire.rate_hz, 4), (wire.rate_hz * size, 4), (size, 2), (8 * size, 2),
-    )  # fmt: skip
-    body = b"".join(number.to_bytes(width, "little") for number, width in numbers)
-    endless = _ENDLESS.to_bytes(4, "little")
-    return b"RIFF" + endless + b"WAVEfmt " + body + b"data" + endless

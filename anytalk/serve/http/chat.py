@@ -46,7 +46,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is understood; sampling fields of OpenAI that mean nothing here are accepted and have no effect."""
+    """What is understood; fields of OpenAI that say who asks and how it is stored have no effect."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -66,6 +66,11 @@ class ChatRequest(BaseModel):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
+    stop: Any = None
+    logprobs: bool | None = None
+    logit_bias: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
 
 
 def chat_routes(state: ServerState) -> APIRouter:
@@ -134,6 +139,9 @@ def _is_spoken(wanted: ChatRequest) -> bool:
         raise RequestError("one answer at a time: leave `n` at 1", "unsupported_value", "n")
     if wanted.response_format not in (None, {"type": "text"}):
         raise RequestError("only text is written; leave `response_format` out", "unsupported_value", "response_format")
+    for name in ("stop", "logprobs", "logit_bias", "frequency_penalty", "presence_penalty"):
+        if getattr(wanted, name):
+            raise RequestError(f"`{name}` is not done here; leave it out", "unsupported_value", name)
     modalities = wanted.modalities or ["text"]
     if "audio" in modalities and "text" not in modalities:
         raise RequestError("a spoken answer has a text too: use ['text', 'audio']", "invalid_value", "modalities")

@@ -9,7 +9,7 @@ import numpy as np
 
 from anytalk.grid.audio import joined, resample, to_pcm16
 from anytalk.serve.errors import RequestError
-from anytalk.serve.sound import PCM_RATE_HZ
+from anytalk.serve.sound import PCM_RATE_HZ, Resampler
 
 MEDIA_TYPES = {
     "mp3": "audio/mpeg",
@@ -19,6 +19,7 @@ MEDIA_TYPES = {
     "pcm": "audio/pcm",
     "pcm16": "audio/pcm",
 }
+_ENDLESS = b"\xff" * 4
 _MAX_CHANNELS = 8
 _RATES_HZ = (4_000, 192_000)
 _BLOCK = 1 << 16
@@ -50,6 +51,53 @@ def write_sound(wave: np.ndarray, sample_rate_hz: int, name: str) -> bytes:
     return out.getvalue()
 
 
+class StreamWriter:
+    """Writes a file at 24 kHz while its sound is made; pieces joined are the file, whose header knows no length.
+
+    Args:
+        name: A format that :func:`check_format` accepts. ``flac`` comes whole with the last piece: its header is only
+            right when everything is known.
+        from_hz: Rate of the sound.
+    """
+
+    def __init__(self, name: str, from_hz: int) -> None:
+        self._name, self._resampler = name, Resampler(from_hz, PCM_RATE_HZ)
+        self._out, self._taken, self._file = io.BytesIO(), 0, None
+        if name in _SOUNDFILE and name != "wav":
+            import soundfile
+
+            kind, subtype = _SOUNDFILE[name]
+            # A stream of variable bit rate is taken for another length by players that know its beginning only.
+            rate = {"bitrate_mode": "CONSTANT", "compression_level": 0.5} if name == "mp3" else {}
+            self._file = soundfile.SoundFile(self._out, "w", PCM_RATE_HZ, 1, format=kind, subtype=subtype, **rate)
+        elif name == "wav":
+            self._out.write(_endless_wav_header())
+
+    def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
+        """(n,) float32 -> the next bytes of the file; the writer is used up with the last piece."""
+        wave = np.clip(self._resampler.push(wave, is_last), -1.0, 1.0)
+        if self._file is None:
+            self._out.write(to_pcm16(wave))
+        else:
+            self._file.write(wave)
+            if is_last:
+                self._file.close()
+        if self._name == "flac" and not is_last:
+            return b""
+        new = self._out.getvalue()[self._taken :] if self._file is not None else self._out.getvalue()
+        if self._file is None:
+            self._out = io.BytesIO()
+        self._taken += len(new)
+        return new
+
+
+def _endless_wav_header() -> bytes:
+    """Of a file whose length isn't known yet, as players of streams accept it."""
+    numbers = ((16, 4), (1, 2), (1, 2), (PCM_RATE_HZ, 4), (2 * PCM_RATE_HZ, 4), (2, 2), (16, 2))
+    body = b"".join(number.to_bytes(width, "little") for number, width in numbers)
+    return b"RIFF" + _ENDLESS + b"WAVEfmt " + body + b"data" + _ENDLESS
+
+
 def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param: str) -> np.ndarray:
     """A sound file's bytes -> (N,) float32.
 
@@ -67,8 +115,10 @@ def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param:
             _check_shape(rate, channels, name, param)
             wave = _mono(file, most + 1)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        # The library's own words name an object of this process by its address.
+        why = getattr(error, "error_string", None) or "it holds no sound"
         raise RequestError(
-            f"'{name[:80]}' is not a sound file that can be read ({error}); send wav, flac, ogg or mp3",
+            f"'{name[:80]}' is not a sound file that can be read ({why}); send wav, flac, ogg or mp3",
             "invalid_audio",
             param,
         ) from None

@@ -300,12 +300,11 @@ class RealtimeSession:
         self.outbox.put("conversation.item.done", previous_item_id=previous, item=item.shown())
 
     def _truncate(self, event: e.ItemTruncate) -> None:
-        running, end_ms = self.responses.active, event.audio_end_ms
+        running = self.responses.active
         if running is not None and running.item.id == event.item_id:
             # Clients whose user interrupts send just this.
             self.responses.interrupt("client_cancelled")
-            end_ms = min(end_ms, running.item.audio_ms or 0)
-        self.conversation.truncate(event.item_id, event.content_index, end_ms)
+        self.conversation.truncate(event.item_id, event.content_index, event.audio_end_ms)
         self.outbox.put(
             "conversation.item.truncated",
             item_id=event.item_id,
