@@ -51,9 +51,7 @@ def optional(*names: str) -> list[Any]:
             try:
                 found.append(importlib.import_module(name))
             except ImportError as error:
-                pytest.skip(
-                    f"needs `make test-clients`, which installs the extra `clients`: {error}", allow_module_level=True
-                )
+                pytest.skip(f"needs `make test-clients`: {error}", allow_module_level=True)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The official Node client over TLS: run ``npm install --prefix tests/node`` once; without it this is skipped."""
+"""The official Node clients, one over TLS: run ``npm install --prefix tests/node`` once; without it this is skipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from clients_lab import stock_server
 from serve_lab import pcm, question, running
 from talkers import make_talker
 
@@ -42,3 +43,24 @@ def test_a_voice_turn_of_the_node_client_over_tls(tmp_path: Path) -> None:
     assert told["status"] == "incomplete"
     assert told["soundBytes"] > 0
     assert told["item"]["content"][0]["transcript"]
+
+
+@pytest.mark.skipif(
+    not (NEEDED[0] and (HERE / "node_modules" / "@openai" / "agents-realtime").is_dir()),
+    reason="needs node and `npm install --prefix tests/node`",
+)
+def test_the_agents_of_node_with_their_defaults(tmp_path: Path) -> None:
+    sound = tmp_path / "question.pcm"
+    sound.write_bytes(pcm(question()))
+    with stock_server() as server:
+        done = subprocess.run(
+            ["node", str(HERE / "agents.mjs"), f"ws://{server.address}/v1/realtime", str(sound)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told == {"errors": [], "soundBytes": told["soundBytes"], "voice": True, "interrupted": True, "tool": True}
+    assert told["soundBytes"] > 0
