@@ -23,8 +23,8 @@ frames, pipeline, worker, runner, processor, contexts, aggregators, realtime, tt
     "pipecat.services.openai.tts",
 )
 schemas, tool_schemas, events = optional(
-    "pipecat.adapters.schemas.function_schema",
-    "pipecat.adapters.schemas.tools_schema",
+    "pipecat.adapters.llm.schemas.function_schema",
+    "pipecat.adapters.llm.schemas.tools_schema",
     "pipecat.services.openai.realtime.events",
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
