@@ -1,6 +1,6 @@
 """What many conversations at once cost: one server, one question alone, then as many sessions as asked for together.
 
-    python examples/bench_serve.py examples/talkers/smollm2-135m-assistant --sessions 8 --turns 2
+    python examples/bench_serve.py mytalker --sessions 8 --turns 2
 
 Starts `anytalk serve` on a free port and talks to it through OpenAI's client. Each session asks its own questions,
 typed, and each answer must be the one that the question got alone: nothing is lost or crossed. Prints the times to the

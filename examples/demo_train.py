@@ -96,8 +96,8 @@ def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> N
   untouched: typed questions get the same text answers as before, bit for bit.
 
   What they can't: pronounce other sentences (see 6.), hear other questions, hear
-  every voice, never stumble over a word, or sound better than a codec of 0.8
-  kbit/s for one synthetic voice. That takes hours of speech: docs/quickstart.md.
+  every voice, never stumble over a word, or speak in another voice than that
+  of the codec `heart`. That takes hours of speech: docs/quickstart.md.
 
   Talk to it:  .venv/bin/anytalk talk {talker} --interactive
   All of it took {(time.perf_counter() - began) / 60:.1f} minutes.""",

@@ -1,8 +1,8 @@
-"""Train a codec of your own from a folder of wav files or a manifest: the `spectral` kind or a SNAC.
+"""Train a SNAC of your own from a folder of wav files or a manifest.
 
-    python examples/train_codec.py speech/ --kind spectral --minutes 20 --out runs/codec
-    python examples/train_codec.py rows.jsonl --init package:anytalk_adapters/assets/spectral_16khz_8h.safetensors \
-        --train decoder --steps 5000 --out runs/decoder --evaluate
+    python examples/train_codec.py speech/ --minutes 20 --out runs/codec
+    python examples/train_codec.py rows.jsonl --init runs/codec/snac --train decoder --steps 5000 --out runs/decoder \
+        --evaluate
 
 Ctrl-C or SIGTERM writes a checkpoint; the same command again goes on from it. With --steps, a resumed training gives
 the same weights as an uninterrupted one, bit for bit on a CPU. `--init WEIGHTS --evaluate` without a budget only
@@ -20,7 +20,7 @@ from typing import Any
 
 from codec.listen import listen
 from codec.loop import CodecTraining, Places, Settings, told
-from codec.nets import KINDS, Trainee, check_kind, make_trainee
+from codec.nets import WEIGHTS_NAME, Trainee, load_codec, make_trainee
 from codec.sounds import Clip, Crops, find_clips, hold_out
 from codec.state import Progress
 
@@ -41,10 +41,9 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("data", type=Path, help="Folder of wav files, or a manifest.jsonl.")
     add("--out", type=Path, required=True, help="Folder for weights, log, pictures and the checkpoint.")
-    add("--kind", default="spectral", help=f"{' or '.join(KINDS)}.")
     add("--field", default="audio", help="Manifest's field with the path of a sound.")
     add("--text-field", default="text", help="Manifest's field with what is said (--evaluate).")
-    add("--config", type=Path, help="JSON with sizes: fields of SpectralSizes, or of SNAC's config.json.")
+    add("--config", type=Path, help="JSON with sizes: fields of SNAC's config.json.")
     add("--init", help="Weights to go on from: what the plugin's option `model` takes.")
     add("--train", default="all", help="all, or decoder: encoder and codebooks stand still, codes stay valid.")
     add("--steps", type=int, help="Budget in steps; exactly repeatable.")
@@ -68,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Parse, train, listen; what a user can mend is one sentence and status 1, an interrupted run status 130."""
+    """Parse, train, listen; a mistake of the user is one sentence and status 1, an interrupted run status 130."""
     arguments = parser().parse_args(words)
     try:
         finished = run(arguments)
@@ -98,7 +97,7 @@ def run(arguments: argparse.Namespace) -> bool:
         if written is None:
             return False
         weights = str(written)
-        print(f"Weights: {written}\nIn talker.yaml:  codec: {{name: {arguments.kind}, options: {{model: {written}}}}}")
+        print(f"Weights: {written}\nIn talker.yaml:  codec: {{name: snac, options: {{model: {written}}}}}")
     if arguments.evaluate:
         evaluate(arguments, weights, held)
     return True
@@ -110,7 +109,6 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         AnytalkError: which option, and what it expects.
     """
-    check_kind(arguments.kind)
     no_budget = arguments.steps is None and arguments.minutes is None
     if no_budget and not (arguments.evaluate and arguments.init):
         raise ConfigError("no budget is given", "--steps 5000 or --minutes 20; or --init WEIGHTS --evaluate to listen")
@@ -129,12 +127,12 @@ def train(arguments: argparse.Namespace, clips: Sequence[Clip]) -> Path | None:
         TalkerError: the folder holds a finished codec, or a checkpoint of another training.
         ConfigError: sizes, crop or budget that don't fit.
     """
-    done = arguments.out / KINDS[arguments.kind].weights_name
+    done = arguments.out / WEIGHTS_NAME
     if done.exists():
         raise TalkerError(
             f"'{done}' is a finished codec", f"give another --out; to judge it: --init {done} --evaluate, no budget"
         )
-    trainee = make_trainee(arguments.kind, read_config(arguments.config), arguments.init, arguments.seed)
+    trainee = make_trainee(read_config(arguments.config), arguments.init, arguments.seed)
     is_fresh = arguments.init is None
     first = (0.12 if is_fresh else 0.0) if arguments.quantise_from is None else arguments.quantise_from
     settings = Settings(
@@ -156,7 +154,7 @@ def train(arguments: argparse.Namespace, clips: Sequence[Clip]) -> Path | None:
     trained = sum(p.numel() for p in trainee.module.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in trainee.module.parameters())
     print(
-        f"{arguments.kind}: {trained / 1e6:.1f} of {whole / 1e6:.1f} million weights train on {len(clips)} sounds, "
+        f"{trained / 1e6:.1f} of {whole / 1e6:.1f} million weights train on {len(clips)} sounds, "
         f"{crops.total_s / 60:.1f} minutes; from step {training.progress.step}",
         flush=True,
     )
@@ -209,7 +207,7 @@ def evaluate(arguments: argparse.Namespace, weights: str, held: Sequence[Clip]) 
     mos = load_predictor(arguments.mos) if arguments.mos else None
     has_texts = any(clip.text for clip in held)
     transcriber = default_registry().build("transcriber", PartRef(name="whisper")) if has_texts else None
-    codec = KINDS[arguments.kind].load(weights).to(arguments.device)
+    codec = load_codec(weights).to(arguments.device)
     if not has_texts:
         print(f"No held-out sound has a text in '{arguments.text_field}': no word errors (--text-field NAME).")
     report = listen(codec, held, arguments.out, transcriber, mos, lambda line: print(line, flush=True))

@@ -65,7 +65,7 @@ def test_input_adapters_keep_the_contract(name: str, options: dict[str, Any], co
         ("blocks", {"num_blocks": 2}),
         ("blocks", {"num_blocks": 1, "init": "copy"}),
         ("talker", {"width": 64, "letter_width": 64}),
-        ("talker", {"width": 64, "letter_width": 64, "table_width": "backbone", "reads_states": True}),
+        ("talker", {"width": 64, "letter_width": 64, "reads_states": True}),
     ],
 )
 def test_output_adapters_keep_the_contract(name: str, options: dict[str, Any], context: BuildContext) -> None:
@@ -290,8 +290,8 @@ def test_check_output_adapter_catches_a_false_promise_to_fit(
     context: BuildContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TalkerAdapter, "fits_any_backbone", True)
-    options = {"width": 64, "letter_width": 64, "table_width": "backbone"}
-    with pytest.raises(AssertionError, match=r"width changes audio_in.weight, out.weight, out.bias"):
+    options = {"width": 64, "letter_width": 64, "reads_states": True}
+    with pytest.raises(AssertionError, match=r"width changes state_in.weight"):
         check_output_adapter("talker", options=options, context=context)
 
 

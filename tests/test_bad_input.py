@@ -73,7 +73,7 @@ def tone(duration_s: float, rate_hz: int = RATE_HZ) -> np.ndarray:
         (["no such name!"], "'no such name!' doesn't exist"),
         (["package:no_such_package/model.gguf"], "needs the Python package 'no_such_package'"),
         (["nobody/nothing-at-all"], "nobody/nothing-at-all"),
-        (["tiny", "--codec", "spectrum"], "unknown codec 'spectrum'; did you mean 'spectral'?"),
+        (["tiny", "--codec", "snack"], "unknown codec 'snack'; did you mean 'snac'?"),
         (["tiny", "--backbone", "qwen3"], "unknown backbone 'qwen3'; did you mean 'qwen2'?"),
         (["tiny", "--encoder", "wisper"], "did you mean 'whisper'?"),
         (["tiny", *TINY, "--set", "grid.patern=delay"], "grid.patern: Extra inputs are not permitted"),
@@ -278,7 +278,7 @@ def test_voice_refuses_before_it_loads_anything(tmp_path: Path) -> None:
 
 
 def test_unknown_part_names_get_a_suggestion() -> None:
-    assert "did you mean 'spectral'?" in refused("plugins", "spectrall")
+    assert "did you mean 'snac'?" in refused("plugins", "snack")
 
 
 def test_an_unknown_option_is_a_usage_error() -> None:

@@ -211,7 +211,7 @@ def test_numbers_have_units() -> None:
 
 def test_plugins_lists_and_describes() -> None:
     shown = run("plugins", env={"COLUMNS": "200"}).stdout
-    assert "spectral" in shown
+    assert "snac" in shown
     described = run("plugins", "tiny").stdout
     assert "num_blocks" in described
     assert "backbone 'tiny'" in described

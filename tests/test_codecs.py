@@ -1,7 +1,10 @@
 """Codecs in general: the windowed stream, the checks at the door, the tiny codec, and the check itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from test_snac import SMALL, write_folder
 
 from anytalk.errors import AudioError, ConfigError, PluginError
 from anytalk.plugins.codec_stream import WindowedStream, check_codes, pad_to_frames
@@ -185,13 +188,14 @@ def test_the_check_is_told_how_much_rounding_is_allowed() -> None:
     check_codec(rough, tolerance=1e-3, device="cpu", num_frames=20)
 
 
-def test_a_decoder_does_not_count_in_the_fingerprint_of_codes() -> None:
-    codec = default_registry().build("codec", PartRef(name="spectral"))
+def test_a_decoder_does_not_count_in_the_fingerprint_of_codes(tmp_path: Path) -> None:
+    write_folder(tmp_path, SMALL)
+    codec = default_registry().build("codec", PartRef(name="snac", options={"model": str(tmp_path)}))
     before = fingerprint(codec, without=codec.decoder_prefixes), fingerprint(codec)
     with torch.no_grad():
-        codec.net.decoder_out.weight.mul_(0.5)
+        next(codec.model.decoder.parameters()).mul_(0.5)
     assert fingerprint(codec, without=codec.decoder_prefixes) == before[0]
     assert fingerprint(codec) != before[1]
     with torch.no_grad():
-        codec.net.quantizer.quantizers[0].codebook.weight.mul_(0.5)
+        codec.model.quantizer.quantizers[0].codebook.weight.mul_(0.5)
     assert fingerprint(codec, without=codec.decoder_prefixes) != before[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from anytalk.decode.session import listen
 from anytalk.model.config import CONFIG_FILE
 from anytalk.model.talker import Talker, load_talker
-from anytalk.model.version1 import with_hearing
+from anytalk.model.version1 import from_version_1
 
 GOLDEN = Path(__file__).parent / "golden" / "heard.safetensors"
 CTC = {"width": 16, "num_blocks": 1}
@@ -55,16 +55,11 @@ def test_searched_lines(seed: int, tmp_path: Path, golden: dict[str, Tensor]) ->
 
 
 def test_version_1_options_find_their_place() -> None:
-    searched = with_hearing({"input_adapter": {"name": "ctc", "options": CTC | SEARCHED}})
+    searched = from_version_1({"input_adapter": {"name": "ctc", "options": CTC | SEARCHED}})
     assert searched["input_adapter"]["options"] == CTC | {"factor": 3, "candidates": 6}
-    assert searched["hearing"] == {
-        "name": "beam",
-        "options": {"beam": 8, "candidates": 6, "hearings": 2, "weight": 0.5, "context": "so: "},
-    }
-    plain = {"input_adapter": {"name": "ctc", "options": {"beam": 1, "fusion": 0.5, "factor": 3}}}
-    assert with_hearing(plain) == {"input_adapter": {"name": "ctc", "options": {"factor": 3}}}
-    assert with_hearing({"input_adapter": None, "grid": {"asr": "examples", "text_lead": 2}}) == {
-        "input_adapter": None,
-        "grid": {"text_lead": 2},
-    }
-    assert with_hearing({"input_adapter": ["wrong"], "grid": 3}) == {"input_adapter": ["wrong"], "grid": 3}
+    options = {"beam": 8, "candidates": 6, "hearings": 2, "weight": 0.5, "context": "so: "}
+    assert searched["hearing"] == {"name": "beam", "options": options}
+    plain = from_version_1({"input_adapter": {"name": "ctc", "options": {"beam": 1, "fusion": 0.5, "factor": 3}}})
+    assert plain["input_adapter"] == {"name": "ctc", "options": {"factor": 3}}
+    assert "hearing" not in plain
+    assert from_version_1({"grid": {"asr": "examples", "text_lead": 2}})["grid"] == {"text_lead": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from anytalk.decode.session import Session
 from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.errors import AudioError, ConfigError, UnknownNameError
 from anytalk.evaluate.wer import word_error_rate
-from anytalk.model.attach import attach
+from anytalk.model.attach import attach, default_codec
 from anytalk.model.talker import Talker
 from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.manager import build_plugins
@@ -80,6 +81,12 @@ def test_it_answers_in_the_models_own_words(talker: Talker) -> None:
     assert "Paris" in spoken.text
     assert spoken.text == written.text
     assert 1.0 < len(wave) / talker.codec.sample_rate_hz < 6.0
+
+
+def test_its_codec_is_taken_where_nobody_chose_one(registry: Registry, tmp_path: Path) -> None:
+    talker = attach("tiny", tmp_path / "t", assignments=["encoder={name: tiny}"], registry=registry)
+    assert talker.config.codec.name == "heart"
+    assert default_codec(Registry(build_plugins(third_party=False))) == "snac"
 
 
 def test_the_package_holds_a_whole_voice() -> None:

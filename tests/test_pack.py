@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import moved_parts, probe, same, snapshot, stage, tiny_talker, train, training_rows
-from test_spectral import SMALL
+from test_snac import SMALL, write_folder
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
@@ -24,7 +24,6 @@ from anytalk.model.attach import attach
 from anytalk.model.config import CONFIG_FILE, TalkerConfig, WeightsFile, dump_config, read_config
 from anytalk.model.pack import pack
 from anytalk.model.talker import Talker, load_talker, save_talker
-from anytalk_adapters.spectral_codec import SpectralNet, save_spectral
 
 MOUTH = ["output_adapter", "heads", "audio_embeddings", "special_tokens"]
 
@@ -162,23 +161,23 @@ def test_a_trained_backbone_is_copied_as_it_is(mouth: Path, tmp_path: Path) -> N
 
 
 def test_codec_weights_inside_the_folder_come_along(tmp_path: Path) -> None:
-    save_spectral(SpectralNet(SMALL), tmp_path / "own.safetensors")
+    write_folder(tmp_path / "own", SMALL, "model.safetensors")
     settings = ["encoder={name: tiny}", "backbone.options={}", "output_adapter.options.num_blocks=1"]
-    codec = f"codec={{name: spectral, options: {{model: {tmp_path / 'own.safetensors'}}}}}"
+    codec = f"codec={{name: snac, options: {{model: {tmp_path / 'own'}}}}}"
     talker = attach("tiny", tmp_path / "t", backbone="tiny", assignments=[*settings, codec])
     save_talker(talker, tmp_path / "t", trained={"heads"})
     codec_before = talker.codec
     (tmp_path / "t" / "codec").mkdir()
-    shutil.move(tmp_path / "own.safetensors", tmp_path / "t" / "codec")
+    shutil.move(tmp_path / "own", tmp_path / "t" / "codec")
     config = read_config(tmp_path / "t")
-    inside = {"name": "spectral", "options": {"model": "codec/own.safetensors"}}
+    inside = {"name": "snac", "options": {"model": "codec/own"}}
     rewrite(tmp_path / "t", config.replace(codec=inside))
     pack(tmp_path / "t", tmp_path / "small")
     shutil.move(tmp_path / "t", tmp_path / "away")
-    assert "codec/own.safetensors" in files(tmp_path / "small")
+    assert "codec/own/config.json" in files(tmp_path / "small")
     codes = torch.zeros(1, codec_before.num_streams, 3, dtype=torch.long)
     assert torch.equal(load_talker(tmp_path / "small").codec.decode(codes), codec_before.decode(codes))
-    outside = {"name": "spectral", "options": {"model": "../small/codec/own.safetensors"}}
+    outside = {"name": "snac", "options": {"model": "../small/codec/own"}}
     rewrite(tmp_path / "away", config.replace(codec=outside))
     with pytest.raises(TalkerError, match="lies outside"):
         pack(tmp_path / "away", tmp_path / "x")

@@ -23,7 +23,7 @@ Heard = tuple[str, bytes]
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Talker:
-    """Its caches are kept from turn to turn and are cropped, as the shipped talker's are."""
+    """Its caches are kept from turn to turn and are cropped."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = hf_talker(tmp_path_factory.mktemp("llama"), "talker", system=SYSTEM)

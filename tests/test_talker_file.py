@@ -17,7 +17,7 @@ from anytalk.model.attach import attach
 from anytalk.model.config import PART_KINDS, read_config
 from anytalk.model.parent import load_parent
 from anytalk.model.talker import Talker, load_talker, pinned, save_talker
-from anytalk.model.version1 import DEFAULTS, from_version_1
+from anytalk.model.version1 import from_version_1
 from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import Registry, default_registry
 from anytalk_adapters.tiny_codec import TinyCodec
@@ -136,19 +136,15 @@ def test_version_1_is_the_same_talker(tmp_path: Path) -> None:
     assert read_config(tmp_path / "old") == theirs
 
 
-def test_version_1_meant_the_defaults_of_its_day(tmp_path: Path) -> None:
-    for field, of_plugins in DEFAULTS.items():
-        for name, defaults in of_plugins.items():
-            typed = {"name": name, "options": {next(iter(defaults)): "typed"}}
-            read = from_version_1({field: typed})[field]["options"]
-            assert read == {**defaults, next(iter(defaults)): "typed"}
-    assert from_version_1({"codec": {"name": "spectral"}})["codec"]["options"]["model"].endswith("16khz.safetensors")
-    assert from_version_1({"heads": None, "codec": 3, "grid": {}}) == {
-        "heads": None,
-        "codec": 3,
-        "grid": {},
-        "format_version": 2,
-    }
+def test_mistakes_of_version_1_are_left_for_validation() -> None:
+    wrong = {"heads": None, "codec": 3, "grid": {}, "input_adapter": ["wrong"], "backbone": {"options": 3}}
+    assert from_version_1(wrong) == {**wrong, "format_version": 2}
+
+
+def test_the_decoder_of_version_1_is_refused() -> None:
+    with pytest.raises(ConfigError, match="as wide as its backbone") as caught:
+        from_version_1({"output_adapter": {"name": "talker"}})
+    assert "git checkout" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -159,7 +155,7 @@ def test_version_1_named_a_trained_backbone_by_its_model(name: str, base: str, o
     typed = {**options, "model": "backbone-0003"}
     data = from_version_1({"backbone": {"name": name, "options": typed}, "base": {"model": base}})
     assert data["backbone_folder"] == "backbone-0003"
-    assert data["backbone"]["options"] == {**DEFAULTS["backbone"].get(name, {}), **options}
+    assert data["backbone"]["options"] == options
 
 
 def test_a_backbone_without_an_option_model_is_trained_saved_and_loaded(tmp_path: Path, parrots: Registry) -> None:

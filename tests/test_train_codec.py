@@ -1,4 +1,4 @@
-"""Training codecs: the loss falls, resuming is exact, a decoder alone leaves the codes, weights load in the plugins."""
+"""Training codecs: the loss falls, resuming is exact, a decoder alone leaves the codes, weights load in the plugin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_snac import SMALL as SNAC_SMALL
-from test_spectral import SMALL as SPECTRAL_SMALL
+from test_snac import SMALL
 
 from anytalk.errors import AnytalkError
 from anytalk.plugins.testing.codec import check_codec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-SIZES: dict[str, dict[str, Any]] = {"spectral": asdict(SPECTRAL_SMALL), "snac": SNAC_SMALL}
 RATE = 8000
-WEIGHTS = {"spectral": "spectral.safetensors", "snac": "snac"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +40,7 @@ def example() -> Namespace:
     try:
         import codec.discriminator as discriminator
         import codec.listen as listen
+        import codec.losses as losses
         import codec.nets as nets
         import codec.quantise as quantise
         import codec.sounds as sounds
@@ -58,6 +55,7 @@ def example() -> Namespace:
         sounds=sounds,
         state=state,
         listen=listen,
+        losses=losses,
         discriminator=discriminator,
     )
 
@@ -76,54 +74,48 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words_for(kind: str, speech: Path, out: Path, *more: str) -> list[str]:
+def words_for(speech: Path, out: Path, *more: str) -> list[str]:
     """A small training's command line."""
-    sizes = out.parent / f"{kind}.json"
-    sizes.write_text(json.dumps(SIZES[kind]))
+    sizes = out.parent / "sizes.json"
+    sizes.write_text(json.dumps(SMALL))
     own = [] if "--init" in more else ["--config", str(sizes)]
     budget = [] if "--steps" in more or "--minutes" in more else ["--steps", "30"]
     fixed = ["--batch", "2", "--crop", "0.14", "--warmup-steps", "2", "--log-every", "5", "--learning-rate", "3e-3"]
-    return [str(speech), "--kind", kind, "--out", str(out), *own, *budget, *fixed, *more]
+    return [str(speech), "--out", str(out), *own, *budget, *fixed, *more]
 
 
 def log_of(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def state_of(example: Namespace, kind: str, path: Path) -> dict[str, torch.Tensor]:
-    return dict(example.nets.make_trainee(kind, None, str(path), 0).module.state_dict())
+def state_of(example: Namespace, path: Path) -> dict[str, torch.Tensor]:
+    return dict(example.nets.make_trainee(None, str(path), 0).module.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["spectral", "snac"])
 def test_the_loss_falls_and_the_plugin_loads_the_weights(
-    example: Namespace, speech: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    example: Namespace, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    example.script.main(words_for(kind, speech, out, "--steps", "40"))
+    example.script.main(words_for(speech, out, "--steps", "40"))
     log = log_of(out)
     assert [line["step"] for line in log] == list(range(5, 41, 5))
     assert log[-1]["mel"] < 0.9 * log[0]["mel"]
     # Without quantiser in the first 12 %: no such loss in the first line, codes in the last.
     assert "vq" not in log[0]
     assert log[1]["restarted"] > 0
-    assert 1 <= log[-1]["perplexity.0"] <= SIZES[kind]["codebook_size"]
+    assert 1 <= log[-1]["perplexity.0"] <= SMALL["codebook_size"]
     assert 0 < log[-1]["used.6"] <= 1
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in out.iterdir()) == sorted(["curve.png", "log.jsonl", WEIGHTS[kind]])
+    assert sorted(p.name for p in out.iterdir()) == sorted(["curve.png", "log.jsonl", "snac"])
     printed = capsys.readouterr().out
-    assert f"codec: {{name: {kind}, options: {{model: {out / WEIGHTS[kind]}}}}}" in printed
-    check_codec(example.nets.KINDS[kind].load(str(out / WEIGHTS[kind])))
+    assert f"codec: {{name: snac, options: {{model: {out / 'snac'}}}}}" in printed
+    check_codec(example.nets.load_codec(str(out / "snac")))
 
 
-@pytest.mark.parametrize("kind", ["spectral", "snac"])
-def test_the_plugin_gives_the_codes_and_the_sound_of_what_was_trained(
-    example: Namespace, tmp_path: Path, kind: str
-) -> None:
-    trainee = example.nets.make_trainee(kind, SIZES[kind] | ({"noise": False} if kind == "snac" else {}), None, 0)
-    for parameter in trainee.module.parameters():
-        parameter.data = parameter.data.half().float()  # what the spectral file can hold
+def test_the_plugin_gives_the_codes_and_the_sound_of_what_was_trained(example: Namespace, tmp_path: Path) -> None:
+    trainee = example.nets.make_trainee(SMALL | {"noise": False}, None, 0)
     written = trainee.write(tmp_path)
-    codec = example.nets.KINDS[kind].load(str(written))
+    codec = example.nets.load_codec(str(written))
     wave = torch.rand((2, 3 * trainee.samples_per_frame)) - 0.5
     with torch.no_grad():
         quantised = example.quantise.quantise(trainee.quantizer, trainee.latents(wave))
@@ -136,13 +128,13 @@ def test_the_plugin_gives_the_codes_and_the_sound_of_what_was_trained(
     torch.testing.assert_close(codec.decode(codes), sound, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "more"), [("spectral", ["--adversarial", "0.1"]), ("snac", [])])
+@pytest.mark.parametrize("more", [["--adversarial", "0.1"], []])
 def test_an_interrupted_training_gives_the_same_weights(
-    example: Namespace, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: list[str]
+    example: Namespace, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     words = ["--steps", "12", *more]
-    example.script.main(words_for(kind, speech, whole, *words))
+    example.script.main(words_for(speech, whole, *words))
 
     def stop(progress: Any, log_every: int) -> None:
         if progress.step == 7:  # in the middle of a line of the log
@@ -151,35 +143,32 @@ def test_an_interrupted_training_gives_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(example.script, "tell", stop)
         with pytest.raises(SystemExit) as status:
-            example.script.main(words_for(kind, speech, cut, *words))
+            example.script.main(words_for(speech, cut, *words))
     assert status.value.code == 130
     assert (cut / "checkpoint").is_dir()
-    assert not (cut / WEIGHTS[kind]).exists()
+    assert not (cut / "snac").exists()
     with pytest.raises(SystemExit, match=r"made otherwise: seed was 0, is 1"):
-        example.script.main(words_for(kind, speech, cut, *words, "--seed", "1"))
-    example.script.main(words_for(kind, speech, cut, *words))
+        example.script.main(words_for(speech, cut, *words, "--seed", "1"))
+    example.script.main(words_for(speech, cut, *words))
     assert not (cut / "checkpoint").exists()
-    expected, found = (state_of(example, kind, out / WEIGHTS[kind]) for out in (whole, cut))
+    expected, found = (state_of(example, out / "snac") for out in (whole, cut))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     logs = [[{k: v for k, v in line.items() if k != "seconds"} for line in log_of(out)] for out in (whole, cut)]
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("kind", ["spectral", "snac"])
-def test_a_decoder_alone_leaves_the_codes_as_they_are(
-    example: Namespace, speech: Path, tmp_path: Path, kind: str
-) -> None:
+def test_a_decoder_alone_leaves_the_codes_as_they_are(example: Namespace, speech: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    example.script.main(words_for(kind, speech, first, "--steps", "10"))
-    init = first / WEIGHTS[kind]
+    example.script.main(words_for(speech, first, "--steps", "10"))
+    init = first / "snac"
     # Beyond the interval of restarts, which must not touch the codebooks.
     more = ["--init", str(init), "--train", "decoder", "--steps", "22"]
-    example.script.main(words_for(kind, speech, second, *more))
-    before, after = state_of(example, kind, init), state_of(example, kind, second / WEIGHTS[kind])
+    example.script.main(words_for(speech, second, *more))
+    before, after = state_of(example, init), state_of(example, second / "snac")
     changed = {name for name, value in before.items() if not torch.equal(after[name], value)}
     assert changed
     assert all(name.startswith("decoder") for name in changed)
-    codecs = [example.nets.KINDS[kind].load(str(path)) for path in (init, second / WEIGHTS[kind])]
+    codecs = [example.nets.load_codec(str(path)) for path in (init, second / "snac")]
     wave = torch.rand((1, 4000)) - 0.5
     assert torch.equal(codecs[0].encode(wave), codecs[1].encode(wave))
     log = log_of(second)
@@ -190,15 +179,15 @@ def test_a_decoder_alone_leaves_the_codes_as_they_are(
 
 def test_all_of_existing_weights_can_go_on(example: Namespace, speech: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    example.script.main(words_for("spectral", speech, first, "--steps", "10"))
-    more = ["--init", str(first / "spectral.safetensors"), "--steps", "20"]
-    example.script.main(words_for("spectral", speech, second, *more))
+    example.script.main(words_for(speech, first, "--steps", "10"))
+    more = ["--init", str(first / "snac"), "--steps", "20"]
+    example.script.main(words_for(speech, second, *more))
     assert "vq" in log_of(second)[0]  # the quantiser is on from the start
     assert log_of(second)[-1]["mel"] < log_of(first)[0]["mel"]
 
 
 def test_a_budget_in_minutes_ends_and_quantises(example: Namespace, speech: Path, tmp_path: Path) -> None:
-    example.script.main(words_for("spectral", speech, tmp_path / "out", "--minutes", "0.01"))
+    example.script.main(words_for(speech, tmp_path / "out", "--minutes", "0.01"))
     log = log_of(tmp_path / "out")
     assert "vq" in log[-1]
     assert 0.6 <= log[-1]["seconds"] < 10
@@ -206,7 +195,7 @@ def test_a_budget_in_minutes_ends_and_quantises(example: Namespace, speech: Path
 
 def test_dead_codes_are_restarted_and_used_ones_are_not(example: Namespace) -> None:
     quantise = example.quantise
-    trainee = example.nets.make_trainee("spectral", SIZES["spectral"], None, 0)
+    trainee = example.nets.make_trainee(SMALL, None, 0)
     latents = trainee.latents(torch.rand((2, 16 * trainee.samples_per_frame)) - 0.5).detach()
     books = [part.codebook.weight for part in trainee.quantizer.quantizers]
     before = [book.detach().clone() for book in books]
@@ -236,6 +225,17 @@ def test_running_use_and_perplexity_by_hand(example: Namespace) -> None:
     assert figures == {
         "used.0": 0.5, "perplexity.0": pytest.approx(2.0), "used.1": 0.25, "perplexity.1": pytest.approx(1.0),
     }  # fmt: skip
+
+
+def test_mel_filters_are_triangles(example: Namespace) -> None:
+    filters = example.losses.htk_mel_filters(16_000, 1280, 80)
+    assert filters.shape == (641, 80)
+    assert float(filters.max()) <= 1
+    peaks_hz = filters.argmax(0) * 12.5
+    # Centre k lies at 2595 * log10(1 + 8000 / 700) * (k + 1) / 81 mel: 23.1, ... 7687 Hz, to one bin of 12.5 Hz.
+    assert float(peaks_hz[0]) == pytest.approx(22.1, abs=12.5)
+    assert float(peaks_hz[40]) == pytest.approx(1811, abs=25)
+    assert bool((peaks_hz.diff() >= 0).all())
 
 
 def test_the_judge_tells_true_from_made(example: Namespace) -> None:
@@ -321,11 +321,11 @@ def test_evaluating_without_texts_says_so(
     example: Namespace, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    example.script.main(words_for("spectral", speech, out, "--steps", "3", "--evaluate", "--held-out", "1"))
+    example.script.main(words_for(speech, out, "--steps", "3", "--evaluate", "--held-out", "1"))
     assert "no word errors (--text-field NAME)" in capsys.readouterr().out
     assert json.loads((out / "report.json").read_text()) == {"clips": 1}
     with pytest.raises(SystemExit, match="is a finished codec"):
-        example.script.main(words_for("spectral", speech, out))
+        example.script.main(words_for(speech, out))
 
 
 BAD: list[tuple[list[str], str]] = [
@@ -335,7 +335,6 @@ BAD: list[tuple[list[str], str]] = [
     (["{speech}/rows.jsonl", "--field", "said", "--steps", "2"], "tone 0' doesn't exist"),
     (["{text}", "--steps", "2"], "is no JSON object"),
     (["{noise}", "--steps", "2"], "not a sound file"),
-    (["{speech}", "--steps", "2", "--kind", "snacc"], "unknown kind of codec 'snacc'; did you mean 'snac'"),
     (["{speech}"], "no budget is given"),
     (["{speech}", "--steps", "2", "--minutes", "1"], "not both"),
     (["{speech}", "--steps", "0"], "budget above 0"),
@@ -348,8 +347,8 @@ BAD: list[tuple[list[str], str]] = [
     (["{speech}", "--steps", "2", "--init", "./no.safetensors"], "'./no.safetensors' doesn't exist"),
     (["{speech}", "--steps", "2", "--config", "{text}"], "can't be read as sizes"),
     (["{speech}", "--steps", "2", "--config", "{wide}"], "has no breadth"),
-    (["{speech}", "--steps", "2", "--kind", "snac", "--config", "{attention}"], "local attention"),
-    (["{speech}", "--steps", "2", "--kind", "snac", "--config", "{uneven}"], "don't undo each other"),
+    (["{speech}", "--steps", "2", "--config", "{attention}"], "local attention"),
+    (["{speech}", "--steps", "2", "--config", "{uneven}"], "don't undo each other"),
     (["{speech}", "--steps", "2", "--config", "{strides}"], "multiple of the next"),
 ]
 
@@ -368,7 +367,7 @@ def test_bad_input_is_a_sentence(
         "wide": '{"breadth": 3}',
         "attention": '{"attn_window_size": 32, "encoder_dim": 8, "decoder_dim": 64}',
         "uneven": '{"encoder_rates": [2, 4], "encoder_dim": 4, "decoder_dim": 16}',
-        "strides": '{"vq_strides": [4, 3, 1], "width": 16, "hidden": 16}',
+        "strides": '{"vq_strides": [4, 3, 1], "encoder_dim": 4, "decoder_dim": 64}',
     }
     for name, content in contents.items():
         places[name] = tmp_path / f"{name}.json"
@@ -385,10 +384,10 @@ def test_a_damaged_checkpoint_is_a_sentence(example: Namespace, speech: Path, tm
     (out / "checkpoint").mkdir(parents=True)
     (out / "checkpoint" / "state.json").write_text("{")
     with pytest.raises(SystemExit, match=r"is damaged"):
-        example.script.main(words_for("spectral", speech, out))
+        example.script.main(words_for(speech, out))
 
 
 def test_a_step_that_is_no_number_stops(example: Namespace, speech: Path, tmp_path: Path) -> None:
-    words = words_for("spectral", speech, tmp_path / "out", "--learning-rate", "1e30", "--steps", "10")
+    words = words_for(speech, tmp_path / "out", "--learning-rate", "1e30", "--steps", "10")
     with pytest.raises(SystemExit, match=r"loss of step \d+ is (nan|inf)"):
         example.script.main(words)

@@ -14,7 +14,7 @@ import yaml
 from helpers import same, stage, talker_text_logits, tiny_talker, train, training_rows
 from test_pack import files
 from test_routes import OtherTokens, read_aloud
-from test_spectral import SMALL
+from test_snac import SMALL, write_folder
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
@@ -29,7 +29,6 @@ from anytalk.plugins import Component, PartRef, hookimpl
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import Registry, default_registry
-from anytalk_adapters.spectral_codec import SpectralNet, save_spectral
 from anytalk_backbones.tiny import TinyBackbone
 
 DECODER = "{name: talker, options: {width: 64, letter_width: 64, num_layers: 2, num_letter_layers: 1}}"
@@ -171,22 +170,22 @@ def test_packing_a_voice_rounds_and_leaves_the_backbone_out(talker: Path, tmp_pa
 def test_codec_weights_of_a_voice_come_along(is_inside: bool, tmp_path: Path) -> None:
     """Those that lie in the talker folder, and those of elsewhere on this machine."""
     (tmp_path / "codec").mkdir()
-    save_spectral(SpectralNet(SMALL), tmp_path / "codec" / "own.safetensors")
-    codec = f"codec={{name: spectral, options: {{model: {tmp_path / 'codec' / 'own.safetensors'}}}}}"
+    write_folder(tmp_path / "codec" / "own", SMALL, "model.safetensors")
+    codec = f"codec={{name: snac, options: {{model: {tmp_path / 'codec' / 'own'}}}}}"
     made = attach("tiny", tmp_path / "t", assignments=["encoder=null", codec, *MOUTH])
     train(made, stage(train=["output_adapter"], tasks={"T1A1": 1.0}), training_rows(tmp_path, 2))
     if is_inside:
         shutil.move(tmp_path / "codec", tmp_path / "t" / "codec")
-        made.config = made.config.replace(codec={"name": "spectral", "options": {"model": "codec/own.safetensors"}})
+        made.config = made.config.replace(codec={"name": "snac", "options": {"model": "codec/own"}})
         save_talker(made, tmp_path / "t", {"heads"})
     wanted = made.codec.decode(torch.zeros(1, made.codec.num_streams, 3, dtype=torch.long))
     pack_voice(tmp_path / "t", tmp_path / "hum")
     shutil.rmtree(tmp_path / "t")
     shutil.rmtree(tmp_path / "codec", ignore_errors=True)
-    assert read_voice(tmp_path / "hum").voice.codec.options == {"model": "codec/own.safetensors"}
+    assert read_voice(tmp_path / "hum").voice.codec.options["model"] == "codec/own"
     put_on("tiny", tmp_path / "new", tmp_path / "hum")
     shutil.rmtree(tmp_path / "hum")
-    assert "codec/own.safetensors" in files(tmp_path / "new")
+    assert "codec/own/config.json" in files(tmp_path / "new")
     codec_of_new = load_talker(tmp_path / "new").codec
     assert torch.equal(codec_of_new.decode(torch.zeros(1, codec_of_new.num_streams, 3, dtype=torch.long)), wanted)
 
@@ -296,9 +295,8 @@ def test_what_is_no_voice_is_told(talker: Path, tmp_path: Path) -> None:
     tiny_talker(tmp_path / "blocks")
     with pytest.raises(TalkerError, match=r"the mouth of .* \(blocks\) needs its backbone"):
         pack_voice(tmp_path / "blocks", tmp_path / "out")
-    for option in ("reads_states=true", "table_width=backbone"):
-        with pytest.raises(TalkerError, match="needs its backbone"):
-            pack_voice(attached(option, *MOUTH, f"output_adapter.options.{option}"), tmp_path / "out")
+    with pytest.raises(TalkerError, match="needs its backbone"):
+        pack_voice(attached("reads", *MOUTH, "output_adapter.options.reads_states=true"), tmp_path / "out")
     with pytest.raises(TalkerError, match="by the mean"):
         pack_voice(attached("mean", *MOUTH, "grid.merge=mean"), tmp_path / "out")
     with pytest.raises(TalkerError, match="is untrained"):

@@ -105,12 +105,6 @@ def register_codecs() -> list[Component]:
             uses=("snac",),
             licence="MIT",
         ),
-        Component(
-            "spectral",
-            "anytalk_adapters.spectral_codec:SpectralCodec",
-            "SNAC's quantiser, spectral decoder: CPU",
-            licence="MIT",
-        ),
         Component("tiny", "anytalk_adapters.tiny_codec:TinyCodec", "deterministic tones, for tests", licence="MIT"),
     ]
 

@@ -21,7 +21,6 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 from anytalk.plugins.sources import ModelSource, random_shapes, resolve
 from anytalk_adapters import snac_order
-from anytalk_adapters.code_vectors import stream_vectors
 from anytalk_adapters.snac_format import snac_token_format
 from anytalk_adapters.snac_noise import decode_latents, decoder_context_frames
 from anytalk_adapters.snac_package import SNAC
@@ -155,8 +154,9 @@ class SnacCodec(Codec):
         return decode_latents(self.model.decoder, latents, num_frames, first_frame, self.noise_seed)[:, 0]
 
     def code_vectors(self) -> Tensor:
-        """(K,C,latent width): see :meth:`anytalk.plugins.contracts.Codec.code_vectors`."""
-        return stream_vectors(self.model.quantizer, self.vq_strides)
+        """(K,C,latent width) float32: see :meth:`anytalk.plugins.contracts.Codec.code_vectors`."""
+        books = [q.out_proj(q.codebook.weight.T[None])[0].T for q in self.model.quantizer.quantizers]
+        return torch.stack([books[book] for book, _ in snac_order.depth_first_order(self.vq_strides)]).detach().float()
 
     def new_stream(self) -> CodecStream:
         """A :class:`SnacStream`, or one over windows of codes where `stream_context_frames` asks for less than all."""

@@ -1,4 +1,4 @@
-"""The ``talker`` output adapter: a small speech decoder behind the backbone that spells what the backbone writes.
+"""The ``talker`` output adapter: a small speech decoder beside the backbone that spells what the backbone writes.
 
 Audio tokens are fed back into the adapter only, so that the backbone runs once per text token and its text path is
 never disturbed: the direction of Qwen2.5-Omni's talker (arXiv 2503.20215) and LLaMA-Omni 2 (arXiv 2505.02625). What is
@@ -14,7 +14,7 @@ answer's durations are stretched to its true length, so that letters stand where
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -37,6 +37,8 @@ _RIM_UNIT = 10.0
 _TABLE_STD = 0.1
 """Of a step's fresh audio rows, summed: small beside letters, so that both can be told apart from the start."""
 _DIGITS = range(ord("0"), ord("9") + 1)
+_LETTER_STEPS, _DIGIT_STEPS = 1.0, 4.0
+"""Steps of speech that a letter and a digit take before anything is learned; a digit is spoken as a word."""
 
 
 class LetterTimes(nn.Module):
@@ -61,6 +63,7 @@ class TalkerAdapter(SpeechDecoder):
     """Letters of the text and past speech to what the audio heads read."""
 
     licence = "MIT"
+    table_std = _TABLE_STD
 
     class Options(plugins.Options):
         width: int = Field(384, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, description="Width of the speech decoder.")
@@ -69,21 +72,6 @@ class TalkerAdapter(SpeechDecoder):
         letter_width: int = Field(256, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, description="Width of the letters.")
         num_letter_layers: int = Field(2, ge=0, description="Layers of the letter encoder.")
         max_letters: int = Field(24, ge=1, description="Bytes of one text token that are read.")
-        steps_per_letter: float = Field(
-            1.0,
-            gt=0,
-            description="Steps of speech that a letter takes before anything is learned (at 12.5 a second about 1).",
-        )
-        steps_per_digit: float = Field(4.0, gt=0, description="The same for a digit, which is spoken as a word.")
-        timing: Literal["learned", "fixed"] = Field(
-            "learned",
-            description="Whether it is learned how long letters take to say (loss `pace`), or as given above.",
-        )
-        table_width: Literal["decoder", "backbone"] = Field(
-            "decoder",
-            description="How wide audio tables and heads are: as the decoder, or as the backbone, with a matrix on "
-            "each side of the decoder.",
-        )
         reads_states: bool = Field(
             False,
             description="Read the backbone's states beside the letters; without, it fits any backbone.",
@@ -103,9 +91,6 @@ class TalkerAdapter(SpeechDecoder):
         width, letter_width = options.width, options.letter_width
         self.options = options
         self.reads_states = options.reads_states
-        self._width = backbone_width if options.table_width == "backbone" else width
-        if options.table_width == "decoder":
-            self.table_std = _TABLE_STD
         self.letters = nn.Embedding(NUM_LETTERS, letter_width)
         self.place = nn.Embedding(options.max_letters, letter_width)
         self.state_norm = nn.LayerNorm(backbone_width, elementwise_affine=False) if options.reads_states else None
@@ -114,14 +99,10 @@ class TalkerAdapter(SpeechDecoder):
             LetterBlock(letter_width, 4 * letter_width) for _ in range(options.num_letter_layers)
         )
         self.letter_norm = nn.LayerNorm(letter_width)
-        self.times: LetterTimes | None = LetterTimes(letter_width) if options.timing == "learned" else None
-        self.audio_in = nn.Linear(self._width, width) if options.table_width == "backbone" else nn.Identity()
+        self.times = LetterTimes(letter_width)
         hidden = options.hidden_width or int(3.5 * width)
-        self.speech_blocks = nn.ModuleList(
-            SpeechBlock(width, letter_width, hidden, options.timing == "learned") for _ in range(options.num_layers)
-        )
+        self.speech_blocks = nn.ModuleList(SpeechBlock(width, letter_width, hidden) for _ in range(options.num_layers))
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, self._width) if options.table_width == "backbone" else nn.Identity()
         self._spelling = Spelling(tokenizer, options.max_letters)
         for table in (self.letters, self.place):
             nn.init.normal_(table.weight, std=0.5)
@@ -142,13 +123,8 @@ class TalkerAdapter(SpeechDecoder):
 
     @property
     def width(self) -> int:
-        """W: the decoder's own, or the backbone's."""
-        return self._width
-
-    @property
-    def fits_any_backbone(self) -> bool:
-        """Only with tables of its own width."""
-        return not self.reads_states and self.options.table_width == "decoder"
+        """W: the decoder's own."""
+        return self.options.width
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
         return TalkerMemory()
@@ -160,7 +136,7 @@ class TalkerAdapter(SpeechDecoder):
         rows, steps = audio.shape[:2]
         places = memory.places(steps, audio.device)
         x, durations = self._read(states, text, memory)
-        if self.training and cache is None and self.times is not None:
+        if self.training and cache is None:
             durations = _stretched(durations, spoken_steps(audio))
         letter_times = memory.speak(durations)
 
@@ -174,11 +150,11 @@ class TalkerAdapter(SpeechDecoder):
         for number, block in enumerate(self.speech_blocks):
             h = block(h, times, x, letter_times, away, memory, str(number))
         memory.advance(steps)
-        return cast("Tensor", self.out(self.norm(h)))
+        return cast("Tensor", self.norm(h))
 
     def losses(self) -> list[Loss]:
-        """The loss ``pace``, where durations are learned."""
-        return [] if self.times is None else [PaceLoss(self)]
+        """The loss ``pace``."""
+        return [PaceLoss(self)]
 
     def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
         """(B,) how many steps wrong the decoder guesses the length of each answer from its text.
@@ -203,7 +179,7 @@ class TalkerAdapter(SpeechDecoder):
         arrival = torch.where(codes == START, -1, arrival)
         end = torch.tensor(ends, device=device, dtype=torch.float32)
         memory.arrive(arrival, end)
-        expected = self._expected(codes)
+        expected = _expected(codes)
         x = self.letters(codes) + self.place(torch.tensor(places, device=device))
         if states is not None and self.state_in is not None:
             x = x + self._states(states.normed, source)
@@ -213,8 +189,7 @@ class TalkerAdapter(SpeechDecoder):
         for number, block in enumerate(self.letter_blocks):
             x = block(x, end - expected / 2, seen, memory, f"encoder.{number}")
         x = self.letter_norm(x)
-        durations = expected if self.times is None else self.times(x, expected, codes)
-        return x, durations * (codes != PADDING)
+        return x, self.times(x, expected, codes) * (codes != PADDING)
 
     def _states(self, normed: Tensor, source: Tensor) -> Tensor:
         """(B,T,D) states -> (B,n,W'), what the backbone knows of the token of each letter."""
@@ -231,22 +206,13 @@ class TalkerAdapter(SpeechDecoder):
         return shown
 
     def _past(self, audio: Tensor) -> Tensor:
-        """(B,T,W) audio rows, as wide as the decoder.
-
-        Hiding some in training is the dropout of Tacotron's prenet (arXiv 1703.10135).
-        """
-        past: Tensor = self.audio_in(audio)
+        """(B,T,W) audio rows; hiding some in training is the dropout of Tacotron's prenet (arXiv 1703.10135)."""
+        past = audio
         if self.training and self.options.audio_dropout:
             # From almost nothing to twice as much: some answers are learned from their letters, some from both.
             share = 2 * self.options.audio_dropout * torch.rand(len(past), 1, 1, device=past.device)
             past = past * (torch.rand(*past.shape[:2], 1, device=past.device) >= share)
         return past
-
-    def _expected(self, codes: Tensor) -> Tensor:
-        """(B,n) letters -> (B,n) steps that each takes before anything is learned; none for the start."""
-        digit = (codes >= _DIGITS.start) & (codes < _DIGITS.stop)
-        taken = torch.where(digit, self.options.steps_per_digit, self.options.steps_per_letter)
-        return taken.masked_fill(codes == START, 0.0)
 
     def _spell(
         self, ids: list[list[int]], memory: TalkerMemory
@@ -256,7 +222,6 @@ class TalkerAdapter(SpeechDecoder):
             before = [0.0] * len(ids)
         else:
             before = torch.where(memory.arrival < NEVER, memory.end, 0.0).amax(dim=1).tolist()
-        options = self.options
         rows: list[list[tuple[int, int, int, float]]] = []
         for row, time in zip(ids, before, strict=True):
             line: list[tuple[int, int, int, float]] = []
@@ -264,7 +229,7 @@ class TalkerAdapter(SpeechDecoder):
                 line.append((START, 0, 0, 0.0))
             for step, token in enumerate(row):
                 for place, letter in enumerate(self._spelling.letters_of(token)):
-                    time += options.steps_per_digit if letter in _DIGITS else options.steps_per_letter
+                    time += _DIGIT_STEPS if letter in _DIGITS else _LETTER_STEPS
                     line.append((letter, place, step, time))
             rows.append(line)
         longest = max(1, max(len(line) for line in rows))
@@ -300,6 +265,12 @@ def spoken_steps(audio: Tensor) -> Tensor:
     """(B,T,W) audio rows of whole answers -> (B,) steps up to the last that holds audio; 0 for none."""
     steps = torch.arange(1, audio.shape[1] + 1, device=audio.device)
     return ((audio != 0).any(dim=-1) * steps).amax(dim=1)
+
+
+def _expected(codes: Tensor) -> Tensor:
+    """(B,n) letters -> (B,n) steps that each takes before anything is learned; none for the start."""
+    digit = (codes >= _DIGITS.start) & (codes < _DIGITS.stop)
+    return torch.where(digit, _DIGIT_STEPS, _LETTER_STEPS).masked_fill(codes == START, 0.0)
 
 
 def _stretched(durations: Tensor, steps: Tensor) -> Tensor:

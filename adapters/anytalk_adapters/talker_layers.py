@@ -190,7 +190,7 @@ class Window(nn.Module):
 class SpeechBlock(nn.Module):
     """A step of speech looks at the steps before it, then at the letters that have come."""
 
-    def __init__(self, width: int, letter_width: int, hidden_width: int, looks_near: bool) -> None:
+    def __init__(self, width: int, letter_width: int, hidden_width: int) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -199,7 +199,7 @@ class SpeechBlock(nn.Module):
         self.letter_query = nn.Linear(width, width)
         self.letter_keys = nn.Linear(letter_width, 2 * width)
         self.letter_out = nn.Linear(width, width)
-        self.window = Window(width // HEAD_WIDTH) if looks_near else None
+        self.window = Window(width // HEAD_WIDTH)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = Mlp(width, hidden_width)
 
@@ -234,7 +234,6 @@ class SpeechBlock(nn.Module):
         query = rotate(split_heads(self.letter_query(self.letter_norm(x))), times)
         key, value = (split_heads(part) for part in self.letter_keys(letters).chunk(2, dim=-1))
         keys, values = memory.letters.append(f"letter.{name}", rotate(key, letter_times), value)
-        seen = away < FAR if self.window is None else self.window(away).to(query.dtype)
-        x = x + self.letter_out(attend(query, keys, values, seen))
+        x = x + self.letter_out(attend(query, keys, values, self.window(away).to(query.dtype)))
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out

@@ -164,6 +164,8 @@ def _show(talker: Talker, folder: Path, settings: list[str]) -> None:
             f"anytalk info {folder}",
         ],
     )
+    if not any(setting.startswith(("codec=", "codec.name=")) for setting in settings):
+        note(f"codec: {config.codec.name}, the default here; --codec chooses another")
     if any(part.name == "tiny" for part in (config.backbone, config.codec)):
         note("'tiny' parts are for trying things out: they hold no knowledge and no voice")
 

@@ -65,7 +65,7 @@ def _machine() -> tuple[list[tuple[str, str]], list[str]]:
     if threads < cores:
         slow.append(f"torch uses {threads} of {cores} cores: unset OMP_NUM_THREADS, or give --threads {cores}")
     if not gpu:
-        slow.append("the codec 'snac' is heavy without a GPU: 'spectral' is made for CPUs")
+        slow.append("the codec 'snac' is heavy without a GPU: 'heart' is made for CPUs")
         if not (flags & _BF16_FLAGS or (not flags and platform.machine() == "arm64")):
             slow.append("this CPU has no bf16 arithmetic: --precision bf16 would be emulated; leave it at 'no'")
     if flags and "avx" not in flags and platform.machine() in ("x86_64", "AMD64"):

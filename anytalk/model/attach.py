@@ -38,12 +38,21 @@ DEFAULTS: dict[str, Any] = {
     "input_adapter": {"name": "mlp"},
     "output_adapter": {"name": "blocks"},
     "heads": {"name": "parallel"},
-    "codec": {"name": "spectral"},
 }
-"""The paper's stack, but for the codec: `spectral` ships with anytalk, `snac` comes from the hub."""
+"""The paper's stack, but for the codec: see :func:`default_codec`."""
+CODECS = ("heart", "snac")
 
 DEFAULTS_OF_SERVED = {**DEFAULTS, "encoder": None, "input_adapter": None, "output_adapter": {"name": "talker"}}
 """For a model that is served elsewhere: parts that need only its text."""
+
+
+def default_codec(registry: Registry) -> str:
+    """Name the codec of a talker for which nobody chose one.
+
+    `heart`, where its package is installed: it brings its weights and is made for CPUs. Otherwise `snac`, the paper's,
+    whose weights come from the hub.
+    """
+    return next((name for name in CODECS if name in registry.components("codec")), CODECS[-1])
 
 
 def choose_backbone(source: ModelSource, registry: Registry) -> str:
@@ -130,7 +139,8 @@ def attach(
         options["revision"] = revision
     is_served = issubclass(registry.load("backbone", name), ServedBackbone)
     defaults = DEFAULTS_OF_SERVED if is_served else DEFAULTS
-    data = override({"backbone": {"name": name, "options": options}, **defaults}, assignments)
+    parts = {"backbone": {"name": name, "options": options}, "codec": {"name": default_codec(registry)}}
+    data = override({**defaults, **parts}, assignments)
     data = make_room_for_ears(data, assignments)
     data |= {
         role: _with_absolute_paths(data[role], kind, registry) for role, kind in PART_KINDS.items() if role in data

@@ -123,7 +123,7 @@ class CodecTraining:
             {"streams": self.counts, **{f"use.{i}": use for i, use in enumerate(self.use)}},
         )
         self.folder = places.out / "checkpoint"
-        told = {"kind": trainee.kind, "config": trainee.config(), **asdict(settings), "data": crops.digest}
+        told = {"config": trainee.config, **asdict(settings), "data": crops.digest}
         told |= {"batch": crops.batch, "crop_samples": crops.num_samples}
         told = json.loads(json.dumps(told))
         self.progress = load_state(self.folder, told, self.learner) or Progress(told)
@@ -169,7 +169,7 @@ class CodecTraining:
             # Written first: a full disk then costs nothing that was learnt.
             save_state(self.folder, self.progress, self.learner)
             try:
-                draw_training(self.places.out / "curve.png", self.trainee.kind, self.progress.log)
+                draw_training(self.places.out / "curve.png", "snac", self.progress.log)
                 written = self.trainee.write(self.places.out)
             except (OSError, safetensors.SafetensorError) as error:
                 raise TalkerError(

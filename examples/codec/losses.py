@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from anytalk_adapters.spectral_layers import htk_mel_filters
-
 RESOLUTIONS = ((2048, 80), (1024, 80), (512, 40), (256, 20))
 """STFT sizes in samples, and mel filters; the hop is a quarter."""
 MEL_WEIGHT = 3.0
@@ -45,3 +43,16 @@ class SpectralLoss(nn.Module):
     def _magnitudes(self, wave: Tensor, n_fft: int) -> Tensor:
         window = getattr(self, f"window_{n_fft}")
         return torch.stft(wave, n_fft, n_fft // 4, window=window, return_complex=True).abs()
+
+
+def htk_mel_filters(sample_rate_hz: int, n_fft: int, num_mels: int) -> Tensor:
+    """(n_fft // 2 + 1, num_mels) float32: triangles of height 1 up to the Nyquist rate, evenly spaced in HTK mel."""
+    nyquist_hz = sample_rate_hz / 2
+    bins_hz = torch.linspace(0, nyquist_hz, n_fft // 2 + 1, dtype=torch.float64)
+    highest_mel = 2595.0 * torch.log10(torch.tensor(1.0 + nyquist_hz / 700.0, dtype=torch.float64))
+    mels = torch.linspace(0, 1, num_mels + 2, dtype=torch.float64) * highest_mel
+    corners_hz = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    left, centre, right = corners_hz[:-2], corners_hz[1:-1], corners_hz[2:]
+    rising = (bins_hz[:, None] - left) / (centre - left)
+    falling = (right - bins_hz[:, None]) / (right - centre)
+    return torch.minimum(rising, falling).clamp(min=0).float()

@@ -10,12 +10,13 @@ import hashlib
 import json
 import random
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TEXTS = Path(__file__).resolve().parents[1] / "smollm2-assistant"
+from scrambled import word_lists
+from templates import answers, questions
+
 EVAL_SETS = Path(__file__).resolve().parents[1] / "eval"
 HELD_OUT_OF = 50
 LONGEST = 220
@@ -105,20 +106,13 @@ def _measured() -> Iterator[str]:
 
 
 def _all(folder: Path | None, seed: int) -> Iterator[tuple[str, str]]:
-    sys.path.insert(0, str(TEXTS))
-    try:
-        from templates import answers, questions
-        from texts import word_lists
-    finally:
-        sys.path.remove(str(TEXTS))
-
     asked, told = [item.text for item in questions()], [item.text for item in answers()]
     dice = random.Random(seed)
     for kind, texts, most in (("question", asked, QUESTIONS), ("answer", told, ANSWERS)):
         for text in dice.sample(texts, min(most, len(texts))):
             yield kind, text
-    for row in word_lists(asked + told)[:WORD_LISTS]:
-        yield "words", str(row["question_text"])
+    for text in word_lists(asked + told)[:WORD_LISTS]:
+        yield "words", text
     ordinary = list(ordinary_english(folder)) if folder else []
     for text in dice.sample(ordinary, min(ORDINARY, len(ordinary))):
         yield "ordinary", text
