@@ -96,8 +96,8 @@ def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> N
   untouched: typed questions get the same text answers as before, bit for bit.
 
   What they can't: pronounce other sentences (see 6.), hear other questions, hear
-  every voice, never stumble over a word, or speak in another voice than that
-  of the codec `heart`. That takes hours of speech: docs/quickstart.md.
+  every voice, or never stumble over a word. That takes hours of speech:
+  docs/quickstart.md. The voice is that of the codec `heart`, whoever is recorded.
 
   Talk to it:  .venv/bin/anytalk talk {talker} --interactive
   All of it took {(time.perf_counter() - began) / 60:.1f} minutes.""",

@@ -24,7 +24,6 @@ from anytalk.plugins.manager import build_plugins
 from anytalk.plugins.registry import Registry
 from anytalk.train.freeze import apply_freeze
 from anytalk.train.losses import AudioLoss, LossModule, TextLoss
-from anytalk.train.soft_codes import soft_codes
 
 EVERY_TASK = dict.fromkeys(TASKS, 1.0)
 ROWS_OF_A_STEP = 12
@@ -105,27 +104,6 @@ SETTINGS: dict[str, tuple[dict[str, float], list[float] | None, dict[str, float]
     "no text": ({"audio": 1.0}, None, {"text": 0.0, "audio0": 1 / 3, "audio1": 1 / 3, "audio2": 1 / 3}),
     "no audio": ({"text": 1.0}, None, {"text": 1.0, "audio0": 0.0, "audio1": 0.0, "audio2": 0.0}),
 }
-
-
-def test_shared_targets_change_the_audio_loss_and_nothing_else(talker: Talker, tmp_path: Path) -> None:
-    apply_freeze(talker.model, NEW_PARTS)
-    step = first_step(talker, mixed_rows(tmp_path), EVERY_TASK, batch_size=ROWS_OF_A_STEP)
-    layout = talker.model.layout
-    vectors = torch.randn(layout.num_audio_streams, layout.codebook_size, 4, generator=torch.Generator().manual_seed(0))
-    means = {}
-    for softness in (0.0, 1e-6, 1.0):
-        audio = AudioLoss(talker.model, soft_codes=soft_codes(vectors, softness) if softness else None)
-        means[softness] = run_step(talker, step, {TextLoss(): 1.0, audio: 1.0})[1]
-    assert means[1e-6] == pytest.approx(means[0.0], rel=1e-4)  # shared with nobody
-    assert means[1.0]["text"] == pytest.approx(means[0.0]["text"])
-    streams = [name for name in means[0.0] if name.startswith("audio")]
-    # A guess of an untrained model is about even, so it is closer to a target that is spread out.
-    assert all(means[1.0][name] < means[0.0][name] - 0.3 for name in streams)
-
-
-def test_a_stage_that_shares_targets_needs_a_codec_that_can_tell(talker: Talker, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="code_softness"):
-        train(talker, stage(code_softness=0.5), training_rows(tmp_path, 2))
 
 
 @pytest.mark.parametrize("uniform", [False, True], ids=["sparing", "uniform"])

@@ -153,11 +153,6 @@ class SnacCodec(Codec):
         latents = self.model.quantizer.from_codes(snac_order.unflatten(codes, self.vq_strides))
         return decode_latents(self.model.decoder, latents, num_frames, first_frame, self.noise_seed)[:, 0]
 
-    def code_vectors(self) -> Tensor:
-        """(K,C,latent width) float32: see :meth:`anytalk.plugins.contracts.Codec.code_vectors`."""
-        books = [q.out_proj(q.codebook.weight.T[None])[0].T for q in self.model.quantizer.quantizers]
-        return torch.stack([books[book] for book, _ in snac_order.depth_first_order(self.vq_strides)]).detach().float()
-
     def new_stream(self) -> CodecStream:
         """A :class:`SnacStream`, or one over windows of codes where `stream_context_frames` asks for less than all."""
         if self.stream_context_frames == self.context_frames:

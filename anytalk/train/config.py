@@ -48,12 +48,6 @@ class StageConfig(Options):
         "the talker's parts bring.",
     )
     stream_weights: list[float] | None = Field(None, description="Weight of each audio stream; null: all equal.")
-    code_softness: float = Field(
-        0.0,
-        ge=0,
-        description="Share each audio code's target among codes that sound like it: 1 gives a neighbour at the usual "
-        "distance e^-1 of what the code itself gets; 0: cross-entropy.",
-    )
     distill_temperature: float = Field(2.0, gt=0, description="Softens teacher and student alike (Ultravox's value).")
     steps: int = Field(gt=0, description="Optimizer steps.")
     batch_size: int = Field(8, gt=0, description="Rows per optimizer step, over all devices.")

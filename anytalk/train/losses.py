@@ -17,7 +17,6 @@ from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Backbone, ForwardPass, Loss, LossRow, Part, SpeechEncoder
 from anytalk.train.config import StageConfig
 from anytalk.train.forward import BatchPass, never_empty
-from anytalk.train.soft_codes import SoftCodes, soft_codes_of
 
 _EARS = ("encoder", "input_adapter")
 
@@ -42,17 +41,14 @@ class AudioLoss(Loss):
 
     Args:
         weights: Weight of each stream; None: all equal.
-        soft_codes: What targets are shared among; None: nothing.
     """
 
     name = "audio"
 
-    def __init__(
-        self, model: TalkModel, weights: Sequence[float] | None = None, soft_codes: SoftCodes | None = None
-    ) -> None:
+    def __init__(self, model: TalkModel, weights: Sequence[float] | None = None) -> None:
         weights = weights or [1.0] * model.layout.num_audio_streams
         self.shares = [weight / sum(weights) for weight in weights]
-        self._model, self._soft_codes = model, soft_codes
+        self._model = model
 
     @property
     def streams(self) -> list[str]:
@@ -71,10 +67,7 @@ class AudioLoss(Loss):
         chosen = never_empty(mask.any(dim=1))  # (B,T)
         wanted = targets.transpose(0, 1)[:, chosen]  # (K,n)
         logits = self._model.route.logits(self._model, spoken.hidden[:, :-1][chosen], wanted).float()
-        if self._soft_codes is not None:
-            losses = self._soft_codes.losses(F.log_softmax(logits, dim=-1), wanted)
-        else:
-            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         return (losses * mask.transpose(0, 1)[:, chosen]).sum(dim=1)
 
 
@@ -156,7 +149,7 @@ def choose_losses(
     if DistillLoss.name in weights:
         teacher = teacher or (load_parent(talker) if needs_parent(stage) else model.backbone)
         core.append(DistillLoss(teacher, model.layout.text_vocab_size, stage.distill_temperature))
-    core.append(AudioLoss(model, stage.stream_weights, soft_codes_of(talker, stage.code_softness, stage.name)))
+    core.append(AudioLoss(model, stage.stream_weights))
     found = [*ears, *core, *others]
     names = sorted({DistillLoss.name, *(loss.name for loss in found)})
     for name in stage.losses:

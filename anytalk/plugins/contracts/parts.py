@@ -305,13 +305,6 @@ class Codec(Part, nn.Module):
         """What each stream's ``push`` would have returned for its (1,K,t) codes, whose t differ; equal to rounding."""
         return [stream.push(chunk) for stream, chunk in zip(streams, codes, strict=True)]
 
-    def code_vectors(self) -> Tensor | None:
-        """(K,C,W) float32, what each code adds to what is decoded: codes whose vectors are close sound alike.
-
-        None, the default, for a codec that can't tell.
-        """
-        return None
-
 
 def torch_dtype(name: str) -> torch.dtype:
     """``"float32"`` -> ``torch.float32``; ConfigError for anything that is no floating dtype."""

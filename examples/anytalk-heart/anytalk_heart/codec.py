@@ -119,11 +119,6 @@ class HeartCodec(Codec):
         nothing = torch.zeros((len(state.reading), 0), dtype=torch.int64, device=self.net.mean.device)
         return self.net.next_samples([nothing for _ in self.vq_strides], state, last=True)
 
-    def code_vectors(self) -> Tensor:
-        """(K,C,width): see :meth:`anytalk.plugins.contracts.Codec.code_vectors`."""
-        books = [book.out(book.codes) for book in self.net.quantiser.each()]
-        return torch.stack([books[book] for book, _ in places(self.vq_strides)]).detach().float()
-
     def new_stream(self) -> CodecStream:
         """A stream on the decoder's own state: each frame is computed once."""
         return StatefulStream(self, lambda: self.net.new_state(1), self._decode_frames, self.decode_rest)
