@@ -42,7 +42,6 @@ MISTAKES: list[tuple[str, str, str]] = [
     ('{"type": 3}', MISSING, "no 'type'"),
     (event("response.creat"), "unknown_or_invalid_event", "did you mean 'response.create'"),
     (event("session.update"), MISSING, "session"),
-    (event("session.update", session={"type": "transcription"}), UNSUPPORTED, "not supported"),
     (event("input_audio_buffer.append"), MISSING, "audio"),
     (event("input_audio_buffer.append", audio="%%%"), BAD, "base64"),
     (event("input_audio_buffer.append", audio=None), BAD, "audio"),

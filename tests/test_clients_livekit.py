@@ -11,8 +11,12 @@ import pytest
 from clients_lab import HEARD, optional, spoken, stock_server
 from serve_lab import Running, run
 
-rtc, llm, context, plugin = optional(
-    "livekit.rtc", "livekit.agents.llm", "livekit.agents.utils.http_context", "livekit.plugins.openai"
+rtc, llm, stt, context, plugin = optional(
+    "livekit.rtc",
+    "livekit.agents.llm",
+    "livekit.agents.stt",
+    "livekit.agents.utils.http_context",
+    "livekit.plugins.openai",
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -116,6 +120,22 @@ def test_a_function(server: Running) -> None:
             assert samples > 0
 
     run(talk())
+
+
+def test_transcripts_as_they_come(server: Running) -> None:
+    async def talk() -> str:
+        async with context.open():
+            ears = plugin.STT(base_url=f"http://{server.address}/v1", api_key="any", use_realtime=True)
+            stream = ears.stream()
+            for frame in frames():
+                stream.push_frame(frame)
+            async for event in stream:
+                if event.type == stt.SpeechEventType.FINAL_TRANSCRIPT:
+                    await stream.aclose()
+                    return str(event.alternatives[0].text)
+        raise AssertionError("nothing was written down")
+
+    assert run(talk()) == HEARD
 
 
 def test_speech_and_transcripts_over_http(server: Running) -> None:

@@ -22,10 +22,11 @@ frames, pipeline, worker, runner, processor, contexts, aggregators, realtime, tt
     "pipecat.services.openai.realtime.llm",
     "pipecat.services.openai.tts",
 )
-schemas, tool_schemas, events = optional(
+schemas, tool_schemas, events, stt = optional(
     "pipecat.adapters.llm.schemas.function_schema",
     "pipecat.adapters.llm.schemas.tools_schema",
     "pipecat.services.openai.realtime.events",
+    "pipecat.services.openai.stt",
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -156,6 +157,20 @@ def test_a_function(server: Running) -> None:
         async with flow(service, context) as (made, sink):
             await made.queue_frame(frames.LLMRunFrame())
             await until(lambda: "sunny-in-Paris" in sink.text())
+
+    run(talk())
+
+
+def test_transcripts_as_they_come(server: Running) -> None:
+    async def talk() -> None:
+        service = stt.OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{server.address}/v1/realtime")
+        async with flow(service) as (made, sink):
+            await until(lambda: service._session_ready)  # what comes earlier is not sent
+            await made.queue_frame(frames.VADUserStartedSpeakingFrame())
+            await speak(made)
+            await made.queue_frame(frames.VADUserStoppedSpeakingFrame())
+            await until(lambda: sink.has(frames.TranscriptionFrame))
+            assert [f.text for f in sink.seen if isinstance(f, frames.TranscriptionFrame)] == [HEARD]
 
     run(talk())
 

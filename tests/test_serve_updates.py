@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serve_lab import Running, run, running, talking
+from serve_lab import Running, pcm, question, run, running, talking
 from talkers import make_talker
 
 GOOD = {
@@ -33,6 +33,7 @@ def said(**fields: Any) -> dict[str, Any]:
 
 
 LEFT_OUT: list[tuple[dict[str, Any], str, str]] = [
+    ({"type": "translation"}, "type", "'realtime' or 'transcription'"),
     ({"nonsense": 1}, "nonsense", "not permitted"),
     ({"tools": [{"type": "function"}]}, "tools", "knows no functions"),
     ({"tool_choice": "maybe"}, "tool_choice", "'auto', 'none' or 'required'"),
@@ -146,6 +147,22 @@ def test_only_what_is_off_is_shown_as_null(server: Running) -> None:
             return nulls(raw)
 
     assert run(talk()) == [".session.audio.input.noise_reduction"]
+
+
+def test_a_session_that_only_writes_down(server: Running) -> None:
+    async def talk() -> None:
+        async with talking(server) as client:
+            await client.connection.session.update(session={"type": "transcription"})
+            session = (await client.until("session.updated")).session
+            assert session.type == "transcription"
+            assert session.audio.input.turn_detection.type == "server_vad"
+            await client.say(pcm(question()))
+            await client.until("conversation.item.input_audio_transcription.completed")
+            assert "response.created" not in client.types()
+            await client.connection.response.create()
+            assert "is not answered" in (await client.error_among()).message
+
+    run(talk())
 
 
 def test_an_update_has_a_bounded_number_of_fields(server: Running) -> None:

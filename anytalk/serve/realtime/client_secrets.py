@@ -7,7 +7,6 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from anytalk.serve.errors import RequestError
 from anytalk.serve.questions import new_id
 from anytalk.serve.realtime.session_options import SessionOptions
 from anytalk.serve.realtime.updates import updated
@@ -40,8 +39,6 @@ def client_secret_routes(state: ServerState) -> APIRouter:
     @router.post("/v1/realtime/client_secrets")
     async def client_secrets(wanted: SecretRequest | None = None) -> dict[str, Any]:
         asked = wanted or SecretRequest()
-        if asked.session.get("type", "realtime") != "realtime":
-            raise RequestError("session.type must be 'realtime'", "unsupported_value", "session.type")
         options, left_out = updated(first_options(state), asked.session, state.talker, state.settings.max_text_chars)
         value, expires_at = state.keys.make(options, asked.expires_after.seconds)
         session = {**options.shown(), "id": new_id("sess"), "object": "realtime.session", "expires_at": expires_at}

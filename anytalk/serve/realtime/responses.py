@@ -56,6 +56,11 @@ class Responses:
         """
         if self._state.admission.is_closed:
             raise RequestError("the server is going down", "server_shutting_down", status=503)
+        if not options.answers:
+            raise RequestError(
+                "a session of the type 'transcription' is not answered; open one of the type 'realtime'",
+                "unsupported_event",
+            )
         is_beside = wanted.conversation == "none"
         if self.active is not None and not is_beside:
             raise RequestError(

@@ -217,7 +217,7 @@ class RealtimeSession:
         self.outbox.put("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=self._turn_item)
         try:
             self._commit()
-            if detection is not None and detection.create_response:
+            if detection is not None and detection.create_response and self.options.answers:
                 self._answer_turn()
         except RequestError as error:
             self._complain(error)
@@ -254,6 +254,8 @@ class RealtimeSession:
     def _break_silence(self) -> None:
         """The idle timeout: the model says something, as if the user had asked by silence."""
         self._quiet_since = time.monotonic()
+        if not self.options.answers:
+            return
         end_ms = self.buffer.end_ms
         item = Item("user", text=SILENCE)
         previous = self.conversation.add(item)
@@ -267,12 +269,6 @@ class RealtimeSession:
     # ---- conversation
 
     def _update(self, event: e.SessionUpdate) -> None:
-        if event.session.get("type", "realtime") != "realtime":
-            raise RequestError(
-                "session.type must be 'realtime'; transcription sessions are not supported",
-                "unsupported_value",
-                "session.type",
-            )
         before = self.options.audio.input
         self.options, left_out = updated(self.options, event.session, self.state.talker, self.settings.max_text_chars)
         if self.options.audio.input != before:
@@ -354,7 +350,8 @@ class RealtimeSession:
         return None if detection is None else detection.vad()
 
     def _shown(self) -> dict[str, Any]:
-        head = {"id": self.id, "object": "realtime.session", "expires_at": self._expires_at()}
+        kind = "realtime.session" if self.options.answers else "realtime.transcription_session"
+        head = {"id": self.id, "object": kind, "expires_at": self._expires_at()}
         return {**self.options.shown(), **head}
 
     def _expires_at(self) -> int:

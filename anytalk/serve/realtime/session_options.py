@@ -75,7 +75,7 @@ class Audio(_Part):
 class SessionOptions(_Part):
     """The session object."""
 
-    type: Literal["realtime"] = "realtime"
+    type: Literal["realtime", "transcription"] = "realtime"
     model: str
     instructions: str = ""
     output_modalities: list[Literal["text", "audio"]] = Field(["audio"])
@@ -84,6 +84,11 @@ class SessionOptions(_Part):
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether turns are answered; in a session of the type ``transcription`` they are written down only."""
+        return self.type == "realtime"
 
     def merged(self, changes: dict[str, Any], talker: Talker, max_text_chars: int) -> SessionOptions:
         """These options with some changed; ``None`` switches off.
@@ -108,6 +113,8 @@ class SessionOptions(_Part):
         if heard.turn_detection is None:
             off["turn_detection"] = None
         shown["audio"]["input"].update(off)
+        if not self.answers:
+            return {"type": self.type, "audio": {"input": shown["audio"]["input"]}}
         shown["audio"]["output"]["speed"] = 1.0
         return {**shown, "truncation": "auto"}
 

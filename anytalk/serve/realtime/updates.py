@@ -25,7 +25,7 @@ _BRANCHES: tuple[Path, ...] = (
 )
 """Objects of the session whose fields are merged one by one."""
 _CAN_BE_OFF = {"turn_detection", "idle_timeout_ms", *AudioInput.model_fields, *Transcription.model_fields} - {"format"}
-_IGNORED: tuple[Path, ...] = (("type",), ("model",))
+_MODEL: Path = ("model",)
 """One model answers, whatever it is called; as in the address of the connection."""
 _DETECTION_TYPE: Path = ("audio", "input", "turn_detection", "type")
 _NOT_SEMANTIC = "no model here judges whether a thought is complete; server_vad is used in its place"
@@ -93,11 +93,13 @@ def updated(
             options = _applied(options, path, value, talker, max_text_chars)
         except RequestError as error:
             left_out.append(LeftOut(f"session.{'.'.join(path)}"[:_MAX_NAME], error.message[:_MAX_REASON]))
+    if not options.answers and options.audio.input.transcription is None:
+        options = options.merged({"audio": {"input": {"transcription": {}}}}, talker, max_text_chars)
     return options, left_out
 
 
 def _applied(options: SessionOptions, path: Path, value: Any, talker: Talker, max_text_chars: int) -> SessionOptions:
-    if path in _IGNORED:
+    if path == _MODEL:
         return options
     if path in NOT_DONE:
         asks_nothing, why = NOT_DONE[path]
