@@ -22,6 +22,9 @@ from anytalk.decode.session import Session
 from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import BackboneStates
+from anytalk.plugins.testing.backbone import check_cache
+from anytalk_backbones.tiny import TinyBackbone
 
 QUESTIONS = ["one", "seven?", "the sea", "zebra crossing"]
 
@@ -276,3 +279,17 @@ def test_a_failure_that_is_nobodys_ends_those_who_speak_and_the_next_ones_are_an
     assert again.text == text
     np.testing.assert_allclose(np.concatenate(again.sound), wave, atol=1e-5)
     assert not any(isinstance(event, Failed) for event in again.events)
+
+
+class LosesItsCacheByAnError(TinyBackbone):
+    def forward(self, embeds: torch.Tensor, cache: Any = None) -> BackboneStates:
+        try:
+            return super().forward(embeds, cache)
+        except Exception:
+            cache.crop(1)
+            raise
+
+
+def test_the_check_catches_a_cache_that_an_error_breaks() -> None:
+    with pytest.raises(AssertionError, match="after a call that failed"), torch.no_grad():
+        check_cache(LosesItsCacheByAnError(TinyBackbone.Options()))

@@ -55,14 +55,12 @@ class Stopwatch:
 
         return timed
 
-    def medians(self, first: int = 0, stop: int | None = None) -> dict[str, float]:
-        """The median of each segment over some of the laps; the mean of ``codec``, which not every step has, and
-        of ``wall``."""
-        laps = self.laps[first:stop]
+    def medians(self) -> dict[str, float]:
+        """The median of each segment; the mean of ``codec``, which not every step has, and of ``wall``."""
         found = {}
         for name in (*STEP_SEGMENTS, "wall"):
             middle = statistics.fmean if name in ("codec", "wall") else statistics.median
-            found[name] = middle([lap.get(name, 0.0) for lap in laps])
+            found[name] = middle([lap.get(name, 0.0) for lap in self.laps])
         return found
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class Cache(Protocol):
     """Keys and values of the steps so far; owned by the caller, filled by ``forward``.
 
-    A ``forward`` that raises counts no step as held; what it left behind is overwritten by the next one, or goes with
-    :meth:`crop`. So an error ends only the answer that caused it.
+    What a ``forward`` that raises left behind is gone after :meth:`crop` to the steps before. So an error ends only the
+    answer that caused it.
     """
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, ForgetfulCache, JoinableCache, TextTokenizer
@@ -86,12 +87,42 @@ def check_cache(backbone: Backbone) -> None:
     """With a cache the states are those without one, and the cache can lose rows and steps; rows can join it."""
     embeds = backbone.embed_text(_ids(backbone))
     _check_cached("the backbone", embeds, lambda x, cache: backbone(x, cache).normed, _cache_maker(backbone))
+    _check_failing(backbone, embeds)
     if not isinstance(backbone.new_cache(1, _EXPECTED), JoinableCache):
         warnings.warn(
             f"the cache of {type(backbone).__name__} has no join() and take(): a server runs its answers one by one; "
             "anytalk.plugins.caches.KeyValueCache has both",
             stacklevel=3,
         )
+
+
+def _check_failing(backbone: Backbone, embeds: Tensor) -> None:
+    """What a call that fails at its end leaves in a cache goes with ``crop``: a server goes on with others' rows."""
+    called: list[nn.Module] = []
+    leaves = [module for module in backbone.modules() if not any(True for _ in module.children())]
+    hooks = [leaf.register_forward_pre_hook(lambda module, _: called.append(module)) for leaf in leaves]
+    whole = backbone(embeds).normed
+    for hook in hooks:
+        hook.remove()
+    if not called:  # nothing in it can be made to fail
+        return
+    cache = backbone.new_cache(_BATCH, _EXPECTED)
+    backbone(embeds[:, :3], cache)
+    hook = called[-1].register_forward_pre_hook(_fail)
+    with suppress(_FailedError):
+        backbone(embeds[:, 3:4], cache)
+    hook.remove()
+    cache.crop(3)
+    again = backbone(embeds[:, 3:], cache).normed
+    assert _close(again, whole[:, 3:]), "a cache goes on differently after a call that failed"
+
+
+class _FailedError(Exception):
+    pass
+
+
+def _fail(*_: object) -> None:
+    raise _FailedError
 
 
 def _check_cached(
