@@ -32,7 +32,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 2048,
     "initializer_range": 0.2,
     "pad_token_id": 299,
     "bos_token_id": 1,

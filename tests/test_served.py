@@ -18,7 +18,7 @@ from anytalk.cli.app import build_app
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.sampling import SamplingOptions
 from anytalk.decode.session import Session
-from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
+from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta, ThoughtDelta
 from anytalk.errors import ConfigError, ServedError
 from anytalk.model.attach import attach
 from anytalk.model.talker import load_talker
@@ -52,6 +52,22 @@ def ask(session: Session, question: str = "What time is it?", **more: Any) -> tu
     assert isinstance(events[-1], AnswerDone)
     assert any(isinstance(event, AudioDelta) for event in events)
     return "".join(event.text for event in events if isinstance(event, TextDelta)), events[-1]
+
+
+def test_thoughts_are_told_apart_and_not_spoken(served: Endpoint) -> None:
+    def in_a_field(reply: Reply) -> None:
+        reply.begin()
+        reply.text(None, reasoning_content="Hm, ")
+        reply.text("", reasoning="nine?")
+        reply.text("It is nine.")
+        reply.end()
+
+    for script in (in_a_field, lambda reply: reply.say("<thi", "nk>Hm, nine?</", "think>", "\n\nIt is", " nine.")):
+        served.script = script
+        events = list(session_with(served.url).ask(text="What time is it?", options=SHORT))
+        assert "".join(event.text for event in events if isinstance(event, ThoughtDelta)) == "Hm, nine?"
+        assert isinstance(events[-1], AnswerDone)
+        assert events[-1].text == "It is nine."
 
 
 def test_what_goes_over_the_line(served: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ class _Conversation:
 
     def ask(self, *, text: str | None = None, wave: np.ndarray | None = None, task: Task | None = None) -> None:
         """One question; prints the answer as it comes, then what it took."""
-        from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
+        from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta, ThoughtDelta
 
         if task is None:
             task = find_task(_default_task(wave is not None, self.text_only))
@@ -201,7 +201,9 @@ class _Conversation:
             events = self.session.ask(text=text, wave=wave, task=task, options=self.options, speaker=self.voice)
             stack.callback(events.close)
             for event in events:
-                if isinstance(event, TextDelta):
+                if isinstance(event, ThoughtDelta):
+                    typer.secho(event.text, nl=False, dim=True, err=True)
+                elif isinstance(event, TextDelta):
                     typer.echo(event.text, nl=False)
                 elif isinstance(event, AudioDelta):
                     pieces.append(event.wave)

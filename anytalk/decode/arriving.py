@@ -63,6 +63,10 @@ class ArrivingText:
         for piece in pieces:
             self.ids += self._backbone.tokenizer.encode(piece)
 
+    def thoughts(self) -> str:
+        """What came of the model's thoughts since the last call."""
+        return "" if self._stream is None else self._stream.take_thoughts()
+
     @property
     def error(self) -> AnytalkError | None:
         """Why the text ended too early, once it has ended."""

@@ -15,7 +15,8 @@ from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.entering import Slot
 from anytalk.decode.memory import Memory
 from anytalk.decode.session import begin_generation, listen_to_all, spoken_turn, task_after
-from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta
+from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta, ThoughtDelta
+from anytalk.decode.thinking import Thinking, thoughts_before
 from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
@@ -133,7 +134,7 @@ class Failed:
     is_ours: bool  # whether the server is to blame
 
 
-Event = Started | TextDelta | AudioDelta | Ended | Failed
+Event = Started | ThoughtDelta | TextDelta | AudioDelta | Ended | Failed
 
 
 @dataclass(eq=False)
@@ -147,6 +148,9 @@ class Job:
     slot: Slot | None = None
     _started: float = field(default_factory=time.perf_counter)
     _telling: Telling | None = None
+    _thoughts: Generation | None = None
+    _is_thinking: bool = False
+    _has_begun: bool = False
     _speech_columns: int = 0
 
     def cancel(self) -> None:
@@ -164,19 +168,24 @@ class Job:
         self._task = question.task if last is None else task_after(question.task, last.heard(talker))
         speaker = talker.speaker_index(question.speaker)
         prompt, heard = self._fit(talker)
-        generation = begin_generation(
-            talker,
-            self._task,
-            _turn(question.turns[-1], talker),
-            prompt,
-            [speech.heard(talker) for speech in heard],
-            question.options,
-            speaker,
+        in_prompt = [speech.heard(talker) for speech in heard]
+        if self.has_thought and self.slot is not None:
+            self._thoughts = self.slot.generation
+        generation: Generation | None = None
+        if isinstance(self._thoughts, Thinking):
+            prompt = self._thoughts.prompt_of_answer(prompt)
+        else:
+            columns = [one.columns for one in in_prompt if one.columns is not None]
+            generation = thoughts_before(talker, self._task, prompt, columns, question.options)
+        turn = _turn(question.turns[-1], talker)
+        self._is_thinking = generation is not None
+        generation = generation or begin_generation(
+            talker, self._task, turn, prompt, in_prompt, question.options, speaker
         )
         self._telling = Telling(
             talker,
             generation.answer,
-            speaks=self._task.audio_out,
+            speaks=self._task.audio_out and not self._is_thinking,
             started=self._started,
             stride_frames=stride_frames,
         )
@@ -184,13 +193,23 @@ class Job:
         self.slot = Slot(generation, memory, [speech.number for speech in heard])
 
     def begin(self) -> None:
-        """Tell that the prompt was read."""
+        """Tell that the prompt was read, once."""
         assert self.slot is not None
+        if self._has_begun:
+            return
+        self._has_begun = True
         columns = self.slot.generation.prompts[0].num_columns
         self.emit(Started(columns, self.slot.cached_columns, self._speech_columns))
 
     def write(self) -> None:
-        """Say what the last column brought of the text."""
+        """Say what the last column brought of the text, or of thoughts before it."""
+        if self._is_thinking:
+            for thought in self.telling.thought():
+                self.emit(thought)
+            return
+        if self.slot is not None:
+            for thought in self.telling.thought_elsewhere(self.slot.generation):
+                self.emit(thought)
         for delta in self.telling.text():
             self.emit(delta)
 
@@ -199,6 +218,11 @@ class Job:
         """Its answer as events; there once it was prepared."""
         assert self._telling is not None
         return self._telling
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether its thoughts are complete; it has to be prepared again then, for the answer."""
+        return self._is_thinking and self.slot is not None and self.slot.is_done
 
     @property
     def is_done(self) -> bool:
@@ -248,8 +272,7 @@ class Job:
         prompt, heard = self._lay_out(talker, turns, front, dropped[min(place, len(dropped) - 1)])
         if prompt is None:
             raise ConfigError(
-                f"the question takes more than the {self.question.max_context_columns} columns that the model may be"
-                " shown",
+                f"the question takes more than the {self._most_columns(talker)} columns that the model may be shown",
                 "ask less at once",
             )
         return prompt, heard
@@ -270,7 +293,12 @@ class Job:
         self._speech_columns = sum(
             turn.speech_columns if turn.is_heard(self._task) else len(encode(turn.text or "")) for _, turn in spoken
         )
-        return (prompt if prompt.num_columns <= self.question.max_context_columns else None), heard
+        return (prompt if prompt.num_columns <= self._most_columns(talker) else None), heard
+
+    def _most_columns(self, talker: Talker) -> int:
+        """Columns that a prompt may take: a quarter of the model's positions is left for the answer."""
+        wanted, positions = self.question.max_context_columns, talker.model.backbone.max_positions
+        return wanted if positions is None else min(wanted, positions * 3 // 4)
 
 
 def front_of(talker: Talker) -> Generation:

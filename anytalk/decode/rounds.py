@@ -158,7 +158,10 @@ class Rounds:
             with self._errors_of(job):
                 if job in sounds:
                     job.speak(sounds[job])
-                if job.is_done:
+                if job.has_thought:  # the answer follows
+                    self._leave(job)
+                    self.add(job)
+                elif job.is_done:
                     job.finish()
                     self._leave(job)
 

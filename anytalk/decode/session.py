@@ -15,7 +15,8 @@ import torch
 from anytalk.decode.arriving import ArrivingText
 from anytalk.decode.engine import DecodeOptions, Generation, no_mark
 from anytalk.decode.runner import columns_of
-from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta
+from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta, ThoughtDelta
+from anytalk.decode.thinking import columns_left, thoughts_before
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
@@ -23,7 +24,7 @@ from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Heard, ServedBackbone
 
-Event = TextDelta | AudioDelta | AnswerDone
+Event = ThoughtDelta | TextDelta | AudioDelta | AnswerDone
 
 
 @dataclass
@@ -95,9 +96,15 @@ class Session:
         spoken = [] if heard is None or heard.columns is None else [heard]
         turns, all_heard = [*self._turns, turn], [*self._heard, *spoken]
         prompt = talker.prompts.prompt(task, turns)
-        generation = begin_generation(
-            talker, task, turn, prompt, all_heard[: len(prompt.speech_spans)], options, speaker_row, self.mark
-        )
+        in_prompt = all_heard[: len(prompt.speech_spans)]
+        speech = [one.columns for one in in_prompt if one.columns is not None]
+        thinking = thoughts_before(talker, task, prompt, speech, options)
+        if thinking is not None:
+            thoughts = Telling(talker, thinking.answer, speaks=False, started=started)
+            for _ in columns_of(thinking):
+                yield from thoughts.thought()
+            prompt = thinking.prompt_of_answer(prompt)
+        generation = begin_generation(talker, task, turn, prompt, in_prompt, options, speaker_row, self.mark)
         telling = Telling(
             talker,
             generation.answer,
@@ -108,6 +115,7 @@ class Session:
         )
         try:
             for _ in columns_of(generation):
+                yield from telling.thought_elsewhere(generation)
                 yield from telling.text()
                 if telling.is_due:
                     yield from telling.say()
@@ -152,7 +160,17 @@ def begin_generation(
         prompt: Of the whole conversation.
         heard: Its spoken turns.
         speaker: Row of the speaker embedding.
+
+    Raises:
+        ConfigError: a prompt that leaves the model no position for an answer.
     """
+    positions = talker.model.backbone.max_positions
+    if positions is not None and prompt.num_columns >= positions:
+        raise ConfigError(
+            f"the conversation takes {prompt.num_columns} columns, and the model has {positions} positions",
+            "ask less at once, or begin a new conversation",
+        )
+    options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns))
     given = None
     if task.answer == "question" and turn.speech_columns:
         given = None if heard[-1].line is None else list(heard[-1].line)

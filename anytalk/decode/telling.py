@@ -12,13 +12,21 @@ import torch
 from torch import Tensor
 
 from anytalk.decode.answer import Answer
-from anytalk.decode.engine import no_mark
+from anytalk.decode.engine import Generation, no_mark
 from anytalk.model.talker import Talker
+from anytalk.plugins.thoughts import FIRST
 
 
 @dataclass(frozen=True)
 class TextDelta:
     """A piece of the text answer; pieces joined are the whole."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ThoughtDelta:
+    """A piece of what the model thinks before it answers; it isn't part of the answer, and never spoken."""
 
     text: str
 
@@ -94,6 +102,20 @@ class Telling:
         # Some tokenizers decode bytes that make no character anew with what comes after them.
         same = takewhile(lambda pair: pair[0] == pair[1], zip(whole, self._seen, strict=False))
         yield from self._told(whole, len(self._seen) if whole.startswith(self._seen) else sum(1 for _ in same))
+
+    def thought(self) -> Iterator[ThoughtDelta]:
+        """Yield what the last column added to thoughts, which are the text of this answer."""
+        for delta in self.text():
+            text = delta.text.replace(FIRST, "")
+            if text:
+                yield ThoughtDelta(text)
+
+    @staticmethod
+    def thought_elsewhere(generation: Generation) -> Iterator[ThoughtDelta]:
+        """Yield the thoughts that came from a model that is served elsewhere."""
+        text = generation.arriving.thoughts() if generation.arriving is not None else ""
+        if text:
+            yield ThoughtDelta(text)
 
     def rest_of_text(self) -> Iterator[TextDelta]:
         """Yield text that was held back because it might have changed; the last pieces of :attr:`answer`'s text."""

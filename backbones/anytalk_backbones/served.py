@@ -19,6 +19,7 @@ from anytalk.plugins import BuildContext
 from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextStream
 from anytalk.plugins.endpoint import DEFAULT_KEY_VARIABLE, in_a_line, is_address, load_openai, read_key
 from anytalk.plugins.sources import ModelSource
+from anytalk.plugins.thoughts import ThoughtReader
 
 _NO_KEY = "none"
 _CONNECT_S = 5.0
@@ -103,12 +104,15 @@ class EndpointBackbone(ServedBackbone):
     # ---- in the loop's thread
 
     async def _fill(self, stream: TextStream, request: TextRequest) -> None:
-        length, limit = 0, _CHARACTERS_PER_TOKEN * request.max_tokens
+        reader, length, limit = ThoughtReader(), 0, _CHARACTERS_PER_TOKEN * request.max_tokens
         try:
             async with aclosing(self._pieces(request)) as pieces:
-                async for text, finish_reason in pieces:
-                    stream.put(text)
-                    length += len(text)
+                async for text, thought, finish_reason in pieces:
+                    words, more = reader.push(text, is_last=finish_reason is not None)
+                    if thought or more:
+                        stream.think(thought + more)
+                    stream.put(words)
+                    length += len(words)
                     if length > limit:
                         break
                     if finish_reason is not None and length:
@@ -139,8 +143,8 @@ class EndpointBackbone(ServedBackbone):
         except Exception as error:  # the client's own, and of whatever the endpoint sent instead
             self._explain(error, has_begun=False)
 
-    async def _pieces(self, request: TextRequest) -> AsyncGenerator[tuple[str, str | None], None]:
-        """Yield pieces of text, the last one with the reason why it is the last; empty ones may follow.
+    async def _pieces(self, request: TextRequest) -> AsyncGenerator[tuple[str, str, str | None], None]:
+        """Yield pieces of text and of thoughts, the last one with the reason why it is; empty ones may follow.
 
         Raises:
             AnytalkError: what went wrong, as a sentence.
@@ -149,10 +153,10 @@ class EndpointBackbone(ServedBackbone):
         try:
             async with asyncio.timeout(self.options.timeout_s) as patience, await self._begin(request) as chunks:
                 async for chunk in chunks:
-                    text, finish_reason = _read(chunk)
+                    text, thought, finish_reason = _read(chunk)
                     has_begun, has_ended = True, has_ended or finish_reason is not None
                     patience.reschedule(asyncio.get_running_loop().time() + self.options.timeout_s)
-                    yield text, finish_reason
+                    yield text, thought, finish_reason
         except AnytalkError:
             raise
         except Exception as error:  # the client's own, those below it, and of whatever was sent instead of a stream
@@ -246,8 +250,8 @@ class EndpointBackbone(ServedBackbone):
         return said.replace(self._client.api_key, "...") if self._client.api_key != _NO_KEY else said
 
 
-def _read(chunk: Any) -> tuple[str, str | None]:
-    """The text of a piece of the stream, and why it is the last; servers of other makers leave fields out.
+def _read(chunk: Any) -> tuple[str, str, str | None]:
+    """Text and thoughts of a piece of the stream, and why it is the last; servers of other makers leave fields out.
 
     Raises:
         ValueError: no piece of a chat completion.
@@ -256,9 +260,11 @@ def _read(chunk: Any) -> tuple[str, str | None]:
     if not isinstance(choices, list):
         raise ValueError(f"a piece without choices: {in_a_line(ValueError(chunk))[:80]}")
     if not choices:  # what was used up
-        return "", None
-    text = getattr(getattr(choices[0], "delta", None), "content", None)
-    return text if isinstance(text, str) else "", getattr(choices[0], "finish_reason", None)
+        return "", "", None
+    delta = getattr(choices[0], "delta", None)
+    text, *thoughts = (getattr(delta, name, None) for name in ("content", "reasoning_content", "reasoning"))
+    thought = next((found for found in thoughts if isinstance(found, str)), "")
+    return text if isinstance(text, str) else "", thought, getattr(choices[0], "finish_reason", None)
 
 
 def _pause_s(error: Any) -> float | None:

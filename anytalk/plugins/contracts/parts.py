@@ -57,6 +57,11 @@ class Backbone(Part, nn.Module):
         return None
 
     @property
+    def thought_ids(self) -> tuple[int, int] | None:
+        """The ids before and after what a model thinks before it answers; None for one that doesn't."""
+        return None
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """What a user should know of this very model, a short sentence each; ``attach`` shows and keeps them."""
         return ()

@@ -51,6 +51,7 @@ class TextStream:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._pieces: list[str] = []
+        self._thoughts: list[str] = []
         self._is_ended = False
 
     def put(self, text: str) -> None:
@@ -59,6 +60,17 @@ class TextStream:
             if not self._is_ended:
                 self._pieces.append(text)
         self.wake()
+
+    def think(self, text: str) -> None:
+        """Add what the model thinks before it answers: shown apart from the text, and never spoken."""
+        with self._lock:
+            self._thoughts.append(text)
+
+    def take_thoughts(self) -> str:
+        """The thoughts that have come since the last call."""
+        with self._lock:
+            text, self._thoughts = "".join(self._thoughts), []
+            return text
 
     def end(self, error: AnytalkError | None = None, was_cut: bool = False) -> None:
         """Say that nothing more will come; only the first call counts."""

@@ -30,6 +30,7 @@ from anytalk.plugins.hf.loading import load_causal_lm, quiet_transformers, write
 from anytalk.plugins.hf.static_step import StaticDecoder
 from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import ModelSource, resolve
+from anytalk.plugins.thoughts import FIRST, LAST
 
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -165,12 +166,19 @@ class CausalLMBackbone(Backbone):
         return None if found is None else int(found)
 
     @property
+    def thought_ids(self) -> tuple[int, int] | None:
+        """``<think>`` and ``</think>``, where they are tokens."""
+        return self.tokenizer.ids_of(FIRST, LAST)
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """Its end tokens, positions, and what is unusual about it."""
         ends = ", ".join(map(str, self.tokenizer.base.convert_ids_to_tokens(sorted(self.end_ids))))
         found = [f"an answer ends with {ends}"]
         if self.max_positions is not None:
             found.append(f"it has {self.max_positions} positions, for a conversation and its answer")
+        if self.thought_ids is not None:
+            found.append("it can think before it answers; thoughts are not spoken")
         if self._left_over:
             rest = f"{len(self._left_over)} tensors of its files, first '{self._left_over[0]}'"
             found.append(f"it has no place for {rest}: is this the right model class?")

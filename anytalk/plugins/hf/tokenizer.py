@@ -36,12 +36,19 @@ class HFTokenizer:
         self.findings = tuple(self._found(beyond))
         """What is unusual about it, a sentence each."""
 
+    def ids_of(self, first: str, last: str) -> tuple[int, int] | None:
+        """Ids of two added tokens; None unless both are there."""
+        ids = {token.content: int(number) for number, token in self.base.added_tokens_decoder.items()}
+        return (ids[first], ids[last]) if first in ids and last in ids else None
+
     def _found(self, beyond: Sequence[str]) -> Iterator[str]:
         if isinstance(self.base.chat_template, dict) and not self.has_chat_template:
             names = ", ".join(self.base.chat_template)
             yield f"none of its chat templates ({names}) is called 'default': it is asked without one"
         if self._in_parts:
             yield "its chat template reads messages as lists of parts"
+        if "enable_thinking" in str(self.base.chat_template):
+            yield "its template can switch thinking off: --set grid.template.enable_thinking=false"
         if self._folds_system:
             yield "its chat template knows no system role: system texts are put in front of the first question"
         if beyond:

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from anytalk.decode.jobs import Ended, Event, Failed, Question, Started
-from anytalk.decode.telling import AudioDelta, TextDelta
+from anytalk.decode.telling import AudioDelta, TextDelta, ThoughtDelta
 from anytalk.grid.audio import joined
 from anytalk.grid.tools import Call
 from anytalk.serve.calling import Called, Tools, answer_or_calls
@@ -32,6 +32,7 @@ class Whole:
     started: Started  # how it began
     ended: Ended  # how it ended
     calls: tuple[Call, ...] = ()  # functions that the model wants to be called
+    thoughts: str = ""  # what the model thought before it answered
 
 
 async def events_of(
@@ -75,7 +76,7 @@ async def whole_answer(request: Request, state: ServerState, question: Question,
 
 
 async def _gather(state: ServerState, question: Question, tools: Tools | None) -> Whole:
-    text, waves, started, ended = "", list[np.ndarray](), None, None
+    text, thoughts, waves, started, ended = "", "", list[np.ndarray](), None, None
     calls: tuple[Call, ...] = ()
     async with aclosing(events_of(state, question, tools)) as events:
         async for event in events:
@@ -83,6 +84,8 @@ async def _gather(state: ServerState, question: Question, tools: Tools | None) -
                 started = event
             elif isinstance(event, TextDelta):
                 text += event.text
+            elif isinstance(event, ThoughtDelta):
+                thoughts += event.text
             elif isinstance(event, AudioDelta):
                 waves.append(event.wave)
             elif isinstance(event, Called):
@@ -91,7 +94,7 @@ async def _gather(state: ServerState, question: Question, tools: Tools | None) -
                 ended = event
     assert started is not None
     assert ended is not None
-    return Whole(text, joined(waves), started, ended, calls)
+    return Whole(text, joined(waves), started, ended, calls, thoughts)
 
 
 async def _gone(request: Request) -> None:

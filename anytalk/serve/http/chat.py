@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from anytalk.decode.jobs import Ended, Question, Started
-from anytalk.decode.telling import AudioDelta, TextDelta
+from anytalk.decode.telling import AudioDelta, TextDelta, ThoughtDelta
 from anytalk.grid.tools import Call
 from anytalk.serve.calling import NO_TOOLS, Called, Tools, read_tools, with_tools
 from anytalk.serve.errors import RequestError
@@ -109,6 +109,8 @@ def chat_routes(state: ServerState) -> APIRouter:
             return await begun(errors_as_events(chunks), "text/event-stream")
         whole = await whole_answer(request, state, question, tools)
         message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
+        if whole.thoughts:
+            message["reasoning_content"] = whole.thoughts
         finish = whole.ended.done.finish_reason
         if whole.calls:
             finish, message["content"] = "tool_calls", whole.text or None
@@ -196,6 +198,8 @@ async def _chunks(
                 yield chunk(
                     {"audio": {"id": answer_id, "transcript": event.text}} if spoken else {"content": event.text}
                 )
+            elif isinstance(event, ThoughtDelta):
+                yield chunk({"reasoning_content": event.text})
             elif isinstance(event, AudioDelta) and encoder is not None:
                 data = encoder.push(event.wave)
                 if data:
