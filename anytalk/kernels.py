@@ -21,8 +21,10 @@ weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import cast
 
 import torch
@@ -35,6 +37,7 @@ from anytalk.plugins.contracts import Arithmetic, MakesReady, Peaks
 __all__ = [
     "ARITHMETICS",
     "Int8Matrix",
+    "MadeBefore",
     "PackedMatrix",
     "PlainMatrix",
     "RefinedMatrix",
@@ -105,17 +108,14 @@ class Int8Matrix(nn.Module):
         self.num_outputs = int(weight.shape[0])
         self.weight = _stand_in(weight)
         self.bias = None if bias is None else bias.detach().clone()
-        weight = weight.detach().float()
-        self.shrink: Tensor | None = None
-        if peaks is not None:
-            factor = balance(weight, peaks)
-            weight, self.shrink = weight * factor, 1 / factor
-        scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY)
+        before, make = _before.get(), partial(_quantised, weight.detach().float(), peaks)
+        made = make() if before is None else before.take(make)
+        self.shrink = made.get("shrink")
         with warnings.catch_warnings():
             # Quantised tensors are deprecated, the kernels that take them are not; no other kernel is as fast here.
             warnings.simplefilter("ignore", UserWarning)
             zeros = torch.zeros(self.num_outputs, dtype=torch.int64)
-            quantised = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+            quantised = torch._make_per_channel_quantized_tensor(made["weight"], made["scales"], zeros, 0)
             self.packed = torch.ops.quantized.linear_prepack(quantised, None)
         # Without VNNI pairs of products are added up in 16 bits: 7 bit inputs can't overflow them.
         self.seven_bits = not torch.cpu._is_vnni_supported()
@@ -133,6 +133,55 @@ class Int8Matrix(nn.Module):
             made = torch.ops.quantized.linear_dynamic(flat / largest, self.packed, self.seven_bits)
             made = made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
         return made.view(*rows.shape[:-1], self.num_outputs)
+
+
+def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:
+    """``weight`` (out,in) int8 and ``scales`` (out,) float64; ``shrink`` (in,), what inputs are multiplied by."""
+    made = {}
+    if peaks is not None:
+        factor = balance(weight, peaks)
+        weight, made["shrink"] = weight * factor, 1 / factor
+    scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        return {**made, "weight": quantised.int_repr(), "scales": scales}
+
+
+class MadeBefore:
+    """The matrices of a model in 8 bits, in the order in which they are made.
+
+    Args:
+        tensors: Of all matrices, named ``NUMBER.TENSOR``; None where they are to be made.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor] | None = None) -> None:
+        self.tensors = tensors or {}
+        self._is_whole = tensors is not None
+        self._count = 0
+
+    def take(self, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The next matrix: taken from here, or made and kept here."""
+        front = f"{self._count}."
+        self._count += 1
+        if self._is_whole:
+            return {name.removeprefix(front): t for name, t in self.tensors.items() if name.startswith(front)}
+        made = make()
+        self.tensors |= {front + name: tensor for name, tensor in made.items()}
+        return made
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let every :class:`Int8Matrix` that is made in the block be taken from here, or kept here."""
+        token = _before.set(self)
+        try:
+            yield
+        finally:
+            _before.reset(token)
+
+
+_before: ContextVar[MadeBefore | None] = ContextVar("_before", default=None)
 
 
 class RefinedMatrix(nn.Module):

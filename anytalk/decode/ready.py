@@ -8,20 +8,28 @@ float32 (or what the weights are in) and equal to rounding; ``int8`` trades some
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from anytalk.errors import ConfigError
-from anytalk.kernels import ARITHMETICS, make_ready, peaks_of
+from anytalk.errors import AnytalkError, ConfigError
+from anytalk.kernels import ARITHMETICS, MadeBefore, make_ready, peaks_of
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import BackboneStates, GridBatch, Peaks, ServedBackbone
+from anytalk.plugins.contracts import Arithmetic, BackboneStates, GridBatch, Peaks, ServedBackbone
+from anytalk.plugins.disk_cache import digest_of, kept
+from anytalk.plugins.fingerprint import fingerprint
+from anytalk.plugins.sources import resolve
 
 _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 """Parts that are made ready. Ears are left alone: they run once per question, on many frames at a time."""
+
+_MATRICES = "matrices.safetensors"
 
 CALIBRATION_TEXT = (
     "A speech model listens first. Then it answers, word by word, and says each word aloud while it thinks of the next "
@@ -51,13 +59,76 @@ def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
         return talker
     if chosen not in ARITHMETICS:
         raise ConfigError(f"unknown arithmetic '{chosen}'", f"use exact, {', '.join(ARITHMETICS)}")
-    peaks = calibrate(talker) if chosen == "int8" else {}
-    for name, part in talker.model.parts().items():
-        if name in _STEPS_PARTS:
-            make_ready(part, chosen, peaks)
+    if chosen == "int8":
+        _make_int8(talker)
+    else:
+        _make_parts_ready(talker, chosen, {})
     talker.model.eval()  # parts that keep something of the old matrices forget it
     talker.arithmetic = chosen
     return talker
+
+
+def _make_parts_ready(talker: Talker, arithmetic: Arithmetic, peaks: Peaks) -> None:
+    for name, part in talker.model.parts().items():
+        if name in _STEPS_PARTS:
+            make_ready(part, arithmetic, peaks)
+
+
+def _make_int8(talker: Talker) -> None:
+    """In 8 bits, by way of a file that is made from these weights once, and then mapped."""
+    made: MadeBefore | None = None
+    names = {module: name for name, module in talker.model.named_modules()}
+
+    def make(place: Path | None) -> None:
+        nonlocal made
+        peaks, made = calibrate(talker), MadeBefore()
+        with made.used():
+            _make_parts_ready(talker, "int8", peaks)
+        if place is not None:
+            place.mkdir()
+            seen = {f"peaks.{names[module]}": seen for module, seen in peaks.items()}
+            safetensors.torch.save_file({**made.tensors, **seen}, place / _MATRICES)
+
+    name = _name_of(talker)
+    base = talker.config.base
+    folder = None if name is None else kept(name, base.model if base else talker.config.backbone.name, make)
+    if made is not None:
+        return
+    if folder is None:
+        make(None)
+        return
+    tensors = safetensors.torch.load_file(folder / _MATRICES)
+    peaks = {module: tensors[f"peaks.{n}"] for module, n in names.items() if f"peaks.{n}" in tensors}
+    with MadeBefore(tensors).used():
+        _make_parts_ready(talker, "int8", peaks)
+
+
+def _name_of(talker: Talker) -> str | None:
+    """Says all that matrices in 8 bits depend on; None where that can't be told without reading all weights."""
+    config = talker.config
+    try:
+        options = talker.registry.options("backbone", config.backbone)
+        specs = [str(getattr(options, name)) for name in options.weight_sources if config.backbone_folder is None]
+        sources = [resolve(spec, talker.folder) for spec in specs]
+    except AnytalkError:
+        return None
+    roots = [path for source in sources for path in source.paths]
+    if config.backbone_folder is not None:
+        roots = [(talker.folder or Path()) / config.backbone_folder]
+    elif any(source.is_hub for source in sources):
+        return None
+    files = [file for root in roots for file in ([root] if root.is_file() else sorted(root.rglob("*")))]
+    facts = (
+        digest_of([file for file in files if file.is_file()]) if files else "",
+        "" if config.weights is None else config.weights.sha256,
+        # A talker may have been trained since it was loaded.
+        fingerprint(talker.model, without=("encoder.", "ears.")),
+        config.grid.model_dump_json(),
+        CALIBRATION_TEXT,
+        torch.__version__,
+    )
+    # The digit says how it is made and written down.
+    return f"int8-1-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
 @torch.no_grad()

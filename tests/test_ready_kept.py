@@ -1,0 +1,82 @@
+"""Matrices in 8 bits are made once from the same weights, and are the same when they are taken from the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from talkers import hf_talker
+
+from anytalk import kernels
+from anytalk.decode import ready
+from anytalk.decode.ready import make_talker_ready
+from anytalk.decode.session import Session
+from anytalk.model.talker import Talker
+from anytalk.plugins.disk_cache import entries
+
+pytestmark = pytest.mark.skipif(
+    not {"fbgemm", "x86"} & set(torch.backends.quantized.supported_engines), reason="needs fbgemm"
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def a_talker(folder: Path) -> Talker:
+    torch.manual_seed(0)
+    return hf_talker(folder / "model", "talker")
+
+
+def logits(talker: Talker) -> torch.Tensor:
+    backbone = talker.model.backbone
+    ids = torch.tensor([[5, 9, 3, 7, 1]])
+    with torch.no_grad():
+        return backbone.text_logits(backbone(backbone.embed_text(ids)).normed)
+
+
+def never(*_: Any) -> None:
+    raise AssertionError("it was made before")
+
+
+def test_the_second_time_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_talker_ready(a_talker(tmp_path), "int8")
+    (entry,) = entries()
+    assert entry.path.name.startswith("int8-1-")
+    second = a_talker(tmp_path)
+    plain = logits(second)
+    monkeypatch.setattr(ready, "calibrate", never)
+    monkeypatch.setattr(kernels, "_quantised", never)
+    make_talker_ready(second, "int8")
+    assert second.arithmetic == "int8"
+    assert torch.equal(logits(second), logits(first))
+    assert not torch.equal(logits(second), plain)
+    said = [[getattr(event, "text", "") for event in Session(talker).ask(text="hi")] for talker in (first, second)]
+    assert said[0] == said[1]
+
+
+def test_other_weights_are_made_anew(tmp_path: Path) -> None:
+    make_talker_ready(a_talker(tmp_path), "int8")
+    moved = a_talker(tmp_path)
+    with torch.no_grad():
+        moved.model.output_adapter.get_parameter(next(iter(dict(moved.model.output_adapter.named_parameters())))).add_(
+            1
+        )
+    make_talker_ready(moved, "int8")
+    assert len(entries()) == 2
+
+
+@pytest.mark.parametrize("obstacle", ["no cache", "no name"])
+def test_without_a_cache_it_is_made_each_time(obstacle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = make_talker_ready(a_talker(tmp_path), "int8")
+    if obstacle == "no cache":
+        (tmp_path / "file").write_text("no folder")
+        monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "file"))
+    else:
+        monkeypatch.setattr(ready, "_name_of", lambda _: None)
+    made = make_talker_ready(a_talker(tmp_path), "int8")
+    assert torch.equal(logits(made), logits(kept))
