@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_talker
 from talkers import make_talker
 from torch import Tensor
 
@@ -112,9 +113,7 @@ def test_ears_that_hear_nothing_do_not_end_the_server(caplog: pytest.LogCaptureF
             state.model.stop()
 
 
-def test_addresses_are_printed_when_it_is_warm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_addresses_are_printed_when_it_is_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     from anytalk.cli.app import build_app
@@ -125,11 +124,7 @@ def test_addresses_are_printed_when_it_is_warm(
     monkeypatch.setattr("anytalk.cli.serve._announce", lambda *_: order.append("addresses"))
     monkeypatch.setattr(run, "run_server", lambda *_: order.append("serves"))
     monkeypatch.setattr("anytalk.serve.heap.settle", lambda: None)
-    cli = CliRunner()
-    attached = cli.invoke(
-        build_app(), ["attach", "tiny", "--backbone", "tiny", "--encoder", "tiny", "-o", str(tmp_path / "t")]
-    )
-    assert attached.exit_code == 0, attached.output
-    served = cli.invoke(build_app(), ["serve", str(tmp_path / "t"), "--port", "0"])
+    tiny_talker(tmp_path / "t")
+    served = CliRunner().invoke(build_app(), ["serve", str(tmp_path / "t"), "--port", "0"])
     assert served.exit_code == 0, served.output
     assert order == ["warm", "addresses", "serves"]
