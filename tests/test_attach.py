@@ -56,11 +56,12 @@ def test_two_plugins_that_recognise_a_model_are_both_named(monkeypatch: pytest.M
     assert "--backbone llama, or --backbone qwen2" in (raised.value.hint or "")
 
 
+@pytest.mark.parametrize("error", [KeyError("no such field"), SystemExit("'no such field'")])
 def test_a_plugin_that_cannot_look_at_a_model_costs_a_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(source: object) -> bool:
-        raise KeyError("no such field")
+        raise error
 
     monkeypatch.setattr(default_registry().load("backbone", "llama"), "recognises", broken)
     assert choose_backbone(resolve("Qwen/Qwen2-0.5B"), default_registry()) == "qwen2"

@@ -70,7 +70,9 @@ def choose_backbone(source: ModelSource, registry: Registry) -> str:
                 found.append(name)
         except AnytalkError:  # its package can't be imported, which `anytalk plugins` tells
             continue
-        except Exception as error:  # foreign code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # foreign code may raise SystemExit
             log.warning("the backbone plugin '%s' is left out, it can't look at '%s': %s", name, source.spec, error)
     if len(found) > 1:
         raise ConfigError(
