@@ -11,6 +11,7 @@ import torch
 from test_backbones import CHATML, make_lm
 from test_model_checks import attached, folder_of
 
+from anytalk.cli.talk import _account
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.jobs import Ended, Failed, Question, Said
 from anytalk.decode.session import Session
@@ -165,6 +166,8 @@ def test_an_answer_ends_before_the_positions_do(tmp_path: Path) -> None:
     assert isinstance(done, AnswerDone)
     prompt = len("user\nhi") + len("assistant\n") + 4  # with the template's markup and line break
     assert (done.finish_reason, done.num_columns) == ("length", 64 - prompt)
+    assert "no room for more" in _account(done, None, max_columns=500)
+    assert "raise --max-columns" in _account(done, None, max_columns=done.num_columns)
     with pytest.raises(ConfigError, match="the model has 64 positions"):
         list(Session(talker).ask(text="hi" * 40, task=T1T2))
 

@@ -216,7 +216,7 @@ class _Conversation:
         self._turn += 1
         sound = joined(pieces)
         where = self._write(done.text, sound, codec.sample_rate_hz)
-        note(_account(done, where))
+        note(_account(done, where, self.options.max_columns))
 
     def _write(self, text: str, sound: np.ndarray, rate_hz: int) -> Path | None:
         if self.out_text is not None:
@@ -272,7 +272,7 @@ def _is_sound_file(line: str) -> bool:
     return Path(line).suffix.lower() in (".wav", ".flac", ".ogg", ".mp3")
 
 
-def _account(done: AnswerDone, where: Path | None) -> str:
+def _account(done: AnswerDone, where: Path | None, max_columns: int) -> str:
     pieces = []
     if done.audio_s and done.first_audio_s is not None and done.real_time_factor is not None:
         pieces += [
@@ -282,7 +282,8 @@ def _account(done: AnswerDone, where: Path | None) -> str:
         ]
     pieces.append(f"{done.num_columns} columns in {seconds(done.wall_s)}")
     if done.finish_reason == "length":
-        pieces.append("cut off: raise --max-columns")
+        is_ours = done.num_columns >= max_columns
+        pieces.append("cut off: " + ("raise --max-columns" if is_ours else "the model has no room for more"))
     if where is not None:
         pieces.append(f"written to {where}")
     elif done.audio_s:
