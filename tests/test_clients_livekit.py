@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from clients_lab import HEARD, optional, spoken, stock_server
-from serve_lab import Running, run
+from serve_lab import Running, num_answers, run
 
 rtc, llm, stt, context, plugin = optional(
     "livekit.rtc",
@@ -91,7 +91,7 @@ def test_an_interruption(server: Running) -> None:
                 await anext(aiter(message.audio_stream))
                 session.interrupt()
                 session.truncate(message_id=message.message_id, modalities=["audio"], audio_end_ms=100)
-            await asyncio.to_thread(server.wait_until, lambda: server.state.model.num_answers == 0, 1.0)
+            await asyncio.to_thread(server.wait_until, lambda: num_answers(server.state.model) == 0, 1.0)
             text, _ = await heard(await ask(session, "Hello!"))
             assert text.startswith("Hello")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from clients_lab import HEARD, optional, spoken, stock_server
-from serve_lab import Running, is_idle, run
+from serve_lab import Running, is_idle, num_answers, run
 
 agents, realtime = optional("agents", "agents.realtime")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -78,7 +78,7 @@ def test_an_interruption(server: Running) -> None:
             await until(session, lambda event: event.type == "audio")
             await session.interrupt()
             await until(session, lambda event: event.type == "audio_interrupted")
-            await asyncio.to_thread(server.wait_until, lambda: server.state.model.num_answers == 0, 1.0)
+            await asyncio.to_thread(server.wait_until, lambda: num_answers(server.state.model) == 0, 1.0)
 
     run(talk())
     server.wait_until(lambda: is_idle(server))
