@@ -74,6 +74,10 @@ def spelled(text: str, steps: int) -> list[int]:
     return (ids + [NO_TEXT] * steps)[:steps]
 
 
+def test_options_of_the_first_version_are_read() -> None:
+    assert HeartSpeaker.Options.model_validate({"width": 64, "text_lead": 9}).width == 64
+
+
 def test_contract() -> None:
     check_output_adapter(small())
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,6 +112,12 @@ class HeartSpeaker(SpeechDecoder):
         unit_width: int = Field(192, ge=1, description="Width of phonemes.")
         pronouncer: Literal["english", "letters"] = Field("english", description="Phonemes of English, or letters.")
         held_words: int = Field(1, ge=1, description="Words that must follow before an English word is read.")
+
+        @model_validator(mode="before")
+        @classmethod
+        def _leave_out_the_lead(cls, options: Any) -> Any:
+            """Read talkers of the first version of the voice, which say the grid's text lead here, too."""
+            return {k: v for k, v in options.items() if k != "text_lead"} if isinstance(options, dict) else options
 
     def __init__(self, options: HeartSpeaker.Options, tokenizer: TextTokenizer, text_lead: int) -> None:
         super().__init__()
