@@ -102,6 +102,7 @@ def test_markup_is_read_aloud_whole() -> None:
 def test_halves_of_characters_are_repaired(tokenizer: Any, text: str, whole: str) -> None:
     assert whole_characters(text) == whole
     assert tokenizer.decode(tokenizer.encode(text)) == whole
+    assert tokenizer.encode_rendered(text) == tokenizer.encode(text)
 
 
 def test_a_served_model_may_send_a_character_in_halves() -> None:

@@ -67,12 +67,12 @@ class HFTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
-        pieces = self._cutter.pieces(whole_characters(text))
+        pieces = self._cutter.pieces(text)
         return [token for piece in pieces for token in self.encode_rendered(piece)]
 
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of what the chat template wrote, special tokens recognised, nothing added."""
-        return list(self.base(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return list(self.base(whole_characters(text), add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without specials; ids that the tokenizer doesn't have (padded vocabularies) left out."""
