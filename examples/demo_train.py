@@ -41,9 +41,10 @@ def main() -> None:
     )  # fmt: skip
 
     heading("2. Make a small set of spoken questions and answers; the answers are the model's own words")
+    # The codec knows the voice of hibari-tts alone.
     anytalk(
         "voice", HERE / "questions.jsonl", "-o", data, "--answers-from", talker,
-        "--question-voices", "all", "--speeds", "1.0",
+        "--question-voices", "all", "--speeds", "1.0", "--answer-synthesizer", "hibari",
     )  # fmt: skip
 
     heading("3. Train the adapters; the language model stands still")

@@ -21,7 +21,8 @@ SOURCE = {"kind": "jsonl", "path": "rows.jsonl"}
 
 
 def suite(*measures: str, **more: object) -> Suite:
-    return Suite.model_validate({"source": SOURCE, "measures": [{"kind": kind} for kind in measures], **more})
+    rows = [{"kind": kind} | ({"of": ["asr"]} if kind == "pooled" else {}) for kind in measures]
+    return Suite.model_validate({"source": SOURCE, "measures": rows, **more})
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,9 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Talker:
 def test_real_weights_stay_themselves(smollm2: Talker, tmp_path: Path) -> None:
     talker = smollm2
     assert (talker.config.backbone.name, talker.config.grid.prompt) == ("llama", "chat")
-    assert talker.config.backbone == PartRef(name="llama", options={"model": SMOLLM2, "revision": None})
+    assert talker.config.backbone == PartRef(
+        name="llama", options={"model": SMOLLM2, "revision": None, "trust_remote_code": False}
+    )
     lm: Any = talker.model.backbone
     ids = chat_ids(talker, "What is the capital of France?")
     expected = lm.lm(input_ids=torch.tensor([ids])).logits

@@ -14,7 +14,7 @@ from anytalk.data.config import DataConfig, VoiceConfig
 from anytalk.data.encoding import without_foreign_codes
 from anytalk.data.ledger import read_ledger
 from anytalk.data.shard_feed import open_shards
-from anytalk.data.voicing import Voicing, make_voicing, voice_row
+from anytalk.data.voicing import Voicing, choose_voices, make_voicing, voice_row
 from anytalk.errors import AudioError, ConfigError, UnknownNameError
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
@@ -123,3 +123,13 @@ def test_a_voice_that_the_talker_does_not_know_is_refused_at_once() -> None:
         make_voicing(VoiceConfig(answer_voice="jo"), default_registry())
     with pytest.raises(ConfigError, match=r"read by 'joe'.*no embedding"):
         make_voicing(VoiceConfig(), default_registry(), speakers=["ann"])
+
+
+def test_another_synthesizer_reads_the_answers() -> None:
+    asks, answers = Humming(), Humming()
+    answers.voices = ("deep",)
+    voicing = choose_voices(asks, ["low"], answer_synthesizer=answers)
+    assert (voicing.answerer, voicing.answer_voice) == (answers, "deep")
+    assert choose_voices(asks, ["low"]).answerer is asks
+    with pytest.raises(UnknownNameError, match="'high'"):
+        choose_voices(asks, ["low"], answer_voice="high", answer_synthesizer=answers)

@@ -18,7 +18,8 @@ def command(
     texts: Path = typer.Argument(help="JSONL with question_text and, if known, answer_text."),
     folder: Path = typer.Option(..., "-o", "--out", help="Folder for the sound and manifest.jsonl."),
     synthesizer: str = typer.Option("piper", help="Synthesizer plugin."),
-    voice: str | None = typer.Option(None, help="Voice of the answers; default: the synthesizer's first."),
+    answer_synthesizer: str | None = typer.Option(None, help="Synthesizer of the answers, where it is another one."),
+    voice: str | None = typer.Option(None, help="Voice of the answers; default: their synthesizer's first."),
     question_voices: str | None = typer.Option(
         None, help="Voices of the questions, with commas; 'all' takes every one."
     ),
@@ -29,7 +30,8 @@ def command(
     """Read a text set aloud and write a manifest to train on; run again to go on after an interruption."""
     pace = parse_speeds(speeds)
     registry = default_registry()
-    registry.find("synthesizer", synthesizer)
+    for name in filter(None, (synthesizer, answer_synthesizer)):
+        registry.find("synthesizer", name)
     if not texts.is_file():
         raise DataError(f"'{texts}' doesn't exist", 'write one {"question_text": "..."} per line')
     with err.status("loading torch and the synthesizer ..."):
@@ -40,7 +42,8 @@ def command(
         pairs, unread = read_texts(texts)
         speaker = registry.build("synthesizer", PartRef(name=synthesizer))
         voices = speaker.voices if question_voices == "all" else _split(question_voices) or speaker.voices[:1]
-        voicing = choose_voices(speaker, voices, pace, voice)
+        answerer = registry.build("synthesizer", PartRef(name=answer_synthesizer)) if answer_synthesizer else None
+        voicing = choose_voices(speaker, voices, pace, voice, answerer)
     with Progress(
         TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
     ) as bars:

@@ -12,9 +12,10 @@ from typing import Any
 from anytalk.data.checks import check_text
 from anytalk.data.encoding import Rejected, RejectedError, reason_of
 from anytalk.data.manifest import write_manifest
-from anytalk.data.voicing import Voicing
+from anytalk.data.voicing import Voicing, read_aloud
 from anytalk.errors import DataError
 from anytalk.grid.audio import write_wave
+from anytalk.plugins.contracts import Synthesizer
 
 MANIFEST_FILE = "manifest.jsonl"
 _DIGEST_LETTERS = 10
@@ -113,25 +114,24 @@ def voice_texts(
 def _voiced(pair: TextPair, number: int, folder: Path, voicing: Voicing) -> list[dict[str, Any]]:
     """The rows of a pair, one for each variant."""
 
-    def speak(part: str, text: str, voice: str, speed: float) -> str:
+    def speak(part: str, speaker: Synthesizer, text: str, voice: str, speed: float) -> str:
         # The digest makes a changed text a new file; the voice and speed are there for people who listen.
-        engine = type(voicing.synthesizer).__name__
+        engine = type(speaker).__name__
         digest = hashlib.sha256(f"{engine}|{voice}|{speed}|{text}".encode()).hexdigest()
         safe_voice = "".join(c if c.isalnum() or c in "-_" else "_" for c in voice)
         name = f"{part}/{number:05d}-{safe_voice}-{speed:g}-{digest[:_DIGEST_LETTERS]}.wav"
         if not (folder / name).is_file():
             try:
-                wave = voicing.read(text, f"{part}, text {number}", voice, speed)
+                wave = read_aloud(speaker, text, f"{part}, text {number}", voice, speed)
             except Exception as error:  # one text must not end the run
                 raise RejectedError(*reason_of(error)) from error
-            write_wave(folder / name, wave, voicing.synthesizer.sample_rate_hz)
+            write_wave(folder / name, wave, speaker.sample_rate_hz)
         return name
 
     answer: dict[str, Any] = {}
     if pair.answer is not None:
-        sound = speak("answers", pair.answer, voicing.answer_voice, 1.0)
+        sound = speak("answers", voicing.answerer, pair.answer, voicing.answer_voice, 1.0)
         answer = {"answer_text": pair.answer, "answer_audio": sound, "speaker": voicing.answer_voice}
-    return [
-        {"question_text": pair.question, "question_audio": speak("questions", pair.question, voice, speed), **answer}
-        for voice, speed in voicing.variants
-    ]
+    asking = voicing.synthesizer
+    asked = [speak("questions", asking, pair.question, voice, speed) for voice, speed in voicing.variants]
+    return [{"question_text": pair.question, "question_audio": sound, **answer} for sound in asked]

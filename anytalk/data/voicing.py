@@ -17,28 +17,35 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Voicing:
-    """A synthesizer and who reads what."""
+    """Who reads what."""
 
-    synthesizer: Synthesizer  # the engine
+    synthesizer: Synthesizer  # of the questions
     variants: Sequence[tuple[str, float]]  # (voice, speed) of the questions
     answer_voice: str  # the voice of all answers
+    answer_synthesizer: Synthesizer | None = None  # of the answers; None: the same
 
-    def read(self, text: str, name: str, voice: str, speed: float = 1.0) -> np.ndarray:
-        """Read a text aloud: (N,) float32 at the synthesizer's rate.
+    @property
+    def answerer(self) -> Synthesizer:
+        """What reads the answers."""
+        return self.answer_synthesizer or self.synthesizer
 
-        Raises:
-            AudioError: nothing to read, or sound that can't be this text.
-        """
-        if not text.strip():
-            raise AudioError(f"{name}: there is no text to read aloud", "give text, or leave the field out")
-        samples = np.asarray(self.synthesizer.speak(text, voice, speed), dtype=np.float32)
-        check_said(samples, len(samples) / self.synthesizer.sample_rate_hz, text, name)
-        return samples
 
-    def sound(self, text: str, name: str, voice: str, speed: float = 1.0) -> Sound:
-        """Read a text aloud, as sound of a row."""
-        samples = self.read(text, name, voice, speed)
-        return Sound(name=f"{name} ({voice})", samples=samples, sample_rate_hz=self.synthesizer.sample_rate_hz)
+def read_aloud(engine: Synthesizer, text: str, name: str, voice: str, speed: float = 1.0) -> np.ndarray:
+    """Read a text aloud: (N,) float32 at the synthesizer's rate.
+
+    Raises:
+        AudioError: nothing to read, or sound that can't be this text.
+    """
+    if not text.strip():
+        raise AudioError(f"{name}: there is no text to read aloud", "give text, or leave the field out")
+    samples = np.asarray(engine.speak(text, voice, speed), dtype=np.float32)
+    check_said(samples, len(samples) / engine.sample_rate_hz, text, name)
+    return samples
+
+
+def _sound(engine: Synthesizer, text: str, name: str, voice: str, speed: float = 1.0) -> Sound:
+    samples = read_aloud(engine, text, name, voice, speed)
+    return Sound(name=f"{name} ({voice})", samples=samples, sample_rate_hz=engine.sample_rate_hz)
 
 
 def choose_voices(
@@ -46,28 +53,30 @@ def choose_voices(
     question_voices: Sequence[str] | None = None,
     question_speeds: Sequence[float] = (1.0,),
     answer_voice: str | None = None,
+    answer_synthesizer: Synthesizer | None = None,
 ) -> Voicing:
     """Say who reads what.
 
     Args:
         question_voices: Voices of the questions; None: all.
-        answer_voice: The one voice of the answers; None: the synthesizer's first.
+        answer_voice: The one voice of the answers; None: its synthesizer's first.
+        answer_synthesizer: What reads the answers; None: the same.
 
     Raises:
-        UnknownNameError: a voice that the synthesizer doesn't have.
+        UnknownNameError: a voice that its synthesizer doesn't have.
         ConfigError: no voice or no speed.
     """
-    known = synthesizer.voices
+    known, answering = synthesizer.voices, (answer_synthesizer or synthesizer).voices
     voices = known if question_voices is None else question_voices
-    for voice in [*voices, *([answer_voice] if answer_voice else [])]:
-        if voice not in known:
+    for voice, those in [*((v, known) for v in voices), *([(answer_voice, answering)] if answer_voice else [])]:
+        if voice not in those:
             raise UnknownNameError(
-                f"unknown voice '{voice}'{did_you_mean(voice, known)}", f"voices: {', '.join(known)}"
+                f"unknown voice '{voice}'{did_you_mean(voice, those)}", f"voices: {', '.join(those)}"
             )
     if not voices or not question_speeds:
         raise ConfigError("no voice or no speed was given for the questions", "give at least one of each")
     variants = [(voice, speed) for voice in voices for speed in question_speeds]
-    return Voicing(synthesizer, variants, answer_voice or known[0])
+    return Voicing(synthesizer, variants, answer_voice or answering[0], answer_synthesizer)
 
 
 def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str] = ()) -> Voicing:
@@ -105,9 +114,11 @@ def voice_row(row: Row, number: int, tasks: Sequence[Task], voicing: Voicing) ->
     """
     if row.question_audio is None and row.question_text is not None and any(t.speech_in for t in tasks):
         voice, speed = voicing.variants[number % len(voicing.variants)]
-        row = replace(row, question_audio=voicing.sound(row.question_text, f"{row.id}, question", voice, speed))
+        sound = _sound(voicing.synthesizer, row.question_text, f"{row.id}, question", voice, speed)
+        row = replace(row, question_audio=sound)
     has_answer = row.answer_audio is not None or row.answer_codes is not None
     if not has_answer and row.answer_text is not None and any(t.audio_out for t in tasks):
         voice = voicing.answer_voice
-        row = replace(row, answer_audio=voicing.sound(row.answer_text, f"{row.id}, answer", voice), speaker=voice)
+        sound = _sound(voicing.answerer, row.answer_text, f"{row.id}, answer", voice)
+        row = replace(row, answer_audio=sound, speaker=voice)
     return row

@@ -104,15 +104,16 @@ class CausalLMBackbone(Backbone):
     @classmethod
     def _load(cls, source: ModelSource, revision: str | None, context: BuildContext, trusts: bool = False) -> Self:
         loaded = load_causal_lm(source, revision, torch_dtype(context.dtype), trusts)
-        backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence, loaded.left_over)
+        backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence)
+        backbone._left_over = loaded.left_over
         return backbone.to(context.device)
 
-    def __init__(self, lm: Any, tokenizer: Any, licence: str = "unknown", left_over: Sequence[str] = ()) -> None:
+    def __init__(self, lm: Any, tokenizer: Any, licence: str = "unknown") -> None:
         super().__init__()
         self.lm = lm
         self.licence = licence
         self.tokenizer = HFTokenizer(tokenizer, None if lm.get_input_embeddings() is None else self.text_vocab_size)
-        self._left_over = left_over
+        self._left_over: Sequence[str] = ()
         self._lean: LeanDecoder | None = None
         self._check_structure()
 
