@@ -5,7 +5,7 @@ export DS_BUILD_OPS := 0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-train test test-clients slow check docs docs-generated clean
+.PHONY: demo demo-train test test-processors test-clients slow check docs docs-generated clean
 
 # Give a language model ears and a voice, and talk to it: make demo MODEL=a hub id, a folder or a .gguf file.
 demo: $(VENV)/.demo-ready
@@ -17,6 +17,12 @@ demo-train: $(VENV)/.demo-ready
 
 test: $(VENV)/.dev-ready
 	@$(BIN)/python -m pytest
+
+# What is fast by the processor's instructions, once more as a machine that has AVX2 only, and as one that has neither.
+BY_PROCESSOR = $(addprefix tests/test_,bench.py lean.py ready.py ready_kept.py static_step.py golden_answers.py)
+test-processors: $(VENV)/.dev-ready
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(BY_PROCESSOR)
+	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(BY_PROCESSOR)
 
 # The clients of docs/clients.md. Their sockets are theirs to close.
 test-clients: $(VENV)/.clients-ready
