@@ -98,7 +98,7 @@ def report(talker: Path, data: Path, answer: Path, said: str, began: float) -> N
 
   What they can't: pronounce other sentences (see 6.), hear other questions, hear
   every voice, or never stumble over a word. That takes hours of speech:
-  docs/quickstart.md. The voice is that of the codec `heart`, whoever is recorded.
+  docs/quickstart.md. The codec `heart` speaks in one voice, the one that the answers were made in.
 
   Talk to it:  .venv/bin/anytalk talk {talker} --interactive
   All of it took {(time.perf_counter() - began) / 60:.1f} minutes.""",

@@ -232,7 +232,7 @@ def test_json_that_unpacks_to_too_much_is_not_unpacked(slow: Running) -> None:
 
 
 def test_a_body_has_an_end() -> None:
-    """Each piece comes soon enough, and all of them would take for ever."""
+    """Each piece comes soon enough, and together they would never end."""
     head = "POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
 
     async def drip(server: Running) -> bytes:

@@ -71,7 +71,7 @@ def test_what_people_repeat_is_no_loop(said: str) -> None:
 
 
 class Stuck:
-    """A decoder step that wants one token for ever."""
+    """A decoder step that always wants the same token."""
 
     def __init__(self, token: int) -> None:
         self.token = token

@@ -63,7 +63,7 @@ def _attached(model: str, voice: str | None, folder: Path) -> Path:
     done = subprocess.run([sys.executable, "-m", "anytalk", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(
-            f"'{model}' is no talker folder, and couldn't be attached: {done.stderr.strip()}",
+            f"'{model}' is not a talker folder, and couldn't be attached: {done.stderr.strip()}",
             "give a talker folder, or a voice with it: --voice heart",
         )
     return folder

@@ -205,7 +205,7 @@ class Generation:
             logits = legal_text(logits, layout)
         recent = torch.tensor([answer.text_ids], device=logits.device)
         token = int(choose(logits, self.options.text, recent, self._generator))
-        # A mouth knows one end: others are the same to it, and to whoever counts.
+        # The layout has one end of text: the model's other end tokens become it.
         return layout.end_of_text_id if token in self._ends else token
 
     def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:

@@ -19,7 +19,7 @@ _TEMPLATE_TOKENS = 4
 
 
 class Thinking(Generation):
-    """The choices of the thoughts before one answer, which end with the mark behind them, or where none begin.
+    """Chooses the tokens of the thoughts before one answer, up to the mark that ends them; none where none begin.
 
     Attributes:
         is_open: Whether the mark in front of thoughts was written, by the template or by the model.

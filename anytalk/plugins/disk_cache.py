@@ -53,7 +53,7 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
         The folder; None where the disk is full or the cache can't be written, which costs time and nothing else.
 
     Raises:
-        ConfigError: a bound that is no number.
+        ConfigError: a bound that isn't a number.
     """
     place, bound = cache_folder() / name, bound_bytes()
     try:
@@ -129,7 +129,7 @@ def digest_of(paths: Sequence[Path]) -> str:
 
 
 def bound_bytes() -> int:
-    """How much may be kept (ConfigError: a bound that is no number)."""
+    """How much may be kept (ConfigError: a bound that isn't a number)."""
     text = os.environ.get("ANYTALK_CACHE_GB") or str(_DEFAULT_GB)
     try:
         return int(float(text) * 10**9)

@@ -1,5 +1,7 @@
-"""The one thread that runs the model, for everybody: its queue, its sleep and its end, and what clients are told of
-errors. What is done in which order says :mod:`anytalk.decode.rounds`."""
+"""Runs the model in one thread, for everybody: its queue, its sleep and its end, and what clients are told of errors.
+
+:mod:`anytalk.decode.rounds` decides what is done in which order.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def main() -> None:
     files = {Path(name): BESIDE / name for name in ("LICENSE", "NOTICE")}
     card = (anytalk_heart.VOICE / "README.md").read_text(encoding="utf-8")
     voice = write_voice(asked.voice, settings, half, files)
-    (asked.voice / "README.md").write_text(card, encoding="utf-8")  # written by hand; whoever has new figures renews it
+    (asked.voice / "README.md").write_text(card, encoding="utf-8")  # written by hand: renew its figures
     print(f"{asked.voice}: {voice.weights.num_bytes / 1e6:.1f} MB")
 
 

@@ -17,7 +17,7 @@ MARKS = ".,!?;:"
 
 
 def spelled(row: dict[str, Any]) -> dict[str, Any] | None:
-    """A row of the training speech with letters as its units; None where words and phonemes don't run side by side.
+    """Spell a row of the training speech: letters become its units; None where words and phonemes don't match.
 
     Args:
         row: text, units and durations, as make_speech.py writes them.
@@ -38,13 +38,13 @@ def spelled(row: dict[str, Any]) -> dict[str, Any] | None:
         core = sum(lasting[: len(lasting) - count])
         durations += _shared(core, len(own) - count) + lasting[len(lasting) - count :]
     rest = iter(durations)
-    between = iter([*edges])
+    between = iter(edges)
     found = [next(between) if unit in (EDGE, SPACE) else next(rest) for unit in spelled_units]
     return {**row, "units": spelled_units, "durations": found}
 
 
 def _words(units: list[int], durations: list[int]) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
-    """Words with the durations of their units, and the durations of what parts them."""
+    """Find the words, each with the durations of its units, and the durations of what separates them."""
     words: list[tuple[list[int], list[int]]] = []
     between = []
     is_inside = False

@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def by_letters(speech: Sequence[Utterance]) -> list[Utterance]:
-    """The texts that letters can be timed in."""
+    """Spell the texts whose letters can be timed; leave the others out."""
     rows = [(one, spelled(one.row)) for one in speech]
     return [replace(one, row=row) for one, row in rows if row is not None]
 
@@ -114,7 +114,7 @@ def codec_of(out: Path, future: int) -> HeartCodec:
 
 
 def prepared(codec: HeartCodec, speech: Sequence[Utterance], path: Path) -> list[list[Said]]:
-    """Codes of all texts, each without and with waits, kept in a file."""
+    """Encode all texts, each without and with waits, or read what an earlier run has encoded."""
     if not path.exists():
         both = [(said(codec, one, None), said(codec, one, np.random.default_rng(n))) for n, one in enumerate(speech)]
         torch.save([[{k: torch.from_numpy(v) for k, v in vars(row).items()} for row in rows] for rows in both], path)
@@ -124,7 +124,7 @@ def prepared(codec: HeartCodec, speech: Sequence[Utterance], path: Path) -> list
 
 @torch.no_grad()
 def said(codec: HeartCodec, one: Utterance, dice: np.random.Generator | None) -> Said:
-    """One text with less silence in front; with `dice`, with waits before some of its words."""
+    """Shorten the silence before a text and encode it; with `dice`, put waits before some of its words."""
     units, durations, latents = np.array(one.row["units"]), np.array(one.row["durations"]), np.array(one.latents)
     cut = max(0, int(durations[0]) - EDGE)
     durations[0] -= cut
@@ -143,7 +143,7 @@ def said(codec: HeartCodec, one: Utterance, dice: np.random.Generator | None) ->
 
 
 def drawn_waits(units: np.ndarray, durations: np.ndarray, dice: np.random.Generator) -> np.ndarray:
-    """Waits before the text or some of its words, in latents; what comes after one begins with a frame, as it does
+    """Draw waits before the text or some of its words, in latents; the word after each begins with a frame, as it does
     when text comes late."""
     waits = np.zeros_like(durations)
     places = np.concatenate([[0], (units == SPACE).nonzero()[0]])
@@ -178,10 +178,19 @@ class SpeakerParts(nn.Module):
         self.pattern = DelayPattern("delay", LAYOUT.num_audio_streams, LAYOUT.codebook_size, TEXT_LEAD)
 
     def load_voice(self, folder: Path) -> None:
-        """Take the weights of a finished voice."""
+        """Take the weights of a finished voice; the layer that only training needs stays new.
+
+        Raises:
+            SystemExit: a voice of another shape.
+        """
         kept = {name: value.float() for name, value in load_file(folder / VOICE_WEIGHTS).items()}
         names = {"special_tokens.audio": "specials"}
-        self.load_state_dict({names.get(name, name): value for name, value in kept.items()}, strict=False)
+        state = {names.get(name, name): value for name, value in kept.items()}
+        state |= {f"aside.{name}": value for name, value in self.aside.state_dict().items()}
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise SystemExit(f"Error: '{folder}' holds another voice: {error}") from None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B,K,T) -> (B,T,W), as a talker merges audio rows; pads are zero."""

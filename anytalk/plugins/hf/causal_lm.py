@@ -68,7 +68,6 @@ class CausalLMBackbone(Backbone):
         lm: A ``PreTrainedModel`` with a language modelling head, e.g. ``Qwen2ForCausalLM(config)``.
         tokenizer: Its ``PreTrainedTokenizerBase``.
         licence: SPDX name of its licence.
-        left_over: Names of tensors of its files that the model has no place for.
 
     Raises:
         WeightsError: a model whose embedding, head, blocks or final norm can't be found, or that isn't pure attention.

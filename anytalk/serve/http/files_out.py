@@ -62,7 +62,7 @@ class StreamWriter:
 
     def __init__(self, name: str, from_hz: int) -> None:
         self._name, self._resampler = name, Resampler(from_hz, PCM_RATE_HZ)
-        self._out, self._taken, self._file = io.BytesIO(), 0, None
+        self._out, self._taken, self._file, self._head = io.BytesIO(), 0, None, b""
         if name in _SOUNDFILE and name != "wav":
             import soundfile
 
@@ -71,22 +71,21 @@ class StreamWriter:
             rate = {"bitrate_mode": "CONSTANT", "compression_level": 0.5} if name == "mp3" else {}
             self._file = soundfile.SoundFile(self._out, "w", PCM_RATE_HZ, 1, format=kind, subtype=subtype, **rate)
         elif name == "wav":
-            self._out.write(_endless_wav_header())
+            self._head = _endless_wav_header()
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
         """(n,) float32 -> the next bytes of the file; the writer is used up with the last piece."""
         wave = np.clip(self._resampler.push(wave, is_last), -1.0, 1.0)
         if self._file is None:
-            self._out.write(to_pcm16(wave))
-        else:
-            self._file.write(wave)
-            if is_last:
-                self._file.close()
+            head, self._head = self._head, b""
+            return head + to_pcm16(wave)
+        self._file.write(wave)
+        if is_last:
+            self._file.close()
         if self._name == "flac" and not is_last:
             return b""
-        new = self._out.getvalue()[self._taken :] if self._file is not None else self._out.getvalue()
-        if self._file is None:
-            self._out = io.BytesIO()
+        self._out.seek(self._taken)
+        new = self._out.read()
         self._taken += len(new)
         return new
 

@@ -94,7 +94,7 @@ class HearingAhead:
             RequestError: too short, too long or silent, or a talker without ears.
         """
         ahead, pause, first = self._ahead, self._buffer.pause, self._buffer.first
-        _ = self._state.ear_rate_hz
+        _ = self._state.ear_rate_hz  # refuses a talker without ears, before the buffer is empty
         wave = self._buffer.take()
         if first != self._first:
             self.drop()

@@ -91,7 +91,7 @@ class Responses:
             if response_id == response.id or (response_id is None and response is self.active):
                 response.cancel("client_cancelled")
                 return
-        # Clients look for these words: for them it is no failure.
+        # Clients look for these words, and don't take them for a failure.
         raise RequestError(
             "Cancellation failed: no such response is in progress", "response_cancel_not_active", "response_id"
         )

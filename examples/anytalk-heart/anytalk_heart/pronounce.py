@@ -61,11 +61,6 @@ class EnglishPronouncer:
         self._text = ""  # of the sentence that is being written
         self._said = 0  # its words of phonemes that have left
 
-    @property
-    def num_units(self) -> int:
-        """Units are 0 (an edge) to this, exclusive."""
-        return max(self._ids.values()) + 1
-
     def units(self, text_piece: str, is_word_end: bool) -> list[int]:
         """Take the next piece of text -> the units that are final now.
 
