@@ -20,7 +20,7 @@ MAX_PEAK = 0.999
 class _Options(plugins.Options):
     """What all of them have in common."""
 
-    probability: float = pydantic.Field(1.0, ge=0, le=1, description="Share of the questions that are changed.")
+    probability: float = pydantic.Field(1.0, ge=0, le=1, description="Share of questions to change.")
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -70,8 +70,10 @@ class NoiseAugmentation(_Chance):
         colour: Literal["white", "pink"] = pydantic.Field(
             "pink", description="white: the same power in each hertz; pink: in each octave, like fans and traffic."
         )
-        min_snr_db: float = pydantic.Field(10.0, ge=-20, le=100, description="Least signal-to-noise ratio, in dB.")
-        max_snr_db: float = pydantic.Field(40.0, ge=-20, le=100, description="Greatest, in dB; drawn evenly between.")
+        min_snr_db: float = pydantic.Field(10.0, ge=-20, le=100, description="Smallest signal-to-noise ratio, in dB.")
+        max_snr_db: float = pydantic.Field(
+            40.0, ge=-20, le=100, description="Largest, in dB; drawn uniformly in between."
+        )
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         snr_db = generator.uniform(self._options.min_snr_db, self._options.max_snr_db)
@@ -98,8 +100,10 @@ class GainAugmentation(_Chance):
     class Options(_Options):
         """How much."""
 
-        min_gain_db: float = pydantic.Field(-15.0, ge=-60, le=60, description="Least gain, in dB.")
-        max_gain_db: float = pydantic.Field(6.0, ge=-60, le=60, description="Greatest, in dB; drawn evenly between.")
+        min_gain_db: float = pydantic.Field(-15.0, ge=-60, le=60, description="Smallest gain, in dB.")
+        max_gain_db: float = pydantic.Field(
+            6.0, ge=-60, le=60, description="Largest, in dB; drawn uniformly in between."
+        )
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         gain_db = generator.uniform(self._options.min_gain_db, self._options.max_gain_db)
@@ -116,9 +120,11 @@ class SpeedAugmentation(_Chance):
         """How much."""
 
         min_speed: float = pydantic.Field(0.9, ge=0.5, le=2, description="Slowest; 1 is the speaker's own speed.")
-        max_speed: float = pydantic.Field(1.1, ge=0.5, le=2, description="Fastest; drawn evenly between.")
+        max_speed: float = pydantic.Field(1.1, ge=0.5, le=2, description="Fastest; drawn uniformly in between.")
         max_duration_s: float = pydantic.Field(
-            30, gt=0, description="Slow nothing down beyond this length: the longest sound that the encoder accepts."
+            30,
+            gt=0,
+            description="Do not slow clips down beyond this length: the longest sound that the encoder accepts.",
         )
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
@@ -140,16 +146,18 @@ class RoomAugmentation(_Chance):
         """Which room."""
 
         min_rt60_s: float = pydantic.Field(0.15, gt=0, le=5, description="Shortest time to decay by 60 dB, in seconds.")
-        max_rt60_s: float = pydantic.Field(0.6, gt=0, le=5, description="Longest, in seconds; drawn evenly between.")
+        max_rt60_s: float = pydantic.Field(
+            0.6, gt=0, le=5, description="Longest, in seconds; drawn uniformly in between."
+        )
         min_direct_db: float = pydantic.Field(
             0.0,
             ge=-20,
             le=60,
-            description="Least ratio of direct sound to reverberation, in dB (far from the microphone).",
+            description="Smallest ratio of direct sound to reverberation, in dB (far from the microphone).",
         )
-        max_direct_db: float = pydantic.Field(15.0, ge=-20, le=60, description="Greatest, in dB (close to it).")
+        max_direct_db: float = pydantic.Field(15.0, ge=-20, le=60, description="Largest, in dB (close to it).")
         gap_s: float = pydantic.Field(
-            0.004, ge=0, le=0.1, description="Between direct sound and reverberation, in seconds."
+            0.004, ge=0, le=0.1, description="Gap between direct sound and reverberation, in seconds."
         )
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:

@@ -30,20 +30,20 @@ class BeamHearing(Hearing):
     licence = "MIT"
 
     class Options(plugins.Options):
-        beam: int = Field(16, ge=1, description="Lines of tokens that are weighed against each other.")
-        candidates: int = Field(16, ge=1, description="Likeliest tokens of each place that lines are made of.")
+        beam: int = Field(16, ge=1, description="Beam width.")
+        candidates: int = Field(16, ge=1, description="Likeliest tokens of each frame that are considered.")
         hearings: int = Field(
             1,
             ge=1,
-            description="Times that a clip is heard, each a frame later: a line is as likely as in the mean of all.",
+            description="Passes over a clip, each shifted by one frame; log probabilities are averaged.",
         )
         weight: float = Field(
-            0.0, ge=0, description="Weight of how likely the backbone finds a line, beside how it was heard; 0: none."
+            0.0, ge=0, description="Weight of the backbone's log probability of a hypothesis; 0: none."
         )
         context: str = Field(
             "",
-            description="Text in front of a line for the backbone, such as the beginning of a user's turn in its chat "
-            "markup; empty: a line begins a text.",
+            description="Text before a hypothesis for the backbone, such as the beginning of a user's turn in its chat "
+            "markup; empty: none.",
         )
 
     def __init__(self, options: BeamHearing.Options, adapter: InputAdapter, backbone: Backbone) -> None:

@@ -65,7 +65,7 @@ class SharedHeads(Heads):
     licence = "MIT"
 
     class Options(plugins.Options):
-        tied: bool = Field(True, description="Use the audio embedding rows themselves; false: rows of its own.")
+        tied: bool = Field(True, description="Share the audio embedding rows; false: separate rows.")
 
     def __init__(self, rows: nn.Parameter | None) -> None:
         super().__init__()

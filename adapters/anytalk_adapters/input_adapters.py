@@ -138,7 +138,7 @@ class SwigluAdapter(InputAdapter):
         hidden_width: int | None = Field(
             None,
             ge=1,
-            description="Units between; null: 5.4 backbone widths up to a multiple of 128 (4864 as released).",
+            description="Hidden units; null: 5.4 backbone widths, rounded up to a multiple of 128 (4864 as released).",
         )
         output_norm: bool = Field(False, description="Normalise columns to the size of the text embeddings.")
 
@@ -175,7 +175,7 @@ class StackAdapter(InputAdapter):
         factor: int = Field(
             5, ge=1, description="Frames per column; 5 makes 10 columns of Whisper's 50 frames a second."
         )
-        hidden_width: int | None = Field(None, ge=1, description="Units between the layers; null: 4 backbone widths.")
+        hidden_width: int | None = Field(None, ge=1, description="Hidden units; null: 4 backbone widths.")
         output_norm: bool = Field(True, description="Normalise columns to the size of the text embeddings.")
 
     def __init__(self, factor: int, widths: list[int], norm: nn.Module) -> None:

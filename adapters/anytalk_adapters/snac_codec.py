@@ -71,7 +71,7 @@ class SnacCodec(Codec):
             "has its shapes, to measure speed.",
         )
         noise: Literal["seeded", "off"] = pydantic.Field(
-            "seeded", description="The decoder's noise: repeatable, or left out (slightly duller)."
+            "seeded", description="Noise of the decoder: seeded and repeatable, or off (slightly duller)."
         )
         seed: int = pydantic.Field(0, ge=0, description="Seed of that noise.")
         stream_context_frames: int | None = pydantic.Field(

@@ -43,7 +43,7 @@ class TableOptions(plugins.Options):
     config: str | None = Field(None, description="Configuration (subset) of a data set that has several.")
     split: str = Field("train", description="Split, e.g. train or validation.")
     streaming: bool = Field(
-        False, description="Read a hub data set as it comes instead of downloading it; local files are never copied."
+        False, description="Stream a hub data set instead of downloading it; local files are never copied."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
 

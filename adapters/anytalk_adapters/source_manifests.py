@@ -51,7 +51,7 @@ class CsvSource(DataSource):
     class Options(plugins.Options):
         path: str = Field(description="The manifest: a file, or an address that fsspec opens.")
         delimiter: str | None = Field(
-            None, min_length=1, max_length=1, description="Between cells; null: a tab for .tsv, else a comma."
+            None, min_length=1, max_length=1, description="Delimiter of cells; null: a tab for .tsv, otherwise a comma."
         )
 
     def __init__(self, place: Place, delimiter: str) -> None:

@@ -20,7 +20,9 @@ class MessagesSource(TableSource):
     """The last turns of user and assistant are question and answer, or each pair in turn; the rest is history."""
 
     class Options(TableOptions):
-        all_turns: bool = Field(False, description="One row for each turn of the assistant, not only for the last.")
+        all_turns: bool = Field(
+            False, description="Make one row for each turn of the assistant, not only for the last."
+        )
         words: Literal["refuse", "transcript", "instruction"] = Field(
             "refuse",
             description="What text beside a user's sound is: its transcript, or an instruction about it (which goes "

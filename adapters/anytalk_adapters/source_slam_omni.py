@@ -40,7 +40,7 @@ class SlamOmniSource(TableSource):
     class Options(TableOptions):
         history: bool = Field(
             True,
-            description="Take 'USER: .. ASSISTANT: .. <USER>: ..' in the question apart into turns and question.",
+            description="Split 'USER: .. ASSISTANT: .. <USER>: ..' in the question into turns and the question.",
         )
 
     def rows(self) -> Iterator[Row | BadRow]:

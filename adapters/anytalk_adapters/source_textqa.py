@@ -53,7 +53,7 @@ class TextQASource(TableSource):
             None, description="Column of the question; with `answer`, overrides the detection."
         )
         answer: str | None = Field(None, description="Column of the answer.")
-        more: str | None = Field(None, description="Column that is joined to the question on a new line, if not empty.")
+        more: str | None = Field(None, description="Column appended to the question on a new line, if not empty.")
         system: str | None = Field(None, description="Column of a system message.")
 
     @classmethod

@@ -68,22 +68,22 @@ class TalkerAdapter(SpeechDecoder):
     class Options(plugins.Options):
         width: int = Field(384, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, description="Width of the speech decoder.")
         num_layers: int = Field(4, ge=1, description="Layers of the speech decoder.")
-        hidden_width: int | None = Field(None, ge=1, description="Units of its MLPs; null: 3.5 widths.")
+        hidden_width: int | None = Field(None, ge=1, description="Hidden units of its MLPs; null: 3.5 widths.")
         letter_width: int = Field(256, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, description="Width of the letters.")
         num_letter_layers: int = Field(2, ge=0, description="Layers of the letter encoder.")
-        max_letters: int = Field(24, ge=1, description="Bytes of one text token that are read.")
+        max_letters: int = Field(24, ge=1, description="Bytes of one text token that are read, at most.")
         reads_states: bool = Field(
             False,
-            description="Read the backbone's states beside the letters; without, it fits any backbone.",
+            description="Also read the backbone's states; without them it fits any backbone.",
         )
         state_dropout: float = Field(
-            0.1, ge=0, lt=1, description="Share of answers that are trained without the backbone's states."
+            0.1, ge=0, lt=1, description="Share of answers trained without the backbone's states."
         )
         audio_dropout: float = Field(
             0.0,
             ge=0,
             le=0.5,
-            description="Mean share of steps whose past audio is hidden in training, so that the letters are read.",
+            description="Mean share of steps with hidden past audio in training, so that the letters are used.",
         )
 
     def __init__(self, options: TalkerAdapter.Options, backbone_width: int, tokenizer: TextTokenizer) -> None:

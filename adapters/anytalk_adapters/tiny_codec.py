@@ -45,7 +45,7 @@ class TinyCodec(Codec):
         codebook_size: int = pydantic.Field(16, ge=2, description="Codes per stream.")
         sample_rate_hz: int = pydantic.Field(8000, ge=1, description="Rate of the wave.")
         samples_per_frame: int = pydantic.Field(160, ge=4, description="Samples of one frame; at least 4 per stream.")
-        seed: int = pydantic.Field(0, ge=0, description="Another seed gives other sounds.")
+        seed: int = pydantic.Field(0, ge=0, description="Seed of the sounds.")
 
     table: Tensor
     """(K, C, samples_per_frame)."""

@@ -48,9 +48,12 @@ class TranscriptEars(Ears):
             "base",
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",
         )
-        language: str | None = Field("en", description="Language code spoken; null detects it in each clip.")
+        language: str | None = Field("en", description="Code of the spoken language; null detects it in each clip.")
         window_s: float = Field(
-            20.0, ge=12, le=30, description="Sound that is encoded at least, filled up with silence; less is faster."
+            20.0,
+            ge=12,
+            le=30,
+            description="Shortest encoded window; shorter clips are padded with silence. Less is faster.",
         )
 
     def __init__(self, model: Whisper, options: TranscriptEars.Options) -> None:

@@ -38,7 +38,9 @@ class WhisperTranscriber(Transcriber):
             default=PACKAGED_BASE,
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",
         )
-        language: str | None = Field(default="en", description="Language code spoken; null detects it in each clip.")
+        language: str | None = Field(
+            default="en", description="Code of the spoken language; null detects it in each clip."
+        )
 
     def __init__(self, model: Whisper, language: str | None = "en") -> None:
         self.model = model

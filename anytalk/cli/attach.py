@@ -29,14 +29,16 @@ def command(
     backbone: str | None = typer.Option(None, help="Backbone plugin; default: the one that recognises the model."),
     encoder: str | None = typer.Option(None, help="Speech encoder, or 'none' for a talker that only reads."),
     encoder_model: str | None = typer.Option(None, help="Weights of the speech encoder, e.g. small, tiny.en, a file."),
-    ears: str | None = typer.Option(None, help="Ears that write, in place of encoder and input adapter: transcript."),
-    ears_model: str | None = typer.Option(None, help="Weights of these ears, e.g. base, tiny.en, a file."),
+    ears: str | None = typer.Option(
+        None, help="Transcribing ears, used instead of an encoder and input adapter: transcript."
+    ),
+    ears_model: str | None = typer.Option(None, help="Whisper weights of the ears, e.g. base, tiny.en, a file."),
     voice: str | None = typer.Option(
-        None, help="A trained mouth: a name of `anytalk voices`, or a folder. The talker speaks at once."
+        None, help="Trained voice: a name from `anytalk voices`, or a folder. The talker can speak at once."
     ),
     codec: str | None = typer.Option(None, help="Codec."),
-    input_adapter: str | None = typer.Option(None, help="What turns encoder features into embeddings."),
-    output_adapter: str | None = typer.Option(None, help="What stands between the backbone and the audio heads."),
+    input_adapter: str | None = typer.Option(None, help="Adapter from encoder features to embeddings."),
+    output_adapter: str | None = typer.Option(None, help="Adapter between the backbone and the audio heads."),
     heads: str | None = typer.Option(None, help="Audio heads."),
     assignments: list[str] = typer.Option([], "--set", help="Any setting of talker.yaml: a.b=c. May be repeated."),
     revision: str | None = typer.Option(None, help="Hub revision of the model."),
@@ -44,8 +46,8 @@ def command(
     key_from: str | None = typer.Option(
         None, help="Environment variable with the endpoint's key; default: OPENAI_API_KEY. Only its name is kept."
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker that is there."),
-    seed: int = typer.Option(0, help="Seed of the new parts."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing talker."),
+    seed: int = typer.Option(0, help="Seed for the weights of new parts."),
 ) -> None:
     """Attach ears and a voice to a language model and write a talker folder."""
     parts = {

@@ -7,13 +7,13 @@ import typer
 from anytalk.cli import bench_decode, bench_precision, bench_start, bench_train
 
 group = typer.Typer(no_args_is_help=True)
-group.command("decode", help="Time answers part by part, and the straightforward loop beside them.")(
+group.command("decode", help="Time answers part by part, and optionally the plain loop for comparison.")(
     bench_decode.command
 )
-group.command("precision", help="How far the logits of another arithmetic are from the exact ones.")(
+group.command("precision", help="Compare the logits of another arithmetic with the exact ones.")(
     bench_precision.command
 )
-group.command("start", help="Time fresh processes, from the command to the first text of the answer.")(
+group.command("start", help="Time fresh processes from the command to the first text of the answer.")(
     bench_start.command
 )
 group.command("train", help="Time the training loop against the bare backbone.")(bench_train.command)

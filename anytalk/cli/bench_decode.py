@@ -26,19 +26,19 @@ def command(
         "reference", help="Talker folder, or 'reference': the paper's stack at its true shapes, filled at random."
     ),
     arithmetic: str = typer.Option("int8", help="exact, fused, graphs, packed or int8."),
-    baseline: bool = typer.Option(False, "--baseline", help="Also run the straightforward loop, and tell ratios."),
+    baseline: bool = typer.Option(False, "--baseline", help="Also run the plain loop and print ratios."),
     question: float = typer.Option(3.0, min=0.2, max=30.0, help="Seconds of the spoken question."),
     text_columns: int = typer.Option(48, min=2, help="Answer columns with text (batch-parallel)."),
-    audio_columns: int = typer.Option(48, min=12, help="Answer columns behind the text's end."),
-    repeats: int = typer.Option(2, min=1, help="Answers that count; one more runs before them."),
-    stride: int = typer.Option(2, min=1, help="Codec frames per piece of sound behind the first."),
-    length: list[int] = typer.Option([], help="Also time a step this late in a conversation. May be repeated."),
-    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
-    profile: Path | None = typer.Option(None, help="Also draw where a step goes (.png)."),
+    audio_columns: int = typer.Option(48, min=12, help="Answer columns after the text has ended."),
+    repeats: int = typer.Option(2, min=1, help="Measured answers, after one warm-up answer."),
+    stride: int = typer.Option(2, min=1, help="Codec frames per chunk of sound after the first."),
+    length: list[int] = typer.Option([], help="Also time a step at this many columns of context. May be repeated."),
+    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
+    profile: Path | None = typer.Option(None, help="Also plot where the time of a step goes (.png)."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
-    """Time answers part by part, and the straightforward loop beside them."""
+    """Time answers part by part, and optionally the plain loop for comparison."""
     if talker not in _REFERENCE:
         config = read_config(Path(talker))
         if not config.hears:

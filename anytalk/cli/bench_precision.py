@@ -29,10 +29,12 @@ _COLUMNS = (
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
-    arithmetic: list[str] = typer.Option(["packed", "int8"], help="Which. May be repeated."),
-    questions: Path | None = typer.Option(None, help="Typed questions, one a line; default: twelve of anytalk's own."),
-    max_tokens: int = typer.Option(64, min=2, help="Longest answer that is compared."),
-    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
+    arithmetic: list[str] = typer.Option(["packed", "int8"], help="Arithmetic to compare. May be repeated."),
+    questions: Path | None = typer.Option(
+        None, help="File of typed questions, one per line; default: twelve built-in ones."
+    ),
+    max_tokens: int = typer.Option(64, min=2, help="Longest compared answer, in tokens."),
+    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
     """Compare the logits of other arithmetics with the exact ones, along the exact talker's own answers."""

@@ -19,15 +19,15 @@ from anytalk.model.config import CONFIG_FILE
 
 
 def command(
-    talker: str = typer.Argument(help="Talker folder, or a model that `anytalk attach` takes."),
+    talker: str = typer.Argument(help="Talker folder, or a model as for `anytalk attach`."),
     question: Path | None = typer.Option(None, help="A spoken question (.wav); default: typed ones only."),
     text: str = typer.Option("What is the capital of Italy?", help="The typed question."),
-    voice: str | None = typer.Option(None, help="For a model: the voice that is attached to it."),
-    arithmetic: str | None = typer.Option(None, help="As of `anytalk talk`."),
+    voice: str | None = typer.Option(None, help="Voice to attach, if a model is given."),
+    arithmetic: str | None = typer.Option(None, help="As for `anytalk talk`."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
-    repeats: int = typer.Option(3, min=1, help="Times that each is measured; medians are told."),
-    server: bool = typer.Option(False, "--serve", help="Also a server's first answers against its later ones."),
-    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
+    repeats: int = typer.Option(3, min=1, help="Measurements of each case; medians are printed."),
+    server: bool = typer.Option(False, "--serve", help="Also compare a server's first answers with later ones."),
+    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
 ) -> None:
     """Time fresh processes: from the command to the first text, with an empty cache and again, and where it goes."""
     if question is not None and not question.is_file():

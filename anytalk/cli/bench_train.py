@@ -17,15 +17,15 @@ _COLUMNS = ("stage", "positions", "loop, steps/s", "floor, steps/s", "loop / flo
 
 def command(
     model: str | None = typer.Option(None, help="Language model, as for `anytalk attach`; needed unless --tiny."),
-    tiny: bool = typer.Option(False, "--tiny", help="Random tiny parts: does it run? Ratios mean nothing."),
+    tiny: bool = typer.Option(False, "--tiny", help="Random tiny parts, to see that it runs. Ratios mean nothing."),
     stage: list[str] = typer.Option(
         [], help="Stage of recipe paper: alignment, adaption, multimodal; default: all. May be repeated."
     ),
     steps: int = typer.Option(9, min=1, help="Measured steps of each stage."),
-    rows: int = typer.Option(8, min=1, help="Rows of a step."),
-    positions: int = typer.Option(2048, min=64, help="Most positions of a pass."),
-    seed: int = typer.Option(0, help="Of rows and new parts."),
-    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures here."),
+    rows: int = typer.Option(8, min=1, help="Rows per step."),
+    positions: int = typer.Option(2048, min=64, help="Most positions per pass."),
+    seed: int = typer.Option(0, help="Seed of rows and new parts."),
+    json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
     """Time steps of the training loop, and on the same tokens the bare modules: what no loop can do without."""

@@ -12,7 +12,7 @@ from anytalk.plugins.disk_cache import bound_bytes, cache_folder, clear, entries
 
 
 def command(
-    name: str | None = typer.Argument(None, help="With --clear: what names of the list begin with, or a model of it."),
+    name: str | None = typer.Argument(None, help="With --clear: prefix of an entry's name, or its model."),
     deletes: bool = typer.Option(False, "--clear", help="Delete NAME, or everything."),
 ) -> None:
     """List what is kept so that talkers start fast, or clear it; all of it is made again when it is needed."""

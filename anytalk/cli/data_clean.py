@@ -24,22 +24,24 @@ _MODES = ("all", "failing")
 
 def command(
     data: Path = typer.Argument(help="data.yaml, or a manifest (.jsonl, .csv)."),
-    target: Path = typer.Option(..., "-o", "--out", help="Manifest to write; drops go to OUT.dropped.jsonl beside it."),
-    rules: Path | None = typer.Option(None, help="YAML with limits; default: those of docs/cleaning.md."),
+    target: Path = typer.Option(..., "-o", "--out", help="Manifest to write; dropped rows go to OUT.dropped.jsonl."),
+    rules: Path | None = typer.Option(None, help="YAML with limits; default: see docs/cleaning.md."),
     settings: list[str] = typer.Option([], "--set", help="One limit: max_answer_s=20. May be repeated."),
     rewrite: str | None = typer.Option(
         None, help="Rewrite answers for speech: 'all', or those 'failing' a rule. Needs --endpoint or --rewrite-with."
     ),
-    endpoint: str | None = typer.Option(None, help="Base URL of an OpenAI-compatible API that rewrites."),
-    model: str | None = typer.Option(None, help="Its model."),
-    key_env: str | None = typer.Option(None, help="Environment variable with its key; default: OPENAI_API_KEY."),
-    rewrite_with: Path | None = typer.Option(None, help="A talker whose own language model rewrites."),
+    endpoint: str | None = typer.Option(None, help="Base URL of an OpenAI-compatible API for rewriting."),
+    model: str | None = typer.Option(None, help="Model at the endpoint."),
+    key_env: str | None = typer.Option(
+        None, help="Environment variable with the endpoint's key; default: OPENAI_API_KEY."
+    ),
+    rewrite_with: Path | None = typer.Option(None, help="Talker whose language model does the rewriting."),
     cache: Path | None = typer.Option(None, help="File of finished rewrites; default: OUT.rewrites.jsonl."),
-    concurrency: int = typer.Option(4, min=1, help="Requests to the endpoint under way at once."),
-    timeout_s: float = typer.Option(60.0, min=0.1, help="Longest wait for one reply."),
-    retries: int = typer.Option(5, min=0, help="Further tries after rate limits, timeouts and server errors."),
+    concurrency: int = typer.Option(4, min=1, help="Concurrent requests to the endpoint."),
+    timeout_s: float = typer.Option(60.0, min=0.1, help="Longest wait for one reply, in seconds."),
+    retries: int = typer.Option(5, min=0, help="Retries after rate limits, timeouts and server errors."),
 ) -> None:
-    """Keep what a voice can read: drop or rewrite the rest, each with its reason."""
+    """Keep texts that can be spoken; drop or rewrite the others, with reasons."""
     _check(data, target, rewrite, endpoint, model, rewrite_with)
     with err.status("loading ..."):
         from anytalk.data.config import read_data_config, read_rows

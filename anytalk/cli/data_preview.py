@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 def command(
     data: str = typer.Argument(help="data.yaml, a manifest (.jsonl, .csv), or a prepared folder or address."),
-    talker: Path | None = typer.Option(None, help="Talker for grids and sound; default: the one it was prepared with."),
+    talker: Path | None = typer.Option(None, help="Talker for grids and sound; default: the one used in prepare."),
     number: int = typer.Option(3, "-n", "--rows", min=1, help="Rows of each source."),
-    task: str | None = typer.Option(None, help="Only rows that serve this task, drawn for it."),
-    folder: Path | None = typer.Option(None, "-o", "--out", help="Also write grids, spectrograms and sound here."),
-    columns: int = typer.Option(40, min=0, help="Most columns of a grid on the terminal; 0: all."),
+    task: str | None = typer.Option(None, help="Draw only rows usable for this task."),
+    folder: Path | None = typer.Option(
+        None, "-o", "--out", help="Also write grids, spectrograms and sound to this folder."
+    ),
+    columns: int = typer.Option(40, min=0, help="Most grid columns on the terminal; 0: all."),
 ) -> None:
     """Print and draw rows: texts, lengths, tasks, the grid and what is in the loss."""
     from anytalk.data.config import read_data_config

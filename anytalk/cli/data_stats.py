@@ -20,7 +20,7 @@ _MOST_VOICES = 8
 
 def command(
     data: str = typer.Argument(help="data.yaml, a manifest (.jsonl, .csv), or a prepared folder or address."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON for programs."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Count rows, hours, lengths, voices and tasks of each source, and what was left out and why."""
     from anytalk.data.config import read_data_config

@@ -23,7 +23,7 @@ _FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx51
 
 
 def command() -> None:
-    """Report what is installed, what can be reached, and what would be slow by accident."""
+    """Report installed packages, reachable services and settings that would be slow."""
     with err.status("looking ..."):
         machine, slow = _machine()
         uses = used_by_parts(default_registry())

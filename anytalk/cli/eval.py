@@ -28,21 +28,21 @@ _COLUMNS = ("metric", "value", "95 % interval", "n")
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
-    suite: Path = typer.Option(..., "--suite", help="Suite (.yaml): what is measured, on which rows."),
-    report: Path = typer.Option(Path("report"), "-o", "--out", help="Folder of the report."),
+    suite: Path = typer.Option(..., "--suite", help="Suite (.yaml) with measures and rows."),
+    report: Path = typer.Option(Path("report"), "-o", "--out", help="Folder for the report."),
     baseline: str | None = typer.Option(None, help="'cascade': Whisper, the parent LLM and a synthesizer in a row."),
     fail_if: list[str] = typer.Option(
         [], "--fail-if", help="Exit 1 on a condition such as 'text_retention<0.99'. May be repeated."
     ),
-    seed: int | None = typer.Option(None, help="Instead of the suite's seed."),
+    seed: int | None = typer.Option(None, help="Seed; default: the suite's."),
     arithmetic: str | None = typer.Option(
         None,
-        help="exact, fused, graphs, packed or int8; default: what the talker says.",
+        help="exact, fused, graphs, packed or int8; default: from talker.yaml.",
     ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
-    """Measure a talker: what it hears, says, keeps of its parent, and how fast. Run again to go on when interrupted."""
+    """Measure a talker: hearing, speech, lost ability of its parent, speed. Run again to go on when interrupted."""
     config = read_config(folder)
     from anytalk.evaluate.bounds import parse_bounds
     from anytalk.evaluate.config import read_suite

@@ -13,7 +13,7 @@ from anytalk.errors import WeightsError
 def command(
     folder: Path = typer.Argument(help="Folder of the released checkpoint (lit_model.pth, model_config.yaml ...)."),
     out_folder: Path = typer.Option(..., "-o", "--out", help="Talker folder to write."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker that is there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing talker."),
 ) -> None:
     """Turn the released Mini-Omni checkpoint into a talker."""
     if not folder.is_dir():

@@ -20,9 +20,9 @@ from anytalk.plugins.registry import Registry, default_registry
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
-    as_json: bool = typer.Option(False, "--json", help="For programs."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Show what a talker is made of, what was trained, and whose licences apply."""
+    """Show a talker's parts, training history and licences."""
     config = read_config(folder)
     info = describe(folder, config, default_registry())
     if as_json:

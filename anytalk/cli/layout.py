@@ -66,19 +66,19 @@ class WordTokenizer:
 
 def command(
     task: str = typer.Argument(help="Task, e.g. A1A2; `anytalk plugins` lists them."),
-    text: str = typer.Argument(help="The question (or what is read aloud, for T1A1)."),
-    answer: str | None = typer.Option(None, help="The answer; default: the question's words again."),
+    text: str = typer.Argument(help="The question, or the text to read aloud for T1A1."),
+    answer: str | None = typer.Option(None, help="The answer; default: the question's words."),
     frames: int = typer.Option(6, min=0, help="Codec frames of the spoken answer."),
-    speech_columns: int = typer.Option(4, min=1, help="Columns of a spoken question."),
+    speech_columns: int = typer.Option(4, min=1, help="Columns of the spoken question."),
     pattern: str = typer.Option("delay", help="delay, parallel or flatten."),
-    text_lead: str = typer.Option("0", help="More pads before the audio, or 'all'."),
+    text_lead: str = typer.Option("0", help="Extra pad tokens before the audio, or 'all'."),
     style: str = typer.Option("raw", help="Prompt style: raw or chat."),
     streams: int = typer.Option(7, min=1, help="Codes per codec frame."),
-    talker: Path | None = typer.Option(None, help="Take tokenizer, pattern, style and streams from a talker."),
+    talker: Path | None = typer.Option(None, help="Take tokenizer, pattern, style and streams from this talker."),
     png: Path | None = typer.Option(None, help="Also write a picture."),
     width: int | None = typer.Option(None, min=40, help="Characters per line; default: the terminal's."),
 ) -> None:
-    """Draw the token grid of a task: streams by steps, specials by name, what is learnt in [ ]."""
+    """Draw the token grid of a task; learnt tokens are in [ ]."""
     chosen = find_task(task)
     said = (answer if answer is not None else text) if chosen.answer == "answer" else text
     if talker is None:

@@ -15,18 +15,20 @@ from anytalk.errors import ConfigError
 def command(
     folder: Path = typer.Argument(help="Talker folder, with at least one trained stage."),
     out_folder: Path = typer.Option(..., "--out", "-o", help="The new folder."),
-    precision: Literal["fp16", "fp32"] = typer.Option("fp16", help="Of the file; loading makes float32 of both."),
+    precision: Literal["fp16", "fp32"] = typer.Option(
+        "fp16", help="Precision of the file; weights are loaded as float32 either way."
+    ),
     take: list[str] = typer.Option(
-        [], "--take", help="PART=TALKER: take a part from a talker that was trained beside this one. May be repeated."
+        [], "--take", help="PART=TALKER: take a part from another talker trained from the same start. May be repeated."
     ),
     voice_only: bool = typer.Option(
-        False, "--voice-only", help="Write the mouth alone, as a voice for any model (`attach --voice`)."
+        False, "--voice-only", help="Write only the voice, for any model (`attach --voice`)."
     ),
-    name: str | None = typer.Option(None, help="Name of the voice; default: that of its folder."),
+    name: str | None = typer.Option(None, help="Name of the voice; default: the folder's name."),
     assignments: list[str] = typer.Option(
         [], "--set", help="A field of voice.yaml: licence=MIT, language=en, description=... May be repeated."
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a talker, or a voice, that is there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing talker or voice."),
 ) -> None:
     """Write a talker folder for sharing: trained parts in half precision, curves, no checkpoints."""
     chosen = dict(_taken(entry) for entry in take)

@@ -11,8 +11,8 @@ from anytalk.errors import UnknownNameError, did_you_mean
 from anytalk.plugins.registry import KINDS, Registry, default_registry
 
 
-def command(name: str | None = typer.Argument(None, help="A part: its options are listed.")) -> None:
-    """List all parts that are installed, or the options of one."""
+def command(name: str | None = typer.Argument(None, help="A part, to list its options.")) -> None:
+    """List installed parts, or the options of one."""
     registry = default_registry()
     if name is None:
         _list_all(registry)

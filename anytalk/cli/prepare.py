@@ -29,19 +29,19 @@ _COUNTING_S = 3.0
 def command(
     data: Path = typer.Argument(help="data.yaml, or a manifest (.jsonl, .csv)."),
     folder: Path = typer.Option(..., "-o", "--out", help="Folder for the shards."),
-    talker: Path = typer.Option(..., "--talker", help="Talker whose encoder and codec turn sound into numbers."),
+    talker: Path = typer.Option(..., "--talker", help="Talker whose encoder and codec are used."),
     workers: int = typer.Option(1, min=1, help="Processes, each with its own encoder, codec and synthesizer."),
     features: bool = typer.Option(
-        True, help="Keep encoder features; without, the sound is kept and encoded while training."
+        True, help="Keep encoder features; otherwise sound is kept and encoded during training."
     ),
-    half: bool = typer.Option(False, "--half", help="Keep features as float16: half the space, no longer bit-exact."),
+    half: bool = typer.Option(False, "--half", help="Keep features as float16: half the space, not bit-exact."),
     keep_sound: bool = typer.Option(
         False, "--keep-sound", help="Keep the questions' sound (FLAC), for stages that train the encoder."
     ),
-    rows_per_shard: int = typer.Option(512, min=1, help="Rows that are read for one shard."),
+    rows_per_shard: int = typer.Option(512, min=1, help="Rows read for one shard."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
 ) -> None:
-    """Turn data.yaml into shards: read, voice, encode, filter; run again to go on."""
+    """Turn data.yaml into shards: read, voice, encode, filter. Run again to resume."""
     from anytalk.data.config import read_data_config
 
     config = read_data_config(data)

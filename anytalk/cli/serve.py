@@ -18,24 +18,27 @@ _NEEDED = ("fastapi", "uvicorn", "websockets", "silero_vad", "onnxruntime", "pro
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
-    host: str = typer.Option("127.0.0.1", help="Address to bind to; another than this machine's own needs a key."),
+    host: str = typer.Option("127.0.0.1", help="Address to bind to; any but the loopback address needs an API key."),
     port: int = typer.Option(8000, min=0, max=65535, help="TCP port; 0 takes a free one."),
     api_key: str | None = typer.Option(
-        None, envvar="ANYTALK_API_KEY", show_envvar=True, help="Key that clients must send; better from the variable."
+        None,
+        envvar="ANYTALK_API_KEY",
+        show_envvar=True,
+        help="Key that clients must send; safer in the environment variable.",
     ),
     tls_cert: Path | None = typer.Option(None, help="Certificate chain (PEM), for https; with --tls-key."),
     tls_key: Path | None = typer.Option(None, help="Private key (PEM); with --tls-cert."),
-    allow_origin: list[str] = typer.Option([], help="Web pages of other servers that may use this one."),
-    proxy: list[str] = typer.Option(
-        [], help="Address or network of a proxy in front, whose X-Forwarded-For is believed."
+    allow_origin: list[str] = typer.Option([], help="Origin of web pages that may call this server. May be repeated."),
+    proxy: list[str] = typer.Option([], help="Address or network of a trusted proxy (its X-Forwarded-For is used)."),
+    max_sessions: int = typer.Option(8, min=1, help="Most conversations and HTTP answers at the same time."),
+    max_turn_seconds: float = typer.Option(
+        30.0, min=1, help="Longest spoken question, in seconds; the encoder may accept less."
     ),
-    max_sessions: int = typer.Option(8, min=1, help="Conversations and HTTP answers at the same time."),
-    max_turn_seconds: float = typer.Option(30.0, min=1, help="Longest spoken question; the encoder may accept less."),
     max_columns: int = typer.Option(512, min=1, help="Longest answer, in grid columns."),
-    idle_seconds: float = typer.Option(300.0, min=1, help="A silent session ends after this time."),
-    session_seconds: float = typer.Option(3600.0, min=1, help="Any session ends after this time."),
-    requests_per_minute: int = typer.Option(600, min=1, help="HTTP requests and new sessions of one address."),
-    stride: int = typer.Option(2, min=1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
+    idle_seconds: float = typer.Option(300.0, min=1, help="Seconds until a silent session ends."),
+    session_seconds: float = typer.Option(3600.0, min=1, help="Seconds until any session ends."),
+    requests_per_minute: int = typer.Option(600, min=1, help="HTTP requests and new sessions per address."),
+    stride: int = typer.Option(2, min=1, help="Codec frames per chunk of sound: more is cheaper, fewer is sooner."),
     arithmetic: str = typer.Option(
         "auto",
         help="exact, fused, packed or int8 (see `anytalk bench precision`); auto: what the talker says, but packed"

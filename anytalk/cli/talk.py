@@ -34,40 +34,44 @@ def command(
     question: Path | None = typer.Argument(None, help="A spoken question: wav, flac, ogg, mp3."),
     text: str | None = typer.Option(None, help="A typed question."),
     mic: bool = typer.Option(False, "--mic", help="Ask through the microphone."),
-    read_aloud: str | None = typer.Option(None, "--say", help="A text to read aloud (task T1A1)."),
-    interactive: bool = typer.Option(False, "-i", "--interactive", help="A conversation: /reset, /quit."),
+    read_aloud: str | None = typer.Option(None, "--say", help="Text to read aloud (task T1A1)."),
+    interactive: bool = typer.Option(False, "-i", "--interactive", help="Start a conversation (/reset, /quit)."),
     out_wav: Path | None = typer.Option(None, "-o", "--out", help="Write the spoken answer to this file."),
     out_text: Path | None = typer.Option(None, help="Write the text answer to this file."),
     speaker: bool = typer.Option(False, "--speaker", help="Play the answer while it is generated."),
     text_only: bool = typer.Option(False, "--text-only", help="Answer in text only (T1T2, A1T2)."),
-    task: str | None = typer.Option(None, help="A1A2, A1T1, A1T2, T1A1, T1A2 or T1T2; default: as the question came."),
-    voice: str | None = typer.Option(None, help="Voice of the answer, for talkers with several."),
-    temperature: float = typer.Option(0.0, help="0 takes the likeliest token.", rich_help_panel=_SAMPLING),
-    top_k: int = typer.Option(0, help="Sample among the K likeliest tokens only; 0 is off.", rich_help_panel=_SAMPLING),
+    task: str | None = typer.Option(
+        None, help="A1A2, A1T1, A1T2, T1A1, T1A2 or T1T2; default: decided by the question."
+    ),
+    voice: str | None = typer.Option(None, help="Voice of the answer, if the talker has several."),
+    temperature: float = typer.Option(
+        0.0, help="Sampling temperature of text; 0 takes the likeliest token.", rich_help_panel=_SAMPLING
+    ),
+    top_k: int = typer.Option(0, help="Top-k for text sampling; 0 is off.", rich_help_panel=_SAMPLING),
     top_p: float = typer.Option(
         1.0,
-        help="Sample among the likeliest tokens that have this share together; 1 is off.",
+        help="Top-p (nucleus) for text sampling; 1 is off.",
         rich_help_panel=_SAMPLING,
     ),
     repetition_penalty: float = typer.Option(
-        1.0, help="Make tokens that were said less likely; 1 is off.", rich_help_panel=_SAMPLING
+        1.0, help="Penalty for text tokens that occurred before; 1 is off.", rich_help_panel=_SAMPLING
     ),
-    audio_temperature: float = typer.Option(0.0, help="As --temperature.", rich_help_panel=_AUDIO),
-    audio_top_k: int = typer.Option(0, help="As --top-k.", rich_help_panel=_AUDIO),
-    audio_top_p: float = typer.Option(1.0, help="As --top-p.", rich_help_panel=_AUDIO),
-    audio_repetition_penalty: float = typer.Option(1.0, help="As --repetition-penalty.", rich_help_panel=_AUDIO),
+    audio_temperature: float = typer.Option(0.0, help="Sampling temperature of audio.", rich_help_panel=_AUDIO),
+    audio_top_k: int = typer.Option(0, help="Top-k for audio sampling.", rich_help_panel=_AUDIO),
+    audio_top_p: float = typer.Option(1.0, help="Top-p for audio sampling.", rich_help_panel=_AUDIO),
+    audio_repetition_penalty: float = typer.Option(1.0, help="Repetition penalty of audio.", rich_help_panel=_AUDIO),
     max_columns: int = typer.Option(512, min=1, help="Longest answer, in grid columns."),
     seed: int | None = typer.Option(None, help="Seed for sampling.", rich_help_panel=_SAMPLING),
-    stride: int = typer.Option(1, help="Codec frames per piece of sound: more is cheaper, fewer is sooner."),
-    batch_parallel: bool = typer.Option(True, help="Text from a batch row of its own (paper 3.2)."),
+    stride: int = typer.Option(1, help="Codec frames per chunk of sound: more is cheaper, fewer is sooner."),
+    batch_parallel: bool = typer.Option(True, help="Generate text in a batch row of its own (paper 3.2)."),
     arithmetic: str | None = typer.Option(
         None,
-        help="exact, fused, graphs, packed or int8 (see `anytalk bench precision`); default: as talker.yaml says.",
+        help="exact, fused, graphs, packed or int8 (see `anytalk bench precision`); default: from talker.yaml.",
     ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
-    """Ask a talker and get its answer as text and sound while it is generated."""
+    """Ask a talker a question; print and play the answer while it is generated."""
     asked = [question is not None, text is not None, mic, read_aloud is not None, interactive]
     if sum(asked) != 1:
         raise ConfigError(

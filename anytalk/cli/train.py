@@ -32,21 +32,21 @@ _PLAIN_LINES = 10
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
     data: str = typer.Option("", "--data", help="Prepared folder or its address, data.yaml, or a manifest."),
-    held_out: str = typer.Option("", help="Rows of the same kinds to also measure the losses on, and not learn from."),
-    held_out_every: int = typer.Option(100, min=1, help="Steps between two such looks."),
+    held_out: str = typer.Option("", help="Held-out rows: losses are measured on them, nothing is learnt from them."),
+    held_out_every: int = typer.Option(100, min=1, help="Steps between two held-out measurements."),
     recipe: str = typer.Option("paper", help="Registered recipe, or a .yaml file."),
-    stage: str | None = typer.Option(None, help="Only this stage of the recipe."),
+    stage: str | None = typer.Option(None, help="Run only this stage of the recipe."),
     assignments: list[str] = typer.Option([], "--set", help="STAGE.field=value, or all.field=value. May be repeated."),
-    restart: bool = typer.Option(False, "--restart", help="Train again what is finished, forget checkpoints."),
-    plan: bool = typer.Option(False, "--plan", help="Only estimate the memory that each stage needs."),
+    restart: bool = typer.Option(False, "--restart", help="Start again: ignore checkpoints and finished stages."),
+    plan: bool = typer.Option(False, "--plan", help="Estimate the memory of each stage and stop."),
     precision: str = typer.Option("no", help="Mixed precision: no, fp16 or bf16."),
     deepspeed: Path | None = typer.Option(None, help="DeepSpeed configuration (examples/deepspeed/zero2.json ...)."),
-    workers: int = typer.Option(0, min=0, help="Processes that lay out batches ahead of time."),
+    workers: int = typer.Option(0, min=0, help="Processes that prepare batches ahead of time."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     local_rank: int = typer.Option(-1, "--local_rank", "--local-rank", hidden=True, help="Given by launchers."),
 ) -> None:
-    """Train a talker in stages; Ctrl-C stops, the same command goes on."""
+    """Train a talker in stages. Ctrl-C stops; the same command resumes."""
     if precision not in _PRECISIONS:
         raise ConfigError(f"precision '{precision}' is unknown", f"use one of: {', '.join(_PRECISIONS)}")
     registry = default_registry()

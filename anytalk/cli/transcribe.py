@@ -17,10 +17,10 @@ _RATE_HZ = 16_000
 def command(
     wav: Path = typer.Argument(help="Sound file."),
     transcriber: str = typer.Option("whisper", help="Transcriber plugin."),
-    model: str | None = typer.Option(None, help="Its weights: a Whisper name, file or package:..."),
-    reference: str | None = typer.Option(None, help="What should be heard; prints the word error rate."),
+    model: str | None = typer.Option(None, help="Weights: a Whisper name, file or package:..."),
+    reference: str | None = typer.Option(None, help="Expected text; prints the word error rate."),
 ) -> None:
-    """Print what Whisper hears, and with --reference how many words are wrong."""
+    """Transcribe a sound file; with --reference, count wrong words."""
     registry = default_registry()
     registry.find("transcriber", transcriber)
     wave = read_wave(wav, _RATE_HZ)

@@ -15,17 +15,15 @@ from anytalk.plugins.registry import default_registry
 
 
 def command(
-    texts: Path = typer.Argument(help="JSONL with question_text and, if known, answer_text."),
+    texts: Path = typer.Argument(help="JSONL with question_text and optionally answer_text."),
     folder: Path = typer.Option(..., "-o", "--out", help="Folder for the sound and manifest.jsonl."),
     synthesizer: str = typer.Option("piper", help="Synthesizer plugin."),
-    answer_synthesizer: str | None = typer.Option(None, help="Synthesizer of the answers, where it is another one."),
-    voice: str | None = typer.Option(None, help="Voice of the answers; default: their synthesizer's first."),
-    question_voices: str | None = typer.Option(
-        None, help="Voices of the questions, with commas; 'all' takes every one."
-    ),
-    speeds: str = typer.Option("1.0", help="Speeds of the questions, with commas."),
-    answers_from: Path | None = typer.Option(None, help="A talker whose greedy text answers fill what is missing."),
-    max_tokens: int = typer.Option(128, min=1, help="Longest answer of --answers-from."),
+    answer_synthesizer: str | None = typer.Option(None, help="Synthesizer of the answers; default: the same."),
+    voice: str | None = typer.Option(None, help="Voice of the answers; default: the synthesizer's first."),
+    question_voices: str | None = typer.Option(None, help="Voices of the questions, comma-separated, or 'all'."),
+    speeds: str = typer.Option("1.0", help="Speeds of the questions, comma-separated."),
+    answers_from: Path | None = typer.Option(None, help="Talker whose greedy text answers fill missing ones."),
+    max_tokens: int = typer.Option(128, min=1, help="Longest answer of --answers-from, in tokens."),
 ) -> None:
     """Read a text set aloud and write a manifest to train on; run again to go on after an interruption."""
     pace = parse_speeds(speeds)

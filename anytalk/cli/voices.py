@@ -13,8 +13,8 @@ from anytalk.model.voice import WHERE_VOICES_ARE, registered_voice
 from anytalk.plugins.registry import default_registry
 
 
-def command(as_json: bool = typer.Option(False, "--json", help="For programs.")) -> None:
-    """List the voices that installed packages bring, for `attach --voice`."""
+def command(as_json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
+    """List installed voices, for `attach --voice`."""
     registry, voices = default_registry(), []
     for name in registry.components("voice"):
         try:

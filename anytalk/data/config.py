@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Filters(Options):
     """Rows outside these limits are left out, and counted."""
 
-    min_question_s: float | None = Field(None, ge=0, description="Shortest spoken question.")
-    max_question_s: float | None = Field(None, gt=0, description="Longest spoken question.")
-    min_answer_s: float | None = Field(None, ge=0, description="Shortest spoken answer.")
-    max_answer_s: float | None = Field(None, gt=0, description="Longest spoken answer.")
-    max_question_chars: int | None = Field(None, gt=0, description="Longest question text.")
-    max_answer_chars: int | None = Field(None, gt=0, description="Longest answer text.")
+    min_question_s: float | None = Field(None, ge=0, description="Shortest spoken question, in seconds.")
+    max_question_s: float | None = Field(None, gt=0, description="Longest spoken question, in seconds.")
+    min_answer_s: float | None = Field(None, ge=0, description="Shortest spoken answer, in seconds.")
+    max_answer_s: float | None = Field(None, gt=0, description="Longest spoken answer, in seconds.")
+    max_question_chars: int | None = Field(None, gt=0, description="Longest question text, in characters.")
+    max_answer_chars: int | None = Field(None, gt=0, description="Longest answer text, in characters.")
 
 
 class SourceConfig(Options):
@@ -39,9 +39,9 @@ class SourceConfig(Options):
     name: str = Field("", description="Name, unique in its file; default: kind and place.")
     path: str = Field(description="File, folder or hub id; relative paths are relative to the data file.")
     options: dict[str, Any] = Field(default_factory=dict, description="More options of the plugin.")
-    tasks: list[str] | None = Field(None, min_length=1, description="Tasks it serves; null: all that a row can serve.")
-    weight: float = Field(1.0, gt=0, description="How often it is drawn, beside the other sources of a task.")
-    limit: int | None = Field(None, gt=0, description="Use only the first so many rows.")
+    tasks: list[str] | None = Field(None, min_length=1, description="Tasks to use it for; null: all that a row allows.")
+    weight: float = Field(1.0, gt=0, description="Sampling weight relative to the other sources of a task.")
+    limit: int | None = Field(None, gt=0, description="Use only this many rows from the start.")
     filters: Filters = Field(default_factory=lambda: Filters(), description="Limits of length.")
 
     def anchored(self, folder: Path) -> Self:
@@ -56,22 +56,24 @@ class VoiceConfig(Options):
     """Who reads aloud what has no sound."""
 
     synthesizer: PartRef = Field(
-        default_factory=lambda: PartRef(name="piper"), description="Synthesizer plugin with its options."
+        default_factory=lambda: PartRef(name="piper"), description="Synthesizer plugin and its options."
     )
-    question_voices: list[str] | None = Field(None, description="Voices of the questions, by turns; null: all.")
-    question_speeds: list[float] = Field([1.0], min_length=1, description="Speeds of the questions, by turns.")
-    answer_voice: str | None = Field(None, description="The one voice of the answers; null: the synthesizer's first.")
+    question_voices: list[str] | None = Field(None, description="Voices of the questions, used in rotation; null: all.")
+    question_speeds: list[float] = Field([1.0], min_length=1, description="Speeds of the questions, used in rotation.")
+    answer_voice: str | None = Field(None, description="Voice of the answers; null: the synthesizer's first.")
 
 
 class DataConfig(Options):
     """All sources of a training run."""
 
-    sources: list[SourceConfig] = Field(min_length=1, description="Sources.")
-    voice: VoiceConfig | None = Field(None, description="Voice what has no sound; null: such rows serve fewer tasks.")
+    sources: list[SourceConfig] = Field(min_length=1, description="Data sources.")
+    voice: VoiceConfig | None = Field(
+        None, description="Synthesize missing sound; null: rows without sound are used for fewer tasks."
+    )
     augment: list[PartRef] = Field(
         default_factory=list, description="Augmentations of the spoken questions, applied in this order."
     )
-    seed: int = Field(0, description="Seed of everything drawn by chance (voices, augmentations).")
+    seed: int = Field(0, description="Seed of random choices (voices, augmentations).")
 
     @pydantic.model_validator(mode="before")
     @classmethod

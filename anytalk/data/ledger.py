@@ -61,8 +61,10 @@ class CodecInfo(Options):
 class Settings(Options):
     """Everything that decides what a row becomes; a folder holds rows of one Settings only."""
 
-    encoder: EncoderInfo | None = Field(None, description="Ears; null for a talker that only reads.")
-    codec: CodecInfo = Field(description="Mouth.")
+    encoder: EncoderInfo | None = Field(
+        None, description="Speech encoder; null for a talker without hearing or with `ears`."
+    )
+    codec: CodecInfo = Field(description="Codec of the voice.")
     speakers: list[str] = Field(default_factory=list, description="Voices that the talker has an embedding for.")
     features: bool = Field(True, description="Encoder features of spoken questions are kept.")
     half: bool = Field(False, description="Features are float16.")

@@ -37,17 +37,19 @@ class AudioGrid(Options):
     """The audio side of the token grid: what a mouth was trained with."""
 
     pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
-    text_lead: int | Literal["all"] = Field(0, description="More pads before the audio; 'all' lets the text end first.")
+    text_lead: int | Literal["all"] = Field(
+        0, description="Extra pad tokens before the audio; 'all' starts audio after the text's end."
+    )
     merge: Literal["sum", "mean"] = Field(
         "sum",
         description="How the streams become one embedding: 'sum' keeps text-only prompts exactly the base model's "
         "(pads are zero); 'mean' is the paper's.",
     )
     audio_special_slots: int = Field(
-        len(AUDIO_SPECIALS), ge=len(AUDIO_SPECIALS), description="Rows of each audio stream's specials."
+        len(AUDIO_SPECIALS), ge=len(AUDIO_SPECIALS), description="Rows for the special tokens of each audio stream."
     )
-    codec_streams: int = Field(0, ge=0, description="Codes per codec frame; written by attach from the codec.")
-    codebook_size: int = Field(0, ge=0, description="Codes per codebook; written by attach from the codec.")
+    codec_streams: int = Field(0, ge=0, description="Codes per codec frame; written by attach.")
+    codebook_size: int = Field(0, ge=0, description="Codes per codebook; written by attach.")
 
     def delay_pattern(self) -> DelayPattern:
         return DelayPattern(self.pattern, self.codec_streams, self.codebook_size, self.text_lead)
@@ -65,9 +67,11 @@ class GridConfig(AudioGrid):
         description="Arguments of the model's chat template, for example {enable_thinking: false}.",
     )
     end_of_text: Literal["eos", "eot"] = Field(
-        "eos", description="What ends a text answer: the backbone's own end token, or the original's eot."
+        "eos", description="Token that ends a text answer: the backbone's end token, or the original's eot."
     )
-    text_special_slots: int = Field(len(TEXT_SPECIALS), ge=len(TEXT_SPECIALS), description="Rows of the text specials.")
+    text_special_slots: int = Field(
+        len(TEXT_SPECIALS), ge=len(TEXT_SPECIALS), description="Rows for special tokens of the text stream."
+    )
 
     def layout(self, text_vocab_size: int, eos_id: int) -> StreamLayout:
         pattern = self.delay_pattern()
@@ -84,66 +88,66 @@ class GridConfig(AudioGrid):
 class BaseInfo(Options):
     """The language model that the talker sits on."""
 
-    model: str = Field(description="As it was named to attach.")
+    model: str = Field(description="Name of the model as given to attach.")
     revision: str | None = Field(None, description="Hub revision, if one was given.")
-    fingerprint: str = Field(description="Digest of the base weights; loading compares it.")
+    fingerprint: str = Field(description="Digest of the base weights, compared when loading.")
     licence: str = Field("unknown", description="Licence of the base weights.")
-    findings: list[str] = Field(default_factory=list, description="What attach found out about it.")
+    findings: list[str] = Field(default_factory=list, description="Findings of attach about this model.")
 
 
 class VoiceInfo(Options):
     """The voice that the talker was given."""
 
     name: str = Field(description="The voice's name.")
-    fingerprint: str = Field(description="SHA-256 digest of its weights file.")
-    licence: str = Field("unknown", description="Licence of its weights.")
+    fingerprint: str = Field(description="SHA-256 digest of the voice's weights file.")
+    licence: str = Field("unknown", description="Licence of the voice's weights.")
 
 
 class WeightsFile(Options):
     """A file of trained parts."""
 
-    file: str = Field(description="Name inside the folder.")
-    num_bytes: int = Field(description="Its size.")
-    sha256: str = Field(description="Its digest.")
-    parts: list[str] = Field(description="Parts it holds.")
+    file: str = Field(description="File name inside the folder.")
+    num_bytes: int = Field(description="Size of the file in bytes.")
+    sha256: str = Field(description="SHA-256 digest of the file.")
+    parts: list[str] = Field(description="Parts in the file.")
 
 
 class StageRecord(Options):
     """One stage that was trained."""
 
     name: str = Field(description="Stage name.")
-    trained: list[str] = Field(description="Parts that moved.")
+    trained: list[str] = Field(description="Trained parts.")
     steps: int = Field(description="Optimizer steps.")
     loss_first: float = Field(description="Mean loss of the first logged steps.")
     loss_last: float = Field(description="Mean loss of the last logged steps.")
     seconds: float = Field(description="Wall-clock time.")
-    curve: str | None = Field(None, description="Picture of the loss curve inside the folder.")
+    curve: str | None = Field(None, description="Path of the loss curve's picture inside the folder.")
 
 
 class TalkerConfig(Options):
     """Everything about a talker but its weights."""
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this file's format.")
-    library_version: str = Field("", description="anytalk that wrote it.")
-    backbone: PartRef = Field(description="The text language model, as it was attached.")
+    library_version: str = Field("", description="Version of anytalk that wrote it.")
+    backbone: PartRef = Field(description="The text language model that was attached.")
     backbone_folder: str | None = Field(
-        None, description="Folder inside the talker folder with the backbone that a stage trained; null: untrained."
+        None, description="Folder of the trained backbone inside the talker folder; null: untrained."
     )
-    encoder: PartRef | None = Field(None, description="Ears; null for a talker that only reads.")
-    ears: PartRef | None = Field(
-        None, description="Ears that write, in place of `encoder` and `input_adapter`; their words are typed."
+    encoder: PartRef | None = Field(
+        None, description="Speech encoder; null for a talker without hearing or with `ears`."
     )
-    encoder_width: int = Field(0, description="E; written by attach.")
-    input_adapter: PartRef | None = Field(None, description="Encoder features to backbone embeddings.")
+    ears: PartRef | None = Field(None, description="Transcribing ears, used instead of `encoder` and `input_adapter`.")
+    encoder_width: int = Field(0, description="Width E of the encoder's features; written by attach.")
+    input_adapter: PartRef | None = Field(None, description="Maps encoder features to backbone embeddings.")
     hearing: PartRef | None = Field(
         None,
-        description="Chooses between what the input adapter may have heard, at inference only; may be null.",
+        description="Chooses between hypotheses of the input adapter, at inference only; may be null.",
     )
-    output_adapter: PartRef = Field(description="Backbone states to audio heads.")
+    output_adapter: PartRef = Field(description="Maps backbone states to the input of the audio heads.")
     heads: PartRef = Field(description="Audio heads.")
-    codec: PartRef = Field(description="Mouth.")
+    codec: PartRef = Field(description="Codec of the voice.")
     codec_fingerprint: str | None = Field(
-        None, description="Digest of the weights that decide the codes; loading compares it. Null in version 1."
+        None, description="Digest of the codec weights that decide the codes, compared when loading. Null in version 1."
     )
     grid: GridConfig = Field(default_factory=lambda: GridConfig(), description="The token grid.")
     speakers: list[str] = Field(default_factory=list, description="Names of learned speaker embeddings; may be empty.")
@@ -155,13 +159,13 @@ class TalkerConfig(Options):
         description="How answers are computed: 'exact' as the base model does; 'fused', 'graphs' (GPU) and 'packed' "
         "(CPU) faster and equal to rounding; 'int8' (CPU) fastest, at a loss that `anytalk bench precision` measures.",
     )
-    seed: int = Field(0, description="Seed of the parts that are still untrained.")
+    seed: int = Field(0, description="Seed of untrained parts.")
     base: BaseInfo | None = Field(None, description="The base model; written by attach.")
     voice: VoiceInfo | None = Field(
-        None, description="Voice that output adapter, heads, tables and codec came from; written by attach."
+        None, description="Voice that the output adapter, heads, tables and codec were taken from; written by attach."
     )
-    weights: WeightsFile | None = Field(None, description="Trained parts; null before the first stage.")
-    history: list[StageRecord] = Field(default_factory=list, description="Stages so far.")
+    weights: WeightsFile | None = Field(None, description="File of trained parts; null before the first stage.")
+    history: list[StageRecord] = Field(default_factory=list, description="Finished stages.")
 
     @pydantic.model_validator(mode="after")
     def _has_one_kind_of_ears(self) -> TalkerConfig:

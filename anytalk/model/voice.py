@@ -40,19 +40,19 @@ class Voice(Options):
     """What ``voice.yaml`` says."""
 
     format_version: int = Field(VOICE_FORMAT_VERSION, description="Version of this file's format.")
-    library_version: str = Field("", description="anytalk that wrote it.")
-    name: str = Field(description="What it is called.")
-    description: str = Field("", description="A sentence or two for its card.")
-    language: str | None = Field(None, description="Code of the language that it speaks, such as en; null: several.")
-    licence: str = Field("unknown", description="SPDX name of the licence of its weights.")
-    output_adapter: PartRef = Field(description="Decoder that reads the text; it needs nothing else of a backbone.")
+    library_version: str = Field("", description="Version of anytalk that wrote it.")
+    name: str = Field(description="Name of the voice.")
+    description: str = Field("", description="A sentence or two about the voice.")
+    language: str | None = Field(None, description="Code of its language, such as en; null: several.")
+    licence: str = Field("unknown", description="SPDX name of the weights' licence.")
+    output_adapter: PartRef = Field(description="Speech decoder that reads the text tokens and no backbone states.")
     heads: PartRef = Field(description="Audio heads.")
     codec: PartRef = Field(description="Codec; paths are relative to the voice folder.")
     codec_fingerprint: str = Field(description="Digest of the codec weights that decide the codes.")
-    grid: AudioGrid = Field(description="How its audio stands in the token grid.")
-    speakers: list[str] = Field(default_factory=list, description="Names of its speaker embeddings; may be empty.")
-    ears: PartRef | None = Field(None, description="Ears that write to put beside it where nobody chose any.")
-    weights: WeightsFile = Field(description="Its file of weights.")
+    grid: AudioGrid = Field(description="Layout of its audio in the token grid.")
+    speakers: list[str] = Field(default_factory=list, description="Names of speaker embeddings; may be empty.")
+    ears: PartRef | None = Field(None, description="Transcribing ears to attach by default.")
+    weights: WeightsFile = Field(description="The voice's weights file.")
 
     @property
     def refs(self) -> tuple[PartRef, ...]:

@@ -21,8 +21,8 @@ class LoraConfig(Options):
     """Low-rank updates instead of whole matrices (LoRA, arXiv 2106.09685), through peft."""
 
     rank: int = Field(16, gt=0, description="Rank of the updates.")
-    alpha: int = Field(32, gt=0, description="Scale: updates count alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the updates.")
+    alpha: int = Field(32, gt=0, description="Scale: updates are multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the updates.")
     targets: str | list[str] = Field(
         "all-linear", description="Names of the linear layers (suffixes), or 'all-linear' for every one of the part."
     )
@@ -31,10 +31,10 @@ class LoraConfig(Options):
 class StageConfig(Options):
     """One stage: what moves, on what, for how long."""
 
-    name: str = Field(description="Name, unique in its recipe.")
+    name: str = Field(description="Name, unique in the recipe.")
     train: list[str] = Field(
         min_length=1,
-        description="Parts that move; all others are frozen. 'part:pattern' moves only the parameters of a part whose "
+        description="Parts to train; all others are frozen. 'part:pattern' trains only the parameters of a part whose "
         "names match, e.g. 'backbone:*layers.2[0-3].*'.",
     )
     lora: dict[str, LoraConfig] = Field(
@@ -48,7 +48,7 @@ class StageConfig(Options):
         "the talker's parts bring.",
     )
     stream_weights: list[float] | None = Field(None, description="Weight of each audio stream; null: all equal.")
-    distill_temperature: float = Field(2.0, gt=0, description="Softens teacher and student alike (Ultravox's value).")
+    distill_temperature: float = Field(2.0, gt=0, description="Temperature of teacher and student (Ultravox's value).")
     steps: int = Field(gt=0, description="Optimizer steps.")
     batch_size: int = Field(8, gt=0, description="Rows per optimizer step, over all devices.")
     max_positions: int = Field(
@@ -58,19 +58,23 @@ class StageConfig(Options):
         "so this trades memory for speed and changes nothing else.",
     )
     max_padding: float = Field(
-        0.1, ge=0, lt=1, description="Greatest share of padding in a forward pass: rows of like length share one."
+        0.1, ge=0, lt=1, description="Largest share of padding in a forward pass; rows of similar length are grouped."
     )
     learning_rate: float = Field(4e-4, gt=0, description="Peak learning rate.")
     learning_rate_floor: float = Field(4e-6, ge=0, description="Learning rate at the end of the cosine.")
     warmup_steps: int = Field(0, ge=0, description="Linear warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's; never on biases, norms and tables.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Weight decay of AdamW; never applied to biases, norms and tables."
+    )
     clip_norm: float = Field(1.0, gt=0, description="Gradient norm limit.")
     gradient_checkpointing: bool = Field(
-        False, description="Compute the backbone's activations twice instead of keeping them."
+        False, description="Recompute the backbone's activations in the backward pass instead of keeping them."
     )
-    learn_pads: bool = Field(False, description="Also learn pad_a (needed for the decode rule 'original').")
+    learn_pads: bool = Field(False, description="Also train pad_a (needed for the decode rule 'original').")
     max_skips: int = Field(
-        3, ge=0, description="Steps in a row that may be left out because loss or gradient was not finite or exploded."
+        3,
+        ge=0,
+        description="Consecutive steps that may be skipped because loss or gradient was not finite or exploded.",
     )
     explosion: float = Field(20.0, gt=1, description="A loss this many times the running mean counts as exploded.")
     seed: int = Field(0, ge=0, description="Seed of the data order.")
