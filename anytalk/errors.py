@@ -7,7 +7,7 @@ bug of ours and keeps its traceback.
 
 
 class AnytalkError(Exception):
-    """Base of all errors that are the user's to mend.
+    """Base of all errors that the user can fix.
 
     Args:
         message: What was given and what was expected, one sentence.

@@ -70,7 +70,7 @@ def alone(rows: int, repeats: int) -> dict[int, dict[str, float]]:
 
 
 def whole(rows: int, repeats: int) -> dict[int, dict[str, float]]:
-    """Whole steps of an answer behind a prompt that its rows share, by the prompt's length and how it is kept."""
+    """Whole steps of an answer after a prompt that its rows share, by the prompt's length and how it is kept."""
     talker = make_talker_ready(reference_talker(), "int8")
     lean = [module for module in talker.model.modules() if isinstance(module, LeanDecoder)]
     lay_out = LeanDecoder._near

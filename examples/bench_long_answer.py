@@ -29,12 +29,12 @@ PART = 500
 
 
 def print_table(timed: Timed, pace: Pace, resident_mb: list[float]) -> None:
-    """A line for every so many columns, against the first of two rows and the first of one."""
+    """A line for every 500 columns, against the first of two rows and the first of one."""
     table = Table("columns", "rows", "step, ms", "times", "backbone, ms", "process, MB", box=None)
     first: dict[int, float] = {}
     for start in range(PART, pace.columns, PART):
         rows = 2 if start <= pace.text_columns else 1
-        # The second line of one row on: the very first columns behind the text are half of either.
+        # The second line of one row on: the very first columns after the text are half of either.
         if start - PART < pace.text_columns < start:
             continue
         laps = timed.watch.laps[start - PART + 1 : start + 1]

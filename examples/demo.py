@@ -3,7 +3,7 @@
 Spoken and typed questions, a text read aloud, a conversation of two turns; what a recogniser hears of the answers; and
 the same spoken questions through a cascade of Whisper, the same model and the engine that taught the voice.
 
-Everything runs in one process, so that the models are loaded once; beside each step stands the command that does the
+Everything runs in one process, so that the models are loaded once; each step names the command that does the
 same.
 """
 

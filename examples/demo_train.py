@@ -47,7 +47,7 @@ def main() -> None:
         "--question-voices", "all", "--speeds", "1.0", "--answer-synthesizer", "hibari",
     )  # fmt: skip
 
-    heading("3. Train the adapters; the language model stands still")
+    heading("3. Train the adapters; the language model is frozen")
     steps = ["--set", f"all.steps={arguments.steps}"] if arguments.steps else []
     anytalk("train", talker, "--data", data / "manifest.jsonl", "--recipe", "demo", *steps)
 

@@ -4,7 +4,7 @@
         --synthesizer espeak --voice en-us+f3
 
 Prints each answer, what Whisper base hears of it, how many text answers equal the manifest's, and the word error rate
-between what was written and what was heard. `--typed` asks by text instead: then only the mouth is judged.
+between what was written and what was heard. `--typed` asks by text instead: then only the speech is judged.
 """
 
 from __future__ import annotations

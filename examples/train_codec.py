@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--text-field", default="text", help="Manifest's field with what is said (--evaluate).")
     add("--config", type=Path, help="JSON with sizes: fields of SNAC's config.json.")
     add("--init", help="Weights to go on from: what the plugin's option `model` takes.")
-    add("--train", default="all", help="all, or decoder: encoder and codebooks stand still, codes stay valid.")
+    add("--train", default="all", help="all, or decoder: encoder and codebooks are frozen, codes stay valid.")
     add("--steps", type=int, help="Budget in steps; exactly repeatable.")
     add("--minutes", type=float, help="Budget in time; the schedule follows the clock.")
     add("--batch", type=int, default=16, help="Crops per step.")

@@ -293,7 +293,7 @@ def test_what_is_no_voice_is_told(talker: Path, tmp_path: Path) -> None:
         return tmp_path / name
 
     tiny_talker(tmp_path / "blocks")
-    with pytest.raises(TalkerError, match=r"the mouth of .* \(blocks\) needs its backbone"):
+    with pytest.raises(TalkerError, match=r"the output adapter of .* \(blocks\) needs its backbone"):
         pack_voice(tmp_path / "blocks", tmp_path / "out")
     with pytest.raises(TalkerError, match="needs its backbone"):
         pack_voice(attached("reads", *MOUTH, "output_adapter.options.reads_states=true"), tmp_path / "out")

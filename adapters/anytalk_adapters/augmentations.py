@@ -139,7 +139,7 @@ class RoomAugmentation(_Chance):
     """A synthetic room: the direct sound as it is, then exponentially decaying noise (no early reflections, no codec).
 
     The impulse response is a unit pulse and, after a short gap, white noise whose level falls by 60 dB in RT60. The
-    wave keeps its length: what rings on behind its end is cut off.
+    wave keeps its length: what rings on after its end is cut off.
     """
 
     class Options(_Options):

@@ -7,7 +7,7 @@ the backbone, position by position, and gets the typed question's answer. And to
 well: a table of embeddings holds meanings, in which butter lies beside bread, and letters say what is heard.
 
 Two ways of training, which go together: ``align`` (CTC against the transcript, no backbone in the loop: hundreds of
-questions a second on a CPU) and every loss behind the backbone, whose gradients reach the mix.
+questions a second on a CPU) and every loss after the backbone, whose gradients reach the mix.
 """
 
 from __future__ import annotations

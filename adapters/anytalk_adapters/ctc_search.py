@@ -67,7 +67,7 @@ def likeliest_lines(
     Args:
         blanks: For each frame the log probability that it holds no token.
         tokens: For each frame its likeliest tokens and their log probabilities.
-        beam: Lines that are kept from frame to frame, and at most so many come back.
+        beam: Lines that are kept from frame to frame, and at most as many are returned.
 
     Returns:
         Lines and their log probabilities.

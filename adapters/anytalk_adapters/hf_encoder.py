@@ -104,7 +104,7 @@ class HFEncoder(SpeechEncoder):
         return None if self._window_frames is None else self.extractor.n_samples / self.sample_rate_hz
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) float32, right-padded, (B,) samples -> (B,F,E) float32, zeros behind each row's end, (B,).
+        """(B,N) float32, right-padded, (B,) samples -> (B,F,E) float32, zeros after each row's end, (B,).
 
         Raises:
             AudioError: a row without samples, or longer than the window of the model.

@@ -1,6 +1,6 @@
-"""Which line somebody would say, of those that may have been heard; the backbone knows (arXiv 1503.03535).
+"""Which of the lines that may have been heard is likely; the backbone knows (arXiv 1503.03535).
 
-Above all the words decide about the mark behind them. A mark is no sound, and the melody by which ears tell "?" from
+Above all the words decide about the mark after them. A mark is no sound, and the melody by which ears tell "?" from
 "." differs from voice to voice; a language model that has read the words mostly knows better.
 """
 
@@ -34,7 +34,7 @@ class Reader:
     """
 
     backbone: Backbone  # who is asked
-    # Text before what was said, so that it expects somebody who speaks, as its chat template has it; "": the beginning
+    # Text before what was said, so that it expects a speaker, as its chat template has it; "": the beginning
     # of a text.
     context: str
     weight: float  # of what it says, beside what was heard; 0: it isn't asked
@@ -71,7 +71,7 @@ class Reader:
 
     @torch.no_grad()
     def read(self, lines: Sequence[Line], marks: Sequence[int]) -> tuple[list[float], list[list[float]]]:
-        """The log probability of each line after the context, and of each mark behind it."""
+        """The log probability of each line after the context, and of each mark after it."""
         start = self._start
         longest, device = max(map(len, lines)), next(self.backbone.parameters()).device
         # The context's last token is read in front of each line: its state says what comes first.
@@ -115,13 +115,13 @@ class Reader:
 
 
 def mark_tokens(tokenizer: TextTokenizer) -> list[int]:
-    """Tokens of the marks that end a sentence, as they stand behind a word; those that are no token are left out."""
+    """Tokens of the marks that end a sentence, as they follow a word; those that are no token are left out."""
     after_a_word = [tokenizer.encode("a" + mark) for mark in _MARKS]
     return [ids[-1] for ids, mark in zip(after_a_word, _MARKS, strict=True) if tokenizer.decode(ids[-1:]) == mark]
 
 
 def _melodies(heard: Mapping[int | None, float], marks: Sequence[int]) -> list[float]:
-    """How each mark was heard behind some words, beside the likeliest one: 0 for that, or if none was heard."""
+    """How each mark was heard after some words, beside the likeliest one: 0 for that, or if none was heard."""
     of_marks = [heard.get(mark, -math.inf) for mark in marks]
     top = max(of_marks, default=-math.inf)
     return [0.0 if top == -math.inf else max(chance - top, _UNHEARD) for chance in of_marks]

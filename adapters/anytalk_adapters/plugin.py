@@ -150,8 +150,8 @@ def register_recipes() -> list[Component]:
         Component("paper", "anytalk_adapters.recipes:PAPER", "the paper's three stages and final annealing"),
         Component("paper-authors", "anytalk_adapters.recipes:PAPER_AUTHORS", "the same, as its authors corrected it"),
         Component("single-stage", "anytalk_adapters.recipes:SINGLE_STAGE", "all at once (SLAM-Omni)"),
-        Component("laptop", "anytalk_adapters.recipes:LAPTOP", "an hour or two: ears, mouth, then LoRA"),
-        Component("demo", "anytalk_adapters.recipes:DEMO", "a few minutes on two cores: ears, then mouth"),
+        Component("laptop", "anytalk_adapters.recipes:LAPTOP", "an hour or two: ears, voice, then LoRA"),
+        Component("demo", "anytalk_adapters.recipes:DEMO", "a few minutes on two cores: ears, then voice"),
     ]
 
 

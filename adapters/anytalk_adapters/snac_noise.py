@@ -17,7 +17,7 @@ from anytalk_adapters.snac_package import Decoder, DecoderBlock, NoiseBlock
 _WORD = 0xFFFFFFFF
 
 KEYS_PER_SEED = 1009
-"""Each seed has so many noises of its own, one per layer."""
+"""Each seed has this many noises, one per layer."""
 
 
 def _mix(words: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from anytalk_adapters import snac_order
 from anytalk_adapters.snac_noise import KEYS_PER_SEED, position_noise
 
 _NOISE_AHEAD = 32
-"""Noise is computed for so many pieces like the present one."""
+"""Noise is computed for this many pieces like the present one."""
 Step = Callable[[Tensor, bool], Tensor]
 """(T,C) and whether nothing follows -> (T',C') what is final now."""
 

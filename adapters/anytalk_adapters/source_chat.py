@@ -63,7 +63,7 @@ class _Sounds:
         self.values, self.where, self.folder, self.used = values, where, folder, 0
 
     def next(self) -> Audio | None:
-        """The sound that the next tag stands for."""
+        """The sound that the next tag refers to."""
         self.used += 1
         if self.used > len(self.values):
             raise DataError(
@@ -73,7 +73,7 @@ class _Sounds:
         return sound_of(self.values[self.used - 1], "audios", self.where, self.folder)
 
     def check_used_up(self) -> None:
-        """Refuse sounds that no tag stands for."""
+        """Refuse sounds that no tag refers to."""
         if self.used < len(self.values):
             raise DataError(
                 f"{self.where}: {len(self.values)} sounds, but {self.used} audio tags in its messages",
@@ -138,7 +138,7 @@ def _tagged(text: str) -> Iterator[Any]:
 
 
 def _given(value: Any, where: str, folder: Folder) -> Audio | None:
-    """Sound that stands in the message itself: a path, an address, or OpenAI's base64."""
+    """Sound inside the message itself: a path, an address, or OpenAI's base64."""
     if isinstance(value, Mapping) and isinstance(value.get("url"), str):
         value = value["url"]
     if isinstance(value, Mapping) and isinstance(value.get("data"), str):

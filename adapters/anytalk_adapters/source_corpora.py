@@ -183,7 +183,7 @@ def _lines(path: Path, separator: str) -> Iterator[tuple[str, str | DataError]]:
                 yield key, DataError(f"{here} is not UTF-8 text", "save it as UTF-8")
                 continue
             if key:
-                yield key, text or DataError(f"{here} holds no text behind '{key}'", "leave the utterance out")
+                yield key, text or DataError(f"{here} holds no text after '{key}'", "leave the utterance out")
 
 
 def _text(path: Path) -> str | DataError:

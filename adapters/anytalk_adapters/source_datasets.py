@@ -250,7 +250,7 @@ def _datasets() -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What `datasets` and what it stands on raise for data that isn't there or isn't well-formed."""
+    """What `datasets` and its dependencies raise for data that isn't there or isn't well-formed."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 

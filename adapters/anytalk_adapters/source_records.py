@@ -1,4 +1,4 @@
-"""Tables of records: JSON lines, a JSON array or CSV, local or behind an address, read a record at a time."""
+"""Tables of records: JSON lines, a JSON array or CSV, local or at an address, read a record at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Place:
-    """A file on this machine or behind an address."""
+    """A file on this machine or at an address."""
 
     location: Path | str  # absolute path, or an address that fsspec opens
 
@@ -140,7 +140,7 @@ def open_csv(place: Place, delimiter: str) -> Iterator[tuple[list[str], Iterator
             raise DataError(f"'{place.location}' is empty", "write column names into its first line")
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)
-            raise DataError(f"{place.name}:1: column '{twice}' stands there twice", "rename one of them")
+            raise DataError(f"{place.name}:1: column '{twice}' is there twice", "rename one of them")
         yield header, _csv_records(header, numbered, place)
 
 

@@ -27,7 +27,7 @@ COLUMNS = {
     "target_token": "answer_cosyvoice_speech_token",
     "target_text": "answer",
 }
-"""Keys of the JSONL, and the columns of the published parquet sets that stand for the same."""
+"""Keys of the JSONL, and the columns of the published parquet sets with the same meaning."""
 
 
 class SlamOmniSource(TableSource):

@@ -71,7 +71,7 @@ class _Rounds:
         """Turns before a row, which then counts as the latest.
 
         Raises:
-            DataError: an earlier round that isn't there, stands elsewhere, or is without text.
+            DataError: an earlier round that isn't there, is elsewhere, or is without text.
         """
         where, data = record.id, record.data
         number = data.get("round")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anytalk.plugins.contracts import END_OF_TEXT, TextTokenizer
 
 START, END, PADDING = 256, 257, 258
-"""Letters beside the 256 bytes of UTF-8: before the text, behind it, and in empty slots."""
+"""Letters beside the 256 bytes of UTF-8: before the text, after it, and in empty slots."""
 
 NUM_LETTERS = 259
 
@@ -19,7 +19,7 @@ class Spelling:
     def __init__(self, tokenizer: TextTokenizer, max_letters: int) -> None:
         self._tokenizer = tokenizer
         self._max_letters = max_letters
-        # Behind another token: some tokenizers drop a space that nothing stands before.
+        # After another token: some tokenizers drop a space at the beginning.
         self._anchor = tokenizer.encode("a")[-1:]
         self._prefix = len(tokenizer.decode(self._anchor))
         self._spelt: dict[int, list[int]] = {}

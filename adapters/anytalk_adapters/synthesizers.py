@@ -156,7 +156,7 @@ class ProgramSynthesizer(Synthesizer):
 
     @abstractmethod
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
-        """Arguments behind the program's name, and its standard input."""
+        """Arguments after the program's name, and its standard input."""
 
     @property
     def voices(self) -> list[str]:

@@ -8,7 +8,7 @@ it will take to say (FastSpeech's durations, arXiv 1905.09263, but of letters, a
 letters by the time at which they are spoken (see ``talker_layers``), so it can't lose its place.
 
 How long letters take is learned from the lengths of whole answers, the loss ``pace``. While the rest trains, an
-answer's durations are stretched to its true length, so that letters stand where they were really said.
+answer's durations are stretched to its true length, so that letters are where they were really said.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .talker_layers import FAR, HEAD_WIDTH, NEVER, LetterBlock, SpeechBlock, Tal
 
 _SOFTPLUS_OF_ONE = 0.5413
 _FIRST_RIMS = (3.6, 10.4)
-"""Steps before the first letter and behind the last one, before anything is learned: a little silence, and what the
+"""Steps before the first letter and after the last one, before anything is learned: a little silence, and what the
 delay pattern of seven streams with a text lead of two adds."""
 _RIM_UNIT = 10.0
 """Steps per unit of the parameter, which an optimizer moves by no more than its learning rate at once."""
@@ -175,7 +175,7 @@ class TalkerAdapter(SpeechDecoder):
         codes = torch.tensor(letters, device=device)
         source = torch.tensor(sources, device=device)  # (B,n) index of the step among these, NEVER for empty slots
         arrival = torch.where(source == NEVER, NEVER, source + first)
-        # The start stands before everything.
+        # The start comes before everything.
         arrival = torch.where(codes == START, -1, arrival)
         end = torch.tensor(ends, device=device, dtype=torch.float32)
         memory.arrive(arrival, end)
@@ -274,6 +274,6 @@ def _expected(codes: Tensor) -> Tensor:
 
 
 def _stretched(durations: Tensor, steps: Tensor) -> Tensor:
-    """(B,n) durations so that each row takes (B,) steps; nothing is learned from where letters stand."""
+    """(B,n) durations so that each row takes (B,) steps; nothing is learned from the places of letters."""
     durations = durations.detach()
     return durations * torch.where(steps > 0, steps / durations.sum(dim=1).clamp(min=1e-3), 1.0)[:, None]

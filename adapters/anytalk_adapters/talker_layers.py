@@ -79,7 +79,7 @@ class TalkerMemory:
         return self.steps.rows.positions(steps, device)
 
     def arrive(self, arrival: Tensor, end: Tensor) -> None:
-        """Letters (B,n) that come in the next steps; those of a row stand in front of its empty slots."""
+        """Letters (B,n) that come in the next steps; those of a row come before its empty slots."""
         if self.arrival is None:
             self.steps, self.letters = KeyValueCache(len(arrival)), KeyValueCache(len(arrival))
         self._counts = (arrival < NEVER).sum(dim=1).tolist()
@@ -142,7 +142,7 @@ class TalkerMemory:
         self.arrival = torch.where(self._own(new, came.device), arrival, NEVER)
 
     def _own(self, new: int, device: torch.device) -> Tensor:
-        """(B,C) bool: slots of letters that a row holds, with so many new ones."""
+        """(B,C) bool: slots of letters that a row holds, with this many new ones."""
         lengths = torch.tensor(self.letters.rows.lengths, device=device)[:, None] + new
         return torch.arange(self.letters.length + new, device=device) < lengths
 

@@ -1,6 +1,6 @@
 """The ``transcript`` ears: Whisper writes down what was said, and the words are typed into the prompt.
 
-They need no training and fit any backbone. The encoder sees at least `window_s` of sound: behind shorter windows the
+They need no training and fit any backbone. The encoder sees at least `window_s` of sound: after shorter windows the
 decoder often repeats itself without end. Where it still runs away, the clip is heard again in Whisper's own 30 s.
 Longer clips are cut in pauses, or where they are quietest, and heard piece by piece.
 """
@@ -31,7 +31,7 @@ _QUIETEST = 1e-6
 """-60 dBFS, mean square: where no 20 ms are louder, there is nothing to hear. People's recordings are 30 dB above."""
 _PAUSE_FRAMES, _PAUSE_SHARE = 20, 10**-2.5
 _QUIETEST_FRAMES = 15
-"""A clip without pauses is cut where so many frames (0.3 s) are quietest."""
+"""A clip without pauses is cut where this many frames (0.3 s) are quietest."""
 
 
 class TranscriptEars(Ears):
@@ -124,7 +124,7 @@ def cut(wave: Tensor) -> list[Tensor]:
 def first_cut(wave: Tensor) -> int:
     """Where (N,) is cut first, in samples; 0 where nothing is cut, or not yet: what comes later moves no cut.
 
-    In the middle of the first pause after 6 s, as soon as somebody speaks again; a pause is 0.4 s in which every 20 ms
+    In the middle of the first pause after 6 s, as soon as speech goes on; a pause is 0.4 s in which every 20 ms
     are 25 dB softer than the loudest before. Without one by 14 s, where it is quietest.
     """
     soonest, longest = (

@@ -22,7 +22,7 @@ SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
 
 
 def covering_frames(num_samples: int) -> int:
-    """Frames that cover so many samples: ``ceil(num_samples / 320)``."""
+    """Frames that cover this many samples: ``ceil(num_samples / 320)``."""
     return -(-num_samples // SAMPLES_PER_FRAME)
 
 
@@ -107,7 +107,7 @@ class WhisperEncoder(SpeechEncoder):
         return float(self.max_frames * SAMPLES_PER_FRAME / SAMPLE_RATE)
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E) float32, zeros behind each row's end, (B,).
+        """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E) float32, zeros after each row's end, (B,).
 
         Raises:
             AudioError: a row without samples or of more than 30 s.

@@ -31,7 +31,7 @@ class Pace:
     """How long an answer is."""
 
     text_columns: int = 48  # columns with text: batch-parallel
-    audio_columns: int = 48  # columns behind the text's end
+    audio_columns: int = 48  # columns after the text's end
 
     @property
     def columns(self) -> int:
@@ -68,7 +68,7 @@ def answer(
 
     Args:
         wave: (N,) float32 at the encoder's rate.
-        stride_frames: Codec frames per piece of sound behind the first.
+        stride_frames: Codec frames per chunk of sound after the first.
         reach: See :class:`anytalk.decode.engine.DecodeOptions`.
         lapped: Called after each column; its time counts.
     """

@@ -41,7 +41,7 @@ class DecodeBench:
     pace: Pace = field(default_factory=Pace)  # length of each answer
     repeats: int = 2  # answers that count; one more runs before them
     baseline: bool = True  # also run the straightforward loop
-    stride_frames: int = 2  # codec frames per piece of sound behind the first
+    stride_frames: int = 2  # codec frames per chunk of sound after the first
     lengths: tuple[int, ...] = ()  # conversation lengths at which a step is timed
 
 
@@ -141,9 +141,9 @@ def _against(naive: NaiveAnswer, figures: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Milliseconds of a step behind so many columns, for two rows and for one: backbone, adapter and heads.
+    """Milliseconds of a step after `length` columns, for two rows and for one: backbone, adapter and heads.
 
-    Two rows write text behind a conversation of that length, which they share. One row speaks behind the text's end,
+    Two rows write text after a conversation of that length, which they share. One row speaks after the text's end,
     and holds what :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.
 
     Args:
@@ -207,7 +207,7 @@ def _lengthen(talker: Talker, cache: TalkCache, length: int) -> None:
 
 
 def run_step(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
-    """Noise through backbone, adapter (of the first row) and heads, behind what is held."""
+    """Noise through backbone, adapter (of the first row) and heads, after the cached steps."""
     model = talker.model
     embeds = torch.randn(rows, steps, model.backbone.width, device=talker.device)
     tokens = torch.full((rows, model.layout.num_streams, steps), model.layout.pad_t, device=talker.device)

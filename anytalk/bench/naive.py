@@ -38,7 +38,7 @@ class NaiveAnswer:
 
 @torch.no_grad()
 def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveAnswer:
-    """Answer a spoken question, greedily, for so many columns; at least those of the first piece of sound.
+    """Answer a spoken question, greedily, for this many columns; at least those of the first piece of sound.
 
     Args:
         talker: One that was not made ready, whose audio is fed back into the backbone.

@@ -12,7 +12,7 @@ from anytalk.plugins.contracts import StreamLogits
 
 
 class PacedGeneration(Generation):
-    """Chooses tokens as ever, and then keeps to its length: so many columns with text, sound to the last column.
+    """Chooses tokens as ever, and then keeps to its length: a number of columns with text, sound to the last column.
 
     Args:
         text_columns: Columns with text, its end included.

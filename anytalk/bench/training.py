@@ -181,7 +181,7 @@ class Floor:
 
 
 def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    """Seconds of each step: of the loop, and of the floor right behind it."""
+    """Seconds of each step: of the loop, and of the floor right after it."""
     talker, bare = load_talker(folder, with_encoder=False), load_talker(folder, with_encoder=False)
     floor, steps = Floor(bare, stage), make_steps(bare, stage, examples)
     loop_s: list[float] = []

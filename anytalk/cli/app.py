@@ -55,7 +55,7 @@ class AnytalkGroup(TyperGroup):
         except _NOT_ERRORS:
             raise
         except KeyboardInterrupt:
-            note("interrupted; nothing half-written was left behind")
+            note("interrupted; nothing half-written was left")
             raise typer.Exit(130) from None
         except AnytalkError as error:
             if ctx.params.get("debug"):

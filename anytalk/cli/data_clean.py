@@ -148,7 +148,7 @@ def _report(tally: Tally, step: RewriteStep | None, target: Path, dropped: Path)
     if step is not None:
         say(f"{tally.rewritten} answers rewritten: {step.asked} asked, {step.found} from {step.cache.path}")
     if tally.lost_sounds:
-        note(f"{tally.lost_sounds} sounds were left behind (no file of their own, or their answer was rewritten)")
+        note(f"{tally.lost_sounds} sounds were left out (no file of their own, or their answer was rewritten)")
     if tally.drops:
         note(f"reasons: {dropped}")
     commands("Type next", [f"anytalk voice {target} -o FOLDER", f"anytalk data preview {target} --talker TALKER"])

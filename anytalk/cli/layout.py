@@ -140,7 +140,7 @@ def _number(text: str) -> int:
 
 
 def _code_label(delay: DelayPattern) -> Callable[[int], str]:
-    """The frame; in one flat stream ``frame.stream``, because all streams stand in one row."""
+    """The frame; in one flat stream ``frame.stream``, because all streams are in one row."""
     if delay.steps_per_frame == 1:
         return str
     return lambda code: f"{code % delay.codec_codebook_size}.{code // delay.codec_codebook_size}"

@@ -1,4 +1,4 @@
-"""``anytalk train``: run a recipe on a talker, resumable, with a plan before and a summary behind."""
+"""``anytalk train``: run a recipe on a talker, resumable, with a plan before and a summary after."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class _Display(Bars):
         self._bar(stage.name, stage.steps, step, f"{shown}  {per_step:.2f} s/step")
         if "held_out.loss" in metrics:
             self._held_out = f"  held out {metrics['held_out.loss']:.3f}"
-        # The first line at or behind each tenth: a stage may be logged at other steps.
+        # The first line at or after each tenth: a stage may be logged at other steps.
         tenth = _PLAIN_LINES * step // stage.steps
         if self.progress is None and (tenth > self._tenth or step in (1, stage.steps)):
             note(f"{stage.name} {step}/{stage.steps}  {shown}{self._held_out}  {per_step:.2f} s/step")

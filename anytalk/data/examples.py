@@ -50,7 +50,7 @@ class Example:
     history: tuple[PastTurn, ...] = ()  # turns before the question
 
     def heard(self, task: Task) -> list[PastTurn]:
-        """The spoken turns that stand in this task's prompt, in order: one for each of its grid's speech spans."""
+        """The spoken turns of this task's prompt, in order: one for each of its grid's speech spans."""
         turns = [*_past(self, task), PastTurn("user", self.question_text, self.clip if task.speech_in else None)]
         return [t for t in turns if t.clip is not None and (task.speech_in or t.text is None)]
 

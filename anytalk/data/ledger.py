@@ -1,6 +1,6 @@
 """What a prepared folder says about itself: ``prepared.yaml`` (settings) and ``ledger.jsonl`` (its shards). Torch-free.
 
-Both are read from a folder or from any address that fsspec opens. A shard counts once its line stands in the ledger; a
+Both are read from a folder or from any address that fsspec opens. A shard counts once its line is in the ledger; a
 last line that a crash cut short is passed over.
 """
 
@@ -80,7 +80,7 @@ class PreparedSource(Options):
 
     slug: str = Field(description="Name of its folder.")
     digest: str | None = Field(None, description="Digest of its file; null for folders and hub ids.")
-    config: SourceConfig = Field(description="As it stands in data.yaml.")
+    config: SourceConfig = Field(description="The source as in data.yaml.")
 
 
 class Prepared(Options):

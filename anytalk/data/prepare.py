@@ -2,7 +2,7 @@
 
 A shard holds what is left of a fixed range of a source's rows, so it depends neither on the number of workers nor on
 what happened before. It gets its name when it is whole; then its line is added to the ledger. A crash between the two
-is mended at the next start, because a shard keeps its own line inside.
+is repaired at the next start, because a shard keeps its own line inside.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ears and the mouth of a talker without the rest of it: preparing data needs no language model."""
+"""The encoder and the codec of a talker without the rest: preparing data needs no language model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Senses:
     """What turns sound into numbers."""
 
     encoder: SpeechEncoder | None  # ears; None for a talker that only reads
-    codec: Codec  # mouth
+    codec: Codec
     speakers: tuple[str, ...]  # voices that the talker has an embedding for
     encoder_info: EncoderInfo | None  # what to compare the ears by
-    codec_info: CodecInfo  # what to compare the mouth by
+    codec_info: CodecInfo  # identifies the codec
 
 
 def load_senses(folder: Path, registry: Registry, device: str = "cpu") -> Senses:
@@ -53,7 +53,7 @@ def senses_of(config: TalkerConfig, encoder: SpeechEncoder | None, codec: Codec)
 
 
 def codec_info(config: TalkerConfig, codec: Codec) -> CodecInfo:
-    """What to compare a mouth by."""
+    """Describe a codec for comparison."""
     return CodecInfo(
         name=config.codec.name,
         fingerprint=codec.fingerprint,

@@ -21,7 +21,7 @@ from anytalk.plugins.contracts import BadRow, Row
 from anytalk.plugins.registry import Registry
 
 MIN_FAILED_ROWS = 8
-"""So many rows in a shard, and all of them failed by a bug: then something is broken that skipping won't mend."""
+"""If this many rows in a shard all fail by a bug, skipping rows can't help."""
 
 Tick = Callable[[int, float], None]
 """Told the rows done and the seconds of speech kept since the last call; may raise to stop."""
@@ -58,7 +58,7 @@ class Worker:
         self._rows = row_encoder(setup.settings, senses, registry, setup.device)
 
     def process(self, block: Block, tick: Tick) -> ShardRecord:
-        """Make a shard; its list of rejected rows stands beside it before it does.
+        """Make a shard; its list of rejected rows is written first.
 
         Raises:
             AnytalkError: a disk that is full, or a bug that fails every row.
@@ -99,7 +99,7 @@ class Worker:
                 voices=dict(sorted(Counter(speaker or "" for _, speaker, speaks in kept if speaks).items())),
                 tasks=_runs([tasks for tasks, _, _ in kept]),
             )
-            # Written first: a shard that stands without its list would lose the list to a crash in between.
+            # Written first: a shard without its list would lose the list to a crash in between.
             if left_out:
                 write_whole(rejects_file(path), "".join(json.dumps(asdict(r)) + "\n" for r in left_out))
             num_bytes = writer.finish(made.model_dump_json())
@@ -110,7 +110,7 @@ class Worker:
 
 
 def rejects_file(shard: Path) -> Path:
-    """Where the rows stand that a shard left out."""
+    """Where the rows that a shard left out are listed."""
     return shard.with_suffix(".rejected.jsonl")
 
 

@@ -35,7 +35,7 @@ from anytalk.errors import ConfigError, DataError
 from anytalk.model.talker import Talker
 
 GROUPS_PER_BLOCK = 8
-"""From afar, the rows of so many row groups are shuffled among each other."""
+"""From afar, the rows of this many row groups are shuffled among each other."""
 
 CACHED_GROUPS = 48
 """Row groups held by a feed that reads from afar: a block for each of six tasks."""
@@ -286,9 +286,9 @@ def check_fits(spec: str | Path | Prepared, talker: Talker, *, waves: bool = Fal
     name = "the data" if isinstance(spec, Prepared) else f"'{spec}'"
     settings = prepared.settings
     again = f"prepare it for this talker, in a new folder: anytalk prepare data.yaml -o NEW --talker {talker.folder}"
-    mouth = codec_info(talker.config, talker.codec)
-    if mouth != settings.codec:
-        raise ConfigError(f"{name} was prepared with another codec: {_unlike(settings.codec, mouth)}", again)
+    present = codec_info(talker.config, talker.codec)
+    if present != settings.codec:
+        raise ConfigError(f"{name} was prepared with another codec: {_unlike(settings.codec, present)}", again)
     if waves and not settings.sound:
         raise ConfigError(
             f"{name} holds no sound, and a stage that trains the speech encoder needs it",

@@ -1,6 +1,6 @@
 """One shard: examples as a parquet file that Hugging Face ``datasets`` reads, and back, bit for bit.
 
-Light columns (texts, lengths, codes) stand before heavy ones (features, sound), so that an outline is one short read.
+Light columns (texts, lengths, codes) come before heavy ones (features, sound), so that an outline is one short read.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _DIGEST_LETTERS = 10
 
 @dataclass(frozen=True)
 class TextPair:
-    """A question and, unless it is still to be answered, its answer, and the line where they stand."""
+    """A question and, unless it is still to be answered, its answer, and their line."""
 
     question: str
     answer: str | None = None

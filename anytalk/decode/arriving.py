@@ -46,7 +46,7 @@ class ArrivingText:
             wake()  # for what came before
 
     def has(self, index: int) -> bool:
-        """Whether it is known what stands in a column: a token, or the end of the text."""
+        """Whether a column's content is known: a token, or the end of the text."""
         if index >= len(self.ids) and not self._is_whole:
             self._take()
         return index < len(self.ids) or self._is_whole

@@ -189,7 +189,7 @@ class Generation:
         return Column(index, None if was_ended else text, audio)
 
     def next_text(self, column: Column) -> int:
-        """The text token that is fed back with a column: a pad behind the text's end."""
+        """The text token that is fed back with a column: a pad after the text's end."""
         return self.model.layout.pad_t if column.text is None else column.text
 
     # ---- choosing tokens

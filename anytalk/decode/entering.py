@@ -22,7 +22,7 @@ class Slot:
 
     Attributes:
         generation: Its choices.
-        memory: Of its conversation; None for an answer that stands alone.
+        memory: Of its conversation; None for an answer without one.
         speech_numbers: As in :func:`~anytalk.decode.memory.column_keys`.
         column: The last one chosen.
         cached_columns: Columns of the prompt that were remembered and not read again.

@@ -19,7 +19,7 @@ class Memory:
     """Of one conversation; touched by the model's thread only.
 
     Attributes:
-        columns: (S,T) int64, what stands in each column that the caches hold; see :func:`column_keys`.
+        columns: (S,T) int64, the tokens of each column that the caches hold; see :func:`column_keys`.
         cache: One row; None when nothing is kept.
         is_closed: The conversation is over: nothing is kept any more. May be set from any thread.
     """

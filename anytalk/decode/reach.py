@@ -19,12 +19,12 @@ FORGOTTEN_AT_ONCE = 256
 
 
 def columns_held(kept: int, columns: int, reach: int = REACH) -> int:
-    """The most that a cache holds of so many columns (prompt and answer), the first `kept` of which always stay."""
+    """Return how many of these columns (prompt and answer) a cache holds at most; the first `kept` always stay."""
     return columns if not reach else min(columns, kept + reach + FORGOTTEN_AT_ONCE)
 
 
 def forget_old_speech(cache: TalkCache, kept: int, reach: int) -> None:
-    """Leave out columns that lie behind the first `kept` and before the last `reach`, speech alone, many at once.
+    """Leave out columns that lie after the first `kept` and before the last `reach`, speech alone, many at once.
 
     Where one of the parts can't forget, everything stays.
     """

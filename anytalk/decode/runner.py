@@ -109,7 +109,7 @@ class Runner:
         speaking = self._begin_to_speak([e for e in entering if e.slot.generation.audio_out])
         normed = {e.slot: e.states.normed[-1:, -1:] for e in entering if e.states is not None}
         logits = self._logits(normed, {e.slot: e.heard for e in entering if e.heard is not None})
-        # Not before all of it has worked: who failed has left nothing behind.
+        # Not before all of it has worked: a failed answer leaves nothing.
         for e, reading in readers:
             self._backbone.join([slot_row(e.slot, row) for row in range(e.slot.num_rows)], reading.cache)
         for owners, cache in speaking:

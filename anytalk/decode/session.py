@@ -219,7 +219,7 @@ def task_after(task: Task, heard: Heard) -> Task:
 
 
 def longest_transcript(speech_columns: int) -> int:
-    """Columns at most for the transcript of so many columns of speech.
+    """Columns at most for the transcript of this many columns of speech.
 
     Adapters give several columns for each word, or one for each token that is heard, so twice as many tokens were never
     said: a small model that loses the thread must not go on for as long as an answer may.

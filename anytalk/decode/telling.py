@@ -125,7 +125,7 @@ class Telling:
             yield from self._told(whole, len(self._seen))
 
     def _told(self, whole: str, place: int) -> Iterator[TextDelta]:
-        """Yield what stands in `whole` from `place` on."""
+        """Yield `whole` from `place` on."""
         self._seen = whole
         if whole[place:]:
             self._said += whole[place:]

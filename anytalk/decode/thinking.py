@@ -42,7 +42,7 @@ class Thinking(Generation):
         return self.model.layout.end_of_text_id if token == self._last else token
 
     def prompt_of_answer(self, prompt: Prompt) -> Prompt:
-        """The prompt of the answer, with the thoughts behind it, and ended where they were too long."""
+        """The prompt of the answer, followed by the thoughts, and ended where they were too long."""
         if not self.is_open:
             return prompt
         return _continued(prompt, [*self.answer.text_ids, self._last], self.model.layout)
@@ -79,7 +79,7 @@ def columns_left(talker: Talker, prompt: Prompt, wanted: int, share: int = 1) ->
 
 
 def _continued(prompt: Prompt, ids: Sequence[int], layout: StreamLayout) -> Prompt:
-    """A prompt whose text goes on; what stands on its last column's audio rows moves to the new last one."""
+    """A prompt whose text goes on; its last column's audio rows move to the new last one."""
     more = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
     more[layout.text_row] = ids
     before = prompt.tokens.copy()

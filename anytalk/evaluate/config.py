@@ -30,7 +30,7 @@ class _Measure(Options):
     augment: list[PartRef] | None = Field(
         None, description="How spoken questions are changed before they are heard; null: the suite's `augment`."
     )
-    limit: int | None = Field(None, gt=0, description="Use only the first so many usable rows.")
+    limit: int | None = Field(None, gt=0, description="Use only this many usable rows from the start.")
 
     DEFAULT_WAYS: ClassVar[tuple[Way, ...]] = ("text", "speech")
 
@@ -133,7 +133,7 @@ class CascadeMeasure(_Measure):
 
     kind: Literal["cascade"] = Field("cascade", description="Measure.")
     transcriber: PartRef | None = Field(None, description="The cascade's ears; null: the suite's transcriber.")
-    synthesizer: PartRef | None = Field(None, description="The cascade's mouth; null: the suite's synthesizer.")
+    synthesizer: PartRef | None = Field(None, description="Synthesizer of the cascade; null: the suite's.")
     voice: str | None = Field(None, description="Voice of the answers; null: the synthesizer's first.")
     by_sentence: bool = Field(True, description="Speak each sentence as soon as it is written, not the whole answer.")
     max_tokens: int = Field(128, gt=0, description="Longest answer of the language model.")
@@ -185,7 +185,7 @@ class Suite(Options):
         default_factory=lambda: PartRef(name="whisper"), description="The judge of what is said."
     )
     synthesizer: PartRef | None = Field(
-        None, description="Reads questions aloud that have no sound, and is the cascade's mouth."
+        None, description="Synthesizer for questions without sound and for the cascade."
     )
     question_voice: str | None = Field(None, description="Voice of those questions; null: the synthesizer's first.")
     mos: Literal["distillmos", "dnsmos"] | None = Field(

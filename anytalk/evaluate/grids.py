@@ -71,6 +71,6 @@ def kl_per_token(first: Tensor, second: Tensor) -> Tensor:
 
 
 def negative_log_likelihood(logits: Tensor, ids: Sequence[int]) -> float:
-    """Sum over all ids but the first, in nats; `logits` (T,V) stand behind each id."""
+    """Sum over all ids but the first, in nats; `logits` (T,V) are those after each id."""
     targets = torch.tensor(list(ids[1:]), device=logits.device)
     return float(-logits[:-1].double().log_softmax(-1).gather(-1, targets[:, None]).sum())

@@ -10,7 +10,7 @@ class Metric:
     """One figure."""
 
     # `"share"` (0 to 1, printed in percent), `"rate"` (the same, may be above 1), `"s"`, `"nats"`, `"yes"` (1 or 0), or
-    # any word that is printed behind the number.
+    # any word that is printed after the number.
     unit: str
     summary: str  # what it is, one line
     asked: str = ""  # how the question must be asked for it to be there: `"text"`, `"speech"` or `""` (either)
@@ -118,7 +118,7 @@ HEADLINES = {
     "cascade": "talker_first_sound_p50_s",
     "pooled": "wer",
 }
-"""Measure -> the metric that stands for it: what a bare measure name means in ``--fail-if``."""
+"""Measure -> the metric reported for it: what a bare measure name means in ``--fail-if``."""
 
 
 def format_value(value: float, unit: str) -> str:

@@ -32,7 +32,7 @@ def parent_prompt(talker: Talker, parent: Backbone, question: str) -> list[int]:
 
 @torch.no_grad()
 def parent_logits(parent: Backbone, ids: Sequence[int]) -> Tensor:
-    """Ids -> (T,V): logits behind each of them."""
+    """Ids -> (T,V): logits after each of them."""
     device = next(parent.parameters()).device
     states = parent(parent.embed_text(torch.tensor([list(ids)], device=device)))
     return parent.text_logits(states.normed)[0]

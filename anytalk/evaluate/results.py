@@ -15,7 +15,7 @@ class Result:
 
     label: str  # its name in the report
     kind: str  # which measure it is
-    headline: str  # metric that a bare measure name stands for
+    headline: str  # metric meant by a bare measure name
     figures: dict[str, Figure] = field(default_factory=dict)  # metric -> figure; NaN figures are left out
     items: list[dict[str, Any]] = field(default_factory=list)  # one flat mapping per example, in the order of the rows
     worst: list[dict[str, Any]] = field(default_factory=list)  # those of the items that are shown, the worst first

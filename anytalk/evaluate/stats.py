@@ -14,7 +14,7 @@ class Figure:
     """One measured number."""
 
     value: float  # the number
-    n: int  # examples behind it
+    n: int  # examples it is computed from
     low: float | None = None  # lower end of the 95 % interval; None where there is none
     high: float | None = None  # upper end
 

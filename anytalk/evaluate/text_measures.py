@@ -161,7 +161,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
                 "words": counts.reference_words,
                 "kl": [],
             }
-            # An eot lies behind the vocabulary, where the two distributions are not compared.
+            # An eot lies after the vocabulary, where the two distributions are not compared.
             along = [*ids, end] if ended and end < talker.model.layout.text_vocab_size else ids
             if along:
                 first, second = (answer_logits(talker, p, s, along) for p, s in ((typed, []), (spoken, speech)))

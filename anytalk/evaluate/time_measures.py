@@ -134,9 +134,11 @@ class Cascade:
     def __init__(self, lab: Lab, measure: CascadeMeasure) -> None:
         self.lab = lab
         self.measure = measure
-        ears, mouth = measure.transcriber, measure.synthesizer
+        ears, synthesizer = measure.transcriber, measure.synthesizer
         self.ears: Transcriber = lab.transcriber if ears is None else lab.build("transcriber", ears)
-        self.mouth: Synthesizer = lab.synthesizer if mouth is None else lab.build("synthesizer", mouth)
+        self.synthesizer: Synthesizer = (
+            lab.synthesizer if synthesizer is None else lab.build("synthesizer", synthesizer)
+        )
         self.parent = lab.parent
 
     def ask(self, wave: np.ndarray, sample_rate_hz: int) -> tuple[Reply, str]:
@@ -159,15 +161,15 @@ class Cascade:
         for sentence in parts:
             if not any(letter.isalnum() for letter in sentence):
                 continue  # nothing to say
-            sound = self.mouth.speak(sentence, self.measure.voice)
-            arrivals.append((lab.now() - began, len(sound) / self.mouth.sample_rate_hz))
+            sound = self.synthesizer.speak(sentence, self.measure.voice)
+            arrivals.append((lab.now() - began, len(sound) / self.synthesizer.sample_rate_hz))
             pieces.append(sound)
         if arrivals:
             marks["first_sound"] = arrivals[0][0]
         reply = Reply(
             self.parent.tokenizer.decode(ids).strip(),
             joined(pieces),
-            self.mouth.sample_rate_hz,
+            self.synthesizer.sample_rate_hz,
             len(ids) >= self.measure.max_tokens,
             marks,
             arrivals,

@@ -87,7 +87,7 @@ def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_
 
 
 def check_said(wave: np.ndarray | None, length_s: float, text: str, name: str) -> None:
-    """Refuse sound that can't be somebody saying a text: a click, silence, or far too short for so many letters.
+    """Refuse sound that can't be a person saying a text: a click, silence, or far too short for its letters.
 
     Args:
         wave: (N,), or None where only its codes are there.

@@ -1,7 +1,7 @@
-"""Where each code stands in the answer: delay patterns as pure arithmetic on integer arrays.
+"""The place of each code in the answer: delay patterns as pure arithmetic on integer arrays.
 
-Answer columns count from 0: column 0 is the first that the model generates. Text always stands left-aligned from
-column 0. An audio stream i *lags*: its first code stands in column ``lag(i)``, its end token eoa right behind its
+Answer columns count from 0: column 0 is the first that the model generates. Text is always left-aligned from
+column 0. An audio stream i *lags*: its first code is in column ``lag(i)``, its end token eoa right after its
 last code, pads (pad_a) everywhere else. With F frames, ``delay`` and K=7 an answer takes F+8 columns (paper, figure 2).
 
 ============  =====================================================================================================
@@ -32,7 +32,7 @@ class Legal:
     """What one audio stream may say in one answer column."""
 
     first: int  # first legal code
-    stop: int  # one behind the last legal code; equal to `first` when no code is legal
+    stop: int  # end of the legal range, exclusive; equal to `first` when no code is legal
     may_end: bool = False  # whether eoa is legal
     may_pad: bool = False  # whether pad_a is legal (then nothing else is)
 
@@ -93,7 +93,7 @@ class DelayPattern:
         return lead + 1 + (stream if self.name == "delay" else 0)
 
     def num_columns(self, num_frames: int, num_text: int = 0) -> int:
-        """Columns until the last stream's eoa stands, that one included."""
+        """Columns up to and including the last stream's eoa."""
         return self.lag(self.num_audio_streams - 1, num_text) + num_frames * self.steps_per_frame + 1
 
     def apply(self, codes: np.ndarray, layout: StreamLayout, num_text: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +104,7 @@ class DelayPattern:
             num_text: As in :meth:`lag`.
 
         Returns:
-            Audio rows (K,T) int64 and a mask (K,T) bool, true where a code or eoa stands.
+            Audio rows (K,T) int64 and a mask (K,T) bool, true for codes and eoa.
         """
         num_frames = codes.shape[1]
         columns = self._flat(codes) if self._is_flat else codes  # (K, F * steps_per_frame)

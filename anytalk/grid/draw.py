@@ -27,7 +27,7 @@ class GridPicture:
     """A grid, ready to be drawn."""
 
     rows: tuple[str, ...]  # names of the streams, S of them
-    labels: tuple[tuple[str, ...], ...]  # (S,T) what stands in each cell
+    labels: tuple[tuple[str, ...], ...]  # (S,T) label of each cell
     kinds: tuple[tuple[str, ...], ...]  # (S,T) one of `KINDS`
     learnt: np.ndarray  # (S,T) bool, cells that are in the loss
     num_prompt: int  # columns of the prompt; T when there is no answer
@@ -124,7 +124,7 @@ Segment = tuple[str, str]
 def text_segments(drawn: GridPicture, width: int) -> list[list[Segment]]:
     """Lines of at most `width` characters, in pieces that can be coloured; a wide grid continues below.
 
-    Learnt cells stand in ``[ ]``, ``║`` parts prompt and answer.
+    Learnt cells are in ``[ ]``, ``║`` parts prompt and answer.
     """
     margin = max(len(name) for name in drawn.rows) + 1
     lines: list[list[Segment]] = []

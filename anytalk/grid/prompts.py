@@ -1,7 +1,7 @@
 """Builds grids: the prompt of every task in both styles, and the training grid with its loss masks.
 
 Styles: ``raw`` is the original's layout (facts of the original's code: columns input_t, text or pads, eot, then
-answer_t or asr). ``chat`` is the backbone's own chat template: speech columns stand inside the user turn, input_a rides
+answer_t or asr). ``chat`` is the backbone's own chat template: speech columns are inside the user turn, input_a rides
 on the audio rows of the column before them, eoa on the one after, answer_a on the last prompt column. With no speech
 the text row of a chat prompt is *exactly* the base model's prompt.
 """
@@ -37,7 +37,7 @@ class Turn:
     speech_columns: int = 0  # columns of its speech; 0 for a typed turn
 
     def is_heard(self, task: Task) -> bool:
-        """Whether its speech stands in the prompt: always where there is no text, else in tasks with speech."""
+        """Whether its speech is in the prompt: always where there is no text, else in tasks with speech."""
         return self.speech_columns > 0 and (task.speech_in or self.text is None)
 
 
@@ -135,7 +135,7 @@ class PromptBuilder:
             turns: As in :meth:`prompt`.
             answer_text: Text row of the answer.
             codes: (codec streams, F), needed when the task speaks.
-            pattern: Where codes stand, needed when the task speaks.
+            pattern: Delay pattern of the codes, needed when the task speaks.
             learn_pads: Also learn pad_a.
         """
         prompt = self.prompt(task, turns)

@@ -1,4 +1,4 @@
-"""What goes in and what comes out. A and T stand for audio and text, 1 for the question, 2 for the answer."""
+"""What goes in and what comes out. A and T mean audio and text, 1 for the question, 2 for the answer."""
 
 from __future__ import annotations
 

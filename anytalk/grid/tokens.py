@@ -1,7 +1,7 @@
 """The one home of special tokens, vocabulary sizes and row numbers of the token grid.
 
 A grid is an int64 array (S,T): rows 0 .. K-1 are audio streams, row K is text; columns are steps. Ids are local to
-their row. Special tokens stand behind the codes (audio) or behind the backbone's vocabulary (text), in the order of
+their row. Special tokens come after the codes (audio) or after the backbone's vocabulary (text), in the order of
 the original (Mini-Omni: eot, pad_t, input_t, answer_t, asr; eoa, pad_a, input_a, answer_a), and live in small tables
 of their own, never inside the backbone's matrices.
 """

@@ -77,7 +77,7 @@ class ToolSpelling:
         plain: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": _MARK}, _USER]
         called: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": text, "tool_calls": made}, _USER]
         written = self._between(self._render(plain, []), self._render(called, []))
-        # What stands in a call may come from people.
+        # A call's content may come from people.
         return Composed(*(Markup(part) if part in (_BEGIN, _END) else part for part in _EDGES.split(written)))
 
     def results(self, results: Sequence[str]) -> Composed:
@@ -94,7 +94,7 @@ class ToolSpelling:
 
     @staticmethod
     def _between(plain: str, written: str) -> str:
-        """What stands in `written` where the mark stands in `plain` (LookupError: all around it is otherwise, too)."""
+        """The text of `written` at the place of the mark in `plain` (LookupError: the text around it differs too)."""
         before, found, after = plain.partition(_MARK)
         if not found or not written.startswith(before) or not written.endswith(after):
             raise LookupError("the template writes more than one message otherwise")
@@ -148,7 +148,7 @@ def _may_begin(text: str) -> bool:
 
 
 def read_calls(text: str) -> list[Call]:
-    """Text that begins with a call -> its calls; what stands between them is left out.
+    """Text that begins with a call -> its calls; text between them is left out.
 
     Raises:
         ValueError: one that is no JSON object with a `name`, or whose `arguments` are no object.

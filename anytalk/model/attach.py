@@ -58,7 +58,7 @@ def default_codec(registry: Registry) -> str:
 def choose_backbone(source: ModelSource, registry: Registry) -> str:
     """Name of the backbone plugin that recognises a model; ``hf`` when none does.
 
-    A plugin that fails is passed over: attach must not depend on somebody else's broken package.
+    A plugin that fails is passed over: attach must not depend on a broken package of others.
 
     Raises:
         ConfigError: more than one plugin recognises the model.
@@ -114,7 +114,7 @@ def attach(
         backbone: Name of the backbone plugin; default: the one that recognises the model.
         revision: Hub revision.
         assignments: ``part.options.name=value`` settings over the defaults.
-        voice: Name or folder of a voice, which brings a trained mouth. Where the settings name no ears, those that
+        voice: Name or folder of a voice, which is trained. Where the settings name no ears, those that
             the voice suggests, or else ``transcript``, are put beside it if they can be built here.
         registry: Where parts are found.
         overwrite: Replace a talker that is already there.
@@ -129,7 +129,7 @@ def attach(
     out, assignments = Path(out), assignments or []
     registry = registry or default_registry()
     check_vacant(out, overwrite)
-    mouth = None if voice is None else find_voice(str(voice), registry)
+    chosen_voice = None if voice is None else find_voice(str(voice), registry)
     is_plugin_name = needs_no_model(model, backbone, registry)
     source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
     name = backbone or (model if source is None else choose_backbone(source, registry))
@@ -148,11 +148,11 @@ def attach(
         role: _with_absolute_paths(data[role], kind, registry) for role, kind in PART_KINDS.items() if role in data
     }
     ears = None
-    if mouth is not None:
+    if chosen_voice is not None:
         refuse_fixed_settings(assignments)
-        data = mouth.settings(data)
-    if (is_served or mouth is not None) and not ears_are_chosen(assignments):
-        ref, ears = _build_ears(None if mouth is None else mouth.voice.ears, registry)
+        data = chosen_voice.settings(data)
+    if (is_served or chosen_voice is not None) and not ears_are_chosen(assignments):
+        ref, ears = _build_ears(None if chosen_voice is None else chosen_voice.voice.ears, registry)
         data |= {"encoder": None, "input_adapter": None, "ears": ref}
     draft = parse_config(data, "the settings of attach")
 
@@ -160,7 +160,7 @@ def attach(
     if isinstance(part, ServedBackbone):
         part.check()
     check_weights(part, model)
-    folder = None if mouth is None else mouth.folder
+    folder = None if chosen_voice is None else chosen_voice.folder
     config = _probe(draft, data, part, registry, folder)
     check_template(part, config.grid)
     named = draft.backbone.options.get(sources[0], model) if sources else model
@@ -174,10 +174,10 @@ def attach(
     config = config.replace(base=base.model_dump())
     talker = Talker(config, assemble(config, registry, folder=folder, backbone=part, ears=ears), registry)
     with writing(out), written_whole(out) as partial:
-        if mouth is not None:
-            load_voice(talker.model, mouth)
-            copy_files(own_files(mouth.folder, mouth.voice.refs), partial)
-        save_talker(talker, partial, set() if mouth is None else set(VOICE_PARTS))
+        if chosen_voice is not None:
+            load_voice(talker.model, chosen_voice)
+            copy_files(own_files(chosen_voice.folder, chosen_voice.voice.refs), partial)
+        save_talker(talker, partial, set() if chosen_voice is None else set(VOICE_PARTS))
     talker.folder = out
     return talker
 

@@ -34,7 +34,7 @@ PART_KINDS = {
 
 
 class AudioGrid(Options):
-    """The audio side of the token grid: what a mouth was trained with."""
+    """The audio side of the token grid, fixed by a voice's training."""
 
     pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
     text_lead: int | Literal["all"] = Field(
@@ -170,7 +170,7 @@ class TalkerConfig(Options):
     @pydantic.model_validator(mode="after")
     def _has_one_kind_of_ears(self) -> TalkerConfig:
         if self.ears is not None and (self.encoder is not None or self.input_adapter is not None):
-            raise ValueError("ears that write stand in place of encoder and input_adapter: set these to null")
+            raise ValueError("transcribing ears replace encoder and input_adapter: set these to null")
         return self
 
     @property
@@ -249,7 +249,7 @@ def dump_config(config: Options) -> str:
 
 
 def make_room_for_ears(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Leave encoder and input adapter out of settings with ears that write, unless somebody set them as well."""
+    """Leave encoder and input adapter out of settings with transcribing ears, unless both were set."""
     chosen = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
     absent = {part: None for part in ("encoder", "input_adapter") if part not in chosen}
     return data | absent if data.get("ears") is not None else data

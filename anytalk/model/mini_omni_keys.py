@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 SPECIAL_SLOTS = 64
-"""Rows that the original reserves for special tokens behind the text vocabulary and behind each stream's codes."""
+"""Rows that the original reserves for special tokens after the text vocabulary and after each stream's codes."""
 
 WTE, HEAD = "transformer.wte.weight", "lm_head.weight"
 POST_NORM = "transformer.post_adapter_audio_ln.weight"

@@ -46,7 +46,7 @@ def own_files(folder: Path, parts: Iterable[PartRef]) -> dict[Path, Path]:
 
 
 def copy_files(files: Mapping[Path, Path], target: Path) -> None:
-    """Copy files and folders to a folder, whose relative paths they are given by; what isn't shared stays behind.
+    """Copy files and folders to a folder, whose relative paths they are given by; what isn't shared is not copied.
 
     Raises:
         OSError: a file can't be read or written.

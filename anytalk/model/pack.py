@@ -108,10 +108,10 @@ def pack_voice(
     precision: str = "fp16",
     overwrite: bool = False,
 ) -> list[PackedPart]:
-    """Write a voice folder: the mouth of a trained talker, for any backbone (``attach --voice``).
+    """Write a voice folder: the speech decoder of a trained talker, for any backbone (``attach --voice``).
 
     Args:
-        folder: A talker folder whose mouth was trained.
+        folder: A talker folder with a trained speech decoder.
         out: Where the voice goes; its name is the voice's, unless `settings` say otherwise.
         settings: ``field=value`` of ``voice.yaml``, such as ``licence=MIT``.
         precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
@@ -121,7 +121,7 @@ def pack_voice(
         The parts in the file, by name.
 
     Raises:
-        TalkerError: a mouth that is untrained or needs its backbone, and as :func:`pack`.
+        TalkerError: a speech decoder that is untrained or needs its backbone, and as :func:`pack`.
         ConfigError: settings that ``voice.yaml`` doesn't have.
     """
     _check_place(out, (folder,), overwrite, VOICE_FILE)
@@ -155,18 +155,20 @@ def _brought_in(role: str, part: PartRef, files: dict[Path, Path]) -> dict[str, 
 
 
 def _check_voice(talker: Talker, folder: Path) -> None:
-    """Refuse a mouth that can't speak without its backbone, or at all."""
+    """Refuse a speech decoder that is untrained or needs its backbone."""
     config, adapter = talker.config, talker.model.output_adapter
     if not adapter.fits_any_backbone or config.grid.merge != "sum":
         why = "adds its audio to the backbone's text by the mean" if adapter.fits_any_backbone else "needs its backbone"
         raise TalkerError(
-            f"the mouth of '{folder}' ({config.output_adapter.name}) {why}, so it can't be a voice for other models",
+            f"the output adapter of '{folder}' ({config.output_adapter.name}) {why},"
+            " so it can't be a voice for other models",
             "a voice is a speech decoder that reads the text alone: attach --output-adapter talker, then train it",
         )
     trained = {part for record in config.history for part in record.trained}
     if config.weights is None or (config.voice is None and "output_adapter" not in trained):
         raise TalkerError(
-            f"the mouth of '{folder}' is untrained, so it has nothing to pack", f"type: anytalk train {folder} ..."
+            f"the output adapter of '{folder}' is untrained, so it has nothing to pack",
+            f"type: anytalk train {folder} ...",
         )
 
 

@@ -36,7 +36,7 @@ from anytalk.plugins.contracts import (
 
 
 class ThroughBackbone(Route):
-    """The paper's route: audio tokens stand in the backbone's input, and the adapter reads its states of every step."""
+    """The paper's route: audio tokens are part of the backbone's input, and the adapter reads all its states."""
 
     num_rows = 2
     reads_prompt = True

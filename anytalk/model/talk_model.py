@@ -219,7 +219,7 @@ class TalkModel(nn.Module):
         return route_of(self.output_adapter)
 
     def text_logits(self, normed: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,V), with the special slots behind when the text ends with eot."""
+        """(B,T,D) -> (B,T,V), with the special slots appended when the text ends with eot."""
         logits = self.backbone.text_logits(normed)
         if self.special_tokens.text_head is None:
             return logits

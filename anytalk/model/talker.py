@@ -120,7 +120,7 @@ def save_talker(
         text = dump_config(config)
         write_whole(folder / CONFIG_FILE, text)
     except BaseException as error:
-        # An interrupt may come when the new talker.yaml already stands: then its files must stay.
+        # An interrupt may come when the new talker.yaml is already written: then its files must stay.
         if not _holds(folder / CONFIG_FILE, text):
             for path in made:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

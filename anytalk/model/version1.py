@@ -1,4 +1,4 @@
-"""Reads version 1 of ``talker.yaml``, which held only the options that somebody had typed.
+"""Reads version 1 of ``talker.yaml``, which held only the options that were typed.
 
 No default of a first-party part has moved since. Whoever moves one puts the old value into version 1's data here.
 """
@@ -27,11 +27,11 @@ def from_version_1(data: dict[str, Any]) -> dict[str, Any]:
         ConfigError: a talker whose speech decoder was as wide as its backbone.
     """
     data = {**data, "format_version": 2}
-    ears, mouth, backbone, base, grid = (
+    ears, speech, backbone, base, grid = (
         found if isinstance(found := data.get(name), dict) else {}
         for name in ("input_adapter", "output_adapter", "backbone", "base", "grid")
     )
-    if mouth.get("name") == "talker":
+    if speech.get("name") == "talker":
         raise ConfigError(
             "the speech decoder 'talker' of version 1 was as wide as its backbone, and is not there any more",
             "attach and train anew, or read it with the code of `git checkout ea7c5dc`",

@@ -1,7 +1,7 @@
-"""A voice: a folder with a mouth that fits any backbone. Torch-free.
+"""A voice: a folder with a speech decoder that fits any backbone. Torch-free.
 
 ====================== ============================================================================================
-``voice.yaml``         what it is made of, how its audio stands in the grid, whose it is
+``voice.yaml``         parts, layout of its audio in the grid, licence
 ``voice.safetensors``  output adapter, heads, audio tables, the audio special tokens, speakers
 ``README.md``          card
 ``LICENSE*, NOTICE*``  of its weights; they go along into every talker

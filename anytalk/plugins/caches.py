@@ -251,7 +251,7 @@ class KeyValueCache:
         self._is_clean = True
 
     def _memory(self, layer: Hashable, like: Tensor, slots: int) -> Tensor:
-        """The memory of a layer, with room for the rows of `like` and so many steps."""
+        """The memory of a layer, with room for the rows of `like` and `slots` steps."""
         memory = self.layers.get(layer)
         parts, count, heads, _, width = like.shape
         if memory is not None and slots <= memory.shape[3] and count <= memory.shape[1] and not memory.requires_grad:

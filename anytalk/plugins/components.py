@@ -44,7 +44,7 @@ class Options(pydantic.BaseModel):
 
 
 class PartRef(Options):
-    """A part by name with its own options, as it stands in ``talker.yaml``."""
+    """A part by name with its own options, as in ``talker.yaml``."""
 
     name: str = pydantic.Field(description="Registered name of the part.")
     options: dict[str, Any] = pydantic.Field(

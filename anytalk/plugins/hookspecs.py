@@ -2,7 +2,7 @@
 
 A plugin is a module that an entry point of the group ``anytalk`` names. It implements any of these
 functions, marked with :data:`hookimpl`. The ``register_*`` hooks return lists of
-:class:`~anytalk.plugins.components.Component`; the class behind a component is imported when it is
+:class:`~anytalk.plugins.components.Component`; a component's class is imported when it is
 built, not before. Observers only look: what they return is ignored.
 """
 

@@ -14,7 +14,7 @@ from anytalk.serve.errors import RequestError
 
 _MAX_KNOWN_ADDRESSES = 10_000
 _LEAVING_S = 0.5
-"""How long a newcomer waits for somebody who is leaving."""
+"""How long a new client waits for one that is leaving."""
 _LOOK_S = 0.01
 
 

@@ -27,7 +27,7 @@ class Metrics:
         self.dropped = Counter("anytalk_dropped_clients", "Clients that took too slowly.", registry=registry)
 
     def count_round(self, columns: int) -> None:
-        """One round of the model gave so many answers a column."""
+        """Count the answers that got a column in one round of the model."""
         if columns:
             self.columns.inc(columns)
             self.rounds.inc()

@@ -76,7 +76,7 @@ def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, bef
         from_hz: Its rate.
         to_hz: That of the ears.
         max_turn_s: The rest is cut off.
-        before: Pieces at its beginning, at the ears' rate, that stand for themselves.
+        before: Pieces at its beginning, at the ears' rate, that are heard by themselves.
     """
     try:
         check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)

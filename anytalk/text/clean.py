@@ -24,7 +24,7 @@ from anytalk.text.rewrite import Request, RewriteStep
 from anytalk.text.rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
 
 NOT_RESCUED = ("empty", "language", "duplicate")
-"""Faults of an answer that no rewriting mends."""
+"""Faults of an answer that rewriting can't fix."""
 
 _DIGEST_BYTES = 12
 
@@ -101,7 +101,7 @@ class Cleaner:
         yield from self._finish(window)
 
     def _prepare(self, row: Row) -> tuple[Row | Dropped, Request | None]:
-        """Check all but what rewriting may mend."""
+        """Check all but what rewriting may fix."""
         cleaned = self._without_answer(row)
         if isinstance(cleaned, Dropped) or row.answer_text is None:
             return cleaned, None

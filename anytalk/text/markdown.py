@@ -1,4 +1,4 @@
-"""Markdown as a voice would read it: what stands in a text (code, tables, lists), and the text without its marks."""
+"""Markdown as a voice would read it: what a text contains (code, tables, lists), and the text without its marks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 SHORT_ITEM_WORDS = 6
-"""Bullets of at most so many words are read as one sentence, longer ones as a sentence each."""
+"""Bullets of at most this many words are read as one sentence, longer ones as a sentence each."""
 
 SHORT_STEP_WORDS = 3
 """The same for numbered items, which are mostly steps to take."""

@@ -21,7 +21,7 @@ DateOrder = Literal["month first", "day first"]
 """How 3/5/2024 is read."""
 
 MAX_ROUNDS = 5
-"""Stripping can bring new Markdown to light (escaped marks); text that still changes after so many rounds is broken."""
+"""Stripping can reveal new Markdown (escaped marks); text that still changes after this many rounds is broken."""
 
 _Match: TypeAlias = "regex.Match[str]"
 _Step: TypeAlias = "tuple[regex.Pattern[str], Callable[[_Match], str]]"
@@ -208,7 +208,7 @@ def _unit(m: _Match) -> str:
 
 
 def _describes(m: _Match) -> bool:
-    """Whether an amount stands before its noun, as in "a $20 bill"."""
+    """Whether an amount is before its noun, as in "a $20 bill"."""
     return _ARTICLE.search(m.string, 0, m.start()) is not None and _NOUN.match(m.string, m.end()) is not None
 
 

@@ -148,7 +148,7 @@ class RewriteStep:
         return self.mode == "all" or fault is not None
 
     def run(self, requests: Sequence[Request]) -> list[Outcome]:
-        """The outcome of each request; what the cache knows, and what stands twice in a window, is not asked.
+        """The outcome of each request; what the cache knows, and what occurs twice in a window, is not asked.
 
         Raises:
             ConfigError: the rewriter can't work at all, or failed so often in a row that it seems to be down.

@@ -142,7 +142,7 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "pt": _words("o os as é e uma um de que em por com para não do da no na qual como são"),
     "nl": _words("de het een en is van niet dat op te met voor zijn ik je wat hoe waar wij aan"),
 }
-"""Words of each language that say little and stand everywhere; they decide only where another language has more."""
+"""Words of each language that say little and occur everywhere; they decide only where another language has more."""
 
 _MIN_FOREIGN_WORDS = 3
 

@@ -1,4 +1,4 @@
-"""Checkpoints inside a stage: what the engine needs to go on, and where the stage stands. There is a whole one or none.
+"""Checkpoints inside a stage: what the engine needs to go on, and the state of the stage. There is a whole one or none.
 
 The data order and the random numbers need no state: they are functions of seed and step. So a resumed run goes on
 exactly as if it had not been interrupted.
@@ -29,7 +29,7 @@ def remove_checkpoint(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class StageState:
-    """Where a stage stands."""
+    """State of a stage."""
 
     stage: dict[str, Any]  # its configuration as a mapping: a checkpoint of another configuration is refused
     # Rows by source and task, and a digest of each source's: a checkpoint of other data is refused.

@@ -148,7 +148,7 @@ def checkpoint_folder(talker: Path, stage: str) -> Path:
 def stages_to_do(recipe: Recipe, finished: Sequence[str], talker: Path, restart: bool = False) -> list[StageConfig]:
     """The stages that are still to be trained.
 
-    A finished stage that has a checkpoint is a restart that was interrupted: it and all behind it are trained again.
+    A finished stage that has a checkpoint is a restart that was interrupted: it and all later ones are trained again.
     """
     stages = recipe.stages
     if restart:

@@ -15,7 +15,7 @@ from anytalk.data.batches import Batch
 
 
 def take_out(batch: Batch, planned: Sequence[int], heard: Sequence[int]) -> Batch:
-    """Take the columns out of each spoken turn that nothing was heard for; what is behind moves forward.
+    """Take the columns out of each spoken turn that nothing was heard for; later columns move forward.
 
     Args:
         batch: Grids with the planned columns.

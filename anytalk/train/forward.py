@@ -14,7 +14,7 @@ from anytalk.train.elastic import take_out
 from anytalk.train.prefix import run_backbone
 
 _DUMMY_FRAMES = 8
-"""Encoder frames of the silent clip that stands in where a device's rows hold no speech."""
+"""Encoder frames of the silent clip that is used where a device's rows hold no speech."""
 
 
 class BatchPass:

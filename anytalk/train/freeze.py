@@ -1,4 +1,4 @@
-"""Freezing by naming parts: exactly the named ones train, all others stand still."""
+"""Freezing by naming parts: exactly the named ones train, all others are frozen."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def apply_freeze(
     Args:
         model: The parts.
         train: Part names, or ``part:pattern`` (shell-style, over names of the part's parameters) for some of a part.
-        lora: Parts of `train` whose weights stand still while low-rank updates are added and train.
+        lora: Parts of `train` whose weights are frozen while low-rank updates are added and train.
 
     Returns:
         One report per part, in the order of the line; updates count as parameters of their part.

@@ -16,17 +16,17 @@ PREFIX = "held_out."
 
 
 class HeldOut:
-    """The same rows, all of them as one step, looked at every so many steps."""
+    """The same rows, all of them as one step, measured every `every` steps."""
 
     def __init__(self, work: Step, every: int, seed: int) -> None:
         self._work, self._every, self._seed = work, every, seed
 
     def is_due(self, step: int, last: int) -> bool:
-        """Whether to look after this step: after every so many, and after the last."""
+        """Whether to measure after this step."""
         return step % self._every == 0 or step == last
 
     def look(self, engine: Engine, ready: Callable[[Batch], Batch]) -> dict[str, float]:
-        """The stage's losses without dropout, each name behind :data:`PREFIX`; `ready` brings a batch to the device."""
+        """The stage's losses without dropout, named with :data:`PREFIX`; `ready` moves batches to the device."""
         module = engine.module
         modes = {part: part.training for part in module.modules()}  # frozen parts don't train
         module.eval()

@@ -98,7 +98,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
     """Train to the end of a stage, or to a wish to stop.
 
     Raises:
-        KeyboardInterrupt: somebody asked to stop; a checkpoint was written.
+        KeyboardInterrupt: a stop was requested; a checkpoint was written.
         ConfigError: bad steps again and again, or a stage whose tasks don't use what trains.
         AnytalkError: another process of the job has ended.
     """

@@ -199,7 +199,7 @@ class LossModule(nn.Module):
         return [name for loss in self.losses for name in loss.streams]
 
     def factors(self, counts: Mapping[str, int]) -> Tensor:
-        """(len(names),) what each sum is multiplied by in a step of so many tokens of each name, over all devices."""
+        """(len(names),) factors of the sums, given the number of tokens of each name over all devices."""
         factors = [
             weight * share / max(1, counts.get(name, 0))
             for loss, weight in self.losses.items()

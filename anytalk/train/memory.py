@@ -21,7 +21,7 @@ class StageParameters:
     """Parameters of a stage, by what happens to them."""
 
     trainable: int  # those that move
-    frozen: int  # those that stand still inside what the engine holds
+    frozen: int  # frozen ones inside what the engine holds
     # Those that the engine doesn't see: a frozen encoder, the teacher of a distillation. They stay float32 and whole on
     # each device.
     beside: int = 0

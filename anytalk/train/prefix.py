@@ -1,6 +1,6 @@
 """Run a frozen backbone over the prompt columns that all rows of a batch share only once, and without gradients.
 
-A chat template's system message stands in front of every row. Nothing that trains comes before or into those columns,
+A chat template's system message begins every row. Nothing that trains comes before or into those columns,
 so their keys, values and states are the same for all rows: a large part of short rows costs nothing.
 """
 

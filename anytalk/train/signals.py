@@ -13,7 +13,7 @@ _HELD = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class StopWish:
-    """Whether somebody asked to stop."""
+    """Whether a stop was requested."""
 
     wanted: bool = False  # a signal came; the loop saves and stops after the step
 

@@ -67,7 +67,7 @@ class Stage:
     steps: Steps  # the work of each step
     held_out: HeldOut | None  # rows that the losses are also measured on
     guard: LossGuard  # refuses bad steps
-    state: StageState  # where the stage stands: at its beginning, or at a checkpoint
+    state: StageState  # the state of the stage: at its beginning, or at a checkpoint
 
     @property
     def checkpoint(self) -> Path:

@@ -25,7 +25,7 @@ def register_backbones() -> list[Component]:
         Component(
             "served",
             "anytalk_backbones.served:EndpointBackbone",
-            "any model behind an OpenAI-compatible endpoint: only its text comes here",
+            "any model at an OpenAI-compatible endpoint; only its text is used",
             uses=("openai",),
             licence="unknown",
         ),

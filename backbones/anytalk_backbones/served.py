@@ -1,4 +1,4 @@
-"""A language model behind any OpenAI-compatible endpoint: vLLM, llama.cpp, Ollama, a cloud, another anytalk."""
+"""A language model at any OpenAI-compatible endpoint: vLLM, llama.cpp, Ollama, a cloud, another anytalk."""
 
 from __future__ import annotations
 

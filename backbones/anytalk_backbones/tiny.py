@@ -73,7 +73,7 @@ class TinyBlocks(nn.Module):
         self.norm = nn.RMSNorm(width)
 
     def before_norm(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) -> (B,T,D) behind the last block."""
+        """(B,T,D) -> (B,T,D) after the last block."""
         held = cast("KeyValueCache | None", cache)
         rows, steps = Rows(1) if held is None else held.rows, hidden.shape[1]
         positions, seen = rows.positions(steps, hidden.device), rows.seen(steps, hidden.device)
@@ -84,7 +84,7 @@ class TinyBlocks(nn.Module):
         return hidden
 
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) -> (B,T,D) behind the final norm."""
+        """(B,T,D) -> (B,T,D) after the final norm."""
         return cast("Tensor", self.norm(self.before_norm(hidden, cache)))
 
     def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:

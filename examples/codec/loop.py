@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         steps: Optimizer steps, or None where `minutes` rules.
         minutes: Time for steps, or None.
-        train: ``"all"``, or ``"decoder"``: encoder and quantiser stand still, so codes stay valid.
+        train: ``"all"``, or ``"decoder"``: encoder and quantiser are frozen, so codes stay valid.
         learning_rate: Highest.
         warmup_steps: Steps up to it.
         quantise_from: Share of the training without a quantiser.
@@ -270,7 +270,7 @@ class CodecTraining:
             file.write(json.dumps(line) + "\n")
 
     def _write_log(self) -> None:
-        """The log up to the checkpoint; what a killed run wrote behind it is dropped."""
+        """The log up to the checkpoint; what a killed run wrote after it is dropped."""
         try:
             self.places.out.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self.progress.log)

@@ -64,11 +64,11 @@ def restart_dead(
 ) -> list[int]:
     """Put random encoder outputs in place of codes whose running use is below a threshold (as Jukebox does, 2020).
 
-    Coarse to fine: a finer codebook sees the residual that the mended coarser ones leave.
+    Coarse to fine: a finer codebook sees the residual that the repaired coarser ones leave.
 
     Args:
         quantizer: A ``ResidualVectorQuantize``; its codebooks change.
-        latents: (B,W,T) of the encoder. No output is taken twice, so fewer outputs than dead codes mend only so many.
+        latents: (B,W,T) of the encoder. No output is taken twice, so fewer outputs than dead codes repair only as many.
         use: (C,) per codebook; a restarted code starts at 1.
         below: Uses per step.
         random: Which outputs.

@@ -22,7 +22,7 @@ _PROGRESS = "state.json"
 
 @dataclass
 class Progress:
-    """Where a training stands.
+    """State of a training.
 
     Attributes:
         settings: What it was begun with; a checkpoint of other settings is refused.

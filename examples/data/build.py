@@ -1,6 +1,6 @@
 """Builds the small voice-assistant set of this folder: facts through templates, and the messy rows of ``raw.jsonl``.
 
-``python examples/data/build.py`` writes ``assistant.jsonl`` and ``assistant.dropped.jsonl`` with the cleaner behind
+``python examples/data/build.py`` writes ``assistant.jsonl`` and ``assistant.dropped.jsonl`` with the cleaner of
 ``anytalk data clean``. The same input gives the same bytes.
 """
 

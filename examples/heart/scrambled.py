@@ -1,4 +1,4 @@
-"""Sentences of words in no order, so that words are learned apart from the templates that they stand in."""
+"""Sentences of words in no order, so that words are learned apart from their templates."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Stage 3: sound to latents, by pairs that hibari made. The codes stand still and say what matters.
+"""Stage 3: sound to latents, by pairs that hibari made. The codes are frozen and say what matters.
 
     python examples/heart/train_ear.py SPEECH OUT --steps 4000
 
-Half of the pieces are heard as if somebody else spoke: the spectrum stretched or squeezed, tilted, with noise.
+Half of the pieces are heard as if another person spoke: the spectrum stretched or squeezed, tilted, with noise.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EarTraining:
     """One step: sound through the ear, against the latents that it was made of and what the coder makes of them.
 
     Args:
-        net: The network; all but its ear stands still.
+        net: The network; all but its ear is frozen.
         crops: Pieces of speech.
     """
 

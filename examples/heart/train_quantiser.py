@@ -1,4 +1,4 @@
-"""Stage 2: latents to 70 codes a second and back. The decoder of stage 1 stands still and says what matters.
+"""Stage 2: latents to 70 codes a second and back. The decoder of stage 1 is frozen and says what matters.
 
 python examples/heart/train_quantiser.py SPEECH OUT --steps 8000
 """
@@ -75,7 +75,7 @@ class CodeTraining:
     """One step: latents through coder, codes and reader.
 
     Args:
-        net: The network; its voice decoder stands still.
+        net: The network; its voice decoder is frozen.
         crops: Pieces of speech.
         steps: Budget.
         before_codes: Share of the steps without codes.

@@ -1,4 +1,4 @@
-"""Stage 4: phonemes to the codes of stage 2, with the durations of hibari-tts. The codec stands still.
+"""Stage 4: phonemes to the codes of stage 2, with the durations of hibari-tts. The codec is frozen.
 
     python examples/heart/train_speaker.py SPEECH OUT --steps 5500 --bf16
     python examples/heart/train_speaker.py SPEECH OUT --codec FILE --voice FOLDER --learning-rate 6e-4 --bf16

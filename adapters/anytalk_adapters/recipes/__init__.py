@@ -25,7 +25,7 @@ SINGLE_STAGE = _read("single-stage")
 """Everything but the encoder at once (SLAM-Omni)."""
 
 LAPTOP = _read("laptop")
-"""Ears, mouth, then low-rank updates of the language model: an evening on a laptop."""
+"""Ears, voice, then low-rank updates of the language model: an evening on a laptop."""
 
 DEMO = _read("demo")
-"""Ears, then mouth, in a few minutes on two cores; the language model stands still."""
+"""Ears, then voice, in a few minutes on two cores; the language model is frozen."""

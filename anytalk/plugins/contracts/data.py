@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A row that can't be used; its source goes on behind it."""
+    """A row that can't be used; its source goes on after it."""
 
     id: str  # as in `Row`
     reason: str  # what was found and what was expected, a sentence that begins with the id

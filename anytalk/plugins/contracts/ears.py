@@ -16,7 +16,7 @@ from anytalk.plugins.contracts.part import Part
 class Heard:
     """What ears made of one clip: columns for the prompt, its words, or both."""
 
-    # (L,D) embeddings that stand in the prompt; None: the words are typed into it instead.
+    # (L,D) embeddings for the prompt; None: the words are typed into it instead.
     columns: Tensor | None = None
     # The backbone's text tokens that were heard; None for ears whose columns only the backbone understands.
     line: tuple[int, ...] | None = None
@@ -79,7 +79,7 @@ class Hearing(Part, nn.Module):
 class Ears(Part, nn.Module):
     """Ears that write: they need no training, and their words are typed into the prompt of any backbone.
 
-    They stand in place of a speech encoder and an input adapter.
+    They replace a speech encoder and an input adapter.
     """
 
     @classmethod

@@ -241,7 +241,7 @@ class SpeechDecoder(OutputAdapter):
 
         Args:
             audio: (B,T,W) merged audio rows.
-            text: (B,T) int64, the answer's text token that stands in each step, :data:`NO_TEXT` or :data:`END_OF_TEXT`.
+            text: (B,T) int64, the answer's text token of each step, :data:`NO_TEXT` or :data:`END_OF_TEXT`.
             states: (B,T,D) each, of the answer's text tokens, zero in steps without one. None: the backbone has no part
                 in these answers (reading aloud), or the decoder doesn't read them.
             cache: Steps so far.

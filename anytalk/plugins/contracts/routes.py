@@ -65,7 +65,7 @@ class Embedded(NamedTuple):
 
     text: Tensor  # (B,T,D)
     speech: Tensor | None  # (B,T,D) spoken turns, zero elsewhere; None without any
-    audio: Tensor  # (B,T,W), the sum over the streams; zero where a spoken turn stands
+    audio: Tensor  # (B,T,W), the sum over the streams; zero in spoken turns
     voice: Tensor | None  # (B,T,W) of the speaker in the answer, zero elsewhere; None without any
 
 
@@ -180,7 +180,7 @@ class ParallelLogits:
 
 
 class Route(ABC):
-    """How an answer's audio is fed back. It keeps nothing: what is remembered stands in the lanes' caches."""
+    """How an answer's audio is fed back. It keeps nothing: all memory is in the lanes' caches."""
 
     num_rows: int  # rows that decode one spoken answer in parallel (paper 3.2): 2 where audio disturbs the text
     # Whether the output adapter runs over the prompt too, so that a conversation has to keep its cache.

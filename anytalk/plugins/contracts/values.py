@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class Cache(Protocol):
     """Keys and values of the steps so far; owned by the caller, filled by ``forward``.
 
-    What a ``forward`` that raises left behind is gone after :meth:`crop` to the steps before. So an error ends only the
-    answer that caused it.
+    :meth:`crop` to the earlier length also removes what a ``forward`` that raised has written.
+    So an error ends only the answer that caused it.
     """
 
     @property
@@ -111,7 +111,7 @@ class BackboneStates(NamedTuple):
 
 
 NO_TEXT, END_OF_TEXT = -1, -2
-"""In the `text` of an output adapter: no token stands in this step; the answer's text ends in this step."""
+"""In the `text` of an output adapter: no token in this step; the answer's text ends in this step."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ FEW = 1024
 class Near:
     """What some rows hold, laid out for single steps: one memory for all of them, without gaps.
 
-    Steps that all rows share (the prompt of batch-parallel decoding, read once and copied) lie in it once; behind
+    Steps that all rows share (the prompt of batch-parallel decoding, read once and copied) lie in it once; after
     them, step by step, those that each row has of its own. All rows' queries go over all of it in one product, and what
     is hidden from whom is added to the scores.
 
@@ -124,7 +124,7 @@ class Attention:
         return torch.bmm(scores.softmax(-1), values).to(query.dtype).view_as(query)
 
     def _side_by_side(self, held: Tensor) -> Tensor:
-        """(2,B*H,L',w): without the room behind each head. What lies behind L is old, but numbers.
+        """(2,B*H,L',w): without the spare room after each head. Values after L are stale but finite.
 
         Else torch does it in each product: keys slowly, because it sees them transposed, and into new memory, which the
         system may have to hand out page by page each time.

@@ -1,4 +1,4 @@
-"""A transformers causal LM behind the backbone contract. Knows no model family by name and reads no files.
+"""A transformers causal LM as a backbone. Knows no model family by name and reads no files.
 
 Everything here goes through the model's own modules, so that the text path stays bit-identical to the model's.
 """
@@ -44,7 +44,7 @@ class HFBlocks(nn.Module):
         self.decoder = decoder
 
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) -> (B,T,D) behind the blocks' own final norm."""
+        """(B,T,D) -> (B,T,D) after the blocks' own final norm."""
         if isinstance(self.decoder, LeanDecoder):
             return cast("BackboneStates", self.decoder(hidden, cache)).normed
         return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
@@ -197,7 +197,7 @@ class CausalLMBackbone(Backbone):
         return BackboneStates(captured[0], normed)
 
     def text_logits(self, normed: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,V): the head and what the family does behind it (scales, soft caps)."""
+        """(B,T,D) -> (B,T,V): the head and what the family does after it (scales, soft caps)."""
         return _after_head(self.lm.get_output_embeddings()(normed), self._config)
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache | KeyValueCache:

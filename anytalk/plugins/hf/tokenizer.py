@@ -56,7 +56,7 @@ class HFTokenizer:
 
     @property
     def eos_id(self) -> int:
-        """The special token behind an assistant's turn of the chat template, else the tokenizer's eos."""
+        """The special token after an assistant's turn in the chat template, otherwise the tokenizer's eos."""
         return self._eos_id
 
     @property

@@ -256,7 +256,7 @@ def check_tokenizer(backbone: Backbone) -> None:
         assert all(0 <= i < vocab for i in found), "a rendered chat has ids outside the vocabulary"
         typed = tokenizer.decode(tokenizer.encode(rendered))
         # Some tokenizers put a space in front of whatever is encoded by itself.
-        assert typed.replace(" ", "") == rendered.replace(" ", ""), "encode recognises markup that somebody typed"
+        assert typed.replace(" ", "") == rendered.replace(" ", ""), "encode recognises markup that people typed"
     assert tokenizer.encode_rendered(_TEXT) == ids, "encode and encode_rendered differ on text without markup"
 
 

@@ -18,7 +18,7 @@ def check_data_source(source: DataSource, max_rows: int = 1000) -> list[Row | Ba
 
     Args:
         source: A built source of at least one row.
-        max_rows: Look at so many rows only.
+        max_rows: Check only this many rows.
 
     Returns:
         The rows that were looked at.
@@ -81,7 +81,7 @@ def _check_message(message: object, number: int, where: str) -> None:
     here = f"{where}: turn {number} of the history"
     assert isinstance(message, Message), f"{here} is a {type(message).__name__}, not a Message"
     assert message.role in ROLES, f"{here} has the role '{message.role}'"
-    assert message.role != "system" or number == 1, f"{here} is a system message behind the first place"
+    assert message.role != "system" or number == 1, f"{here} is a system message after the first turn"
     assert message.text or (message.role == "user" and message.audio is not None), f"{here} is empty"
     _check_audio(message.audio, here)
 

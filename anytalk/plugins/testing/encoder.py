@@ -61,7 +61,7 @@ def _check_shapes(part: SpeechEncoder, called: str, lengths: Tensor, features: T
 def _check_rows(
     part: SpeechEncoder, called: str, wave: Tensor, lengths: Tensor, features: Tensor, frames: Tensor
 ) -> None:
-    """What stands behind a row's end, its own or its neighbours' length must not matter to its frames."""
+    """Padding, a row's own length and its neighbours' must not change its frames."""
     for row, (num_samples, num_frames) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True)):
         with torch.no_grad():
             alone, alone_frames = part(wave[row : row + 1, :num_samples], lengths[row : row + 1])
@@ -76,7 +76,7 @@ def _check_gradient(part: SpeechEncoder, called: str, wave: Tensor, lengths: Ten
         return
     features, frames = part(wave, lengths)
     counted = torch.cat([feature[:n] for feature, n in zip(features, frames.tolist(), strict=True)])
-    # A plain sum would be constant behind a layer norm.
+    # A plain sum would be constant after a layer norm.
     gradients = torch.autograd.grad(counted.square().sum() + counted[:, 0].sum(), parameters, allow_unused=True)
     reached = [g for g in gradients if g is not None and bool(g.abs().sum() > 0)]
     assert reached, f"{called}: no gradient reaches any parameter; it could never be trained"

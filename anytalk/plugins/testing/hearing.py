@@ -55,4 +55,4 @@ def _check_columns(name: str, part: Hearing, adapter: InputAdapter, context: Bui
         assert alone.columns is not None
         same = clip.line == alone.line and clip.columns.shape == alone.columns.shape
         same = same and bool(torch.allclose(clip.columns, alone.columns, atol=ATOL))
-        assert same, f"'{name}': a clip padded in a batch is heard otherwise than alone"
+        assert same, f"'{name}': a clip padded in a batch is heard differently than alone"

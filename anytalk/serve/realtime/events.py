@@ -89,7 +89,7 @@ class AudioChoice(BaseModel):
 
 
 class ResponseOptions(BaseModel):
-    """What one response does otherwise than the session says; what is unknown is left out, and told."""
+    """What one response changes of the session's settings; unknown fields are left out and reported."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -23,7 +23,7 @@ from anytalk.serve.state import ServerState
 _PAUSE_MS = 160
 """After a pause of this length a turn may be over; within words pauses are shorter."""
 _PAUSES_AT_ONCE, _S_PER_PAUSE = 4, 2.0
-"""So many pauses are heard in any turn, and one more in so many seconds of it."""
+"""Pauses that are heard in any turn, and seconds of a turn for one more."""
 _CUT_EVERY = VAD_RATE_HZ // 2
 """Samples between looks for a cut."""
 
@@ -106,6 +106,6 @@ class HearingAhead:
             self.drop()
 
     def certain(self) -> str:
-        """The words that will stand at the beginning of the turn's transcript, whatever comes."""
+        """The words that will be at the beginning of the turn's transcript, whatever comes."""
         heard = itertools.takewhile(lambda text: text is not None, (piece.text for piece in self._pieces))
         return Heard.joined([Heard(text=text) for text in heard]).text or ""

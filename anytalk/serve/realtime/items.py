@@ -97,7 +97,7 @@ class Conversation:
         self.items: list[Item] = []
 
     def add(self, item: Item, after: str | None = None) -> str | None:
-        """Add behind another (``"root"``: in front; None: at the end); returns the id of the one before it.
+        """Add after another (``"root"``: first; None: at the end); returns the id of the one before it.
 
         Raises:
             RequestError: no such item, or an id that is taken.

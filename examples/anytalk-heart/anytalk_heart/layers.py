@@ -27,7 +27,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class FutureConv(nn.Module):
-    """A convolution over 7 columns, `future` of them later than the one it stands for.
+    """A convolution over 7 columns, `future` of them later than its output.
 
     Args:
         width_in: Channels that come in.

@@ -40,7 +40,7 @@ class HeartSizes:
         codebook_size: C.
         codebook_dim: Width of a code vector.
         vq_strides: Latents per code, coarse to fine.
-        latent_future: Latents (25 ms) that the decoder behind the quantiser sees ahead.
+        latent_future: Latents (25 ms) that the decoder after the quantiser sees ahead.
         voice_future: Columns (12.5 ms) that the voice decoder sees ahead.
     """
 

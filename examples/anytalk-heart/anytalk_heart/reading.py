@@ -39,7 +39,7 @@ class TextReader:
 
     def __init__(self, tokenizer: TextTokenizer, pronouncer: Pronouncer) -> None:
         self._tokenizer, self._pronouncer = tokenizer, pronouncer
-        # Some tokenizers drop the space of a token that nothing stands before.
+        # Some tokenizers drop the space of a first token.
         self._anchor = tokenizer.encode("a")[-1:]
         self._prefix = len(tokenizer.decode(self._anchor))
         self._ids: list[int] = []  # tokens that end inside a character

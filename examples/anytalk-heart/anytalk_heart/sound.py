@@ -5,7 +5,7 @@ After ``hibari/dsp.py`` of hibari-tts (Apache-2.0), written anew for streams and
     S = exp(lh) e^{i pi tanh(theta)} STFT(pulses(f0)) + exp(ln) Z + exp(lr) e^{i phi}
 
 A column is 300 samples. Z is a table that is drawn once and read by the column's number, so a stream sounds as the
-whole does. What differs from hibari: silence stands before the first column and after the last, where it reflects.
+whole does. What differs from hibari: silence comes before the first column and after the last, where it reflects.
 
 Letters: B batch, T columns, F frequencies.
 """

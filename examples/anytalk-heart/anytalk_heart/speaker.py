@@ -244,7 +244,7 @@ class HeartSpeaker(SpeechDecoder):
 
 
 def _span(steps: int, device: torch.device) -> Tensor:
-    """(1,L): the latents that so many steps are shown, counted from the first."""
+    """(1,L): the latents that this many steps are shown, counted from the first."""
     return torch.arange(WINDOW + LATENTS_PER_STEP * (steps - 1), device=device)[None]
 
 
