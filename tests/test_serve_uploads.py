@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import tracemalloc
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 import soundfile
+from packed_lab import NEEDED, packed
 from serve_lab import Running, question, running
 from starlette import formparsers
 from talkers import make_talker
@@ -71,10 +73,28 @@ def test_a_mixture_is_the_mean_of_its_channels() -> None:
     np.testing.assert_allclose(read_sound(out.getvalue(), "q", 16_000, 30.0, "file"), (left + right) / 2, atol=1e-7)
 
 
-@pytest.mark.parametrize(("rate_hz", "channels", "said"), [(655_350, 1, "a rate of 655350 Hz"), (100, 1, "a rate of")])
-def test_rates_that_nobody_records_with(rate_hz: int, channels: int, said: str) -> None:
-    with pytest.raises(RequestError, match=said):
-        read_sound(flac(channels, rate_hz, 1.0), "q.flac", 16_000, 30.0, "file")
+def test_only_kinds_that_are_promised_are_unpacked() -> None:
+    out = io.BytesIO()
+    soundfile.write(out, question(rate_hz=16_000), 16_000, format="AIFF", subtype="PCM_16")
+    with pytest.raises(RequestError, match="expected wav, flac, ogg, mp3, webm, mp4 or m4a"):
+        read_sound(out.getvalue(), "q.aiff", 16_000, 30.0, "file")
+
+
+@NEEDED
+@pytest.mark.parametrize("kind", ["webm", "mp4"])
+def test_recordings_of_browsers_are_heard(server: Running, kind: str) -> None:
+    data = packed(kind, question(rate_hz=48_000), 48_000)
+    answer = post(server, "/v1/audio/transcriptions", files={"file": (f"q.{kind}", data)})
+    assert answer.status_code == 200, answer.text
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": kind}}
+    asked = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 2}
+    assert post(server, "/v1/chat/completions", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize("rate_hz", [655_350, 100])
+def test_rates_that_nobody_records_with(rate_hz: int) -> None:
+    with pytest.raises(RequestError, match=f"a sample rate of {rate_hz} Hz"):
+        read_sound(flac(1, rate_hz, 1.0), "q.flac", 16_000, 30.0, "file")
 
 
 def test_a_body_that_is_no_json_is_called_so(server: Running) -> None:
@@ -93,8 +113,6 @@ def test_half_a_character_is_told_before_the_model_is_asked(server: Running) -> 
 
 
 def test_a_chat_holds_only_so_much_speech(server: Running) -> None:
-    import base64
-
     out = io.BytesIO()
     soundfile.write(out, question(rate_hz=16_000), 16_000, format="WAV", subtype="PCM_16")
     part = {

@@ -31,7 +31,7 @@ _SAMPLING, _AUDIO = "Sampling text", "Sampling audio"
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
-    question: Path | None = typer.Argument(None, help="A spoken question: wav, flac, ogg, mp3."),
+    question: Path | None = typer.Argument(None, help="A spoken question: wav, flac, ogg, mp3, webm, mp4, m4a."),
     text: str | None = typer.Option(None, help="A typed question."),
     mic: bool = typer.Option(False, "--mic", help="Ask through the microphone."),
     read_aloud: str | None = typer.Option(None, "--say", help="Text to read aloud (task T1A1)."),

@@ -44,7 +44,7 @@ def read_wave(audio: Audio | str, sample_rate_hz: int) -> np.ndarray:
     """Read sound, mix it to mono and resample it.
 
     Args:
-        audio: A file in any format that libsndfile reads (wav, flac, ogg, mp3 ...), or sound from elsewhere.
+        audio: A webm, mp4 or m4a, a file that libsndfile reads (wav, flac, ogg, mp3 ...), or sound from elsewhere.
         sample_rate_hz: Rate wanted.
 
     Returns:

@@ -8,21 +8,18 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anytalk.errors import AudioError
+from anytalk.grid.packed_sound import EXPECTED, PACKED, unpacked
 from anytalk.plugins.contracts import Audio, Sound
 
-MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
-"""Rates outside these are lies or mistakes, such as a rate in kHz."""
-
-MAX_CHANNELS = 64
-MAX_LENGTH_S = 1800.0
 MAX_SAMPLES = 1 << 27
-"""Longest sound that is read, in seconds and in samples of one channel: 512 MB."""
+"""Samples of one channel that are read at most: 512 MB."""
 
 MAX_BYTES = 1 << 30
 """Largest file that is read."""
@@ -31,34 +28,60 @@ LOUDEST = 16.0
 """A peak above it can't be a recording that was only made too loud: the samples are integers written as floats."""
 
 _BLOCK = 1 << 16
-_EXPECTED = "expected wav, flac, ogg or mp3; `ffmpeg -i IN OUT.wav` converts others"
 
 
-def read_samples(audio: Audio) -> tuple[np.ndarray, int]:
+@dataclass(frozen=True)
+class Bounds:
+    """What sound may be to be read; the defaults are what any recording may be."""
+
+    rates_hz: tuple[int, int] = (
+        1_000,
+        768_000,
+    )  # lowest and highest; others are mistakes, such as a rate in kHz
+    channels: int = 64  # at most
+    length_s: float = 1800.0  # at most
+    kinds: frozenset[str] | None = None  # as `sound_kind` names them; None: whatever can be read
+
+    def most_samples(self, rate_hz: int) -> int:
+        """Of one channel, at a rate."""
+        return int(min(self.length_s * rate_hz, MAX_SAMPLES))
+
+
+ANY = Bounds()
+
+
+class TooLongError(AudioError):
+    """Sound that lasts longer than it may."""
+
+
+def read_samples(audio: Audio, bounds: Bounds = ANY) -> tuple[np.ndarray, int]:
     """Read sound as one channel, in range.
+
+    webm, mp4 and m4a are unpacked by PyAV or by the program ffmpeg, in a process of its own.
 
     Returns:
         (N,) float32 in [-1, 1], and its rate in Hz.
 
     Raises:
-        AudioError: no such file, not a sound file, no samples, samples that aren't numbers, or a rate, a length or a
-            number of channels that no recording has.
+        TooLongError: longer than the bounds allow.
+        AudioError: no such file, not a sound file or none that can be read here, no samples, samples that aren't
+            numbers, or a rate or a number of channels out of bounds.
     """
     name = sound_name(audio)
     if isinstance(audio, Sound) and audio.samples is not None:
         samples, rate_hz = np.asarray(audio.samples, dtype=np.float32), int(audio.sample_rate_hz or 0)
-        _check_format(name, rate_hz, 1 if samples.ndim == 1 else samples.shape[1])
-        if len(samples) > _most_samples(rate_hz):
-            raise _too_long(name)
+        _check_format(name, rate_hz, 1 if samples.ndim == 1 else samples.shape[1], bounds)
+        if len(samples) > bounds.most_samples(rate_hz):
+            raise _too_long(name, bounds)
         wave = samples if samples.ndim == 1 else samples.mean(axis=1)
     else:
-        data = _data_of(audio)
+        data = _file_of(audio, bounds)
         try:
-            wave, rate_hz = _read(data, name)
+            wave, rate_hz = _read(data, name, bounds)
         except AudioError:
             if not _is_piped(data):
                 raise
-            wave, rate_hz = _read(data, name, piped=False)  # an mp3 that is cut off in the middle of a frame
+            wave, rate_hz = _read(data, name, bounds, piped=False)  # an mp3 that is cut off in the middle of a frame
     if len(wave) == 0:
         raise AudioError(f"'{name}' holds no samples", "record it again")
     return _in_range(wave, name), rate_hz
@@ -75,20 +98,41 @@ def sound_length_s(audio: Audio) -> float | None:
     """
     name = sound_name(audio)
     if isinstance(audio, Sound) and audio.samples is not None:
-        _check_format(name, int(audio.sample_rate_hz or 0), 1)
+        _check_format(name, int(audio.sample_rate_hz or 0), 1, ANY)
         return len(audio.samples) / int(audio.sample_rate_hz or 1)
     if isinstance(audio, Sound) and audio.data is None:
         return None
-    data = _data_of(audio)
-    with _opened(data, name) as file:
-        is_told = 0 < file.frames <= _most_samples(file.samplerate) and not _is_piped(data)
-        frames = file.frames if is_told else sum(len(block) for block in _blocks(file, name))
+    data = _file_of(audio, ANY)
+    with _opened(data, name, ANY) as file:
+        is_told = 0 < file.frames <= ANY.most_samples(file.samplerate) and not _is_piped(data)
+        frames = file.frames if is_told else sum(len(block) for block in _blocks(file, name, ANY))
         return float(frames / file.samplerate)
 
 
 def sound_name(audio: Audio | str) -> str:
     """What messages call it."""
     return audio.name if isinstance(audio, Sound) else str(audio)
+
+
+def sound_kind(head: bytes) -> str | None:
+    """Name the kind of a file by its first bytes: wav, flac, ogg, mp3, webm or mp4 (m4a is one); None for others."""
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
+        return "wav"
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    marks = {b"fLaC": "flac", b"OggS": "ogg", b"\x1aE\xdf\xa3": "webm"}
+    return "mp3" if _is_mp3(head) else marks.get(head[:4])
+
+
+def _file_of(audio: Audio, bounds: Bounds) -> Path | bytes:
+    """A file that libsndfile reads."""
+    data, name = _data_of(audio), sound_name(audio)
+    kind = sound_kind(_head(data))
+    if bounds.kinds is not None and kind not in bounds.kinds:
+        raise AudioError(f"'{name}' is not a sound file of a kind that is known here", EXPECTED)
+    if kind is None or kind not in PACKED:
+        return data
+    return unpacked(_bytes(data), kind, name, (MAX_SAMPLES, bounds.length_s, *bounds.rates_hz, bounds.channels))
 
 
 def _data_of(audio: Audio) -> Path | bytes:
@@ -99,7 +143,7 @@ def _data_of(audio: Audio) -> Path | bytes:
     except (OSError, ValueError):  # a name that no file can have
         size = None
     if size is None:
-        raise AudioError(f"'{str(audio)[:200]}' doesn't exist", "give the path of a wav, flac, ogg or mp3 file")
+        raise AudioError(f"'{str(audio)[:200]}' doesn't exist", "give the path of a sound file")
     if size > MAX_BYTES:
         raise AudioError(f"'{audio}' has {size:,} bytes; at most {MAX_BYTES:,} are read", "cut it into pieces")
     return audio
@@ -121,15 +165,15 @@ def _fetch(sound: Sound) -> bytes:
     return data
 
 
-def _read(source: Path | bytes, name: str, piped: bool = True) -> tuple[np.ndarray, int]:
-    with _opened(source, name, piped) as file:
-        blocks = [block if block.shape[1] == 1 else block.mean(axis=1) for block in _blocks(file, name)]
+def _read(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True) -> tuple[np.ndarray, int]:
+    with _opened(source, name, bounds, piped) as file:
+        blocks = [block if block.shape[1] == 1 else block.mean(axis=1) for block in _blocks(file, name, bounds)]
         rate_hz = int(file.samplerate)
     return np.concatenate([np.zeros(0, np.float32), *(block.reshape(-1) for block in blocks)]), rate_hz
 
 
 @contextmanager
-def _opened(source: Path | bytes, name: str, piped: bool = True) -> Iterator[Any]:
+def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True) -> Iterator[Any]:
     """A sound file that is read to its end, whatever its header says of its length; errors as AudioError."""
     import soundfile
 
@@ -141,11 +185,11 @@ def _opened(source: Path | bytes, name: str, piped: bool = True) -> Iterator[Any
 
     try:
         with _source(source, piped) as given, Stream(given) as file:
-            _check_format(name, int(file.samplerate), int(file.channels))
+            _check_format(name, int(file.samplerate), int(file.channels), bounds)
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         reason = re.sub(r"^Error opening .*?: ", "", " ".join(str(error).split()))
-        raise AudioError(f"'{name}' is not a sound file that can be read: {reason}", _EXPECTED) from None
+        raise AudioError(f"'{name}' is not a sound file that can be read: {reason}", EXPECTED) from None
 
 
 @contextmanager
@@ -236,32 +280,30 @@ def _is_chunk(data: bytes) -> bool:
     return len(data) >= 8 and name.isascii() and name.decode().isprintable() and size <= len(data) - 8
 
 
-def _blocks(file: Any, name: str) -> Iterator[np.ndarray]:
+def _blocks(file: Any, name: str, bounds: Bounds) -> Iterator[np.ndarray]:
     """(n, channels) float32 pieces up to the end."""
-    left = _most_samples(int(file.samplerate))
+    left = bounds.most_samples(int(file.samplerate))
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         left -= len(block)
         if left < 0:
-            raise _too_long(name)
+            raise _too_long(name, bounds)
         yield block
 
 
-def _most_samples(rate_hz: int) -> int:
-    return int(min(MAX_LENGTH_S * rate_hz, MAX_SAMPLES))
+def _too_long(name: str, bounds: Bounds) -> TooLongError:
+    said = f"{bounds.length_s / 60:.0f} minutes" if bounds.length_s > 120 else f"{bounds.length_s:g} seconds"
+    return TooLongError(f"'{name}' is longer than {said}", "cut it into pieces")
 
 
-def _too_long(name: str) -> AudioError:
-    return AudioError(f"'{name}' is longer than {MAX_LENGTH_S / 60:.0f} minutes", "cut it into pieces")
-
-
-def _check_format(name: str, rate_hz: int, channels: int) -> None:
-    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+def _check_format(name: str, rate_hz: int, channels: int, bounds: Bounds) -> None:
+    least, most = bounds.rates_hz
+    if not least <= rate_hz <= most:
         raise AudioError(
-            f"'{name}' has a sample rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} are possible",
+            f"'{name}' has a sample rate of {rate_hz} Hz; {least} to {most} are possible",
             "is the rate given in kHz, or the header damaged? Write the file again",
         )
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"'{name}' has {channels} channels; 1 to {MAX_CHANNELS} are possible", "write the file again")
+    if not 1 <= channels <= bounds.channels:
+        raise AudioError(f"'{name}' has {channels} channels; 1 to {bounds.channels} are possible", "mix it to one")
 
 
 def _in_range(wave: np.ndarray, name: str) -> np.ndarray:

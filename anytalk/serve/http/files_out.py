@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 
-from anytalk.grid.audio import joined, resample, to_pcm16
+from anytalk.errors import AudioError
+from anytalk.grid.audio import resample, to_pcm16
+from anytalk.grid.sound_files import Bounds, TooLongError, read_samples
+from anytalk.plugins.contracts import Sound
 from anytalk.serve.errors import RequestError
 from anytalk.serve.sound import PCM_RATE_HZ, Resampler
 
@@ -20,9 +22,10 @@ MEDIA_TYPES = {
     "pcm16": "audio/pcm",
 }
 _ENDLESS = b"\xff" * 4
+_KINDS = frozenset({"wav", "flac", "ogg", "mp3", "webm", "mp4"})
 _MAX_CHANNELS = 8
 _RATES_HZ = (4_000, 192_000)
-_BLOCK = 1 << 16
+_SPARE_S = 0.5
 _SOUNDFILE = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "wav": ("WAV", "PCM_16"),
@@ -100,45 +103,17 @@ def _endless_wav_header() -> bytes:
 def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param: str) -> np.ndarray:
     """A sound file's bytes -> (N,) float32.
 
-    Its length is looked at before it is unpacked: a small file can hold hours of silence.
+    It is bounded while it is unpacked: a small file can hold hours of silence.
 
     Raises:
         RequestError: nothing that can be read, or more than `max_s`.
     """
-    import soundfile
-
+    bounds = Bounds(_RATES_HZ, _MAX_CHANNELS, max_s + _SPARE_S, _KINDS)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, channels = file.samplerate, file.channels
-            most = int((max_s + 0.5) * rate)
-            _check_shape(rate, channels, name, param)
-            wave = _mono(file, most + 1)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        # The library's own words name an object of this process by its address.
-        why = getattr(error, "error_string", None) or "it holds no sound"
-        raise RequestError(
-            f"'{name[:80]}' is not a sound file that can be read ({why}); send wav, flac, ogg or mp3",
-            "invalid_audio",
-            param,
-        ) from None
-    if len(wave) > most:
-        raise RequestError(f"'{name[:80]}' lasts more than {max_s:.0f} s; cut it", "audio_too_long", param)
-    if not len(wave) or not np.isfinite(wave).all():
-        raise RequestError(f"'{name[:80]}' holds no sound", "invalid_audio", param)
-    return resample(wave, rate, sample_rate_hz)
-
-
-def _check_shape(rate_hz: int, channels: int, name: str, param: str) -> None:
-    """A small file may say that it is sound of eight channels at a rate of megahertz, and be unpacked as such."""
-    least, most = _RATES_HZ
-    if channels > _MAX_CHANNELS:
-        raise RequestError(f"'{name[:80]}' has {channels} channels; send mono", "invalid_audio", param)
-    if not least <= rate_hz <= most:
-        said = f"'{name[:80]}' has a rate of {rate_hz} Hz; send {least} to {most} Hz"
-        raise RequestError(said, "invalid_audio", param)
-
-
-def _mono(file: Any, most: int) -> np.ndarray:
-    """(N,): the first samples, mixed block by block, so that never all channels of all of it are held."""
-    blocks = file.blocks(_BLOCK, frames=most, dtype="float32", always_2d=True)
-    return joined(block.mean(axis=1) for block in blocks)
+        wave, rate_hz = read_samples(Sound(name=name[:80], data=data), bounds)
+    except TooLongError:
+        said = f"'{name[:80]}' lasts more than {max_s:.0f} s; cut it into pieces"
+        raise RequestError(said, "audio_too_long", param) from None
+    except AudioError as error:
+        raise RequestError(f"{error.message}; {error.hint}", "invalid_audio", param) from None
+    return resample(wave, rate_hz, sample_rate_hz)

@@ -1,0 +1,100 @@
+"""Unpacks webm and mp4 in a process of its own, which may use little memory and time: a small file can ask for any.
+
+Run as ``python unpack.py KIND MAX_SAMPLES MAX_SECONDS MIN_HZ MAX_HZ MAX_CHANNELS`` with the file on standard input; a
+wav of one channel in floats goes to standard output. By PyAV, else by the program ffmpeg; nothing of anytalk
+is imported.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+DEMUXERS = {"webm": "matroska", "mp4": "mov"}
+_CODECS = "aac,aac_fixed,opus,libopus,vorbis,libvorbis,flac,mp3,mp3float"
+_MEMORY = 1 << 30
+REFUSED = 2
+"""The process's status where standard error says why."""
+_ENDLESS = b"\xff" * 4
+
+
+def _limit(**most: int) -> None:
+    """Set what the process may use, by the names of `resource`."""
+    with suppress(ImportError):  # not on Windows
+        import resource
+
+        for name, amount in most.items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (amount, amount))
+
+
+def _refuse(reason: str) -> NoReturn:
+    sys.stderr.write(reason)
+    raise SystemExit(REFUSED)
+
+
+def _wav_head(rate_hz: int) -> bytes:
+    """Of one channel of float32, as long as it comes."""
+    numbers = ((16, 4), (3, 2), (1, 2), (rate_hz, 4), (4 * rate_hz, 4), (4, 2), (32, 2))
+    body = b"".join(number.to_bytes(width, "little") for number, width in numbers)
+    return b"RIFF" + _ENDLESS + b"WAVEfmt " + body + b"data" + _ENDLESS
+
+
+def _by_library(av: Any, kind: str, most: int, seconds: float, rates_hz: tuple[float, float], channels: float) -> None:
+    file = av.open(io.BytesIO(sys.stdin.buffer.read()), format=DEMUXERS[kind], options={"codec_whitelist": _CODECS})
+    if not file.streams.audio:
+        _refuse("it has no track of sound")
+    track = file.streams.audio[0]
+    if track.codec_context is None or track.codec_context.name not in _CODECS.split(","):
+        _refuse("its sound is neither aac, opus, vorbis, flac nor mp3")
+    resampler, left = None, most
+    with suppress(av.error.FFmpegError):  # cut off, or damaged from here on: what came before it is what there is
+        for frame in file.decode(track):
+            if not rates_hz[0] <= frame.sample_rate <= rates_hz[1] or frame.layout.nb_channels > channels:
+                _refuse(f"it has {frame.layout.nb_channels} channels at {frame.sample_rate} Hz")
+            if resampler is None:
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=frame.sample_rate)
+                left = min(most, int(seconds * frame.sample_rate))
+                sys.stdout.buffer.write(_wav_head(frame.sample_rate))
+            for mono in resampler.resample(frame):
+                sys.stdout.buffer.write(bytes(mono.planes[0])[: 4 * mono.samples])
+                left -= mono.samples
+            if left < 0:  # one frame too many tells the reader that it is too long
+                return
+    if resampler is None:
+        _refuse("nothing of its sound can be read")
+
+
+def _by_program(kind: str, most: int, seconds: float) -> NoReturn:
+    """Become ffmpeg, which needs a file that it can seek in: it lies in memory."""
+    number = os.memfd_create("sound")
+    os.set_inheritable(number, True)
+    with open(number, "wb", closefd=False) as file:
+        file.write(sys.stdin.buffer.read())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    asked = ["-protocol_whitelist", "file,pipe", "-codec_whitelist", _CODECS, "-threads", "1", "-f", DEMUXERS[kind]]
+    wanted = ["-map", "0:a:0", "-ac", "1", "-t", str(seconds + 1), "-fs", str(4 * most + 4096)]
+    made = ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    os.execvp("ffmpeg", ["ffmpeg", "-nostdin", *asked, "-i", f"/proc/self/fd/{number}", *wanted, *made])
+
+
+def main(kind: str, *bounds: str) -> None:
+    """See the module."""
+    samples, seconds, least_hz, most_hz, channels = map(float, bounds)
+    most = int(samples)
+    _limit(AS=_MEMORY, CPU=10 + int(seconds) // 20)
+    try:
+        import av
+    except ImportError:
+        _by_program(kind, most, seconds)
+    av.logging.set_level(None)
+    try:
+        _by_library(av, kind, most, seconds, (least_hz, most_hz), channels)
+    except (av.error.FFmpegError, MemoryError, ValueError):
+        _refuse("nothing of its sound can be read")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
