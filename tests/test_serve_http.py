@@ -132,6 +132,13 @@ def test_reading_aloud_as_events(server: Running, name: str) -> None:
     assert len(data) == len(whole) if name == "opus" else data == whole
 
 
+@pytest.mark.parametrize(("name", "speed"), [("pcm", 0.25), ("pcm", 1.5), ("wav", 4.0), ("flac", 0.5)])
+def test_reading_aloud_faster_and_slower(server: Running, alone: Any, name: str, speed: float) -> None:
+    data = run(speak(server, input="read me", response_format=name, speed=speed))
+    size = len(soundfile.read(io.BytesIO(data))[0]) if name == "flac" else (len(data) - 44 * (name == "wav")) // 2
+    assert size == pytest.approx(len(alone["read me"][1]) / speed, abs=1)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -140,7 +147,7 @@ def test_reading_aloud_as_events(server: Running, name: str) -> None:
         ({"input": "x" * 5000}, "at most 4096"),
         ({"input": "a", "voice": "ana"}, "did you mean 'anna'"),
         ({"input": "a", "response_format": "aac"}, "can't be written as 'aac'"),
-        ({"input": "a", "speed": 2.0}, "own speed"),
+        ({"input": "a", "speed": 0.2}, "speed: Input should be greater than or equal to 0.25"),
         ({"input": "a", "instructions": "Whisper."}, "no instructions"),
     ],
 )

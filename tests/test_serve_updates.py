@@ -48,7 +48,7 @@ LEFT_OUT: list[tuple[dict[str, Any], str, str]] = [
     ({"truncation": "disabled"}, "truncation", "oldest turns"),
     ({"audio": 3}, "audio", "audio"),
     (said(voice="ana"), "audio.output.voice", "did you mean 'anna'"),
-    (said(speed=2), "audio.output.speed", "own speed"),
+    (said(speed=5), "audio.output.speed", "less than or equal to 4"),
     (said(format={"type": "audio/mp3"}), "audio.output.format", "audio/pcmu"),
     (heard(format={"type": "audio/pcm", "rate": 1}), "audio.input.format", "24000"),
     (heard(noise_reduction={"type": "near_field"}), "audio.input.noise_reduction", "client"),
@@ -84,6 +84,21 @@ def test_a_field_that_can_not_be_undoes_no_other(server: Running) -> None:
                 assert into.format.type == ("audio/pcm" if param == "audio.input.format" else "audio/pcmu")
                 assert into.transcription.language == "en"
                 assert into.turn_detection.type == "server_vad"
+
+    run(talk())
+
+
+def test_answers_are_spoken_at_the_sessions_speed(server: Running) -> None:
+    async def talk() -> None:
+        async with talking(server, **said(speed=1), max_output_tokens=12) as client:
+            await client.type("Hello!")
+            lengths = []
+            for speed in (1.0, 2.0, 0.5):
+                shown = await client.setup(**said(speed=speed))
+                assert shown.session.audio.output.speed == speed
+                _, sound = await client.answer(conversation="none")
+                lengths.append(len(sound) * speed)
+            assert lengths == pytest.approx([lengths[0]] * 3, abs=8)
 
     run(talk())
 

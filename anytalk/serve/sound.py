@@ -10,6 +10,7 @@ import soxr
 
 from anytalk.errors import AudioError
 from anytalk.grid.audio import to_pcm16
+from anytalk.grid.stretch import Stretcher
 
 PCM_RATE_HZ = 24_000
 G711_RATE_HZ = 8_000
@@ -89,15 +90,16 @@ class WireDecoder:
 
 
 class WireEncoder:
-    """Samples of the codec -> bytes for a client."""
+    """Samples of the codec -> bytes for a client, spoken at a speed."""
 
-    def __init__(self, from_hz: int, wire: WireFormat) -> None:
+    def __init__(self, from_hz: int, wire: WireFormat, speed: float = 1.0) -> None:
         self.wire = wire
+        self._stretcher = Stretcher(from_hz, speed)
         self._resampler = Resampler(from_hz, wire.rate_hz)
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
         """(n,) float32 -> bytes; with `is_last` also what was held back."""
-        return self.wire.encode(self._resampler.push(wave, is_last))
+        return self.wire.encode(self._resampler.push(self._stretcher.push(wave, is_last), is_last))
 
 
 class KeptSound:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from anytalk.decode.jobs import Ended, Question, Said
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.grid.audio import SILENCE_PEAK
+from anytalk.grid.stretch import MAX_SPEED, MIN_SPEED
 from anytalk.grid.tasks import TASKS
 from anytalk.serve.errors import RequestError
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
@@ -39,7 +40,7 @@ class SpeechRequest(BaseModel):
     voice: str | dict[str, Any] | None = None
     instructions: str | None = None
     response_format: str = "mp3"
-    speed: float = 1.0
+    speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED)
     stream_format: Literal["audio", "sse"] = "audio"
 
 
@@ -53,8 +54,6 @@ def audio_routes(state: ServerState) -> APIRouter:
     async def speech(request: Request) -> Response:
         wanted = await read_json(request, SpeechRequest)
         check_format(wanted.response_format, "response_format")
-        if wanted.speed != 1.0:
-            raise RequestError("the talker speaks at its own speed; leave `speed` at 1", "unsupported_value", "speed")
         if wanted.instructions:
             said = "the voice follows no instructions; leave `instructions` out"
             raise RequestError(said, "unsupported_value", "instructions")
@@ -67,7 +66,7 @@ def audio_routes(state: ServerState) -> APIRouter:
             speaker=speaker_of(wanted.voice, state.talker),
             max_context_columns=state.settings.max_context_columns,
         )
-        spoken = _spoken(state, question, wanted.response_format)
+        spoken = _spoken(state, question, wanted.response_format, wanted.speed)
         if wanted.stream_format == "sse":
             return await begun(errors_as_events(_speech_events(spoken)), "text/event-stream")
         return await begun(_speech_bytes(spoken), MEDIA_TYPES[wanted.response_format])
@@ -99,10 +98,10 @@ def audio_routes(state: ServerState) -> APIRouter:
 
 
 async def _spoken(
-    state: ServerState, question: Question, name: str
+    state: ServerState, question: Question, name: str, speed: float
 ) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
     """A sound file as it is made, and the end beside the last of it."""
-    writer = StreamWriter(name, state.talker.codec.sample_rate_hz)
+    writer = StreamWriter(name, state.talker.codec.sample_rate_hz, speed)
     async with aclosing(events_of(state, question)) as events:
         async for event in events:
             if isinstance(event, AudioDelta):

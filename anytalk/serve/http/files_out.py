@@ -9,6 +9,7 @@ import numpy as np
 from anytalk.errors import AudioError
 from anytalk.grid.audio import resample, to_pcm16
 from anytalk.grid.sound_files import Bounds, TooLongError, read_samples
+from anytalk.grid.stretch import Stretcher
 from anytalk.plugins.contracts import Sound
 from anytalk.serve.errors import RequestError
 from anytalk.serve.sound import PCM_RATE_HZ, Resampler
@@ -61,10 +62,12 @@ class StreamWriter:
         name: A format that :func:`check_format` accepts. ``flac`` comes whole with the last piece: its header is only
             right when everything is known.
         from_hz: Rate of the sound.
+        speed: That it is written with, at the same pitch.
     """
 
-    def __init__(self, name: str, from_hz: int) -> None:
+    def __init__(self, name: str, from_hz: int, speed: float = 1.0) -> None:
         self._name, self._resampler = name, Resampler(from_hz, PCM_RATE_HZ)
+        self._stretcher = Stretcher(from_hz, speed)
         self._out, self._taken, self._file, self._head = io.BytesIO(), 0, None, b""
         if name in _SOUNDFILE and name != "wav":
             import soundfile
@@ -78,7 +81,7 @@ class StreamWriter:
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
         """(n,) float32 -> the next bytes of the file; the writer is used up with the last piece."""
-        wave = np.clip(self._resampler.push(wave, is_last), -1.0, 1.0)
+        wave = np.clip(self._resampler.push(self._stretcher.push(wave, is_last), is_last), -1.0, 1.0)
         if self._file is None:
             head, self._head = self._head, b""
             return head + to_pcm16(wave)

@@ -58,6 +58,7 @@ def plan_response(
         spoken=spoken,
         wire=wire,
         voice=voice,
+        speed=options.audio.output.speed,
         in_conversation=wanted.conversation != "none",
         max_output_tokens=limit,
         metadata=wanted.metadata,

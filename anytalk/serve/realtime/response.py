@@ -36,6 +36,7 @@ class ResponsePlan:
     spoken: bool  # whether it has sound
     wire: WireFormat  # format of the sound
     voice: Any  # as the client named it
+    speed: float = 1.0  # of the sound
     in_conversation: bool = True  # whether it becomes an item of the conversation
     max_output_tokens: int | str = "inf"  # as the client gave it
     metadata: dict[str, str] | None = None  # the client's own
@@ -98,7 +99,7 @@ class Response:
         self._text = ""
         self._sound_ms = 0.0
         self._first_sound_at: float | None = None
-        self._encoder = WireEncoder(state.talker.codec.sample_rate_hz, plan.wire) if plan.spoken else None
+        self._encoder = WireEncoder(state.talker.codec.sample_rate_hz, plan.wire, plan.speed) if plan.spoken else None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

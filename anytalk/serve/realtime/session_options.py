@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from anytalk.grid.stretch import MAX_SPEED, MIN_SPEED
 from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError, of_validation
 from anytalk.serve.questions import DEFAULT_VOICE, speaker_of
@@ -63,6 +64,7 @@ class AudioOutput(_Part):
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
     voice: str | dict[str, Any] = DEFAULT_VOICE
+    speed: float = Field(1.0, ge=MIN_SPEED, le=MAX_SPEED)
 
 
 class Audio(_Part):
@@ -115,7 +117,6 @@ class SessionOptions(_Part):
         shown["audio"]["input"].update(off)
         if not self.answers:
             return {"type": self.type, "audio": {"input": shown["audio"]["input"]}}
-        shown["audio"]["output"]["speed"] = 1.0
         return {**shown, "truncation": "auto"}
 
     def check(self, talker: Talker, max_text_chars: int) -> None:

@@ -41,10 +41,6 @@ NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in (None, "auto"),
         "it belongs to semantic_vad; a longer silence_duration_ms waits longer",
     ),
-    ("audio", "output", "speed"): (
-        lambda value: value is None or (not isinstance(value, bool) and value == 1),
-        "the talker speaks at its own speed",
-    ),
     ("include",): (lambda value: not value, "no log probabilities are given"),
     ("prompt",): (lambda value: value is None, "no prompts are stored here; write it into instructions"),
     ("reasoning",): (lambda value: value is None, "the model doesn't reason before it answers"),
@@ -61,7 +57,7 @@ NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
 class LeftOut:
     """A field of an update that was not applied."""
 
-    param: str  # the field, such as `session.audio.output.speed`
+    param: str  # the field, such as `session.audio.output.voice`
     reason: str  # a sentence
 
     def shown(self) -> dict[str, str]:
