@@ -12,9 +12,12 @@ from eval_parts import RATE_HZ, Tape, lab_of, questions, reply, script, suite_of
 from anytalk.errors import AnytalkError
 from anytalk.evaluate import text_measures
 from anytalk.evaluate.lab import Lab, Reply
+from anytalk.evaluate.provenance import models
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.run import run_measure
 from anytalk.grid.audio import write_wave
+from anytalk.grid.prompts import Prompt
+from anytalk.model.talker import Talker
 
 CAPITALS = [
     {"question_text": "Italy?", "answer_text": "Rome"},
@@ -22,6 +25,8 @@ CAPITALS = [
     {"question_text": "Japan?", "answer_text": "Tokyo | Tokio"},
     {"question_text": "Why?"},
 ]
+HEARD = ["italy", "", "Kuba?"]
+"""What a cascade hears of three questions."""
 
 
 def run(lab: Lab) -> Result:
@@ -142,6 +147,33 @@ def test_the_same_question_typed_and_spoken(tmp_path: Path, monkeypatch: pytest.
     assert values(found)["answer_agreement"] == 2 / 4
     assert (values(found)["accuracy_text"], values(found)["accuracy_speech"]) == (3 / 3, 2 / 3)
     assert (found.figures["expected_kept"].value, found.figures["expected_kept"].n) == (2 / 3, 3)
+
+
+def test_spoken_questions_beside_what_a_cascade_hears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"question_text": question} for question in ("Italy?", "Sweden?", "Cuba?")]
+    measure = {"kind": "modality_gap", "transcriber": {"name": "tape"}}
+    lab = lab_of(suite_of(questions(tmp_path, rows), measure), tmp_path)
+    found = zip(lab.rows(lab.suite.measures[0], Result("a", "modality_gap", ""), lambda _: None), HEARD, strict=True)
+    monkeypatch.setattr(Tape, "heard", {len(lab.question_wave(row)): text for row, text in found})
+    tokenizer, spoken = lab.talker.model.backbone.tokenizer, iter(["rome.", "Stockholm", "Kuba"])
+    typed = {"Italy?": "Rome", "italy": "Rome!", "Sweden?": "Stockholm", "Cuba?": "Havana", "Kuba?": "Kuba"}
+
+    def write(talker: Talker, prompt: Prompt, *_: object) -> tuple[list[int], bool]:
+        if prompt.speech_spans:
+            return tokenizer.encode(next(spoken)), True
+        text = tokenizer.decode(prompt.tokens[talker.model.layout.text_row].tolist())
+        return tokenizer.encode(next(answer for question, answer in typed.items() if question in text)), True
+
+    monkeypatch.setattr(text_measures, "write_answer", write)
+    result = run(lab)
+    # The cascade hears nothing of the second question and the third one wrong; the talker the third one, too.
+    assert values(result)["answer_agreement"] == 2 / 3
+    assert values(result)["cascade_agreement"] == 1 / 3
+    assert values(result)["agreement_lead"] == 1 / 3
+    assert [item["cascade_heard"] for item in result.items] == HEARD
+    assert [item["asked_by_cascade"] for item in result.items] == ["Rome!", "", "Kuba"]
+    parts = {one["role"]: one["part"] for one in models(lab.talker.config, lab.suite, lab.talker.registry)}
+    assert parts["modality_gap: transcriber"] == "tape"
 
 
 def test_nothing_right_by_text_leaves_nothing_to_keep(tmp_path: Path) -> None:

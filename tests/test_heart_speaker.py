@@ -17,7 +17,7 @@ from anytalk.plugins.testing import check_output_adapter
 
 with importable("anytalk-heart", "heart"):
     import anytalk_heart.speaker as speaker_module
-    from anytalk_heart.pronounce import SPACE
+    from anytalk_heart.pronounce import EDGE, SPACE
     from anytalk_heart.reading import TextReader
     from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP, NEVER, WINDOW, Script, first_latent
     from anytalk_heart.speaker import BREAKS, END, PADDING, HeartSpeaker, SpeakerMemory
@@ -30,6 +30,7 @@ with importable("anytalk-heart", "heart"):
         SpeakerParts,
         SpeakerTraining,
         batch_of,
+        by_letters,
         drawn_waits,
         said,
     )
@@ -305,3 +306,16 @@ def test_learning() -> None:
     assert told[-1]["loss"] < 0.5 * told[0]["loss"]
     assert told[-1]["duration"] < told[0]["duration"]
     assert "held_out_code0" in told[0]
+
+
+def test_letters_take_the_place_of_phonemes_and_keep_the_waits() -> None:
+    units, durations = [EDGE, 61, 62, 63, SPACE, 64, 65, EDGE], [4, 2, 3, 1, 0, 4, 5, 6]
+    waits = [8, 0, 0, 0, 12, 0, 0, 0]
+    first, lasting, late = (np.array(row, np.int16) for row in (units, durations, waits))
+    one = Said(first, lasting, np.zeros((7, 12), np.int16), np.zeros((134, 48), np.float16), late)
+    row = {"units": [EDGE, 20, 21, SPACE, 22, 23, 24, EDGE], "durations": [15, 3, 3, 0, 3, 3, 3, 6]}
+    spelled = by_letters(row, one)
+    assert spelled.units.tolist() == row["units"]
+    assert spelled.durations.tolist() == [4, 3, 3, 0, 3, 3, 3, 6]  # the silence before the text stays shortened
+    assert spelled.waits.tolist() == [8, 0, 0, 12, 0, 0, 0, 0]
+    assert spelled.codes is one.codes

@@ -116,6 +116,12 @@ class ModalityGapMeasure(_Measure):
     """The same questions as text and as speech, answered in text."""
 
     kind: Literal["modality_gap"] = Field("modality_gap", description="Measure.")
+    transcriber: PartRef | None = Field(
+        None, description="A recogniser whose transcript is typed in as well (a cascade); null: none."
+    )
+
+    def switches(self, suite: Suite) -> dict[str, bool]:
+        return {"transcriber": self.transcriber is not None, "expected": True}
 
 
 class LatencyMeasure(_Measure):

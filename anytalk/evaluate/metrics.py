@@ -70,6 +70,10 @@ METRICS: dict[str, dict[str, Metric]] = {
     },
     "modality_gap": {
         "answer_agreement": Metric("share", "text answers with the same words, asked by text and by speech"),
+        "cascade_agreement": Metric(
+            "share", "the same, with what the measure's transcriber heard typed in", needs="transcriber"
+        ),
+        "agreement_lead": Metric("share", "the first minus the second", needs="transcriber"),
         "answer_wer": Metric("rate", "words of the answer asked by speech against the one asked by text"),
         "kl": Metric("nats", "KL(asked by text, asked by speech) per token, along the answer asked by text"),
         "accuracy_text": Metric("share", "expected answer contained, asked by text", needs="expected"),

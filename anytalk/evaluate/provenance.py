@@ -14,7 +14,7 @@ import torch
 
 import anytalk
 from anytalk.errors import AnytalkError
-from anytalk.evaluate.config import AnyMeasure, CascadeMeasure, Suite
+from anytalk.evaluate.config import AnyMeasure, CascadeMeasure, ModalityGapMeasure, Suite
 from anytalk.evaluate.mos import PREDICTORS
 from anytalk.model.config import PART_KINDS, TalkerConfig
 from anytalk.model.talker import Talker
@@ -90,9 +90,9 @@ def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[
     if suite.synthesizer is not None:
         found.append(_model("synthesizer", "synthesizer", suite.synthesizer, registry))
     for measure in suite.measures:
-        if isinstance(measure, CascadeMeasure):
+        if isinstance(measure, CascadeMeasure | ModalityGapMeasure):
             for role in ("transcriber", "synthesizer"):
-                ref = getattr(measure, role)
+                ref = getattr(measure, role, None)
                 if ref is not None:
                     found.append(_model(f"{measure.label}: {role}", role, ref, registry))
     if suite.mos is not None:

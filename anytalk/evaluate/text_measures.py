@@ -30,7 +30,7 @@ from anytalk.evaluate.parent import parent_logits, parent_prompt
 from anytalk.evaluate.results import Result
 from anytalk.evaluate.stats import Figure
 from anytalk.evaluate.wer import normalise, word_error_rate
-from anytalk.grid.prompts import Turn
+from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import A1T2, T1T2
 
 _END = -1
@@ -139,17 +139,32 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
     """Ask each question as text and as speech, and compare the two text answers."""
     talker, budget = lab.talker, lab.suite.max_columns
     tokenizer, end = talker.model.backbone.tokenizer, talker.model.layout.end_of_text_id
+    cascade = None if measure.transcriber is None else lab.build("transcriber", measure.transcriber)
+    answers: dict[bytes, tuple[list[int], bool]] = {}  # the same words have the same answer
+
+    def answer(prompt: Prompt, speech: Sequence[torch.Tensor] = ()) -> tuple[list[int], bool]:
+        if speech:
+            return write_answer(talker, prompt, speech, budget)
+        asked = prompt.tokens.tobytes()
+        if asked not in answers:
+            answers[asked] = write_answer(talker, prompt, [], budget)
+        return answers[asked]
+
+    def typed_in(question: str) -> Prompt:
+        return talker.prompts.prompt(T1T2, [Turn("user", question)])
+
     rows = lab.rows(measure, result, lambda row: lacks_question(row, ("text", "speech"), lab.can_speak()))
     for _, row, guard in lab.each(rows, result):
         with guard:
             question = row.question_text or ""
-            heard = listen(talker, lab.question_wave(row), row.id)
+            wave = lab.question_wave(row)
+            heard = listen(talker, wave, row.id)
             speech = [] if heard.columns is None else [heard.columns]
-            typed = talker.prompts.prompt(T1T2, [Turn("user", question)])
             spoken = talker.prompts.prompt(task_after(A1T2, heard), [spoken_turn("user", None, heard)])
-            ids, ended = write_answer(talker, typed, [], budget)
+            typed = typed_in(question)
+            ids, ended = answer(typed)
             by_text = tokenizer.decode(ids).strip()
-            by_speech = tokenizer.decode(write_answer(talker, spoken, speech, budget)[0]).strip()
+            by_speech = tokenizer.decode(answer(spoken, speech)[0]).strip()
             counts = word_error_rate([by_text], [by_speech])
             item: dict[str, Any] = {
                 "id": row.id,
@@ -161,6 +176,12 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
                 "words": counts.reference_words,
                 "kl": [],
             }
+            ears = talker.model.listener
+            if cascade is not None and ears is not None:
+                transcript = cascade.transcribe(wave, ears.sample_rate_hz)
+                by_cascade = tokenizer.decode(answer(typed_in(transcript))[0]).strip() if transcript else ""
+                agree = normalise(by_text) == normalise(by_cascade)
+                item |= {"cascade_heard": transcript, "asked_by_cascade": by_cascade, "cascade_agree": agree}
             # An eot lies after the vocabulary, where the two distributions are not compared.
             along = [*ids, end] if ended and end < talker.model.layout.text_vocab_size else ids
             if along:
@@ -177,8 +198,15 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
     known = [item for item in items if "right_by_text" in item]
     by_text_right = [float(item["right_by_text"]) for item in known]
     by_speech_right = [float(item["right_by_speech"]) for item in known]
+    agreeing = [float(item["agree"]) for item in items]
+    if cascade is not None:
+        others = [float(item["cascade_agree"]) for item in items]
+        result.keep(
+            cascade_agreement=bootstrap.mean(others),
+            agreement_lead=bootstrap.mean([a - b for a, b in zip(agreeing, others, strict=True)]),
+        )
     result.keep(
-        answer_agreement=bootstrap.mean([float(item["agree"]) for item in items]),
+        answer_agreement=bootstrap.mean(agreeing),
         answer_wer=bootstrap.ratio([item["errors"] for item in items], [item["words"] for item in items]),
         kl=bootstrap.ratio([sum(item["kl"]) for item in items], [len(item["kl"]) for item in items]),
         accuracy_text=bootstrap.mean(by_text_right),

@@ -9,15 +9,17 @@ The second line trains a finished voice further. A stopped training goes on with
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from anytalk_heart.codec import HeartCodec
 from anytalk_heart.latents import NUM_LATENTS, WEIGHTS, from_hibari
 from anytalk_heart.net import HeartNet, HeartSizes, load
+from anytalk_heart.pronounce import EDGE as UNIT_EDGE
 from anytalk_heart.pronounce import SPACE
 from anytalk_heart.script import CONTEXT, LATENTS_PER_STEP
 from anytalk_heart.speaker import END, PADDING, HeartSpeaker
@@ -82,16 +84,17 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, help="Weights of a finished codec, in place of stages 1 and 2.")
     parser.add_argument("--voice", type=Path, help="A voice folder to begin with.")
     parser.add_argument("--letters", action="store_true", help="Read letters in place of phonemes.")
+    parser.add_argument("--spellable", action="store_true", help="Leave out the texts that --letters leaves out.")
     parser.add_argument("--bf16", action="store_true", help="Multiply in bfloat16; faster where the processor has it.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
     codec = HeartCodec(load(asked.codec)) if asked.codec else codec_of(asked.out, asked.future)
     spoken, others = read(asked.speech, held_out=False), read(asked.speech, held_out=True)[:64]
-    if asked.letters:
-        spoken, others = by_letters(spoken), by_letters(others)
     told = prepared(codec, spoken, asked.out / "said.pt")
     kept = prepared(codec, others, asked.out / "said-held-out.pt")
+    if asked.letters or asked.spellable:
+        told, kept = spellable(spoken, told, asked.letters), spellable(others, kept, asked.letters)
     parts = SpeakerParts()
     if asked.voice:
         parts.load_voice(asked.voice)
@@ -99,10 +102,19 @@ def main() -> None:
     Stage(asked.out, "speaker", {"parts": parts}, asked.steps, asked.learning_rate, warmup_steps=200).run(training)
 
 
-def by_letters(speech: Sequence[Utterance]) -> list[Utterance]:
-    """Spell the texts whose letters can be timed; leave the others out."""
-    rows = [(one, spelled(one.row)) for one in speech]
-    return [replace(one, row=row) for one, row in rows if row is not None]
+def spellable(speech: Sequence[Utterance], told: Sequence[list[Said]], letters: bool) -> list[list[Said]]:
+    """Keep the texts whose letters can be timed; with `letters`, letters become their units."""
+    pairs = [(spelled(one.row), rows) for one, rows in zip(speech, told, strict=True)]
+    return [[by_letters(row, said) for said in rows] if letters else rows for row, rows in pairs if row is not None]
+
+
+def by_letters(row: Mapping[str, Any], said: Said) -> Said:
+    """Put the letters of a spelled row in the place of phonemes; what was encoded stays as it is."""
+    units, durations = np.array(row["units"], np.int16), np.array(row["durations"], np.int16)
+    durations[0] = said.durations[0]  # the silence before a text was shortened
+    waits = np.zeros_like(durations)
+    waits[np.isin(units, (UNIT_EDGE, SPACE))] = said.waits[np.isin(said.units, (UNIT_EDGE, SPACE))]
+    return replace(said, units=units, durations=durations, waits=waits)
 
 
 def codec_of(out: Path, future: int) -> HeartCodec:
