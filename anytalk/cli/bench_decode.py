@@ -12,6 +12,7 @@ from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import err, note, out, say, table
 from anytalk.errors import ConfigError
 from anytalk.model.config import read_config
+from anytalk.plugins.optional import require
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,6 +40,8 @@ def command(
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
     """Time answers part by part, and optionally the plain loop for comparison."""
+    if profile is not None:
+        require("--profile", "report", "matplotlib")
     if talker not in _REFERENCE:
         config = read_config(Path(talker))
         if not config.hears:

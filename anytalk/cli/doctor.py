@@ -14,8 +14,8 @@ from anytalk.cli.render import err, out, pairs, say, size
 from anytalk.errors import AnytalkError
 from anytalk.plugins.registry import KINDS, Registry, default_registry
 
-_PACKAGES = ("anytalk", "torch", "transformers", "accelerate", "safetensors")
-_OPTIONAL = ("sounddevice", "deepspeed", "peft", "datasets")
+_PACKAGES = ("anytalk", "torch", "transformers", "safetensors")
+_OPTIONAL = ("accelerate", "datasets", "deepspeed", "fastapi", "matplotlib", "openai", "peft", "sounddevice")
 _LOW_DISK_BYTES = 5 * 10**9
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "bf16", "bf16": "bf16"}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import typer
 
 from anytalk.cli.devices import choose_device, set_threads
 from anytalk.cli.render import loading, note
-from anytalk.errors import ConfigError
 from anytalk.model.config import read_config
+from anytalk.plugins.optional import require
 from anytalk.serve.settings import ServeSettings, open_socket
 
 _NEEDED = ("fastapi", "uvicorn", "websockets", "silero_vad", "onnxruntime", "prometheus_client", "multipart")
@@ -65,11 +64,7 @@ def command(
         requests_per_minute=requests_per_minute,
         stride_frames=stride,
     )
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"serving needs packages that are not installed: {', '.join(missing)}", "pip install 'anytalk[serve]'"
-        )
+    require("serving", "serve", *_NEEDED)
     with open_socket(settings) as listening:
         with loading():
             from anytalk.cli.notes import note_at_start

@@ -42,6 +42,7 @@ from anytalk.data.shards import ROWS_PER_GROUP, shard_record
 from anytalk.errors import ConfigError, DataError, UnknownNameError
 from anytalk.files import written_whole
 from anytalk.grid.tasks import TASKS, Task, find_task
+from anytalk.plugins.optional import require
 from anytalk.plugins.registry import Registry, default_registry
 
 LOCK_FILE = ".lock"
@@ -84,9 +85,11 @@ def prepare(
         What the folder says of itself, and its shards.
 
     Raises:
-        ConfigError: settings, talker or sources other than those that the folder was begun with; it names them.
+        ConfigError: settings, talker or sources other than those that the folder was begun with; it names them. Or
+            packages of the extra `train` that are missing.
         DataError: a source that can't be read, a full disk, a worker that died. Finished shards are kept.
     """
+    require("preparing data", "train", "datasets", "pyarrow")
     registry, watcher = default_registry(), watcher or PrepareWatcher()
     try:
         out.mkdir(parents=True, exist_ok=True)

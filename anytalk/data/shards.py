@@ -17,6 +17,7 @@ import torch
 
 from anytalk.data.examples import Clip, Example, PastTurn
 from anytalk.files import put_in_place
+from anytalk.plugins.optional import require
 
 ROWS_PER_GROUP = 16
 """Rows of a row group: what a reader from afar fetches at once (about 25 MB of Whisper small's features for 10 s)."""
@@ -30,6 +31,7 @@ HEAVY_SOUND = ("question_sound", "history_sound")
 
 def features(half: bool = False) -> Any:
     """The columns, as ``datasets.Features``."""
+    require("prepared data", "train", "datasets", "pyarrow")
     from datasets import Features, List, Value
 
     numbers = List(Value("float16" if half else "float32"))

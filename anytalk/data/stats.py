@@ -15,6 +15,7 @@ from anytalk.data.prepare import choose_tasks
 from anytalk.errors import AudioError, DataError
 from anytalk.grid.audio import sound_length_s
 from anytalk.plugins.contracts import Audio, BadRow, Row, Sound
+from anytalk.plugins.optional import require
 from anytalk.plugins.registry import Registry
 
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
@@ -88,6 +89,7 @@ def _summed(counts: object) -> dict[str, int]:
 
 def _lengths(where: str, name: str) -> tuple[list[float], list[float]]:
     """Lengths of the spoken questions and of the spoken answers of a shard."""
+    require("prepared data", "train", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -33,6 +33,7 @@ from anytalk.evaluate.text_measures import measure_modality_gap, measure_text_re
 from anytalk.evaluate.time_measures import measure_cascade, measure_latency
 from anytalk.model.talker import Talker
 from anytalk.plugins.manager import one_line
+from anytalk.plugins.optional import require
 
 _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
     "asr": measure_asr,
@@ -75,8 +76,10 @@ def run_suite(
         The report as it was written.
 
     Raises:
+        ConfigError: packages of the extra `report` are missing.
         DataError: a folder that can't be written.
     """
+    require("a report", "report", "matplotlib", "jiwer")
     watcher = watcher or EvalWatcher()
     report = Report(
         suite=suite,

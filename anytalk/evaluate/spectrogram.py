@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from anytalk.plugins.optional import require
+
 _WINDOW_S = 0.025
 _HOP_S = 0.005
 _RANGE_DB = 80.0
@@ -13,6 +15,7 @@ _RANGE_DB = 80.0
 
 def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: str) -> None:
     """Write a PNG of (N,) float32; what is shorter than one window is padded with silence."""
+    require("a spectrogram", "report", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.mlab import window_hanning
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from anytalk.errors import DataError
+from anytalk.plugins.optional import require
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer
     Raises:
         DataError: different numbers of texts.
     """
+    require("counting wrong words", "report", "jiwer")
     import jiwer
 
     if len(references) != len(hypotheses):

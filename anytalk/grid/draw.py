@@ -10,6 +10,7 @@ import numpy as np
 
 from anytalk.errors import AnytalkError, ConfigError
 from anytalk.grid.tokens import StreamLayout
+from anytalk.plugins.optional import require
 
 PAD = "·"
 _MAX_LABEL = 12
@@ -191,6 +192,7 @@ def draw_png(drawn: GridPicture, path: Path, title: str) -> None:
     Raises:
         AnytalkError: the file can't be written.
     """
+    require("a picture", "report", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from anytalk.errors import ConfigError
+from anytalk.plugins.optional import require
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -16,12 +17,9 @@ def load_openai(what: str, extra: str) -> Any:
     Raises:
         ConfigError: it isn't installed.
     """
-    try:
-        import openai
-    except ImportError:
-        raise ConfigError(
-            f"{what} needs the package openai, which is not installed", f"pip install 'anytalk[{extra}]'"
-        ) from None
+    require(what, extra, "openai")
+    import openai
+
     return openai
 
 

@@ -10,16 +10,19 @@ import shutil
 import sysconfig
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from anytalk.data.batches import Batch
 from anytalk.errors import ConfigError, TalkerError
+from anytalk.plugins.optional import require
 from anytalk.train.engine import Engine
 from anytalk.train.losses import LossModule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _TAG = "engine"
 
@@ -30,10 +33,7 @@ def read_deepspeed(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it isn't there, isn't JSON, sets what a recipe sets, or DeepSpeed isn't installed.
     """
-    try:
-        import deepspeed  # noqa: F401
-    except ImportError:
-        raise ConfigError("--deepspeed needs the package deepspeed", "pip install 'anytalk[train]'") from None
+    require("--deepspeed", "deepspeed", "deepspeed")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from anytalk.data.batches import Batch
 from anytalk.errors import TalkerError
+from anytalk.plugins.optional import require
 from anytalk.train.losses import LossModule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _TENSORS = "state.safetensors"
 
@@ -199,7 +202,14 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
 
     Args:
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        ConfigError: a package that training needs is not installed.
     """
+    require("training", "train", "accelerate", "tensorboard", "matplotlib")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=cpu)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from anytalk.errors import ConfigError
+from anytalk.plugins.optional import require
 from anytalk.train.config import LoraConfig
 
 _MARK = "lora_"
@@ -27,10 +28,9 @@ def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
     Raises:
         ConfigError: peft is missing, or no layer has such a name.
     """
-    try:
-        import peft
-    except ImportError:
-        raise ConfigError("lora needs the package peft", "pip install 'anytalk[train]'") from None
+    require("lora", "train", "peft")
+    import peft
+
     if any(is_lora(key) for key, _ in part.named_parameters()):
         return  # resumed with the same talker in memory
     targets = config.targets

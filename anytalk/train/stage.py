@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from anytalk.data.batches import Batch, Steps, StepSettings
 from anytalk.data.examples import Progress
@@ -27,6 +26,9 @@ from anytalk.train.guard import LossGuard
 from anytalk.train.held_out import HELD_OUT_ROWS, HeldOut
 from anytalk.train.losses import LossModule, choose_losses, hear
 from anytalk.train.optimizer import make_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass
