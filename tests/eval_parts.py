@@ -125,7 +125,7 @@ def script(lab: Lab, replies: dict[str, Reply]) -> list[tuple[str, str | None]]:
     """Let the talker answer by a script: by question, or by number of samples of a spoken one."""
     asked: list[tuple[str, str | None]] = []
 
-    def ask(task: str, *, text: str | None = None, wave: np.ndarray | None = None, stride_frames: int = 1) -> Reply:
+    def ask(task: str, *, text: str | None = None, wave: np.ndarray | None = None, **how: Any) -> Reply:
         asked.append((task, text))
         return replies[text if wave is None else str(len(wave))]  # type: ignore[index]
 

@@ -48,7 +48,8 @@ def test_asr_counts_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     write_wave(tmp_path / "mute.wav", np.zeros(5_000, np.float32), 16_000)
     rows.append({"question_text": "silence", "question_audio": "mute.wav"})
     monkeypatch.setattr(Tape, "heard", {4_000: "the cat sat", 4_001: "she ran"})
-    lab = lab_of(suite_of(questions(tmp_path, rows), {"kind": "asr", "with_transcriber": True}), tmp_path)
+    measure = {"kind": "asr", "with_transcriber": True}
+    lab = lab_of(suite_of(questions(tmp_path, rows), measure, synthesizer=None), tmp_path)
     asked = script(lab, {"4000": reply("the dog sat down"), "4001": reply("he ran fast")})
     result = run(lab)
     assert [task for task, _ in asked] == ["A1T1", "A1T1"]
@@ -59,6 +60,12 @@ def test_asr_counts_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.skipped[0]["reason"] == "has no question_audio"
     assert "silent" in result.skipped[1]["reason"]
     assert [item["written"] for item in result.worst] == ["the dog sat down", "he ran fast"]
+
+
+def test_asr_hears_the_synthesizer_where_there_is_no_sound(tmp_path: Path) -> None:
+    lab = lab_of(suite_of(questions(tmp_path, CAPITALS[:1]), {"kind": "asr"}), tmp_path)
+    script(lab, {str(2 * 300 * len("Italy?")): reply("italy")})  # 8 kHz -> 16 kHz
+    assert values(run(lab))["wer"] == 0
 
 
 def test_spoken_answers_are_judged_against_their_own_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

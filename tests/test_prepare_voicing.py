@@ -18,6 +18,7 @@ from anytalk.data.voicing import Voicing, choose_voices, make_voicing, voice_row
 from anytalk.errors import AudioError, ConfigError, UnknownNameError
 from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
+from anytalk.plugins import PartRef
 from anytalk.plugins.contracts import CodecCodes, Row, Sound
 from anytalk.plugins.registry import default_registry
 
@@ -133,3 +134,17 @@ def test_another_synthesizer_reads_the_answers() -> None:
     assert choose_voices(asks, ["low"]).answerer is asks
     with pytest.raises(UnknownNameError, match="'high'"):
         choose_voices(asks, ["low"], answer_voice="high", answer_synthesizer=answers)
+
+
+def test_data_yaml_may_name_another_synthesizer_for_the_answers() -> None:
+    class Installed:
+        def build(self, kind: str, ref: PartRef) -> Humming:
+            engine = Humming()
+            engine.voices = (f"{kind} {ref.name}",)
+            return engine
+
+    config = VoiceConfig.model_validate({"synthesizer": {"name": "a"}, "answer_synthesizer": {"name": "b"}})
+    installed: Any = Installed()
+    voicing = make_voicing(config, installed)
+    assert (voicing.variants, voicing.answer_voice) == ([("synthesizer a", 1.0)], "synthesizer b")
+    assert make_voicing(VoiceConfig(), installed).answer_voice == "synthesizer piper"

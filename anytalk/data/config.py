@@ -60,7 +60,10 @@ class VoiceConfig(Options):
     )
     question_voices: list[str] | None = Field(None, description="Voices of the questions, used in rotation; null: all.")
     question_speeds: list[float] = Field([1.0], min_length=1, description="Speeds of the questions, used in rotation.")
-    answer_voice: str | None = Field(None, description="Voice of the answers; null: the synthesizer's first.")
+    answer_synthesizer: PartRef | None = Field(
+        None, description="Synthesizer of the answers, where it is another one; null: the same."
+    )
+    answer_voice: str | None = Field(None, description="Voice of the answers; null: their synthesizer's first.")
 
 
 class DataConfig(Options):

@@ -80,7 +80,7 @@ def choose_voices(
 
 
 def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str] = ()) -> Voicing:
-    """Build the synthesizer and check the voices.
+    """Build the synthesizers and check the voices.
 
     Args:
         speakers: Voices that the talker has an embedding for; empty: any will do.
@@ -90,7 +90,8 @@ def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str
         ConfigError: no voice or no speed, or an answer voice that the talker doesn't know.
     """
     synthesizer: Synthesizer = registry.build("synthesizer", config.synthesizer)
-    voicing = choose_voices(synthesizer, config.question_voices, config.question_speeds, config.answer_voice)
+    answerer = None if config.answer_synthesizer is None else registry.build("synthesizer", config.answer_synthesizer)
+    voicing = choose_voices(synthesizer, config.question_voices, config.question_speeds, config.answer_voice, answerer)
     if speakers and voicing.answer_voice not in speakers:
         raise ConfigError(
             f"the answers would be read by '{voicing.answer_voice}', a voice that the talker has no embedding for"

@@ -12,8 +12,9 @@ import pydantic
 from pydantic import Field
 
 from anytalk.data.config import SourceConfig
-from anytalk.errors import ConfigError, DataError, did_you_mean
+from anytalk.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from anytalk.evaluate.metrics import HEADLINES, METRICS
+from anytalk.grid.tasks import find_task
 from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.settings import read_yaml, validated
 
@@ -75,6 +76,7 @@ class SpokenAnswersMeasure(_Measure):
     """What answers say aloud, against their own text."""
 
     kind: Literal["spoken_answers"] = Field("spoken_answers", description="Measure.")
+    batch_parallel: bool = Field(True, description="Take the text from a batch row of its own (paper 3.2).")
     ask: list[Way] = Field(["text"], min_length=1, description="How questions are asked: text, speech.")
     keep_sound: bool = Field(False, description="Write every answer as a wav file into the report.")
 
@@ -94,6 +96,7 @@ class SpokenQaMeasure(_Measure):
     ask: list[Way] = Field(["speech"], min_length=1, description="How questions are asked: text, speech.")
     match: Literal["contains", "exact"] = Field("contains", description="What `accuracy` counts.")
     hear: bool = Field(False, description="Let it speak, and look in what the transcriber hears as well.")
+    batch_parallel: bool = Field(True, description="Take a spoken answer's text from a batch row of its own.")
 
     def switches(self, suite: Suite) -> dict[str, bool]:
         return {"hear": self.hear}
@@ -146,6 +149,30 @@ class CascadeMeasure(_Measure):
     warmup: int = Field(1, ge=0, description="Answers of both before the clock counts.")
 
 
+class LossMeasure(_Measure):
+    """The training losses of one task on rows that nothing was learned from, row by row."""
+
+    kind: Literal["loss"] = Field("loss", description="Measure.")
+    task: str = Field(description="Task, e.g. T1A1.")
+    data: str = Field(description="Prepared folder, data.yaml or manifest, as `--held-out`; relative to the suite.")
+
+    def switches(self, suite: Suite) -> dict[str, bool]:
+        task = find_task(self.task)
+        return {"writes": task.text_in_loss, "speaks": task.audio_out}
+
+    @property
+    def headline(self) -> str:
+        return HEADLINES[self.kind] if find_task(self.task).audio_out else "text"
+
+    @pydantic.field_validator("task")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            return find_task(name).name
+        except UnknownNameError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from None
+
+
 class PooledMeasure(_Measure):
     """Word errors of measures before it, over all their examples; nothing is asked again."""
 
@@ -162,6 +189,7 @@ AnyMeasure = Annotated[
     | ModalityGapMeasure
     | LatencyMeasure
     | CascadeMeasure
+    | LossMeasure
     | PooledMeasure,
     Field(discriminator="kind"),
 ]
@@ -222,6 +250,9 @@ class Suite(Options):
                 raise ValueError(f"measure '{measure.label}' hears no question, so it has no augment: leave it out")
             if isinstance(measure, PooledMeasure):
                 _check_pooled(measure, self.measures)
+            elif isinstance(measure, LossMeasure):
+                if extra := {"source", "augment"} & measure.model_fields_set:
+                    raise ValueError(f"measure '{measure.label}' has `data`, and no {', '.join(sorted(extra))}")
             elif measure.source is None and self.source is None:
                 raise ValueError(f"measure '{measure.label}' has no source, and neither has the suite")
         return self
@@ -300,12 +331,16 @@ def _anchored(suite: Suite, folder: Path) -> Suite:
         return anchored
 
     measures: list[AnyMeasure] = []
-    sourceless = [m.label for m in suite.measures if m.source is None and not isinstance(m, PooledMeasure)]
+    sourceless = [
+        m.label for m in suite.measures if m.source is None and not isinstance(m, PooledMeasure | LossMeasure)
+    ]
     shared = source(suite.source, sourceless)
     for measure in suite.measures:
         update: dict[str, Any] = {"source": source(measure.source, [measure.label])}
         if isinstance(measure, TextRetentionMeasure) and measure.texts_file is not None:
             update["texts_file"] = str((folder / measure.texts_file).absolute())
+        if isinstance(measure, LossMeasure) and "://" not in measure.data:
+            update["data"] = str((folder / measure.data).absolute())
         if isinstance(measure, PooledMeasure) and (lacking := missing.keys() & measure.of):
             missing[measure.label] = missing[min(lacking)]
         measures.append(measure.model_copy(update=update))

@@ -174,11 +174,22 @@ class Lab:
         return time.perf_counter()
 
     def ask(
-        self, task: str, *, text: str | None = None, wave: np.ndarray | None = None, stride_frames: int = 1
+        self,
+        task: str,
+        *,
+        text: str | None = None,
+        wave: np.ndarray | None = None,
+        stride_frames: int = 1,
+        batch_parallel: bool = True,
     ) -> Reply:
         """Ask one question in a conversation of its own, greedily; `wave` is a spoken one, at the encoder's rate."""
         suite, talker = self.suite, self.talker
-        options = DecodeOptions(max_columns=suite.max_columns, rule=talker.config.decode_rule, seed=suite.seed)
+        options = DecodeOptions(
+            max_columns=suite.max_columns,
+            rule=talker.config.decode_rule,
+            seed=suite.seed,
+            batch_parallel=batch_parallel,
+        )
         codec = talker.codec  # loaded before the clock runs
         marks: dict[str, float] = {}
         pieces, arrivals, done = [], [], None
@@ -205,12 +216,12 @@ class Lab:
             self.now() - began,
         )
 
-    def ask_row(self, row: Row, way: str, spoken_answer: bool) -> Reply:
+    def ask_row(self, row: Row, way: str, spoken_answer: bool, batch_parallel: bool = True) -> Reply:
         """Ask a row's question by ``"text"`` or ``"speech"``, for a spoken or a written answer."""
         answer = "A2" if spoken_answer else "T2"
         if way == "text":
-            return self.ask(f"T1{answer}", text=row.question_text)
-        return self.ask(f"A1{answer}", wave=self.question_wave(row))
+            return self.ask(f"T1{answer}", text=row.question_text, batch_parallel=batch_parallel)
+        return self.ask(f"A1{answer}", wave=self.question_wave(row), batch_parallel=batch_parallel)
 
 
 @dataclass(frozen=True)

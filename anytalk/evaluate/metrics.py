@@ -107,6 +107,11 @@ METRICS: dict[str, dict[str, Metric]] = {
             "real_time_factor": Metric("x", "seconds of work per second of speech"),
         }.items()
     },
+    "loss": {
+        "text": Metric("nats", "cross-entropy of a text token", needs="writes"),
+        "audio": Metric("nats", "cross-entropy of a token of the audio streams, all alike", needs="speaks"),
+        "audio_per_frame": Metric("nats", "cross-entropy of all codes of a codec frame together", needs="speaks"),
+    },
     "pooled": {"wer": Metric("rate", "word errors per reference word, over all examples of the measures pooled")},
 }
 """Measure -> its metrics, in the order of the report."""
@@ -120,6 +125,7 @@ HEADLINES = {
     "modality_gap": "answer_agreement",
     "latency": "first_sound_p50_s",
     "cascade": "talker_first_sound_p50_s",
+    "loss": "audio",
     "pooled": "wer",
 }
 """Measure -> the metric reported for it: what a bare measure name means in ``--fail-if``."""

@@ -30,6 +30,7 @@ _WORST_COLUMNS = {
     "modality_gap": ("question", "asked_by_text", "asked_by_speech", "errors"),
     "latency": ("question", "encode", "prefill", "delay", "codec", "first_sound"),
     "cascade": ("question", "talker_heard", "cascade_heard", "cascade_heard_question"),
+    "loss": ("id", "nats_per_token"),
     "pooled": ("measure", "id", "errors", "words"),
 }
 

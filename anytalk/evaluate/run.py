@@ -18,6 +18,7 @@ from anytalk.errors import AnytalkError
 from anytalk.evaluate.bounds import Bound
 from anytalk.evaluate.config import AnyMeasure, Suite
 from anytalk.evaluate.lab import Lab
+from anytalk.evaluate.loss_measure import measure_loss
 from anytalk.evaluate.metrics import METRICS
 from anytalk.evaluate.provenance import identity, load_average, machine, models, packages
 from anytalk.evaluate.report import Report, read_partial, write_report
@@ -44,6 +45,7 @@ _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
     "modality_gap": measure_modality_gap,
     "latency": measure_latency,
     "cascade": measure_cascade,
+    "loss": measure_loss,
     "pooled": measure_pooled,
 }
 

@@ -24,10 +24,13 @@ FULL_SCALE = 0.999
 
 
 def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
-    """Let the talker write down what it hears (A1T1) and count the words that are wrong."""
+    """Let the talker write down what it hears (A1T1) and count the words that are wrong.
+
+    Rows without sound are read aloud, where the suite names a synthesizer.
+    """
 
     def missing(row: Row) -> str | None:
-        lacks = missing_for(row, A1T1)
+        lacks = [field for field in missing_for(row, A1T1) if field != "question_audio" or not lab.can_speak()]
         return f"has no {lacks[0]}" if lacks else None
 
     for _, row, guard in lab.each(lab.rows(measure, result, missing), result):
@@ -76,7 +79,11 @@ def measure_pooled(lab: Lab, measure: PooledMeasure, result: Result) -> None:
 def measure_spoken_answers(lab: Lab, measure: SpokenAnswersMeasure, result: Result) -> None:
     """Ask, listen, and compare what is heard with the answer's own text."""
     rows = lab.rows(measure, result, lambda row: lacks_question(row, measure.ways(), lab.can_speak()))
-    _judge(lab, measure, result, rows, lambda row, way: lab.ask_row(row, way, spoken_answer=True), measure.ask)
+
+    def speak(row: Row, way: str) -> Reply:
+        return lab.ask_row(row, way, spoken_answer=True, batch_parallel=measure.batch_parallel)
+
+    _judge(lab, measure, result, rows, speak, measure.ask)
     for way in measure.ask:
         result.keep(**{f"wer_asked_by_{way}": _wer(lab, [item for item in result.items if item["asked"] == way])})
 
@@ -162,7 +169,7 @@ def measure_spoken_qa(lab: Lab, measure: SpokenQaMeasure, result: Result) -> Non
         expected = expected_answers(row.answer_text)
         for way in measure.ask:
             with guard:
-                reply = lab.ask_row(row, way, spoken_answer=measure.hear)
+                reply = lab.ask_row(row, way, measure.hear, measure.batch_parallel)
                 item: dict[str, Any] = {
                     "id": row.id,
                     "asked": way,
