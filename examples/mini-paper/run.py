@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="Folder for everything that is made.")
     parser.add_argument("--scale", default="small", help="Sizes by name (scales.yaml), or a .yaml file of your own.")
-    parser.add_argument("--part", choices=["recipe", "questions"], help="Only the recipe, or only the open questions.")
+    parser.add_argument("--part", choices=["data", "recipe", "questions"], help="Make the data and only this part.")
     parser.add_argument("--launcher", default="", help='Before `anytalk train`, e.g. "torchrun --nproc-per-node 8 -m".')
     arguments = parser.parse_args()
     Run(arguments.out, read_scale(arguments.scale), arguments.launcher).all(arguments.part)
@@ -77,9 +77,9 @@ class Run:
         for data, folder in (("data.yaml", self.train_on), ("held-out.yaml", self.held_out)):
             words = ("prepare", self.out / data, "-o", folder, "--talker", self.talker, "--half")
             self.step(f"prepare {folder.name}", lambda words=words: self.anytalk(*words))  # type: ignore[misc]
-        if part != "questions":
+        if part in (None, "recipe"):
             self.recipe()
-        if part != "recipe":
+        if part in (None, "questions"):
             self.questions()
         print(f"\nThe page: {self.out / 'README.md'}")
 
