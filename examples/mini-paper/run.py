@@ -72,11 +72,11 @@ class Run:
 
     def all(self, part: str | None = None) -> None:
         """Run what is not finished yet."""
-        self.step("attach", lambda: self.anytalk("attach", *self.attach_words(), "-o", self.talker))
-        self.step("rows", lambda: write_rows(self.out, self.scale, SPEECH))
+        self.step("attach", self.attach, self.talker, *self.attach_words())
+        self.step("rows", write_rows, self.out, self.scale, SPEECH)
         for data, folder in (("data.yaml", self.train_on), ("held-out.yaml", self.held_out)):
             words = ("prepare", self.out / data, "-o", folder, "--talker", self.talker, "--half")
-            self.step(f"prepare {folder.name}", lambda words=words: self.anytalk(*words))  # type: ignore[misc]
+            self.step(f"prepare {folder.name}", self.anytalk, *words)
         if part in (None, "recipe"):
             self.recipe()
         if part in (None, "questions"):
@@ -91,7 +91,7 @@ class Run:
         for stage in stages:
             held_out = ("--held-out", self.held_out, "--held-out-every", self.scale["held_out_every"])
             words = ("--data", self.train_on, "--recipe", "paper", "--stage", stage, *sizes, *held_out)
-            self.step(f"train {stage}", lambda words=words: self.train(self.talker, *words))  # type: ignore[misc]
+            self.step(f"train {stage}", self.train, self.talker, *words)
             self.measure(stage, self.talker)
 
     def questions(self) -> None:
@@ -99,11 +99,10 @@ class Run:
         folder, scale = self.out / "questions", self.scale["ablation"]
         model, *options = self.attach_words()
         mean = folder / "mean-untrained"
-        words = ("attach", model, *options, "-o", mean, "--set", "grid.merge=mean")
-        self.step("attach mean", lambda: self.anytalk(*words))
+        self.step("attach mean", self.attach, mean, model, *options, "--set", "grid.merge=mean")
         self.measure("mean-untrained", mean, ["text"])
         if scale["layers"] is not None:
-            self.step("shorten", lambda: shortened(model, scale["layers"], folder / "model"))
+            self.step("shorten", shortened, model, scale["layers"], folder / "model")
             model = str(folder / "model")
         for name, variant in VARIANTS.items():
             if name not in scale.get("only", VARIANTS):
@@ -111,10 +110,8 @@ class Run:
             talker, recipe = folder / name, folder / f"{name}.yaml"
             recipe.write_text(yaml.safe_dump(ablation_recipe(scale, variant)), encoding="utf-8")
             settings = [w for s in ("output_adapter={name: none}", *variant.settings) for w in ("--set", s)]
-            attach = ("attach", model, *options, "-o", talker, *settings, "--seed", str(variant.seed))
-            learn = ("--data", self.train_on, "--recipe", recipe)
-            self.step(f"attach {name}", lambda words=attach: self.anytalk(*words))  # type: ignore[misc]
-            self.step(f"train {name}", lambda t=talker, words=learn: self.train(t, *words))  # type: ignore[misc]
+            self.step(f"attach {name}", self.attach, talker, model, *options, *settings, "--seed", variant.seed)
+            self.step(f"train {name}", self.train, talker, "--data", self.train_on, "--recipe", recipe)
             self.measure(name, talker, ["loss"])
 
     def measure(self, checkpoint: str, talker: Path, only: list[str] | None = None) -> None:
@@ -124,37 +121,40 @@ class Run:
             path = folder.with_suffix(".yaml")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(suite, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            words = ("eval", talker, "--suite", path, "-o", folder, *self.scale.get("eval_options", []))
-            # A measure that fails is a line of its report; the others count.
-            self.step(f"eval {checkpoint} {name}", lambda words=words: self.anytalk(*words, may_fail=True))  # type: ignore[misc]
+            self.step(f"eval {checkpoint} {name}", self.anytalk, "eval", talker, "--suite", path, "-o", folder)
 
     def attach_words(self) -> list[str]:
         """What is typed to `anytalk attach`: SNAC, the paper's codec, where its weights lie here, else `heart`."""
         words = [str(word) for word in self.scale["attach"]]
         return words if "--codec" in words else [*words, "--codec", installed_codec()]
 
-    def train(self, talker: Path, *words: object) -> None:
-        self.anytalk("train", talker, *words, *self.scale["train"], launcher=self.launcher)
+    def attach(self, talker: Path, *words: object) -> None:
+        self.anytalk("attach", *words, "-o", talker, "--overwrite")
 
-    def anytalk(self, *words: object, may_fail: bool = False, launcher: list[str] | None = None) -> None:
+    def train(self, talker: Path, *words: object) -> None:
+        self.anytalk("train", talker, *words, *self.scale["train"])
+
+    def anytalk(self, *words: object) -> None:
         """Print a command and run it, in this process unless a launcher starts it; ends the program when it fails."""
         typed = [str(word) for word in words]
-        print(f"\n$ {shlex.join([*(launcher or []), 'anytalk', *typed])}", flush=True)
+        launcher = self.launcher if typed[0] == "train" else []
+        print(f"\n$ {shlex.join([*launcher, 'anytalk', *typed])}", flush=True)
         if launcher:
             status = subprocess.run([*launcher, "anytalk", *typed], check=False).returncode
         else:
             status = build_app(only=typed[0])(typed, standalone_mode=False)
-        if status and not (may_fail and status == 1):
+        # A measure that fails is a line of its report; the others count.
+        if status and not (typed[0] == "eval" and status == 1):
             sys.exit(status)
 
-    def step(self, name: str, work: Callable[[], object]) -> None:
+    def step(self, name: str, work: Callable[..., object], *given: object) -> None:
         """Do a step once; its mark holds the seconds it took (of the last try, where it was interrupted)."""
         mark = self.out / "steps" / name.replace(" ", "-")
         if mark.is_file():
             return
         print(f"\n== {name}", flush=True)
         began = time.perf_counter()
-        work()
+        work(*given)
         mark.parent.mkdir(exist_ok=True)
         mark.write_text(f"{time.perf_counter() - began:.1f}\n", encoding="utf-8")
         write_page(self.out, self.scale)
