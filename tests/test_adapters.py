@@ -52,6 +52,7 @@ def build(kind: str, name: str, context: BuildContext, **options: Any) -> Any:
         ("stack", {"factor": 1, "output_norm": False}),
         ("stack", {"factor": 50}),
         ("ctc", {"num_blocks": 1, "width": 16}),
+        ("letters", {"num_blocks": 1, "width": 16}),
     ],
 )
 def test_input_adapters_keep_the_contract(name: str, options: dict[str, Any], context: BuildContext) -> None:
@@ -84,7 +85,7 @@ def test_every_registered_part_is_checked_above() -> None:
         for kind in ("input adapter", "output adapter", "heads")
     }
     assert ours == {
-        "input adapter": {"mlp", "swiglu", "stack", "ctc"},
+        "input adapter": {"mlp", "swiglu", "stack", "ctc", "letters"},
         "output adapter": {"blocks", "none", "talker"},
         "heads": {"parallel", "shared"},
     }

@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
 from anytalk.errors import ConfigError, DataError
+from anytalk.evaluate.compared import compared
 from anytalk.evaluate.config import read_suite
+from anytalk.evaluate.results import Result
+from anytalk.evaluate.stats import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 HEARING_SETS = (
@@ -57,6 +60,10 @@ HERE = {"kind": "jsonl", "path": "x"}
         ({"source": HERE, "measures": [{"kind": "pooled", "of": ["asr"]}, {"kind": "asr"}]}, "comes before it"),
         ({"source": HERE, "measures": [{"kind": "latency"}, {"kind": "pooled", "of": ["latency"]}]}, "no word errors"),
         ({"source": HERE, "measures": [{"kind": "asr"}, {"kind": "pooled", "of": ["asr"], "limit": 2}]}, "no limit"),
+        (
+            {"source": HERE, "measures": [{"kind": "asr"}], "published": [{"name": "a", "figures": {"asf": 0.1}}]},
+            "no measure of word errors is called 'asf'.*did you mean 'asr'",
+        ),
         ({"source": {"kind": "jsonl", "path": "${UNSET_FOLDER}/x"}, "measures": [{"kind": "asr"}]}, "isn't set"),
         ([1], "not well-formed"),
     ],
@@ -123,3 +130,24 @@ def test_a_suite_of_absent_recordings_says_what_to_set(tmp_path: Path, monkeypat
     assert "all measures left out" in said
     assert "set ANYTALK_SPEECH to the folder of the recordings" in said
     assert not (tmp_path / "r").exists()
+
+
+def test_librispeech_is_measured_as_far_as_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYTALK_SPEECH", str(tmp_path / "none"))
+    monkeypatch.setenv("LIBRISPEECH", str(tmp_path))
+    (tmp_path / "test-other").mkdir()
+    suite = read_suite(ROOT / "examples" / "suites" / "librispeech.yaml")
+    assert [measure.label for measure in suite.measures] == ["test_other"]
+    assert suite.left_out.startswith("4 measures (test_clean, dev_clean, dev_other, test_other_part) left out")
+    result = Result("test_other", "asr", "wer")
+    result.keep(wer=Figure(0.25, 100, 0.2, 0.3), transcriber_wer=Figure(0.5, 100))
+    made = compared(suite, "mine", [result])
+    assert made is not None
+    columns, rows = made
+    assert columns == ["word errors", "test_clean", "test_other", "dev_clean", "dev_other"]
+    assert rows[1:] == [
+        ["Mini-Omni (the paper)", "4.5 %", "9.7 %", "4.6 %", "9.2 %"],
+        ["whisper, measured here", "-", "50.0 %", "-", "-"],
+        ["mine", "-", "25.0 % (20.0 to 30.0 %)", "-", "-"],
+    ]
+    assert compared(suite.model_copy(update={"published": []}), "mine", [result]) is None

@@ -223,6 +223,19 @@ def test_another_codec_and_a_trained_encoder_are_refused(tmp_path: Path, rows: l
     assert torch.equal(clip.features, expected.features)
 
 
+def test_the_encoder_may_run_under_bfloat16(tmp_path: Path, talker: Talker, rows: list[Row]) -> None:
+    config = config_of(tmp_path / "rows.jsonl")
+    for out, bf16 in (("exact", False), ("rounded", True)):
+        run(talker, tmp_path / out, config, bf16=bf16)
+    exact, rounded = (open_shards(tmp_path / out)[0].example(0).clip.features for out in ("exact", "rounded"))  # type: ignore[union-attr]
+    assert exact is not None
+    assert rounded is not None
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, atol=0.05, rtol=0.05)
+    with pytest.raises(ConfigError, match="bf16 was"):
+        run(talker, tmp_path / "rounded", config)
+
+
 def test_sources_may_be_added_and_weights_may_change(tmp_path: Path, talker: Talker, rows: list[Row]) -> None:
     one = {"kind": "jsonl", "name": "A b", "path": str(tmp_path / "rows.jsonl")}
     run(talker, tmp_path / "out", DataConfig.model_validate({"sources": [one]}))

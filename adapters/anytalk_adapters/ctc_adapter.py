@@ -19,17 +19,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, ForwardPass, HeardBatch, InputAdapter, Loss, LossRow, TextTokenizer
+from anytalk.plugins.contracts import Backbone, HeardBatch, TextTokenizer
 
-from .input_adapters import padded_columns, zero_padding
+from .frame_listener import FrameListener, FrameOptions
+from .input_adapters import padded_columns
 from .spelling import NUM_LETTERS, Spelling
 
-_KERNEL = 7
 _MAX_LETTERS = 12
-_HIDDEN_FRAMES = 8
-"""A stretch that `frame_dropout` hides: 0.16 s of Whisper's frames (SpecAugment's time masks, arXiv 1904.08779)."""
 
 
 class Speller(nn.Module):
@@ -70,54 +67,22 @@ class Speller(nn.Module):
         return self._letters
 
 
-class FrameBlock(nn.Module):
-    """A ConvNeXt block (arXiv 2201.03545) along time: neighbours by a depthwise convolution, then an MLP."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.near = nn.Conv1d(width, width, _KERNEL, padding=_KERNEL // 2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.wide = nn.Linear(width, 3 * width)
-        self.narrow = nn.Linear(3 * width, width)
-        nn.init.normal_(self.narrow.weight, std=0.02)
-
-    def forward(self, x: Tensor, is_frame: Tensor) -> Tensor:
-        """(B,T,W), (B,T,1) 1.0 where a frame counts -> (B,T,W)."""
-        near = self.near((x * is_frame).transpose(1, 2)).transpose(1, 2)
-        out: Tensor = x + self.narrow(F.gelu(self.wide(self.norm(near))))
-        return out
-
-
-class CtcAdapter(InputAdapter):
+class CtcAdapter(FrameListener):
     """Frames to the text embeddings of the tokens that are heard in them."""
 
-    licence = "MIT"
-    is_elastic = True
-
-    class Options(plugins.Options):
+    class Options(FrameOptions):
         width: int = Field(384, ge=8, description="Width between the encoder and the text embeddings.")
-        num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
-        factor: int = Field(2, ge=1, description="Frames per place of a token; 2: 25 places a second of Whisper's.")
         candidates: int = Field(16, ge=1, description="Likeliest tokens that a column is mixed of.")
         temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
         negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
-        dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
-        frame_dropout: float = Field(
-            0.0, ge=0, lt=1, description="Share of frames that are hidden in training, in short stretches."
-        )
         spelling_width: int = Field(
             96, ge=0, description="Width of what tells tokens apart by their letters; 0: by their meaning alone."
         )
 
     def __init__(self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone) -> None:
-        super().__init__()
-        self.options = options
+        super().__init__(options, encoder_width)
+        self.options: CtcAdapter.Options = options
         width = options.width
-        self.norm = nn.LayerNorm(encoder_width)
-        factor = options.factor
-        self.down = nn.Conv1d(encoder_width, width, 2 * factor - 1, stride=factor, padding=factor - 1)
-        self.blocks = nn.ModuleList(FrameBlock(width) for _ in range(options.num_blocks))
-        self.out_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, backbone.width)
         self.blank = nn.Linear(width, 1)
         # A tuple, so that the backbone is no part of this one.
@@ -130,10 +95,6 @@ class CtcAdapter(InputAdapter):
     @classmethod
     def build(cls, options: CtcAdapter.Options, context: BuildContext) -> CtcAdapter:
         return cls(options, context.need_encoder_width(), context.need_backbone()).to(context.device)
-
-    def output_length(self, num_frames: int) -> int:
-        """``ceil(num_frames / factor)``: the most; the words that are heard need fewer."""
-        return -(-num_frames // self.options.factor)
 
     def train(self, mode: bool = True) -> CtcAdapter:
         """Forget the backbone's embeddings: it may have been trained."""
@@ -179,10 +140,6 @@ class CtcAdapter(InputAdapter):
         chances = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
         return torch.split(chances, counts)
 
-    def losses(self) -> list[Loss]:
-        """The loss ``align``."""
-        return [AlignLoss(self)]
-
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """(B,) negative log likelihood of each clip's tokens under CTC (Graves et al., 2006), summed over its tokens.
 
@@ -204,23 +161,7 @@ class CtcAdapter(InputAdapter):
 
     def _listen(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B,F,E), (B,) -> (B,T,D) to compare with embeddings, (B,T,1) scores of the blank, (B,) places that count."""
-        dtype = self.out.weight.dtype
-        x = zero_padding(features, lengths).to(dtype)
-        x = F.dropout(self.norm(x), self.options.dropout, self.training)
-        if self.training and self.options.frame_dropout:
-            begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < self.options.frame_dropout / _HIDDEN_FRAMES
-            hidden = F.max_pool1d(begins.to(dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
-            x = x * (1 - hidden[:, 0, : x.shape[1], None])
-        x = zero_padding(x, lengths)
-        # Filled up, so that a row has as many places whatever it is padded to.
-        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.options.factor))
-        x = self.down(x.transpose(1, 2)).transpose(1, 2)
-        places = torch.div(lengths + self.options.factor - 1, self.options.factor, rounding_mode="floor")
-        steps = torch.arange(x.shape[1], device=x.device)
-        is_frame = (steps[None] < places.to(x.device)[:, None])[..., None].to(dtype)
-        for block in self.blocks:
-            x = block(x, is_frame)
-        x = self.out_norm(x)
+        x, places = self._places(features, lengths)
         return self.out(x), self.blank(x), places
 
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,31 +199,3 @@ class CtcAdapter(InputAdapter):
             used, where = torch.unique(ids, return_inverse=True)
             embeds, keys = (part[where] for part in self._keys(used))
         return embeds, keys
-
-
-class AlignLoss(Loss):
-    """How badly the ears hear a transcript by themselves, without the backbone."""
-
-    name = "align"
-
-    def __init__(self, adapter: CtcAdapter) -> None:
-        self._adapter = adapter
-
-    def counts(self, row: LossRow) -> list[int]:
-        """Tokens of the transcripts."""
-        return [sum(len(ids) for ids in row.heard)]
-
-    def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
-        """(n,) tokens of each clip."""
-        return [torch.tensor(ids, dtype=torch.int64) for row in rows for ids in row.heard]
-
-    def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(1,) over the clips whose words are known."""
-        known = [place for place, ids in enumerate(prepared) if len(ids)]
-        if line.features is None or not (known or line.uniform):
-            return torch.zeros(1, device=line.device)
-        features, frames = line.features
-        if not known:
-            nothing = torch.zeros(1, dtype=torch.int64, device=line.device)
-            return self._adapter.align(features[:1], frames[:1], [nothing]) * 0.0
-        return self._adapter.align(features[known], frames[known], [prepared[place] for place in known]).sum()[None]

@@ -36,6 +36,7 @@ def register_input_adapters() -> list[Component]:
             "stack", "anytalk_adapters.input_adapters:StackAdapter", "stack frames, then an MLP: shorter prompts"
         ),
         Component("ctc", "anytalk_adapters.ctc_adapter:CtcAdapter", "a column for each token that is heard (LegoSLM)"),
+        Component("letters", "anytalk_adapters.letters_adapter:LettersAdapter", "hears letters, types their words"),
     ]
 
 
@@ -67,7 +68,8 @@ def register_hearings() -> list[Component]:
             "anytalk_adapters.beam_hearing:BeamHearing",
             "beam search rescored by the backbone (for ctc)",
             licence="MIT",
-        )
+        ),
+        Component("words", "anytalk_adapters.words_hearing:WordsHearing", "words that letters make", licence="MIT"),
     ]
 
 

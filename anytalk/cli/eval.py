@@ -156,6 +156,10 @@ def _summary(made: Report, folder: Path) -> None:
     shown = table(made.suite.name, _COLUMNS, rows, numbers=("value", "n"))
     shown.columns[0].no_wrap = True  # names are typed again in --fail-if
     out.print(shown)
+    beside = made.compared()
+    if beside is not None:
+        columns, rows = beside
+        out.print(table(f"{made.suite.name}, beside others", columns, rows, numbers=columns[1:]))
     for result in made.results:
         for sentence in result.notes:
             note(f"{result.label}: {sentence}")

@@ -35,6 +35,9 @@ def command(
         True, help="Keep encoder features; otherwise sound is kept and encoded during training."
     ),
     half: bool = typer.Option(False, "--half", help="Keep features as float16: half the space, not bit-exact."),
+    bf16: bool = typer.Option(
+        False, "--bf16", help="Run the encoder under bfloat16: rounded, and faster where the processor knows it."
+    ),
     keep_sound: bool = typer.Option(
         False, "--keep-sound", help="Keep the questions' sound (FLAC), for stages that train the encoder."
     ),
@@ -55,6 +58,7 @@ def command(
             workers=workers,
             features=features,
             half=half,
+            bf16=bf16,
             sound=keep_sound,
             rows_per_shard=rows_per_shard,
             device=choose_device(device),

@@ -104,6 +104,7 @@ class RowEncoder:
     encoder: SpeechEncoder | None  # ears; None where no task listens
     codec: Codec | None  # makes the codes of spoken answers; None where no task speaks
     keep_features: bool = True  # keep the encoder's features of spoken questions
+    bf16: bool = False  # let the encoder run under bfloat16
     keep_waves: bool = False  # keep their sound (for a stage that trains the encoder, or that encodes while it trains)
     speakers: Sequence[str] = ()  # voices that the talker has an embedding for; empty: rows of any voice are taken
     augment: Augment | None = None  # changes the sound of questions first
@@ -234,7 +235,8 @@ class RowEncoder:
         features, num_frames = None, 0
         if self.keep_features:
             lengths = torch.tensor([len(samples)], device=self.device)
-            encoded, frames = encoder(wave[None].to(self.device), lengths)
+            with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.bf16):
+                encoded, frames = encoder(wave[None].to(self.device), lengths)
             num_frames = int(frames[0])
             features = encoded[0, :num_frames].float().cpu().clone()
         else:
@@ -258,6 +260,7 @@ def row_encoder(settings: Settings, senses: Senses, registry: Registry, device: 
         encoder=senses.encoder,
         codec=senses.codec,
         keep_features=settings.features,
+        bf16=settings.bf16,
         keep_waves=settings.sound,
         speakers=senses.speakers,
         augment=make_augment(settings.augment, settings.seed, registry),

@@ -68,6 +68,7 @@ class Settings(Options):
     speakers: list[str] = Field(default_factory=list, description="Voices that the talker has an embedding for.")
     features: bool = Field(True, description="Encoder features of spoken questions are kept.")
     half: bool = Field(False, description="Features are float16.")
+    bf16: bool = Field(False, description="The encoder ran under bfloat16.")
     sound: bool = Field(False, description="The sound of spoken questions is kept (FLAC, 16 bit).")
     rows_per_shard: int = Field(512, gt=0, description="Rows of the source that are read for one shard.")
     voice: VoiceConfig | None = Field(None, description="Who reads aloud what has no sound.")

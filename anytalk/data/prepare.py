@@ -55,6 +55,7 @@ class PrepareOptions:
     workers: int = 1  # processes; 1 works in this one
     features: bool = True  # keep encoder features
     half: bool = False  # keep them as float16
+    bf16: bool = False  # let the encoder run under bfloat16
     sound: bool = False  # keep the sound of questions; without features it is kept anyway
     rows_per_shard: int = 512  # rows that are read for one shard
     device: str = "cpu"  # Torch device
@@ -184,6 +185,7 @@ def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> 
         speakers=list(senses.speakers),
         features=options.features,
         half=options.half and options.features,
+        bf16=options.bf16 and options.features,
         sound=options.sound or not options.features,
         rows_per_shard=options.rows_per_shard,
         voice=config.voice,

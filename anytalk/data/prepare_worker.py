@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from anytalk.data.config import SourceConfig
 from anytalk.data.encoding import Rejected, reason_of, row_encoder
 from anytalk.data.ledger import Settings, ShardRecord, shard_file
@@ -64,6 +66,11 @@ class Worker:
             AnytalkError: a disk that is full, or a bug that fails every row.
             OSError: other trouble with the disk.
         """
+        # Around all rows, so that an encoder under bfloat16 converts its weights once and not for each row.
+        with torch.autocast(self.setup.device.partition(":")[0], enabled=False):
+            return self._process(block, tick)
+
+    def _process(self, block: Block, tick: Tick) -> ShardRecord:
         began = time.perf_counter()
         settings = self.setup.settings
         path = self.setup.out / shard_file(block.slug, block.number)

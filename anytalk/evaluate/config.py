@@ -204,6 +204,13 @@ BASELINES = ("cascade",)
 """What ``--baseline`` knows."""
 
 
+class Published(Options):
+    """A row of the table that compares: the word errors that somebody else gives for the same sets."""
+
+    name: str = Field(description="Who, and where it is written.")
+    figures: dict[str, float] = Field(description="Name of a measure -> its word error rate, 0 to 1.")
+
+
 class Suite(Options):
     """Everything that is measured of a talker."""
 
@@ -228,6 +235,9 @@ class Suite(Options):
     max_columns: int = Field(256, gt=0, description="Longest answer, in grid columns.")
     speaker: str | None = Field(None, description="Answering voice of talkers with several.")
     bootstrap_samples: int = Field(1000, ge=0, description="Resamplings for the 95 % intervals; 0: no intervals.")
+    published: list[Published] = Field(
+        default_factory=list, description="Rows of others for a table with a column for each measure; none: no table."
+    )
     worst: int = Field(5, ge=0, description="How many of the worst examples are shown.")
     _left_out: str = pydantic.PrivateAttr("")
 
@@ -243,6 +253,11 @@ class Suite(Options):
             extra = {"tasks", "weight", "filters"} & (source.model_fields_set if source else set())
             if extra:
                 raise ValueError(f"a source of an evaluation has no {', '.join(sorted(extra))}: leave it out")
+        counted = [measure.label for measure in self.measures if measure.kind in (*POOLABLE, "pooled")]
+        for name in [name for row in self.published for name in row.figures]:
+            if name not in counted:
+                near = did_you_mean(name, counted)
+                raise ValueError(f"published: no measure of word errors is called '{name}'{near}")
         for measure in self.measures:
             if labels.count(measure.label) > 1:
                 raise ValueError(f"two measures are called '{measure.label}': give them names of their own (name: ...)")

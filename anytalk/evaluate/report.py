@@ -10,6 +10,7 @@ from typing import Any
 
 from anytalk.errors import DataError
 from anytalk.evaluate.bounds import Bound
+from anytalk.evaluate.compared import compared
 from anytalk.evaluate.config import Suite
 from anytalk.evaluate.metrics import METRICS, format_interval, format_value
 from anytalk.evaluate.plots import draw_plot, draw_summary
@@ -60,6 +61,10 @@ class Report:
         """A sentence for each condition under which the command fails."""
         found = (bound.broken_by(self.metrics()) for bound in self.bounds)
         return [sentence for sentence in found if sentence is not None]
+
+    def compared(self) -> tuple[list[str], list[list[str]]] | None:
+        """The talker beside what others give for the same sets; None for a suite that names nobody."""
+        return compared(self.suite, Path(self.talker).name or "the talker", self.results)
 
     def failures(self) -> list[str]:
         """A sentence for each measure that failed."""
@@ -135,6 +140,9 @@ def markdown(report: Report, summary: str | None) -> str:
     pieces.append(
         _table(("measure", "headline", "value", "95 % interval", "n"), [_headline(r) for r in report.results])
     )
+    beside = report.compared()
+    if beside is not None:
+        pieces.append(_table(*beside))
     if summary is not None:
         pieces.append(f"![Shares and rates with their 95 % intervals]({summary})")
     for result in report.results:

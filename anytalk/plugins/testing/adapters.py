@@ -56,6 +56,8 @@ def check_input_adapter(
 ) -> None:
     """Shapes, lengths that grow with frames, padding that doesn't leak, finite values, gradients.
 
+    An adapter whose columns carry no gradient needs a loss of its own.
+
     Args:
         context: What the part is built with; default: :func:`tiny_context`.
     """
@@ -93,11 +95,14 @@ def check_input_adapter(
         counts = [len(line) for line in lines]
         assert counts == kept.tolist(), f"{name}: lines of {counts} tokens for {kept.tolist()} columns"
 
-    torch.autograd.backward(_mask(columns, kept).square().sum())
-    assert leaf.grad is not None, f"{name}: no gradient reaches the features"
-    assert (leaf.grad[0].abs().sum(-1) > 0).all(), f"{name}: some frame has no influence on any column"
-    for parameter_name, parameter in part.named_parameters():
-        assert parameter.grad is not None, f"{name}: no gradient reaches '{parameter_name}'"
+    if columns.requires_grad:
+        torch.autograd.backward(_mask(columns, kept).square().sum())
+        assert leaf.grad is not None, f"{name}: no gradient reaches the features"
+        assert (leaf.grad[0].abs().sum(-1) > 0).all(), f"{name}: some frame has no influence on any column"
+        for parameter_name, parameter in part.named_parameters():
+            assert parameter.grad is not None, f"{name}: no gradient reaches '{parameter_name}'"
+    else:  # what it hears is typed
+        assert part.losses(), f"{name}: no gradient reaches the features, and it brings no loss of its own"
 
     with torch.no_grad():
         dirty = features.clone()

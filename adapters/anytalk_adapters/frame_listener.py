@@ -1,0 +1,129 @@
+"""What input adapters share that hear tokens or letters by CTC: from frames to places, and the loss ``align``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytalk import plugins
+from anytalk.plugins.contracts import ForwardPass, InputAdapter, Loss, LossRow
+
+from .input_adapters import zero_padding
+
+_KERNEL = 7
+_HIDDEN_FRAMES = 8
+"""A stretch that `frame_dropout` hides: 0.16 s of Whisper's frames (SpecAugment's time masks, arXiv 1904.08779)."""
+
+
+class FrameOptions(plugins.Options):
+    """How frames become places."""
+
+    width: int = Field(256, ge=8, description="Width between the encoder and what is heard.")
+    num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
+    factor: int = Field(2, ge=1, description="Frames per place; 2: 25 places a second of Whisper's.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
+    frame_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of frames that are hidden in training, in short stretches."
+    )
+
+
+class FrameBlock(nn.Module):
+    """A ConvNeXt block (arXiv 2201.03545) along time: neighbours by a depthwise convolution, then an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.near = nn.Conv1d(width, width, _KERNEL, padding=_KERNEL // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 3 * width)
+        self.narrow = nn.Linear(3 * width, width)
+        nn.init.normal_(self.narrow.weight, std=0.02)
+
+    def forward(self, x: Tensor, is_frame: Tensor) -> Tensor:
+        """(B,T,W), (B,T,1) 1.0 where a frame counts -> (B,T,W)."""
+        near = self.near((x * is_frame).transpose(1, 2)).transpose(1, 2)
+        out: Tensor = x + self.narrow(F.gelu(self.wide(self.norm(near))))
+        return out
+
+
+class FrameListener(InputAdapter):
+    """Frames to places of what is heard; what stands in a place, a subclass says."""
+
+    licence = "MIT"
+    is_elastic = True
+
+    def __init__(self, options: FrameOptions, encoder_width: int) -> None:
+        super().__init__()
+        self._frames = options
+        width, factor = options.width, options.factor
+        self.norm = nn.LayerNorm(encoder_width)
+        self.down = nn.Conv1d(encoder_width, width, 2 * factor - 1, stride=factor, padding=factor - 1)
+        self.blocks = nn.ModuleList(FrameBlock(width) for _ in range(options.num_blocks))
+        self.out_norm = nn.LayerNorm(width)
+
+    def output_length(self, num_frames: int) -> int:
+        """``ceil(num_frames / factor)``: the most; the words that are heard need fewer."""
+        return -(-num_frames // self._frames.factor)
+
+    def losses(self) -> list[Loss]:
+        """The loss ``align``."""
+        return [AlignLoss(self)]
+
+    @abstractmethod
+    def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
+        """(B,F,E), (B,) frames, text tokens (n,) of each clip -> (B,) how unlikely it is that they were said."""
+
+    def _places(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,F,E), (B,) frames -> (B,T,width), and (B,) how many of the T places of each row count."""
+        dtype = self.norm.weight.dtype
+        x = zero_padding(features, lengths).to(dtype)
+        x = F.dropout(self.norm(x), self._frames.dropout, self.training)
+        if self.training and self._frames.frame_dropout:
+            share = self._frames.frame_dropout / _HIDDEN_FRAMES
+            begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < share
+            hidden = F.max_pool1d(begins.to(dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
+            x = x * (1 - hidden[:, 0, : x.shape[1], None])
+        x = zero_padding(x, lengths)
+        # Filled up, so that a row has as many places whatever it is padded to.
+        factor = self._frames.factor
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % factor))
+        x = self.down(x.transpose(1, 2)).transpose(1, 2)
+        places = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
+        steps = torch.arange(x.shape[1], device=x.device)
+        is_frame = (steps[None] < places.to(x.device)[:, None])[..., None].to(dtype)
+        for block in self.blocks:
+            x = block(x, is_frame)
+        normed: Tensor = self.out_norm(x)
+        return normed, places
+
+
+class AlignLoss(Loss):
+    """How badly the ears hear a transcript by themselves, without the backbone."""
+
+    name = "align"
+
+    def __init__(self, adapter: FrameListener) -> None:
+        self._adapter = adapter
+
+    def counts(self, row: LossRow) -> list[int]:
+        """Tokens of the transcripts."""
+        return [sum(len(ids) for ids in row.heard)]
+
+    def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
+        """(n,) tokens of each clip."""
+        return [torch.tensor(ids, dtype=torch.int64) for row in rows for ids in row.heard]
+
+    def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
+        """(1,) over the clips whose words are known."""
+        known = [place for place, ids in enumerate(prepared) if len(ids)]
+        if line.features is None or not (known or line.uniform):
+            return torch.zeros(1, device=line.device)
+        features, frames = line.features
+        if not known:
+            nothing = torch.zeros(1, dtype=torch.int64, device=line.device)
+            return self._adapter.align(features[:1], frames[:1], [nothing]) * 0.0
+        return self._adapter.align(features[known], frames[known], [prepared[place] for place in known]).sum()[None]

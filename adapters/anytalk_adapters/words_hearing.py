@@ -1,0 +1,91 @@
+"""The ``words`` hearing: which words the heard letters make, by how common words are and by what the backbone expects.
+
+It works on input adapters that tell how likely each letter is in each place, such as ``letters``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from anytalk import plugins
+from anytalk.errors import ConfigError
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Backbone, HeardBatch, Hearing, InputAdapter
+
+from .ctc_search import Line
+from .letters_adapter import LETTERS, typed
+from .likely_words import Reader
+from .words_search import WordChance, common_words, likeliest_texts
+
+
+@runtime_checkable
+class HearsLetters(Protocol):
+    """An input adapter that tells how likely each letter is in each place of the sound."""
+
+    def letter_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
+        """(B,F,E), (B,) frames -> of each clip (T,1+28) log probabilities: nothing, then each of the letters."""
+
+
+class WordsHearing(Hearing):
+    """Chooses the words of each clip."""
+
+    licence = "MIT"
+
+    class Options(plugins.Options):
+        beam: int = Field(32, ge=1, description="Texts that are weighed against each other.")
+        candidates: int = Field(6, ge=1, le=28, description="Likeliest letters of each place that are looked at.")
+        common: float = Field(0.3, ge=0, description="Weight of how common each word is; 0: letters only.")
+        weight: float = Field(
+            0.0, ge=0, description="Weight of how likely the backbone finds a text, beside that; 0: it isn't asked."
+        )
+        lines: int = Field(8, ge=1, description="The likeliest texts, which the backbone reads.")
+        context: str = Field("", description="Text in front of it for the backbone; empty: it begins a text.")
+
+    def __init__(self, options: WordsHearing.Options, adapter: InputAdapter, backbone: Backbone) -> None:
+        super().__init__()
+        if not isinstance(adapter, HearsLetters):
+            raise ConfigError(
+                f"the hearing 'words' needs an input adapter that hears letters; {type(adapter).__name__} doesn't",
+                "attach with the input adapter 'letters', or leave `hearing:` out",
+            )
+        self.options = options
+        # Tuples, so that neither is part of this module.
+        self._adapter: tuple[InputAdapter] = (adapter,)
+        self._listener: tuple[HearsLetters] = (adapter,)
+        self._backbone = (backbone,)
+        self._word_chance: WordChance | None = None
+        self._reader: Reader | None = None
+
+    @classmethod
+    def build(cls, options: WordsHearing.Options, context: BuildContext) -> Self:
+        """Take adapter and backbone from the context (ConfigError: an input adapter that hears no letters)."""
+        return cls(options, context.need_input_adapter(), context.need_backbone())
+
+    def train(self, mode: bool = True) -> Self:
+        """Forget what the backbone has read: it may have been trained."""
+        self._reader = None
+        super().train(mode)
+        return self
+
+    @torch.no_grad()
+    def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
+        """(B,F,E), (B,) -> one column for each token of the words that were most probably said."""
+        lines = [self._line(chances) for chances in self._listener[0].letter_chances(features, lengths)]
+        return typed(lines, self._backbone[0], features, [self._adapter[0].output_length(n) for n in lengths.tolist()])
+
+    def _line(self, chances: Tensor) -> Line:
+        """(T,1+28) of one clip -> tokens of the words that were most probably said, at least one."""
+        options, backbone = self.options, self._backbone[0]
+        tokenizer = backbone.tokenizer
+        self._word_chance = self._word_chance or common_words(tokenizer, backbone.text_vocab_size)
+        texts = likeliest_texts(chances, LETTERS, options.beam, options.candidates, self._word_chance, options.common)
+        lines = {tuple(tokenizer.encode(text)): score for text, score in texts.items() if text}
+        if not lines:
+            return tuple(tokenizer.encode(LETTERS[int(chances[:, 1:-1].amax(dim=0).argmax())]))
+        self._reader = self._reader or Reader(backbone, options.context, options.weight, num_lines=options.lines)
+        return self._reader.choose(lines)
