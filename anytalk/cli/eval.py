@@ -158,8 +158,8 @@ def _summary(made: Report, folder: Path) -> None:
     out.print(shown)
     beside = made.compared()
     if beside is not None:
-        columns, rows = beside
-        out.print(table(f"{made.suite.name}, beside others", columns, rows, numbers=columns[1:]))
+        columns, lines = beside
+        out.print(table(f"{made.suite.name}, beside others", columns, lines, numbers=columns[1:]))
     for result in made.results:
         for sentence in result.notes:
             note(f"{result.label}: {sentence}")
