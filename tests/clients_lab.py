@@ -56,11 +56,11 @@ def optional(*names: str) -> list[Any]:
 
 
 @contextmanager
-def stock_server() -> Iterator[Running]:
+def stock_server(max_columns: int = 200) -> Iterator[Running]:
     """Serve the talker; its answers take a moment, so that there is something to interrupt."""
     talker = scripted_talker(answer)
     talker.model.ears = OneSentence()
-    with running(talker, "scripted", max_columns=200) as server:
+    with running(talker, "scripted", max_columns=max_columns) as server:
         slow_down(server, 0.01)
         yield server
 

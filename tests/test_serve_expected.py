@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 
 from anytalk.decode.jobs import Question
 from anytalk.serve.errors import RequestError, check_values
+from anytalk.serve.realtime import calls
 from anytalk.serve.short_keys import ShortKeys
 
 
@@ -161,7 +162,7 @@ def test_a_slash_at_the_end_is_no_other_path(slow: Running) -> None:
     [
         ("/v1/responses", "/v1/chat/completions"),
         ("/v1/responses/resp_1", "/v1/chat/completions"),
-        ("/v1/realtime/calls", "WebSocket"),
+        ("/v1/realtime/calls/rtc_1/accept", "SIP is not answered"),
         ("/v1/realtime", "ws://"),
         ("/chat/completions", "put /v1 at the end"),
         ("/responses", "put /v1 at the end"),
@@ -171,6 +172,25 @@ def test_paths_of_elsewhere_are_answered_in_a_sentence(slow: Running, path: str,
     answer = httpx2.post(f"http://{slow.address}{path}", json={})
     assert answer.status_code == 404
     assert said in answer.json()["error"]["message"]
+
+
+def test_a_server_without_aiortc_says_what_calls_need(slow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "find_spec", lambda _: None)
+    offer = "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"
+    url, headers = f"http://{slow.address}/v1/realtime/calls", {"Content-Type": "application/sdp"}
+    answer = httpx2.post(url, content=offer, headers=headers)
+    assert answer.status_code == 501
+    assert "pip install 'anytalk[webrtc]'" in answer.json()["error"]["message"]
+    assert httpx2.post(url, json={}).status_code == 415
+    assert httpx2.post(f"{url}/rtc_1/hangup").status_code == 404
+
+
+def test_a_call_is_not_joined_by_a_websocket(slow: Running) -> None:
+    async def ask() -> str:
+        async with connect(f"ws://{slow.address}/v1/realtime?call_id=rtc_1") as connection:
+            return str(json.loads(await connection.recv())["error"]["message"])
+
+    assert "data channel" in run(ask())
 
 
 # Keys for pages

@@ -23,8 +23,10 @@ from anytalk.serve.http.chat import chat_routes
 from anytalk.serve.http.elsewhere import REALTIME, instead_of
 from anytalk.serve.http.page import page_files, page_routes
 from anytalk.serve.questions import DEFAULT_VOICE
+from anytalk.serve.realtime.calls import Calls, call_routes
 from anytalk.serve.realtime.client_secrets import client_secret_routes, first_options
 from anytalk.serve.realtime.session import TRY_LATER, RealtimeSession
+from anytalk.serve.realtime.transport import SocketTransport
 from anytalk.serve.security import Gate, chosen_subprotocol, given_key, refusal
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.state import ServerState
@@ -35,6 +37,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 4
 def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAPI:
     """The application; its state is ``app.state.server``, and ``/v1/models`` calls the talker `model_name`."""
     state = ServerState(talker, settings, model_name)
+    calls = Calls(state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,6 +45,7 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
         try:
             yield
         finally:
+            await calls.close()
             state.model.stop()
 
     app = FastAPI(
@@ -64,12 +68,14 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
             allow_origins=settings.allow_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
+            expose_headers=["Location"],
         )
     _add_error_handlers(app, state)
     _add_plain_routes(app, state)
     app.include_router(audio_routes(state))
     app.include_router(chat_routes(state))
     app.include_router(client_secret_routes(state))
+    app.include_router(call_routes(calls))
     app.router.routes.extend(page_routes(page))
     if "/" not in page:
 
@@ -94,10 +100,14 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
 async def _realtime(state: ServerState, socket: WebSocket) -> None:
     await socket.accept(subprotocol=chosen_subprotocol(dict(socket.scope)))
     try:
+        if "call_id" in socket.query_params:
+            said = "a call can't be joined by a WebSocket; send its events over its data channel"
+            raise RequestError(said, "unsupported_value", "call_id")
         await state.admission.wait_for_leaving()
         with state.admission.place():
             agreed = state.keys.find(given_key(socket.headers))
-            await RealtimeSession(state, socket, agreed or first_options(state)).run()
+            transport = SocketTransport(socket, state.settings)
+            await RealtimeSession(state, transport, agreed or first_options(state)).run()
     except RequestError as error:
         # After the handshake, because clients show the reason of a refused one to nobody.
         state.metrics.refused.labels(error.code).inc()

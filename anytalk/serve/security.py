@@ -24,6 +24,7 @@ from anytalk.serve.short_keys import PREFIX, ShortKeys
 
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 REALTIME_SUBPROTOCOL = "realtime"
+CALLS_PATH = "/v1/realtime/calls"
 OPEN_PATHS = ("/health",)
 """Answered without a key, like the page's own files."""
 
@@ -32,7 +33,7 @@ class Gate:
     """ASGI middleware.
 
     Args:
-        keys: Short keys, which open the Realtime WebSocket and nothing else.
+        keys: Short keys, which open the Realtime WebSocket or a call, and nothing else.
         page_paths: Paths of the page's files, which need no key.
     """
 
@@ -84,7 +85,8 @@ class Gate:
             raise too_large(self.settings.max_body_bytes)
 
     def _may_enter(self, scope: Scope, given: str, expected: str) -> bool:
-        if scope["type"] == "websocket" and given.startswith(PREFIX) and self.keys.find(given) is not None:
+        is_realtime = scope["type"] == "websocket" or scope["path"] == CALLS_PATH
+        if is_realtime and given.startswith(PREFIX) and self.keys.find(given) is not None:
             return True
         return same_key(given, expected)
 

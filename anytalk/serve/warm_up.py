@@ -12,6 +12,7 @@ import numpy as np
 from anytalk.decode.jobs import Ended, Event, Failed, Job, Question, Said, Speech
 from anytalk.grid.tasks import TASKS
 from anytalk.plugins.contracts import ServedBackbone
+from anytalk.serve.realtime.calls import load_webrtc
 from anytalk.serve.realtime.vad import WINDOW, VoiceDetector
 from anytalk.serve.state import ServerState
 
@@ -37,6 +38,7 @@ def warm_up(state: ServerState) -> None:
     state.model.start()
     VoiceDetector().probability(np.zeros(WINDOW, dtype=np.float32))
     asyncio.run(anyio.to_thread.run_sync(int))  # loads what answers over HTTP are made with
+    load_webrtc()
     options = state.decode_options(_COLUMNS)
     if state.talker.model.listener is not None:
         rate_hz = state.ear_rate_hz

@@ -14,7 +14,7 @@ _INSTEAD = {
     "/v1/embeddings": "embeddings are not made here",
     "/v1/images": "images are not made here",
     "/v1/audio/translations": "speech is not translated here; POST /v1/audio/transcriptions writes it down",
-    "/v1/realtime/calls": f"WebRTC and SIP are not here; {_SOCKET}",
+    "/v1/realtime/calls": "POST SDP to /v1/realtime/calls, or to its /ID/hangup; SIP is not answered",
     "/v1/realtime/sessions": "POST /v1/realtime/client_secrets makes keys for web pages",
     "/v1/realtime/transcription_sessions": f"{_SOCKET}, with a session of the type 'transcription'",
     "/v1/realtime/translations": f"speech is not translated here; {_SOCKET}",

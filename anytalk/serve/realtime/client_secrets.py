@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from anytalk.serve.questions import new_id
 from anytalk.serve.realtime.session_options import SessionOptions
-from anytalk.serve.realtime.updates import updated
+from anytalk.serve.realtime.updates import told, updated
 from anytalk.serve.state import ServerState
 
 
@@ -42,7 +42,6 @@ def client_secret_routes(state: ServerState) -> APIRouter:
         options, left_out = updated(first_options(state), asked.session, state.talker, state.settings.max_text_chars)
         value, expires_at = state.keys.make(options, asked.expires_after.seconds)
         session = {**options.shown(), "id": new_id("sess"), "object": "realtime.session", "expires_at": expires_at}
-        more = {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
-        return {"value": value, "expires_at": expires_at, "session": session, **more}
+        return {"value": value, "expires_at": expires_at, "session": session, **told(left_out)}
 
     return router

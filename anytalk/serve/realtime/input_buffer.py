@@ -12,6 +12,8 @@ from anytalk.serve.realtime.vad import VAD_RATE_HZ, WINDOW, TurnDetector, VadSet
 from anytalk.serve.sound import WireDecoder, WireFormat
 
 MIN_TURN_MS = 100
+_DROPPED_AT_ONCE = 5 * VAD_RATE_HZ
+"""Samples of a held turn that is full; whoever has looked at it has to begin anew each time."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,13 @@ class InputBuffer:
     Args:
         vad: How turns are found; None for manual turns.
         max_turn_s: A detected turn ends here; a manual one can't grow further.
+        keeps_latest: Whether a manual turn that is full loses its beginning instead; for sound that never pauses.
     """
 
-    def __init__(self, wire: WireFormat, vad: VadSettings | None, max_turn_s: float) -> None:
+    def __init__(
+        self, wire: WireFormat, vad: VadSettings | None, max_turn_s: float, keeps_latest: bool = False
+    ) -> None:
+        self._keeps_latest = keeps_latest
         self._max_samples = int(max_turn_s * VAD_RATE_HZ)
         self._pieces: list[np.ndarray] = []
         self._rest = b""  # of a sample of which not all bytes have come
@@ -103,7 +109,10 @@ class InputBuffer:
         whole = len(data) - len(data) % self.wire.bytes_per_sample
         self._rest = data[whole:]
         wave = self._decoder.push(data[:whole])
-        if self._detector is None and self._held + len(wave) > self._max_samples:
+        surplus = self._held + len(wave) - self._max_samples
+        if self._detector is None and surplus > 0 and self._keeps_latest:
+            self._drop_before(self._first + surplus + _DROPPED_AT_ONCE)
+        elif self._detector is None and surplus > 0:
             raise RequestError(
                 f"the buffer holds {self._held / VAD_RATE_HZ:.1f} s; a turn may last"
                 f" {self._max_samples / VAD_RATE_HZ:.0f} s; commit or clear it",

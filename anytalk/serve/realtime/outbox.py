@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anytalk.serve.questions import new_id
+from anytalk.serve.sound import WireFormat
 
 
 @dataclass
@@ -19,13 +21,27 @@ class _Waiting:
     sound_ms: float
 
 
+@dataclass(frozen=True)
+class Cut:
+    """An answer that was stopped while it was played."""
+
+    item_id: str  # its item
+    heard_ms: int  # what was played of it
+
+
 class SlowClientError(Exception):
     """The client takes what it is sent too slowly."""
 
 
 class Outbox:
-    """Events in order of their sending. A client is too slow when too many bytes wait for it, or one message takes too
-    long to send."""
+    """Events in order of their sending, and sound among them. A client is too slow when too many bytes wait for it, or
+    one message takes too long to send.
+
+    Attributes:
+        plays: Whether sound is played here, in real time, and not sent in events.
+    """
+
+    plays = False
 
     def __init__(self, send: Callable[[str], Awaitable[None]], max_unsent_bytes: int, send_timeout_s: float) -> None:
         self._send, self._max_bytes, self._timeout_s = send, max_unsent_bytes, send_timeout_s
@@ -33,16 +49,44 @@ class Outbox:
         self._bytes = 0
         self._changed = asyncio.Event()
         self._closed = False
-        self.overflowed = False
+        self._overflowed: str | None = None
 
     def put(self, name: str, /, sound_of: str | None = None, sound_ms: float = 0.0, **fields: Any) -> None:
         """Send an event when its turn has come; `sound_of` is the response whose sound it carries."""
-        if self._closed or self.overflowed:
+        if self._closed or self._overflowed:
             return
         text = json.dumps({"type": name, "event_id": new_id("event"), **fields}, separators=(",", ":"))
         self._waiting.append(_Waiting(text, sound_of, sound_ms))
         self._bytes += len(text)
-        self.overflowed = self._bytes > self._max_bytes
+        if self._bytes > self._max_bytes:
+            self._overflowed = f"{self._bytes} bytes were waiting; {self._max_bytes} are allowed"
+        self._changed.set()
+
+    def put_sound(self, place: dict[str, Any], data: bytes, wire: WireFormat, length_ms: float) -> None:
+        """Send sound of a response.
+
+        Args:
+            place: `response_id`, `item_id` and what else says where in the response it belongs.
+            data: Sound in the format `wire`.
+            length_ms: How long it lasts.
+        """
+        delta = base64.b64encode(data).decode()
+        name = "response.output_audio.delta"
+        self.put(name, sound_of=place["response_id"], sound_ms=length_ms, **place, delta=delta)
+
+    def end_sound(self, response_id: str) -> None:
+        """Take note that a response has no more sound; more than once changes nothing."""
+
+    def drop_all_sound(self) -> None:
+        """Take back what is still to be played here, of all responses."""
+
+    def take_cuts(self) -> list[Cut]:
+        """Answers that were stopped while they were played here, since the last call."""
+        return []
+
+    def overflow(self, reason: str) -> None:
+        """End the client's connection: more waits for it than is kept."""
+        self._overflowed = reason
         self._changed.set()
 
     def drop_sound(self, response_id: str) -> float:
@@ -60,8 +104,8 @@ class Outbox:
     async def run(self) -> None:
         """Send until closed (SlowClientError: the client doesn't take it)."""
         while True:
-            if self.overflowed:
-                raise SlowClientError(f"{self._bytes} bytes were waiting; {self._max_bytes} are allowed")
+            if self._overflowed:
+                raise SlowClientError(self._overflowed)
             if not self._waiting:
                 if self._closed:
                     return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -189,13 +188,7 @@ class Response:
             piece = data[start : start + step]
             length_ms = 1000 * len(piece) / wire.bytes_per_sample / wire.rate_hz
             self._sound_ms += length_ms
-            self._outbox.put(
-                "response.output_audio.delta",
-                sound_of=self.id,
-                sound_ms=length_ms,
-                **self._place(),
-                delta=base64.b64encode(piece).decode(),
-            )
+            self._outbox.put_sound(self._place(), piece, wire, length_ms)
 
     def _call(self, calls: Sequence[Call]) -> None:
         """Show the calls, each an item of its own after what was said."""
@@ -266,6 +259,7 @@ class Response:
 
     def _finish(self, status: str, details: dict[str, Any] | None) -> None:
         self.is_over = True
+        self._outbox.end_sound(self.id)
         self._end_item(status)
         self._state.metrics.answers.labels(status).inc()
         self._put("response.done", response=self._shown(status, details))

@@ -1,4 +1,4 @@
-"""A session of the Realtime protocol over one WebSocket: client events in, server events out.
+"""A session of the Realtime protocol with one client: client events in, server events out.
 
 Three tasks work for it: one reads, one sends (so that a slow client stalls nobody), one looks at the clock. The model
 runs in a thread of its own; nothing here waits for it.
@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
-
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from anytalk.decode.memory import Memory
 from anytalk.errors import AnytalkError
@@ -25,13 +23,14 @@ from anytalk.serve.realtime import events as e
 from anytalk.serve.realtime.hearing_ahead import HearingAhead
 from anytalk.serve.realtime.input_buffer import InputBuffer
 from anytalk.serve.realtime.items import Conversation, Item, read_item
-from anytalk.serve.realtime.outbox import Outbox, SlowClientError
+from anytalk.serve.realtime.outbox import SlowClientError
 from anytalk.serve.realtime.planning import SILENCE, transcript_question
 from anytalk.serve.realtime.response import Response
 from anytalk.serve.realtime.responses import Responses
 from anytalk.serve.realtime.session_options import SessionOptions
 from anytalk.serve.realtime.transcribing import Transcripts
-from anytalk.serve.realtime.updates import updated
+from anytalk.serve.realtime.transport import ClientGoneError, Transport
+from anytalk.serve.realtime.updates import LeftOut, told, updated
 from anytalk.serve.realtime.vad import VAD_RATE_HZ
 from anytalk.serve.sound import KeptSound, WireDecoder
 from anytalk.serve.state import ServerState
@@ -50,18 +49,24 @@ class RealtimeSession:
     """One client.
 
     Args:
+        transport: The connection to it.
         options: What the session is set to until the client changes it.
+        left_out: What the client asked for with the connection and doesn't get.
     """
 
-    def __init__(self, state: ServerState, socket: WebSocket, options: SessionOptions) -> None:
-        self.state, self.socket, self.settings = state, socket, state.settings
+    def __init__(
+        self, state: ServerState, transport: Transport, options: SessionOptions, left_out: Sequence[LeftOut] = ()
+    ) -> None:
+        self.state, self.transport, self.settings = state, transport, state.settings
         self.id = new_id("sess")
-        self.options = options
+        self.options, self._left_out = options, left_out
         self.conversation = Conversation(self.settings.max_items, self.settings.max_sound_s)
         self.memory = Memory()
-        self.outbox = Outbox(socket.send_text, self.settings.max_unsent_bytes, self.settings.send_timeout_s)
+        self.outbox = transport.outbox
         self.transcripts = Transcripts(state, self.outbox)
-        self.buffer = InputBuffer(self.options.input_format(), self._vad(), state.max_turn_s)
+        self.buffer = InputBuffer(
+            self.options.input_format(), self._vad(), state.max_turn_s, keeps_latest=transport.has_track
+        )
         self.ahead = HearingAhead(state, self.buffer)
         self.responses = Responses(state, self.outbox, self.conversation, self.memory, self._response_is_over)
         self._answers_next = False
@@ -80,12 +85,12 @@ class RealtimeSession:
             e.ItemDelete: self._delete,
             e.ItemRetrieve: self._retrieve,
             e.ResponseCreate: lambda event: self._respond(event.response or e.ResponseOptions()),
-            e.ResponseCancel: lambda event: self.responses.cancel(event.response_id),
+            e.ResponseCancel: self._cancel,
         }
 
     async def run(self) -> None:
         """Serve the client until one side ends it."""
-        self.outbox.put("session.created", session=self._shown())
+        self.outbox.put("session.created", session=self._shown(), **told(self._left_out))
         sender = asyncio.create_task(self.outbox.run())
         others = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
         code, reason = 1000, ""
@@ -96,11 +101,11 @@ class RealtimeSession:
                 if isinstance(error, _End):
                     code, reason = error.code, str(error)
                     if error.error is not None:
-                        self._complain(error.error)
+                        self.complain(error.error)
                 elif isinstance(error, SlowClientError):
                     code, reason = TOO_SLOW, "the client takes too slowly"
                     self.state.metrics.dropped.inc()
-                elif error is not None and not isinstance(error, WebSocketDisconnect):
+                elif error is not None and not isinstance(error, ClientGoneError):
                     log.error("a session failed", exc_info=error)
                     code, reason = 1011, "internal error"
         finally:
@@ -118,24 +123,20 @@ class RealtimeSession:
         if not sender.done():
             await asyncio.wait([sender], timeout=1.0)
             sender.cancel()
-        if self.socket.application_state is WebSocketState.CONNECTED:
-            with suppress(Exception):
-                await asyncio.wait_for(self.socket.close(code, reason[:120]), 1.0)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.transport.close(code, reason[:120]), 1.0)
 
     # ---- the three tasks
 
     async def _read(self) -> None:
         while True:
-            message = await self.socket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code", 1006))
+            text = await self.transport.receive()
             self._last_word = time.monotonic()
             if not self._rate.take():
                 said = f"more than {self.settings.events_per_second} events a second"
                 raise _End(POLICY, said, RequestError(said, "rate_limit_exceeded", status=429))
-            text = message.get("text")
             if text is None:
-                self._complain(RequestError("binary messages are not part of the protocol; send JSON", "invalid_json"))
+                self.complain(RequestError("binary messages are not part of the protocol; send JSON", "invalid_json"))
                 continue
             await self._handle(text)
 
@@ -143,7 +144,7 @@ class RealtimeSession:
         try:
             event = e.read_event(text)
         except e.EventError as error:
-            self._complain(error.error, error.event_id)
+            self.complain(error.error, error.event_id)
             return
         try:
             if isinstance(event, e.Append):
@@ -151,14 +152,14 @@ class RealtimeSession:
             else:
                 self._handlers[type(event)](event)
         except RequestError as error:
-            self._complain(error, event.event_id)
+            self.complain(error, event.event_id)
         except AnytalkError as error:
-            self._complain(of_ours(error), event.event_id)
+            self.complain(of_ours(error), event.event_id)
         except Exception as error:
             # A mistake of ours; what was said until now must not be lost by it.
             log.error("the event %s failed", event.type, exc_info=error)
             said = f"the server failed: {type(error).__name__}"
-            self._complain(RequestError(said, "internal_error", status=500), event.event_id)
+            self.complain(RequestError(said, "internal_error", status=500), event.event_id)
 
     async def _watch(self) -> None:
         while True:
@@ -185,7 +186,18 @@ class RealtimeSession:
     # ---- sound
 
     async def _append(self, event: e.Append) -> None:
-        data = from_base64(event.audio, "audio")
+        if self.transport.has_track:
+            said = "the sound of a call comes by its audio track; input_audio_buffer.append is for WebSockets"
+            raise RequestError(said, "unsupported_event", "type")
+        await self.hear(from_base64(event.audio, "audio"))
+
+    async def hear(self, data: bytes) -> None:
+        """Take sound from the client, in the session's input format.
+
+        Raises:
+            RequestError: a held turn that is too long.
+        """
+        self._last_word = time.monotonic()
         wire = self.buffer.wire
         step = wire.rate_hz * _PIECE_MS // 1000 * wire.bytes_per_sample
         for start in range(0, len(data), step):
@@ -209,7 +221,7 @@ class RealtimeSession:
         self._turn_item = new_id("item")
         self.outbox.put("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=self._turn_item)
         if detection is not None and detection.interrupt_response:
-            self.responses.interrupt("turn_detected")
+            self._interrupt("turn_detected")
 
     def _speech_stopped(self, at_ms: int) -> None:
         detection = self.options.audio.input.turn_detection
@@ -220,9 +232,9 @@ class RealtimeSession:
             if detection is not None and detection.create_response and self.options.answers:
                 self._answer_turn()
         except RequestError as error:
-            self._complain(error)
+            self.complain(error)
         except AnytalkError as error:
-            self._complain(of_ours(error))
+            self.complain(of_ours(error))
 
     def _commit(self) -> None:
         certain = self.ahead.certain()
@@ -244,6 +256,9 @@ class RealtimeSession:
         self.outbox.put("input_audio_buffer.cleared")
 
     def _output_clear(self, _: e.OutputClear) -> None:
+        if self.outbox.plays:
+            self._interrupt("client_cancelled")
+            return
         raise RequestError(
             "output_audio_buffer.clear is for WebRTC; over WebSocket the client plays: drop what you hold, then send"
             " conversation.item.truncate",
@@ -274,8 +289,7 @@ class RealtimeSession:
         if self.options.audio.input != before:
             self.buffer.configure(self.options.input_format(), self._vad())
         self._quiet_since = time.monotonic()
-        more: dict[str, Any] = {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
-        self.outbox.put("session.updated", session=self._shown(), **more)
+        self.outbox.put("session.updated", session=self._shown(), **told(left_out))
 
     def _create_item(self, event: e.ItemCreate) -> None:
         def decode(data: str, param: str) -> Any:
@@ -300,13 +314,12 @@ class RealtimeSession:
         if running is not None and running.item.id == event.item_id:
             # Clients whose user interrupts send just this.
             self.responses.interrupt("client_cancelled")
-        self.conversation.truncate(event.item_id, event.content_index, event.audio_end_ms)
-        self.outbox.put(
-            "conversation.item.truncated",
-            item_id=event.item_id,
-            content_index=event.content_index,
-            audio_end_ms=event.audio_end_ms,
-        )
+        self._cut(event.item_id, event.content_index, event.audio_end_ms)
+
+    def _cut(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
+        self.conversation.truncate(item_id, content_index, audio_end_ms)
+        place = {"item_id": item_id, "content_index": content_index}
+        self.outbox.put("conversation.item.truncated", **place, audio_end_ms=audio_end_ms)
 
     def _delete(self, event: e.ItemDelete) -> None:
         self.conversation.delete(event.item_id)
@@ -323,6 +336,21 @@ class RealtimeSession:
 
     def _respond(self, wanted: e.ResponseOptions) -> None:
         self.responses.begin(self.options, wanted)
+
+    def _cancel(self, event: e.ResponseCancel) -> None:
+        self.responses.cancel(event.response_id)
+        self._tell_cuts()
+
+    def _interrupt(self, reason: str) -> None:
+        """End the answer, and where sound is played here also that of answers which are complete."""
+        self.responses.interrupt(reason)
+        self.outbox.drop_all_sound()
+        self._tell_cuts()
+
+    def _tell_cuts(self) -> None:
+        for cut in self.outbox.take_cuts():
+            with suppress(RequestError):  # an answer outside of the conversation
+                self._cut(cut.item_id, 0, cut.heard_ms)
 
     def _answer_turn(self) -> None:
         """Answer the turn that just ended, or, where answers aren't interrupted, when the present one is over."""
@@ -341,7 +369,7 @@ class RealtimeSession:
             try:
                 self._respond(e.ResponseOptions())
             except RequestError as error:
-                self._complain(error)
+                self.complain(error)
 
     # ---- small things
 
@@ -357,7 +385,8 @@ class RealtimeSession:
     def _expires_at(self) -> int:
         return int(time.time() + self.settings.session_s - (time.monotonic() - self._began))
 
-    def _complain(self, error: RequestError, event_id: str | None = None) -> None:
+    def complain(self, error: RequestError, event_id: str | None = None) -> None:
+        """Tell the client of an error; the session goes on."""
         self.outbox.put("error", error={**error.body(), "event_id": event_id})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -62,6 +62,11 @@ class LeftOut:
 
     def shown(self) -> dict[str, str]:
         return {"param": self.param, "reason": self.reason}
+
+
+def told(left_out: Sequence[LeftOut]) -> dict[str, Any]:
+    """Fields of an event or an answer that say what was left out; none where nothing was."""
+    return {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
 
 
 def updated(
