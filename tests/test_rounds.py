@@ -132,6 +132,24 @@ def test_who_is_cancelled_is_told_nothing_more() -> None:
     assert second.text == alone(talker, "seven?")[0]
 
 
+def test_a_muted_answer_has_no_more_sound_and_ends_with_its_text() -> None:
+    talker = make_talker()
+    rounds, said = Rounds(talker), Said("user", "zebra crossing")
+    aloud, muted = (Asked(rounds, said, "T1A1", columns=60) for _ in range(2))
+    while not muted.sound:
+        rounds.run()
+    heard, beside = len(muted.sound), len(aloud.sound)
+    muted.job.mute.set()
+    run_to_the_end(rounds)
+    assert muted.text == aloud.text == "zebra crossing"
+    assert (len(muted.sound), len(aloud.sound) > beside) == (heard, True)
+    muted_end, end = muted.events[-1], aloud.events[-1]
+    assert isinstance(muted_end, Ended)
+    assert isinstance(end, Ended)
+    assert muted_end.done.num_columns < end.done.num_columns
+    assert muted_end.done.finish_reason == "stop"
+
+
 def test_answers_that_are_given_up_are_returned_once() -> None:
     rounds = Rounds(make_talker())
     first = Asked(rounds, Said("user", "one"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -192,6 +193,27 @@ def test_a_call_its_result_and_the_answer(server: Running, modality: str) -> Non
             assert bool(sound) == (modality == "audio")
 
     run(talk())
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_the_call_is_the_one_that_was_written_first(modality: str) -> None:
+    """The model is asked once, and nothing of the call is spoken; what it would write another time doesn't matter."""
+    asked = itertools.count()
+
+    def answer(said: list[str]) -> str:
+        return f"One moment. {CALL.replace('Paris', f'City{next(asked)}')}"
+
+    async def talk(server: Running) -> None:
+        async with talking(server, tools=[WEATHER], output_modalities=[modality]) as client:
+            for number in range(2):
+                await client.type("What's the weather?")
+                response, sound = await client.answer()
+                assert json.loads(response.output[-1].arguments) == {"city": f"City{number}"}
+                assert len(sound) < 24_000 * 2 * 3
+            assert next(asked) == 2
+
+    with running(scripted_talker(answer, pause_s=0.05), max_columns=120) as server:
+        run(talk(server))
 
 
 def test_words_before_two_calls(server: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -144,6 +145,8 @@ class Job:
     question: Question  # what is asked
     emit: Callable[[Event], None]  # called in the model's thread with each event, the last one an `Ended` or a `Failed`
     memory: Memory | None = None  # of the conversation
+    # Once it is set, from any thread, the answer has no more sound, and ends with its text.
+    mute: threading.Event = field(default_factory=threading.Event)
     is_cancelled: bool = False  # set from any thread; the answer then ends without another event
     slot: Slot | None = None
     _started: float = field(default_factory=time.perf_counter)
@@ -203,6 +206,8 @@ class Job:
 
     def write(self) -> None:
         """Say what the last column brought of the text, or of thoughts before it."""
+        if self.mute.is_set():
+            self.telling.stream = None
         if self._is_thinking:
             for thought in self.telling.thought():
                 self.emit(thought)
@@ -226,7 +231,9 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        return self.slot is not None and self.slot.is_done
+        if self.slot is None:
+            return False
+        return self.slot.is_done or (self.mute.is_set() and self.telling.answer.text_ended)
 
     @property
     def has_sound(self) -> bool:

@@ -173,7 +173,7 @@ class Telling:
             num_frames=self._num_frames,
             wall_s=time.perf_counter() - self._started,
             first_audio_s=self._first_audio_s,
-            audio_s=self._num_samples / self._talker.codec.sample_rate_hz if self.stream is not None else 0.0,
+            audio_s=self._num_samples / self._talker.codec.sample_rate_hz,
         )
 
     def _decoded(self) -> str:

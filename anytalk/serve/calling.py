@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from anytalk.decode.jobs import Ended, Event, Failed, Question, Said
 from anytalk.decode.memory import Memory
 from anytalk.decode.telling import AudioDelta, TextDelta
-from anytalk.grid.tasks import TASKS
 from anytalk.grid.tools import Call, CallReader, ToolSpelling
 from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError
@@ -106,23 +106,25 @@ async def answer_or_calls(
     model: ModelThread, question: Question, tools: Tools | None, memory: Memory | None = None
 ) -> AsyncGenerator[Event | Called, None]:
     """The events of an answer. Where functions may be called, sound waits while a call may have begun; when one has,
-    the spoken answer ends, and the call is written to its end without a voice."""
+    the answer goes on without a voice, and what was not yet spoken of words before the call stays unspoken."""
     if tools is None:
         async with aclosing(model.answer(question, memory)) as events:
             async for event in events:
                 yield event
         return
-    reader, held = CallReader(), list[AudioDelta]()
-    async with aclosing(model.answer(question, memory)) as events:
+    reader, held, mute = CallReader(), list[AudioDelta](), threading.Event()
+    async with aclosing(model.answer(question, memory, mute)) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 words = reader.push(event.text)
                 if words:
                     yield TextDelta(words)
-                if reader.is_in_call and question.task.audio_out:
-                    break
+                if reader.is_in_call:
+                    mute.set()
+                    held.clear()
             elif isinstance(event, AudioDelta):
-                held.append(event)
+                if not reader.is_in_call:
+                    held.append(event)
             elif isinstance(event, Ended):
                 for last in _ending(reader, held, event, tools):
                     yield last
@@ -133,20 +135,6 @@ async def answer_or_calls(
                 for sound in held:
                     yield sound
                 held.clear()
-        else:
-            return
-    silent = replace(question, task=TASKS[question.task.name.replace("A2", "T2")])
-    reader = CallReader()
-    async with aclosing(model.answer(silent, memory)) as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                reader.push(event.text)
-            elif isinstance(event, Ended):
-                for last in _ending(reader, [], event, tools):
-                    if not isinstance(last, TextDelta):
-                        yield last
-            elif isinstance(event, Failed):
-                yield event
 
 
 def _ending(

@@ -86,10 +86,13 @@ class ModelThread:
             self._new.append(speech)
             self._arrived.notify()
 
-    async def answer(self, question: Question, memory: Memory | None = None) -> AsyncGenerator[Event, None]:
+    async def answer(
+        self, question: Question, memory: Memory | None = None, mute: threading.Event | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Ask, and iterate for the answer; leaving the iteration (``aclose``) cancels it.
 
-        The last event is an ``Ended`` or a ``Failed``.
+        The last event is an ``Ended`` or a ``Failed``. Once `mute` is set no more sound is made, and the answer ends
+        with its text.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
@@ -97,7 +100,7 @@ class ModelThread:
             with suppress(RuntimeError):  # the loop has been closed: nobody listens any more
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = Job(question, emit, memory)
+        job = Job(question, emit, memory, mute or threading.Event())
         self.submit(job)
         try:
             while True:

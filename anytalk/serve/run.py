@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from types import FrameType
 from typing import Any
@@ -15,6 +16,11 @@ from anytalk.serve.settings import ServeSettings
 
 _LAST_WORDS_S = 1.0
 """For telling clients that their answers were cut off."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's words are to be logged; an answer that was broken off has been, with its reason."""
+    return record.getMessage() != "ASGI callable returned without completing response."
 
 
 class Server(uvicorn.Server):
@@ -45,6 +51,7 @@ class Server(uvicorn.Server):
                 server_header=False,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal closes the door and lets answers end; the second one ends at once."""

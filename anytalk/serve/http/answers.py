@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from anytalk.grid.tools import Call
 from anytalk.serve.calling import Called, Tools, answer_or_calls
 from anytalk.serve.errors import RequestError
 from anytalk.serve.state import ServerState
+
+log = logging.getLogger("anytalk.serve")
 
 
 @dataclass
@@ -103,11 +106,22 @@ async def _gone(request: Request) -> None:
 
 
 class Stream(StreamingResponse):
-    """A streamed answer whose generator is always closed, and with it the answer's place."""
+    """A streamed answer whose generator is always closed, and with it the answer's place.
+
+    One that fails has no end: its connection is closed before it is complete, which is how a client of a sound file
+    knows.
+    """
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
         super().__init__(pieces, media_type=media_type, headers={"Cache-Control": "no-store"})
         self._pieces = pieces
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the pieces."""
+        try:
+            await super().stream_response(send)
+        except Exception as error:
+            told(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -134,15 +148,24 @@ def server_sent(event: dict[str, Any] | str) -> bytes:
     return f"data: {event if isinstance(event, str) else json.dumps(event, separators=(',', ':'))}\n\n".encode()
 
 
+def told(error: Exception) -> RequestError:
+    """Log why an answer failed halfway, and return it as clients are told."""
+    if isinstance(error, RequestError):
+        log.warning("an answer failed halfway: %s", error.message)
+        return error
+    log.error("an answer failed halfway", exc_info=error)  # a mistake of ours
+    return RequestError(f"the server failed: {type(error).__name__}", "internal_error", status=500)
+
+
 async def errors_as_events(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A stream that ends with the error if one comes after its beginning."""
+    """A stream of events that ends with the error if one comes after its beginning."""
     has_begun = False
     try:
         async with aclosing(pieces):
             async for piece in pieces:
                 has_begun = True
                 yield piece
-    except RequestError as error:
+    except Exception as error:
         if not has_begun:
             raise
-        yield server_sent({"error": error.body()})
+        yield server_sent({"type": "error", "error": told(error).body()})
