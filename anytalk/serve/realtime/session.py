@@ -318,7 +318,7 @@ class RealtimeSession:
 
     def _cut(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
         self.conversation.truncate(item_id, content_index, audio_end_ms)
-        place = {"item_id": item_id, "content_index": content_index}
+        place: dict[str, Any] = {"item_id": item_id, "content_index": content_index}
         self.outbox.put("conversation.item.truncated", **place, audio_end_ms=audio_end_ms)
 
     def _delete(self, event: e.ItemDelete) -> None:
