@@ -6,8 +6,7 @@ import asyncio
 import base64
 import io
 import json
-import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -19,9 +18,8 @@ from serve_lab import Running, num_answers, question, run, running
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions
-from anytalk.decode.jobs import Failed, Started
 from anytalk.decode.session import Session
-from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
+from anytalk.decode.telling import AnswerDone, AudioDelta
 from anytalk.grid.audio import resample
 from anytalk.model.talker import Talker
 
@@ -351,42 +349,6 @@ def test_bodies_have_a_limit(server: Running) -> None:
 
     answer = call(server, "POST", "/v1/chat/completions", content=endless())
     assert answer.status_code == 413
-
-
-KINDS: list[tuple[str, dict[str, Any]]] = [
-    ("audio/speech", {"input": "Hello there!", "response_format": "pcm"}),
-    ("audio/speech", {"input": "Hello there!", "response_format": "pcm", "stream_format": "sse"}),
-    ("chat/completions", {"messages": [{"role": "user", "content": "Hello!"}], "stream": True}),
-]
-
-
-@pytest.mark.parametrize(("path", "body"), KINDS)
-def test_an_answer_that_fails_halfway_ends_as_its_kind_does(
-    server: Running, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
-) -> None:
-    """Events by an error, a file before its end; the operator is told in one line."""
-
-    async def answer(*_: Any) -> AsyncGenerator[Any, None]:
-        yield Started(1, 0)
-        yield TextDelta("Hel")
-        yield AudioDelta(np.zeros(8_000, np.float32))
-        yield Failed("the endpoint has gone", is_ours=True)
-
-    said: list[str] = []
-    listener = logging.Handler()
-    monkeypatch.setattr(listener, "emit", lambda record: said.append(record.getMessage()))
-    for name in ("anytalk.serve", "uvicorn.error"):
-        monkeypatch.setattr(logging.getLogger(name), "handlers", [listener])
-    monkeypatch.setattr(server.state.model, "answer", answer)
-    url = f"http://{server.address}/v1/{path}"
-    if path == "audio/speech" and "stream_format" not in body:
-        with pytest.raises(httpx2.RemoteProtocolError):
-            httpx2.post(url, json=body)
-    else:
-        last = httpx2.post(url, json=body).text.strip().splitlines()[-1]
-        assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the endpoint has gone"
-    server.wait_until(lambda: server.state.admission.taken == 0)
-    assert said == ["an answer failed halfway: the endpoint has gone"]
 
 
 def test_a_client_that_leaves_frees_its_place(server: Running) -> None:
