@@ -314,3 +314,22 @@ def test_plugins_is_usable_without_any_entry_point(monkeypatch: pytest.MonkeyPat
     plugins = build_plugins(block=(), third_party=True)
     assert isinstance(plugins, Plugins)
     assert Registry(plugins).components("backbone") == {}
+
+
+def test_the_codec_of_the_highest_rank_is_taken_where_nobody_chose_one() -> None:
+    from anytalk.model.attach import default_codec
+
+    def offering(**ranks: int) -> types.ModuleType:
+        codecs = [anytalk.Component(name, "nowhere:Codec", "x", rank=rank) for name, rank in ranks.items()]
+        return plugin(register_codecs=lambda: codecs)
+
+    assert default_codec(registry_of(one=offering(a=0, c=2), two=offering(b=1, d=2))) == "c"
+    with pytest.raises(ConfigError, match="no codec is installed"):
+        default_codec(registry_of())
+
+
+def test_a_part_that_ends_the_program_while_it_is_built_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Whistle, "build", classmethod(lambda *_: raising(SystemExit("bye"))))
+    registry = registry_of(one=plugin(register_heads=lambda: [WHISTLE]))
+    with pytest.raises(PluginError, match="plugin 'one' wanted to end the program"):
+        registry.build("heads", PartRef(name="whistle"))

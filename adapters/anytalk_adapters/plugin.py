@@ -102,6 +102,7 @@ def register_codecs() -> list[Component]:
             "SNAC: 24 kHz, 7 codes per frame (the reference)",
             uses=("snac",),
             licence="MIT",
+            rank=10,
         ),
         Component("tiny", "anytalk_adapters.tiny_codec:TinyCodec", "deterministic tones, for tests", licence="MIT"),
     ]

@@ -40,19 +40,20 @@ DEFAULTS: dict[str, Any] = {
     "heads": {"name": "parallel"},
 }
 """The paper's stack, but for the codec: see :func:`default_codec`."""
-CODECS = ("heart", "snac")
-
 DEFAULTS_OF_SERVED = {**DEFAULTS, "encoder": None, "input_adapter": None, "output_adapter": {"name": "talker"}}
 """For a model that is served elsewhere: parts that need only its text."""
 
 
 def default_codec(registry: Registry) -> str:
-    """Name the codec of a talker for which nobody chose one.
+    """Name the codec of a talker for which nobody chose one: the one of the highest ``Component.rank``.
 
-    `heart`, where its package is installed: it brings its weights and is made for CPUs. Otherwise `snac`, the paper's,
-    whose weights come from the hub.
+    Raises:
+        ConfigError: no codec is installed.
     """
-    return next((name for name in CODECS if name in registry.components("codec")), CODECS[-1])
+    ranks = {name: offers[0].component.rank for name, offers in registry.components("codec").items()}
+    if not ranks:
+        raise ConfigError("no codec is installed", "install a package that brings one")
+    return max(ranks, key=lambda name: ranks[name])
 
 
 def choose_backbone(source: ModelSource, registry: Registry) -> str:
@@ -132,6 +133,10 @@ def attach(
     chosen_voice = None if voice is None else find_voice(str(voice), registry)
     is_plugin_name = needs_no_model(model, backbone, registry)
     source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
+    if source is not None and (Path(model) / CONFIG_FILE).is_file():
+        raise ConfigError(
+            f"'{model}' is a talker already", "give the model that it was made from: `anytalk info` names it"
+        )
     name = backbone or (model if source is None else choose_backbone(source, registry))
     sources: tuple[str, ...] = registry.load("backbone", name).Options.weight_sources
     if source is not None and not sources:

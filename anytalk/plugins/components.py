@@ -27,6 +27,8 @@ class Component:
     uses: tuple[str, ...] = ()
     # SPDX name, the same as its class says, so that `anytalk info` needn't import it; empty: the class is imported.
     licence: str = ""
+    # Where nobody chose, `attach` takes the codec with the highest; of equal ones the first by name.
+    rank: int = 0
 
 
 class Options(pydantic.BaseModel):
@@ -59,6 +61,7 @@ class BuildContext:
     device: str = "cpu"  # Torch device string
     dtype: str = "float32"  # Torch dtype name of frozen weights, e.g. `"float32"`
     folder: Path | None = None  # folder that relative paths of options are relative to (the talker folder), if any
+    options: Options | None = None  # what a backbone was attached with, where `load_native` loads it
     backbone: Backbone | None = None  # built first; `None` while the backbone itself is built
     # E of the speech encoder (0 before it is known); known from `talker.yaml` even where the encoder itself is not
     # loaded.

@@ -126,7 +126,14 @@ class Registry:
     def build(self, kind: str, ref: PartRef, context: BuildContext | None = None) -> Any:
         """Validate the options and build the part."""
         options = self.options(kind, ref)
-        return self.load(kind, ref.name).build(options, context or BuildContext())
+        try:
+            return self.load(kind, ref.name).build(options, context or BuildContext())
+        except SystemExit as error:  # foreign code; the program is ours to end
+            raise PluginError(
+                f"{kind} '{ref.name}' of plugin '{self.find(kind, ref.name).plugin}' wanted to end the program:"
+                f" {one_line(error)}",
+                "tell its authors, or choose another part",
+            ) from None
 
 
 def _checked(component: object) -> Component:
@@ -137,6 +144,8 @@ def _checked(component: object) -> Component:
         for text in (component.name, component.target, component.summary, component.licence, *component.uses)
     ):
         raise TypeError(f"name, target, summary, licence and uses of a component must be strings, got {component}")
+    if not isinstance(component.rank, int):
+        raise TypeError(f"rank of '{component.name}' must be a number, got {component.rank!r}")
     if component.target.count(":") != 1:
         raise ValueError(f"target of '{component.name}' must be 'module:Name', got '{component.target}'")
     return component

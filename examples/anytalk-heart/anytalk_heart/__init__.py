@@ -16,6 +16,7 @@ def register_codecs() -> list[anytalk.Component]:
             "anytalk_heart.codec:HeartCodec",
             "one natural voice, 24 kHz, 10 frames a second",
             licence="Apache-2.0",
+            rank=20,  # it brings its weights, and is made for CPUs
         )
     ]
 
