@@ -14,7 +14,7 @@ from torch import Tensor
 from anytalk.decode.answer import Answer
 from anytalk.decode.engine import Generation, no_mark
 from anytalk.model.talker import Talker
-from anytalk.plugins.thoughts import FIRST
+from anytalk.plugins.thoughts import MARKS
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ class Telling:
     def thought(self) -> Iterator[ThoughtDelta]:
         """Yield what the last column added to thoughts, which are the text of this answer."""
         for delta in self.text():
-            text = delta.text.replace(FIRST, "")
+            text = delta.text
+            for first, _ in MARKS:
+                text = text.replace(first, "")
             if text:
                 yield ThoughtDelta(text)
 
@@ -157,6 +159,12 @@ class Telling:
                 self._mark("first_sound")
             self._num_samples += len(wave)
             yield AudioDelta(wave)
+
+    def decode_again(self) -> Tensor:
+        """Decode all codes that were taken, in a new stream, and return the (1,n) samples that were not told yet."""
+        self.stream = self._talker.codec.new_stream()
+        codes = torch.from_numpy(self.answer.codes(0, self._num_frames))[None].to(self._talker.device)
+        return self.stream.push(codes)[:, self._num_samples :]
 
     def say(self, is_last: bool = False) -> Iterator[AudioDelta]:
         """Decode the codes that are ready and yield their sound; with `is_last` also what the codec holds back."""

@@ -62,7 +62,8 @@ def _build_backbone(config: TalkerConfig, registry: Registry, context: BuildCont
     folder = (context.folder or Path()) / config.backbone_folder
     if not folder.is_dir():
         raise TalkerError(f"'{folder}' is missing; talker.yaml names it", "copy the folder again, or train again")
-    trained: Backbone = registry.load("backbone", config.backbone.name).load_native(folder, context)
+    allowed = replace(context, options=registry.options("backbone", config.backbone))
+    trained: Backbone = registry.load("backbone", config.backbone.name).load_native(folder, allowed)
     return trained
 
 

@@ -71,11 +71,11 @@ class ModelSource:
         if len(self.paths) == 1 and (self.paths[0] / "config.json").is_file():
             try:
                 config = json.loads((self.paths[0] / "config.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise WeightsError(
                     f"'{self.spec}/config.json' can't be read: {error}", "copy the model again"
                 ) from None
-            return dict(config)
+            return config if isinstance(config, dict) else {}
         return {}
 
     def read_bytes(self) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FIRST, LAST = "<think>", "</think>"
+MARKS = ((FIRST, LAST), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("<thought>", "</thought>"))
+"""What models write before and after their thoughts, as tokens."""
 
 
 class ThoughtReader:

@@ -9,6 +9,8 @@ import torch
 from anytalk.errors import WeightsError
 from anytalk.plugins import BuildContext
 from anytalk.plugins.hf.causal_lm import CausalLMBackbone
+from anytalk.plugins.hf.loading import foreign_errors
+from anytalk.plugins.sources import resolve
 
 _PROBE_STEPS = 4
 
@@ -24,7 +26,8 @@ class HFBackbone(CausalLMBackbone):
             WeightsError: missing or damaged weights, or a family whose text path can't be kept lossless.
         """
         backbone = super().build(options, context)
-        check_lossless(backbone)
+        with foreign_errors(resolve(options.model, context.folder), "copy or download the model again"):
+            check_lossless(backbone)
         return backbone
 
 

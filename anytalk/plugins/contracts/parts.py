@@ -119,8 +119,8 @@ class Backbone(Part, nn.Module):
     def load_native(cls, folder: Path, context: BuildContext) -> Self:
         """Load what :meth:`save_native` wrote, bit for bit, on the context's device and in its dtype.
 
-        A talker whose backbone was trained is loaded by this; the options that it was attached with are not given, so
-        `folder` has to say all.
+        A talker whose backbone was trained is loaded by this. `folder` has to say what the model is; the options that
+        it was attached with (``context.options``) still say what is allowed.
 
         Raises:
             WeightsError: files that are missing or damaged.

@@ -26,11 +26,11 @@ from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import Arithmetic, Backbone, BackboneStates, Cache, Peaks, torch_dtype
 from anytalk.plugins.hf.cache import HFCache, new_hf_cache
 from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
-from anytalk.plugins.hf.loading import load_causal_lm, quiet_transformers, write_licence
+from anytalk.plugins.hf.loading import foreign_errors, load_causal_lm, quiet_transformers, write_licence
 from anytalk.plugins.hf.static_step import StaticDecoder
 from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import ModelSource, resolve
-from anytalk.plugins.thoughts import FIRST, LAST
+from anytalk.plugins.thoughts import MARKS
 
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -98,12 +98,14 @@ class CausalLMBackbone(Backbone):
         Raises:
             WeightsError: weights that are missing, damaged or of the wrong kind.
         """
-        return cls._load(ModelSource(str(folder), (folder,)), None, context)
+        trusts = bool(getattr(context.options, "trust_remote_code", False))
+        return cls._load(ModelSource(str(folder), (folder,)), None, context, trusts)
 
     @classmethod
     def _load(cls, source: ModelSource, revision: str | None, context: BuildContext, trusts: bool = False) -> Self:
         loaded = load_causal_lm(source, revision, torch_dtype(context.dtype), trusts)
-        backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence)
+        with foreign_errors(source, "copy or download the model again"):
+            backbone = cls(loaded.lm, loaded.tokenizer, loaded.licence)
         backbone._left_over = loaded.left_over
         return backbone.to(context.device)
 
@@ -167,8 +169,9 @@ class CausalLMBackbone(Backbone):
 
     @property
     def thought_ids(self) -> tuple[int, int] | None:
-        """``<think>`` and ``</think>``, where they are tokens."""
-        return self.tokenizer.ids_of(FIRST, LAST)
+        """``<think>`` and ``</think>``, or another pair of :data:`MARKS`, where they are tokens."""
+        found = (self.tokenizer.ids_of(first, last) for first, last in MARKS)
+        return next((pair for pair in found if pair is not None), None)
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 import gguf
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from anytalk.errors import WeightsError
+from anytalk.plugins.hf.model_files import check_sizes
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -109,6 +110,7 @@ def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     folder, name = str(path.parent), path.name
     # tqdm's bar over the tensors heeds none of transformers' switches.
     with _read_once(), redirect_stderr(io.StringIO()):
+        check_sizes(AutoConfig.from_pretrained(folder, gguf_file=name), name)
         quantised: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     config = quantised.config

@@ -25,11 +25,13 @@ from transformers.utils import logging as _hf_logging
 from anytalk.errors import AnytalkError, WeightsError
 from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.hf.model_files import check_files, check_quantisation, check_sizes
 from anytalk.plugins.sources import ModelSource
 
 # Its functions carry no annotations.
 hf_logging: Any = _hf_logging
 _LOCAL_HINT = "give a local folder, a .gguf file or package:NAME/PATH instead; these need no network"
+_GGUF_HINT = "download the .gguf file again, or use the model's safetensors folder"
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "OpenRAIL")}
 
@@ -82,25 +84,40 @@ def load_causal_lm(
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
     """Load a GGUF file, or its pieces, by way of a folder that is made from it once."""
     licence = spdx(str(gguf_file.read_header(source.paths[0]).get("general.license", "unknown")))
-    try:
+    with foreign_errors(source, _GGUF_HINT):
         # transformers' reader decides what is read out of the file, and the first digit how it is written down.
         name = f"gguf-1-{transformers.__version__}-{digest_of(source.paths)[:32]}"
         folder = kept(name, source.spec, lambda place: _convert_gguf(source, place))
         if folder is None:
             with TemporaryDirectory() as place:
-                return Loaded(*gguf_file.load(_joined(source, Path(place)), dtype), licence)
+                return Loaded(*_read_gguf(source, Path(place), dtype), licence)
         return replace(_from_pretrained(ModelSource(source.spec, (folder,)), None, dtype, False), licence=licence)
-    except AnytalkError:
-        raise
-    except Exception as error:  # foreign code: a damaged file shows itself in many ways
-        raise _damaged(source, error, "download the .gguf file again, or use the model's safetensors folder") from None
 
 
 def _convert_gguf(source: ModelSource, folder: Path) -> None:
     """Write what a GGUF file holds as safetensors in float32, which are mapped instead of read, and a tokenizer."""
-    lm, tokenizer = gguf_file.load(_joined(source, folder.parent), torch.float32)
+    lm, tokenizer = _read_gguf(source, folder.parent, torch.float32)
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _read_gguf(source: ModelSource, room: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Read model and tokenizer; pieces are joined in `room`."""
+    path = _joined(source, room)
+    with foreign_errors(source, _GGUF_HINT):
+        return gguf_file.load(path, dtype)
+
+
+@contextmanager
+def foreign_errors(source: ModelSource, hint: str) -> Iterator[None]:
+    """Raise a WeightsError for whatever reading a damaged model raises in transformers, which may be anything."""
+    try:
+        yield
+    except AnytalkError:
+        raise
+    except Exception as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0][:300]
+        raise WeightsError(f"'{source.spec}' can't be loaded: {reason}", hint) from None
 
 
 def _joined(source: ModelSource, folder: Path) -> Path:
@@ -118,28 +135,18 @@ def _joined(source: ModelSource, folder: Path) -> Path:
 def _load_folder(source: ModelSource, dtype: torch.dtype, trusts: bool) -> Loaded:
     if not source.path.is_dir():
         raise WeightsError(f"'{source.spec}' is a file, but no .gguf", "give the model's folder or a .gguf file")
-    if not (source.path / "config.json").is_file():
-        raise WeightsError(
-            f"'{source.spec}' holds no config.json", "give the folder of a Hugging Face model, or a .gguf file"
-        )
-    try:
+    check_files(source.path, source.spec)
+    with foreign_errors(source, "copy or download the model's folder again"):
         loaded = _from_pretrained(source, None, dtype, trusts)
-    except WeightsError:
-        raise
-    except Exception as error:  # foreign code, as above
-        raise _damaged(source, error, "copy or download the model's folder again") from None
     return replace(loaded, licence=_licence_of_card(source.path / "README.md"))
 
 
 def _load_hub(source: ModelSource, revision: str | None, dtype: torch.dtype, trusts: bool) -> Loaded:
-    try:
-        loaded = _from_pretrained(source, revision, dtype, trusts)
-    except WeightsError:
-        raise
-    except OSError as error:
-        raise _unreachable(source, revision, error) from None
-    except Exception as error:  # foreign code, as above
-        raise _damaged(source, error, "delete it from the Hugging Face cache and try again") from None
+    with foreign_errors(source, "delete it from the Hugging Face cache and try again"):
+        try:
+            loaded = _from_pretrained(source, revision, dtype, trusts)
+        except OSError as error:
+            raise _unreachable(source, revision, error) from None
     card = try_to_load_from_cache(source.spec, "README.md", revision=revision)
     return replace(loaded, licence=_licence_of_card(Path(card)) if isinstance(card, str) else "unknown")
 
@@ -151,11 +158,24 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
     with _own_code_refused(source):
         config = AutoConfig.from_pretrained(name, **given)
         _check_kind(source, config)
+        check_quantisation(config, source.spec)
+        check_sizes(config, source.spec)
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
     auto: Any = AutoModelForCausalLM
-    lm, info = auto.from_pretrained(
-        name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **given
-    )
+    how = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    lm, info = auto.from_pretrained(name, config=config, **how, **given)
+    if info["mismatched_keys"]:  # transformers' own error doesn't say which
+        key, stored, expected = min(info["mismatched_keys"])
+        raise WeightsError(
+            f"the weights of '{source.spec}' don't fit its config.json: '{key}' is {list(stored)}, and {list(expected)}"
+            " is expected",
+            "copy or download the model again; weights and config.json must come from the same model",
+        )
+    if getattr(lm, "_hf_peft_config_loaded", False):
+        raise WeightsError(
+            f"'{source.spec}' brings a PEFT adapter, which its weights don't hold",
+            "merge it first (merge_and_unload), and give the merged model",
+        )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightsError(
@@ -195,11 +215,6 @@ def _check_kind(source: ModelSource, config: Any) -> None:
             f"'{source.spec}' is a {kind}, not a causal language model",
             "give a decoder-only language model, e.g. Qwen2, Llama, Mistral, Gemma or Phi",
         )
-
-
-def _damaged(source: ModelSource, error: Exception, hint: str) -> WeightsError:
-    reason = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0][:300]
-    return WeightsError(f"'{source.spec}' can't be loaded: {reason}", hint)
 
 
 def _unreachable(source: ModelSource, revision: str | None, error: OSError) -> WeightsError:

@@ -1,0 +1,117 @@
+"""What the files of a model's folder are, where they are not weights that can be loaded as they lie."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anytalk.errors import WeightsError
+
+_POINTER = b"version https://git-lfs"
+_POINTER_BYTES = 1024
+_MOST = {
+    "num_hidden_layers": 2_000,
+    "num_attention_heads": 10_000,
+    "hidden_size": 200_000,
+    "intermediate_size": 2_000_000,
+    "vocab_size": 10_000_000,
+    "max_position_embeddings": 1 << 32,
+}
+_PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "consolidated*.pt?")
+
+
+def check_files(folder: Path, name: str) -> None:
+    """Refuse a folder whose files transformers would answer with an error that helps nobody, or read in silence.
+
+    Raises:
+        WeightsError: pointers of Git LFS, a PEFT adapter (alone or beside a model), pickles instead of safetensors, no
+            weights, or no tokenizer; with what to do.
+    """
+    for path in sorted(folder.iterdir()):
+        if is_lfs_pointer(path):
+            raise WeightsError(
+                f"'{name}/{path.name}' is the pointer of a Git LFS file, not the file itself",
+                f"fetch what it points at: cd {name} && git lfs pull",
+            )
+    has_weights = any(folder.glob("*.safetensors"))
+    has_weights = has_weights and {path.name for path in folder.glob("*.safetensors")} != {"adapter_model.safetensors"}
+    if (folder / "adapter_config.json").is_file():
+        raise _adapter(folder, name, beside=has_weights)
+    if not (folder / "config.json").is_file():
+        files = sorted(path.name for path in folder.glob("*.gguf"))
+        hint = (
+            f"give the file: {name}/{files[0]}" if files else "give the folder of a Hugging Face model, or a .gguf file"
+        )
+        raise WeightsError(f"'{name}' holds no config.json", hint)
+    pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
+    if not has_weights and pickles:
+        raise WeightsError(
+            f"'{name}' holds its weights as a pickle ({pickles[0]}), which may run code when it is read; none is read",
+            "get the model's .safetensors; or, if you trust it, write them: python -c \"from transformers import "
+            f"AutoModelForCausalLM as M; M.from_pretrained('{name}').save_pretrained('{name}')\"",
+        )
+    if not has_weights:
+        raise WeightsError(f"'{name}' holds no weights (*.safetensors)", "copy or download the model's folder again")
+    tokenizers = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "*.model")
+    if not any(any(folder.glob(pattern)) for pattern in tokenizers):
+        raise WeightsError(
+            f"'{name}' holds no tokenizer", "copy tokenizer.json and tokenizer_config.json of the same model beside it"
+        )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what `git clone` leaves in place of a large one, where Git LFS isn't installed."""
+    try:
+        if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
+            return False
+        return path.read_bytes().startswith(_POINTER)
+    except OSError:
+        return False
+
+
+def check_sizes(config: Any, name: str) -> None:
+    """Refuse sizes that no model has: building layers without end is not something that one can wait for.
+
+    Raises:
+        WeightsError: the first such size.
+    """
+    for size, most in _MOST.items():
+        found = getattr(config, size, None)
+        if isinstance(found, int) and not 0 < found <= most:
+            raise WeightsError(
+                f"'{name}' says that its {size} is {str(found)[:40]}; 1 to {most:,} are possible",
+                "copy or download the model again",
+            )
+
+
+def check_quantisation(config: Any, name: str) -> None:
+    """Refuse weights that only their own library can multiply with (GPTQ, AWQ, bitsandbytes ...).
+
+    Raises:
+        WeightsError: how it is quantised, and what to take instead.
+    """
+    found = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)  # that of MLX
+    if not found:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    how = getattr(method, "value", method) or "in an unknown way"
+    raise WeightsError(
+        f"'{name}' is quantised ({how}), and its weights can't be read as numbers",
+        "give the model that it was made from, or its .gguf file; `--precision int8` makes any model small here",
+    )
+
+
+def _adapter(folder: Path, name: str, beside: bool) -> WeightsError:
+    merge = "merge it into its model (peft: merge_and_unload(), save_pretrained(FOLDER)) and give that FOLDER"
+    if beside:
+        return WeightsError(
+            f"in '{name}' a PEFT adapter lies beside the model, and nobody says whether it is to be used",
+            f"{merge}; or move adapter_config.json away",
+        )
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        base = None
+    of = f"'{base}'" if isinstance(base, str) and base else "another model"
+    return WeightsError(f"'{name}' is a PEFT adapter: it changes the weights of {of}, and has none of its own", merge)
