@@ -17,7 +17,7 @@ from torch import Tensor
 from anytalk.decode.jobs import Job, Speech, front_of
 from anytalk.decode.runner import Runner
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import ServedBackbone
+from anytalk.plugins.contracts import CodecStream, ServedBackbone
 
 log = logging.getLogger("anytalk.decode")
 
@@ -166,16 +166,25 @@ class Rounds:
                     self._leave(job)
 
     def _sounds(self, jobs: Sequence[Job]) -> dict[Job, Tensor]:
-        if not jobs:
+        taken: dict[Job, tuple[CodecStream, Tensor]] = {}
+        for job in jobs:
+            with self._errors_of(job):
+                taken[job] = job.take_codes()
+        if not taken:
             return {}
         try:
-            taken = [job.take_codes() for job in jobs]
-            pushed = self.talker.codec.push_all(*map(list, zip(*taken, strict=True)))
-            return dict(zip(jobs, pushed, strict=True))
-        except Exception as error:  # nobody can tell which streams are still whole
-            for job in jobs:
-                self._end(job, error)
-            return {}
+            pushed = self.talker.codec.push_all(*map(list, zip(*taken.values(), strict=True)))
+            return dict(zip(taken, pushed, strict=True))
+        except Exception as error:
+            if len(taken) == 1:
+                self._end(next(iter(taken)), error)
+                return {}
+        # Nobody can tell which streams are still whole: each answer is decoded anew, and who is to blame fails again.
+        sounds: dict[Job, Tensor] = {}
+        for job in taken:
+            with self._errors_of(job):
+                sounds[job] = job.telling.decode_again()
+        return sounds
 
     @contextmanager
     def _errors_of(self, job: Job) -> Iterator[None]:
