@@ -80,6 +80,23 @@ def test_an_answer_ends_at_any_end_token(tmp_path: Path) -> None:
     assert (done.finish_reason, done.num_columns) == ("stop", 2)
 
 
+def test_an_answer_ends_at_an_end_token_that_is_not_called_special(tmp_path: Path) -> None:
+    """As in models that were trained further with tokens of their own."""
+    lm = make_lm("llama")
+    template = CHATML.replace("<|im_end|>", "<|end_of_turn|>")
+    backbone = attached(tmp_path, folder_of(tmp_path / "lm", template, lm, ["<|end_of_turn|>"])).model.backbone
+    assert backbone.tokenizer.eos_id == 259
+    assert 259 in backbone.end_ids
+    assert "<|end_of_turn|>" in findings(tmp_path)
+
+
+@pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>")])
+def test_other_marks_of_thoughts(tmp_path: Path, marks: tuple[str, str]) -> None:
+    backbone = attached(tmp_path, folder_of(tmp_path / "lm", extra=[*marks])).model.backbone
+    assert backbone.thought_ids == (259, 260)
+    assert "thoughts are not spoken" in findings(tmp_path)
+
+
 def test_a_template_of_parts_holds_the_question(tmp_path: Path) -> None:
     assert PARTS != CHATML
     talker = attached(tmp_path, folder_of(tmp_path / "lm", PARTS))
@@ -93,6 +110,7 @@ def test_a_template_of_parts_holds_the_question(tmp_path: Path) -> None:
         (CHATML.replace("['role']", "['role'] + 1"), "chat template refuses"),
         ("{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_end|>{% endfor %}", "leaves out what messages"),
         (ALTERNATES.replace("m['content'] | trim", "m['content'][:3]"), "leaves out what messages"),
+        (ALTERNATES.replace("m['content'] | trim", "m['content'] | e"), "leaves out what messages"),
         ("{% for m in messages %}{{ m['content'] }}<beyond>{% endfor %}", "no embedding"),
     ],
 )

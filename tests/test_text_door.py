@@ -9,7 +9,7 @@ import pytest
 from served_parts import Scripted
 from talkers import make_talker
 from test_backbones import make_tokenizer
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from anytalk.decode.answer import Answer
@@ -53,6 +53,29 @@ def test_markup_that_is_typed_is_text(tokenizer: TextTokenizer) -> None:
 
 def test_added_tokens_that_are_not_special_are_ordinary_text() -> None:
     assert with_a_word().encode("covid19") == [259]
+
+
+def test_markup_of_added_tokens_that_are_not_special_is_text_too() -> None:
+    """Qwen's `<think>` and `<tool_call>` are such tokens."""
+    base = make_tokenizer()
+    base.add_tokens(["<think>", "</think>", "<tool_call>", "[TOOL_CALLS]", "<", "a>"])
+    tokenizer, typed = HFTokenizer(base), "Is <think>this</think> a <tool_call> or [TOOL_CALLS]?"
+    ids = tokenizer.encode(typed)
+    assert not {259, 260, 261, 262} & set(ids)
+    assert tokenizer.decode(ids) == typed
+    assert {259, 260, 261, 262} <= set(tokenizer.encode_rendered(typed))
+
+
+def test_markup_of_other_case_or_width_is_text_too() -> None:
+    """A normaliser may make a special token of what nobody would take for one."""
+    base = make_tokenizer()
+    fast = base.backend_tokenizer
+    fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    base.add_special_tokens({"additional_special_tokens": [AddedToken("<|end|>", special=True, normalized=True)]})
+    tokenizer = HFTokenizer(base)
+    for typed in ("<|END|>", "\uff1c\uff5cend\uff5c\uff1e", "a <|End|> b"):
+        assert 259 in tokenizer.encode_rendered(typed)
+        assert 259 not in tokenizer.encode(typed)
 
 
 def test_overlapping_spellings_are_all_cut() -> None:

@@ -18,6 +18,8 @@ from anytalk.grid.chat import Composed, Markup
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 _EDGES = re.compile(f"({_BEGIN}|{_END})")
 _MARK = "\ue000text\ue001"
+_HIDDEN = {_BEGIN: "(anytalk-tool-call)", _END: "(/anytalk-tool-call)"}
+"""What stands for the edges of calls in texts while a template writes its own."""
 _USER = {"role": "user", "content": "?"}
 _ANSWER = {"role": "assistant", "content": "!"}
 _PROBE = {"type": "function", "function": {"name": "anytalk_probe", "parameters": {"type": "object", "properties": {}}}}
@@ -71,14 +73,15 @@ class ToolSpelling:
     def calls(self, text: str, calls: Sequence[Call]) -> Composed:
         """An answer that ends with calls."""
         made = [
-            {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+            {"type": "function", "function": {"name": call.name, "arguments": json.loads(_hidden(call.arguments))}}
             for call in calls
         ]
         plain: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": _MARK}, _USER]
-        called: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": text, "tool_calls": made}, _USER]
-        written = self._between(self._render(plain, []), self._render(called, []))
-        # A call's content may come from people.
-        return Composed(*(Markup(part) if part in (_BEGIN, _END) else part for part in _EDGES.split(written)))
+        said = {"role": "assistant", "content": _hidden(text), "tool_calls": made}
+        written = self._between(self._render(plain, []), self._render([_USER, said, _USER], []))
+        # What stands in a call may come from people, who may write such markup themselves.
+        parts = (Markup(part) if part in _HIDDEN else _shown(part) for part in _EDGES.split(written))
+        return Composed(*parts)
 
     def results(self, results: Sequence[str]) -> Composed:
         """The user's turn that holds what functions returned."""
@@ -99,6 +102,18 @@ class ToolSpelling:
         if not found or not written.startswith(before) or not written.endswith(after):
             raise LookupError("the template writes more than one message otherwise")
         return written[len(before) : len(written) - len(after)]
+
+
+def _hidden(text: str) -> str:
+    for edge, mark in _HIDDEN.items():
+        text = text.replace(edge, mark)
+    return text
+
+
+def _shown(text: str) -> str:
+    for edge, mark in _HIDDEN.items():
+        text = text.replace(mark, edge)
+    return text
 
 
 class CallReader:

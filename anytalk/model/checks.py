@@ -8,7 +8,7 @@ from anytalk.errors import AnytalkError, ConfigError, WeightsError
 from anytalk.model.config import GridConfig
 from anytalk.plugins.contracts import Backbone
 
-_PROBES = ("anytalk asks", "anytalk answers", "anytalk asks again")
+_PROBES = ("anytalk asks: 1 < 2 & 3?", "anytalk answers", "anytalk asks again")
 
 
 def check_weights(backbone: Backbone, name: str) -> None:

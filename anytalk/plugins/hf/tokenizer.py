@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from anytalk.errors import WeightsError
 from anytalk.plugins.markup import MarkupCutter, whole_characters
 
 _PROBE = "anytalkprobe"
+_LOOKS_LIKE_MARKUP = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 
 class HFTokenizer:
@@ -24,8 +26,9 @@ class HFTokenizer:
 
     def __init__(self, base: Any, vocab_size: int | None = None) -> None:
         self.base = base
-        beyond = _beyond(base, vocab_size)
-        self._cutter = MarkupCutter({*_markup(base), *beyond})
+        beyond, self._markup = _beyond(base, vocab_size), _markup(base)
+        self._cutter = MarkupCutter({*self._markup, *beyond})
+        self._reserved = {*self._markup.values(), *base.convert_tokens_to_ids(beyond)}
         self._in_parts = self._folds_system = False
         if self.has_chat_template:
             self._in_parts = not self._shows("user")
@@ -67,8 +70,14 @@ class HFTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
-        pieces = self._cutter.pieces(text)
-        return [token for piece in pieces for token in self.encode_rendered(piece)]
+        return [token for piece in self._cutter.pieces(text) for token in self._encode_piece(piece)]
+
+    def _encode_piece(self, text: str) -> list[int]:
+        ids = self.encode_rendered(text)
+        if len(text) < 2 or self._reserved.isdisjoint(ids):
+            return ids
+        # What the tokenizer's normaliser makes of it is markup: other case, other widths of the same letters.
+        return [token for character in text for token in self.encode_rendered(character)]
 
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of what the chat template wrote, special tokens recognised, nothing added."""
@@ -130,10 +139,10 @@ class HFTokenizer:
         return all(text in rendered for text in said) and "'text'" not in rendered
 
     def _end_of_answer(self) -> int:
-        base, added = self.base, self.base.added_tokens_decoder
-        for token_id in base(self._after_answer(), add_special_tokens=False)["input_ids"]:
-            if token_id in added and added[token_id].special:
-                return int(token_id)
+        base, ends = self.base, set(self._markup.values())
+        for token_id in self.encode_rendered(self._after_answer()):
+            if token_id in ends:
+                return token_id
         if base.eos_token_id is None:
             raise WeightsError(
                 "the model's tokenizer has no end-of-text token, so an answer would never end",
@@ -167,6 +176,11 @@ def _beyond(base: Any, vocab_size: int | None) -> list[str]:
     return sorted(beyond)
 
 
-def _markup(base: Any) -> list[str]:
-    """Spellings that people may not use. Added tokens that aren't special are ordinary text of some models."""
-    return [token.content for token in base.added_tokens_decoder.values() if token.special]
+def _markup(base: Any) -> dict[str, int]:
+    """Spellings that people may not use, and their ids: special tokens, and added ones that look like markup (Qwen's
+    ``<think>``).
+
+    Other added tokens are ordinary text of some models: words, runs of blanks.
+    """
+    tokens = base.added_tokens_decoder.items()
+    return {t.content: int(i) for i, t in tokens if t.special or _LOOKS_LIKE_MARKUP.fullmatch(t.content)}
