@@ -1,5 +1,6 @@
 """Rows to examples: what a task needs of them, and their sound as numbers."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import make_examples, tiny_talker, training_rows
+from helpers import make_examples, tiny_talker, training_rows, write_lines
 
+from anytalk.data.batches import LaidRow
 from anytalk.data.encoding import RowEncoder
 from anytalk.data.examples import make_grid, without_sound
 from anytalk.data.feeds import remembered
 from anytalk.data.opening import TrainingData
 from anytalk.errors import ConfigError, DataError
 from anytalk.grid.audio import resample, write_wave
-from anytalk.grid.tasks import TASKS
+from anytalk.grid.tasks import T1T2, TASKS
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Row
 
@@ -203,3 +205,22 @@ def test_as_many_other_rows_are_other_data(talker: Talker, tmp_path: Path) -> No
     assert first != seen([rows[1], rows[0], rows[2]])
     write_wave(tmp_path / "q1.wav", np.full(3200, 0.2, np.float32), 16_000)
     assert first != seen(rows)
+
+
+def test_rows_longer_than_the_models_positions_are_bad_rows(
+    talker: Talker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_lines(
+        tmp_path / "m.jsonl",
+        [{"question_text": "Q?", "answer_text": "short"}, {"question_text": "Q?", "answer_text": "long " * 80}],
+    )
+    monkeypatch.setattr(type(talker.model.backbone), "max_positions", 300)
+    data = TrainingData(str(path))
+    (feed,) = data.feeds(talker, [T1T2])
+    assert len(feed.indices("T1T2")) == 1
+    (bad,) = data.left_out
+    assert (bad.row, bad.kind) == (1, "too long for the model")
+    assert re.search(r"m.jsonl:2: it takes \d+ columns for T1T2, and the model has 300 positions", bad.reason)
+    row = feed.outline(0)
+    with pytest.raises(DataError, match="300 positions"):
+        LaidRow(talker, replace(row, answer_text="long " * 80), T1T2, False)

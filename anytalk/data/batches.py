@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anytalk.data.examples import Clip, Example, make_grid, text_twin
+from anytalk.data.examples import Clip, Example, make_grid, text_twin, why_too_long
 from anytalk.data.feeds import Feed
 from anytalk.data.mixing import Draw, Mixture, padding_share, split_rows
 from anytalk.errors import AnytalkError, DataError
@@ -87,6 +87,8 @@ class LaidRow:
     def __init__(self, talker: Talker, outline: Example, task: Task, learn_pads: bool) -> None:
         self._talker, self._outline, self.task = talker, outline, task
         self.grid = make_grid(talker, outline, task, learn_pads)
+        if why := why_too_long(talker, outline, task):
+            raise DataError(f"{outline.id}: {why}", "prepare again without such rows: filters: {max_answer_s: ...}")
         self.id = outline.id
 
     @property

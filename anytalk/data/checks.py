@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 from anytalk.errors import DataError
 from anytalk.plugins.contracts import BadRow, Row
+
+_UNSEEN = ("Zs", "Zl", "Zp", "Cc", "Cf")
+"""Categories of blanks, line ends, and marks such as the zero-width space."""
 
 
 def check_text(text: str | None, where: str, keep_blank: bool = False) -> None:
@@ -24,8 +28,13 @@ def check_text(text: str | None, where: str, keep_blank: bool = False) -> None:
         ) from None
     if "\0" in text:
         raise DataError(f"{where}, {text[:40]!r}, holds a NUL character", "leave it out")
-    if not keep_blank and not text.strip():
+    if not keep_blank and not _says_something(text):
         raise DataError(f"{where} is empty", "write it, or leave the field out")
+
+
+def _says_something(text: str) -> bool:
+    """Whether a text holds more than blanks and characters that nobody sees."""
+    return any(unicodedata.category(character) not in _UNSEEN for character in text)
 
 
 def check_row(row: Row, keep_blank: bool = False) -> None:

@@ -12,6 +12,9 @@ from anytalk.grid.prompts import TrainingGrid, Turn
 from anytalk.grid.tasks import T1T2, Task
 from anytalk.model.talker import Talker
 
+_MOST_MARKUP = 512
+"""Tokens that a chat template may write around what was said."""
+
 Progress = Callable[[int, int | None], None]
 """Called with (done, total); None: nobody knows."""
 
@@ -87,6 +90,26 @@ def make_grid(talker: Talker, example: Example, task: Task, learn_pads: bool = F
         pattern=talker.config.grid.delay_pattern(),
         learn_pads=learn_pads,
     )
+
+
+def why_too_long(talker: Talker, example: Example, task: Task) -> str:
+    """Say how much longer the grid of an example is than the positions that the model knows; empty where it fits."""
+    positions = talker.model.backbone.max_positions
+    if positions is None or _most_columns(talker, example) <= positions:
+        return ""
+    columns = make_grid(talker, without_sound(example), task).tokens.shape[1]
+    if columns <= positions:
+        return ""
+    return f"it takes {columns} columns for {task.name}, and the model has {positions} positions"
+
+
+def _most_columns(talker: Talker, example: Example) -> int:
+    """Bound the columns of an example: a token is at least a byte."""
+    texts = [example.question_text, example.answer_text, *(turn.text for turn in example.history)]
+    clips = [example.clip, *(turn.clip for turn in example.history)]
+    frames = 0 if example.codes is None else example.codes.size
+    said = sum(len((text or "").encode()) for text in texts)
+    return _MOST_MARKUP + said + sum(clip.num_frames for clip in clips if clip is not None) + frames
 
 
 def without_sound(example: Example) -> Example:

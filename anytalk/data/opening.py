@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from anytalk.data.augment import make_augment
 from anytalk.data.config import SourceConfig, read_data_config, read_rows
-from anytalk.data.encoding import Rejected, RowEncoder, reason_of
-from anytalk.data.examples import Example, Progress
+from anytalk.data.encoding import Rejected, RejectedError, RowEncoder, reason_of
+from anytalk.data.examples import Example, Progress, why_too_long
 from anytalk.data.feeds import Feed, ListFeed, rows_digest
 from anytalk.data.ledger import is_prepared
 from anytalk.errors import ConfigError, DataError
-from anytalk.grid.tasks import Task
+from anytalk.grid.tasks import Task, find_task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import BadRow, Row
 
@@ -118,7 +119,7 @@ def _encode(
         examples: list[Example] = []
         for number, row in enumerate(rows):
             try:
-                examples.append(encoder.example(row, wanted, number, source.filters))
+                examples.append(_fitting(talker, encoder.example(row, wanted, number, source.filters)))
             except Exception as error:  # one row must not end the run
                 left_out.append(Rejected(source.name, number, row.id, *reason_of(error)))
             done += 1
@@ -129,3 +130,12 @@ def _encode(
     if len(left_out) == total and broken:
         raise DataError(f"none of {total} rows can be used; {broken[0].id}: {broken[0].reason}", "fix the data")
     return feeds, left_out
+
+
+def _fitting(talker: Talker, example: Example) -> Example:
+    """The example for those of its tasks for which the model has positions enough (RejectedError: for none)."""
+    why = {name: why_too_long(talker, example, find_task(name)) for name in example.tasks}
+    tasks = tuple(name for name in example.tasks if not why[name])
+    if not tasks:
+        raise RejectedError("too long for the model", f"{example.id}: {next(iter(why.values()))}")
+    return replace(example, tasks=tasks)
