@@ -1,11 +1,15 @@
 """Shared fixtures. Everything runs on the CPU, offline, seeded."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The demo's voice may be installed beside anytalk or not: tests see what anytalk itself brings.
 os.environ.setdefault("ANYTALK_BLOCK_PLUGINS", "heart")
+# What tests make of weights is kept between them and between runs, but not in the user's own cache.
+os.environ["ANYTALK_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"anytalk-tests-{os.getuid()}")
 
 import pytest
 
