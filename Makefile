@@ -5,7 +5,7 @@ export DS_BUILD_OPS := 0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-train test test-processors test-clients slow check docs docs-generated clean
+.PHONY: demo demo-train test test-processors test-clients fuzz slow check docs docs-generated clean
 
 # Give a language model ears and a voice, and talk to it: make demo MODEL=a hub id, a folder or a .gguf file.
 demo: $(VENV)/.demo-ready
@@ -27,6 +27,11 @@ test-processors: $(VENV)/.dev-ready
 # The clients of docs/clients.md. Their sockets are theirs to close.
 test-clients: $(VENV)/.clients-ready
 	@$(VENV)/clients/bin/python -m pytest -p no:unraisableexception tests/test_clients_*.py
+
+# Changed inputs of every kind, for so many minutes; those that are answered by anything but a sentence go to fuzz-out/.
+MINUTES ?= 6
+fuzz: $(VENV)/.dev-ready
+	@$(BIN)/python tests/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 slow: $(VENV)/.dev-ready
 	@$(BIN)/python -m pytest -m slow --timeout 1800
@@ -74,4 +79,4 @@ $(VENV)/.clients-ready: $(VENV)/.dev-ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site demo-out demo-train-out
+	rm -rf $(VENV) build dist site demo-out demo-train-out fuzz-out

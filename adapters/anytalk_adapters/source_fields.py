@@ -74,8 +74,11 @@ def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None
         return Sound(name=f"{where}, {field}", data=value)
     if isinstance(value, Mapping):
         path = value.get("path")
-        if value.get("bytes"):
-            return Sound(name=f"{where}, {path or field}", data=bytes(value["bytes"]))
+        data = value.get("bytes")
+        if isinstance(data, bytes | bytearray | list) and data:
+            return Sound(name=f"{where}, {path or field}", data=_bytes_of(data, field, where))
+        if data:
+            raise DataError(f"{where}: field '{field}' has bytes that are a {type(data).__name__}", "give a path")
         if value.get("array") is not None:
             return _samples(value, field, where)
         if isinstance(path, str) and path:
@@ -85,6 +88,15 @@ def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None
             "leave it empty, or fix the row",
         )
     raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; sound is expected", "give a path")
+
+
+def _bytes_of(data: bytes | bytearray | list[Any], field: str, where: str) -> bytes:
+    try:
+        return bytes(data)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{where}: field '{field}' has bytes that are not numbers from 0 to 255", "give a path"
+        ) from None
 
 
 def _sound_at(name: str, where: str, folder: Folder) -> Audio:

@@ -73,7 +73,7 @@ def read_samples(audio: Audio, bounds: Bounds = ANY) -> tuple[np.ndarray, int]:
         _check_format(name, rate_hz, 1 if samples.ndim == 1 else samples.shape[1], bounds)
         if len(samples) > bounds.most_samples(rate_hz):
             raise _too_long(name, bounds)
-        wave = samples if samples.ndim == 1 else samples.mean(axis=1)
+        wave = _one_channel(samples)
     else:
         data = _file_of(audio, bounds)
         try:
@@ -85,6 +85,14 @@ def read_samples(audio: Audio, bounds: Bounds = ANY) -> tuple[np.ndarray, int]:
     if len(wave) == 0:
         raise AudioError(f"'{name}' holds no samples", "record it again")
     return _in_range(wave, name), rate_hz
+
+
+def _one_channel(samples: np.ndarray) -> np.ndarray:
+    """(N,) or (N, channels) -> (N,)."""
+    if samples.ndim == 1 or samples.shape[1] == 1:
+        return samples.reshape(-1)
+    with np.errstate(invalid="ignore", over="ignore"):  # what isn't finite is refused later, in words
+        return np.asarray(samples.mean(axis=1))
 
 
 def sound_length_s(audio: Audio) -> float | None:
@@ -167,9 +175,20 @@ def _fetch(sound: Sound) -> bytes:
 
 def _read(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True) -> tuple[np.ndarray, int]:
     with _opened(source, name, bounds, piped) as file:
-        blocks = [block if block.shape[1] == 1 else block.mean(axis=1) for block in _blocks(file, name, bounds)]
+        blocks = [_one_channel(block) for block in _blocks(file, name, bounds)]
         rate_hz = int(file.samplerate)
-    return np.concatenate([np.zeros(0, np.float32), *(block.reshape(-1) for block in blocks)]), rate_hz
+    return np.concatenate([np.zeros(0, np.float32), *blocks]), rate_hz
+
+
+class _Memory(io.BytesIO):
+    """Bytes in which headers that lie may seek to places before their beginning, as in a file."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Seek; nothing happens where there is no such place."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 @contextmanager
@@ -201,9 +220,9 @@ def _source(source: Path | bytes, piped: bool) -> Iterator[Any]:
         with _pipe(_bytes(source)) as end:
             yield end
     elif place is not None:
-        yield io.BytesIO(_with_true_size(_bytes(source), place))
+        yield _Memory(_with_true_size(_bytes(source), place))
     else:
-        yield str(source) if isinstance(source, Path) else io.BytesIO(source)
+        yield str(source) if isinstance(source, Path) else _Memory(source)
 
 
 def _head(source: Path | bytes) -> bytes:

@@ -17,7 +17,7 @@ def read_yaml(path: Path, error_kind: type[AnytalkError], hint: str = "fix the f
     """Read a YAML file (AnytalkError: of that kind: it can't be read, or isn't YAML)."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # a date of the 13th month is a ValueError
         raise error_kind(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}", hint) from None
 
 
