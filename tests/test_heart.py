@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.testing import check_codec
 
 with importable("anytalk-heart", "heart"):
+    import train_ear
+    import train_quantiser
     from anytalk_heart import latents as lat
     from anytalk_heart.codec import HeartCodec
     from anytalk_heart.net import HeartNet, HeartSizes, VoiceDecoder, load, save
@@ -190,6 +193,38 @@ def test_resumed_training_gives_the_same_codes(speech: Path, tmp_path: Path) -> 
     for name, weight in straight.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
     assert not torch.equal(straight.quantiser.books[0].codes, small_net().quantiser.books[0].codes)
+
+
+@pytest.mark.parametrize("stage", ["quantiser", "ear"])
+def test_a_stage_begins_with_the_same_weights(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    begun = {"quantiser": train_quantiser, "ear": train_ear}[stage]
+    monkeypatch.setattr(begun, "HeartNet", lambda _: HeartNet(SMALL))
+    out = tmp_path / "out"
+    Stage(out, "decoder-14", {"voice": small_net().voice}, 0, 0.0).run(lambda _: pytest.fail("no step"))
+    Stage(out, "quantiser", parts_of(small_net()), 0, 0.0).run(lambda _: pytest.fail("no step"))
+    found = []
+    for seed in range(2):
+        (out / f"{stage}.pt").unlink(missing_ok=True)
+        torch.manual_seed(seed)
+        monkeypatch.setattr("sys.argv", [stage, str(speech), str(out), "--steps", "0"])
+        begun.main()
+        state = torch.load(out / f"{stage}.pt", weights_only=True)
+        found.append(state["coder" if stage == "quantiser" else "ear"])
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_log_tells_held_out_texts_as_they_are(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(1, 1)
+
+    def step_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return layer(torch.ones(1)).sum(), {"told": float(step), **({"held_out_told": float(step)} if step % 2 else {})}
+
+    assert Stage(tmp_path, "a", {"layer": layer}, 3, 1e-3, tell_every=1).run(step_of)
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line.get("held_out_told") for line in lines] == [None, 1.0, 1.0]
+    assert [line["told"] for line in lines] == pytest.approx([0.0, 0.05, 0.1475])
 
 
 def test_the_ear_learns_what_it_is_played(speech: Path, tmp_path: Path) -> None:

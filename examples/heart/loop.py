@@ -115,8 +115,15 @@ class Stage:
 
 
 def _running(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """A running mean over some 20 steps of what was told; what this step doesn't tell stays."""
-    return {**before, **{name: 0.95 * before.get(name, value) + 0.05 * value for name, value in now.items()}}
+    """Take a running mean over some 20 steps of what was told; what this step doesn't tell stays.
+
+    Figures of held-out texts are told once in many steps and of all texts at once: they are taken as they are.
+    """
+
+    def mean(name: str, value: float) -> float:
+        return value if name.startswith("held_out") else 0.95 * before.get(name, value) + 0.05 * value
+
+    return {**before, **{name: mean(name, value) for name, value in now.items()}}
 
 
 def trained(out: Path, name: str, parts: Mapping[str, nn.Module]) -> int:

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # of the weights to begin with, so that the same speech gives the same codec
     net = HeartNet(HeartSizes(voice_future=asked.future, latent_future=asked.latent_future))
     trained(asked.out, "quantiser", parts_of(net))
     crops = Crops(read(asked.speech, held_out=False), 80, asked.batch)

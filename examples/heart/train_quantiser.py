@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="A checkpoint of this stage to begin with, its codes in use at once.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # of the weights to begin with, so that the same speech gives the same codec
     speech = read(asked.speech, held_out=False)
     net = HeartNet(HeartSizes(voice_future=asked.future, latent_future=asked.latent_future))
     trained(asked.out, f"decoder-{asked.future}", {"voice": net.voice})
