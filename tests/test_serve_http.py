@@ -156,67 +156,6 @@ def test_what_can_not_be_read(server: Running, options: dict[str, Any], said: st
         run(speak(server, **options))
 
 
-# Transcriptions
-
-
-def test_writing_down(server: Running) -> None:
-    async def ask() -> None:
-        async with server.client() as client:
-            transcribe = client.audio.transcriptions.create
-            found = await transcribe(model="tiny", file=("q.wav", wav()))
-            assert isinstance(found.text, str)
-            text = await transcribe(model="tiny", file=("q.wav", wav(48_000)), response_format="text")
-            assert isinstance(text, str)
-            verbose = await transcribe(model="tiny", file=("q.wav", wav()), response_format="verbose_json")
-            assert float(verbose.duration) == pytest.approx(len(question(rate_hz=16_000)) / 16_000, abs=0.01)
-            assert verbose.text == found.text
-            stream = await transcribe(model="tiny", file=("q.wav", wav()), stream=True)
-            events = [event async for event in stream]
-            assert events[-1].type == "transcript.text.done"
-            assert events[-1].text == found.text
-            assert "".join(e.delta for e in events if e.type == "transcript.text.delta").strip() == found.text
-            for file, said in ((b"no sound", "not a sound file"), (long_silence(), "lasts more than 30 s")):
-                with pytest.raises(openai.BadRequestError, match=said):
-                    await transcribe(model="tiny", file=("q.flac", file))
-            with pytest.raises(openai.BadRequestError, match="response_format is 'ass'"):
-                await transcribe(model="tiny", file=("q.wav", wav()), response_format="ass")  # type: ignore[call-overload]
-            with pytest.raises(openai.BadRequestError, match="times of words"):
-                await transcribe(model="tiny", file=("q.wav", wav()), timestamp_granularities=["word"])
-            with pytest.raises(openai.BadRequestError, match="Format not recognised") as refused:
-                await transcribe(model="tiny", file=("q.webm", b"\x1a\x45\xdf\xa3"))
-            assert " 0x" not in refused.value.message, "no address of memory"
-
-    run(ask())
-
-
-@pytest.mark.parametrize(("name", "mark"), [("srt", ","), ("vtt", ".")])
-def test_subtitles_and_silence(server: Running, name: str, mark: str) -> None:
-    async def ask() -> None:
-        async with server.client() as client:
-            transcribe = client.audio.transcriptions.create
-            text = (await transcribe(model="tiny", file=("q.wav", wav()))).text
-            found = str(await transcribe(model="tiny", file=("q.wav", wav()), response_format=name))  # type: ignore[call-overload]
-            assert f"00:00:00{mark}000 --> 00:00:0" in found
-            assert text in found
-            assert ("WEBVTT" in found) == (name == "vtt")
-            nothing = str(await transcribe(model="tiny", file=("q.flac", silence(2)), response_format=name))  # type: ignore[call-overload]
-            assert "-->" not in nothing
-            assert (await transcribe(model="tiny", file=("q.flac", silence(2)))).text == ""
-
-    run(ask())
-
-
-def long_silence() -> bytes:
-    """A few kilobytes that hold ten minutes."""
-    return silence(600)
-
-
-def silence(seconds: int) -> bytes:
-    out = io.BytesIO()
-    soundfile.write(out, np.zeros(16_000 * seconds, np.int16), 16_000, format="FLAC")
-    return out.getvalue()
-
-
 # Chat
 
 

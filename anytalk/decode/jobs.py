@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions, Generation
@@ -22,7 +23,7 @@ from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import CodecStream, Heard
+from anytalk.plugins.contracts import CodecStream, Heard, HeardWord, TimesWords
 
 _NUMBERS = itertools.count()
 TURNS_DROPPED_AT_ONCE = 16
@@ -36,14 +37,20 @@ class Speech:
         wave: (N,) float32 at the encoder's rate.
         before: Pieces in front of it, which ears that write hear by themselves; they may have been heard already. Who
             cut them has looked at the whole: a piece alone may be silent.
+        is_timed: Whether ears that can are asked when each word was said.
+
+    Attributes:
+        words: With their times, where that was asked for, the ears can tell, and it was heard.
     """
 
-    def __init__(self, wave: np.ndarray, before: Sequence[Speech] = ()) -> None:
+    def __init__(self, wave: np.ndarray, before: Sequence[Speech] = (), is_timed: bool = False) -> None:
         self.number = next(_NUMBERS)
         self.num_samples: int = len(wave) + sum(piece.num_samples for piece in before)
         self._wave: np.ndarray | None = wave
         self._before = tuple(before)
         self._heard: Heard | None = None
+        self._is_timed = is_timed
+        self.words: Sequence[HeardWord] = ()
 
     @property
     def was_heard(self) -> bool:
@@ -85,6 +92,9 @@ class Speech:
             return
         checked = any(speech._before for speech in questions)
         for speech, heard in zip(new, listen_to_all(talker, list(new.values()), checked=checked), strict=True):
+            ears, wave = talker.model.ears, speech._wave
+            if speech._is_timed and wave is not None and isinstance(ears, TimesWords):
+                speech.words = ears.word_times(torch.from_numpy(wave), heard.text or "")
             if speech._before:
                 heard = Heard.joined([*(piece.heard(talker) for piece in speech._before), heard])
             speech._heard, speech._wave, speech._before = heard, None, ()

@@ -18,10 +18,11 @@ from starlette.websockets import WebSocketDisconnect
 from anytalk import __version__
 from anytalk.model.talker import Talker
 from anytalk.serve.errors import RequestError, of_validation
-from anytalk.serve.http.audio import audio_routes
 from anytalk.serve.http.chat import chat_routes
 from anytalk.serve.http.elsewhere import REALTIME, instead_of
 from anytalk.serve.http.page import page_files, page_routes
+from anytalk.serve.http.speech import speech_routes
+from anytalk.serve.http.transcriptions import transcription_routes
 from anytalk.serve.questions import DEFAULT_VOICE
 from anytalk.serve.realtime.calls import Calls, call_routes
 from anytalk.serve.realtime.client_secrets import client_secret_routes, first_options
@@ -72,7 +73,8 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
         )
     _add_error_handlers(app, state)
     _add_plain_routes(app, state)
-    app.include_router(audio_routes(state))
+    app.include_router(speech_routes(state))
+    app.include_router(transcription_routes(state))
     app.include_router(chat_routes(state))
     app.include_router(client_secret_routes(state))
     app.include_router(call_routes(calls))

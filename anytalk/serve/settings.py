@@ -35,6 +35,7 @@ class ServeSettings:
     max_context_columns: int = 2048  # columns of a conversation that the model is shown; the oldest turns go first
     max_items: int = 200  # items that a conversation keeps
     max_sound_s: float = 120.0  # sound of the user's turns that a conversation keeps to show it again; 32 kB a second
+    max_file_s: float = 600.0  # longest sound file that is written down, by ears that write; it is cut at silences
     # Speech of one conversation or chat that no answer has been made of yet; 64 kB a second.
     max_unheard_s: float = 300.0
     idle_s: float = 300.0  # a session without a word from its client ends after this time

@@ -30,7 +30,15 @@ from anytalk.plugins.contracts.data import (
 from anytalk.plugins.contracts.part import Part
 
 if TYPE_CHECKING:
-    from anytalk.plugins.contracts.ears import Ears, Heard, HeardBatch, Hearing, HearsTokens
+    from anytalk.plugins.contracts.ears import (
+        Ears,
+        Heard,
+        HeardBatch,
+        HeardWord,
+        Hearing,
+        HearsTokens,
+        TimesWords,
+    )
     from anytalk.plugins.contracts.losses import ForwardPass, Loss, LossRow
     from anytalk.plugins.contracts.parts import (
         Backbone,
@@ -102,6 +110,7 @@ __all__ = [
     "Heads",
     "Heard",
     "HeardBatch",
+    "HeardWord",
     "Hearing",
     "HearsTokens",
     "Hidden",
@@ -131,6 +140,7 @@ __all__ = [
     "TextRequest",
     "TextStream",
     "TextTokenizer",
+    "TimesWords",
     "Told",
     "Transcriber",
     "strict_rows",

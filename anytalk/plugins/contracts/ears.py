@@ -56,6 +56,22 @@ class HeardBatch(NamedTuple):
         return [Heard(columns[:length].clone(), line) for columns, length, line in rows]
 
 
+class HeardWord(NamedTuple):
+    """One word with its punctuation, and when it was said."""
+
+    text: str  # the word
+    start_s: float  # in seconds from the clip's beginning
+    end_s: float  # as `start_s`
+
+
+@runtime_checkable
+class TimesWords(Protocol):
+    """Ears that also tell when each word was said. Optional."""
+
+    def word_times(self, wave: Tensor, text: str) -> Sequence[HeardWord]:
+        """(N,) float32 of a clip that `listen` heard in one piece, and the words that it heard -> their times."""
+
+
 @runtime_checkable
 class HearsTokens(Protocol):
     """An input adapter that tells how likely each token is in each place of the sound. Optional."""

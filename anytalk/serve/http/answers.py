@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -24,6 +24,7 @@ from anytalk.serve.errors import RequestError
 from anytalk.serve.state import ServerState
 
 log = logging.getLogger("anytalk.serve")
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,8 +51,7 @@ async def events_of(
                 async for event in events:
                     if isinstance(event, Failed):
                         status = "failed"
-                        code = "model_failed" if event.is_ours else "invalid_value"
-                        raise RequestError(event.message, code, status=500 if event.is_ours else 400)
+                        raise refused(event)
                     if isinstance(event, Ended):
                         status = "completed" if event.done.finish_reason == "stop" else "incomplete"
                         state.metrics.audio_s.inc(event.done.audio_s)
@@ -62,9 +62,20 @@ async def events_of(
             state.metrics.answers.labels(status).inc()
 
 
+def refused(event: Failed) -> RequestError:
+    """What a client is told of an answer that failed."""
+    code = "model_failed" if event.is_ours else "invalid_value"
+    return RequestError(event.message, code, status=500 if event.is_ours else 400)
+
+
 async def whole_answer(request: Request, state: ServerState, question: Question, tools: Tools | None = None) -> Whole:
     """Wait for all of an answer (RequestError: as :func:`events_of`, or the client has gone)."""
-    gathering = asyncio.create_task(_gather(state, question, tools))
+    return await unless_gone(request, _gather(state, question, tools))
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for something, and cancel it when the client goes (RequestError)."""
+    gathering = asyncio.create_task(work)
     leaving = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait([gathering, leaving], return_when=asyncio.FIRST_COMPLETED)

@@ -2,53 +2,136 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
+import numpy as np
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from anytalk.decode.jobs import Speech
+from anytalk.plugins.contracts import HeardWord
 from anytalk.serve.errors import RequestError
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
+_GRANULARITIES = ("word", "segment")
+_SOFTER = 10**-2.5
+"""25 dB below the loudest 20 ms nobody speaks."""
+_WHY_NOT = {
+    "include[]": "no log probabilities are given",
+    "include": "no log probabilities are given",
+    "chunking_strategy": "sound is cut at silences here, in one way",
+}
 
 
-def check_wanted(response_format: str, granularities: list[str], include: list[str], stream: bool) -> None:
-    """Look whether a transcript can be given so (RequestError: it can't)."""
+@dataclass(frozen=True)
+class Segment:
+    """What was said between two silences."""
+
+    text: str  # the words
+    start_s: float  # where they begin, in seconds
+    end_s: float  # where they end
+    words: Sequence[HeardWord] = ()  # with their times, where those were asked for
+
+    @classmethod
+    def of(cls, text: str, offset_s: float, span: tuple[float, float], speech: Speech) -> Self:
+        """The words of a piece that begins at `offset_s`, and within which somebody speaks in `span`."""
+        words = [HeardWord(word, offset_s + start_s, offset_s + end_s) for word, start_s, end_s in speech.words]
+        return cls(text, round(offset_s + span[0], 3), round(offset_s + span[1], 3), words)
+
+
+@dataclass
+class Transcript:
+    """What was said in a file."""
+
+    language: str  # as the client named it
+    granularities: Sequence[str]  # whose times the client wants
+    seconds: float = 0.0  # how long the file lasts
+    segments: list[Segment] = field(default_factory=list)  # in their order
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return " ".join(segment.text for segment in self.segments)
+
+
+def check_wanted(
+    response_format: str, granularities: Sequence[str], others: set[str], stream: bool, knows_words: bool
+) -> None:
+    """Look whether a transcript can be given so (RequestError: it can't).
+
+    Args:
+        others: Names of other fields that were sent.
+        knows_words: Whether times of words can be told.
+    """
     if response_format not in FORMATS:
         said = f"response_format is '{response_format[:20]}'; known: {', '.join(FORMATS)}"
         raise RequestError(said, "unsupported_value", "response_format")
     if stream and response_format in ("srt", "vtt", "verbose_json"):
         said = f"{response_format} is not streamed; leave `stream` out, or ask for json"
         raise RequestError(said, "unsupported_value", "stream")
-    if "word" in granularities:
-        raise RequestError(
-            "no times of words are known; ask for 'segment'", "unsupported_value", "timestamp_granularities"
-        )
-    if include:
-        raise RequestError("no log probabilities are given; leave `include` out", "unsupported_value", "include")
+    wrong = [name for name in granularities if name not in _GRANULARITIES]
+    said = ""
+    if wrong:
+        said = f"there are times of each 'word' and of each 'segment'; '{wrong[0][:20]}' was asked for"
+    elif granularities and response_format != "verbose_json":
+        said = "times of words and segments stand in verbose_json; ask for it, or leave timestamp_granularities out"
+    elif "word" in granularities and not knows_words:
+        said = "these ears don't tell times of words; ask for 'segment'"
+    if said:
+        raise RequestError(said, "unsupported_value", "timestamp_granularities")
+    if others:
+        name = min(others)
+        why = _WHY_NOT.get(name, f"`{name[:40]}` is not known here")
+        raise RequestError(f"{why}; leave it out", "unsupported_value", name[:40])
 
 
-def transcript_as(response_format: str, text: str, seconds: float, language: str | None) -> Response:
-    """A transcript of one segment; nothing was said where the text is empty."""
+def spoken_span(wave: np.ndarray, rate_hz: int) -> tuple[float, float]:
+    """(N,) in which somebody speaks -> from when to when, in seconds."""
+    size = rate_hz // 50
+    whole = len(wave) - len(wave) % size
+    loudness = np.square(wave[:whole]).reshape(-1, size).mean(axis=1)
+    spoken = np.flatnonzero(loudness >= _SOFTER * loudness.max(initial=0.0))
+    return (float(spoken[0]) * size / rate_hz, float(spoken[-1] + 1) * size / rate_hz) if len(spoken) else (0.0, 0.0)
+
+
+def transcript_as(response_format: str, written: Transcript) -> Response:
+    """A transcript as a client wants it; nothing was said where it has no segments."""
     if response_format == "text":
-        return PlainTextResponse(text + "\n")
+        return PlainTextResponse(written.text + "\n")
     if response_format in ("srt", "vtt"):
-        return PlainTextResponse(_subtitles(response_format, text, seconds))
-    usage = {"type": "duration", "seconds": seconds}
+        return PlainTextResponse(_subtitles(response_format, written.segments))
+    usage = {"type": "duration", "seconds": written.seconds}
     if response_format == "json":
-        return JSONResponse({"text": text, "usage": usage})
-    segment = {"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": text, "tokens": [], "temperature": 0.0}
+        return JSONResponse({"text": written.text, "usage": usage})
+    shown: dict[str, Any] = {
+        "task": "transcribe",
+        "language": written.language,
+        "duration": written.seconds,
+        "text": written.text,
+    }
+    if "word" in written.granularities:
+        words = [word for segment in written.segments for word in segment.words]
+        shown["words"] = [{"word": text, "start": round(a, 2), "end": round(b, 2)} for text, a, b in words]
+    if "segment" in written.granularities or not written.granularities:
+        shown["segments"] = [_shown(number, segment) for number, segment in enumerate(written.segments)]
+    return JSONResponse({**shown, "usage": usage})
+
+
+def _shown(number: int, segment: Segment) -> dict[str, Any]:
+    times = {"id": number, "seek": 0, "start": segment.start_s, "end": segment.end_s}
     scores = {"avg_logprob": 0.0, "compression_ratio": 0.0, "no_speech_prob": 0.0}
-    segments: list[dict[str, Any]] = [{**segment, **scores}] if text else []
-    verbose = {"task": "transcribe", "language": language or "", "duration": seconds, "text": text}
-    return JSONResponse({**verbose, "segments": segments, "usage": usage})
+    return {**times, "text": segment.text, "tokens": [], "temperature": 0.0, **scores}
 
 
-def _subtitles(name: str, text: str, seconds: float) -> str:
+def _subtitles(name: str, segments: Sequence[Segment]) -> str:
     head, mark = ("WEBVTT\n\n", ".") if name == "vtt" else ("", ",")
-    if not text:
-        return head
-    number = "1\n" if name == "srt" else ""
-    return f"{head}{number}{_time(0.0, mark)} --> {_time(seconds, mark)}\n{text}\n\n"
+    lines = [
+        f"{f'{number}{chr(10)}' if name == 'srt' else ''}"
+        f"{_time(segment.start_s, mark)} --> {_time(segment.end_s, mark)}\n{segment.text}\n\n"
+        for number, segment in enumerate(segments, start=1)
+    ]
+    return head + "".join(lines)
 
 
 def _time(seconds: float, mark: str) -> str:

@@ -1,30 +1,26 @@
-"""``/v1/audio/speech`` and ``/v1/audio/transcriptions``."""
+"""``/v1/audio/speech``."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, File, Form, Request, UploadFile
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.formparsers import MultiPartParser
 from starlette.responses import Response
 
 from anytalk.decode.jobs import Ended, Question, Said
-from anytalk.decode.telling import AudioDelta, TextDelta
-from anytalk.grid.audio import SILENCE_PEAK
+from anytalk.decode.telling import AudioDelta
 from anytalk.grid.stretch import MAX_SPEED, MIN_SPEED
 from anytalk.grid.tasks import TASKS
 from anytalk.serve.errors import RequestError
-from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
+from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent
 from anytalk.serve.http.bodies import read_json
-from anytalk.serve.http.files_out import MEDIA_TYPES, StreamWriter, check_format, read_sound
-from anytalk.serve.http.transcripts import check_wanted, transcript_as
-from anytalk.serve.questions import speaker_of, speech_of
+from anytalk.serve.http.files_out import MEDIA_TYPES, StreamWriter, check_format
+from anytalk.serve.questions import speaker_of
 from anytalk.serve.state import ServerState
 
 MAX_SPEECH_CHARS = 4096
@@ -44,11 +40,9 @@ class SpeechRequest(BaseModel):
     stream_format: Literal["audio", "sse"] = "audio"
 
 
-def audio_routes(state: ServerState) -> APIRouter:
-    """The two endpoints."""
+def speech_routes(state: ServerState) -> APIRouter:
+    """The endpoint."""
     router = APIRouter()
-    # Larger ones would be written to the disk.
-    MultiPartParser.spool_max_size = max(MultiPartParser.spool_max_size, state.settings.max_body_bytes + 1)
 
     @router.post("/v1/audio/speech")
     async def speech(request: Request) -> Response:
@@ -70,29 +64,6 @@ def audio_routes(state: ServerState) -> APIRouter:
         if wanted.stream_format == "sse":
             return await begun(errors_as_events(_speech_events(spoken)), "text/event-stream")
         return await begun(_speech_bytes(spoken), MEDIA_TYPES[wanted.response_format])
-
-    @router.post("/v1/audio/transcriptions")
-    async def transcriptions(
-        request: Request,
-        file: Annotated[UploadFile, File()],
-        model: Annotated[str, Form()] = "",
-        language: Annotated[str | None, Form()] = None,
-        prompt: Annotated[str | None, Form()] = None,
-        response_format: Annotated[str, Form()] = "json",
-        temperature: Annotated[float, Form()] = 0.0,
-        stream: Annotated[bool, Form()] = False,
-        granularities: Annotated[list[str], Form(alias="timestamp_granularities[]")] = [],  # noqa: B006
-        include: Annotated[list[str], Form(alias="include[]")] = [],  # noqa: B006
-    ) -> Response:
-        check_wanted(response_format, granularities, include, stream)
-        data, name, rate_hz = await file.read(), file.filename or "the file", state.ear_rate_hz
-        wave = await run_in_threadpool(read_sound, data, name, rate_hz, state.max_turn_s, "file")
-        is_silent = float(np.abs(wave).max()) < SILENCE_PEAK
-        question = None if is_silent else _to_write_down(state, wave, temperature)
-        if stream:
-            return await begun(errors_as_events(_transcript_events(state, question)), "text/event-stream")
-        text = "" if question is None else (await whole_answer(request, state, question)).text.strip()
-        return transcript_as(response_format, text, round(len(wave) / rate_hz, 3), language)
 
     return router
 
@@ -126,25 +97,3 @@ async def _speech_events(spoken: AsyncGenerator[tuple[bytes, Ended | None], None
                 tokens = {"input_tokens": ended.text_tokens, "output_tokens": ended.done.num_frames}
                 usage = {**tokens, "total_tokens": sum(tokens.values())}
                 yield server_sent({"type": "speech.audio.done", "usage": usage})
-
-
-def _to_write_down(state: ServerState, wave: np.ndarray, temperature: float) -> Question:
-    rate_hz = state.ear_rate_hz
-    return Question(
-        turns=[Said("user", None, speech_of(wave, rate_hz, rate_hz, state.max_turn_s))],
-        task=TASKS["A1T1"],
-        options=state.decode_options(temperature=temperature),
-        max_context_columns=state.settings.max_context_columns,
-    )
-
-
-async def _transcript_events(state: ServerState, question: Question | None) -> AsyncGenerator[bytes, None]:
-    if question is None:
-        yield server_sent({"type": "transcript.text.done", "text": ""})
-        return
-    async with aclosing(events_of(state, question)) as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                yield server_sent({"type": "transcript.text.delta", "delta": event.text})
-            elif isinstance(event, Ended):
-                yield server_sent({"type": "transcript.text.done", "text": event.done.text.strip()})
