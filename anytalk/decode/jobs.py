@@ -117,6 +117,8 @@ class Question:
     task: Task  # what is done with it
     options: DecodeOptions  # how it is decoded
     speaker: str | None = None  # name of the answering voice
+    # What the answer begins with, as the template writes it; it is part of the prompt, and not told. Chat prompts only.
+    opening: str = ""
     max_context_columns: int = 2048  # the oldest turns are left out until the prompt is no longer than this
 
 
@@ -187,7 +189,7 @@ class Job:
         generation: Generation | None = None
         if isinstance(self._thoughts, Thinking):
             prompt = self._thoughts.prompt_of_answer(prompt)
-        else:
+        elif not question.opening:
             columns = [one.columns for one in in_prompt if one.columns is not None]
             generation = thoughts_before(talker, self._task, prompt, columns, question.options)
         turn = _turn(question.turns[-1], talker)
@@ -303,7 +305,7 @@ class Job:
             rest = rest[1:]
         kept = [*turns[:front], *rest]
         laid_out = [_turn(said, talker) for said in kept]
-        prompt = talker.prompts.prompt(self._task, laid_out)
+        prompt = talker.prompts.prompt(self._task, laid_out, self.question.opening)
         spoken = [(said.speech, turn) for said, turn in zip(kept, laid_out, strict=True) if said.speech is not None]
         heard = [speech for speech, turn in spoken if turn.is_heard(self._task)]
         encode = talker.model.backbone.tokenizer.encode

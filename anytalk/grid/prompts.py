@@ -95,14 +95,14 @@ class PromptBuilder:
         self.system = system
         self.template = template or {}
 
-    def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
-        """The prompt of a task: `turns` alternate and end with the user's.
+    def prompt(self, task: Task, turns: Sequence[Turn], opening: str = "") -> Prompt:
+        """The prompt of a task: `turns` alternate and end with the user's; the answer begins after `opening`.
 
         Raises:
             ConfigError: no turns, a last turn that is not the user's, or one without what the task needs.
         """
         self._check(task, turns)
-        prompt = self._raw(task, turns) if self.style == "raw" else self._chat(task, turns)
+        prompt = self._raw(task, turns) if self.style == "raw" else self._chat(task, turns, opening)
         if task.audio_out:
             prompt.tokens[: self.layout.text_row, -1] = self.layout.answer_a
         return prompt
@@ -208,7 +208,7 @@ class PromptBuilder:
 
     # ---- chat: the backbone's own template
 
-    def _chat(self, task: Task, turns: Sequence[Turn]) -> Prompt:
+    def _chat(self, task: Task, turns: Sequence[Turn], opening: str) -> Prompt:
         has_own = turns[0].role == "system"
         said: list[tuple[str, list[Part]]] = []
         if self.system is not None and not has_own:
@@ -226,6 +226,8 @@ class PromptBuilder:
                 spans.append((len(ids), piece))
                 piece = [self.layout.pad_t] * piece
             ids += piece
+        if opening:
+            ids += self.tokenizer.encode_rendered(opening)
         tokens = self._text_columns(ids)
         for start, length in spans:
             if start > 0:

@@ -20,9 +20,10 @@ _EDGES = re.compile(f"({_BEGIN}|{_END})")
 _MARK = "\ue000text\ue001"
 _HIDDEN = {_BEGIN: "(anytalk-tool-call)", _END: "(/anytalk-tool-call)"}
 """What stands for the edges of calls in texts while a template writes its own."""
+_ANY_NAME = "anytalk_probe"
 _USER = {"role": "user", "content": "?"}
 _ANSWER = {"role": "assistant", "content": "!"}
-_PROBE = {"type": "function", "function": {"name": "anytalk_probe", "parameters": {"type": "object", "properties": {}}}}
+_PROBE = {"type": "function", "function": {"name": _ANY_NAME, "parameters": {"type": "object", "properties": {}}}}
 
 
 @runtime_checkable
@@ -58,7 +59,7 @@ class ToolSpelling:
             return None
         found = cls(tokenizer.render_tools)
         try:
-            knows = "anytalk_probe" in found.system("?", [_PROBE]) and _BEGIN in found.system("?", [_PROBE])
+            knows = _ANY_NAME in found.system("?", [_PROBE]) and _BEGIN in found.system("?", [_PROBE])
             return found if knows and _BEGIN in found.calls("", [Call("f", "{}")]) and found.results(["1"]) else None
         except (AnytalkError, LookupError, TypeError, ValueError):
             return None
@@ -82,6 +83,13 @@ class ToolSpelling:
         # What stands in a call may come from people, who may write such markup themselves.
         parts = (Markup(part) if part in _HIDDEN else _shown(part) for part in _EDGES.split(written))
         return Composed(*parts)
+
+    def opening(self, name: str | None) -> str:
+        """The beginning of an answer that calls the function of a name, or any (None): the model can only go on."""
+        shown = name or _ANY_NAME
+        front, _, rest = str(self.calls("", [Call(shown, "{}")])).partition(shown)
+        # No space at its end: models write the one before an object as a part of it.
+        return front if name is None else f"{front}{name}{rest.partition('{}')[0]}".rstrip()
 
     def results(self, results: Sequence[str]) -> Composed:
         """The user's turn that holds what functions returned."""

@@ -16,6 +16,7 @@ from anytalk.decode.memory import Memory
 from anytalk.decode.telling import AudioDelta, TextDelta
 from anytalk.grid.tools import Call, CallReader, ToolSpelling
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import ServedBackbone
 from anytalk.serve.errors import RequestError
 from anytalk.serve.model_thread import ModelThread
 
@@ -47,6 +48,15 @@ class Tools:
         return spelling.system("\n".join(filter(None, [system, _MUST if self.must else ""])), self.functions)
 
 
+def opening_of(tools: Tools | None, talker: Talker, spelling: ToolSpelling | None) -> str:
+    """What an answer begins with that has to call a function; "" where it needn't, or can only be told so in words, as
+    a model that is served elsewhere."""
+    if tools is None or not tools.must or spelling is None or isinstance(talker.model.backbone, ServedBackbone):
+        return ""
+    names = [one["function"]["name"] for one in tools.functions]
+    return spelling.opening(names[0] if len(names) == 1 else None)
+
+
 def with_tools(turns: list[Said], tools: Tools, spelling: ToolSpelling) -> list[Said]:
     """Turns whose system message, which may be new, holds the functions."""
     has_system = turns[0].role == "system"
@@ -75,6 +85,8 @@ def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str)
             raise RequestError(f"tool_choice names {str(named)[:64]!r}, which is none of the tools", param=param)
     elif choice not in (None, "auto", "none", "required"):
         raise RequestError("tool_choice is auto, none, required, or names a function", param=f"{param}.tool_choice")
+    if not functions and choice == "required":
+        raise RequestError("tool_choice is required, and there are no tools to call", param=f"{param}.tool_choice")
     if not functions or choice == "none":
         return None
     return Tools(functions, must=choice == "required" or isinstance(choice, Mapping), many=many is not False)
@@ -113,6 +125,7 @@ async def answer_or_calls(
                 yield event
         return
     reader, held, mute = CallReader(), list[AudioDelta](), threading.Event()
+    reader.push(question.opening)
     async with aclosing(model.answer(question, memory, mute)) as events:
         async for event in events:
             if isinstance(event, TextDelta):
@@ -149,6 +162,9 @@ def _ending(
             return [ended]
         log.warning("a call could not be read: %s", error)
         return [Failed(_UNREADABLE, is_ours=True)]
+    names = {one["function"]["name"] for one in tools.functions}
+    if tools.must and any(call.name not in names for call in calls):
+        return [Failed("the model called a function that is none of the tools; ask again", is_ours=True)]
     if not calls and tools.must and not was_cut:
         return [Failed("the model called no function, though it was told to; ask again", is_ours=True)]
     called = [Called(tuple(calls if tools.many else calls[:1]))] if calls else []

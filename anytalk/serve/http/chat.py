@@ -6,21 +6,21 @@ import base64
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from anytalk.decode.jobs import Ended, Question, Started
 from anytalk.decode.telling import AudioDelta, TextDelta, ThoughtDelta
 from anytalk.grid.tools import Call
-from anytalk.serve.calling import NO_TOOLS, Called, Tools, read_tools, with_tools
+from anytalk.serve.calling import NO_TOOLS, Called, Tools, opening_of, read_tools, with_tools
 from anytalk.serve.errors import RequestError
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
 from anytalk.serve.http.bodies import read_json
+from anytalk.serve.http.chat_options import ChatAudio, ChatRequest, StreamOptions, check_chat
 from anytalk.serve.http.chat_turns import ChatAnswers, read_turns
 from anytalk.serve.http.files_out import check_format, write_sound
 from anytalk.serve.questions import new_id, speaker_of, task_for
@@ -30,49 +30,6 @@ from anytalk.serve.state import ServerState
 _KEPT_S = 3600
 
 
-class ChatAudio(BaseModel):
-    """How a spoken answer sounds."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: str = "wav"
-    voice: str | dict[str, Any] | None = None
-
-
-class StreamOptions(BaseModel):
-    """Of a streamed answer."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """What is understood; fields of OpenAI that say who asks and how it is stored have no effect."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = ""
-    messages: list[dict[str, Any]] = Field(min_length=1, max_length=400)
-    modalities: list[Literal["text", "audio"]] | None = None
-    audio: ChatAudio | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    max_completion_tokens: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    n: int | None = 1
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
-    functions: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
-    stop: Any = None
-    logprobs: bool | None = None
-    logit_bias: dict[str, Any] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-
-
 def chat_routes(state: ServerState) -> APIRouter:
     """The endpoint."""
     router, known = APIRouter(), ChatAnswers()
@@ -80,7 +37,8 @@ def chat_routes(state: ServerState) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
         wanted = await read_json(request, ChatRequest)
-        spoken = _is_spoken(wanted)
+        check_chat(wanted)
+        spoken = "audio" in (wanted.modalities or ())
         audio = wanted.audio or ChatAudio()
         if spoken:
             check_format(audio.format, "audio.format")
@@ -94,11 +52,16 @@ def chat_routes(state: ServerState) -> APIRouter:
         turns = await run_in_threadpool(read_turns, wanted.messages, state, known)
         if tools is not None and state.spelling is not None:
             turns = with_tools(turns, tools, state.spelling)
+        opening = opening_of(tools, state.talker, state.spelling)
         question = Question(
             turns=turns,
-            task=task_for(turns, spoken),
+            opening=opening,
+            task=task_for(turns, spoken and not opening),
             options=state.decode_options(
-                wanted.max_completion_tokens or wanted.max_tokens, temperature=wanted.temperature, top_p=wanted.top_p
+                wanted.max_completion_tokens or wanted.max_tokens,
+                temperature=wanted.temperature,
+                top_p=wanted.top_p,
+                seed=wanted.seed,
             ),
             speaker=speaker_of(audio.voice, state.talker, "audio.voice"),
             max_context_columns=state.settings.max_context_columns,
@@ -134,28 +97,12 @@ def chat_routes(state: ServerState) -> APIRouter:
     return router
 
 
-def _is_spoken(wanted: ChatRequest) -> bool:
-    if wanted.functions:
-        raise RequestError("`functions` are not known here; send `tools`", "unsupported_value", "functions")
-    if wanted.n not in (None, 1):
-        raise RequestError("one answer at a time: leave `n` at 1", "unsupported_value", "n")
-    if wanted.response_format not in (None, {"type": "text"}):
-        raise RequestError("only text is written; leave `response_format` out", "unsupported_value", "response_format")
-    for name in ("stop", "logprobs", "logit_bias", "frequency_penalty", "presence_penalty"):
-        if getattr(wanted, name):
-            raise RequestError(f"`{name}` is not done here; leave it out", "unsupported_value", name)
-    modalities = wanted.modalities or ["text"]
-    if "audio" in modalities and "text" not in modalities:
-        raise RequestError("a spoken answer has a text too: use ['text', 'audio']", "invalid_value", "modalities")
-    return "audio" in modalities
-
-
 def _tools(wanted: ChatRequest, state: ServerState) -> Tools | None:
-    if not wanted.tools:
+    if not wanted.tools and wanted.tool_choice in (None, "auto", "none"):
         return None
     if state.spelling is None:
         raise RequestError(NO_TOOLS, "unsupported_value", "tools")
-    return read_tools(wanted.tools, wanted.tool_choice, wanted.parallel_tool_calls, "body")
+    return read_tools(wanted.tools or [], wanted.tool_choice, wanted.parallel_tool_calls, "body")
 
 
 def _call_shown(call: Call) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.jobs import Question, Said, Speech
 from anytalk.grid.tasks import TASKS
-from anytalk.serve.calling import NO_TOOLS, read_tools, with_tools
+from anytalk.serve.calling import NO_TOOLS, opening_of, read_tools, with_tools
 from anytalk.serve.errors import RequestError
 from anytalk.serve.questions import speaker_of, task_for, with_instructions
 from anytalk.serve.realtime.events import ResponseOptions
@@ -30,6 +30,8 @@ def plan_response(
     asked = options.tools if wanted.tools is None else wanted.tools
     choice = options.tool_choice if wanted.tool_choice is None else wanted.tool_choice
     many = options.parallel_tool_calls if wanted.parallel_tool_calls is None else wanted.parallel_tool_calls
+    if state.spelling is None and wanted.tool_choice not in (None, "auto", "none"):
+        raise RequestError(NO_TOOLS, "unsupported_value", "response.tool_choice")
     tools = read_tools(asked, choice, many, "response") if state.spelling is not None else None
     modalities = wanted.output_modalities or options.output_modalities
     spoken = one_modality(list(modalities), "response.output_modalities")
@@ -47,12 +49,14 @@ def plan_response(
     turns = _asked(_turns(state, wanted, conversation), options.instructions, wanted.instructions)
     if tools is not None and state.spelling is not None:
         turns = with_tools(turns, tools, state.spelling)
+    opening = opening_of(tools, state.talker, state.spelling)
     return ResponsePlan(
         question=Question(
             turns=turns,
-            task=task_for(turns, spoken),
+            task=task_for(turns, spoken and not opening),
             options=state.decode_options(tokens_of(limit, "response.max_output_tokens")),
             speaker=speaker_of(voice, state.talker, "response.audio.output.voice"),
+            opening=opening,
             max_context_columns=state.settings.max_context_columns,
         ),
         spoken=spoken,

@@ -1,0 +1,101 @@
+"""What a chat completion may ask for: it is done, has no effect on the answer by its nature, or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from anytalk.serve.errors import RequestError
+
+
+class ChatAudio(BaseModel):
+    """How a spoken answer sounds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: str = "wav"
+    voice: str | dict[str, Any] | None = None
+
+
+class StreamOptions(BaseModel):
+    """Of a streamed answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None  # pieces are not filled up; it hides lengths from who listens on the wire
+
+
+class ChatRequest(BaseModel):
+    """Every field of OpenAI's; others are refused by their names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=400)
+    modalities: list[Literal["text", "audio"]] | None = None
+    audio: ChatAudio | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+
+    # Without effect on the answer: one model answers, and who asks, what is stored or kept ready is nothing to it.
+    model: str = ""
+    metadata: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+    user: str | None = None
+
+    # Not done: see `NOT_DONE`.
+    frequency_penalty: float | None = None
+    function_call: Any = None
+    functions: list[Any] | None = None
+    logit_bias: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    moderation: Any = None
+    n: int | None = None
+    presence_penalty: float | None = None
+    reasoning_effort: str | None = None
+    response_format: dict[str, Any] | None = None
+    stop: Any = None
+    top_logprobs: int | None = None
+    verbosity: str | None = None
+    web_search_options: dict[str, Any] | None = None
+
+
+NOT_DONE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "stop", "top_logprobs"),
+        (lambda value: not value, "it is not done here; leave it out"),
+    ),
+    **dict.fromkeys(("function_call", "functions"), (lambda value: not value or value == "none", "send `tools`")),
+    "moderation": (lambda value: value is None, "answers are not moderated here; leave it out"),
+    "n": (lambda value: value in (None, 1), "one answer at a time: leave it at 1"),
+    "reasoning_effort": (lambda value: value is None, "how long the model thinks is its own; leave it out"),
+    "response_format": (lambda value: value in (None, {"type": "text"}), "only text is written; leave it out"),
+    "verbosity": (lambda value: value in (None, "medium"), "say in a message how long the answer should be"),
+    "web_search_options": (lambda value: value is None, "nothing is looked up here; leave it out"),
+}
+"""Fields that would change the answer and don't: the values that ask for nothing, and what is said of others."""
+
+
+def check_chat(wanted: ChatRequest) -> None:
+    """Look whether a chat can be answered as it is asked for (RequestError: it can't)."""
+    for name, (asks_nothing, why) in NOT_DONE.items():
+        if not asks_nothing(getattr(wanted, name)):
+            raise RequestError(f"`{name}`: {why}", "unsupported_value", name)
+    if "audio" in (wanted.modalities or ()) and "text" not in (wanted.modalities or ()):
+        raise RequestError("a spoken answer has a text too: use ['text', 'audio']", "invalid_value", "modalities")
