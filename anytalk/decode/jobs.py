@@ -91,9 +91,10 @@ class Speech:
         if not new:
             return
         checked = any(speech._before for speech in questions)
-        for speech, heard in zip(new, listen_to_all(talker, list(new.values()), checked=checked), strict=True):
-            ears, wave = talker.model.ears, speech._wave
-            if speech._is_timed and wave is not None and isinstance(ears, TimesWords):
+        ears: object = talker.model.ears
+        all_heard = listen_to_all(talker, list(new.values()), checked=checked)
+        for (speech, wave), heard in zip(new.items(), all_heard, strict=True):
+            if speech._is_timed and isinstance(ears, TimesWords):
                 speech.words = ears.word_times(torch.from_numpy(wave), heard.text or "")
             if speech._before:
                 heard = Heard.joined([*(piece.heard(talker) for piece in speech._before), heard])
