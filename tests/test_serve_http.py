@@ -255,7 +255,7 @@ def test_chat_hears(server: Running) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "knows no functions"),
         ({"modalities": ["audio"]}, "has a text too"),
         ({"modalities": ["text", "audio"], "audio": {"voice": "anna", "format": "mp3"}, "stream": True}, "pcm16"),
-        ({"stop": ["."]}, "`stop` is not done"),
+        ({"stop": ["."]}, "`stop`: it is not done"),
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"response_format": {"type": "json_object"}}, "only text"),
     ],

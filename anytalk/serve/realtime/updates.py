@@ -111,7 +111,7 @@ def _applied(options: SessionOptions, path: Path, value: Any, talker: Talker, ma
         return options
     if path[-1] in _KEPT_OF and isinstance(value, dict):
         value = {name: value[name] for name in _KEPT_OF[path[-1]] if name in value}
-    if path == ("tool_choice",) and value not in ("auto", "none") and spelling_of(talker) is None:
+    if path == ("tool_choice",) and (value == "required" or isinstance(value, dict)) and spelling_of(talker) is None:
         raise RequestError(NO_TOOLS, "unsupported_value")
     if path == ("tools",) and value:
         _check_tools(value, talker, max_text_chars)
