@@ -168,6 +168,43 @@ def test_a_run_that_is_killed_again_and_again_gets_to_its_end(tmp_path: Path) ->
     assert_same_folder(state, expected)
 
 
+def test_a_kill_while_sound_comes_out_of_parquet_loses_and_redoes_nothing(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Audio, Features, Value
+
+    tiny_talker(tmp_path / "tiny")
+    training_rows(tmp_path, 3)
+    sounds = {"question_audio": "q", "answer_audio": "a"}
+    columns = {"question_text": Value("string"), "answer_text": Value("string"), **dict.fromkeys(sounds, Audio())}
+    records = [
+        {
+            **{
+                field: {"bytes": (tmp_path / f"{n}{i % 3}.wav").read_bytes(), "path": f"{n}.wav"}
+                for field, n in sounds.items()
+            },
+            "question_text": f"q{i}?",
+            "answer_text": f"a{i}",
+        }
+        for i in range(14)
+    ]
+    records[5]["question_audio"] = {"bytes": b"no sound", "path": "broken.wav"}
+    (tmp_path / "table").mkdir()
+    for number in range(2):
+        table = pa.Table.from_pylist(records[number::2], schema=Features(columns).arrow_schema)
+        pq.write_table(table, tmp_path / "table" / f"{number}.parquet", row_group_size=3)
+    source = {"kind": "hf", "name": "table", "path": str(tmp_path / "table")}
+    config = DataConfig.model_validate({"sources": [source]})
+    expected = straight(tmp_path, config)
+    assert sum(record.kept for record in read_ledger(expected).shards.values()) == 13
+    first = photographed(tmp_path, tmp_path / "out", config, "first")
+    for share in (0.25, 0.5, 0.75):
+        picture = first.pictures[int(share * len(first.pictures))]
+        before = len(whole_shards(picture))
+        assert len(finished_shards(picture, tmp_path, config)) == 4 - before
+        assert_same_folder(picture, expected)
+
+
 # ---- two workers
 
 
