@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import stage, tiny_talker, train, training_rows
+from training import TIMES
 from typer.testing import CliRunner
 
 from anytalk.cli.app import build_app
@@ -23,12 +24,12 @@ def test_training_with_a_look_is_the_same_training(tmp_path: Path) -> None:
     watched = tiny_talker(tmp_path / "watched", "input_adapter.name=ctc", "input_adapter.options={width: 16}")
     train(plain, settings, rows[:2])
     train(watched, settings, rows[:2], held_out=TrainingData(rows=rows[2:]), held_out_every=2)
-    learned = [{k: v for k, v in entry.items() if k != "positions_per_s"} for entry in log_of(tmp_path / "watched")]
+    learned = [{k: v for k, v in entry.items() if k not in TIMES} for entry in log_of(tmp_path / "watched")]
     looks = [{k for k in entry if k.startswith("held_out.")} for entry in learned]
     assert [bool(names) for names in looks] == [False, True, False, True, False, True]
     assert {"held_out.loss", "held_out.text", "held_out.audio", "held_out.audio0"} <= looks[-1]
     bare = [{k: v for k, v in entry.items() if not k.startswith("held_out.")} for entry in learned]
-    straight = [{k: v for k, v in entry.items() if k != "positions_per_s"} for entry in log_of(tmp_path / "plain")]
+    straight = [{k: v for k, v in entry.items() if k not in TIMES} for entry in log_of(tmp_path / "plain")]
     assert bare == straight
 
 

@@ -247,7 +247,7 @@ def test_the_history_of_a_stage_is_kept(talker: Talker, tmp_path: Path) -> None:
     assert [entry["step"] for entry in log] == [2, 4, 5]
     assert set(log[0]) == {
         "step", "text", "audio0", "audio1", "audio2", "audio", "loss", "learning_rate", "grad_norm", "skipped",
-        "padding", "positions_per_s",
+        "padding", "positions_per_s", "data_share",
     }  # fmt: skip
     assert (history / "short.png").read_bytes().startswith(b"\x89PNG")
     assert list((history / "tensorboard" / "short").glob("events.*"))

@@ -157,10 +157,14 @@ def interrupted_after(steps: int, resumed: list[int] | None = None) -> TrainingW
     return TrainingWatcher(step=step, resumed=lambda _, first: None if resumed is None else resumed.append(first))
 
 
+TIMES = ("positions_per_s", "data_share")
+"""Entries of a log line that depend on the machine's mood."""
+
+
 def log_of(folder: Path, name: str = "short") -> list[dict[str, float]]:
     """A stage's log without what depends on the machine's mood."""
     lines = (folder / "history" / f"{name}.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "positions_per_s"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
 def assert_same_run(folder: Path, straight: Talker) -> None:

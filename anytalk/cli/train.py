@@ -28,6 +28,9 @@ _PRECISIONS = ("no", "fp16", "bf16")
 _PLAIN_LINES = 10
 """Progress lines of a stage where there is no terminal."""
 
+_MOST_WAITING, _LEAST_WAIT_S = 0.03, 5.0
+"""Share of a stage's time, and seconds, that may be spent waiting for data before it is worth a remark."""
+
 
 def command(
     folder: Path = typer.Argument(help="Talker folder."),
@@ -97,6 +100,8 @@ def command(
     if not is_main:
         return
     _summary(folder, records)
+    for text in display.notices:
+        note(text)
     for name, failure in registry.plugins.failures.items():
         note(f"plugin '{name}' failed: {failure}")
 
@@ -146,11 +151,16 @@ class _Display(Bars):
         self._first_step = 0
         self._tenth = 0
         self._held_out = ""
+        self._waited: list[float] = []
+        self._is_last = False
+        self.notices: list[str] = []
 
     def watcher(self) -> TrainingWatcher:
         from anytalk.train.loop import TrainingWatcher
 
-        return TrainingWatcher(plan=self._plan, data=self._data, step=self._step, resumed=self._resumed)
+        return TrainingWatcher(
+            plan=self._plan, data=self._data, step=self._step, resumed=self._resumed, notice=self._notice
+        )
 
     def _plan(self, stage: StageConfig, report: list[PartReport]) -> None:
         rows = [(r.name, count(r.trainable) if r.trainable else "frozen", count(r.total)) for r in report]
@@ -159,7 +169,14 @@ class _Display(Bars):
         tasks = ", ".join(f"{name} {weight:g}" for name, weight in stage.tasks.items())
         note(f"{stage.steps} steps of {stage.batch_size} rows, peak rate {stage.learning_rate:g}, tasks {tasks}")
         self._first_step, self._began = 0, time.perf_counter()
-        self._tenth, self._held_out = 0, ""
+        self._tenth, self._held_out, self._waited, self._is_last = 0, "", [], False
+
+    def _notice(self, stage: StageConfig, text: str) -> None:
+        """Say it now, or below the summary where the stage is at its end."""
+        if self._is_last:
+            self.notices.append(text)
+        else:
+            note(text)
 
     def _bar(self, key: str, total: int | None, done: int, what: str = "") -> None:
         if self.progress is None:
@@ -190,6 +207,15 @@ class _Display(Bars):
         if self.progress is None and (tenth > self._tenth or step in (1, stage.steps)):
             note(f"{stage.name} {step}/{stage.steps}  {shown}{self._held_out}  {per_step:.2f} s/step")
         self._tenth = tenth
+        self._waited.append(metrics["data_share"])
+        self._is_last = step == stage.steps
+        share = sum(self._waited) / len(self._waited)
+        if self._is_last and share > _MOST_WAITING and share * per_step * stage.steps > _LEAST_WAIT_S:
+            self._notice(
+                stage,
+                f"stage '{stage.name}' waited for its data {share:.0%} of the time; --workers 2 or more would lay out "
+                "its batches ahead of time",
+            )
 
 
 def _summary(folder: Path, records: Sequence[StageRecord]) -> None:

@@ -149,6 +149,11 @@ class Steps(Dataset[Step]):
             padding=padding_share(lengths, passes),
         )
 
+    def first_row(self) -> tuple[Example, Task]:
+        """The first row of the first step, with features and sound as far as they are kept, and its task."""
+        draw = self._mixture.draws(0)[0]
+        return self._feeds[draw.feed].example(draw.index), self._tasks[draw.task]
+
     def _row(self, draw: Draw) -> LaidRow:
         if draw not in self._rows:
             if len(self._rows) >= _CACHED_ROWS:

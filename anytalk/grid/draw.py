@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anytalk.errors import AnytalkError, ConfigError
 from anytalk.grid.tokens import StreamLayout
 from anytalk.plugins.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAD = "·"
 _MAX_LABEL = 12
@@ -192,6 +196,24 @@ def draw_png(drawn: GridPicture, path: Path, title: str) -> None:
     Raises:
         AnytalkError: the file can't be written.
     """
+    figure = _figure(drawn, title)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, format="png")
+    except OSError as error:
+        raise AnytalkError(f"'{path}' can't be written: {error}", "choose another file") from None
+
+
+def grid_image(drawn: GridPicture, title: str) -> np.ndarray:
+    """Draw what :func:`draw_png` draws as (height, width, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(_figure(drawn, title))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+
+
+def _figure(drawn: GridPicture, title: str) -> Figure:
     require("a picture", "report", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -210,11 +232,7 @@ def draw_png(drawn: GridPicture, path: Path, title: str) -> None:
     if drawn.learnt.any():
         legend.append(Patch(facecolor="white", edgecolor=_LEARNT_EDGE, linewidth=1.6, label="in the loss"))
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), fontsize=8, frameon=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, format="png")
-    except OSError as error:
-        raise AnytalkError(f"'{path}' can't be written: {error}", "choose another file") from None
+    return figure
 
 
 def _draw_panel(axes: object, drawn: GridPicture, first: int, stop: int, per_panel: int) -> None:

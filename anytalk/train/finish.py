@@ -74,17 +74,6 @@ def _write_history(stage: Stage, log: Sequence[dict[str, float]]) -> None:
     losses = {loss.name: loss.streams for loss in stage.module.losses}
     draw_curve(history / f"{config.name}.png", f"{folder.name}: stage '{config.name}'", log, losses)
     (history / f"{config.name}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log), encoding="utf-8")
-    _tensorboard(history / "tensorboard" / config.name, log)
-
-
-def _tensorboard(folder: Path, log: Sequence[dict[str, float]]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for entry in log:
-            for name, value in entry.items():
-                if name != "step":
-                    writer.add_scalar(name, value, int(entry["step"]))
 
 
 def _mean(values: Sequence[float]) -> float:

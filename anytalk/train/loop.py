@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from anytalk.model.talker import Talker, load_talker
 from anytalk.train.checkpoint import StageState, save_checkpoint
 from anytalk.train.config import Recipe, StageConfig, stages_to_do
 from anytalk.train.finish import finish_stage
+from anytalk.train.plateau import plateau
 from anytalk.train.schedule import learning_rate
 from anytalk.train.signals import StopWish, held_signals
 from anytalk.train.stage import (
@@ -90,7 +91,11 @@ def _train(
     with torch.random.fork_rng(devices=devices):
         with recomputing(talker.model.backbone, config):
             stage = prepare_stage(talker, config, data, settings, watcher, tasks, waves)
-            state = run(stage, watcher, settings.workers)
+            try:
+                state = run(stage, watcher, settings.workers)
+            finally:
+                if stage.board is not None:
+                    stage.board.close()
         return finish_stage(stage, state)
 
 
@@ -105,7 +110,8 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
     config, engine, guard = stage.config, stage.engine, stage.guard
     step, log, began = stage.state.step, stage.state.log, time.perf_counter() - stage.state.seconds
     idle: set[int] = set()
-    stops = False
+    stops, is_flat = False, False
+    waited_s = worked_s = 0.0
 
     def state() -> StageState:
         now = replace(stage.state, step=step, seconds=time.perf_counter() - began, log=log)
@@ -113,9 +119,11 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
 
     with held_signals() as wish:
         try:
-            for work in lay_out_ahead(stage.steps, step, config.steps, workers):
+            for work, took_s in _timed(lay_out_ahead(stage.steps, step, config.steps, workers)):
                 # 1. Learn.
+                begin = time.perf_counter()
                 metrics, asked = _take_step(stage, work, step, wish, idle)
+                waited_s, worked_s = waited_s + took_s, worked_s + time.perf_counter() - begin
                 step += 1
                 more = step < config.steps
 
@@ -126,14 +134,30 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
 
                 # 3. Log.
                 if looks or step % config.log_every == 0 or not more:
+                    metrics["data_share"] = waited_s / (waited_s + worked_s)
+                    waited_s = worked_s = 0.0
                     log.append({"step": step, **metrics})
                     if engine.is_main:
                         watcher.step(config, step, metrics)
                         stage.tell("step_logged", step=step, metrics=metrics)
+                    if stage.board is not None:
+                        stage.board.scalars(step, metrics)
 
-                # 4. Save, and stop if asked to. Several processes have agreed on it; one alone needn't wait a step.
+                # 4. Show what it answers, and say it once when it stops learning.
+                if stage.held_out is not None and looks and stage.board is not None:
+                    if not engine.wraps_module:
+                        stage.board.answers(stage.talker, stage.held_out.rows, step)
+                    said = plateau(config.name, config.learning_rate, log)
+                    if said is not None and not (is_flat and more):
+                        watcher.notice(config, said)
+                        stage.board.text("plateau", said, step)
+                    is_flat = said is not None
+
+                # 5. Save, and stop if asked to. Several processes have agreed on it; one alone needn't wait a step.
                 stops = more and (asked or (wish.wanted and engine.world == 1))
                 if stops or (more and step % config.checkpoint_every == 0):
+                    if stage.board is not None:
+                        stage.board.flush()
                     save_checkpoint(stage.checkpoint, state(), engine)
                 if stops:
                     break
@@ -146,6 +170,14 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
     if stops:
         raise KeyboardInterrupt
     return state()
+
+
+def _timed(works: Iterable[Step]) -> Iterator[tuple[Step, float]]:
+    """Yield the work of each step, with the seconds that the loop waited for it."""
+    begin = time.perf_counter()
+    for work in works:
+        yield work, time.perf_counter() - begin
+        begin = time.perf_counter()
 
 
 def _take_step(stage: Stage, work: Step, step: int, wish: StopWish, idle: set[int]) -> tuple[dict[str, float], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from anytalk.errors import ConfigError, TalkerError
 from anytalk.grid.tasks import Task, find_task
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Backbone, Loss, SpeechEncoder
+from anytalk.train.board import Board
 from anytalk.train.checkpoint import StageState, load_checkpoint, remove_checkpoint
 from anytalk.train.config import StageConfig, checkpoint_folder
 from anytalk.train.engine import Engine, PlainEngine, make_accelerator
 from anytalk.train.freeze import PartReport, apply_freeze, without_encoder
 from anytalk.train.guard import LossGuard
-from anytalk.train.held_out import HELD_OUT_ROWS, HeldOut
+from anytalk.train.held_out import HeldOut
 from anytalk.train.losses import LossModule, choose_losses, hear
 from anytalk.train.optimizer import make_optimizer
 
@@ -42,6 +43,8 @@ class TrainingWatcher:
     step: Callable[[StageConfig, int, dict[str, float]], None] = field(default=lambda stage, step, metrics: None)
     # A stage goes on from a checkpoint at this step.
     resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
+    # Something that whoever watches should know, in a sentence: a stage has stopped learning.
+    notice: Callable[[StageConfig, str], None] = field(default=lambda stage, text: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class Stage:
     engine: Engine  # runs the module
     steps: Steps  # the work of each step
     held_out: HeldOut | None  # rows that the losses are also measured on
+    board: Board | None  # TensorBoard files; on the main process
     guard: LossGuard  # refuses bad steps
     state: StageState  # the state of the stage: at its beginning, or at a checkpoint
 
@@ -133,8 +137,7 @@ def prepare_stage(
     held_out = None
     if settings.held_out is not None:
         others = settings.held_out.feeds(talker, tasks, waves=waves)
-        work = Steps(talker, others, replace(step_settings, batch_size=HELD_OUT_ROWS))[0]
-        held_out = HeldOut(work, settings.held_out_every, config.seed)
+        held_out = HeldOut(talker, others, step_settings, settings.held_out_every)
 
     # 4. The engine.
     own = [find_task(name) for name in config.tasks]
@@ -161,6 +164,13 @@ def prepare_stage(
     if found is not None and engine.is_main:
         watcher.resumed(config, found.step)
     state = found or fresh
+
+    # 6. What is shown while it trains.
+    board = None
+    if engine.is_main:
+        place = folder / "history" / "tensorboard" / config.name
+        board = Board(place, state.step, lambda text: watcher.notice(config, text))
+        board.grid(talker, *(steps.first_row() if held_out is None else held_out.rows[0]))
     return Stage(
         config=config,
         talker=talker,
@@ -169,6 +179,7 @@ def prepare_stage(
         engine=engine,
         steps=steps,
         held_out=held_out,
+        board=board,
         guard=LossGuard(config, state.mean_loss, state.skipped),
         state=state,
     )
