@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from browser_lab import (
@@ -15,9 +16,14 @@ from browser_lab import (
     until_received,
     wait_ready,
     write_microphone,
+    write_talkative,
 )
 from serve_lab import question, running
 from talkers import make_talker
+from torch import Tensor
+
+from anytalk.plugins.components import BuildContext
+from anytalk.plugins.contracts import Ears, Heard
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
 
@@ -65,6 +71,39 @@ def test_a_full_server_and_a_lost_one(browser: Page) -> None:
     browser.click("#problem-action")
     browser.wait_for(f"({PROBLEM} || '').includes('answer')")
     browser.open("about:blank")
+
+
+class Piecewise(Ears):
+    """Hears a second at a time, and is certain of each."""
+
+    @classmethod
+    def build(cls, options: object, context: BuildContext) -> Piecewise:
+        return cls()
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return 16_000
+
+    def first_cut(self, wave: Tensor) -> int:
+        return 16_000 if len(wave) > 16_000 else 0
+
+    def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
+        return [Heard(text=f"{len(wave)} samples") for wave in waves]
+
+
+def test_words_are_shown_while_they_are_spoken(tmp_path: Path) -> None:
+    talker = make_talker()
+    talker.model.ears = Piecewise()
+    with running(talker, max_columns=8) as server, browsing(write_talkative(tmp_path / "talk.wav")) as page:
+        open_page(page, server)
+        wait_ready(page)
+        page.click("#talk")
+        words = "document.querySelector('.turn.user .words')?.textContent ?? ''"
+        page.wait_for(f"({words}).startsWith('16000 samples 16000')")
+        assert page.run(STATE) == "listening"
+        assert page.run("document.querySelectorAll('.turn.user .words').length") == 1
+        page.click("#talk")
+        assert page.run("document.querySelectorAll('.turn.user').length") == 0, "what was not said is not shown"
 
 
 def test_a_talker_without_ears(browser: Page) -> None:

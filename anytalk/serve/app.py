@@ -124,7 +124,12 @@ def _add_plain_routes(app: FastAPI, state: ServerState) -> None:
     created = int(time.time())
     model = {"id": state.model_name, "object": "model", "created": created, "owned_by": "anytalk"}
     speakers = state.talker.config.speakers
-    more = {"voices": list(speakers) or [DEFAULT_VOICE], "hears": state.talker.model.listener is not None}
+    model_parts = state.talker.model
+    more = {
+        "voices": list(speakers) or [DEFAULT_VOICE],
+        "hears": model_parts.listener is not None,
+        "writes": model_parts.ears is not None,  # whether hearing alone gives the words of a spoken question
+    }
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

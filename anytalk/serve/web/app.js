@@ -231,7 +231,7 @@ class App {
 
   async #meet() {
     this.talker = await askForTalker(this.key);
-    const { id, voices, hears } = this.talker;
+    const { id, voices, hears, writes } = this.talker;
     find("model").textContent = id;
     document.title = `${id} – anytalk`;
     this.transcript.name = id;
@@ -239,6 +239,8 @@ class App {
     find("voice").replaceChildren(...voices.map((voice) => new Option(voice, voice)));
     find("voice-field").hidden = voices.length < 2;
     find("writes-field").hidden = !hears;
+    // Words that are known anyway are shown unless somebody doesn't want them; others cost the model's time.
+    find("writes-down").checked ||= Boolean(writes);
     find("talk").disabled = !hears;
     this.show();
   }

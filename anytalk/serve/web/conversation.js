@@ -206,6 +206,8 @@ export class Conversation {
       else if (this.held) this.#showSpoken(item.id, this.held.startMs, this.held.endMs);
       this.held = null;
     },
+    "conversation.item.input_audio_transcription.delta": ({ item_id: item, delta }) =>
+      this.transcript.hear(item, delta),
     "conversation.item.input_audio_transcription.completed": ({ item_id: item, transcript }) => {
       this.transcript.write(item, transcript);
     },

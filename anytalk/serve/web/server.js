@@ -7,6 +7,7 @@ import { Problem } from "./problems.js";
  * @property {string} id
  * @property {string[]} voices
  * @property {boolean} hears
+ * @property {boolean} writes whether hearing alone gives the words of a spoken question
  */
 
 /**

@@ -47,11 +47,18 @@ export class Transcript {
     this.#follow();
   }
 
-  /** The words of a spoken question. */
+  /** More of the words of a spoken question, which may still be being spoken. */
+  hear(item, delta) {
+    const turn = this.turns.get(item);
+    if (turn) this.write(item, (turn.querySelector(".words")?.textContent ?? "") + delta);
+  }
+
+  /** All the words of a spoken question. */
   write(item, text) {
     const turn = this.turns.get(item);
     if (!turn || !text.trim()) return;
-    const words = element("p", "words", text.trim());
+    const words = turn.querySelector(".words") ?? element("p", "words");
+    words.textContent = text.trimStart();
     this.#saidOf(turn).after(words);
     this.#follow();
   }
