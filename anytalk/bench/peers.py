@@ -1,0 +1,228 @@
+"""Our decoder beside llama.cpp's: the same GGUF file, prompt and threads, a round of one after a round of the other."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+
+from anytalk.decode.ready import CALIBRATION_TEXT, make_talker_ready
+from anytalk.errors import ConfigError
+from anytalk.model.attach import attach
+from anytalk.plugins.sources import ModelSource
+
+PEER = "xllamacpp"
+"""The package that brings llama.cpp, compiled for CPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One prompt read and one answer written, greedily. Processor time is that of all threads."""
+
+    prompt_ms: float  # until the first token is chosen
+    token_ms: float  # of each token after the first, on average
+    prompt_processor_ms: float
+    token_processor_ms: float
+    tokens: tuple[int, ...]
+
+
+class Contestant(Protocol):
+    """Somebody who reads prompts and writes tokens."""
+
+    def write(self, prompt: Sequence[int], num_tokens: int) -> Round:
+        """Read a prompt that nothing is remembered of, and write so many tokens, whatever they say."""
+
+
+class Ours:
+    """A backbone of anytalk, text only.
+
+    Args:
+        model: As `anytalk attach` takes it.
+        folder: Where a talker may be written.
+        arithmetic: See :func:`anytalk.decode.ready.make_talker_ready`.
+    """
+
+    def __init__(self, model: str, folder: Path, arithmetic: str) -> None:
+        talker = attach(model, folder / "talker", assignments=["encoder=null", 'codec={"name": "tiny"}'])
+        self._backbone = make_talker_ready(talker, arithmetic).model.backbone
+        self.tokenizer = self._backbone.tokenizer
+
+    @torch.inference_mode()
+    def write(self, prompt: Sequence[int], num_tokens: int) -> Round:
+        backbone, ids = self._backbone, torch.tensor([list(prompt)])
+        cache, tokens = backbone.new_cache(1, len(prompt) + num_tokens), []
+        clocks = [(time.perf_counter(), time.process_time())]
+        for _ in range(num_tokens):
+            states = backbone(backbone.embed_text(ids), cache)
+            tokens.append(int(backbone.text_logits(states.normed[:, -1:])[0, 0].argmax()))
+            ids = torch.tensor([tokens[-1:]])
+            clocks.append((time.perf_counter(), time.process_time()))
+        wall, processor = ([clock[i] * 1000 for clock in clocks] for i in (0, 1))
+        return Round(
+            prompt_ms=wall[1] - wall[0],
+            token_ms=(wall[-1] - wall[1]) / (num_tokens - 1),
+            prompt_processor_ms=processor[1] - processor[0],
+            token_processor_ms=(processor[-1] - processor[1]) / (num_tokens - 1),
+            tokens=tuple(tokens),
+        )
+
+
+_SERVER = """
+import json, sys, time, urllib.request
+import xllamacpp
+
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], int(sys.argv[2]), 1
+params.port, params.hostnames = 0, ["127.0.0.1"]
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[3])
+server = xllamacpp.Server(params)
+address = server.listening_address + "/completion"
+print("ANSWER", json.dumps(xllamacpp.get_system_info()), flush=True)
+
+def ask(prompt, count):
+    body = {"prompt": prompt, "n_predict": count, "ignore_eos": True, "cache_prompt": False, "return_tokens": True}
+    data = json.dumps({**body, "temperature": 0}).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    began = time.process_time()
+    answer = json.load(urllib.request.urlopen(request))
+    return answer, (time.process_time() - began) * 1000
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    _, first = ask(asked["prompt"], 1)
+    answer, whole = ask(asked["prompt"], asked["count"])
+    told = {"timings": answer["timings"], "tokens": answer["tokens"], "first": first, "whole": whole}
+    print("ANSWER", json.dumps(told), flush=True)
+"""
+
+
+class LlamaCpp:
+    """llama.cpp in a process of its own; use it in a ``with`` statement.
+
+    Args:
+        file: The GGUF file.
+        positions: Tokens of prompt and answer together, at most.
+        threads: CPU threads.
+
+    Attributes:
+        system: What it says of the processor's instructions that it was compiled for.
+
+    Raises:
+        ConfigError: it can't read the file.
+    """
+
+    def __init__(self, file: Path, positions: int, threads: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER, str(file), str(positions), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.system = str(self._answer())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def write(self, prompt: Sequence[int], num_tokens: int) -> Round:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"prompt": list(prompt), "count": num_tokens}) + "\n")
+        self._process.stdin.flush()
+        told: Any = self._answer()
+        timings = told["timings"]
+        return Round(
+            prompt_ms=timings["prompt_ms"],
+            # Its first token comes out of the prompt, and is counted with no time of its own.
+            token_ms=timings["predicted_ms"] / (num_tokens - 1),
+            prompt_processor_ms=told["first"],
+            token_processor_ms=(told["whole"] - told["first"]) / (num_tokens - 1),
+            tokens=tuple(told["tokens"]),
+        )
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:  # its log comes between
+            if line.startswith("ANSWER "):
+                return json.loads(line.removeprefix("ANSWER "))
+        raise ConfigError("llama.cpp ended", "can it read this file? Try another GGUF")
+
+
+def has_peer() -> bool:
+    """Whether llama.cpp is installed."""
+    return importlib.util.find_spec(PEER) is not None
+
+
+def whole_file(source: ModelSource, folder: Path) -> Path:
+    """The one GGUF file of a model; pieces are put together in `folder`.
+
+    Raises:
+        ConfigError: it is no GGUF file.
+    """
+    if not source.is_gguf:
+        raise ConfigError(f"'{source.spec}' is not a GGUF file", "give one that both can read: MODEL.gguf")
+    if len(source.paths) == 1:
+        return source.path
+    whole = folder / "model.gguf"
+    with whole.open("wb") as file:
+        for piece in source.paths:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, file)
+    return whole
+
+
+def prompt_of(tokenizer: Any, num_tokens: int) -> list[int]:
+    """English, cut to so many tokens."""
+    text: list[int] = list(tokenizer.encode(CALIBRATION_TEXT))
+    return (text * (1 + num_tokens // len(text)))[:num_tokens]
+
+
+def compare(
+    contestants: dict[str, Contestant],
+    prompt: Sequence[int],
+    num_tokens: int,
+    repeats: int,
+    told: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Rounds by turns, the first of each not counted.
+
+    Returns:
+        For each contestant the medians of what a :class:`Round` holds, ``token_ms`` of each round, and
+        ``same_tokens``: how many tokens from the first on are those of the first contestant.
+    """
+    rounds: dict[str, list[Round]] = {name: [] for name in contestants}
+    for number in range(repeats + 1):
+        for name, contestant in contestants.items():
+            told(f"round {number} of {repeats}: {name}")
+            made = contestant.write(prompt, num_tokens)
+            if number:
+                rounds[name].append(made)
+    first = next(iter(rounds.values()))[0].tokens
+    figures = {}
+    for name, counted in rounds.items():
+        names = ("prompt_ms", "token_ms", "prompt_processor_ms", "token_processor_ms")
+        figures[name] = {
+            **{figure: statistics.median(getattr(made, figure) for made in counted) for figure in names},
+            "rounds": [made.token_ms for made in counted],
+            "same_tokens": _same(first, counted[0].tokens),
+        }
+    return {"load_average": os.getloadavg()[0], "prompt": len(prompt), "tokens": num_tokens, "of": figures}
+
+
+def _same(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = list(zip(one, other, strict=True))
+    return next((number for number, (a, b) in enumerate(pairs) if a != b), len(pairs))
