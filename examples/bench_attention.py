@@ -2,7 +2,8 @@
 
 Alone: the attention of a step of Qwen2-0.5B (24 memories of 2 key heads for 14 queries), through torch and through
 ``anytalk.plugins.hf.attention``. Whole: steps of the reference stack in ``int8``, without codec and sampling, behind a
-prompt that both rows share; "near" is the layout for single steps, in which it lies once.
+prompt that both rows share; "near" is the layout for single steps, in which it lies once (in float32 only where that
+spares reading much).
 
     python examples/bench_attention.py --threads 2
 """
@@ -76,6 +77,7 @@ def whole(rows: int, repeats: int) -> dict[int, dict[str, float]]:
     lay_out = LeanDecoder._near
     ways = {
         "float32": (torch.float32, lambda *_: None),
+        "float32, near": (torch.float32, lay_out),
         "bfloat16": (torch.bfloat16, lambda *_: None),
         "bfloat16, near": (torch.bfloat16, lay_out),
     }

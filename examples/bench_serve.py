@@ -1,11 +1,12 @@
 """What many conversations at once cost: one server, one question alone, then as many sessions as asked for together.
 
-    python examples/bench_serve.py mytalker --sessions 8 --turns 2
+    python examples/bench_serve.py mytalker --sessions 8 16 32 --turns 1
 
 Starts `anytalk serve` on a free port and talks to it through OpenAI's client. Each session asks its own questions,
 typed, and each answer must be the one that the question got alone: nothing is lost or crossed. Prints the times to the
-first sound and to the end (median and 90th percentile), the server's CPU seconds per answer, and its memory before and
-while it answers.
+first sound and to the end (median and 90th percentile), how long listeners wait in the middle of answers, the server's
+CPU seconds per answer and per second of speech, how many seconds of speech it makes in a second (it is saturated where
+more sessions don't raise that), and its memory before and while it answers.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Answered:
     first_sound_s: float
     end_s: float
     speech_s: float
+    late_s: float  # the longest that a listener had heard all there was, and waited
 
 
 class Served:
@@ -101,10 +103,12 @@ async def ask(connection: Any, question: str) -> Answered:
     await connection.conversation.item.create(item={"type": "message", "role": "user", "content": content})
     began = time.perf_counter()
     await connection.response.create()
-    first, text, sound_bytes = None, "", 0
+    first, text, sound_bytes, late = None, "", 0, 0.0
     async for event in connection:
         if event.type == "response.output_audio.delta":
-            first = first or time.perf_counter() - began
+            passed = time.perf_counter() - began
+            first = first or passed
+            late = max(late, passed - first - sound_bytes / _PCM_BYTES_PER_S)
             sound_bytes += len(event.delta) * 3 // 4
         elif event.type == "response.output_audio_transcript.done":
             text = event.transcript
@@ -112,7 +116,7 @@ async def ask(connection: Any, question: str) -> Answered:
             sys.exit(f"Error: the server says: {event.error.message}")
         elif event.type == "response.done":
             end = time.perf_counter() - began
-            return Answered(question, text, first or end, end, sound_bytes / _PCM_BYTES_PER_S)
+            return Answered(question, text, first or end, end, sound_bytes / _PCM_BYTES_PER_S, late)
     sys.exit("Error: the connection was closed")
 
 
@@ -159,53 +163,71 @@ def spread(values: Sequence[float]) -> str:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run it all."""
     server = Served(
-        arguments.talker, arguments.sessions, arguments.threads, arguments.max_columns, arguments.arithmetic
+        arguments.talker, max(arguments.sessions), arguments.threads, arguments.max_columns, arguments.arithmetic
     )
     try:
         asyncio.run(session(server.address, QUESTIONS[:1]))  # warm
         cpu = server.cpu_s()
-        alone = asyncio.run(session(server.address, QUESTIONS[: arguments.sessions]))
-        cpu_alone = (server.cpu_s() - cpu) / len(alone)
-        watch = MemoryWatch(server, arguments.sessions * arguments.turns)
-        cpu, began = server.cpu_s(), time.perf_counter()
-        crowd = asyncio.run(together(server.address, arguments.sessions, arguments.turns, watch.answered))
-        wall = time.perf_counter() - began
-        cpu_crowd = (server.cpu_s() - cpu) / len(crowd)
+        alone = asyncio.run(session(server.address, QUESTIONS[: max(arguments.sessions)]))
+        figures: dict[str, Any] = {"alone": told(alone, server.cpu_s() - cpu, sum(a.end_s for a in alone))}
         right = {answer.question: answer.text for answer in alone}
-        return {
-            "sessions": arguments.sessions,
-            "alone": [asdict(answer) for answer in alone],
-            "together": [asdict(answer) for answer in crowd],
-            "other_answers": sum(right.get(a.question, a.text) != a.text for a in crowd),
-            "cpu_s_per_answer": [cpu_alone, cpu_crowd],
-            "wall_s": wall,
-            "memory_mb": watch.seen_mb,
-        }
+        figures["crowds"] = [crowd(server, count, arguments.turns, right) for count in arguments.sessions]
+        return figures
     finally:
         server.stop()
 
 
+def crowd(server: Served, sessions: int, turns: int, right: dict[str, str]) -> dict[str, Any]:
+    """So many sessions at once, and how many answers were not those that the questions got alone."""
+    watch = MemoryWatch(server, sessions * turns)
+    cpu, began = server.cpu_s(), time.perf_counter()
+    answers = asyncio.run(together(server.address, sessions, turns, watch.answered))
+    figures = told(answers, server.cpu_s() - cpu, time.perf_counter() - began)
+    others = sum(right.get(answer.question, answer.text) != answer.text for answer in answers)
+    return {"sessions": sessions, **figures, "other_answers": others, "memory_mb": watch.seen_mb}
+
+
+def told(answers: Sequence[Answered], cpu_s: float, wall_s: float) -> dict[str, Any]:
+    """The figures of some answers that took so many seconds, together, of the server's processors and of the clock."""
+    speech_s = max(sum(answer.speech_s for answer in answers), 1e-9)
+    return {
+        "answers": [asdict(answer) for answer in answers],
+        "cpu_s_per_answer": cpu_s / len(answers),
+        "cpu_s_per_speech_s": cpu_s / speech_s,
+        "speech_s_per_s": speech_s / wall_s,
+        "wall_s": wall_s,
+    }
+
+
 def show(figures: dict[str, Any]) -> None:
     """Print a table."""
-    count = figures["sessions"]
-    table = Table(title=f"{count} sessions at once ({len(figures['together'])} answers)")
-    for name, side in (("", "left"), ("one alone", "right"), ("together", "right")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for label, key in (("first sound, s, p50 / p90", "first_sound_s"), ("whole answer, s, p50 / p90", "end_s")):
-        table.add_row(label, *(spread([a[key] for a in figures[group]]) for group in ("alone", "together")))
-    table.add_row("CPU seconds per answer", *(f"{value:.2f}" for value in figures["cpu_s_per_answer"]))
-    table.add_row("answers other than alone", "", str(figures["other_answers"]))
-    Console().print(table)
-    print("memory, MB, before and at the end of each part:", *(f"{value:.0f}" for value in figures["memory_mb"]))
-    alone, crowd = figures["cpu_s_per_answer"]
-    print(f"{count} answers at once cost {count * crowd / alone:.1f} times one")
+    groups = [figures["alone"], *figures["crowds"]]
+    table = Table()
+    for name in ("", "alone", *(f"{group['sessions']} at once" for group in figures["crowds"])):
+        table.add_column(name, justify="right" if name else "left")
+    for label, key in (
+        ("first sound, s, p50 / p90", "first_sound_s"),
+        ("whole answer, s, p50 / p90", "end_s"),
+        ("waiting inside an answer, s, p50 / p90", "late_s"),
+    ):
+        table.add_row(label, *(spread([a[key] for a in group["answers"]]) for group in groups))
+    for label, key in (
+        ("CPU seconds per answer", "cpu_s_per_answer"),
+        ("CPU seconds per second of speech", "cpu_s_per_speech_s"),
+        ("seconds of speech made in a second", "speech_s_per_s"),
+    ):
+        table.add_row(label, *(f"{group[key]:.2f}" for group in groups))
+    others = (f"{group['other_answers']} of {len(group['answers'])}" for group in figures["crowds"])
+    table.add_row("answers other than alone", "", *others)
+    table.add_row("memory at most, MB", "", *(f"{max(group['memory_mb']):.0f}" for group in figures["crowds"]))
+    Console(width=60 + 20 * len(groups)).print(table)
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("talker", type=Path)
-    parser.add_argument("--sessions", type=int, default=8, choices=range(1, len(QUESTIONS) + 1), metavar="1-8")
+    parser.add_argument("--sessions", type=int, nargs="+", default=[8], help="how many at once; several: in turn")
     parser.add_argument("--turns", type=int, default=2, help="questions of each session")
     parser.add_argument("--max-columns", type=int, default=256)
     parser.add_argument("--threads", type=int)

@@ -154,6 +154,28 @@ def test_both_rows_look_at_one_copy_of_their_prompt(monkeypatch: pytest.MonkeyPa
     assert made == [(2, 42, 40), (2, 55, 40), (1, 65, 65)]
 
 
+def test_in_float32_only_a_long_prompt_that_rows_share_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "FEW", 16)
+    lean = LeanDecoder(decoder(), "fused")
+    prompt, steps = torch.randn(1, 20, 64), torch.randn(2, 30, 64)
+    wanted = lean(torch.cat([prompt.expand(2, -1, -1), steps], dim=1)).normed[:, 20:]
+    laid_out = []
+    for as_in_int8, rows in ((True, [0, 0]), (True, [0]), (False, [0, 0])):
+        lean._lays_out = as_in_int8
+        cache = lean.new_cache(1, 60)
+        lean(prompt, cache)
+        cache.keep_rows(rows)
+        count = len(rows)
+        found = []
+        for n in range(30):
+            found.append(lean(steps[:count, n : n + 1], cache).normed)
+            laid_out += [] if cache.near is None else [(as_in_int8, count)]
+        torch.testing.assert_close(torch.cat(found, dim=1), wanted[:count], rtol=1e-4, atol=1e-4)
+    assert laid_out[0] == (True, 2)
+    # Once the prompt is less than half of all, reading it twice is no matter.
+    assert set(laid_out) == {(True, 2)}
+
+
 def test_only_int8_remembers_in_half_precision() -> None:
     kept = []
     for name in ("packed", "int8"):

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "bench_serve.py"
 
 def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
     tiny_talker(tmp_path / "t")
-    words = ["--sessions", "3", "--turns", "2", "--max-columns", "12", "--json", str(tmp_path / "figures.json")]
+    words = ["--sessions", "3", "9", "--turns", "2", "--max-columns", "12", "--json", str(tmp_path / "figures.json")]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "t"), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -26,6 +26,10 @@ def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert len(figures["together"]) == 6
-    assert figures["other_answers"] == 0
-    assert all(answer["end_s"] >= answer["first_sound_s"] > 0 for answer in figures["together"])
+    assert [(c["sessions"], len(c["answers"]), c["other_answers"]) for c in figures["crowds"]] == [
+        (3, 6, 0),
+        (9, 18, 0),
+    ]
+    for group in (figures["alone"], *figures["crowds"]):
+        assert min(group["cpu_s_per_speech_s"], group["speech_s_per_s"]) > 0
+        assert all(a["end_s"] >= a["first_sound_s"] > 0 and a["late_s"] >= 0 for a in group["answers"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from anytalk.decode.lanes import Lane
 from anytalk.decode.reach import columns_held
 from anytalk.decode.ready import make_talker_ready
 from anytalk.evaluate.provenance import load_average
+from anytalk.grid.audio import read_wave
 from anytalk.model.talk_model import TalkCache
 from anytalk.model.talker import Talker
 from anytalk.plugins.caches import KeyValueCache
@@ -37,7 +39,8 @@ class DecodeBench:
     """What is measured."""
 
     arithmetic: str = "int8"  # see `anytalk.decode.ready.make_talker_ready`
-    question_s: float = 3.0  # length of the spoken question
+    question_s: float = 3.0  # length of the question, which is noise
+    question: Path | None = None  # sound file of a question instead, for ears that write what was said
     pace: Pace = field(default_factory=Pace)  # length of each answer
     repeats: int = 2  # answers that count; one more runs before them
     baseline: bool = True  # also run the straightforward loop
@@ -59,8 +62,10 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
         ConfigError: a talker that can't do this.
     """
     rate_hz = 16_000 if talker.model.listener is None else talker.model.listener.sample_rate_hz
-    # Sound, not silence: a question that nobody hears is refused.
-    wave = np.random.default_rng(0).normal(0, 0.05, int(bench.question_s * rate_hz)).astype(np.float32)
+    if bench.question is not None:
+        wave = read_wave(bench.question, rate_hz)
+    else:  # sound, not silence: a question that nobody hears is refused
+        wave = np.random.default_rng(0).normal(0, 0.05, int(bench.question_s * rate_hz)).astype(np.float32)
     _ = talker.codec
     naive = None
     if bench.baseline:
@@ -74,7 +79,7 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
         timed = answer(talker, wave, bench.pace, stride_frames=bench.stride_frames)
         if number:
             answers.append(timed)
-    figures = {"machine": machine(talker), "question_s": bench.question_s, "arithmetic": bench.arithmetic}
+    figures = {"machine": machine(talker), "question_s": len(wave) / rate_hz, "arithmetic": bench.arithmetic}
     figures["stride_frames"] = bench.stride_frames
     figures |= _figures(talker, answers, bench.pace)
     if naive is not None:

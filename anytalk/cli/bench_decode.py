@@ -29,6 +29,9 @@ def command(
     arithmetic: str = typer.Option("int8", help="exact, fused, graphs, packed or int8."),
     baseline: bool = typer.Option(False, "--baseline", help="Also run the plain loop and print ratios."),
     question: float = typer.Option(3.0, min=0.2, max=30.0, help="Seconds of the spoken question."),
+    sound: Path | None = typer.Option(
+        None, help="Question (.wav) instead of noise, which holds no words."
+    ),
     text_columns: int = typer.Option(48, min=2, help="Answer columns with text (batch-parallel)."),
     audio_columns: int = typer.Option(48, min=12, help="Answer columns after the text has ended."),
     repeats: int = typer.Option(2, min=1, help="Measured answers, after one warm-up answer."),
@@ -46,6 +49,8 @@ def command(
         config = read_config(Path(talker))
         if not config.hears:
             raise ConfigError("this talker has no ears", "bench a talker that can be asked by voice")
+        if config.ears is not None and sound is None:
+            raise ConfigError("the ears of this talker write words, and noise has none", "add --sound QUESTION.wav")
     with err.status("loading torch and the talker ...") as status:
         from anytalk.bench.answering import Pace
         from anytalk.bench.decoding import DecodeBench, bench_decode
@@ -54,6 +59,7 @@ def command(
         bench = DecodeBench(
             arithmetic=arithmetic,
             question_s=question,
+            question=sound,
             pace=Pace(text_columns, audio_columns),
             repeats=repeats,
             baseline=baseline,

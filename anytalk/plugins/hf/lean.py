@@ -72,6 +72,7 @@ class LeanDecoder(nn.Module):
         self.norm = nn.Parameter(source.norm.weight.detach().clone(), requires_grad=False)
         self.eps = float(source.norm.variance_epsilon)
         self.memory_dtype = torch.bfloat16 if arithmetic == "int8" and half_is_fast() else self.norm.dtype
+        self._lays_out = arithmetic == "int8"
         self._attend = Attention()
         self._turns: tuple[Tensor, Tensor] | None = None
 
@@ -137,10 +138,17 @@ class LeanDecoder(nn.Module):
         return None if steps == 1 else rows.seen(steps, like.device)[0].repeat(self.group, 1)
 
     def _near(self, cache: KeyValueCache) -> Near | None:
-        """The layout for single steps, where many keys and values are held, in half precision."""
+        """The layout for single steps, where many keys and values are held.
+
+        In half precision it is faster in any case; else where it spares reading a long prompt for each row, again.
+        """
         rows, length = len(cache.rows.lengths), cache.length
-        if not length or cache.dtype == self.norm.dtype or rows * length < attention.FEW:
+        if not length or rows * length < attention.FEW:
             return None
+        if cache.dtype == self.norm.dtype:
+            spared = (rows - 1) * cache.shared
+            if not self._lays_out or spared < attention.FEW or 2 * spared < length:
+                return None
         near = cache.near
         if not isinstance(near, Near) or near.length != length:
             held = [cache.held(number) for number in range(len(self.layers))]
