@@ -29,9 +29,7 @@ def command(
     arithmetic: str = typer.Option("int8", help="exact, fused, graphs, packed or int8."),
     baseline: bool = typer.Option(False, "--baseline", help="Also run the plain loop and print ratios."),
     question: float = typer.Option(3.0, min=0.2, max=30.0, help="Seconds of the spoken question."),
-    sound: Path | None = typer.Option(
-        None, help="Question (.wav) instead of noise, which holds no words."
-    ),
+    sound: Path | None = typer.Option(None, help="Question (.wav) instead of noise, which holds no words."),
     text_columns: int = typer.Option(48, min=2, help="Answer columns with text (batch-parallel)."),
     audio_columns: int = typer.Option(48, min=12, help="Answer columns after the text has ended."),
     repeats: int = typer.Option(2, min=1, help="Measured answers, after one warm-up answer."),
