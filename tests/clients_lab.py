@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from serve_lab import Running, pcm, question, running, slow_down
+from serve_lab import Running, num_answers, pcm, question, running, slow_down
 from tools_lab import scripted_talker, weather
 from torch import Tensor
 
@@ -69,3 +70,8 @@ def spoken(rate_hz: int = 24_000) -> list[bytes]:
     """A spoken question in pieces of 20 ms, with the silence after it; 16-bit."""
     data, size = pcm(question(rate_hz=rate_hz)), PIECE_BYTES * rate_hz // 24_000
     return [data[start : start + size] for start in range(0, len(data) - size + 1, size)]
+
+
+async def falls_silent(server: Running) -> None:
+    """Wait until no answer is being made; it takes a second at most after an interruption."""
+    await asyncio.to_thread(server.wait_until, lambda: num_answers(server.state.model) == 0, 1.0)

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -21,3 +23,12 @@ def _seeded() -> None:
 
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(scope="module")
+def stock() -> Iterator[Any]:
+    """A server for stock clients, `serve_lab.Running`."""
+    from clients_lab import stock_server
+
+    with stock_server() as found:
+        yield found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from clients_lab import HEARD, optional, spoken, stock_server
-from serve_lab import Running, num_answers, run
+from clients_lab import HEARD, falls_silent, optional, spoken
+from serve_lab import Running, run
 
 rtc, llm, stt, context, plugin = optional(
     "livekit.rtc",
@@ -21,17 +21,11 @@ rtc, llm, stt, context, plugin = optional(
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with stock_server() as found:
-        yield found
-
-
 @asynccontextmanager
-async def speaker(server: Running) -> AsyncIterator[Any]:
+async def speaker(stock: Running) -> AsyncIterator[Any]:
     """A session of the realtime model, as an agent would hold it."""
     async with context.open():
-        model = plugin.realtime.RealtimeModel(base_url=f"http://{server.address}/v1", api_key="any")
+        model = plugin.realtime.RealtimeModel(base_url=f"http://{stock.address}/v1", api_key="any")
         session = model.session()
         session.on("error", lambda error: pytest.fail(f"{error.error}"))
         await session.update_instructions("Be brief.")
@@ -66,9 +60,9 @@ async def ask(session: Any, text: str) -> Any:
     return await session.generate_reply()
 
 
-def test_a_voice_turn(server: Running) -> None:
+def test_a_voice_turn(stock: Running) -> None:
     async def talk() -> None:
-        async with speaker(server) as session:
+        async with speaker(stock) as session:
             begun: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             written: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             session.on("generation_created", begun.set_result)
@@ -83,29 +77,29 @@ def test_a_voice_turn(server: Running) -> None:
     run(talk())
 
 
-def test_an_interruption(server: Running) -> None:
+def test_an_interruption(stock: Running) -> None:
     async def talk() -> None:
-        async with speaker(server) as session:
+        async with speaker(stock) as session:
             generation = await ask(session, "Tell me a story")
             async for message in generation.message_stream:
                 await anext(aiter(message.audio_stream))
                 session.interrupt()
                 session.truncate(message_id=message.message_id, modalities=["audio"], audio_end_ms=100)
-            await asyncio.to_thread(server.wait_until, lambda: num_answers(server.state.model) == 0, 1.0)
+            await falls_silent(stock)
             text, _ = await heard(await ask(session, "Hello!"))
             assert text.startswith("Hello")
 
     run(talk())
 
 
-def test_a_function(server: Running) -> None:
+def test_a_function(stock: Running) -> None:
     @llm.function_tool
     async def get_weather(city: str) -> str:
         """Tell the weather."""
         return f"sunny-in-{city}"
 
     async def talk() -> None:
-        async with speaker(server) as session:
+        async with speaker(stock) as session:
             await session.update_tools([get_weather])
             generation = await ask(session, "What's the weather?")
             calls = [call async for call in generation.function_stream]
@@ -122,10 +116,10 @@ def test_a_function(server: Running) -> None:
     run(talk())
 
 
-def test_transcripts_as_they_come(server: Running) -> None:
+def test_transcripts_as_they_come(stock: Running) -> None:
     async def talk() -> str:
         async with context.open():
-            ears = plugin.STT(base_url=f"http://{server.address}/v1", api_key="any", use_realtime=True)
+            ears = plugin.STT(base_url=f"http://{stock.address}/v1", api_key="any", use_realtime=True)
             stream = ears.stream()
             for frame in frames():
                 stream.push_frame(frame)
@@ -138,10 +132,10 @@ def test_transcripts_as_they_come(server: Running) -> None:
     assert run(talk()) == HEARD
 
 
-def test_speech_and_transcripts_over_http(server: Running) -> None:
+def test_speech_and_transcripts_over_http(stock: Running) -> None:
     async def talk() -> None:
         async with context.open():
-            base = {"base_url": f"http://{server.address}/v1", "api_key": "any"}
+            base = {"base_url": f"http://{stock.address}/v1", "api_key": "any"}
             samples = 0
             async for event in plugin.TTS(**base).synthesize("Hello there!"):
                 samples += event.frame.samples_per_channel

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from clients_lab import HEARD, optional, spoken, stock_server
-from serve_lab import Running, is_idle, num_answers, run
+from clients_lab import HEARD, falls_silent, optional, spoken
+from serve_lab import Running, is_idle, run
 
 agents, realtime = optional("agents", "agents.realtime")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -21,17 +21,11 @@ def get_weather(city: str) -> str:
     return f"sunny-in-{city}"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with stock_server() as found:
-        yield found
-
-
 @asynccontextmanager
-async def agent(server: Running, **options: Any) -> AsyncIterator[Any]:
+async def agent(stock: Running, **options: Any) -> AsyncIterator[Any]:
     """A session of an agent whose every setting is the package's own."""
     made = realtime.RealtimeAgent(name="Assistant", instructions="Be brief.", **options)
-    model = {"url": f"ws://{server.address}/v1/realtime", "api_key": "any"}
+    model = {"url": f"ws://{stock.address}/v1/realtime", "api_key": "any"}
     async with await realtime.RealtimeRunner(made).run(model_config=model) as session:
         yield session
 
@@ -59,9 +53,9 @@ def says(text: str) -> Callable[[Any], bool]:
     return looked
 
 
-def test_a_voice_turn(server: Running) -> None:
+def test_a_voice_turn(stock: Running) -> None:
     async def talk() -> None:
-        async with agent(server) as session:
+        async with agent(stock) as session:
             for piece in spoken():
                 await session.send_audio(piece)
             seen = await until(session, says("You said it."))
@@ -71,22 +65,22 @@ def test_a_voice_turn(server: Running) -> None:
     run(talk())
 
 
-def test_an_interruption(server: Running) -> None:
+def test_an_interruption(stock: Running) -> None:
     async def talk() -> None:
-        async with agent(server) as session:
+        async with agent(stock) as session:
             await session.send_message("Tell me a story")
             await until(session, lambda event: event.type == "audio")
             await session.interrupt()
             await until(session, lambda event: event.type == "audio_interrupted")
-            await asyncio.to_thread(server.wait_until, lambda: num_answers(server.state.model) == 0, 1.0)
+            await falls_silent(stock)
 
     run(talk())
-    server.wait_until(lambda: is_idle(server))
+    stock.wait_until(lambda: is_idle(stock))
 
 
-def test_a_function(server: Running) -> None:
+def test_a_function(stock: Running) -> None:
     async def talk() -> None:
-        async with agent(server, tools=[get_weather]) as session:
+        async with agent(stock, tools=[get_weather]) as session:
             await session.send_message("What's the weather?")
             seen = await until(session, says("It is sunny-in-Paris."))
             assert [event.type for event in seen if event.type.startswith("tool")] == ["tool_start", "tool_end"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from clients_lab import HEARD, PIECE_BYTES, optional, spoken, stock_server
+from clients_lab import HEARD, PIECE_BYTES, optional, spoken
 from serve_lab import Running, run
 
 frames, pipeline, worker, runner, processor, contexts, aggregators, realtime, tts = optional(
@@ -29,12 +29,6 @@ schemas, tool_schemas, events, stt = optional(
     "pipecat.services.openai.stt",
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with stock_server() as found:
-        yield found
 
 
 class Sink(processor.FrameProcessor):  # type: ignore[misc]
@@ -91,13 +85,13 @@ async def flow(service: Any, context: Any | None = None) -> AsyncIterator[tuple[
     assert not sink.has(frames.ErrorFrame)
 
 
-def speaker(server: Running) -> Any:
+def speaker(stock: Running) -> Any:
     """The realtime service; only its transcription, which pipecat leaves off, is switched on."""
     heard = events.AudioInput(transcription=events.InputAudioTranscription())
     properties = events.SessionProperties(audio=events.AudioConfiguration(input=heard))
     settings = realtime.OpenAIRealtimeLLMService.Settings(session_properties=properties)
     return realtime.OpenAIRealtimeLLMService(
-        api_key="any", base_url=f"ws://{server.address}/v1/realtime", settings=settings
+        api_key="any", base_url=f"ws://{stock.address}/v1/realtime", settings=settings
     )
 
 
@@ -111,10 +105,10 @@ async def speak(made: Any) -> None:
         await asyncio.sleep(0)
 
 
-def test_a_voice_turn(server: Running) -> None:
+def test_a_voice_turn(stock: Running) -> None:
     async def talk() -> None:
         context = contexts.LLMContext([{"role": "developer", "content": "Say hello!"}])
-        async with flow(speaker(server), context) as (made, sink):
+        async with flow(speaker(stock), context) as (made, sink):
             await made.queue_frame(frames.LLMRunFrame())
             await until(lambda: "Hello" in sink.text())
             await until(lambda: sink.has(frames.TTSStoppedFrame))
@@ -126,9 +120,9 @@ def test_a_voice_turn(server: Running) -> None:
     run(talk())
 
 
-def test_an_interruption(server: Running) -> None:
+def test_an_interruption(stock: Running) -> None:
     async def talk() -> None:
-        async with flow(speaker(server), asked("Tell me a story")) as (made, sink):
+        async with flow(speaker(stock), asked("Tell me a story")) as (made, sink):
             await made.queue_frame(frames.LLMRunFrame())
             await until(lambda: sink.has(frames.TTSAudioRawFrame))
             await speak(made)
@@ -139,7 +133,7 @@ def test_an_interruption(server: Running) -> None:
     run(talk())
 
 
-def test_a_function(server: Running) -> None:
+def test_a_function(stock: Running) -> None:
     schema = schemas.FunctionSchema(
         name="get_weather",
         description="Tell the weather.",
@@ -151,7 +145,7 @@ def test_a_function(server: Running) -> None:
         await call.result_callback(f"sunny-in-{call.arguments['city']}")
 
     async def talk() -> None:
-        service = speaker(server)
+        service = speaker(stock)
         service.register_function("get_weather", get_weather)
         context = asked("What's the weather?", tools=tool_schemas.ToolsSchema(standard_tools=[schema]))
         async with flow(service, context) as (made, sink):
@@ -161,9 +155,9 @@ def test_a_function(server: Running) -> None:
     run(talk())
 
 
-def test_transcripts_as_they_come(server: Running) -> None:
+def test_transcripts_as_they_come(stock: Running) -> None:
     async def talk() -> None:
-        service = stt.OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{server.address}/v1/realtime")
+        service = stt.OpenAIRealtimeSTTService(api_key="any", base_url=f"ws://{stock.address}/v1/realtime")
         async with flow(service) as (made, sink):
             await until(lambda: service._session_ready)  # what comes earlier is not sent
             await made.queue_frame(frames.VADUserStartedSpeakingFrame())
@@ -175,9 +169,9 @@ def test_transcripts_as_they_come(server: Running) -> None:
     run(talk())
 
 
-def test_speech_over_http(server: Running) -> None:
+def test_speech_over_http(stock: Running) -> None:
     async def talk() -> None:
-        service = tts.OpenAITTSService(api_key="any", base_url=f"http://{server.address}/v1")
+        service = tts.OpenAITTSService(api_key="any", base_url=f"http://{stock.address}/v1")
         async with flow(service) as (made, sink):
             await made.queue_frame(frames.TTSSpeakFrame("Hello there!"))
             await until(

@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from serve_lab import Running, num_answers, question, run, running
+from serve_lab import Running, num_answers, question, record, run, running, texts
 from talkers import make_talker
 
 from anytalk.decode.engine import DecodeOptions
@@ -242,12 +242,28 @@ def test_chat_hears(server: Running) -> None:
 
 
 @pytest.mark.parametrize(
+    ("messages", "shown"),
+    [
+        (["developer: Greet!"], ["user: Greet!"]),
+        (["system: Be brief.", "developer: Greet!"], ["system: Be brief.", "user: Greet!"]),
+        (["user: Hi", "assistant: Hello"], ["user: Hi", "assistant: Hello", "user: ..."]),
+    ],
+)
+def test_chats_that_do_not_end_with_the_users_words(
+    server: Running, monkeypatch: pytest.MonkeyPatch, messages: list[str], shown: list[str]
+) -> None:
+    asked = record(server, monkeypatch)
+    given = [dict(zip(("role", "content"), message.split(": "), strict=True)) for message in messages]
+    run(chat(server, "", messages=given, max_tokens=2))
+    assert [f"{role}: {text}" for role, text in texts(asked[0])] == shown
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"messages": []}, "at least 1 item"),
         ({"messages": [{"role": "judge", "content": "x"}]}, "role is 'judge'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "knows no functions"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": " "}]}, "empty"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "'image_url' is not understood"),
         ({"messages": [{"role": "user", "content": "x" * 30_000}]}, "more than 20000 characters"),

@@ -19,6 +19,8 @@ from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.state import ServerState
 
 DEFAULT_VOICE = "default"
+SILENCE = "..."
+"""What a user says who lets the idle timeout pass, or is answered twice."""
 OPENAI_VOICES = (
     "alloy",
     "ash",

@@ -10,7 +10,7 @@ from anytalk.grid.tools import Call
 from anytalk.serve.calling import NO_TOOLS, call_of
 from anytalk.serve.errors import RequestError, check_characters
 from anytalk.serve.http.files_out import read_sound
-from anytalk.serve.questions import check_unheard, from_base64, speech_of, with_instructions
+from anytalk.serve.questions import SILENCE, check_unheard, from_base64, speech_of, with_instructions
 from anytalk.serve.state import ServerState
 
 _KEPT_ANSWERS = 1_000
@@ -37,7 +37,10 @@ class ChatAnswers:
 
 
 def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAnswers) -> list[Said]:
-    """Messages -> turns, the user's last (RequestError: another order, or content that isn't understood)."""
+    """Messages -> turns, the user's last (RequestError: content that isn't understood).
+
+    Models need it so. Instructions at the end are what is asked; after an answer the user is taken to say nothing.
+    """
     turns: list[Said] = []
     for number, message in enumerate(messages):
         param, role = f"messages[{number}]", message.get("role")
@@ -62,8 +65,10 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
             if not text.strip() and role == "user":
                 raise RequestError("the message is empty", "invalid_value", f"{param}.content")
             turns.append(Said("system" if role == "developer" else role, text))
-    if turns[-1].role != "user":
-        raise RequestError("the last message must be the user's", "invalid_value", "messages")
+    if turns[-1].role == "system":  # a greeting, for instance
+        turns[-1] = Said("user", turns[-1].text)
+    elif turns[-1].role != "user":
+        turns.append(Said("user", SILENCE))
     if sum(len(turn.text or "") for turn in turns) > state.settings.max_text_chars:
         said = f"the messages have more than {state.settings.max_text_chars} characters"
         raise RequestError(said, "string_above_max_length", "messages")

@@ -7,16 +7,13 @@ from anytalk.decode.jobs import Question, Said, Speech
 from anytalk.grid.tasks import TASKS
 from anytalk.serve.calling import NO_TOOLS, opening_of, read_tools, with_tools
 from anytalk.serve.errors import RequestError
-from anytalk.serve.questions import speaker_of, task_for, with_instructions
+from anytalk.serve.questions import SILENCE, speaker_of, task_for, with_instructions
 from anytalk.serve.realtime.events import ResponseOptions
 from anytalk.serve.realtime.items import Conversation, Item, read_item, turns_of
 from anytalk.serve.realtime.response import ResponsePlan
 from anytalk.serve.realtime.session_options import SessionOptions, one_modality, tokens_of, wire_format
 from anytalk.serve.sound import KeptSound
 from anytalk.serve.state import ServerState
-
-SILENCE = "..."
-"""What a user says who lets the idle timeout pass, or is answered twice."""
 
 
 def plan_response(

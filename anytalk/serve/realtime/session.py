@@ -18,13 +18,13 @@ from anytalk.errors import AnytalkError
 from anytalk.grid.audio import joined
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.limits import TokenBucket
-from anytalk.serve.questions import check_unheard, from_base64, new_id, speech_of
+from anytalk.serve.questions import SILENCE, check_unheard, from_base64, new_id, speech_of
 from anytalk.serve.realtime import events as e
 from anytalk.serve.realtime.hearing_ahead import HearingAhead
 from anytalk.serve.realtime.input_buffer import InputBuffer
 from anytalk.serve.realtime.items import Conversation, Item, read_item
 from anytalk.serve.realtime.outbox import SlowClientError
-from anytalk.serve.realtime.planning import SILENCE, transcript_question
+from anytalk.serve.realtime.planning import transcript_question
 from anytalk.serve.realtime.response import Response
 from anytalk.serve.realtime.responses import Responses
 from anytalk.serve.realtime.session_options import SessionOptions
