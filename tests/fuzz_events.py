@@ -8,20 +8,23 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fuzz_lab import Kind, NotASentenceError, as_json, mutate_json, mutate_text
-from starlette.websockets import WebSocketState
 from talkers import make_talker
 
 from anytalk.grid.audio import to_pcm16
 from anytalk.serve.realtime.client_secrets import first_options
+from anytalk.serve.realtime.outbox import Outbox
 from anytalk.serve.realtime.session import RealtimeSession
+from anytalk.serve.realtime.transport import ClientGoneError, Transport
 from anytalk.serve.settings import ServeSettings
 from anytalk.serve.state import ServerState
 
 PATIENCE_S = 20.0
+_PROBE = {"type": "conversation.item.retrieve", "item_id": "nowhere", "event_id": "the probe"}
+_GONE = "the client has gone"
 
 
 def _sound(seconds: float) -> str:
@@ -106,27 +109,27 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
-class _Socket:
-    """A WebSocket without a network."""
+class _Wire(Transport):
+    """A connection without a network."""
 
-    def __init__(self) -> None:
-        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    def __init__(self, settings: ServeSettings) -> None:
+        self.incoming: asyncio.Queue[str] = asyncio.Queue()
         self.sent: list[dict[str, Any]] = []
         self.changed = asyncio.Event()
-        self.application_state = WebSocketState.CONNECTED
+        self.outbox = Outbox(self._send, settings.max_unsent_bytes, settings.send_timeout_s)
 
-    async def receive(self) -> dict[str, Any]:
-        return await self.incoming.get()
-
-    async def send_text(self, text: str) -> None:
+    async def _send(self, text: str) -> None:
         self.sent.append(json.loads(text))
         self.changed.set()
 
-    async def close(self, code: int, reason: str) -> None:
-        self.application_state = WebSocketState.DISCONNECTED
+    async def receive(self) -> str:
+        text = await self.incoming.get()
+        if text == _GONE:
+            raise ClientGoneError
+        return text
 
-    def say(self, text: str) -> None:
-        self.incoming.put_nowait({"type": "websocket.receive", "text": text})
+    async def close(self, code: int, reason: str) -> None:
+        return
 
 
 @contextmanager
@@ -160,23 +163,22 @@ def _session(draw: random.Random, seeds: Sequence[Any]) -> list[str]:
 
 
 async def _converse(state: ServerState, given: Sequence[str]) -> None:
-    socket = _Socket()
-    session = RealtimeSession(state, socket, first_options(state))  # type: ignore[arg-type]
+    wire = _Wire(state.settings)
+    session = RealtimeSession(state, wire, first_options(state))
     serving = asyncio.create_task(session.run())
-    for text in given:
-        socket.say(text)
-    socket.say(json.dumps({"type": "conversation.item.retrieve", "item_id": "nowhere", "event_id": "the probe"}))
+    for text in [*given, json.dumps(_PROBE)]:
+        wire.incoming.put_nowait(text)
     end = asyncio.get_running_loop().time() + PATIENCE_S
-    while not any(_answers_probe(event) for event in socket.sent) or session.responses.is_busy:
+    while not any(_answers_probe(event) for event in wire.sent) or session.responses.is_busy:
         left = end - asyncio.get_running_loop().time()
         if serving.done() or left < 0:
-            raise NotASentenceError(f"the session doesn't go on after {socket.sent[-1]}")
-        socket.changed.clear()
-        with_tick = asyncio.wait([asyncio.ensure_future(socket.changed.wait())], timeout=min(left, 0.05))
-        await with_tick
-    socket.incoming.put_nowait({"type": "websocket.disconnect"})
+            raise NotASentenceError(f"the session doesn't go on after {wire.sent[-1]}")
+        wire.changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wire.changed.wait(), min(left, 0.05))
+    wire.incoming.put_nowait(_GONE)
     await serving
-    for event in socket.sent:
+    for event in wire.sent:
         if event["type"] == "error" and not (event["error"]["message"] or "").strip():
             raise NotASentenceError(f"an error without words: {event}")
 
