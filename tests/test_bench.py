@@ -165,6 +165,17 @@ def test_precision_is_perfect_for_exact_and_told_for_others() -> None:
     assert found["int8"]["audio_kl"] > 0
 
 
+def test_precision_stays_within_the_models_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    talker = make_talker(prompt="raw")
+    backbone = type(talker.model.backbone)
+    monkeypatch.setattr(backbone, "max_positions", 14)
+    found = measure_precision(lambda: talker, ["exact"], questions=["Why?"], max_tokens=200)
+    assert 0 < found["exact"]["positions"] < 14
+    monkeypatch.setattr(backbone, "max_positions", 5)
+    with pytest.raises(ConfigError, match="5 positions"):
+        measure_precision(lambda: talker, ["exact"], questions=["Why?"], max_tokens=2)
+
+
 def test_precision_of_a_talker_folder(tmp_path: Path) -> None:
     talker = reference_talker("tiny")
     save_talker(talker, tmp_path / "talker")

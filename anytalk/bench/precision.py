@@ -14,6 +14,7 @@ from anytalk.decode.answer import Column
 from anytalk.decode.engine import DecodeOptions, Generation
 from anytalk.decode.ready import make_talker_ready
 from anytalk.decode.runner import columns_of
+from anytalk.decode.thinking import check_room, columns_left
 from anytalk.evaluate.grids import kl_per_token
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS
@@ -99,9 +100,11 @@ def _prompt(talker: Talker, question: str) -> Prompt:
 
 def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answers:
     made = _Answers()
-    options = DecodeOptions(max_columns=max_tokens)
     for question in questions:
-        generation = _generation(Generation, talker, _prompt(talker, question), options)
+        prompt = _prompt(talker, question)
+        check_room(talker, prompt)
+        options = DecodeOptions(max_columns=columns_left(talker, prompt, max_tokens))
+        generation = _generation(Generation, talker, prompt, options)
         for _ in columns_of(generation):
             if generation.answer.text_ended:
                 break

@@ -16,7 +16,7 @@ from anytalk.decode.arriving import ArrivingText
 from anytalk.decode.engine import DecodeOptions, Generation, no_mark
 from anytalk.decode.runner import columns_of
 from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta, ThoughtDelta
-from anytalk.decode.thinking import columns_left, thoughts_before
+from anytalk.decode.thinking import check_room, columns_left, thoughts_before
 from anytalk.errors import AudioError, ConfigError
 from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
@@ -164,12 +164,7 @@ def begin_generation(
     Raises:
         ConfigError: a prompt that leaves the model no position for an answer.
     """
-    positions = talker.model.backbone.max_positions
-    if positions is not None and prompt.num_columns >= positions:
-        raise ConfigError(
-            f"the conversation takes {prompt.num_columns} columns, and the model has {positions} positions",
-            "ask less at once, or begin a new conversation",
-        )
+    check_room(talker, prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns))
     given = None
     if task.answer == "question" and turn.speech_columns:

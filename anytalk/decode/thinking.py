@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt
 from anytalk.grid.tasks import Task
 from anytalk.grid.tokens import StreamLayout
@@ -70,6 +71,16 @@ def thoughts_before(
     silent = talker.prompts.text_only_row(prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns, share=2))
     return Thinking(talker, silent, speech, options, is_open=first in end)
+
+
+def check_room(talker: Talker, prompt: Prompt) -> None:
+    """Refuse a prompt that leaves the model no position for an answer (ConfigError: how long it is)."""
+    positions = talker.model.backbone.max_positions
+    if positions is not None and prompt.num_columns >= positions:
+        raise ConfigError(
+            f"the conversation takes {prompt.num_columns} columns, and the model has {positions} positions",
+            "ask less at once, or begin a new conversation",
+        )
 
 
 def columns_left(talker: Talker, prompt: Prompt, wanted: int, share: int = 1) -> int:
