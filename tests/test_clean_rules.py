@@ -83,6 +83,12 @@ def test_ordinary_text_passes(text: str) -> None:
     assert clean_text(text, "answer", Rules())[1] is None
 
 
+def test_a_text_that_nobody_says_is_dropped_before_its_rules_are_applied() -> None:
+    _, fault = clean_text("x" * 300_000, "answer", Rules())
+    assert fault is not None
+    assert (fault.rule, fault.reason) == ("length", "300,000 characters; at most 20,000 are looked at")
+
+
 def test_every_rule_has_an_example() -> None:
     assert {*RAW_RULES, *SPOKEN_RULES} == {*FAULTY, "assistant_talk"}
 

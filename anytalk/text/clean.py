@@ -53,6 +53,10 @@ class Tally:
     drops: Counter[str] = field(default_factory=Counter)  # rule -> rows
 
 
+_MOST_CHARS = 20_000
+"""Longest text whose rules are applied: 20 minutes of speech. Some of them take time by the square of its length."""
+
+
 def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
     """One text as it is said, or what is wrong with it.
 
@@ -63,6 +67,8 @@ def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
     Returns:
         The normalised text (as far as it got), and the first fault.
     """
+    if len(raw) > _MOST_CHARS:
+        return raw, Fault("length", f"{len(raw):,} characters; at most {_MOST_CHARS:,} are looked at")
     reading = read_markdown(raw)
     for name, find in RAW_RULES.items():
         if reason := find(raw, reading, rules):

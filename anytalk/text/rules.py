@@ -109,7 +109,8 @@ _TEXT_TABLE = regex.compile(
     r"^[^\n|]*\|[^\n|]*\|.*\n.*\|.*\||^\+-{2,}\+|^[^\n\t]+\t[^\n\t]+\t.*\n[^\n\t]+\t[^\n\t]+\t", regex.MULTILINE
 )
 _ADDRESS = regex.compile(
-    r"\b(?:https?|ftp)://\S+|\bwww\.\S+|[\w.+-]+@[\w-]+\.\w+|\b[\w-]+\.(?:com|org|net|io|edu|gov)/\S*", regex.IGNORECASE
+    r"\b(?:https?|ftp)://\S+|\bwww\.\S+|(?<![\w.+-])[\w.+-]++@[\w-]+\.\w+|\b[\w-]++\.(?:com|org|net|io|edu|gov)/\S*",
+    regex.IGNORECASE,
 )
 _LEFTOVERS = regex.compile(
     r"^\s*(?:\#+\s*)?(?:human|user|assistant|system|instruction|response|input|output|ai|bot)\s*:|<\|\w+\|>|\[/?INST\]|</?s>",
