@@ -121,18 +121,15 @@ class Int8Matrix(nn.Module):
         self.seven_bits = not torch.cpu._is_vnni_supported()
 
     def forward(self, rows: Tensor) -> Tensor:
-        flat = rows.reshape(-1, rows.shape[-1])
         if self.shrink is not None:
-            flat = flat * self.shrink
-        if flat.shape[0] == 1:
-            made: Tensor = torch.ops.quantized.linear_dynamic(flat, self.packed, self.seven_bits)
-            made = made if self.bias is None else made + self.bias
-        else:
-            # A row of zeros must not be divided by zero.
-            largest = flat.abs().amax(dim=1, keepdim=True).clamp_min_(_TINY)
-            made = torch.ops.quantized.linear_dynamic(flat / largest, self.packed, self.seven_bits)
-            made = made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
-        return made.view(*rows.shape[:-1], self.num_outputs)
+            rows = rows * self.shrink
+        if rows.numel() == rows.shape[-1]:  # one row
+            made: Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, self.seven_bits)
+            return made if self.bias is None else made + self.bias
+        # A row of zeros must not be divided by zero.
+        largest = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(_TINY)
+        made = torch.ops.quantized.linear_dynamic(rows / largest, self.packed, self.seven_bits)
+        return made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
 
 
 def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:

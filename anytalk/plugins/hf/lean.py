@@ -70,7 +70,7 @@ class LeanDecoder(nn.Module):
             _LeanLayer(layer, self.num_heads, arithmetic, peaks or {}) for layer in source.layers
         )
         self.norm = nn.Parameter(source.norm.weight.detach().clone(), requires_grad=False)
-        self.eps = float(source.norm.variance_epsilon)
+        self.eps = _epsilon(source.norm)
         self.memory_dtype = torch.bfloat16 if arithmetic == "int8" and half_is_fast() else self.norm.dtype
         self._lays_out = arithmetic == "int8"
         self._attend = Attention()
@@ -176,7 +176,7 @@ class _LeanLayer(nn.Module):
         )
         self.norm_1 = nn.Parameter(norm_1, requires_grad=False)
         self.norm_2 = nn.Parameter(norm_2, requires_grad=False)
-        self.eps = float(layer.input_layernorm.variance_epsilon)
+        self.eps = _epsilon(layer.input_layernorm)
 
     def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """(B,T,D) -> (B,T,D).
@@ -200,10 +200,16 @@ class _LeanLayer(nn.Module):
         return hidden + cast("Tensor", self.down(F.silu(gate).mul_(up)))
 
 
-def _normed(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm over the last axis, in fewer operations than torch's own takes on a CPU."""
+def _epsilon(norm: Any) -> nn.Parameter:
+    """What a norm adds to the mean square, (1,) float32 where its weights are: a number would cost an operation."""
+    like = norm.weight
+    return nn.Parameter(like.new_full((1,), norm.variance_epsilon, dtype=torch.float32), requires_grad=False)
+
+
+def _normed(hidden: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+    """RMS norm over the last axis, in fewer operations than torch's own takes on a CPU; `eps` (1,)."""
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
-    scale: Tensor = length.square_().mul_(1 / hidden.shape[-1]).add_(eps).rsqrt_()
+    scale = torch.addcmul(eps, length, length, value=1 / hidden.shape[-1]).rsqrt_()
     return (hidden * scale).to(hidden.dtype).mul_(weight)
 
 
