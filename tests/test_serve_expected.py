@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -138,7 +139,13 @@ def test_a_full_server_says_429_in_every_format(slow: Running, name: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/realtime", "/v1/realtime/calls", "/v2/realtime?model=tiny"])
-def test_a_websocket_that_is_nowhere_says_where_it_is(slow: Running, path: str) -> None:
+def test_a_websocket_that_is_nowhere_says_where_it_is(
+    slow: Running, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged, handler = list[logging.LogRecord](), logging.Handler()
+    handler.emit = logged.append  # type: ignore[method-assign]
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "handlers", [handler])
+
     async def ask() -> Any:
         with pytest.raises(websockets.InvalidStatus) as refused:
             await connect(f"ws://{slow.address}{path}")
@@ -147,6 +154,7 @@ def test_a_websocket_that_is_nowhere_says_where_it_is(slow: Running, path: str) 
     response = run(ask())
     assert response.status_code == 404
     assert "the Realtime API is at /v1/realtime" in json.loads(response.body)["error"]["message"]
+    assert not [record for record in logged if record.levelno >= logging.WARNING]
 
 
 def test_a_slash_at_the_end_is_no_other_path(slow: Running) -> None:

@@ -18,9 +18,15 @@ _LAST_WORDS_S = 1.0
 """For telling clients that their answers were cut off."""
 
 
+_NO_NEWS = (
+    "ASGI callable returned without completing response.",  # an answer was broken off, and logged with its reason
+    "ASGI callable returned without completing handshake.",  # a WebSocket was refused in words
+)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's words are to be logged; an answer that was broken off has been, with its reason."""
-    return record.getMessage() != "ASGI callable returned without completing response."
+    """Whether uvicorn's words are to be logged: strangers can't fill the log with refusals."""
+    return record.getMessage() not in _NO_NEWS
 
 
 class Server(uvicorn.Server):
