@@ -75,8 +75,8 @@ def command(launcher: list[str], folder: Path, talker: str, *options: str) -> li
     return [*launcher, *where, "--recipe", str(folder / "recipe.yaml"), *options]
 
 
-def run(arguments: list[str]) -> str:
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=200)
+def run(arguments: list[str], timeout_s: float = 200) -> str:
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
