@@ -11,7 +11,9 @@ from serve_lab import Running, record, run, running, talking
 from talkers import make_talker
 from tools_lab import WEATHER, QwenLikeTokenizer
 
-from anytalk.decode.engine import Generation
+from anytalk.decode.engine import DecodeOptions, Generation
+from anytalk.decode.session import Session
+from anytalk.decode.telling import AnswerDone
 from anytalk.grid.prompts import Turn
 from anytalk.grid.tasks import TASKS
 from anytalk.grid.tools import ToolSpelling
@@ -51,8 +53,8 @@ def writes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_opening_is_the_templates() -> None:
     spelling = ToolSpelling.of(QwenLikeTokenizer())
     assert spelling is not None
-    assert spelling.opening(None) == ANY
-    assert spelling.opening("get_weather") == NAMED
+    assert spelling.opening(["get_weather"]) == (NAMED, ())
+    assert spelling.opening(["get_weather", "get_time"]) == (ANY, (NAMED.removeprefix(ANY), 'get_time", "arguments":'))
 
 
 def test_it_stands_at_the_prompts_end(talker: Talker) -> None:
@@ -102,6 +104,28 @@ def test_it_is_called_in_realtime_and_in_chat(
 
     run(talk())
     assert [question.opening for question in asked] == [opening] * 2
+
+
+def test_only_functions_that_are_there_can_be_named(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model writes noise, but for what it has to."""
+    asked = record(server, monkeypatch)
+
+    async def talk() -> None:
+        async with talking(server, tools=[WEATHER, TIME], output_modalities=["text"]) as client:
+            await client.type("Hello!")
+            await client.answer(tool_choice="required", max_output_tokens=40)
+
+    run(talk())
+    choices = asked[0].choices
+    assert len(choices) == 2
+    talker = server.state.talker
+    options = DecodeOptions(
+        max_columns=40, beginnings=tuple(tuple(talker.model.backbone.tokenizer.encode(c)) for c in choices)
+    )
+    for text in ("Hello!", "What time is it?", "?"):
+        done = list(Session(talker).ask(text=text, task="T1T2", options=options))[-1]
+        assert isinstance(done, AnswerDone)
+        assert done.text.startswith(choices)
 
 
 def test_a_function_that_is_not_there_is_not_called(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ class DecodeOptions:
     # `"staircase"` allows legal tokens only; `"original"` is Mini-Omni's loop: every id may be sampled, audio ends when
     # the last stream says eoa, and the first sampled column can't end anything.
     rule: str = "staircase"
+    beginnings: tuple[tuple[int, ...], ...] = ()  # tokens of texts, with one of which the text begins; (): with any
     seed: int | None = None  # of the random state; None takes torch's own
     # Once the text has ended, columns of speech that are looked back at, beside the prompt and the columns with text
     # (`anytalk.decode.reach`); 0: all.
@@ -203,10 +204,20 @@ class Generation:
         assert logits is not None, "an answer that writes needs text logits"
         if self.options.rule == "staircase":
             logits = legal_text(logits, layout)
+        allowed = self._allowed_by_beginnings()
+        if allowed:
+            is_allowed = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            is_allowed[allowed] = True
+            logits = logits.masked_fill(~is_allowed, -torch.inf)
         recent = torch.tensor([answer.text_ids], device=logits.device)
         token = int(choose(logits, self.options.text, recent, self._generator))
         # The layout has one end of text: the model's other end tokens become it.
         return layout.end_of_text_id if token in self._ends else token
+
+    def _allowed_by_beginnings(self) -> list[int]:
+        """The tokens that may come next while the text is the beginning of one of those given; none where any may."""
+        said = tuple(self.answer.text_ids)
+        return [ids[len(said)] for ids in self.options.beginnings if len(ids) > len(said) and ids[: len(said)] == said]
 
     def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
         """One column (K,)."""

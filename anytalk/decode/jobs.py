@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -120,6 +120,7 @@ class Question:
     speaker: str | None = None  # name of the answering voice
     # What the answer begins with, as the template writes it; it is part of the prompt, and not told. Chat prompts only.
     opening: str = ""
+    choices: tuple[str, ...] = ()  # how it may go on; any way where there are none
     max_context_columns: int = 2048  # the oldest turns are left out until the prompt is no longer than this
 
 
@@ -195,9 +196,9 @@ class Job:
             generation = thoughts_before(talker, self._task, prompt, columns, question.options)
         turn = _turn(question.turns[-1], talker)
         self._is_thinking = generation is not None
-        generation = generation or begin_generation(
-            talker, self._task, turn, prompt, in_prompt, question.options, speaker
-        )
+        encode = talker.model.backbone.tokenizer.encode
+        options = replace(question.options, beginnings=tuple(tuple(encode(choice)) for choice in question.choices))
+        generation = generation or begin_generation(talker, self._task, turn, prompt, in_prompt, options, speaker)
         self._telling = Telling(
             talker,
             generation.answer,

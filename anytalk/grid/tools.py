@@ -84,12 +84,13 @@ class ToolSpelling:
         parts = (Markup(part) if part in _HIDDEN else _shown(part) for part in _EDGES.split(written))
         return Composed(*parts)
 
-    def opening(self, name: str | None) -> str:
-        """The beginning of an answer that calls the function of a name, or any (None): the model can only go on."""
-        shown = name or _ANY_NAME
-        front, _, rest = str(self.calls("", [Call(shown, "{}")])).partition(shown)
+    def opening(self, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """The beginning of an answer that calls one of these functions: what all have in common up to the name, and how
+        each goes on up to its arguments, where there are several."""
+        front, _, rest = str(self.calls("", [Call(_ANY_NAME, "{}")])).partition(_ANY_NAME)
         # No space at its end: models write the one before an object as a part of it.
-        return front if name is None else f"{front}{name}{rest.partition('{}')[0]}".rstrip()
+        each = tuple(f"{name}{rest.partition('{}')[0]}".rstrip() for name in names)
+        return (front, each) if len(each) > 1 else (front + each[0], ())
 
     def results(self, results: Sequence[str]) -> Composed:
         """The user's turn that holds what functions returned."""

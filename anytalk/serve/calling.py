@@ -48,13 +48,12 @@ class Tools:
         return spelling.system("\n".join(filter(None, [system, _MUST if self.must else ""])), self.functions)
 
 
-def opening_of(tools: Tools | None, talker: Talker, spelling: ToolSpelling | None) -> str:
-    """What an answer begins with that has to call a function; "" where it needn't, or can only be told so in words, as
-    a model that is served elsewhere."""
+def opening_of(tools: Tools | None, talker: Talker, spelling: ToolSpelling | None) -> tuple[str, tuple[str, ...]]:
+    """What an answer begins with that has to call a function, and how it may go on; "" where it needn't, or can only be
+    told so in words, as a model that is served elsewhere."""
     if tools is None or not tools.must or spelling is None or isinstance(talker.model.backbone, ServedBackbone):
-        return ""
-    names = [one["function"]["name"] for one in tools.functions]
-    return spelling.opening(names[0] if len(names) == 1 else None)
+        return "", ()
+    return spelling.opening([one["function"]["name"] for one in tools.functions])
 
 
 def with_tools(turns: list[Said], tools: Tools, spelling: ToolSpelling) -> list[Said]:

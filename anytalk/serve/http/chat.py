@@ -52,10 +52,11 @@ def chat_routes(state: ServerState) -> APIRouter:
         turns = await run_in_threadpool(read_turns, wanted.messages, state, known)
         if tools is not None and state.spelling is not None:
             turns = with_tools(turns, tools, state.spelling)
-        opening = opening_of(tools, state.talker, state.spelling)
+        opening, choices = opening_of(tools, state.talker, state.spelling)
         question = Question(
             turns=turns,
             opening=opening,
+            choices=choices,
             task=task_for(turns, spoken and not opening),
             options=state.decode_options(
                 wanted.max_completion_tokens or wanted.max_tokens,

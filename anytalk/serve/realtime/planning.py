@@ -46,7 +46,7 @@ def plan_response(
     turns = _asked(_turns(state, wanted, conversation), options.instructions, wanted.instructions)
     if tools is not None and state.spelling is not None:
         turns = with_tools(turns, tools, state.spelling)
-    opening = opening_of(tools, state.talker, state.spelling)
+    opening, choices = opening_of(tools, state.talker, state.spelling)
     return ResponsePlan(
         question=Question(
             turns=turns,
@@ -54,6 +54,7 @@ def plan_response(
             options=state.decode_options(tokens_of(limit, "response.max_output_tokens")),
             speaker=speaker_of(voice, state.talker, "response.audio.output.voice"),
             opening=opening,
+            choices=choices,
             max_context_columns=state.settings.max_context_columns,
         ),
         spoken=spoken,
