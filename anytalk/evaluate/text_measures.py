@@ -169,6 +169,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
             item: dict[str, Any] = {
                 "id": row.id,
                 "question": question,
+                "heard": heard.text,
                 "asked_by_text": by_text,
                 "asked_by_speech": by_speech,
                 "agree": normalise(by_text) == normalise(by_speech),
