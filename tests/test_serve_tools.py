@@ -164,6 +164,32 @@ def test_words_are_told_from_calls(size: int) -> None:
     assert read(CALL.removesuffix("</tool_call>")) == ("", [Call("get_weather", '{"city": "Paris"}')])
 
 
+BARE = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BARE, None),
+        (f"```json\n{BARE}\n```", None),
+        (f" {{\n {BARE[1:]}\nI call it.", None),
+        (BARE.replace("get_weather", "other"), BARE.replace("get_weather", "other")),
+        ('{"name": "Ann"} is JSON', '{"name": "Ann"} is JSON'),
+        ('{"name": "Ann', '{"name": "Ann'),
+        (f"Call {BARE}", f"Call {BARE}"),
+    ],
+)
+def test_calls_without_marks_stand_at_the_beginning(size: int, text: str, words: str | None) -> None:
+    reader, said = CallReader(["get_weather"]), ""
+    for start in range(0, len(text), size):
+        said += reader.push(text[start : start + size])
+    rest, calls = reader.finish()
+    assert (said + rest, calls) == ((words, []) if words is not None else ("", read_calls(CALL)))
+    plain = CallReader()
+    assert plain.push(text) + plain.finish()[0] == text, "where no functions are known, it is what it was"
+
+
 @pytest.mark.parametrize("written", ["{", "[]", '{"arguments": {}}', '{"name": "f", "arguments": []}'])
 def test_calls_that_can_not_be_read(written: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011

@@ -16,6 +16,7 @@ from anytalk.errors import AnytalkError
 from anytalk.grid.chat import Composed, Markup
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
+_BARE = ('{"name":', '```json{"name":', '```{"name":')
 _EDGES = re.compile(f"({_BEGIN}|{_END})")
 _MARK = "\ue000text\ue001"
 _HIDDEN = {_BEGIN: "(anytalk-tool-call)", _END: "(/anytalk-tool-call)"}
@@ -126,11 +127,18 @@ def _shown(text: str) -> str:
 
 
 class CallReader:
-    """Takes an answer's text piece by piece, and tells its words from its calls."""
+    """Takes an answer's text piece by piece, and tells its words from its calls.
 
-    def __init__(self) -> None:
+    Args:
+        names: Of functions. An answer that begins with the JSON of a call to one of them is that call: some models
+            (Qwen2.5-Coder) leave the marks around it out.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._names = names
         self._held = ""
         self._written: str | None = None
+        self._may_be_bare = bool(names)
 
     @property
     def is_undecided(self) -> bool:
@@ -148,6 +156,13 @@ class CallReader:
             self._written += text
             return ""
         self._held += text
+        if self._may_be_bare:
+            self._may_be_bare = _may_begin_bare(self._held)
+            call = self._bare_call() if self._may_be_bare and "}" in text else None
+            if call is not None:
+                self._held, self._written = "", f"{_BEGIN}{call}{_END}"
+            if self._may_be_bare:
+                return ""
         words, found, rest = self._held.partition(_BEGIN)
         if found:
             self._held, self._written = "", _BEGIN + rest
@@ -157,6 +172,16 @@ class CallReader:
         self._held = words[size:]
         return words[:size]
 
+    def _bare_call(self) -> str | None:
+        """The JSON of a call without marks, once it is complete."""
+        written = self._held[self._held.index("{") :]
+        try:
+            made, end = json.JSONDecoder().raw_decode(written)
+        except ValueError:
+            return None
+        is_call = made.get("name") in self._names and isinstance(made.get("arguments"), dict)
+        return written[:end] if is_call else None
+
     def finish(self) -> tuple[str, list[Call]]:
         """Return the words that were held back, and the calls.
 
@@ -165,6 +190,12 @@ class CallReader:
         """
         words, self._held = self._held, ""
         return words, [] if self._written is None else read_calls(self._written)
+
+
+def _may_begin_bare(text: str) -> bool:
+    """Whether the beginning of an answer may be that of a call without marks."""
+    begun = "".join(text.split())
+    return any(begun.startswith(opening) or opening.startswith(begun) for opening in _BARE)
 
 
 def _may_begin(text: str) -> bool:

@@ -43,6 +43,11 @@ class Tools:
     must: bool = False  # whether it has to call one
     many: bool = True  # whether it may call several at once
 
+    @property
+    def names(self) -> list[str]:
+        """Of the functions."""
+        return [function["function"]["name"] for function in self.functions]
+
     def written(self, spelling: ToolSpelling, system: str) -> str:
         """The system message with them."""
         return spelling.system("\n".join(filter(None, [system, _MUST if self.must else ""])), self.functions)
@@ -123,7 +128,7 @@ async def answer_or_calls(
             async for event in events:
                 yield event
         return
-    reader, held, mute = CallReader(), list[AudioDelta](), threading.Event()
+    reader, held, mute = CallReader(tools.names), list[AudioDelta](), threading.Event()
     reader.push(question.opening)
     async with aclosing(model.answer(question, memory, mute)) as events:
         async for event in events:
