@@ -73,6 +73,7 @@ def beside_a_gguf(folder: Path) -> None:
         (changed("config.json", quantization_config={"quant_method": "bitsandbytes"}), "(bitsandbytes)", ".gguf"),
         (changed("config.json", quantization_config={"load_in_4bit": True}), "quantised", ".gguf"),
         (changed("config.json", num_hidden_layers=1 << 31), "num_hidden_layers is 2147483648", "again"),
+        (changed("config.json", rms_norm_eps=float("nan")), "computes values that are not finite", "config.json"),
         (changed("config.json", hidden_size=64), "is [300, 32], and [300, 64] is expected", "config.json"),
         (pickled, "as a pickle (pytorch_model.bin)", "save_pretrained"),
         (alone, "PEFT adapter: it changes the weights of 'somebody/base'", "merge_and_unload"),

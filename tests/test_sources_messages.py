@@ -183,6 +183,7 @@ HI = says("assistant", "Hi.")
         ),
         (openai({"type": "image_url", "image_url": "x"}), ", turn 1: a part of its content is of type 'image_url'"),
         (openai({"type": "input_audio", "input_audio": {"data": "?"}}), ", turn 1: its audio is not base64"),
+        (openai({"type": "input_audio", "input_audio": {"data": "\u202e"}}), ", turn 1: its audio is not base64"),
         (
             {"messages": [says("user", "a"), HI, says("user", "b"), says("user", "c"), HI]},
             ": the history ends with the user's turn",

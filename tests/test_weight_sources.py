@@ -77,6 +77,11 @@ def test_brackets_count_pieces_together(spec: str, names: list[str]) -> None:
     assert piece_names(spec) == names
 
 
+def test_brackets_that_count_too_far_are_refused() -> None:
+    with pytest.raises(WeightsError, match="99,999,999 pieces"):
+        piece_names("package:a[1-99999999]")
+
+
 @pytest.mark.parametrize("spec", ["package:a[1-3]/x[1-2]", "package:a[2-1]/x"])
 def test_brackets_that_do_not_count_alike(spec: str) -> None:
     with pytest.raises(WeightsError, match="same number of pieces") as caught:

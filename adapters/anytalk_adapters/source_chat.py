@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -151,5 +150,5 @@ def _given(value: Any, where: str, folder: Folder) -> Audio | None:
 def _decoded(data: str, where: str) -> Sound:
     try:
         return Sound(name=f"{where}, audio", data=base64.b64decode(data, validate=True))
-    except binascii.Error as error:
+    except ValueError as error:  # also of characters that are not ASCII
         raise DataError(f"{where}: its audio is not base64: {error}", "encode the bytes of a wav or mp3 file") from None

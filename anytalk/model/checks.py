@@ -6,7 +6,7 @@ import torch
 
 from anytalk.errors import AnytalkError, ConfigError, WeightsError
 from anytalk.model.config import GridConfig
-from anytalk.plugins.contracts import Backbone
+from anytalk.plugins.contracts import Backbone, ServedBackbone
 
 _PROBES = ("anytalk asks: 1 < 2 & 3?", "anytalk answers", "anytalk asks again")
 
@@ -23,6 +23,13 @@ def check_weights(backbone: Backbone, name: str) -> None:
                 f"the weights of '{name}' hold values that are not finite, first in '{tensor}'",
                 "download or copy the model again; if it was trained, take an earlier checkpoint",
             )
+    if isinstance(backbone, ServedBackbone):
+        return
+    with torch.no_grad():
+        first = torch.zeros((1, 1), dtype=torch.int64, device=next(backbone.parameters()).device)
+        logits = backbone.text_logits(backbone(backbone.embed_text(first)).normed)
+    if not bool(torch.isfinite(logits).all()):
+        raise WeightsError(f"'{name}' computes values that are not finite", "is a number in its config.json wrong?")
 
 
 def check_template(backbone: Backbone, grid: GridConfig) -> None:

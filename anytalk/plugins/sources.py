@@ -24,6 +24,7 @@ from anytalk.errors import WeightsError
 
 PACKAGE_PREFIX = "package:"
 RANDOM_PREFIX = "random:"
+_MOST_PIECES = 10_000
 _RANGE = re.compile(r"\[(\d+)-(\d+)\]")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 # Distributions whose name differs from the module they install, for the hint of a missing package.
@@ -150,6 +151,11 @@ def piece_names(spec: str) -> list[str]:
             raise WeightsError(
                 f"the brackets of '{spec}' don't count the same number of pieces",
                 "every bracket counts from its first to its last piece: package:weights_part[1-6]/data/part[01-06].bin",
+            )
+        if max(lengths) > _MOST_PIECES:
+            raise WeightsError(
+                f"the brackets of '{spec}' count {max(lengths):,} pieces; at most {_MOST_PIECES:,} are possible",
+                "look at its numbers",
             )
         names += [_piece(term.strip(), step) for step in range(lengths.pop())]
     return names
