@@ -159,7 +159,7 @@ class MadeBefore:
         self._count = 0
 
     def take(self, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The next matrix: taken from here, or made and kept here."""
+        """Return the next matrix: taken from here, or made and kept here."""
         front = f"{self._count}."
         self._count += 1
         if self._is_whole:
@@ -267,7 +267,7 @@ def make_ready(module: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> None:
 def make_matrix(
     arithmetic: Arithmetic, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None
 ) -> nn.Module:
-    """A matrix (out,in) and its bias (out,) made ready; float32 on the CPU, but for ``fused`` and ``graphs``.
+    """Return a matrix (out,in) and its bias (out,) made ready; float32 on the CPU, but for ``fused`` and ``graphs``.
 
     Args:
         arithmetic: One of :data:`ARITHMETICS`.

@@ -173,7 +173,7 @@ class RoomAugmentation(_Chance):
 def impulse_response(
     rt60_s: float, direct_db: float, gap_s: float, sample_rate_hz: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """A room's response, (M,) float64: 1 at sample 0, then decaying noise.
+    """Return a room's response, (M,) float64: 1 at sample 0, then decaying noise.
 
     Args:
         rt60_s: Time in which the noise decays by 60 dB.

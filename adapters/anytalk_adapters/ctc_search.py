@@ -49,7 +49,7 @@ def found_lines(hearings: Sequence[Tensor], candidates: int, beam: int) -> dict[
 
 
 def line_likelihoods(frames: Tensor, lines: Sequence[Line]) -> list[float]:
-    """The log probability of each line in (T,1+V) frames, over all the ways in which they can say it."""
+    """Return the log probability of each line in (T,1+V) frames, over all the ways in which they can say it."""
     own, places = torch.unique(torch.tensor([token for line in lines for token in line]), return_inverse=True)
     kept = torch.cat([frames[:, :1], frames[:, 1 + own.to(frames.device)]], dim=1).float().cpu()
     sizes = torch.tensor([len(line) for line in lines])
@@ -62,7 +62,7 @@ def line_likelihoods(frames: Tensor, lines: Sequence[Line]) -> list[float]:
 def likeliest_lines(
     blanks: Sequence[float], tokens: Sequence[Sequence[tuple[int, float]]], beam: int
 ) -> list[tuple[Line, float]]:
-    """Lines of tokens, best first.
+    """Return lines of tokens, best first.
 
     Args:
         blanks: For each frame the log probability that it holds no token.

@@ -98,7 +98,7 @@ def parse_ctranslate2(content: bytes, name: str) -> CTranslate2File:
 
 
 def whisper_state_dict(file: CTranslate2File, name: str) -> dict[str, Tensor]:
-    """The state dict of openai-whisper's ``Whisper`` module.
+    """Return the state dict of openai-whisper's ``Whisper`` module.
 
     Args:
         file: A parsed model of spec ``WhisperSpec``.
@@ -120,7 +120,7 @@ def whisper_state_dict(file: CTranslate2File, name: str) -> dict[str, Tensor]:
 
 
 def _float32(variables: Mapping[str, np.ndarray], key: str) -> Tensor:
-    """A tensor, dequantised: int8 and int16 were multiplied by their scale (one per row, or one in all)."""
+    """Return a tensor, dequantised: int8 and int16 were multiplied by their scale (one per row, or one in all)."""
     stored = variables[key]
     values = torch.from_numpy(stored.astype(np.float32))
     if np.issubdtype(stored.dtype, np.integer):
@@ -143,7 +143,7 @@ def _norm(variables: Mapping[str, np.ndarray], source: str, target: str) -> dict
 def _fused(
     variables: Mapping[str, np.ndarray], source: str, target: str, members: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Rows of one linear layer, cut into equal layers of these names."""
+    """Return rows of one linear layer, cut into equal layers of these names."""
     tensors: dict[str, Tensor] = {}
     for leaf in ("weight", "bias"):
         rows = _float32(variables, f"{source}/{leaf}").chunk(len(members))

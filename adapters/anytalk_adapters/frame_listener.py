@@ -70,7 +70,7 @@ class FrameListener(InputAdapter):
         return -(-num_frames // self._frames.factor)
 
     def losses(self) -> list[Loss]:
-        """The loss ``align``."""
+        """Return the loss ``align``."""
         return [AlignLoss(self)]
 
     @abstractmethod
@@ -110,7 +110,7 @@ class AlignLoss(Loss):
         self._adapter = adapter
 
     def counts(self, row: LossRow) -> list[int]:
-        """Tokens of the transcripts."""
+        """Return tokens of the transcripts."""
         return [sum(len(ids) for ids in row.heard)]
 
     def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:

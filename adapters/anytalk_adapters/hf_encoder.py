@@ -144,7 +144,7 @@ class HFEncoder(SpeechEncoder):
 
 
 def _ears(model: Any) -> Any:
-    """The audio encoder inside: a speech recogniser's encoder, an audio language model's tower, or the model."""
+    """Return the audio encoder inside: a speech recogniser's encoder, an audio language model's tower, or the model."""
     if model.config.is_encoder_decoder:
         return model.get_encoder()
     return getattr(model, "audio_tower", model)

@@ -57,7 +57,7 @@ def swiglu_width(width: int) -> int:
 
 @torch.no_grad()
 def text_embedding_rms(backbone: Backbone) -> float:
-    """Mean over tokens of the root mean square of a text embedding of `backbone`."""
+    """Return mean over tokens of the root mean square of a text embedding of `backbone`."""
     device = next(backbone.parameters()).device
     ids = torch.arange(min(backbone.text_vocab_size, SAMPLED_EMBEDDINGS), device=device)[None]
     # (1,n,D) -> (n,)
@@ -120,7 +120,7 @@ class MlpAdapter(InputAdapter):
         return cls(widths, _output_norm(options.output_norm, backbone)).to(context.device)
 
     def output_length(self, num_frames: int) -> int:
-        """One column per frame."""
+        """Return one column per frame."""
         return num_frames
 
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
@@ -157,7 +157,7 @@ class SwigluAdapter(InputAdapter):
         return cls(encoder_width, hidden, backbone.width, norm).to(context.device)
 
     def output_length(self, num_frames: int) -> int:
-        """One column per frame."""
+        """Return one column per frame."""
         return num_frames
 
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:

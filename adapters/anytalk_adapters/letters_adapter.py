@@ -79,7 +79,7 @@ def likeliest_letters(chances: Tensor) -> str:
 
 
 def typed(lines: Sequence[tuple[int, ...]], backbone: Backbone, features: Tensor, columns: Sequence[int]) -> HeardBatch:
-    """The text embeddings of lines of tokens, in the dtype of (B,F,E) features.
+    """Return the text embeddings of lines of tokens, in the dtype of (B,F,E) features.
 
     Args:
         columns: The most that each line may have; what is longer is cut off.

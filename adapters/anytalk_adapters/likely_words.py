@@ -71,7 +71,7 @@ class Reader:
 
     @torch.no_grad()
     def read(self, lines: Sequence[Line], marks: Sequence[int]) -> tuple[list[float], list[list[float]]]:
-        """The log probability of each line after the context, and of each mark after it."""
+        """Return the log probability of each line after the context, and of each mark after it."""
         start = self._start
         longest, device = max(map(len, lines)), next(self.backbone.parameters()).device
         # The context's last token is read in front of each line: its state says what comes first.
@@ -115,13 +115,13 @@ class Reader:
 
 
 def mark_tokens(tokenizer: TextTokenizer) -> list[int]:
-    """Tokens of the marks that end a sentence, as they follow a word; those that are no token are left out."""
+    """Return tokens of the marks that end a sentence, as they follow a word; those that are no token are left out."""
     after_a_word = [tokenizer.encode("a" + mark) for mark in _MARKS]
     return [ids[-1] for ids, mark in zip(after_a_word, _MARKS, strict=True) if tokenizer.decode(ids[-1:]) == mark]
 
 
 def _melodies(heard: Mapping[int | None, float], marks: Sequence[int]) -> list[float]:
-    """How each mark was heard after some words, beside the likeliest one: 0 for that, or if none was heard."""
+    """Return how each mark was heard after some words, beside the likeliest one: 0 for that, or if none was heard."""
     of_marks = [heard.get(mark, -math.inf) for mark in marks]
     top = max(of_marks, default=-math.inf)
     return [0.0 if top == -math.inf else max(chance - top, _UNHEARD) for chance in of_marks]

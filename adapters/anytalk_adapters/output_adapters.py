@@ -49,7 +49,7 @@ class BlocksAdapter(BackboneAdapter):
         return cast("Tensor", self.blocks(states.pre_norm.to(dtype), cache))
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
-        """An empty cache of the blocks' own kind."""
+        """Return an empty cache of the blocks' own kind."""
         return cast("Cache", self.blocks.new_cache(batch_size, max_steps))  # type: ignore[operator]
 
 
@@ -75,7 +75,7 @@ class NoAdapter(BackboneAdapter):
         return self._width
 
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
-        """States after the final norm (B,T,D), as they are."""
+        """Return states after the final norm (B,T,D), as they are."""
         return states.normed
 
     def new_cache(self, batch_size: int, max_steps: int) -> None:

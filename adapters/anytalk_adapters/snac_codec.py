@@ -160,7 +160,7 @@ class SnacCodec(Codec):
         return WindowedStream(self.decode_window, self.num_streams, self.samples_per_frame, self.stream_context_frames)
 
     def _folded(self) -> SnacWeights:
-        """The weights that streams run on, laid out anew when those of the model have changed or moved."""
+        """Return the weights that streams run on, laid out anew when those of the model have changed or moved."""
         tensors = list(self.model.parameters())
         state = (tensors[0].device, tensors[0].dtype, self.noise_seed, sum(t._version for t in tensors))
         if self._stream_weights is None or self._stream_weights[0] != state:
@@ -169,7 +169,7 @@ class SnacCodec(Codec):
 
 
 def load_snac(source: ModelSource) -> SNAC:
-    """A SNAC model from a folder or the hub, on the CPU in float32.
+    """Return a SNAC model from a folder or the hub, on the CPU in float32.
 
     Raises:
         WeightsError: files that are missing, damaged or not SNAC's.

@@ -34,7 +34,7 @@ _NEXT = object()
 
 
 def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Message]:
-    """All turns of a record, a top-level ``system`` included.
+    """Return all turns of a record, a top-level ``system`` included.
 
     Raises:
         DataError: a shape that is none of these, a role or a content of another kind, more or fewer tags than sounds.
@@ -62,7 +62,7 @@ class _Sounds:
         self.values, self.where, self.folder, self.used = values, where, folder, 0
 
     def next(self) -> Audio | None:
-        """The sound that the next tag refers to."""
+        """Return the sound that the next tag refers to."""
         self.used += 1
         if self.used > len(self.values):
             raise DataError(
@@ -103,7 +103,7 @@ def _turn(message: Any, where: str, sounds: _Sounds) -> Message:
 
 
 def _parts(content: Any, where: str) -> Iterator[Any]:
-    """Words, :data:`_NEXT` for the next sound of the record, or a one-tuple with a sound's value."""
+    """Yield words, :data:`_NEXT` for the next sound of the record, or a one-tuple with a sound's value."""
     if content is None:
         return
     if isinstance(content, str):
@@ -137,7 +137,7 @@ def _tagged(text: str) -> Iterator[Any]:
 
 
 def _given(value: Any, where: str, folder: Folder) -> Audio | None:
-    """Sound inside the message itself: a path, an address, or OpenAI's base64."""
+    """Return sound inside the message itself: a path, an address, or OpenAI's base64."""
     if isinstance(value, Mapping) and isinstance(value.get("url"), str):
         value = value["url"]
     if isinstance(value, Mapping) and isinstance(value.get("data"), str):

@@ -165,7 +165,7 @@ class VctkSource(CorpusSource):
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders and the names of their files, both sorted; a folder is read when its turn comes."""
+    """Yield folders and the names of their files, both sorted; a folder is read when its turn comes."""
     for folder, folders, names in os.walk(root, followlinks=True):
         folders.sort()
         yield Path(folder), sorted(names)

@@ -75,7 +75,7 @@ class TableSource(DataSource):
 
 
 def locate(path: str) -> Path | str:
-    """A local path (absolute; a path that exists always wins), an address, or a hub id.
+    """Return a local path (absolute; a path that exists always wins), an address, or a hub id.
 
     Raises:
         DataError: a path that doesn't exist.
@@ -91,7 +91,7 @@ def locate(path: str) -> Path | str:
 
 
 def is_hub_id(location: Path | str) -> bool:
-    """Whether what :func:`locate` found must come from the hub or its cache."""
+    """Return whether what :func:`locate` found must come from the hub or its cache."""
     return isinstance(location, str) and "://" not in location
 
 
@@ -131,7 +131,7 @@ def open_dataset(options: TableOptions) -> Table:
 
 
 def _peeked(name: str, columns: list[str] | None, records: Iterator[Record | BadRow], folder: Folder) -> Table:
-    """A table whose columns, where they aren't known, are those of its first good record."""
+    """Return a table whose columns, where they aren't known, are those of its first good record."""
     if columns is not None:
         return Table(name, columns, records, folder)
     seen: list[Record | BadRow] = []
@@ -153,7 +153,7 @@ def _suffix(name: str) -> str:
 
 
 def _load(location: Path | str, options: TableOptions) -> Any:
-    """A ``datasets.IterableDataset``."""
+    """Return a ``datasets.IterableDataset``."""
     datasets = _datasets()
     if is_hub_id(location):
         loaded = datasets.load_dataset(
@@ -178,7 +178,7 @@ def _load(location: Path | str, options: TableOptions) -> Any:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """The same data set with sound (and pictures) left as they lie in the file: torchcodec is not needed."""
+    """Return the same data set with sound (and pictures) left as they lie in the file: torchcodec is not needed."""
     if dataset.features is None:
         return dataset
     features = {name: _plain(feature) for name, feature in dataset.features.items()}
@@ -211,7 +211,7 @@ def _records(dataset: Any, name: str) -> Iterator[Record]:
 
 
 def pick(data: Any, path: str) -> Any:
-    """A value by its column name, or by a dotted path through dicts and lists: ``"answers.text.0"``.
+    """Return a value by its column name, or by a dotted path through dicts and lists: ``"answers.text.0"``.
 
     Raises:
         KeyError: there is no such place; its argument is the step that failed.
@@ -250,7 +250,7 @@ def _datasets() -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What `datasets` and its dependencies raise for data that isn't there or isn't well-formed."""
+    """Return what `datasets` and its dependencies raise for data that isn't there or isn't well-formed."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 

@@ -49,14 +49,14 @@ def need_columns(columns: Sequence[str], needed: Sequence[str], where: str) -> N
 
 
 def text_of(value: Any, field: str, where: str) -> str | None:
-    """Text or None (DataError: anything else)."""
+    """Return text or None (DataError: anything else)."""
     if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; text is expected", "quote it")
     return value
 
 
 def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None:
-    """Sound as manifests and tables hold it.
+    """Return sound as manifests and tables hold it.
 
     Args:
         value: A path, an address (with ``://``), the bytes of a sound file, or a dict of `datasets`: ``{bytes, path}``
@@ -143,7 +143,7 @@ def _samples(value: Mapping[str, Any], field: str, where: str) -> Sound:
 
 
 def history_of(value: Any, where: str, folder: Folder) -> tuple[Message, ...]:
-    """A list of ``{role, text, audio}`` (or ``content`` for ``text``) as messages.
+    """Return a list of ``{role, text, audio}`` (or ``content`` for ``text``) as messages.
 
     Raises:
         DataError: what is wrong, and with which turn.
@@ -198,7 +198,7 @@ def check_history(messages: Sequence[Message], where: str) -> None:
 
 
 def tasks_of(value: Any, where: str) -> tuple[str, ...] | None:
-    """Task names, or None (DataError: no list of names, or an empty one)."""
+    """Return task names, or None (DataError: no list of names, or an empty one)."""
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
@@ -209,7 +209,7 @@ def tasks_of(value: Any, where: str) -> tuple[str, ...] | None:
 
 
 def row_of(data: Mapping[str, Any], where: str, folder: Folder) -> Row:
-    """A row from a dict whose keys are manifest fields or their aliases.
+    """Return a row from a dict whose keys are manifest fields or their aliases.
 
     Raises:
         DataError: an unknown field, one given twice, or a value that doesn't fit.

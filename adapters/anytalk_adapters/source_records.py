@@ -65,7 +65,7 @@ class Place:
 
 
 def find_manifest(path: str) -> Place:
-    """The place of a manifest (DataError: no such file)."""
+    """Return the place of a manifest (DataError: no such file)."""
     if "://" in path:
         return Place(path)
     found = Path(path).expanduser().absolute()
@@ -75,7 +75,7 @@ def find_manifest(path: str) -> Place:
 
 
 def read_json(place: Place, fields: str = "") -> Iterator[Record | BadRow]:
-    """Records of a JSONL file (one object per line), or of a JSON file that holds one array of objects.
+    """Yield records of a JSONL file (one object per line), or of a JSON file that holds one array of objects.
 
     Args:
         fields: Names of the fields, for the hint of a line that is no object.
@@ -171,7 +171,7 @@ def _csv_records(header: list[str], lines: Iterable[list[str]], place: Place) ->
 
 
 def make_rows(records: Iterable[Record | BadRow], make: Callable[[Record], Iterable[Row]]) -> Iterator[Row | BadRow]:
-    """Rows of records; what one record raises becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
+    """Yield rows of records; what one record raises becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
     for record in records:
         if isinstance(record, BadRow):
             yield record

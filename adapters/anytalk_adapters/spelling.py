@@ -25,7 +25,7 @@ class Spelling:
         self._spelt: dict[int, list[int]] = {}
 
     def letters_of(self, token: int) -> list[int]:
-        """Bytes of a text token, at most `max_letters`; END for the end of the text, nothing for other marks."""
+        """Return bytes of a text token, at most `max_letters`; END for the end of the text, nothing for other marks."""
         if token == END_OF_TEXT:
             return [END]
         if token < 0:

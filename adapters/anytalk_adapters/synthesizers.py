@@ -38,7 +38,7 @@ def shift_pitch(wave: np.ndarray, pitch: float, sample_rate_hz: int) -> np.ndarr
 
 
 def _check_request(text: str, voice: str | None, voices: list[str], speed: float) -> str:
-    """The voice to use; AnytalkError for an empty text, an unknown voice or a speed out of range."""
+    """Return the voice to use; AnytalkError for an empty text, an unknown voice or a speed out of range."""
     if not any(c.isalnum() for c in text):
         raise AudioError(f"{text!r} holds nothing to say", "give a text with at least one word")
     if not 0.25 <= speed <= 4.0:
@@ -156,7 +156,7 @@ class ProgramSynthesizer(Synthesizer):
 
     @abstractmethod
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
-        """Arguments after the program's name, and its standard input."""
+        """Return arguments after the program's name, and its standard input."""
 
     @property
     def voices(self) -> list[str]:
@@ -192,7 +192,7 @@ class ProgramSynthesizer(Synthesizer):
 
 
 def _find_program(engine: str, program: str, package: str) -> str:
-    """Path of a program, or PluginError that says how to get it."""
+    """Return path of a program, or PluginError that says how to get it."""
     found = shutil.which(program)
     if found is None:
         raise PluginError(

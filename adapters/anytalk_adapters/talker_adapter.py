@@ -153,7 +153,7 @@ class TalkerAdapter(SpeechDecoder):
         return cast("Tensor", self.norm(h))
 
     def losses(self) -> list[Loss]:
-        """The loss ``pace``."""
+        """Return the loss ``pace``."""
         return [PaceLoss(self)]
 
     def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
@@ -168,7 +168,7 @@ class TalkerAdapter(SpeechDecoder):
         return (durations.sum(dim=1) - spoken_steps(audio)).abs()
 
     def _read(self, states: BackboneStates | None, text: Tensor, memory: TalkerMemory) -> tuple[Tensor, Tensor]:
-        """The letters that come with these steps: (B,n,W'), and (B,n) how many steps each takes to say."""
+        """Return the letters that come with these steps: (B,n,W'), and (B,n) how many steps each takes to say."""
         device = text.device
         first = memory.places(1, device)
         letters, places, sources, ends = self._spell(text.tolist(), memory)
@@ -248,7 +248,7 @@ class PaceLoss(Loss):
         self._decoder = decoder
 
     def counts(self, row: LossRow) -> list[int]:
-        """Steps of speech."""
+        """Return steps of speech."""
         return [int(row.loss_mask[0].sum())]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:

@@ -112,7 +112,7 @@ class TalkerMemory:
         self._change()
 
     def take(self, row: int) -> TalkerMemory:
-        """A memory of this row alone."""
+        """Return a memory of this row alone."""
         taken = TalkerMemory()
         taken.steps, taken.letters = self.steps.take(row), self.letters.take(row)
         taken._change()
@@ -213,7 +213,7 @@ class SpeechBlock(nn.Module):
         memory: TalkerMemory,
         name: str,
     ) -> Tensor:
-        """One layer.
+        """Return one layer.
 
         Args:
             x: (B,T,W) steps.

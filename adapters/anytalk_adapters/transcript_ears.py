@@ -128,7 +128,7 @@ def cut(wave: Tensor) -> list[Tensor]:
 
 
 def first_cut(wave: Tensor) -> int:
-    """Where (N,) is cut first, in samples; 0 where nothing is cut, or not yet: what comes later moves no cut.
+    """Return where (N,) is cut first, in samples; 0 where nothing is cut, or not yet: what comes later moves no cut.
 
     In the middle of the first pause after 6 s, as soon as speech goes on; a pause is 0.4 s in which every 20 ms
     are 25 dB softer than the loudest before. Without one by 14 s, where it is quietest.

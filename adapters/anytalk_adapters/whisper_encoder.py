@@ -22,12 +22,12 @@ SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
 
 
 def covering_frames(num_samples: int) -> int:
-    """Frames that cover this many samples: ``ceil(num_samples / 320)``."""
+    """Return frames that cover this many samples: ``ceil(num_samples / 320)``."""
     return -(-num_samples // SAMPLES_PER_FRAME)
 
 
 def mini_omni_frames(num_samples: int) -> int:
-    """Frames that the original Mini-Omni counts, in its own floating point.
+    """Return frames that the original Mini-Omni counts, in its own floating point.
 
     Whole 20 ms steps plus one; for 9 of the exact multiples of 320 below 30 s (64320 samples, for one) rounding
     makes it one less, and adapters were trained with that.

@@ -70,7 +70,7 @@ def first_frames(table: np.ndarray) -> list[int]:
 
 
 def _looks(writer: WhisperWriter, features: Tensor, ids: Sequence[int]) -> Tensor:
-    """Where the heads that follow the sound look: (heads, tokens, F), before the softmax."""
+    """Return where the heads that follow the sound look: (heads, tokens, F), before the softmax."""
     follows = writer.model.alignment_heads.to_dense()
     decoder = writer.decoder
     x = decoder.token_embedding(torch.tensor([ids], device=features.device)) + decoder.positional_embedding[: len(ids)]
@@ -87,7 +87,7 @@ def _looks(writer: WhisperWriter, features: Tensor, ids: Sequence[int]) -> Tenso
 
 
 def _words(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, int, int]]:
-    """Words, of how many tokens each is spoken, and how many it has with the punctuation after it."""
+    """Return words, of how many tokens each is spoken, and how many it has with the punctuation after it."""
     words: list[tuple[str, int, int]] = []
     for text, tokens in zip(*tokenizer.split_to_word_tokens([*ids, tokenizer.eot]), strict=True):
         if tokens[-1] == tokenizer.eot:

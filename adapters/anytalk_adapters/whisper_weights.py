@@ -103,7 +103,7 @@ def load_for_language(spec: str, language: str | None, folder: Path | None = Non
 
 
 def writer_tokenizer(model: Whisper, language: str = "en") -> Tokenizer:
-    """The tokenizer of a model that writes a language."""
+    """Return the tokenizer of a model that writes a language."""
     with warnings.catch_warnings():
         # The whisper package keeps its vocabulary file open while it reads it, once per process.
         warnings.simplefilter("ignore", ResourceWarning)
@@ -163,7 +163,7 @@ def _load_named(name: str) -> Whisper:
 
 
 def _load(source: ModelSource) -> Whisper:
-    """A local model by way of a file in float32 that is made once, and then mapped instead of read."""
+    """Return a local model by way of a file in float32 that is made once, and then mapped instead of read."""
     try:
         # The digit says how it is written down.
         name = f"whisper-1-{digest_of(_files(source))[:32]}"

@@ -150,7 +150,7 @@ class WhisperWriter(nn.Module):
 
 
 def loop_length(ids: list[int]) -> int:
-    """How many tokens at the end only repeat the ones before them; 0 where nothing loops.
+    """Return how many tokens at the end only repeat the ones before them; 0 where nothing loops.
 
     >>> loop_length([5] + [1, 2, 3] * 4)
     9
@@ -164,7 +164,7 @@ def loop_length(ids: list[int]) -> int:
 
 
 def _projected(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of (1,T,W) in heads: (1,H,T,W/H) each."""
+    """Return keys and values of (1,T,W) in heads: (1,H,T,W/H) each."""
     return heads_of(attention, attention.key(x)), heads_of(attention, attention.value(x))
 
 

@@ -72,7 +72,7 @@ def likeliest_texts(
 
 
 def common_words(tokenizer: TextTokenizer, vocab_size: int) -> WordChance:
-    """How common words are, by the tokens that a vocabulary has for them.
+    """Return how common words are, by the tokens that a vocabulary has for them.
 
     Vocabularies are made by joining what is most frequent, in that order: a low number is a frequent word (Zipf: its
     chance is one over its rank), and a word of several tokens is a rare one.

@@ -49,7 +49,7 @@ class Timed:
     cache_bytes: int  # memory that backbone and output adapter reserved; 0 for caches that grow
 
     def first_sound(self) -> dict[str, float]:
-        """Seconds of each of :data:`FIRST_SOUND`."""
+        """Return seconds of each of :data:`FIRST_SOUND`."""
         found = segments(self.marks)
         return {name: found[name] for name in FIRST_SOUND}
 
@@ -139,7 +139,7 @@ class _Caches:
 
 
 def merged(answers: Sequence[Timed], first: int, stop: int | None) -> Stopwatch:
-    """The laps of several answers together, those from `first` to `stop` of each."""
+    """Return the laps of several answers together, those from `first` to `stop` of each."""
     watch = Stopwatch()
     for timed in answers:
         watch.laps += timed.watch.laps[first:stop]
@@ -147,5 +147,5 @@ def merged(answers: Sequence[Timed], first: int, stop: int | None) -> Stopwatch:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one; 0 for none."""
+    """Return the middle one; 0 for none."""
     return statistics.median(values) if values else 0.0

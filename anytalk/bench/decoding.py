@@ -91,7 +91,7 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
 
 
 def machine(talker: Talker) -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return what the figures were taken on."""
     return {
         "torch": torch.__version__,
         "device": talker.device,
@@ -129,7 +129,7 @@ def _mean_wall(laps: Sequence[dict[str, float]]) -> float:
 
 
 def _against(naive: NaiveAnswer, figures: dict[str, Any]) -> dict[str, Any]:
-    """The straightforward loop's figures, and how many times faster ours are."""
+    """Return the straightforward loop's figures, and how many times faster ours are."""
     step_ms, ours = 1e3 * median(naive.steps_s), figures["segments"]["step_ms"]
     return {
         "baseline_step_ms": step_ms,
@@ -146,7 +146,7 @@ def _against(naive: NaiveAnswer, figures: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Milliseconds of a step after `length` columns, for two rows and for one: backbone, adapter and heads.
+    """Return milliseconds of a step after `length` columns, for two rows and for one: backbone, adapter and heads.
 
     Two rows write text after a conversation of that length, which they share. One row speaks after the text's end,
     and holds what :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.

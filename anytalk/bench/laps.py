@@ -32,7 +32,7 @@ class Laps:
         self._inner = 0.0
 
     def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function with a clock around it."""
+        """Return the same function with a clock around it."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             outer, self._inner = self._inner, 0.0

@@ -9,7 +9,7 @@ from anytalk.plugins.contracts import Cache
 
 
 def num_bytes(cache: Cache | None) -> int:
-    """Memory that a :class:`KeyValueCache` reserves; 0 for others, which don't reserve any."""
+    """Return memory that a :class:`KeyValueCache` reserves; 0 for others, which don't reserve any."""
     if not isinstance(cache, KeyValueCache):
         return 0
     return sum(memory.numel() * memory.element_size() for memory in cache.layers.values())

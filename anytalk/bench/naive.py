@@ -93,7 +93,7 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
 
 
 def _listen_padded(talker: Talker, wave: np.ndarray) -> Heard:
-    """What is heard, from 30 s of sound where the encoder can be told to hear so much."""
+    """Return what is heard, from 30 s of sound where the encoder can be told to hear so much."""
     encoder: Any = talker.model.encoder
     before = getattr(encoder, "pad_to_30s", None)
     if encoder is None or before is None:

@@ -163,12 +163,12 @@ class LlamaCpp:
 
 
 def has_peer() -> bool:
-    """Whether llama.cpp is installed."""
+    """Return whether llama.cpp is installed."""
     return importlib.util.find_spec(PEER) is not None
 
 
 def whole_file(source: ModelSource, folder: Path) -> Path:
-    """The one GGUF file of a model; pieces are put together in `folder`.
+    """Return the one GGUF file of a model; pieces are put together in `folder`.
 
     Raises:
         ConfigError: it is no GGUF file.

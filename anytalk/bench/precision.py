@@ -114,7 +114,7 @@ def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answ
 
 
 def _generation(kind: type[G], talker: Talker, prompt: Prompt, options: DecodeOptions) -> G:
-    """A spoken answer to a prompt, batch-parallel where the talker's route asks for it."""
+    """Return a spoken answer to a prompt, batch-parallel where the talker's route asks for it."""
     model = talker.model
     rows = [prompt, talker.prompts.text_only_row(prompt)][: model.route.num_rows]
     pattern, speaker = talker.config.grid.delay_pattern(), talker.speaker_index(None)
@@ -181,7 +181,7 @@ def _compare(name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> di
 
 
 def _same_start(wanted: Sequence[int], found: Sequence[int]) -> float:
-    """The share of an answer before another one leaves it; 1 for the same answer."""
+    """Return the share of an answer before another one leaves it; 1 for the same answer."""
     if list(wanted) == list(found):
         return 1.0
     same = 0

@@ -21,7 +21,7 @@ SIZES = {
 
 
 def reference_config(size: str = "reference") -> TalkerConfig:
-    """The configuration of the reference stack; `size` is one of :data:`SIZES`."""
+    """Return the configuration of the reference stack; `size` is one of :data:`SIZES`."""
     made: dict[str, Any] = SIZES[size]
     return TalkerConfig.model_validate(
         {
@@ -38,6 +38,6 @@ def reference_config(size: str = "reference") -> TalkerConfig:
 
 
 def reference_talker(size: str = "reference") -> Talker:
-    """The reference stack, in memory only."""
+    """Return the reference stack, in memory only."""
     config, registry = reference_config(size), default_registry()
     return Talker(config, assemble(config, registry), registry)

@@ -42,7 +42,7 @@ def measure_commands(folder: Path, repeats: int, told: Told) -> dict[str, dict[s
 def measure_answers(
     folder: Path, text: str, question: Path | None, repeats: int, options: Sequence[str], told: Told
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Seconds to the first text of ``anytalk talk``, by how it is asked and whether the cache is empty.
+    """Return seconds to the first text of ``anytalk talk``, by how it is asked and whether the cache is empty.
 
     Args:
         folder: Talker folder.
@@ -100,7 +100,7 @@ def _run(command: Sequence[str], more: dict[str, str]) -> tuple[float, float]:
 
 
 def measure_server(folder: Path, text: str, question: Path | None, told: Told) -> dict[str, Any]:
-    """A server in a fresh process: seconds until it prints its addresses, and to the first sound of its answers.
+    """Return a server in a fresh process: seconds until it prints its addresses, and to the first sound of its answers.
 
     Args:
         folder: Talker folder.

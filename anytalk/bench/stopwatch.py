@@ -32,7 +32,7 @@ class Stopwatch:
         self._began = self.now()
 
     def now(self) -> float:
-        """Seconds; waits for what a GPU still has to do."""
+        """Return seconds; waits for what a GPU still has to do."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -56,7 +56,7 @@ class Stopwatch:
         return timed
 
     def medians(self) -> dict[str, float]:
-        """The median of each segment; the mean of ``codec``, which not every step has, and of ``wall``."""
+        """Return the median of each segment; the mean of ``codec``, which not every step has, and of ``wall``."""
         found = {}
         for name in (*STEP_SEGMENTS, "wall"):
             middle = statistics.fmean if name in ("codec", "wall") else statistics.median

@@ -104,14 +104,14 @@ def make_examples(talker: Talker, count: int, seed: int) -> list[Example]:
 
 
 def make_stage(name: str, steps: int, rows: int, positions: int) -> StageConfig:
-    """A stage of the paper, short, with batches for this machine."""
+    """Return a stage of the paper, short, with batches for this machine."""
     (stage,) = (s for s in find_recipe("paper", default_registry()).stages if s.name == name)
     changes = {"steps": steps + WARM_UP, "batch_size": rows, "max_positions": positions}
     return stage.model_copy(update={**changes, "warmup_steps": 0, "log_every": 1, "checkpoint_every": 10**9})
 
 
 def make_steps(talker: Talker, stage: StageConfig, examples: Sequence[Example]) -> Steps:
-    """The work of the stage's steps, as the loop lays it out: a function of seed and step."""
+    """Return the work of the stage's steps, as the loop lays it out: a function of seed and step."""
     settings = StepSettings(
         tasks=stage.tasks,
         batch_size=stage.batch_size,
@@ -136,7 +136,7 @@ class Floor:
         self.tables = [p for part in fed[1:] if part is not None for p in part.parameters() if p.requires_grad]
 
     def prepare(self, batch: Batch) -> dict[str, Any]:
-        """Tensors of a pass's shapes."""
+        """Return tensors of a pass's shapes."""
         layout = self.model.layout
         mask, targets = batch.loss_mask[:, :, 1:], batch.tokens[:, :, 1:]
         text, audio = mask[:, layout.text_row], mask[:, : layout.text_row]
@@ -181,7 +181,7 @@ class Floor:
 
 
 def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    """Seconds of each step: of the loop, and of the floor right after it."""
+    """Return seconds of each step: of the loop, and of the floor right after it."""
     talker, bare = load_talker(folder, with_encoder=False), load_talker(folder, with_encoder=False)
     floor, steps = Floor(bare, stage), make_steps(bare, stage, examples)
     loop_s: list[float] = []
@@ -227,7 +227,7 @@ def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) 
 
 
 def cells(figure: dict[str, Any]) -> list[str]:
-    """A figure of :func:`measure_time` as cells: stage, positions, both speeds, ratio, its range, padding."""
+    """Return a figure of :func:`measure_time` as cells: stage, positions, both speeds, ratio, its range, padding."""
     return [
         figure["stage"],
         f"{figure['positions_per_step']:.0f}",

@@ -58,7 +58,7 @@ def command(
 
 
 def _attached(model: str, voice: str | None, folder: Path) -> Path:
-    """A talker of a model, attached by another process, which leaves this one as it is."""
+    """Return a talker of a model, attached by another process, which leaves this one as it is."""
     words = ["attach", model, "-o", str(folder), *(["--voice", voice] if voice is not None else [])]
     done = subprocess.run([sys.executable, "-m", "anytalk", *words], capture_output=True, text=True, check=False)
     if done.returncode:

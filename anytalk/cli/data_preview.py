@@ -156,7 +156,7 @@ def _write(preview: Preview, example: Example, talker: Talker, task: Task, folde
 
 
 def _question_rate_hz(example: Example, talker: Talker) -> int:
-    """The rate of a clip's sound, which its length and its samples tell."""
+    """Return the rate of a clip's sound, which its length and its samples tell."""
     clip = example.clip
     if clip is None or clip.wave is None or clip.duration_s <= 0:
         return talker.codec.sample_rate_hz

@@ -89,14 +89,14 @@ def _gpu_is_there() -> bool:
 
 
 def _gpu() -> str:
-    """The name of the GPU that torch uses; only torch can tell, so it is imported; empty for none."""
+    """Return the name of the GPU that torch uses; only torch can tell, so it is imported; empty for none."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
 def _cpu_flags() -> set[str]:
-    """What the processor can do, by Linux' names; empty elsewhere."""
+    """Return what the processor can do, by Linux' names; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

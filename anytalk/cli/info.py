@@ -32,7 +32,7 @@ def command(
 
 
 def count_tensors(path: Path) -> dict[str, int]:
-    """Parameters by part of a ``.safetensors`` file, read from its header alone.
+    """Return parameters by part of a ``.safetensors`` file, read from its header alone.
 
     Raises:
         TalkerError: a file that is missing, truncated or no safetensors.
@@ -53,7 +53,7 @@ def count_tensors(path: Path) -> dict[str, int]:
 
 
 def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str, Any]:
-    """What ``--json`` prints: configuration, licences, and parameters of the parts that are saved."""
+    """Return what ``--json`` prints: configuration, licences, and parameters of the parts that are saved."""
     saved = count_tensors(folder / config.weights.file) if config.weights else {}
     trained = {part for record in config.history for part in record.trained}
     parts: dict[str, dict[str, Any]] = {}

@@ -46,7 +46,7 @@ class WordTokenizer:
         self.words = ["<end>"]
 
     def encode(self, text: str) -> list[int]:
-        """One id per word or mark, new words get new ids."""
+        """Return one id per word or mark, new words get new ids."""
         ids = []
         for word in re.findall(r"<[a-z]+>|\n| ?[^\s<]+|\s", text):
             if word not in self.words:
@@ -60,7 +60,7 @@ class WordTokenizer:
         return "".join(self.words[i] for i in ids if i < len(self.words))
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """Each message between its role's mark and ``<end>``, then the mark of the assistant."""
+        """Return each message between its role's mark and ``<end>``, then the mark of the assistant."""
         return "".join(f"<{m['role']}>{m['content']}<end>" for m in messages) + "<assistant>"
 
 
@@ -140,7 +140,7 @@ def _number(text: str) -> int:
 
 
 def _code_label(delay: DelayPattern) -> Callable[[int], str]:
-    """The frame; in one flat stream ``frame.stream``, because all streams are in one row."""
+    """Return the frame; in one flat stream ``frame.stream``, because all streams are in one row."""
     if delay.steps_per_frame == 1:
         return str
     return lambda code: f"{code % delay.codec_codebook_size}.{code // delay.codec_codebook_size}"

@@ -73,7 +73,7 @@ def say(message: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
-    """A plain table; cells are shown as they are, the columns `numbers` flush right."""
+    """Return a plain table; cells are shown as they are, the columns `numbers` flush right."""
     made = Table(
         title=title, title_justify="left", title_style="bold", header_style="bold cyan", box=None, pad_edge=False
     )
@@ -85,7 +85,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 
 def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    """Names and values under each other."""
+    """Return names and values under each other."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     made.add_column(style="cyan", no_wrap=True)
     made.add_column(overflow="fold")

@@ -11,7 +11,7 @@ from anytalk.grid.audio import joined
 
 
 def load_sounddevice() -> Any:
-    """The package (PluginError: it, or the PortAudio library it needs, is not installed)."""
+    """Return the package (PluginError: it, or the PortAudio library it needs, is not installed)."""
     try:
         import sounddevice
     except ImportError:

@@ -118,7 +118,7 @@ def _deepspeed(path: Path | None) -> dict[str, Any] | None:
 
 
 def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str]) -> Recipe:
-    """The recipe with its settings changed and, if one was asked for, only that stage.
+    """Return the recipe with its settings changed and, if one was asked for, only that stage.
 
     Raises:
         UnknownNameError: no such stage.

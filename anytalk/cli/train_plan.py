@@ -72,7 +72,7 @@ def count_stage(talker: Talker, stage: StageConfig) -> StageParameters:
 
 
 def plan_lines(counts: StageParameters, activations: int, precision: str) -> list[tuple[str, DeviceMemory]]:
-    """Names and figures of a stage's table."""
+    """Return names and figures of a stage's table."""
     lines = [("one process, or one of several", plain_memory(counts, activations))]
     for zero_stage in (1, 2, 3):
         for world in WORLDS:

@@ -113,7 +113,7 @@ class LaidRow:
         return self._outline.question_text is not None and all(t.text is not None for t in self._outline.history)
 
     def twin(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same conversation typed."""
+        """Return the same conversation typed."""
         grid, text_row = text_twin(self._talker, self._outline), self._talker.model.layout.text_row
         return grid.tokens[text_row], grid.loss_mask[text_row]
 
@@ -128,7 +128,7 @@ class Steps(Dataset[Step]):
         self._rows: dict[Draw, LaidRow] = {}
 
     def __getitem__(self, step: int) -> Step:
-        """The work of one optimizer step, on the CPU."""
+        """Return the work of one optimizer step, on the CPU."""
         settings = self._settings
         draws = self._mixture.draws(step)
         laid = [self._row(draw) for draw in draws]
@@ -150,7 +150,7 @@ class Steps(Dataset[Step]):
         )
 
     def first_row(self) -> tuple[Example, Task]:
-        """The first row of the first step, with features and sound as far as they are kept, and its task."""
+        """Return the first row of the first step, with features and sound as far as they are kept, and its task."""
         draw = self._mixture.draws(0)[0]
         return self._feeds[draw.feed].example(draw.index), self._tasks[draw.task]
 
@@ -263,7 +263,7 @@ def _sound(clip: Clip, name: str) -> Tensor:
 
 
 def _pad_grids(layout: StreamLayout, grids: Sequence[TrainingGrid]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (B,S,T), loss mask (B,S,T) and answer mask (B,T)."""
+    """Return tokens (B,S,T), loss mask (B,S,T) and answer mask (B,T)."""
     steps = max(grid.tokens.shape[1] for grid in grids)
     tokens = np.full((len(grids), layout.num_streams, steps), layout.pad_a, dtype=np.int64)
     tokens[:, layout.text_row] = layout.pad_t

@@ -33,7 +33,7 @@ def check_text(text: str | None, where: str, keep_blank: bool = False) -> None:
 
 
 def _says_something(text: str) -> bool:
-    """Whether a text holds more than blanks and characters that nobody sees."""
+    """Return whether a text holds more than blanks and characters that nobody sees."""
     return any(unicodedata.category(character) not in _UNSEEN for character in text)
 
 

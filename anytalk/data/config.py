@@ -122,7 +122,7 @@ def read_data_config(path: Path) -> DataConfig:
 
 
 def build_source(source: SourceConfig, registry: Registry) -> DataSource:
-    """The reader of a source (AnytalkError: an unknown kind, wrong options, or nothing where `path` points)."""
+    """Return the reader of a source (AnytalkError: an unknown kind, wrong options, or nothing where `path` points)."""
     options = {**source.options, "path": source.path}
     built: DataSource = registry.build("data source", PartRef(name=source.kind, options=options))
     return built

@@ -67,14 +67,14 @@ def reason_of(error: Exception) -> tuple[str, str]:
 
 
 def without_foreign_codes(row: Row, token_format: str) -> Row:
-    """The row without codes that another codec made: they are no sound to this talker."""
+    """Return the row without codes that another codec made: they are no sound to this talker."""
     if row.answer_codes is None or row.answer_codes.token_format == token_format:
         return row
     return replace(row, answer_codes=None)
 
 
 def missing_for(row: Row, task: Task) -> list[str]:
-    """Fields that a row lacks for a task; empty where it can serve it."""
+    """Return fields that a row lacks for a task; empty where it can serve it."""
     speaks = row.answer_audio is not None or row.answer_codes is not None
     has = {
         "question_text": row.question_text is not None,
@@ -93,7 +93,7 @@ def missing_for(row: Row, task: Task) -> list[str]:
 
 
 def tasks_of(row: Row, tasks: Iterable[Task]) -> list[Task]:
-    """Those of the tasks that a row may and can serve."""
+    """Return those of the tasks that a row may and can serve."""
     return [task for task in tasks if (row.tasks is None or task.name in row.tasks) and not missing_for(row, task)]
 
 
@@ -116,7 +116,7 @@ class RowEncoder:
     def example(
         self, row: Row | BadRow, tasks: Sequence[Task], number: int = 0, filters: Filters | None = None
     ) -> Example:
-        """What becomes of one row.
+        """Return what becomes of one row.
 
         Raises:
             RejectedError: it is left out, and why.
@@ -251,7 +251,7 @@ class RowEncoder:
 
 
 def row_encoder(settings: Settings, senses: Senses, registry: Registry, device: str = "cpu") -> RowEncoder:
-    """What settings make of rows: the same for `anytalk prepare` and its preview.
+    """Return what settings make of rows: the same for `anytalk prepare` and its preview.
 
     Raises:
         AnytalkError: a voice or an augmentation that can't be built.

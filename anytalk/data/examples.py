@@ -53,7 +53,7 @@ class Example:
     history: tuple[PastTurn, ...] = ()  # turns before the question
 
     def heard(self, task: Task) -> list[PastTurn]:
-        """The spoken turns of this task's prompt, in order: one for each of its grid's speech spans."""
+        """Return the spoken turns of this task's prompt, in order: one for each of its grid's speech spans."""
         turns = [*_past(self, task), PastTurn("user", self.question_text, self.clip if task.speech_in else None)]
         return [t for t in turns if t.clip is not None and (task.speech_in or t.text is None)]
 
@@ -67,7 +67,7 @@ def _past(example: Example, task: Task) -> Sequence[PastTurn]:
 
 
 def make_turns(talker: Talker, example: Example, task: Task) -> list[Turn]:
-    """The conversation up to the answer, as the prompt builder wants it."""
+    """Return the conversation up to the answer, as the prompt builder wants it."""
     adapter = talker.model.input_adapter
 
     def columns(clip: Clip | None) -> int:
@@ -80,7 +80,7 @@ def make_turns(talker: Talker, example: Example, task: Task) -> list[Turn]:
 
 
 def make_grid(talker: Talker, example: Example, task: Task, learn_pads: bool = False) -> TrainingGrid:
-    """The training grid of an example for a task."""
+    """Return the training grid of an example for a task."""
     said = example.answer_text if task.answer == "answer" or task.audio_out else example.question_text
     return talker.prompts.training_grid(
         task,
@@ -113,7 +113,7 @@ def _most_columns(talker: Talker, example: Example) -> int:
 
 
 def without_sound(example: Example) -> Example:
-    """The same example without features and waves: enough to lay out its grid."""
+    """Return the same example without features and waves: enough to lay out its grid."""
 
     def light(clip: Clip | None) -> Clip | None:
         return None if clip is None else replace(clip, features=None, wave=None)
@@ -123,7 +123,7 @@ def without_sound(example: Example) -> Example:
 
 
 def text_twin(talker: Talker, example: Example) -> TrainingGrid:
-    """The same conversation typed, with the answer as text: what a teacher that only reads is asked."""
+    """Return the same conversation typed, with the answer as text: what a teacher that only reads is asked."""
     typed = [Turn(turn.role, turn.text or "") for turn in example.history]
     turns = [*typed, Turn("user", example.question_text or "")]
     return talker.prompts.training_grid(T1T2, turns, example.answer_text or "")

@@ -22,7 +22,7 @@ class Feed(ABC):
     weight: float  # how often it is drawn, beside the other feeds of a task
 
     def digest(self) -> str:
-        """What tells these rows from others, as many of them; a resumed run compares it. Empty: nothing does."""
+        """Return what tells these rows from others, as many of them; a resumed run compares it. Empty: nothing does."""
         return ""
 
     @abstractmethod
@@ -31,11 +31,11 @@ class Feed(ABC):
 
     @abstractmethod
     def example(self, index: int) -> Example:
-        """An example with its sound."""
+        """Return an example with its sound."""
 
     @abstractmethod
     def outline(self, index: int) -> Example:
-        """The same without features and waves: cheap, enough to lay out its grid."""
+        """Return the same without features and waves: cheap, enough to lay out its grid."""
 
     def order(self, task: str, epoch: int, seed: int) -> np.ndarray:
         """(n,) int64: the examples of a task in the order of an epoch, a function of (seed, epoch) alone.
@@ -67,13 +67,13 @@ class ListFeed(Feed):
 
 
 def remembered(feeds: Sequence[Feed], tasks: Iterable[str]) -> dict[str, int | str]:
-    """What a checkpoint remembers of the data: rows by source and task, and what tells the rows from others."""
+    """Return what a checkpoint remembers of the data: rows by source and task, and what tells the rows from others."""
     counts: dict[str, int | str] = {f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in tasks}
     return counts | {f"rows of {feed.name}": digest for feed in feeds if (digest := feed.digest())}
 
 
 def rows_digest(rows: Iterable[Row | BadRow]) -> str:
-    """A digest of rows as their source gives them: texts, and of each sound its size, beginning and end.
+    """Return a digest of rows as their source gives them: texts, and of each sound its size, beginning and end.
 
     Made of what is given and not of what an encoder makes of it: that differs between machines in the last digit.
     """

@@ -124,7 +124,7 @@ def shard_file(slug: str, number: int) -> str:
 
 
 def check_shard(folder: Path, record: ShardRecord) -> Path:
-    """The file of a shard, there and as long as it was (DataError: it is missing or was cut short)."""
+    """Return the file of a shard, there and as long as it was (DataError: it is missing or was cut short)."""
     path = folder / record.file
     if not path.is_file():
         raise DataError(
@@ -210,7 +210,7 @@ class LedgerFile:
 
 
 def is_remote(spec: str) -> bool:
-    """Whether a place is an address and not a path."""
+    """Return whether a place is an address and not a path."""
     return "://" in spec
 
 
@@ -239,7 +239,7 @@ def read_bytes(spec: str, name: str) -> bytes | None:
 
 
 def open_address(spec: str) -> tuple[Any, str]:
-    """The fsspec filesystem of an address, and the path in it.
+    """Return the fsspec filesystem of an address, and the path in it.
 
     Raises:
         DataError: a protocol that isn't known or whose package isn't installed.
@@ -284,7 +284,7 @@ def read_prepared(spec: str | Path) -> Prepared:
 
 
 def read_ledger(spec: str | Path) -> Ledger:
-    """The ledger of a prepared folder; empty where nothing was finished yet."""
+    """Return the ledger of a prepared folder; empty where nothing was finished yet."""
     return parse_ledger(read_bytes(str(spec), LEDGER_FILE) or b"", f"{spec}/{LEDGER_FILE}")[0]
 
 
@@ -308,7 +308,7 @@ def source_digest(source: SourceConfig) -> str | None:
 
 
 def make_slug(name: str, taken: Iterable[str]) -> str:
-    """A folder name of a source's name: letters, digits, dots and dashes, unlike those that are taken."""
+    """Return a folder name of a source's name: letters, digits, dots and dashes, unlike those that are taken."""
     base = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "source"
     slug, used, number = base, set(taken), 2
     while slug in used:
@@ -317,7 +317,7 @@ def make_slug(name: str, taken: Iterable[str]) -> str:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What changed between two nests of mappings: ``"codec.fingerprint was a, is b"``."""
+    """Return what changed between two nests of mappings: ``"codec.fingerprint was a, is b"``."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}".lstrip("."))]

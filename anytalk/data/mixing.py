@@ -57,7 +57,7 @@ class Mixture:
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def draws(self, step: int) -> list[Draw]:
-        """The rows of a step, counted from 0."""
+        """Return the rows of a step, counted from 0."""
         if step < self._next_step:
             self._counts[:] = 0
             self._next_step = 0
@@ -79,7 +79,7 @@ class Mixture:
         return np.minimum(np.searchsorted(self._bounds, places, side="right"), len(self._bounds) - 1)
 
     def _example(self, pair: int, position: int) -> int:
-        """The example at a position of a pair's endless sequence of epochs."""
+        """Return the example at a position of a pair's endless sequence of epochs."""
         task, feed = divmod(pair, len(self._feeds))
         epoch, place = divmod(position, int(self._sizes[pair]))
         cached, order = self._orders.get(pair, (-1, None))
@@ -137,6 +137,6 @@ def split_rows(
 
 
 def padding_share(lengths: Sequence[int], passes: Sequence[Sequence[int]]) -> float:
-    """Share of the positions of all passes that is padding."""
+    """Return share of the positions of all passes that is padding."""
     total = sum(len(rows) * max(lengths[r] for r in rows) for rows in passes)
     return 1.0 - sum(lengths[r] for rows in passes for r in rows) / total

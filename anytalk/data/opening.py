@@ -133,7 +133,7 @@ def _encode(
 
 
 def _fitting(talker: Talker, example: Example) -> Example:
-    """The example for those of its tasks for which the model has positions enough (RejectedError: for none)."""
+    """Return the example for those of its tasks for which the model has positions enough (RejectedError: for none)."""
     why = {name: why_too_long(talker, example, find_task(name)) for name in example.tasks}
     tasks = tuple(name for name in example.tasks if not why[name])
     if not tasks:

@@ -178,7 +178,7 @@ def choose_tasks(source: SourceConfig) -> tuple[Task, ...]:
 
 
 def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> Settings:
-    """Everything that decides what a row becomes."""
+    """Return everything that decides what a row becomes."""
     return Settings(
         encoder=senses.encoder_info,
         codec=senses.codec_info,
@@ -195,7 +195,7 @@ def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> 
 
 
 def _merge(config: DataConfig, settings: Settings, talker: Path, out: Path) -> Prepared:
-    """What the folder says, with new sources added; refuses everything else that changed."""
+    """Return what the folder says, with new sources added; refuses everything else that changed."""
     before = read_prepared(out) if (out / PREPARED_FILE).is_file() else None
     known = {source.config.name: source for source in before.sources} if before else {}
     changed: list[str] = []
@@ -253,7 +253,7 @@ def _blocks(
     watcher: PrepareWatcher,
     rows_read: dict[str, int],
 ) -> Iterator[Block]:
-    """The blocks of a source that no shard was made of yet; `rows_read` gets its number of rows at the end."""
+    """Yield the blocks of a source that no shard was made of yet; `rows_read` gets its number of rows at the end."""
     watcher.source(source.config, sum(record.rows for record in ledger.of(source.slug)))
     size = settings.rows_per_shard
     rows = read_rows(source.config, registry, strict=False)

@@ -25,7 +25,7 @@ _POLL_S = 0.25
 
 
 def run_here(worker: Worker, blocks: Iterator[Block], report: Report) -> Generator[ShardRecord, None, None]:
-    """One block after the other in this process, on one thread, so that numbers are those of any other worker."""
+    """Yield one block after the other in this process, on one thread, so that numbers are those of any other worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

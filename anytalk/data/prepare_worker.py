@@ -117,7 +117,7 @@ class Worker:
 
 
 def rejects_file(shard: Path) -> Path:
-    """Where the rows that a shard left out are listed."""
+    """Return where the rows that a shard left out are listed."""
     return shard.with_suffix(".rejected.jsonl")
 
 

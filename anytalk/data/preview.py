@@ -38,7 +38,7 @@ class Preview:
 
 
 def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list[Preview]:
-    """Rows of each source of a prepared folder or address, finished or not, evenly spread over it.
+    """Return rows of each source of a prepared folder or address, finished or not, evenly spread over it.
 
     Raises:
         DataError: nothing prepared there.
@@ -55,7 +55,7 @@ def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list
 def source_previews(
     config: DataConfig, num_rows: int, registry: Registry, talker: Talker | None = None, task: str | None = None
 ) -> list[Preview]:
-    """The first rows of each source; with a talker, voiced and encoded as `anytalk prepare` would do it.
+    """Return the first rows of each source; with a talker, voiced and encoded as `anytalk prepare` would do it.
 
     Raises:
         AnytalkError: a source, a voice or a part that can't be used.
@@ -92,7 +92,7 @@ def _encoded(
 
 
 def draw_example(talker: Talker, example: Example, task: Task) -> GridPicture:
-    """The training grid of an example."""
+    """Return the training grid of an example."""
     grid = make_grid(talker, example, task)
     tokenizer = talker.model.backbone.tokenizer
     return picture(

@@ -30,7 +30,7 @@ HEAVY_SOUND = ("question_sound", "history_sound")
 
 
 def features(half: bool = False) -> Any:
-    """The columns, as ``datasets.Features``."""
+    """Return the columns, as ``datasets.Features``."""
     require("prepared data", "train", "datasets", "pyarrow")
     from datasets import Features, List, Value
 
@@ -59,7 +59,7 @@ def features(half: bool = False) -> Any:
 
 
 def columns_of(*, with_features: bool, with_sound: bool) -> list[str]:
-    """Names of the columns to read."""
+    """Return names of the columns to read."""
     heavy = (HEAVY_FEATURES if with_features else ()) + (HEAVY_SOUND if with_sound else ())
     return [name for name in features() if name in heavy or name not in HEAVY_FEATURES + HEAVY_SOUND]
 
@@ -83,7 +83,7 @@ def unpack_sound(data: bytes) -> np.ndarray:
 
 
 def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = False) -> dict[str, Any]:
-    """An example as one value for each column.
+    """Return an example as one value for each column.
 
     Args:
         number: The row's number in its source.
@@ -127,7 +127,7 @@ def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = F
 
 
 def to_example(columns: Any, width: int) -> Example:
-    """The example of a table with one row; features and sound may be left out."""
+    """Return the example of a table with one row; features and sound may be left out."""
     row: dict[str, Any] = {name: columns[name][0].as_py() for name in columns_of(with_features=False, with_sound=False)}
     held = set(columns.column_names)
 
@@ -238,7 +238,7 @@ class ShardWriter:
 
 
 def shard_record(path: Path) -> str | None:
-    """The line of the ledger that a shard keeps inside; None for a file that is no whole shard."""
+    """Return the line of the ledger that a shard keeps inside; None for a file that is no whole shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -250,5 +250,5 @@ def shard_record(path: Path) -> str | None:
 
 
 def turn_clips(example: Example) -> Sequence[Clip]:
-    """All clips of an example, those of its history first."""
+    """Return all clips of an example, those of its history first."""
     return [c for c in (*(turn.clip for turn in example.history), example.clip) if c is not None]

@@ -88,7 +88,7 @@ def _summed(counts: object) -> dict[str, int]:
 
 
 def _lengths(where: str, name: str) -> tuple[list[float], list[float]]:
-    """Lengths of the spoken questions and of the spoken answers of a shard."""
+    """Return lengths of the spoken questions and of the spoken answers of a shard."""
     require("prepared data", "train", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -125,7 +125,7 @@ _TO_BE_VOICED = Sound(name="to be read aloud by `anytalk prepare`")
 
 
 def _voiced(row: Row) -> Row:
-    """The row as it will be when what has no sound was read aloud."""
+    """Return the row as it will be when what has no sound was read aloud."""
     question = _TO_BE_VOICED if row.question_text is not None else None
     answer = _TO_BE_VOICED if row.answer_text is not None and row.answer_codes is None else None
     return replace(row, question_audio=row.question_audio or question, answer_audio=row.answer_audio or answer)

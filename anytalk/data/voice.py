@@ -112,7 +112,7 @@ def voice_texts(
 
 
 def _voiced(pair: TextPair, number: int, folder: Path, voicing: Voicing) -> list[dict[str, Any]]:
-    """The rows of a pair, one for each variant."""
+    """Return the rows of a pair, one for each variant."""
 
     def speak(part: str, speaker: Synthesizer, text: str, voice: str, speed: float) -> str:
         # The digest makes a changed text a new file; the voice and speed are there for people who listen.

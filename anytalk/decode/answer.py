@@ -38,7 +38,7 @@ class Answer:
         return ready if self.num_frames is None else min(ready, self.num_frames)
 
     def codes(self, first_frame: int = 0, stop_frame: int | None = None) -> np.ndarray:
-        """Frames that are ready: (codec streams, n) int64, every id a code of the codec.
+        """Return frames that are ready: (codec streams, n) int64, every id a code of the codec.
 
         An id that is no code (possible under the rule ``"original"`` only) is replaced by the stream's code before it.
         """

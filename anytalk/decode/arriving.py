@@ -46,7 +46,7 @@ class ArrivingText:
             wake()  # for what came before
 
     def has(self, index: int) -> bool:
-        """Whether a column's content is known: a token, or the end of the text."""
+        """Return whether a column's content is known: a token, or the end of the text."""
         if index >= len(self.ids) and not self._is_whole:
             self._take()
         return index < len(self.ids) or self._is_whole
@@ -64,7 +64,7 @@ class ArrivingText:
             self.ids += self._backbone.tokenizer.encode(piece)
 
     def thoughts(self) -> str:
-        """What came of the model's thoughts since the last call."""
+        """Return what came of the model's thoughts since the last call."""
         return "" if self._stream is None else self._stream.take_thoughts()
 
     @property

@@ -52,7 +52,7 @@ def no_mark(name: str) -> None:
 
 
 def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
-    """Text logits (R,V+specials) in which the only special token left is eot; (R,V) comes back as it is."""
+    """Return text logits (R,V+specials) in which the only special token left is eot; (R,V) comes back as it is."""
     if logits.shape[-1] == layout.text_vocab_size:
         return logits
     is_legal = torch.arange(logits.shape[-1], device=logits.device) <= layout.eot
@@ -147,7 +147,7 @@ class Generation:
             self.arriving.close()
 
     def given_columns(self) -> Iterator[Column]:
-        """The whole answer, where it :attr:`is_given`."""
+        """Yield the whole answer, where it :attr:`is_given`."""
         self.mark("prefilled")
         for index in range(self.options.max_columns):
             column = self.choose(None, None, index)
@@ -190,7 +190,7 @@ class Generation:
         return Column(index, None if was_ended else text, audio)
 
     def next_text(self, column: Column) -> int:
-        """The text token that is fed back with a column: a pad after the text's end."""
+        """Return the text token that is fed back with a column: a pad after the text's end."""
         return self.model.layout.pad_t if column.text is None else column.text
 
     # ---- choosing tokens
@@ -220,7 +220,7 @@ class Generation:
         return [ids[len(said)] for ids in self.options.beginnings if len(ids) > len(said) and ids[: len(said)] == said]
 
     def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
-        """One column (K,)."""
+        """Return one column (K,)."""
         layout, answer = self.model.layout, self.answer
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
@@ -271,7 +271,7 @@ class Generation:
             answer.num_frames = answer.pattern.frames_at_end(index, len(answer.text_ids))
 
     def is_done(self, index: int) -> bool:
-        """Whether the answer is complete with this column."""
+        """Return whether the answer is complete with this column."""
         if self.options.rule == "original":
             return False
         answer = self.answer

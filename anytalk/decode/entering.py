@@ -77,14 +77,14 @@ def slot_row(slot: Slot, row: int) -> tuple[Slot, int]:
 
 
 def prompts_of(entering: Sequence[Entering]) -> Columns:
-    """The columns of several prompts, equally many of each, as one."""
+    """Return the columns of several prompts, equally many of each, as one."""
     backbone, adapter = zip(*(e.prompt.merged for e in entering), strict=True)
     merged = Merged(torch.cat(backbone), None if adapter[0] is None else torch.cat(adapter))
     return Columns(torch.cat([e.prompt.tokens for e in entering]), merged)
 
 
 def states_of(entering: Sequence[Entering]) -> BackboneStates:
-    """The states of these columns; zero of answers in which the backbone takes no part."""
+    """Return the states of these columns; zero of answers in which the backbone takes no part."""
     found = []
     for e in entering:
         none = torch.zeros_like(e.prompt.merged.backbone)
@@ -111,6 +111,6 @@ def last_columns(slots: Sequence[Slot], layout: Layout) -> tuple[Tensor, Tensor,
 
 
 def shared_columns(tokens: Tensor) -> int:
-    """How many columns at the front are the same in all of several rows (R,S,T), the last one never counted."""
+    """Return how many columns at the front are the same in all of several rows (R,S,T), the last one never counted."""
     differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
     return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1

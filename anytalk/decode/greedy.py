@@ -23,7 +23,7 @@ def greedy_answers(
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """The talker's own greedy text answers (task T1T2) to typed questions, many at once.
+    """Return the talker's own greedy text answers (task T1T2) to typed questions, many at once.
 
     Args:
         progress: Told the questions done, of how many.

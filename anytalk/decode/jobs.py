@@ -63,7 +63,7 @@ class Speech:
         return None if self._heard is None else self._heard.text
 
     def heard(self, talker: Talker) -> Heard:
-        """What the talker's ears make of it.
+        """Return what the talker's ears make of it.
 
         Raises:
             AnytalkError: see :func:`anytalk.decode.session.listen`.
@@ -255,7 +255,7 @@ class Job:
         return self.telling.is_due or (self.is_done and self.telling.stream is not None)
 
     def take_codes(self) -> tuple[CodecStream, Tensor]:
-        """What the codec is to decode, (1,K,t), and in which stream; where there is sound, once."""
+        """Return what the codec is to decode, (1,K,t), and in which stream; where there is sound, once."""
         assert self.telling.stream is not None
         return self.telling.stream, self.telling.take()
 
@@ -277,7 +277,7 @@ class Job:
         self.emit(Ended(self.telling.done(), len(self.telling.answer.text_ids)))
 
     def _fit(self, talker: Talker) -> tuple[Prompt, list[Speech]]:
-        """The longest prompt that fits, and the spoken turns in it; the instructions in front stay.
+        """Return the longest prompt that fits, and the spoken turns in it; the instructions in front stay.
 
         Old turns go several at a time, so that the turns after it begin with the same ones and little is read again.
         """
@@ -301,7 +301,7 @@ class Job:
     def _lay_out(
         self, talker: Talker, turns: list[Said], front: int, dropped: int
     ) -> tuple[Prompt | None, list[Speech]]:
-        """The prompt without the oldest turns, or None if it is too long."""
+        """Return the prompt without the oldest turns, or None if it is too long."""
         rest = turns[front + dropped :]
         while dropped and len(rest) > 1 and rest[0].role == "assistant":
             rest = rest[1:]
@@ -317,13 +317,13 @@ class Job:
         return (prompt if prompt.num_columns <= self._most_columns(talker) else None), heard
 
     def _most_columns(self, talker: Talker) -> int:
-        """Columns that a prompt may take: a quarter of the model's positions is left for the answer."""
+        """Return columns that a prompt may take: a quarter of the model's positions is left for the answer."""
         wanted, positions = self.question.max_context_columns, talker.model.backbone.max_positions
         return wanted if positions is None else min(wanted, positions * 3 // 4)
 
 
 def front_of(talker: Talker) -> Generation:
-    """The prompt that conversations begin with: the talker's own instructions, and a question of one letter."""
+    """Return the prompt that conversations begin with: the talker's own instructions, and a question of one letter."""
     system = talker.config.grid.system
     turns = [*([Turn("system", system)] if system else []), Turn("user", "a")]
     prompt = talker.prompts.prompt(TASKS["T1A2"], turns)

@@ -39,7 +39,7 @@ class Lane:
         return [owner for group in self._groups for owner in group.owners]
 
     def cache_of(self, owner: Hashable) -> Cache | None:
-        """The cache in which a row lies, with all rows that it holds; None for a row that isn't here."""
+        """Return the cache in which a row lies, with all rows that it holds; None for a row that isn't here."""
         return next((group.cache for group in self._groups if owner in group.owners), None)
 
     def join(self, owners: Sequence[Hashable], cache: Cache | None) -> None:
@@ -113,7 +113,7 @@ class Lane:
         return LaneOfStep(self, [places[owner] for owner in self.owners], device)
 
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
-        """One step of every row.
+        """Return one step of every row.
 
         Args:
             part: Called with the cache and the rows' inputs; returns tensors (rows,...).

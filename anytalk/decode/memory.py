@@ -67,7 +67,7 @@ class Memory:
         return _cropped(cache.backbone.take(0), copied, length), length
 
     def _shared(self, columns: np.ndarray) -> int:
-        """How many columns in front are the same, the last one of `columns` not counted."""
+        """Return how many columns in front are the same, the last one of `columns` not counted."""
         known = self.columns
         if self.cache is None or known.shape[0] != columns.shape[0]:
             return 0
@@ -84,7 +84,7 @@ def _cropped(backbone: Cache, output_adapter: Cache | None, length: int) -> Talk
 
 
 def column_keys(prompt: Prompt, speech: Sequence[int], seen: slice) -> np.ndarray:
-    """What tells the columns of a prompt apart.
+    """Return what tells the columns of a prompt apart.
 
     Args:
         speech: A number for each spoken turn, never used for another recording.

@@ -54,7 +54,7 @@ def read_prompts(backbone: Backbone, readings: Sequence[Reading]) -> list[Backbo
 
 
 def _read(backbone: Backbone, pieces: Sequence[_Piece]) -> list[BackboneStates | None]:
-    """States of each piece; None of an empty one."""
+    """Return states of each piece; None of an empty one."""
     found: dict[int, BackboneStates] = {}
     full = [number for number, piece in enumerate(pieces) if piece.embeds.shape[1]]
     joinable = [number for number in full if isinstance(pieces[number].cache, JoinableCache)]

@@ -39,7 +39,7 @@ GREEDY = SamplingOptions()
 
 
 def on_host(logits: Tensor) -> Tensor:
-    """Logits where tokens are chosen: a GPU is waited for once, not once for each stream."""
+    """Return logits where tokens are chosen: a GPU is waited for once, not once for each stream."""
     return logits.cpu()
 
 

@@ -153,7 +153,7 @@ def begin_generation(
     speaker: int | None,
     mark: Callable[[str], None] = no_mark,
 ) -> Generation:
-    """The generation that a prompt asks for: which rows it runs, what is given, how long it may be.
+    """Return the generation that a prompt asks for: which rows it runs, what is given, how long it may be.
 
     Args:
         turn: The last one, for the words to read aloud or the length of what is written down.
@@ -194,14 +194,14 @@ def begin_generation(
 
 
 def spoken_turn(role: str, text: str | None, heard: Heard) -> Turn:
-    """A turn that was spoken: its columns, or its words typed where the ears wrote them."""
+    """Return a turn that was spoken: its columns, or its words typed where the ears wrote them."""
     if heard.columns is None:
         return Turn(role, heard.text if text is None else text)
     return Turn(role, text, speech_columns=heard.num_columns)
 
 
 def task_after(task: Task, heard: Heard) -> Task:
-    """The task of a spoken question once it was heard: as of a typed one where the ears wrote its words.
+    """Return the task of a spoken question once it was heard: as of a typed one where the ears wrote its words.
 
     Raises:
         AudioError: no words were heard, so there is nothing to answer.
@@ -214,7 +214,7 @@ def task_after(task: Task, heard: Heard) -> Task:
 
 
 def longest_transcript(speech_columns: int) -> int:
-    """Columns at most for the transcript of this many columns of speech.
+    """Return columns at most for the transcript of this many columns of speech.
 
     Adapters give several columns for each word, or one for each token that is heard, so twice as many tokens were never
     said: a small model that loses the thread must not go on for as long as an answer may.

@@ -43,7 +43,7 @@ class Thinking(Generation):
         return self.model.layout.end_of_text_id if token == self._last else token
 
     def prompt_of_answer(self, prompt: Prompt) -> Prompt:
-        """The prompt of the answer, followed by the thoughts, and ended where they were too long."""
+        """Return the prompt of the answer, followed by the thoughts, and ended where they were too long."""
         if not self.is_open:
             return prompt
         return _continued(prompt, [*self.answer.text_ids, self._last], self.model.layout)
@@ -52,7 +52,7 @@ class Thinking(Generation):
 def thoughts_before(
     talker: Talker, task: Task, prompt: Prompt, speech: Sequence[Tensor], options: DecodeOptions
 ) -> Thinking | None:
-    """The thoughts that have to be written before an answer; None where the model doesn't think.
+    """Return the thoughts that have to be written before an answer; None where the model doesn't think.
 
     Args:
         talker: Who answers.
@@ -84,13 +84,13 @@ def check_room(talker: Talker, prompt: Prompt) -> None:
 
 
 def columns_left(talker: Talker, prompt: Prompt, wanted: int, share: int = 1) -> int:
-    """How many columns may be written after a prompt: `wanted`, or a share of the positions that it leaves."""
+    """Return how many columns may be written after a prompt: `wanted`, or a share of the positions that it leaves."""
     positions = talker.model.backbone.max_positions
     return wanted if positions is None else max(1, min(wanted, (positions - prompt.num_columns) // share))
 
 
 def _continued(prompt: Prompt, ids: Sequence[int], layout: StreamLayout) -> Prompt:
-    """A prompt whose text goes on; its last column's audio rows move to the new last one."""
+    """Return a prompt whose text goes on; its last column's audio rows move to the new last one."""
     more = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
     more[layout.text_row] = ids
     before = prompt.tokens.copy()

@@ -40,15 +40,15 @@ class _Measure(Options):
         return self.name or str(self.kind)  # type: ignore[attr-defined]
 
     def switches(self, suite: Suite) -> dict[str, bool]:
-        """Which metrics that depend on something can be there."""
+        """Return which metrics that depend on something can be there."""
         return {"mos": suite.mos is not None, "expected": True}
 
     def ways(self) -> tuple[Way, ...]:
-        """How questions are asked."""
+        """Return how questions are asked."""
         return tuple(getattr(self, "ask", self.DEFAULT_WAYS))
 
     def metrics(self, suite: Suite) -> list[str]:
-        """Names (without the measure's own) of what this measure gives with these options."""
+        """Return names (without the measure's own) of what this measure gives with these options."""
         switches = self.switches(suite)
         return [
             name
@@ -273,11 +273,11 @@ class Suite(Options):
         return self
 
     def metric_names(self) -> list[str]:
-        """All names with their measure in front, as ``report.json`` and ``--fail-if`` use them."""
+        """Return all names with their measure in front, as ``report.json`` and ``--fail-if`` use them."""
         return [f"{measure.label}.{metric}" for measure in self.measures for metric in measure.metrics(self)]
 
     def with_baseline(self, name: str) -> Suite:
-        """The suite with a baseline beside the talker, unless it has that already.
+        """Return the suite with a baseline beside the talker, unless it has that already.
 
         Raises:
             ConfigError: an unknown baseline, or nothing to compare on.
@@ -331,7 +331,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def _anchored(suite: Suite, folder: Path) -> Suite:
-    """Variables filled in, local paths made absolute (hub ids and addresses stay), absent measures left out."""
+    """Return variables filled in, local paths made absolute (hub ids and addresses stay), absent measures left out."""
     missing: dict[str, str] = {}  # measure -> where its rows should be
     named: set[str] = set()
 
@@ -370,7 +370,7 @@ def _anchored(suite: Suite, folder: Path) -> Suite:
 
 
 def with_variables(path: str) -> tuple[str, list[str]]:
-    """A path with ``${NAME}`` and ``${NAME:-OTHERWISE}`` filled in from the environment, and the names in it.
+    """Return a path with ``${NAME}`` and ``${NAME:-OTHERWISE}`` filled in from the environment, and the names in it.
 
     Values of variables are relative to the current folder.
 

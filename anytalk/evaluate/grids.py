@@ -16,7 +16,7 @@ from anytalk.plugins.contracts import BackboneStates, GridBatch
 
 
 def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_tokens: int) -> tuple[list[int], bool]:
-    """The talker's greedy text answer.
+    """Return the talker's greedy text answer.
 
     Args:
         prompt: Of a task that writes.
@@ -36,7 +36,7 @@ def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_t
 
 @torch.no_grad()
 def answer_logits(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], ids: Sequence[int]) -> Tensor:
-    """Logits (len(ids), V) from which each id of a given answer would be predicted, special slots left out.
+    """Return logits (len(ids), V) from which each id of a given answer would be predicted, special slots left out.
 
     Args:
         prompt: In front of the answer.

@@ -90,7 +90,7 @@ class Lab:
         return Bootstrap(self.suite.bootstrap_samples, self.suite.seed)
 
     def build(self, kind: str, ref: PartRef) -> Any:
-        """A recogniser or a voice on the talker's device."""
+        """Return a recogniser or a voice on the talker's device."""
         return self.talker.registry.build(kind, ref, BuildContext(device=self.talker.device))
 
     # ---- rows
@@ -138,11 +138,11 @@ class Lab:
             self.progress(number + 1, len(rows))
 
     def can_speak(self) -> bool:
-        """Whether questions without sound can be read aloud."""
+        """Return whether questions without sound can be read aloud."""
         return self.suite.synthesizer is not None
 
     def question_wave(self, row: Row) -> np.ndarray:
-        """The spoken question, (N,) float32 at the encoder's rate; read aloud where the row has no sound.
+        """Return the spoken question, (N,) float32 at the encoder's rate; read aloud where the row has no sound.
 
         In noise or in a room, where the measure has an ``augment``: the same for the same row and seed.
 
@@ -168,7 +168,7 @@ class Lab:
     # ---- asking
 
     def now(self) -> float:
-        """Seconds on a clock that waits for the device to be done."""
+        """Return seconds on a clock that waits for the device to be done."""
         if self.talker.device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter()

@@ -21,7 +21,7 @@ def is_exact(answer: str, expected: list[str]) -> bool:
 
 
 def is_contained(answer: str, expected: list[str]) -> bool:
-    """Whether one of the expected occurs in the answer as whole words in a row."""
+    """Return whether one of the expected occurs in the answer as whole words in a row."""
     words = _content(answer)
     return any(_holds(words, _content(wanted)) for wanted in expected)
 

@@ -123,7 +123,7 @@ PREDICTORS: dict[str, type[DistillMos] | type[Dnsmos]] = {"distillmos": DistillM
 
 
 def load_predictor(name: str) -> MosPredictor:
-    """The predictor of that name.
+    """Return the predictor of that name.
 
     Raises:
         UnknownNameError: there is none.

@@ -15,7 +15,7 @@ from anytalk.plugins.contracts import Backbone
 
 
 def parent_prompt(talker: Talker, parent: Backbone, question: str) -> list[int]:
-    """Ids of a question as the parent itself is asked.
+    """Return ids of a question as the parent itself is asked.
 
     For chat talkers that is the text row of their own prompt. A raw talker's prompt holds special tokens that the
     parent does not know: it is asked by its own chat template, or plainly where it has none.

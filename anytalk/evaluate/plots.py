@@ -58,7 +58,7 @@ def _save(canvas: Any, path: Path) -> None:
 
 
 def _draw_shares(results: Sequence[Result], path: Path) -> bool:
-    """All shares and rates with their intervals, measure by measure."""
+    """Return all shares and rates with their intervals, measure by measure."""
     rows: list[tuple[str, Figure, str]] = []
     for result in results:
         colour = (_BLUE, _ORANGE, _GREEN, _RED, _GREY)[len({name.partition(".")[0] for name, _, _ in rows}) % 5]
@@ -86,7 +86,7 @@ def _draw_shares(results: Sequence[Result], path: Path) -> bool:
 
 
 def _draw_latency(axes: Any, result: Result) -> bool:
-    """One bar per answer, sorted, segments stacked; p50 and p90 of the whole as lines."""
+    """Return one bar per answer, sorted, segments stacked; p50 and p90 of the whole as lines."""
     items = sorted(result.items, key=lambda item: float(item["first_sound"]))
     places, below = np.arange(len(items)), np.zeros(len(items))
     for segment, colour in _SEGMENT_COLOURS.items():
@@ -105,7 +105,7 @@ def _draw_latency(axes: Any, result: Result) -> bool:
 
 
 def _draw_errors(axes: Any, result: Result) -> bool:
-    """How many examples have how many wrong words."""
+    """Return how many examples have how many wrong words."""
     wrong = [int(item["errors"]) for item in result.items]
     top = min(max(wrong), 10)
     counts = [sum(1 for w in wrong if min(w, top) == k) for k in range(top + 1)]
@@ -118,7 +118,7 @@ def _draw_errors(axes: Any, result: Result) -> bool:
 
 
 def _draw_kl(axes: Any, result: Result) -> bool:
-    """Mean KL by place in the answer."""
+    """Return mean KL by place in the answer."""
     curves = [item["kl"] for item in result.items if item["kl"]]
     if not curves:
         return False
@@ -141,7 +141,7 @@ def _draw_kl(axes: Any, result: Result) -> bool:
 
 
 def _draw_cascade(axes: Any, result: Result) -> bool:
-    """First sound and the whole answer, each question of both."""
+    """Return first sound and the whole answer, each question of both."""
     marks = {"talker": _BLUE, "cascade": _ORANGE}
     groups = []
     for name, title in (("first_sound_s", "first sound"), ("total_s", "whole answer")):

@@ -40,7 +40,7 @@ def packages() -> dict[str, str]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where it was measured."""
+    """Return where it was measured."""
     facts = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -70,7 +70,7 @@ def _cpu_name() -> str:
 
 
 def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[str, str]]:
-    """Every model in the report: role, part, digest of its weights, licence."""
+    """Return every model in the report: role, part, digest of its weights, licence."""
     found = []
     if config.base is not None:
         base = {"role": "parent", "part": config.base.model, "digest": config.base.fingerprint}
@@ -104,7 +104,7 @@ def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[
 
 
 def _built(config: TalkerConfig, role: str) -> dict[str, str]:
-    """What talker.yaml knows better than the options of a part."""
+    """Return what talker.yaml knows better than the options of a part."""
     known: dict[str, str] = {}
     if role == "backbone" and config.base is not None:
         known["licence"] = config.base.licence
@@ -133,7 +133,7 @@ def _model(role: str, kind: str, ref: PartRef, registry: Registry) -> dict[str, 
 
 
 def weights_digest(options: Options) -> str:
-    """First half of the SHA-256 of the local weight files that options name; ``""`` where they name none."""
+    """Return first half of the SHA-256 of the local weight files that options name; ``""`` where they name none."""
     digest, found = hashlib.sha256(), False
     for name in options.weight_sources:
         try:
@@ -150,7 +150,7 @@ def weights_digest(options: Options) -> str:
 
 
 def identity(talker: Talker, suite: Suite, measure: AnyMeasure) -> str:
-    """Digest of all that a measure's figures depend on: talker, its own options, the suite's shared ones."""
+    """Return digest of all that a measure's figures depend on: talker, its own options, the suite's shared ones."""
     shared = suite.model_dump(mode="json", exclude={"measures", "name"})
     how = [talker.arithmetic, talker.device, torch.get_num_threads()]
     data = [talker.config.model_dump(mode="json"), shared, measure.model_dump(mode="json"), how]

@@ -54,20 +54,20 @@ class Report:
     is_complete: bool = False  # whether all measures are there
 
     def metrics(self) -> dict[str, float]:
-        """All figures by their full names."""
+        """Return all figures by their full names."""
         return {name: value for result in self.results for name, value in result.metrics().items()}
 
     def broken_bounds(self) -> list[str]:
-        """A sentence for each condition under which the command fails."""
+        """Return a sentence for each condition under which the command fails."""
         found = (bound.broken_by(self.metrics()) for bound in self.bounds)
         return [sentence for sentence in found if sentence is not None]
 
     def compared(self) -> tuple[list[str], list[list[str]]] | None:
-        """The talker beside what others give for the same sets; None for a suite that names nobody."""
+        """Return the talker beside what others give for the same sets; None for a suite that names nobody."""
         return compared(self.suite, Path(self.talker).name or "the talker", self.results)
 
     def failures(self) -> list[str]:
-        """A sentence for each measure that failed."""
+        """Return a sentence for each measure that failed."""
         return [f"measure '{r.label}' failed: {r.reason}" for r in self.results if r.status == "failed"]
 
 
@@ -91,7 +91,7 @@ def write_report(report: Report, out: Path) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The content of ``report.json``."""
+    """Return the content of ``report.json``."""
     return {
         "format_version": FORMAT_VERSION,
         "complete": report.is_complete,
@@ -135,7 +135,7 @@ def read_partial(out: Path) -> dict[str, Result]:
 
 
 def markdown(report: Report, summary: str | None) -> str:
-    """The content of ``report.md``; `summary` is the picture of the whole."""
+    """Return the content of ``report.md``; `summary` is the picture of the whole."""
     pieces = [f"# {report.suite.name}: {Path(report.talker).name or 'a talker'}", _verdict(report)]
     pieces.append(
         _table(("measure", "headline", "value", "95 % interval", "n"), [_headline(r) for r in report.results])
@@ -247,7 +247,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """One line, and nothing in it that Markdown would take for a table or a picture."""
+    """Return one line, and nothing in it that Markdown would take for a table or a picture."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
 
 

@@ -33,7 +33,7 @@ class Result:
         return {f"{self.label}.{name}": figure.value for name, figure in self.figures.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the items, for ``report.json``."""
+        """Return everything but the items, for ``report.json``."""
         data = asdict(self)
         del data["items"]
         return data

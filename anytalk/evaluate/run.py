@@ -115,7 +115,7 @@ def run_suite(
 
 
 def run_measure(lab: Lab, measure: AnyMeasure) -> Result:
-    """One measure; whatever goes wrong is kept as its reason."""
+    """Return one measure; whatever goes wrong is kept as its reason."""
     result = Result(measure.label, measure.kind, measure.headline)
     torch.manual_seed(lab.suite.seed)
     np.random.seed(lab.suite.seed)

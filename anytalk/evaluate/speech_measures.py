@@ -127,7 +127,7 @@ def _judge(
 
 
 def judge_sound(lab: Lab, reply: Reply) -> dict[str, Any]:
-    """What is heard of an answer, the words that are wrong, and plain facts about its sound."""
+    """Return what is heard of an answer, the words that are wrong, and plain facts about its sound."""
     peak = float(np.abs(reply.wave).max()) if len(reply.wave) else 0.0
     silent = peak < SILENCE_PEAK
     heard = "" if silent else lab.transcriber.transcribe(reply.wave, reply.sample_rate_hz)
@@ -145,7 +145,7 @@ def judge_sound(lab: Lab, reply: Reply) -> dict[str, Any]:
 
 
 def predictor_or_note(lab: Lab, result: Result) -> MosPredictor | None:
-    """The predictor of opinion scores; None, and a sentence in the report, where its package is missing."""
+    """Return the predictor of opinion scores; None, and a sentence in the report, where its package is missing."""
     try:
         return lab.mos
     except PluginError as error:
@@ -195,7 +195,7 @@ def measure_spoken_qa(lab: Lab, measure: SpokenQaMeasure, result: Result) -> Non
 
 
 def heard(lab: Lab, reply: Reply) -> str:
-    """What the judge hears; ``""`` for an answer without sound."""
+    """Return what the judge hears; ``""`` for an answer without sound."""
     try:
         return lab.transcriber.transcribe(reply.wave, reply.sample_rate_hz) if len(reply.wave) else ""
     except AudioError:

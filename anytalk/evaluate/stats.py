@@ -27,7 +27,7 @@ class Bootstrap:
     seed: int = 0  # of the drawing; each figure starts from it anew
 
     def mean(self, values: Sequence[float]) -> Figure:
-        """The mean of one number per example; NaN for none."""
+        """Return the mean of one number per example; NaN for none."""
         return self.ratio(values, [1.0] * len(values))
 
     def ratio(self, above: Sequence[float], below: Sequence[float]) -> Figure:
@@ -50,7 +50,7 @@ class Bootstrap:
         return Figure(value, len(top), float(low), float(high))
 
     def percentile(self, values: Sequence[float], percent: float) -> Figure:
-        """A percentile (linear between the two nearest) of one number per example; NaN for none."""
+        """Return a percentile (linear between the two nearest) of one number per example; NaN for none."""
         array = np.asarray(values, dtype=np.float64)
         if not len(array):
             return Figure(math.nan, 0)
@@ -62,5 +62,5 @@ class Bootstrap:
         return Figure(value, len(array), float(low), float(high))
 
     def total(self, values: Sequence[float]) -> Figure:
-        """The sum of one number per example, without an interval."""
+        """Return the sum of one number per example, without an interval."""
         return Figure(float(sum(values)), len(values))

@@ -38,7 +38,7 @@ _END = -1
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading ids are equal."""
+    """Return how many leading ids are equal."""
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
@@ -127,7 +127,7 @@ def _exp(figure: Figure) -> Figure:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines with something on them; DataError for a file that isn't there or isn't text."""
+    """Return lines with something on them; DataError for a file that isn't there or isn't text."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -104,7 +104,7 @@ def measure_latency(lab: Lab, measure: LatencyMeasure, result: Result) -> None:
 
 
 def _questions(lab: Lab, rows: Sequence[Row], way: str, result: Result) -> list[tuple[Row, np.ndarray | None]]:
-    """Rows with their sound, read before any clock runs."""
+    """Return rows with their sound, read before any clock runs."""
     found: list[tuple[Row, np.ndarray | None]] = []
     for row in rows:
         try:

@@ -55,7 +55,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer
 
 
 def normalise(text: str) -> str:
-    """The normalised words, one space between; the normaliser leaves lone full stops, which nobody hears."""
+    """Return the normalised words, one space between; the normaliser leaves lone full stops, which nobody hears."""
     return " ".join(word for word in _normaliser()(text).split() if any(letter.isalnum() for letter in word))
 
 

@@ -35,7 +35,7 @@ class Composed(str):
 
 
 def parts_of(text: str) -> list[Part]:
-    """The parts of a message's text."""
+    """Return the parts of a message's text."""
     return list(text.parts) if isinstance(text, Composed) else [text]
 
 
@@ -94,7 +94,7 @@ def _holds_markup(tokenizer: TextTokenizer, text: str) -> bool:
 
 
 def _unused_mark(texts: Sequence[str]) -> str:
-    """A mark for the place of a part, ``{}`` for its number, that nobody's words can be taken for.
+    """Return a mark for the place of a part, ``{}`` for its number, that nobody's words can be taken for.
 
     It is made of private-use characters, and of another number while a text holds that one.
     """

@@ -84,7 +84,7 @@ class DelayPattern:
         return self.codec_streams if self._is_flat else 1
 
     def lag(self, stream: int, num_text: int = 0) -> int:
-        """Column of the stream's first code.
+        """Return column of the stream's first code.
 
         Args:
             num_text: Text tokens of the answer without its end; only read when `text_lead` is "all".
@@ -93,11 +93,11 @@ class DelayPattern:
         return lead + 1 + (stream if self.name == "delay" else 0)
 
     def num_columns(self, num_frames: int, num_text: int = 0) -> int:
-        """Columns up to and including the last stream's eoa."""
+        """Return columns up to and including the last stream's eoa."""
         return self.lag(self.num_audio_streams - 1, num_text) + num_frames * self.steps_per_frame + 1
 
     def apply(self, codes: np.ndarray, layout: StreamLayout, num_text: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Codes to answer columns.
+        """Return codes to answer columns.
 
         Args:
             codes: (codec streams, F) int.
@@ -143,13 +143,13 @@ class DelayPattern:
         return frames - (np.arange(self.codec_streams) * self.codec_codebook_size)[:, None]
 
     def frames_ready(self, num_columns: int, num_text: int = 0) -> int:
-        """Whole frames that the first `num_columns` answer columns hold, if audio did not end before."""
+        """Return whole frames that the first `num_columns` answer columns hold, if audio did not end before."""
         return max(0, (num_columns - self.lag(self.num_audio_streams - 1, num_text)) // self.steps_per_frame)
 
     def legal(
         self, stream: int, column: int, num_frames: int | None, *, num_text: int = 0, text_ended: bool = True
     ) -> Legal:
-        """What a stream may say in a column while an answer is generated.
+        """Return what a stream may say in a column while an answer is generated.
 
         The first stream decides where audio ends (not before the text has); the others follow it down the staircase.
 

@@ -48,7 +48,7 @@ def grid_cells(
     decode: Callable[[int], str],
     code_label: Callable[[int], str] = CODE_LABEL,
 ) -> list[list[str]]:
-    """Tokens to labels: specials by name, pads as a dot, text decoded, codes by `code_label`.
+    """Return tokens to labels: specials by name, pads as a dot, text decoded, codes by `code_label`.
 
     Args:
         tokens: (S,T) int64.
@@ -90,7 +90,7 @@ def picture(
     speech_spans: Sequence[tuple[int, int]] = (),
     code_label: Callable[[int], str] = CODE_LABEL,
 ) -> GridPicture:
-    """A grid with everything that is drawn around it.
+    """Return a grid with everything that is drawn around it.
 
     Args:
         tokens: (S,T) int64.
@@ -127,7 +127,7 @@ Segment = tuple[str, str]
 
 
 def text_segments(drawn: GridPicture, width: int) -> list[list[Segment]]:
-    """Lines of at most `width` characters, in pieces that can be coloured; a wide grid continues below.
+    """Return lines of at most `width` characters, in pieces that can be coloured; a wide grid continues below.
 
     Learnt cells are in ``[ ]``, ``║`` parts prompt and answer.
     """

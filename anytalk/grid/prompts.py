@@ -37,7 +37,7 @@ class Turn:
     speech_columns: int = 0  # columns of its speech; 0 for a typed turn
 
     def is_heard(self, task: Task) -> bool:
-        """Whether its speech is in the prompt: always where there is no text, else in tasks with speech."""
+        """Return whether its speech is in the prompt: always where there is no text, else in tasks with speech."""
         return self.speech_columns > 0 and (task.speech_in or self.text is None)
 
 
@@ -96,7 +96,7 @@ class PromptBuilder:
         self.template = template or {}
 
     def prompt(self, task: Task, turns: Sequence[Turn], opening: str = "") -> Prompt:
-        """The prompt of a task: `turns` alternate and end with the user's; the answer begins after `opening`.
+        """Return the prompt of a task: `turns` alternate and end with the user's; the answer begins after `opening`.
 
         Raises:
             ConfigError: no turns, a last turn that is not the user's, or one without what the task needs.
@@ -108,7 +108,7 @@ class PromptBuilder:
         return prompt
 
     def text_only_row(self, prompt: Prompt) -> Prompt:
-        """The second row of batch-parallel decoding: the same prompt for a text answer (paper 3.2).
+        """Return the second row of batch-parallel decoding: the same prompt for a text answer (paper 3.2).
 
         It differs in the last column of the audio rows only: pad_a instead of answer_a.
         """
@@ -125,7 +125,7 @@ class PromptBuilder:
         pattern: DelayPattern | None = None,
         learn_pads: bool = False,
     ) -> TrainingGrid:
-        """A prompt followed by its answer, with the loss mask of the task.
+        """Return a prompt followed by its answer, with the loss mask of the task.
 
         In the loss: the text answer and its end token (not in T1A1, where the text is given), and each stream's codes
         and its eoa. Pads are forced at generation, so they are learnt only with `learn_pads` (the original, which does

@@ -118,7 +118,7 @@ def sound_length_s(audio: Audio) -> float | None:
 
 
 def sound_name(audio: Audio | str) -> str:
-    """What messages call it."""
+    """Return what messages call it."""
     return audio.name if isinstance(audio, Sound) else str(audio)
 
 
@@ -133,7 +133,7 @@ def sound_kind(head: bytes) -> str | None:
 
 
 def _file_of(audio: Audio, bounds: Bounds) -> Path | bytes:
-    """A file that libsndfile reads."""
+    """Return a file that libsndfile reads."""
     data, name = _data_of(audio), sound_name(audio)
     kind = sound_kind(_head(data))
     if bounds.kinds is not None and kind not in bounds.kinds:
@@ -246,7 +246,7 @@ def _is_mp3(head: bytes) -> bool:
 
 
 def _tells_length(head: bytes) -> bool:
-    """Whether an mp3 begins with a count of its frames."""
+    """Return whether an mp3 begins with a count of its frames."""
     for mark in (b"Xing", b"Info"):
         place = head.find(mark)
         if place >= 0:
@@ -326,7 +326,7 @@ def _check_format(name: str, rate_hz: int, channels: int, bounds: Bounds) -> Non
 
 
 def _in_range(wave: np.ndarray, name: str) -> np.ndarray:
-    """Samples within [-1, 1]: too loud ones are made quieter, 16-bit integers written as floats are scaled."""
+    """Return samples within [-1, 1]: too loud ones are made quieter, 16-bit integers written as floats are scaled."""
     peak = float(np.abs(wave).max())
     if not np.isfinite(peak):
         raise AudioError(f"'{name}' holds samples that are not finite numbers", "write it again as 16-bit PCM")

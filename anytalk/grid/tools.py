@@ -66,14 +66,14 @@ class ToolSpelling:
             return None
 
     def system(self, text: str, tools: Sequence[Mapping[str, Any]]) -> Composed:
-        """The system message `text` with functions, each as chat completions describe them."""
+        """Return the system message `text` with functions, each as chat completions describe them."""
         messages = [{"role": "system", "content": _MARK}, _USER]
         written = self._between(self._render(messages, []), self._render(messages, tools))
         before, _, after = written.partition(_MARK)
         return Composed(Markup(before), text, Markup(after if text else after.lstrip()))
 
     def calls(self, text: str, calls: Sequence[Call]) -> Composed:
-        """An answer that ends with calls."""
+        """Return an answer that ends with calls."""
         made = [
             {"type": "function", "function": {"name": call.name, "arguments": json.loads(_hidden(call.arguments))}}
             for call in calls
@@ -94,7 +94,7 @@ class ToolSpelling:
         return (front, each) if len(each) > 1 else (front + each[0], ())
 
     def results(self, results: Sequence[str]) -> Composed:
-        """The user's turn that holds what functions returned."""
+        """Return the user's turn that holds what functions returned."""
         returned = [{"role": "tool", "content": _MARK} for _ in results]
         plain = [_USER, _ANSWER, {"role": "user", "content": _MARK}]
         first, *more = self._between(self._render(plain, []), self._render([_USER, _ANSWER, *returned], [])).split(
@@ -173,7 +173,7 @@ class CallReader:
         return words[:size]
 
     def _bare_call(self) -> str | None:
-        """The JSON of a call without marks, once it is complete."""
+        """Return the JSON of a call without marks, once it is complete."""
         written = self._held[self._held.index("{") :]
         try:
             made, end = json.JSONDecoder().raw_decode(written)
@@ -193,7 +193,7 @@ class CallReader:
 
 
 def _may_begin_bare(text: str) -> bool:
-    """Whether the beginning of an answer may be that of a call without marks."""
+    """Return whether the beginning of an answer may be that of a call without marks."""
     begun = "".join(text.split())
     return any(begun.startswith(opening) or opening.startswith(begun) for opening in _BARE)
 

@@ -31,7 +31,7 @@ def part_seed(seed: int, part: str) -> Iterator[None]:
 
 
 def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = None, device: str = "cpu") -> Codec:
-    """The talker's codec, checked against the grid and the fingerprint in ``talker.yaml``.
+    """Return the talker's codec, checked against the grid and the fingerprint in ``talker.yaml``.
 
     Raises:
         ConfigError: a codec of another shape than the grid was made for, or one whose codes mean something else.
@@ -55,7 +55,7 @@ def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = 
 
 
 def _build_backbone(config: TalkerConfig, registry: Registry, context: BuildContext) -> Backbone:
-    """The backbone as it was trained, or else as it was attached."""
+    """Return the backbone as it was trained, or else as it was attached."""
     if config.backbone_folder is None:
         base: Backbone = registry.build("backbone", config.backbone, context)
         return base

@@ -84,7 +84,7 @@ def choose_backbone(source: ModelSource, registry: Registry) -> str:
 
 
 def needs_no_model(model: str, backbone: str | None, registry: Registry) -> bool:
-    """Whether `model` is the name of a backbone plugin that makes its own weights (``attach tiny``).
+    """Return whether `model` is the name of a backbone plugin that makes its own weights (``attach tiny``).
 
     That is so when it can be built without options, no other plugin was asked for, and no file or folder has that name
     (a path always wins).

@@ -187,7 +187,7 @@ class TalkerConfig(Options):
             raise TalkerError(f"this talker has no voice '{name}'{did_you_mean(name, self.speakers)}", known)
 
     def replace(self, **changes: Any) -> TalkerConfig:
-        """A validated copy with some fields changed."""
+        """Return a validated copy with some fields changed."""
         return TalkerConfig.model_validate({**self.model_dump(), **changes})
 
 
@@ -243,7 +243,7 @@ _Dumper.add_representer(str, _text)
 
 
 def dump_config(config: Options) -> str:
-    """The YAML text of a configuration."""
+    """Return the YAML text of a configuration."""
     text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 

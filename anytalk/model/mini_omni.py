@@ -183,7 +183,7 @@ def _find_tokenizer(folder: Path) -> list[Path]:
 
 
 def talker_config(source: MiniOmniConfig, folder: Path) -> TalkerConfig:
-    """The talker that decodes as the original in `folder` does."""
+    """Return the talker that decodes as the original in `folder` does."""
     swiglu = {"name": "swiglu", "options": {"hidden_width": source.intermediate_size}}
     heads_of_its_own = {"name": "shared", "options": {"tied": source.tie_word_embeddings}}
     blocks = {"name": "blocks", "options": {"num_blocks": source.post_adapter_layers}}

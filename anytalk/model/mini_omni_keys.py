@@ -178,5 +178,5 @@ def audio_rows(rows: Tensor, config: MiniOmniConfig) -> Tensor:
 
 
 def owned(tensor: Tensor) -> Tensor:
-    """A float32 copy that no longer hangs on the memory-mapped file."""
+    """Return a float32 copy that no longer hangs on the memory-mapped file."""
     return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -71,7 +71,7 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Why, in one line: copying a folder collects (source, target, reason) of each file."""
+    """Return why, in one line: copying a folder collects (source, target, reason) of each file."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
         return str(error.args[0][0][-1])
     return str(error)

@@ -168,7 +168,7 @@ def _run_backbone(line: Line, columns: Columns, lane: Lane) -> BackboneStates:
 
 
 def _written(line: Line, ids: Tensor, states: BackboneStates | None) -> tuple[Tensor, BackboneStates | None]:
-    """The text as speech decoders get it, and the states of its tokens, zero in steps without one."""
+    """Return the text as speech decoders get it, and the states of its tokens, zero in steps without one."""
     layout, decoder = line.layout, cast("SpeechDecoder", line.output_adapter)
     is_token = (ids < layout.text_vocab_size) & (ids != layout.end_of_text_id)
     text = torch.where(is_token, ids, NO_TEXT).masked_fill(ids == layout.end_of_text_id, END_OF_TEXT)

@@ -117,7 +117,7 @@ class TalkModel(nn.Module):
         self.speaker = speaker
 
     def parts(self) -> dict[str, nn.Module]:
-        """The parts that are there, by name, in the order of the line."""
+        """Return the parts that are there, by name, in the order of the line."""
         found = {name: getattr(self, name) for name in PART_NAMES}
         return {name: part for name, part in found.items() if part is not None}
 

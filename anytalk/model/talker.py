@@ -152,7 +152,7 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _next_number(folder: Path) -> int:
-    """One more than any weights in the folder have: a save never touches a file that the last one wrote."""
+    """Return one more than any weights in the folder have: a save never touches a file that the last one wrote."""
     names = [path.name for pattern in ("parts-*", f"{_OWN_BACKBONE}*") for path in folder.glob(pattern)]
     numbers = [int(digits) for name in names if (digits := name.partition("-")[2].partition(".")[0]).isdigit()]
     return max(numbers, default=0) + 1
@@ -255,7 +255,7 @@ def check_base(config: TalkerConfig, base: Backbone) -> None:
 
 
 def read_parts(folder: Path, weights: WeightsFile, described_in: str = CONFIG_FILE) -> dict[str, Tensor]:
-    """The tensors of a parts file, named ``PART.TENSOR``.
+    """Return the tensors of a parts file, named ``PART.TENSOR``.
 
     Args:
         folder: Where it lies.

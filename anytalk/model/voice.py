@@ -72,7 +72,7 @@ class VoiceFolder:
     voice: Voice
 
     def settings(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The settings of attach with what the voice fixes."""
+        """Return the settings of attach with what the voice fixes."""
         mine = self.voice.model_dump()
         fixed = {name: mine[name] for name in _OF_TALKER}
         grid = {**data.get("grid", {}), **mine["grid"]}
@@ -151,6 +151,6 @@ def refuse_fixed_settings(assignments: list[str]) -> None:
 
 
 def ears_are_chosen(assignments: list[str]) -> bool:
-    """Whether ``a.b=c`` settings say something of the ears."""
+    """Return whether ``a.b=c`` settings say something of the ears."""
     chosen = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
     return bool(chosen & {"encoder", "input_adapter", "hearing", "ears"})

@@ -22,7 +22,7 @@ _OF_BACKBONE = ("special_tokens.text", "special_tokens.text_head")
 
 
 def voice_tensors(model: TalkModel) -> dict[str, Tensor]:
-    """The tensors of a model that a voice holds, named ``PART.TENSOR``, on the CPU and contiguous."""
+    """Return the tensors of a model that a voice holds, named ``PART.TENSOR``, on the CPU and contiguous."""
     found = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
         for name, part in model.parts().items()

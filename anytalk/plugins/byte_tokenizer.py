@@ -35,21 +35,21 @@ class ByteTokenizer:
         return self._chat
 
     def encode(self, text: str) -> list[int]:
-        """The bytes of `text`."""
+        """Return the bytes of `text`."""
         return list(whole_characters(text).encode("utf-8"))
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Ids of `text`; the special spellings become one id each."""
+        """Return ids of `text`; the special spellings become one id each."""
         ids: list[int] = []
         for piece in _SPLIT.split(text):
             ids += [NUM_BYTES + SPECIALS.index(piece)] if piece in SPECIALS else self.encode(piece)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Return text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return bytes(i for i in ids if 0 <= i < NUM_BYTES).decode("utf-8", errors="replace")
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """All messages, then the opening of the assistant's turn."""
+        """Return all messages, then the opening of the assistant's turn."""
         turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
         return "".join(turns) + "<|im_start|>assistant\n"

@@ -79,7 +79,7 @@ class Rows:
         self.forgotten, self._gaps = self.forgotten + other.forgotten, self._gaps + other._gaps
 
     def take(self, row: int) -> Rows:
-        """A copy of one row."""
+        """Return a copy of one row."""
         taken = Rows(1)
         taken.join(self)
         taken.keep([1 + row])
@@ -227,7 +227,7 @@ class KeyValueCache:
         self._change()
 
     def take(self, row: int) -> Self:
-        """A cache of this row alone, with no more room than it needs."""
+        """Return a cache of this row alone, with no more room than it needs."""
         taken = type(self)(1, 0, self.dtype)
         taken.rows = self.rows.take(row)
         taken.shared = taken.length
@@ -251,7 +251,7 @@ class KeyValueCache:
         self._is_clean = True
 
     def _memory(self, layer: Hashable, like: Tensor, slots: int) -> Tensor:
-        """The memory of a layer, with room for the rows of `like` and `slots` steps."""
+        """Return the memory of a layer, with room for the rows of `like` and `slots` steps."""
         memory = self.layers.get(layer)
         parts, count, heads, _, width = like.shape
         if memory is not None and slots <= memory.shape[3] and count <= memory.shape[1] and not memory.requires_grad:
@@ -267,7 +267,7 @@ class KeyValueCache:
         return memory
 
     def _laid_out(self, memory: Tensor, capacity: int, slots: int) -> Tensor:
-        """A copy with more room, in which everything is a number."""
+        """Return a copy with more room, in which everything is a number."""
         count = min(len(self.rows.lengths), memory.shape[1])
         with torch.inference_mode(False), torch.no_grad():
             room = memory.new_zeros(len(memory), capacity, memory.shape[2], slots, memory.shape[4])

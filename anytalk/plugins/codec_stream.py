@@ -162,7 +162,7 @@ class WindowedStream(CodecStream):
         return tail
 
     def _emit(self, end: int) -> Tensor:
-        """Samples of the frames from the first one held back up to `end` (absolute, exclusive)."""
+        """Return samples of the frames from the first one held back up to `end` (absolute, exclusive)."""
         if end <= self._next:
             return torch.zeros((1, 0), device=self._window.device)
         wave = self._decode(self._window, self._first)

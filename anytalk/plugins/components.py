@@ -73,7 +73,7 @@ class BuildContext:
     text_lead: int | Literal["all"] = 0  # `grid.text_lead`
 
     def need_backbone(self) -> Backbone:
-        """The backbone, or a ConfigError when the part is built without one."""
+        """Return the backbone, or a ConfigError when the part is built without one."""
         if self.backbone is None:
             raise ConfigError("this part needs a backbone to be built before it", "build parts through assemble()")
         return self.backbone
@@ -85,7 +85,7 @@ class BuildContext:
         return self.encoder_width
 
     def need_input_adapter(self) -> InputAdapter:
-        """The input adapter, or a ConfigError when the part is built without one."""
+        """Return the input adapter, or a ConfigError when the part is built without one."""
         if self.input_adapter is None:
             raise ConfigError("a hearing needs an input adapter before it", "set `input_adapter:` in talker.yaml")
         return self.input_adapter

@@ -129,7 +129,7 @@ def digest_of(paths: Sequence[Path]) -> str:
 
 
 def bound_bytes() -> int:
-    """How much may be kept (ConfigError: a bound that isn't a number)."""
+    """Return how much may be kept (ConfigError: a bound that isn't a number)."""
     text = os.environ.get("ANYTALK_CACHE_GB") or str(_DEFAULT_GB)
     try:
         return int(float(text) * 10**9)

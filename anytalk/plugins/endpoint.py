@@ -12,7 +12,7 @@ DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def load_openai(what: str, extra: str) -> Any:
-    """The package ``openai``, which is optional; the message says what needs it, and which extra installs it.
+    """Return the package ``openai``, which is optional; the message says what needs it, and which extra installs it.
 
     Raises:
         ConfigError: it isn't installed.
@@ -24,12 +24,12 @@ def load_openai(what: str, extra: str) -> Any:
 
 
 def is_address(text: str) -> bool:
-    """Whether a model's name is the address of an endpoint."""
+    """Return whether a model's name is the address of an endpoint."""
     return text.startswith(("http://", "https://"))
 
 
 def read_key(variable: str | None, hint: str) -> str | None:
-    """The API key of an environment variable, by default OPENAI_API_KEY; one that was asked for has to be there.
+    """Return the API key of an environment variable, by default OPENAI_API_KEY; one that was asked for has to be there.
 
     Raises:
         ConfigError: it isn't.
@@ -41,5 +41,5 @@ def read_key(variable: str | None, hint: str) -> str | None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an error says, without line breaks and not too long."""
+    """Return what an error says, without line breaks and not too long."""
     return " ".join(str(error).split())[:300]

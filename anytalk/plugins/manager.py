@@ -73,7 +73,7 @@ class Plugins:
                 implementation.function(*(arguments[argument] for argument in implementation.argnames))
 
     def _checked_hooks(self, module: ModuleType | object) -> tuple[str, ...]:
-        """Names of the hooks that `module` implements; PluginValidationError for one we don't know.
+        """Return names of the hooks that `module` implements; PluginValidationError for one we don't know.
 
         Stock pluggy registers a misspelt hook silently and never calls it.
         """

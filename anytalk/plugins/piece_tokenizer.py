@@ -28,7 +28,7 @@ class PieceTokenizer:
     has_chat_template = True
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; markup is text like any other."""
+        """Return ids of `text`; markup is text like any other."""
         return [_number(piece) for piece in pieces_of(whole_characters(text))]
 
     encode_rendered = encode
@@ -37,7 +37,7 @@ class PieceTokenizer:
         return b"".join(_bytes(i) for i in ids if 0 <= i < VOCAB_SIZE).decode("utf-8", errors="replace")
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """All messages as text. It only says how long a prompt is: the model is sent the messages themselves."""
+        """Return all messages as text. It only says how long a prompt is: the model is sent the messages themselves."""
         return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
 
 

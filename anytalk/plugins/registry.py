@@ -72,7 +72,7 @@ class Registry:
         return dict(sorted(found.items()))
 
     def find(self, kind: str, name: str) -> Registered:
-        """The one component of that name.
+        """Return the one component of that name.
 
         Raises:
             UnknownNameError: nothing, with what is installed and the nearest name.
@@ -117,7 +117,7 @@ class Registry:
         return self.find(kind, name).component.licence or str(self.load(kind, name).licence)
 
     def options(self, kind: str, ref: PartRef) -> Options:
-        """The part's own validated options; ConfigError lists every wrong field at once."""
+        """Return the part's own validated options; ConfigError lists every wrong field at once."""
         model: type[Options] = self.load(kind, ref.name).Options
         known = ", ".join(model.model_fields) or "none"
         hint = f"options of '{ref.name}': {known} (`anytalk plugins {ref.name}` describes them)"

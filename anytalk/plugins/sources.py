@@ -87,7 +87,7 @@ class ModelSource:
 
 
 def random_shapes(spec: str, known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The shapes that ``random:NAME`` asks for; None for a model that has weights.
+    """Return the shapes that ``random:NAME`` asks for; None for a model that has weights.
 
     Raises:
         WeightsError: a name that isn't `known`.
@@ -182,7 +182,7 @@ def _in_packages(spec: str) -> tuple[Path, ...]:
 
 
 def _roots(package: str) -> list[str]:
-    """Folders of an installed package, which isn't imported; none where it is absent."""
+    """Return folders of an installed package, which isn't imported; none where it is absent."""
     found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     return list(found.submodule_search_locations or ()) if found is not None else []
 
@@ -198,5 +198,5 @@ def _inside(roots: list[str], name: str) -> Path:
 
 
 def _nearest(path: Path, root: Path) -> Path:
-    """The innermost folder above `path` that is there."""
+    """Return the innermost folder above `path` that is there."""
     return next((folder for folder in path.parents if folder.is_dir()), root)

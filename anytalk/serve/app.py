@@ -36,7 +36,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 4
 
 
 def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAPI:
-    """The application; its state is ``app.state.server``, and ``/v1/models`` calls the talker `model_name`."""
+    """Yield the application; its state is ``app.state.server``, and ``/v1/models`` calls the talker `model_name`."""
     state = ServerState(talker, settings, model_name)
     calls = Calls(state)
 

@@ -49,7 +49,7 @@ class Tools:
         return [function["function"]["name"] for function in self.functions]
 
     def written(self, spelling: ToolSpelling, system: str) -> str:
-        """The system message with them."""
+        """Return the system message with them."""
         return spelling.system("\n".join(filter(None, [system, _MUST if self.must else ""])), self.functions)
 
 
@@ -69,7 +69,7 @@ def with_tools(turns: list[Said], tools: Tools, spelling: ToolSpelling) -> list[
 
 
 def spelling_of(talker: Talker) -> ToolSpelling | None:
-    """How a talker's model writes functions; None where it knows none."""
+    """Return how a talker's model writes functions; None where it knows none."""
     return ToolSpelling.of(talker.model.backbone.tokenizer) if talker.prompts.style == "chat" else None
 
 
@@ -97,7 +97,7 @@ def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str)
 
 
 def call_of(name: Any, arguments: Any, param: str) -> Call:
-    """A call that a client shows again (RequestError: no name, or arguments that are no JSON of an object)."""
+    """Return a call that a client shows again (RequestError: no name, or arguments that are no JSON of an object)."""
     try:
         is_object = isinstance(json.loads(arguments or "{}"), dict)
     except (TypeError, ValueError, RecursionError):
@@ -157,7 +157,7 @@ async def answer_or_calls(
 def _ending(
     reader: CallReader, held: list[AudioDelta], ended: Ended, tools: Tools
 ) -> list[TextDelta | AudioDelta | Called | Ended | Failed]:
-    """The last events of an answer."""
+    """Return the last events of an answer."""
     was_cut = ended.done.finish_reason == "length"
     try:
         words, calls = reader.finish()

@@ -55,7 +55,7 @@ def check_values(data: bytes | str) -> None:
 
 
 def of_ours(error: AnytalkError, code: str = "invalid_value") -> RequestError:
-    """An error of the library as one of a request."""
+    """Return an error of the library as one of a request."""
     return RequestError(f"{error.message}; {error.hint}" if error.hint else error.message, code)
 
 

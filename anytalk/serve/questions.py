@@ -40,7 +40,7 @@ OPENAI_VOICES = (
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id such as ``item_...``."""
+    """Return a fresh id such as ``item_...``."""
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
@@ -53,7 +53,7 @@ def from_base64(data: str, param: str) -> bytes:
 
 
 def speaker_of(voice: str | dict[str, Any] | None, talker: Talker, param: str = "voice") -> str | None:
-    """The talker's own name of a voice; None for its first (RequestError: a voice that it hasn't)."""
+    """Return the talker's own name of a voice; None for its first (RequestError: a voice that it hasn't)."""
     name = voice.get("id") if isinstance(voice, dict) else voice
     speakers = talker.config.speakers
     if name in speakers:

@@ -11,7 +11,7 @@ AUTO = "auto"
 
 
 def arithmetic_for_many(talker: Talker, asked: str = AUTO) -> str:
-    """What a server's talker is made ready with; see :func:`anytalk.decode.ready.make_talker_ready`.
+    """Return what a server's talker is made ready with; see :func:`anytalk.decode.ready.make_talker_ready`.
 
     ``exact`` rounds differently in a batch of eight than alone, so that a server is exact to rounding whatever it does;
     ``packed`` is no less so, and makes a step of eight rows hardly dearer than one of one row.

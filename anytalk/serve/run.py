@@ -25,7 +25,7 @@ _NO_NEWS = (
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's words are to be logged: strangers can't fill the log with refusals."""
+    """Return whether uvicorn's words are to be logged: strangers can't fill the log with refusals."""
     return record.getMessage() not in _NO_NEWS
 
 

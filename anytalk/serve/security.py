@@ -141,12 +141,12 @@ class _LimitedBody:
 
 
 def too_large(max_bytes: int) -> RequestError:
-    """A body that is too large."""
+    """Return a body that is too large."""
     return RequestError(f"the body is larger than {max_bytes >> 20} MiB", "request_too_large", status=413)
 
 
 def refusal(error: RequestError) -> Response:
-    """An error as OpenAI's JSON; before a WebSocket is accepted it denies the handshake."""
+    """Return an error as OpenAI's JSON; before a WebSocket is accepted it denies the handshake."""
     headers: dict[str, str] = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -157,12 +157,12 @@ def refusal(error: RequestError) -> Response:
 
 
 def chosen_subprotocol(scope: Scope) -> str | None:
-    """What is answered to a client that offers subprotocols; never the one with the key in it."""
+    """Return what is answered to a client that offers subprotocols; never the one with the key in it."""
     return REALTIME_SUBPROTOCOL if REALTIME_SUBPROTOCOL in scope.get("subprotocols", []) else None
 
 
 def given_key(headers: Headers) -> str:
-    """The key that a client sends, as a header or as a subprotocol; empty where it sends none."""
+    """Return the key that a client sends, as a header or as a subprotocol; empty where it sends none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         return key.strip()

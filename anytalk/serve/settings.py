@@ -102,7 +102,7 @@ def _check_tls(cert: Path, key: Path) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or a name is this machine's own."""
+    """Return whether an address or a name is this machine's own."""
     if host in LOOPBACK_NAMES:
         return True
     try:
@@ -112,7 +112,7 @@ def is_loopback(host: str) -> bool:
 
 
 def open_socket(settings: ServeSettings) -> socket.socket:
-    """A listening socket, so that a port in use is an error of ours and not a traceback of the web server's.
+    """Return a listening socket, so that a port in use is an error of ours and not a traceback of the web server's.
 
     Raises:
         ConfigError: an address that isn't this machine's, or a port that is taken or not allowed.

@@ -56,7 +56,7 @@ class ServerState:
         return ears.sample_rate_hz
 
     def decode_options(self, max_tokens: int | None = None, seed: int | None = None, **text: Any) -> DecodeOptions:
-        """How an answer is decoded; greedy unless asked otherwise (RequestError: a value out of its range)."""
+        """Return how an answer is decoded; greedy unless asked otherwise (RequestError: a value out of its range)."""
         columns = self.settings.max_columns
         try:
             return DecodeOptions(

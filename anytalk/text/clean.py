@@ -58,7 +58,7 @@ _MOST_CHARS = 20_000
 
 
 def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
-    """One text as it is said, or what is wrong with it.
+    """Return one text as it is said, or what is wrong with it.
 
     Args:
         raw: As it was written, Markdown or plain.
@@ -92,7 +92,7 @@ class Cleaner:
         self._seen: set[bytes] = set()
 
     def clean(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | Dropped]:
-        """Each row cleaned or dropped, in the order of the rows."""
+        """Yield each row cleaned or dropped, in the order of the rows."""
         window: list[tuple[Row, Row | Dropped, Request | None]] = []
         most = self.rewrite.window if self.rewrite else 0
         for row in rows:
@@ -186,7 +186,7 @@ class Cleaner:
 
 
 def manifest_row(row: Row, folder: Path) -> tuple[dict[str, Any], int]:
-    """A row as a manifest in `folder` holds it, and how many of its sounds a manifest can't hold."""
+    """Return a row as a manifest in `folder` holds it, and how many of its sounds a manifest can't hold."""
     lost = 0
 
     def place(audio: Audio | None) -> str | None:
@@ -215,7 +215,7 @@ def manifest_row(row: Row, folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def dropped_path(out: Path) -> Path:
-    """Where the drops of a manifest go: ``OUT.dropped.jsonl`` beside it."""
+    """Return where the drops of a manifest go: ``OUT.dropped.jsonl`` beside it."""
     return out.with_name(f"{out.name.removesuffix('.jsonl')}.dropped.jsonl")
 
 
@@ -263,5 +263,5 @@ def _line(file: IO[str], **values: Any) -> None:
 
 
 def rows_of(sources: Iterable[Iterable[Row | BadRow]]) -> Iterator[Row | BadRow]:
-    """The rows of all sources, one source after the other."""
+    """Yield the rows of all sources, one source after the other."""
     return chain.from_iterable(sources)

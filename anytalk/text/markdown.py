@@ -119,7 +119,7 @@ def _list(node: SyntaxTreeNode, reading: Reading, after: str) -> str:
 
 
 def _inline_of(node: SyntaxTreeNode, reading: Reading) -> str:
-    """The text of all inline content under a block."""
+    """Return the text of all inline content under a block."""
     pieces = [_inline(child, reading) for child in node.walk() if child.type == "inline"]
     return " ".join(piece for piece in pieces if piece)
 
@@ -143,7 +143,7 @@ def _inline(node: SyntaxTreeNode, reading: Reading) -> str:
 
 
 def _broken(text: str) -> str:
-    """The text before a line break, with a comma where the line was broken on purpose."""
+    """Return the text before a line break, with a comma where the line was broken on purpose."""
     line = text.rsplit("\n", 1)[-1]
     on_purpose = 0 < len(line) < SHORT_LINE_CHARS and line.rstrip()[-1:].isalnum()
     return f"{text.rstrip()},\n" if on_purpose else f"{text}\n"
@@ -157,7 +157,7 @@ def _html(content: str, reading: Reading) -> str:
 
 
 def ended(text: str) -> str:
-    """A text that ends in punctuation."""
+    """Return a text that ends in punctuation."""
     text = text.rstrip()
     return text if not text or text[-1] in ".!?:;,…\"')" else f"{text}."
 

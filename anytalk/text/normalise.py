@@ -40,7 +40,7 @@ def find_emoji(text: str) -> list[str]:
 
 
 def without_emoji(text: str) -> str:
-    """The text without emoji and emoticons such as ``:-)``."""
+    """Return the text without emoji and emoticons such as ``:-)``."""
     bare = _EMOJI.sub(lambda m: m[0] if m[0][0] in _SPOKEN_PICTOGRAPHS else " ", text)
     return _EMOTICON.sub(" ", bare.replace("\ufe0f", "").replace("\u200d", ""))
 
@@ -208,7 +208,7 @@ def _unit(m: _Match) -> str:
 
 
 def _describes(m: _Match) -> bool:
-    """Whether an amount is before its noun, as in "a $20 bill"."""
+    """Return whether an amount is before its noun, as in "a $20 bill"."""
     return _ARTICLE.search(m.string, 0, m.start()) is not None and _NOUN.match(m.string, m.end()) is not None
 
 
@@ -224,7 +224,7 @@ _SENTENCE_START = regex.compile(r"(?:^|(?<!\b[ap]\.m)[.!?]['\")]*\s+)['\"(]*$")
 
 
 def _said(m: _Match, say: Callable[[_Match], str]) -> str:
-    """What a match is read as, with a capital where a sentence begins with a number."""
+    """Return what a match is read as, with a capital where a sentence begins with a number."""
     said = say(m)
     if said != m[0] and not m[0][:1].islower() and _SENTENCE_START.search(m.string, 0, m.start()):
         return said[:1].upper() + said[1:]
@@ -265,20 +265,20 @@ _TIDY: list[tuple[regex.Pattern[str], str | Callable[[_Match], str]]] = [
 
 
 def tidy(text: str) -> str:
-    """One line, no doubled marks, no space before punctuation, no empty brackets."""
+    """Return one line, no doubled marks, no space before punctuation, no empty brackets."""
     for pattern, replacement in _TIDY:
         text = pattern.sub(replacement, text)
     return text
 
 
 def normalise_once(text: str, english: bool = True, order: DateOrder = "month first") -> str:
-    """One pass of :func:`normalise`."""
+    """Return one pass of :func:`normalise`."""
     line = plain_characters(read_markdown(without_emoji(text)).text)
     return tidy(spell(line, order) if english else line)
 
 
 def normalise(text: str, english: bool = True, order: DateOrder = "month first") -> str:
-    """A text as it is said, on one line: applied again it changes nothing.
+    """Return a text as it is said, on one line: applied again it changes nothing.
 
     Args:
         english: Spell numbers, units, symbols and abbreviations in English words; other languages keep them.

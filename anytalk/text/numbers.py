@@ -90,7 +90,7 @@ def date(month: int, day: int, year_number: int | None = None) -> str:
 
 
 def is_date(month: int, day: int) -> bool:
-    """Whether there is such a day in some year."""
+    """Return whether there is such a day in some year."""
     return 1 <= month <= 12 and 1 <= day <= (31 if month in (1, 3, 5, 7, 8, 10, 12) else 29 if month == 2 else 30)
 
 

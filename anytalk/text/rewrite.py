@@ -102,7 +102,7 @@ class RewriteCache:
 
     @staticmethod
     def key(rewriter_name: str, request: Request) -> bytes:
-        """Digest of all that an answer depends on."""
+        """Return digest of all that an answer depends on."""
         parts = [rewriter_name, PROMPT_VERSION, INSTRUCTION, request.question, request.answer]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
@@ -144,11 +144,11 @@ class RewriteStep:
         self.cache.close()
 
     def wants(self, fault: Fault | None) -> bool:
-        """Whether an answer is to be rewritten."""
+        """Return whether an answer is to be rewritten."""
         return self.mode == "all" or fault is not None
 
     def run(self, requests: Sequence[Request]) -> list[Outcome]:
-        """The outcome of each request; what the cache knows, and what occurs twice in a window, is not asked.
+        """Return the outcome of each request; what the cache knows, and what occurs twice in a window, is not asked.
 
         Raises:
             ConfigError: the rewriter can't work at all, or failed so often in a row that it seems to be down.
@@ -248,7 +248,7 @@ class EndpointRewriter(Rewriter):
 
 
 def read_reply(reply: Any) -> Outcome:
-    """The text of a chat completion, or what is wrong with it; servers of other makers leave fields out."""
+    """Return the text of a chat completion, or what is wrong with it; servers of other makers leave fields out."""
     choices = getattr(reply, "choices", None)
     if not choices:
         return None, "the endpoint's reply holds no choices"

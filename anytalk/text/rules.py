@@ -280,5 +280,5 @@ def _quoted(text: str, most: int = 60) -> str:
 
 
 def on_side(fault: Fault, field: str) -> Fault:
-    """The same fault with the field that it was found in."""
+    """Return the same fault with the field that it was found in."""
     return replace(fault, reason=f"{field}: {fault.reason}")

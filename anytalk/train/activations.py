@@ -99,7 +99,7 @@ def _task_peak(talker: Talker, module: LossModule, stage: StageConfig, task: Tas
 
 
 def _moments(module: LossModule, batch: Batch, precision: str, device: str) -> list[int]:
-    """Bytes held at each moment of a forward and a backward pass; gradients are dropped as they are made."""
+    """Return bytes held at each moment of a forward and a backward pass; gradients are dropped as they are made."""
 
     def drop(parameter: Tensor) -> None:
         parameter.grad = None

@@ -124,7 +124,7 @@ class Recipe(Options):
 
 
 def find_recipe(name: str, registry: Registry) -> Recipe:
-    """A recipe by registered name or from a YAML file.
+    """Return a recipe by registered name or from a YAML file.
 
     Raises:
         UnknownNameError: neither.
@@ -141,12 +141,12 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
 
 
 def checkpoint_folder(talker: Path, stage: str) -> Path:
-    """Where a stage keeps its checkpoint inside a talker folder."""
+    """Return where a stage keeps its checkpoint inside a talker folder."""
     return talker / "history" / f"{stage}.checkpoint"
 
 
 def stages_to_do(recipe: Recipe, finished: Sequence[str], talker: Path, restart: bool = False) -> list[StageConfig]:
-    """The stages that are still to be trained.
+    """Return the stages that are still to be trained.
 
     A finished stage that has a checkpoint is a restart that was interrupted: it and all later ones are trained again.
     """

@@ -28,7 +28,7 @@ _TAG = "engine"
 
 
 def read_deepspeed(path: Path) -> dict[str, Any]:
-    """A DeepSpeed configuration file.
+    """Return a DeepSpeed configuration file.
 
     Raises:
         ConfigError: it isn't there, isn't JSON, sets what a recipe sets, or DeepSpeed isn't installed.
@@ -64,7 +64,7 @@ def launched_config() -> Path | None:
 
 
 def complete(config: dict[str, Any], precision: str, clip_norm: float) -> dict[str, Any]:
-    """A configuration file with what the loop decides filled in.
+    """Return a configuration file with what the loop decides filled in.
 
     The loop cuts steps into passes itself, as many as the rows need, so DeepSpeed's own accumulation is set to one.
     """

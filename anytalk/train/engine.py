@@ -52,7 +52,7 @@ class Engine(ABC):
         return bool(self.accelerator.is_main_process)
 
     def sum(self, vector: Tensor) -> Tensor:
-        """A vector summed over all devices."""
+        """Return a vector summed over all devices."""
         if self.world == 1:
             return vector
         total: Tensor = self.accelerator.reduce(vector.to(self.accelerator.device), reduction="sum")
@@ -198,7 +198,7 @@ def _sum_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 def make_accelerator(precision: str, cpu: bool) -> Accelerator:
-    """What accelerate makes of this process and its launcher's settings.
+    """Return what accelerate makes of this process and its launcher's settings.
 
     Args:
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.

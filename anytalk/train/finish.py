@@ -57,7 +57,7 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
 
 
 def _unwrapped(talker: Talker, folder: Path, config: StageConfig, tensors: dict[str, Tensor]) -> Talker:
-    """A plain talker with the trained parameters: an engine's module may be in pieces or in half precision."""
+    """Return a plain talker with the trained parameters: an engine's module may be in pieces or in half precision."""
     plain = load_talker(folder, registry=talker.registry)
     apply_freeze(plain.model, config.train, config.lora)
     parameters = dict(plain.model.named_parameters())

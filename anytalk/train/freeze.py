@@ -69,7 +69,7 @@ def apply_freeze(
 
 
 def without_encoder(model: TalkModel) -> TalkModel:
-    """The same parts without the encoder: what a stage trains that leaves the encoder frozen and outside."""
+    """Return the same parts without the encoder: what a stage trains that leaves the encoder frozen and outside."""
     bare = copy.copy(model)
     bare._modules = {**model._modules, "encoder": None}
     return bare

@@ -26,7 +26,7 @@ class LossGuard:
         self.mean_loss, self.skipped = mean_loss, skipped
 
     def refuses(self, loss: float) -> bool:
-        """Whether a step of this loss must be left out. Below 1 nat nothing counts as an explosion."""
+        """Return whether a step of this loss must be left out. Below 1 nat nothing counts as an explosion."""
         if not math.isfinite(loss):
             return True
         return self.mean_loss is not None and loss > self._stage.explosion * max(1.0, self.mean_loss)

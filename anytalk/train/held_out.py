@@ -38,7 +38,7 @@ class HeldOut:
             self.rows.append(steps.first_row())
 
     def is_due(self, step: int, last: int) -> bool:
-        """Whether to look after this step: after every so many, and after the last."""
+        """Return whether to look after this step: after every so many, and after the last."""
         return step % self._every == 0 or step == last
 
     def look(self, engine: Engine, ready: Callable[[Batch], Batch]) -> dict[str, float]:

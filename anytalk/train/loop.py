@@ -239,7 +239,7 @@ def _note_idle(config: StageConfig, idle: set[int], tasks: Sequence[int]) -> Non
 
 
 def _lost_peer(error: RuntimeError) -> Exception:
-    """The sentence for a process whose partner has gone; any other error as it is."""
+    """Return the sentence for a process whose partner has gone; any other error as it is."""
     text = str(error)
     if not any(sign in text for sign in ("Connection closed by peer", "Connection reset", "NCCL", "Timed out waiting")):
         return error

@@ -15,7 +15,7 @@ _MARK = "lora_"
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter of this name is a low-rank update."""
+    """Return whether a parameter of this name is a low-rank update."""
     return _MARK in name
 
 
@@ -56,7 +56,7 @@ def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
 
 
 def _is_output(part: nn.Module, key: str) -> bool:
-    """Whether a layer's weight is shared with an embedding (a tied head): updating it would untie the two."""
+    """Return whether a layer's weight is shared with an embedding (a tied head): updating it would untie the two."""
     weight = part.get_submodule(key).weight
     return any(m.weight is weight for m in part.modules() if isinstance(m, nn.Embedding)) or key.endswith("lm_head")
 

@@ -87,11 +87,11 @@ class DistillLoss(Loss):
         self._teacher, self._vocab_size, self._temperature = teacher, vocab_size, temperature
 
     def counts(self, row: LossRow) -> list[int]:
-        """Text tokens of rows that could have been typed."""
+        """Return text tokens of rows that could have been typed."""
         return [int(row.loss_mask[-1].sum()) if row.has_twin else 0]
 
     def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
-        """The rows' twins: (B',T') ids, (B',T') bool, (B',) which rows; nothing where no row has one."""
+        """Return the rows' twins: (B',T') ids, (B',T') bool, (B',) which rows; nothing where no row has one."""
         twins = [(number, *row.twin()) for number, row in enumerate(rows) if row.has_twin]
         if not twins:
             return []
@@ -122,14 +122,14 @@ class DistillLoss(Loss):
 
 
 def needs_parent(stage: StageConfig) -> bool:
-    """Whether a stage keeps the parent beside the talker: a frozen backbone is its own teacher."""
+    """Return whether a stage keeps the parent beside the talker: a frozen backbone is its own teacher."""
     return "backbone" in stage.parts and stage.losses.get(DistillLoss.name, 0) > 0
 
 
 def choose_losses(
     talker: Talker, stage: StageConfig, model: TalkModel | None = None, teacher: Backbone | None = None
 ) -> dict[Loss, float]:
-    """The losses that a stage names, with their weights, in the order in which a pass computes them.
+    """Return the losses that a stage names, with their weights, in the order in which a pass computes them.
 
     Args:
         model: Its model, or a view of it.

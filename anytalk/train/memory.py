@@ -85,7 +85,7 @@ def zero_memory(
 
 
 def _shared(num_bytes: int, world: int) -> int:
-    """One device's share, rounded up."""
+    """Return one device's share, rounded up."""
     return -(-num_bytes // world)
 
 
@@ -101,14 +101,14 @@ class Growth:
 
 
 def growth(small: tuple[int, int], large: tuple[int, int]) -> Growth:
-    """The line through two measurements, each of positions and bytes."""
+    """Return the line through two measurements, each of positions and bytes."""
     (few, low), (many, high) = small, large
     slope = (high - low) / (many - few)
     return Growth(low - slope * few, slope)
 
 
 def peak(small: tuple[int, list[int]], large: tuple[int, list[int]], positions: int) -> int:
-    """Most bytes at any moment of a pass, from the moments of two smaller passes of the same program.
+    """Return most bytes at any moment of a pass, from the moments of two smaller passes of the same program.
 
     Which moment is the worst depends on the size: in a small pass it may be the end, when the gradient of a large table
     is made, in a large one the loss. So each moment is extended for itself.

@@ -213,7 +213,7 @@ def recomputing(backbone: Backbone, config: StageConfig) -> Iterator[None]:
 
 
 def saved_folder(talker: Talker) -> Path:
-    """Where a talker lies; TalkerError for one that was never saved."""
+    """Return where a talker lies; TalkerError for one that was never saved."""
     if talker.folder is None:
         raise TalkerError("a talker must be saved before it is trained", "attach it to a folder first")
     return talker.folder

@@ -14,7 +14,7 @@ class LlamaBackbone(CausalLMBackbone):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """A folder with model_type llama, a GGUF file of that architecture, or a hub id of a known family."""
+        """Return a folder with model_type llama, a GGUF file of that architecture, or a hub id of a known family."""
         if source.is_hub:
             return source.spec.startswith(_HUB_PREFIXES)
         if source.is_gguf:

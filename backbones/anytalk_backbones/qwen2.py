@@ -54,7 +54,7 @@ class Qwen2Backbone(CausalLMBackbone):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """A folder with model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
+        """Return a folder with model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
         if source.is_hub:
             return source.spec.startswith("Qwen/Qwen2") and "VL" not in source.spec and "Audio" not in source.spec
         if source.is_gguf:

@@ -243,7 +243,7 @@ class EndpointBackbone(ServedBackbone):
         raise ServedError(said, hint) from None
 
     def _detail(self, error: BaseException) -> str:
-        """What an error says, without the key, which some servers repeat."""
+        """Return what an error says, without the key, which some servers repeat."""
         body = getattr(error, "body", None)
         message = body.get("message") if isinstance(body, dict) else None
         said = in_a_line(error) if not isinstance(message, str) else " ".join(message.split())[:300]
@@ -268,7 +268,7 @@ def _read(chunk: Any) -> tuple[str, str, str | None]:
 
 
 def _pause_s(error: Any) -> float | None:
-    """The pause that an endpoint asks for; None where it names no number of seconds."""
+    """Return the pause that an endpoint asks for; None where it names no number of seconds."""
     try:
         return float(error.response.headers["retry-after"])
     except (KeyError, ValueError):
@@ -282,7 +282,7 @@ def _close(client: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _loop() -> asyncio.AbstractEventLoop:
-    """The loop of all requests, in a thread of its own."""
+    """Return the loop of all requests, in a thread of its own."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="anytalk-served", daemon=True).start()
     return loop

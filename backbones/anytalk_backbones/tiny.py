@@ -126,7 +126,7 @@ class TinyBackbone(Backbone):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """A folder whose config.json says so."""
+        """Return a folder whose config.json says so."""
         return source.hf_config().get("model_type") == MODEL_TYPE
 
     @classmethod
@@ -182,7 +182,7 @@ class TinyBackbone(Backbone):
         return self.stack.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> TinyBlocks:
-        """A stack of the same kind: its own seeded weights (``"fresh"``) or the last blocks' (``"copy"``)."""
+        """Return a stack of the same kind: its own seeded weights (``"fresh"``) or the last blocks' (``"copy"``)."""
         if init not in ("fresh", "copy") or num_blocks < 1 or (init == "copy" and num_blocks > self.options.num_blocks):
             raise ConfigError(
                 f"{num_blocks} blocks by '{init}' can't be made from {self.options.num_blocks} blocks",

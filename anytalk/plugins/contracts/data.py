@@ -83,7 +83,7 @@ class BadRow:
 
 
 def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
-    """The same rows, where a bad one ends it all.
+    """Yield the same rows, where a bad one ends it all.
 
     Raises:
         DataError: the first bad row's reason and hint.
@@ -123,7 +123,7 @@ class DataSource(Part):
 
     @abstractmethod
     def rows(self) -> Iterator[Row | BadRow]:
-        """All rows, read as they are asked for, always in the same order, each with an id of its own.
+        """Yield all rows, read as they are asked for, always in the same order, each with an id of its own.
 
         A row that can't be used comes as a :class:`BadRow` and the next ones follow; ``strict_rows`` stops there.
 

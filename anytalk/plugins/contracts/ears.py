@@ -118,7 +118,7 @@ class Ears(Part, nn.Module):
         """(N,) float32 of each clip -> its text, ``""`` where no words were heard, and how sure they are."""
 
     def first_cut(self, wave: Tensor) -> int:
-        """How many samples at the beginning of (N,) are heard by themselves; 0, the default, where none are.
+        """Return how many samples at the beginning of (N,) are heard by themselves; 0, the default, where none are.
 
         What comes later must not change an answer that isn't 0. :meth:`listen` hears such a piece by itself, then the
         rest, and joins them by :meth:`Heard.joined`; so a turn can be heard while it is spoken, and nothing changes.

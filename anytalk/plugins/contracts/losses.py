@@ -88,10 +88,10 @@ class Loss(ABC):
 
     @abstractmethod
     def counts(self, row: LossRow) -> Sequence[int]:
-        """How many tokens of a row each stream is the mean of."""
+        """Return how many tokens of a row each stream is the mean of."""
 
     def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
-        """What :meth:`sums` needs beside a forward pass of these rows; made ahead of time, on the CPU."""
+        """Return what :meth:`sums` needs beside a forward pass of these rows; made ahead of time, on the CPU."""
         return []
 
     @abstractmethod

@@ -29,7 +29,7 @@ class Backbone(Part, nn.Module):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights.
+        """Return whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights.
 
         Its ``Options.weight_sources`` names the option in which ``attach`` writes the model's name; `--revision` goes
         into one called ``revision``.
@@ -80,7 +80,7 @@ class Backbone(Part, nn.Module):
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
-        """An empty cache; :class:`anytalk.plugins.caches.KeyValueCache` suits most models.
+        """Return an empty cache; :class:`anytalk.plugins.caches.KeyValueCache` suits most models.
 
         Args:
             batch_size: B.
@@ -89,7 +89,7 @@ class Backbone(Part, nn.Module):
 
     @abstractmethod
     def make_blocks(self, num_blocks: int, init: str) -> nn.Module:
-        """A causal stack of this backbone's own kind of block with its own final norm (paper: the TTS adapter).
+        """Return a causal stack of this backbone's own kind of block with its own final norm (paper: the TTS adapter).
 
         The module's ``forward(hidden (B,T,D), cache=None) -> (B,T,D)`` and ``new_cache(batch_size, max_steps)``
         follow the backbone's own. Parameters are fresh tensors, never shared with the backbone.
@@ -201,10 +201,10 @@ class OutputAdapter(Part, nn.Module):
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:
-        """An empty cache, or None for an adapter that has no memory."""
+        """Return an empty cache, or None for an adapter that has no memory."""
 
     def own_route(self) -> Route | None:
-        """The route that this adapter needs; None, the default, where one of its two contracts says it."""
+        """Return the route that this adapter needs; None, the default, where one of its two contracts says it."""
         return None
 
 
@@ -304,7 +304,7 @@ class Codec(Part, nn.Module):
 
     @abstractmethod
     def new_stream(self) -> CodecStream:
-        """A streaming decoder for one answer."""
+        """Return a streaming decoder for one answer."""
 
     def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
         """What each stream's ``push`` would have returned for its (1,K,t) codes, whose t differ; equal to rounding."""

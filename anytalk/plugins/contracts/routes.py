@@ -98,7 +98,7 @@ class Lane(Protocol):
     """The rows of a step that one part works on, and its caches of them."""
 
     def __len__(self) -> int:
-        """How many rows; a part without any isn't run."""
+        """Return how many rows; a part without any isn't run."""
 
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
         """Run a part on these rows.
@@ -188,15 +188,15 @@ class Route(ABC):
 
     @abstractmethod
     def seen(self, layout: Layout) -> slice:
-        """The grid's rows that the backbone sees: columns that are equal in these need not be read again."""
+        """Return the grid's rows that the backbone sees: columns that are equal in these need not be read again."""
 
     @abstractmethod
     def needs_backbone(self, writes: bool) -> bool:
-        """Whether an answer needs the backbone's next states; `writes`: its text is still being written."""
+        """Return whether an answer needs the backbone's next states; `writes`: its text is still being written."""
 
     @abstractmethod
     def merge(self, line: Line, parts: Embedded) -> Merged:
-        """What the backbone reads and what the output adapter reads beside it."""
+        """Return what the backbone reads and what the output adapter reads beside it."""
 
     @abstractmethod
     def prefill(self, line: Line, states: BackboneStates, prompt: Columns, cache: Cache | None) -> Tensor:
@@ -215,11 +215,11 @@ class Route(ABC):
 
     @abstractmethod
     def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
-        """One more column of each row, through both parts."""
+        """Return one more column of each row, through both parts."""
 
     @abstractmethod
     def train(self, line: Line, answers: Answers, states: BackboneStates | None, always: bool = False) -> Spoken:
-        """Whole answers at once.
+        """Return whole answers at once.
 
         Args:
             line: The model.

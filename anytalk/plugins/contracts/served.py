@@ -67,7 +67,7 @@ class TextStream:
             self._thoughts.append(text)
 
     def take_thoughts(self) -> str:
-        """The thoughts that have come since the last call."""
+        """Return the thoughts that have come since the last call."""
         with self._lock:
             text, self._thoughts = "".join(self._thoughts), []
             return text
@@ -80,7 +80,7 @@ class TextStream:
         self.wake()
 
     def take(self) -> tuple[str, bool]:
-        """What has come since the last call, and whether that was all."""
+        """Return what has come since the last call, and whether that was all."""
         with self._lock:
             text, self._pieces = "".join(self._pieces), []
             return text, self._is_ended
@@ -136,7 +136,7 @@ class ServedBackbone(Backbone):
         return self.nothing.new_zeros(*ids.shape, 1)
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
-        """An empty cache, which stays empty."""
+        """Return an empty cache, which stays empty."""
         return KeyValueCache(batch_size, max_steps)
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:

@@ -40,7 +40,7 @@ class JoinableCache(Cache, Protocol):
         """Add the rows of another cache after these; the other one is used up."""
 
     def take(self, row: int) -> Self:
-        """A cache of this row alone; it stays here until :meth:`keep_rows` leaves it out."""
+        """Return a cache of this row alone; it stays here until :meth:`keep_rows` leaves it out."""
 
 
 @runtime_checkable
@@ -85,16 +85,16 @@ class TextTokenizer(Protocol):
         """
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Ids of what :meth:`render_chat` wrote, or a part of it: markup is recognised, nothing is added.
+        """Return ids of what :meth:`render_chat` wrote, or a part of it: markup is recognised, nothing is added.
 
         For text without markup they equal those of :meth:`encode`.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens and ids outside the vocabulary left out."""
+        """Return text of `ids`, special tokens and ids outside the vocabulary left out."""
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """The model's chat template as a string, ready for its answer (generation prompt added).
+        """Return the model's chat template as a string, ready for its answer (generation prompt added).
 
         `arguments` are the template's own, set by ``grid.template``; a template without any may leave them out.
 

@@ -85,7 +85,7 @@ class Near:
 
 
 def half_is_fast() -> bool:
-    """Whether this processor multiplies in bfloat16, and oneDNN may (``ONEDNN_MAX_CPU_ISA`` can forbid it)."""
+    """Return whether this processor multiplies in bfloat16, and oneDNN may (``ONEDNN_MAX_CPU_ISA`` can forbid it)."""
     may = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return bool(may and torch.cpu._is_avx512_bf16_supported())
 

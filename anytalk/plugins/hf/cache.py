@@ -116,7 +116,7 @@ def _padded(part: Tensor, length: int) -> Tensor:
 
 
 def new_hf_cache(decoder: nn.Module, batch_size: int) -> HFCache:
-    """The most able cache that this transformers decoder can be trusted with.
+    """Return the most able cache that this transformers decoder can be trusted with.
 
     Rows of unequal length need positions of their own, and attention that only looks at distances in the cache.
     """

@@ -209,7 +209,7 @@ class CausalLMBackbone(Backbone):
         return new_hf_cache(self._decoder, batch_size)
 
     def make_blocks(self, num_blocks: int, init: str) -> HFBlocks:
-        """A decoder of the same class with `num_blocks` layers.
+        """Return a decoder of the same class with `num_blocks` layers.
 
         Raises:
             ConfigError: fewer than one block, an unknown `init`, or more blocks to copy than there are.
@@ -319,7 +319,7 @@ def _copy_last(old: nn.Module, new: nn.Module) -> None:
 
 
 def _after_head(logits: Tensor, config: Any) -> Tensor:
-    """What causal LMs of transformers do to logits: Cohere multiplies, Granite divides, Gemma 2 and 3 cap."""
+    """Return what causal LMs of transformers do to logits: Cohere multiplies, Granite divides, Gemma 2 and 3 cap."""
     multiplier = getattr(config, "logit_scale", None)
     if multiplier is not None:
         logits = logits * multiplier

@@ -32,7 +32,7 @@ _LONGEST = 2**20
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The leading scalar metadata of a GGUF file, e.g. ``general.architecture`` and ``general.license``.
+    """Return the leading scalar metadata of a GGUF file, e.g. ``general.architecture`` and ``general.license``.
 
     Reading stops at the first array that isn't general metadata, long before the vocabulary: microseconds.
 

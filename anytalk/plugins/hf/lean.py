@@ -34,7 +34,7 @@ Look: TypeAlias = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def can_be_lean(decoder: nn.Module) -> bool:
-    """Whether :class:`LeanDecoder` computes what this transformers decoder computes."""
+    """Return whether :class:`LeanDecoder` computes what this transformers decoder computes."""
     config: Any = getattr(decoder, "config", None)
     if config is None or config.model_type not in _FAMILIES or config.hidden_act != "silu":
         return False
@@ -138,7 +138,7 @@ class LeanDecoder(nn.Module):
         return None if steps == 1 else rows.seen(steps, like.device)[0].repeat(self.group, 1)
 
     def _near(self, cache: KeyValueCache) -> Near | None:
-        """The layout for single steps, where many keys and values are held.
+        """Return the layout for single steps, where many keys and values are held.
 
         In half precision it is faster in any case; else where it spares reading a long prompt for each row, again.
         """

@@ -121,7 +121,7 @@ def foreign_errors(source: ModelSource, hint: str) -> Iterator[None]:
 
 
 def _joined(source: ModelSource, folder: Path) -> Path:
-    """The one file that pieces are, written into `folder`; a file that is whole stays where it is."""
+    """Return the one file that pieces are, written into `folder`; a file that is whole stays where it is."""
     if len(source.paths) == 1:
         return source.path
     whole = folder / "joined.gguf"

@@ -61,7 +61,7 @@ def check_files(folder: Path, name: str) -> None:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is what `git clone` leaves in place of a large one, where Git LFS isn't installed."""
+    """Return whether a file is what `git clone` leaves in place of a large one, where Git LFS isn't installed."""
     try:
         if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
             return False

@@ -70,7 +70,7 @@ class StaticStep:
         self._graph: Any = None
 
     def fits(self, cache: KeyValueCache) -> bool:
-        """Whether the cache still is the memory that this step was made for, and its next position is known."""
+        """Return whether the cache still is the memory that this step was made for, and its next position is known."""
         if cache.length + cache.rows.forgotten[0] >= self._num_positions:
             return False
         pairs = zip(self._store, _memories(cache), strict=True)

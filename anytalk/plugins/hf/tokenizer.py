@@ -40,7 +40,7 @@ class HFTokenizer:
         """What is unusual about it, a sentence each."""
 
     def ids_of(self, first: str, last: str) -> tuple[int, int] | None:
-        """Ids of two added tokens; None unless both are there."""
+        """Return ids of two added tokens; None unless both are there."""
         ids = {token.content: int(number) for number, token in self.base.added_tokens_decoder.items()}
         return (ids[first], ids[last]) if first in ids and last in ids else None
 
@@ -69,7 +69,7 @@ class HFTokenizer:
         return bool(template.get("default") if isinstance(template, dict) else template)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
+        """Return ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
         return [token for piece in self._cutter.pieces(text) for token in self._encode_piece(piece)]
 
     def _encode_piece(self, text: str) -> list[int]:
@@ -80,16 +80,16 @@ class HFTokenizer:
         return [token for character in text for token in self.encode_rendered(character)]
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Ids of what the chat template wrote, special tokens recognised, nothing added."""
+        """Return ids of what the chat template wrote, special tokens recognised, nothing added."""
         return list(self.base(whole_characters(text), add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without specials; ids that the tokenizer doesn't have (padded vocabularies) left out."""
+        """Return text of `ids` without specials; ids that the tokenizer doesn't have (padded vocabularies) left out."""
         known = [i for i in ids if 0 <= i < len(self.base)]
         return str(self.base.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """The model's own chat template, ready for its answer.
+        """Return the model's own chat template, ready for its answer.
 
         Args:
             messages: Each with a ``role`` and ``content``.
@@ -128,7 +128,7 @@ class HFTokenizer:
         return str(self.base.apply_chat_template(shown, tokenize=False, **arguments))
 
     def _shows(self, *roles: str) -> bool:
-        """Whether the template writes what messages of these roles say."""
+        """Return whether the template writes what messages of these roles say."""
         said = [f"{_PROBE}{number}" for number, _ in enumerate(roles)]
         messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
         try:
@@ -151,7 +151,7 @@ class HFTokenizer:
         return int(base.eos_token_id)
 
     def _after_answer(self) -> str:
-        """What the chat template writes after an assistant's message; empty without a template."""
+        """Return what the chat template writes after an assistant's message; empty without a template."""
         if not self.has_chat_template:
             return ""
         try:

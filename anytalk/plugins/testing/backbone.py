@@ -167,7 +167,7 @@ def _check_joining(
     whole = run(embeds, None)
 
     def step(cache: Any, rows: list[int], count: int) -> Tensor:
-        """The next steps of these rows, as far as each has come."""
+        """Return the next steps of these rows, as far as each has come."""
         found = run(torch.stack([embeds[row, read[row] : read[row] + count] for row in rows]), cache)
         wanted = torch.stack([whole[row, read[row] : read[row] + count] for row in rows])
         for row in rows:

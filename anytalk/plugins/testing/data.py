@@ -98,7 +98,7 @@ def _check_audio(audio: Audio | None, what: str) -> None:
 
 
 def _outline(row: Row | BadRow) -> tuple[object, ...]:
-    """What makes two rows the same; arrays can't be compared by ``==``."""
+    """Return what makes two rows the same; arrays can't be compared by ``==``."""
     return tuple(_flat(getattr(row, field.name)) for field in fields(row))
 
 

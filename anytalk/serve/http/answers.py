@@ -42,7 +42,7 @@ class Whole:
 async def events_of(
     state: ServerState, question: Question, tools: Tools | None = None
 ) -> AsyncGenerator[Event | Called, None]:
-    """The events of an answer, while a place is held (RequestError: no place is left, or the answer failed)."""
+    """Yield the events of an answer, while a place is held (RequestError: no place is left, or the answer failed)."""
     await state.admission.wait_for_leaving()
     with state.admission.place():
         status = "cancelled"
@@ -63,7 +63,7 @@ async def events_of(
 
 
 def refused(event: Failed) -> RequestError:
-    """What a client is told of an answer that failed."""
+    """Return what a client is told of an answer that failed."""
     code = "model_failed" if event.is_ours else "invalid_value"
     return RequestError(event.message, code, status=500 if event.is_ours else 400)
 
@@ -142,7 +142,7 @@ class Stream(StreamingResponse):
 
 
 async def begun(pieces: AsyncGenerator[bytes, None], media_type: str) -> Stream:
-    """A stream whose first piece is there: until then errors still have a status of their own."""
+    """Yield a stream whose first piece is there: until then errors still have a status of their own."""
     first = await anext(pieces, b"")
 
     async def all_of_it() -> AsyncGenerator[bytes, None]:
@@ -155,7 +155,7 @@ async def begun(pieces: AsyncGenerator[bytes, None], media_type: str) -> Stream:
 
 
 def server_sent(event: dict[str, Any] | str) -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     return f"data: {event if isinstance(event, str) else json.dumps(event, separators=(',', ':'))}\n\n".encode()
 
 
@@ -169,7 +169,7 @@ def told(error: Exception) -> RequestError:
 
 
 async def errors_as_events(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A stream of events that ends with the error if one comes after its beginning."""
+    """Yield a stream of events that ends with the error if one comes after its beginning."""
     has_begun = False
     try:
         async with aclosing(pieces):

@@ -16,7 +16,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
-    """A request's body as a model (RequestError: no JSON, too many values in it, or fields that don't fit)."""
+    """Return a request's body as a model (RequestError: no JSON, too many values in it, or fields that don't fit)."""
     data = await request.body()
     if len(data) < _SMALL_BYTES:
         return _parsed(data, kind)

@@ -31,7 +31,7 @@ _KEPT_S = 3600
 
 
 def chat_routes(state: ServerState) -> APIRouter:
-    """The endpoint."""
+    """Return the endpoint."""
     router, known = APIRouter(), ChatAnswers()
 
     @router.post("/v1/chat/completions")

@@ -29,7 +29,7 @@ class ChatAnswers:
             self._texts.popitem(last=False)
 
     def text(self, answer_id: str) -> str:
-        """What was said (RequestError: nothing is known of it)."""
+        """Return what was said (RequestError: nothing is known of it)."""
         if answer_id not in self._texts:
             said = f"no answer '{answer_id[:80]}' is known here (any more); send its text as content"
             raise RequestError(said, "audio_not_found", "messages")

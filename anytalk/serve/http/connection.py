@@ -60,7 +60,7 @@ class ImpatientHttp(H11Protocol):
 
 
 def http_with_patience(seconds: float) -> type[H11Protocol]:
-    """The protocol, for ``uvicorn.Config(http=...)``."""
+    """Return the protocol, for ``uvicorn.Config(http=...)``."""
     return type("ImpatientHttp", (ImpatientHttp,), {"patience_s": seconds})
 
 

@@ -26,7 +26,7 @@ _HERE = ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/chat/completions",
 
 
 def instead_of(path: str) -> str | None:
-    """What a client should ask for in place of a path; None where nobody knows."""
+    """Return what a client should ask for in place of a path; None where nobody knows."""
     plain = path.rstrip("/")
     for other, said in _INSTEAD.items():
         if plain == other or plain.startswith(f"{other}/"):

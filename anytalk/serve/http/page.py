@@ -51,7 +51,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """The packaged files by their paths in addresses; ``index.html`` is also ``/``."""
+    """Return the packaged files by their paths in addresses; ``index.html`` is also ``/``."""
     found: dict[str, PageFile] = {}
     _collect(files("anytalk.serve").joinpath("web"), "/", found)
     if "/index.html" in found:
@@ -60,7 +60,7 @@ def page_files() -> dict[str, PageFile]:
 
 
 def page_routes(found: dict[str, PageFile]) -> list[Route]:
-    """A route for each file."""
+    """Return a route for each file."""
 
     def route(path: str, file: PageFile) -> Route:
         async def serve(request: Request) -> Response:

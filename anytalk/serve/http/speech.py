@@ -41,7 +41,7 @@ class SpeechRequest(BaseModel):
 
 
 def speech_routes(state: ServerState) -> APIRouter:
-    """The endpoint."""
+    """Return the endpoint."""
     router = APIRouter()
 
     @router.post("/v1/audio/speech")
@@ -71,7 +71,7 @@ def speech_routes(state: ServerState) -> APIRouter:
 async def _spoken(
     state: ServerState, question: Question, name: str, speed: float
 ) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
-    """A sound file as it is made, and the end beside the last of it."""
+    """Yield a sound file as it is made, and the end beside the last of it."""
     writer = StreamWriter(name, state.talker.codec.sample_rate_hz, speed)
     async with aclosing(events_of(state, question)) as events:
         async for event in events:

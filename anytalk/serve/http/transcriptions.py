@@ -26,7 +26,7 @@ from anytalk.serve.state import ServerState
 
 
 def transcription_routes(state: ServerState) -> APIRouter:
-    """The endpoint."""
+    """Return the endpoint."""
     router = APIRouter()
     # Larger ones would be written to the disk.
     MultiPartParser.spool_max_size = max(MultiPartParser.spool_max_size, state.settings.max_body_bytes + 1)
@@ -102,7 +102,7 @@ def _pieces(state: ServerState, wave: np.ndarray) -> Iterator[tuple[int, np.ndar
 
 
 async def _heard(state: ServerState, speech: Speech, temperature: float) -> AsyncGenerator[str, None]:
-    """What is said in one piece: at once where ears write it, else token by token."""
+    """Yield what is said in one piece: at once where ears write it, else token by token."""
     question = Question(
         turns=[Said("user", None, speech)],
         task=TASKS["A1T1"],

@@ -35,7 +35,7 @@ class Segment:
 
     @classmethod
     def of(cls, text: str, offset_s: float, span: tuple[float, float], speech: Speech) -> Self:
-        """The words of a piece that begins at `offset_s`, and within which somebody speaks in `span`."""
+        """Return the words of a piece that begins at `offset_s`, and within which somebody speaks in `span`."""
         words = [HeardWord(word, offset_s + start_s, offset_s + end_s) for word, start_s, end_s in speech.words]
         return cls(text, round(offset_s + span[0], 3), round(offset_s + span[1], 3), words)
 
@@ -96,7 +96,7 @@ def spoken_span(wave: np.ndarray, rate_hz: int) -> tuple[float, float]:
 
 
 def transcript_as(response_format: str, written: Transcript) -> Response:
-    """A transcript as a client wants it; nothing was said where it has no segments."""
+    """Return a transcript as a client wants it; nothing was said where it has no segments."""
     if response_format == "text":
         return PlainTextResponse(written.text + "\n")
     if response_format in ("srt", "vtt"):

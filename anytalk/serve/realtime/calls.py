@@ -91,7 +91,7 @@ class Calls:
 
 
 def call_routes(calls: Calls) -> APIRouter:
-    """The endpoints."""
+    """Return the endpoints."""
     router, state = APIRouter(), calls.state
 
     @router.post(CALLS_PATH)
@@ -130,7 +130,7 @@ def check_offer(sdp: str) -> None:
 
 
 async def _read_offer(request: Request) -> tuple[str, dict[str, Any]]:
-    """The body: an SDP offer alone, or a form with it and a session."""
+    """Return the body: an SDP offer alone, or a form with it and a session."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/sdp":
         return _text(await request.body(), "sdp", _MAX_SDP_BYTES), {}

@@ -28,12 +28,12 @@ class SecretRequest(BaseModel):
 
 
 def first_options(state: ServerState) -> SessionOptions:
-    """What a session is set to before its client says anything."""
+    """Return what a session is set to before its client says anything."""
     return SessionOptions(model=state.model_name, instructions=state.talker.config.grid.system or "")
 
 
 def client_secret_routes(state: ServerState) -> APIRouter:
-    """The endpoint; a WebSocket that brings the key begins with the session that was given here."""
+    """Return the endpoint; a WebSocket that brings the key begins with the session that was given here."""
     router = APIRouter()
 
     @router.post("/v1/realtime/client_secrets")

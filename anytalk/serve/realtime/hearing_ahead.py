@@ -106,6 +106,6 @@ class HearingAhead:
             self.drop()
 
     def certain(self) -> str:
-        """The words that will be at the beginning of the turn's transcript, whatever comes."""
+        """Return the words that will be at the beginning of the turn's transcript, whatever comes."""
         heard = itertools.takewhile(lambda text: text is not None, (piece.text for piece in self._pieces))
         return Heard.joined([Heard(text=text) for text in heard]).text or ""

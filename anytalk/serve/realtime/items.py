@@ -117,7 +117,7 @@ class Conversation:
         return previous
 
     def find(self, item_id: str, param: str = "item_id", code: str = "item_not_found") -> Item:
-        """An item by its id (RequestError: no such item, by the `code` that clients look for)."""
+        """Return an item by its id (RequestError: no such item, by the `code` that clients look for)."""
         for item in self.items:
             if item.id == item_id:
                 return item
@@ -180,7 +180,7 @@ def turns_of(items: Sequence[Item], spelling: ToolSpelling | None) -> list[Said]
 
 
 def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
-    """A message as clients send it.
+    """Return a message as clients send it.
 
     Args:
         decode: Base64 of a spoken question -> :class:`~anytalk.decode.jobs.Speech`, and its sound to be kept.
@@ -230,7 +230,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
 
 
 def _tool_item(given: dict[str, Any], max_text_chars: int) -> Item:
-    """A call that was made, or what it gave."""
+    """Return a call that was made, or what it gave."""
     item = Item("user", id=_item_id(given.get("id")), call_id=_text(given.get("call_id"), "item.call_id")[:200])
     if given["type"] == "function_call_output":
         item.result = _text(given.get("output"), "item.output")

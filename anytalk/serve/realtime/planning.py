@@ -19,7 +19,7 @@ from anytalk.serve.state import ServerState
 def plan_response(
     state: ServerState, options: SessionOptions, wanted: ResponseOptions, conversation: Conversation
 ) -> ResponsePlan:
-    """What a response is to be, by the session and by what this one does otherwise.
+    """Return what a response is to be, by the session and by what this one does otherwise.
 
     Raises:
         RequestError: nothing to answer, or something that this server doesn't do.
@@ -70,13 +70,13 @@ def plan_response(
 
 
 def _unknown(wanted: ResponseOptions) -> list[str]:
-    """What was sent and has no effect."""
+    """Return what was sent and has no effect."""
     names = [*(wanted.model_extra or {}), *(name for name in ("prompt", "reasoning") if getattr(wanted, name))]
     return [f"response.{name[:80]} has no effect here" for name in names[:20]]
 
 
 def transcript_question(state: ServerState, item: Item) -> Question:
-    """What was said in a spoken turn."""
+    """Return what was said in a spoken turn."""
     return Question(
         turns=[Said("user", None, item.speech)],
         task=TASKS["A1T1"],

@@ -36,7 +36,7 @@ class _Answer:
             self.waiting += len(wave)
 
     def take(self, most: int) -> list[np.ndarray]:
-        """The next samples, `most` at most, in pieces."""
+        """Return the next samples, `most` at most, in pieces."""
         found: list[np.ndarray] = []
         while self.waves and most:
             piece, rest = self.waves[0][:most], self.waves[0][most:]

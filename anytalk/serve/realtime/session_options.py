@@ -36,7 +36,7 @@ class TurnDetection(_Part):
     idle_timeout_ms: int | None = Field(None, ge=1_000, le=120_000)
 
     def vad(self) -> VadSettings:
-        """The part of it that looks at sound."""
+        """Return the part of it that looks at sound."""
         return VadSettings(self.threshold, self.prefix_padding_ms, self.silence_duration_ms)
 
 
@@ -148,7 +148,7 @@ class SessionOptions(_Part):
 
 
 def wire_format(given: dict[str, Any], param: str) -> WireFormat:
-    """The protocol's format object.
+    """Return the protocol's format object.
 
     Raises:
         RequestError: an unknown one. PCM of other rates than 24 kHz is an extension.
@@ -168,7 +168,7 @@ def wire_format(given: dict[str, Any], param: str) -> WireFormat:
 
 
 def one_modality(modalities: list[Any], param: str) -> bool:
-    """Whether the answer is spoken.
+    """Return whether the answer is spoken.
 
     Raises:
         RequestError: not exactly one of text and audio (audio always comes with its text).
@@ -183,7 +183,7 @@ def one_modality(modalities: list[Any], param: str) -> bool:
 
 
 def tokens_of(limit: int | str | None, param: str) -> int | None:
-    """A limit of the answer's length in tokens, here columns; None for none (RequestError: less than one)."""
+    """Return a limit of the answer's length in tokens, here columns; None for none (RequestError: less than one)."""
     if limit is None or limit == "inf":
         return None
     if int(limit) < 1:

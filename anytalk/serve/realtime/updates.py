@@ -65,7 +65,7 @@ class LeftOut:
 
 
 def told(left_out: Sequence[LeftOut]) -> dict[str, Any]:
-    """Fields of an event or an answer that say what was left out; none where nothing was."""
+    """Return fields of an event or an answer that say what was left out; none where nothing was."""
     return {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
 
 

@@ -49,7 +49,7 @@ class TurnEvent:
 
 @lru_cache(maxsize=1)
 def _silero() -> Any:
-    """The shared ONNX session; it keeps no state of its own.
+    """Return the shared ONNX session; it keeps no state of its own.
 
     Raises:
         WeightsError: the package is missing or holds no model.
