@@ -82,7 +82,8 @@ def told(measures: dict[str, dict[str, Any]], label: str, metric: str) -> str:
         return "-"
     unit = METRICS[measure["kind"]][metric].unit
     interval = format_interval(figure["low"], figure["high"], unit)
-    return format_value(figure["value"], unit) + (f" ({interval})" if interval else "") + f", n {figure['n']}"
+    found = format_value(figure["value"], unit) + (f" ({interval})" if interval else "") + f", n {figure['n']}"
+    return found.replace(" per token", "")
 
 
 def rate(figure: Figure) -> str:
@@ -146,7 +147,11 @@ def _data(out: Path, recipe: Recipe, trained: dict[str, StageRecord]) -> str:
     ]
     columns = ("source", "rows", "hours heard", "hours spoken", *(stage.name for stage in recipe.stages))
     moved = ("what moves", "", "", "", *(", ".join(stage.parts) for stage in recipe.stages))
-    return table(columns, [*rows, moved, seen, ("came out", "", "", "", *done)])
+    return (
+        "Under each stage, the tasks that a source served in it. Every batch holds the tasks of its stage in equal "
+        "parts, and within a task its sources.\n\n"
+        + table(columns, [*rows, moved, seen, ("came out", "", "", "", *done)])
+    )
 
 
 def _curves(out: Path, trained: dict[str, StageRecord]) -> str:

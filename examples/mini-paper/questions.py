@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from anytalk.plugins.hf.loading import load_causal_lm
+from anytalk.plugins.hf.loading import load_causal_lm, quiet_transformers
 from anytalk.plugins.sources import resolve
 
 
@@ -51,5 +51,6 @@ def shortened(model: str, layers: int, folder: Path) -> None:
     loaded = load_causal_lm(resolve(model), None, torch.float32)
     loaded.lm.model.layers = loaded.lm.model.layers[:layers]
     loaded.lm.config.num_hidden_layers = layers
-    loaded.lm.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        loaded.lm.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
