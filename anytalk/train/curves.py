@@ -12,26 +12,33 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: 
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    thin = {stream for name, streams in losses.items() for stream in streams if stream != name}
-    drawn = {*losses, *thin}
-    names = sorted(name for name in {n for entry in log for n in entry} if name.removeprefix("held_out.") in drawn)
-    for name in names:
-        points = [(entry["step"], entry[name]) for entry in log if name in entry]
-        bare = name.removeprefix("held_out.")
-        is_stream = bare in thin
-        if bare != name and is_stream:
-            continue  # the bold lines say enough about other rows
+    streams = {stream: name for name, found in losses.items() for stream in found if stream != name}
+    logged = {name for entry in log for name in entry}
+    # Losses first: the colours of the cycle must not come round to them again after their streams.
+    drawn = [name for name in [*sorted(losses), *sorted(streams)] if name in logged]
+    for place, name in enumerate(drawn):
         axes.plot(
-            *zip(*points, strict=True),
+            *_points(log, name),
             label=name,
-            linestyle="-" if bare == name else "--",
-            linewidth=0.7 if is_stream else 2.2,
-            alpha=0.6 if is_stream else 1,
+            color=f"C{place % 10}",
+            linewidth=0.7 if name in streams else 2.2,
+            alpha=0.6 if name in streams else 1,
         )
+    for place, name in enumerate(drawn):
+        held_out = f"held_out.{name}"
+        if held_out in logged and name not in streams:  # the losses say enough about other rows
+            # Marked, because a short stage may have looked only once.
+            axes.plot(*_points(log, held_out), "o--", label=held_out, color=f"C{place % 10}", linewidth=2.2)
     axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    if names:
+    if drawn:
         axes.legend(ncols=2, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def _points(log: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """The steps at which a loss was logged, and its values."""
+    found = [(entry["step"], entry[name]) for entry in log if name in entry]
+    return [step for step, _ in found], [value for _, value in found]
