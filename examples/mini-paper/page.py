@@ -87,7 +87,7 @@ def told(measures: dict[str, dict[str, Any]], label: str, metric: str) -> str:
 
 
 def rate(figure: Figure) -> str:
-    """Words wrong, as :func:`told` tells them."""
+    """A share, as :func:`told` tells it."""
     return told({"asr": {"kind": "asr", "figures": {"wer": asdict(figure)}}}, "asr", "wer")
 
 
@@ -221,17 +221,21 @@ def _read(out: Path, recipe: Recipe) -> str:
 def _spoken(out: Path) -> str:
     rows = []
     found = report(out, SPEAKS_AFTER, "speak")
+    written = {item["question"]: item["text"] for item in items_of(out, SPEAKS_AFTER, "text", "closed_book")}
     for name, title in (("parallel", "with"), ("alone", "without")):
         items = items_of(out, SPEAKS_AFTER, "speak", name)
         if items:
             metrics = ("text_contains", "text_heard", "speech_contains", "speech_heard")
             counts = [word_error_rate([item["text"]], [item["heard_text"]]) for item in items]
             wrong = Bootstrap().ratio([c.errors for c in counts], [c.reference_words for c in counts])
-            rows.append((title, *(told(found, name, metric) for metric in metrics), rate(wrong)))
+            typed = [item for item in items if item["asked"] == "text" and item["question"] in written]
+            same = Bootstrap().mean([float(item["text"] == written[item["question"]]) for item in typed])
+            rows.append((title, rate(same), *(told(found, name, metric) for metric in metrics), rate(wrong)))
     if not rows:
         return "Not measured.\n"
     columns = (
         f"after {SPEAKS_AFTER}, batch-parallel",
+        "typed: the same text as in writing",
         "typed: text right",
         "typed: heard right",
         "spoken: text right",
