@@ -99,7 +99,7 @@ class Run:
         folder, scale = self.out / "questions", self.scale["ablation"]
         model, *options = self.attach_words()
         mean = folder / "mean-untrained"
-        self.step("attach mean", self.attach, mean, model, *options, "--set", "grid.merge=mean")
+        self.step("attach mean-untrained", self.attach, mean, model, *options, "--set", "grid.merge=mean")
         self.measure("mean-untrained", mean, ["text"])
         if scale["layers"] is not None:
             self.step("shorten", shortened, model, scale["layers"], folder / "model")
