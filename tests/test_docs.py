@@ -20,7 +20,11 @@ from anytalk.plugins.registry import KINDS
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-SCREENSHOTS = {"serve", "step"}
+SCREENSHOTS = {
+    "serve",
+    "step",
+    *(f"mini-paper-{name}" for name in ("alignment", "adaption", "multimodal", "annealing", "questions")),
+}
 """Pictures that no code draws."""
 MAX_PICTURE_BYTES = 150_000
 
