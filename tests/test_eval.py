@@ -44,7 +44,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everything(manifest: Path, **more: Any) -> Suite:
     changes = {"text_retention": {"texts": ["a text", "another"], "max_tokens": 5}, "latency": {"warmup": 1}}
     changes |= {"asr": {"with_transcriber": True}, "spoken_qa": {"hear": True, "ask": ["speech", "text"]}}
-    changes |= {"pooled": {"of": ["asr", "reading"]}}
+    changes |= {"pooled": {"of": ["asr", "reading"]}, "loss": {"task": "A1T1", "data": str(manifest)}}
     changes |= {"spoken_answers": {"ask": ["text", "speech"]}, "cascade": {"max_tokens": 6, "warmup": 0}}
     measures = [{"kind": kind, **changes.get(kind, {})} for kind in MEASURES]
     return suite_of(manifest, *measures, **more)

@@ -21,7 +21,8 @@ SOURCE = {"kind": "jsonl", "path": "rows.jsonl"}
 
 
 def suite(*measures: str, **more: object) -> Suite:
-    rows = [{"kind": kind} | ({"of": ["asr"]} if kind == "pooled" else {}) for kind in measures]
+    needs = {"pooled": {"of": ["asr"]}, "loss": {"task": "T1A1", "data": "rows.jsonl"}}
+    rows = [{"kind": kind, **needs.get(kind, {})} for kind in measures]
     return Suite.model_validate({"source": SOURCE, "measures": rows, **more})
 
 

@@ -100,7 +100,8 @@ def test_a_small_file_that_asks_for_gigabytes_gets_none() -> None:
     with pytest.raises(AudioError, match=r"that can be read|holds no samples"):
         read_samples(Sound(name="x", data=data))
     assert time.monotonic() - began < 15
-    assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 1 << 20, "kB"
+    # The most of any child so far: other tests may have had larger ones.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(before, 1 << 20), "kB"
 
 
 @pytest.mark.parametrize("kind", KINDS)

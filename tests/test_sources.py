@@ -249,7 +249,7 @@ def test_a_wrong_line_of_a_csv_is_named(line: str, words: str, tmp_path: Path) -
     [
         (b"", "is empty"),
         (b"anser_text\nx\n", "rows.csv:1: unknown column 'anser_text'; did you mean 'answer_text'?"),
-        (b"text,text\nx,y\n", "rows.csv:1: column 'text' stands there twice"),
+        (b"text,text\nx,y\n", "rows.csv:1: column 'text' is there twice"),
         ("text\nGrüße\n".encode("latin-1"), "is not UTF-8 text"),
         (b'text\n"x\n', "rows.csv:2 is not CSV"),
     ],

@@ -86,7 +86,7 @@ def test_librispeech_names_what_is_missing(librispeech: Path) -> None:
         f"{begin}1",
         f"{begin}2: no line of 84-121123.trans.txt names it",
         f"{begin}3: 84-121123.trans.txt:3 is not UTF-8 text",
-        f"{begin}4: 84-121123.trans.txt:4 holds no text behind '84-121123-0004'",
+        f"{begin}4: 84-121123.trans.txt:4 holds no text after '84-121123-0004'",
     ]
 
 
@@ -144,7 +144,7 @@ def test_mls(tmp_path: Path) -> None:
         "mls_german:train/audio/252/1/252_1_000002",
         "mls_german:train/audio/252/1/252_1_000001",
         "mls_german:train/audio/252/2/252_2_000000: sound file 'train/audio/252/2/252_2_000000.flac' doesn't exist",
-        "mls_german:train/audio/252/2/252_2_1: transcripts.txt:4 holds no text behind '252_2_1'",
+        "mls_german:train/audio/252/2/252_2_1: transcripts.txt:4 holds no text after '252_2_1'",
     ]
     assert isinstance(rows[2], Row)
     assert str(rows[2].question_audio).endswith("252_1_000001.opus")

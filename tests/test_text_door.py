@@ -163,7 +163,8 @@ def byte_fallback() -> Any:
 def told(tokenizer: Any, ids: list[int]) -> tuple[str, str]:
     """Joined deltas and the whole text of an answer of these tokens."""
     answer = Answer(DelayPattern("delay", 3, 8))
-    talker: Any = SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(tokenizer=tokenizer)))
+    model, codec = SimpleNamespace(backbone=SimpleNamespace(tokenizer=tokenizer)), SimpleNamespace(sample_rate_hz=8_000)
+    talker: Any = SimpleNamespace(model=model, codec=codec)
     telling, said = Telling(talker, answer, speaks=False, started=0.0), ""
     for token in ids:
         answer.text_ids.append(token)

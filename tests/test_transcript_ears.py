@@ -252,7 +252,7 @@ def test_attach_takes_them_in_place_of_encoder_and_adapter(folder: Path, tmp_pat
     config = read_config(folder)
     assert (config.encoder, config.input_adapter, config.hears) == (None, None, True)
     assert load_talker(folder, with_encoder=False).model.listener is None
-    with pytest.raises(ConfigError, match="in place of encoder"):
+    with pytest.raises(ConfigError, match="replace encoder"):
         attach("tiny", tmp_path / "t", backbone="tiny", assignments=[*TINY, EARS])
 
 

@@ -25,7 +25,7 @@ from transformers.utils import logging as _hf_logging
 from anytalk.errors import AnytalkError, WeightsError
 from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.hf import gguf_file
-from anytalk.plugins.hf.model_files import check_files, check_quantisation, check_sizes
+from anytalk.plugins.hf.model_files import check_files, check_quantisation, check_sizes, check_weights
 from anytalk.plugins.sources import ModelSource
 
 # Its functions carry no annotations.
@@ -160,6 +160,8 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
         _check_kind(source, config)
         check_quantisation(config, source.spec)
         check_sizes(config, source.spec)
+        if not source.is_hub:
+            check_weights(source.path, source.spec)
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
     auto: Any = AutoModelForCausalLM
     how = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -25,8 +25,7 @@ def check_files(folder: Path, name: str) -> None:
     """Refuse a folder whose files transformers would answer with an error that helps nobody, or read in silence.
 
     Raises:
-        WeightsError: pointers of Git LFS, a PEFT adapter (alone or beside a model), pickles instead of safetensors, no
-            weights, or no tokenizer; with what to do.
+        WeightsError: pointers of Git LFS, a PEFT adapter (alone or beside a model), or no config; with what to do.
     """
     for path in sorted(folder.iterdir()):
         if is_lfs_pointer(path):
@@ -34,16 +33,23 @@ def check_files(folder: Path, name: str) -> None:
                 f"'{name}/{path.name}' is the pointer of a Git LFS file, not the file itself",
                 f"fetch what it points at: cd {name} && git lfs pull",
             )
-    has_weights = any(folder.glob("*.safetensors"))
-    has_weights = has_weights and {path.name for path in folder.glob("*.safetensors")} != {"adapter_model.safetensors"}
     if (folder / "adapter_config.json").is_file():
-        raise _adapter(folder, name, beside=has_weights)
+        raise _adapter(folder, name, beside=_has_weights(folder))
     if not (folder / "config.json").is_file():
         files = sorted(path.name for path in folder.glob("*.gguf"))
         hint = (
             f"give the file: {name}/{files[0]}" if files else "give the folder of a Hugging Face model, or a .gguf file"
         )
         raise WeightsError(f"'{name}' holds no config.json", hint)
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Refuse a causal language model's folder without weights or a tokenizer that can be read.
+
+    Raises:
+        WeightsError: pickles instead of safetensors, no weights, or no tokenizer; with what to do.
+    """
+    has_weights = _has_weights(folder)
     pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
     if not has_weights and pickles:
         raise WeightsError(
@@ -58,6 +64,10 @@ def check_files(folder: Path, name: str) -> None:
         raise WeightsError(
             f"'{name}' holds no tokenizer", "copy tokenizer.json and tokenizer_config.json of the same model beside it"
         )
+
+
+def _has_weights(folder: Path) -> bool:
+    return bool({path.name for path in folder.glob("*.safetensors")} - {"adapter_model.safetensors"})
 
 
 def is_lfs_pointer(path: Path) -> bool:
