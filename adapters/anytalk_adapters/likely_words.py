@@ -43,7 +43,7 @@ class Reader:
     margin: float = 4.0
 
     def choose(self, lines: Mapping[Line, float]) -> Line:
-        """The line that was most probably said, of lines and the log probabilities with which they were heard."""
+        """Return the most probable of lines, given the log probabilities with which they were heard."""
         if not self.weight or len(lines) == 1:
             return max(lines, key=lambda line: lines[line])
         marks = mark_tokens(self.backbone.tokenizer)

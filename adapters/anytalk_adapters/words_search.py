@@ -21,7 +21,7 @@ WordChance = Callable[[str], float]
 def likeliest_texts(
     chances: Tensor, letters: str, beam: int, candidates: int, word_chance: WordChance, weight: float
 ) -> dict[str, float]:
-    """Texts that may have been heard, likeliest first, and their scores.
+    """Search texts that may have been heard; likeliest first, with their scores.
 
     As :func:`anytalk_adapters.ctc_search.likeliest_lines`, and each word that ends adds `weight` times its chance.
 

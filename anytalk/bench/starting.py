@@ -30,7 +30,7 @@ Told = Callable[[str], None]
 
 
 def measure_commands(folder: Path, repeats: int, told: Told) -> dict[str, dict[str, float]]:
-    """Commands that only look: medians of wall and processor seconds, by name."""
+    """Measure commands that only look: medians of wall and processor seconds, by name."""
     found = {}
     for words in (["--help"], ["plugins"], ["info", str(folder)], ["doctor"]):
         told(f"anytalk {words[0]}")

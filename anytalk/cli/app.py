@@ -91,7 +91,7 @@ def _global_options(
 
 
 def build_app(plugins: Plugins | None = None, only: str | None = None) -> typer.Typer:
-    """The whole program, commands of plugins included; a plugin that fails there costs a line in `anytalk plugins`.
+    """Build the whole program with the commands of plugins; one that fails becomes a line of `anytalk plugins`.
 
     Args:
         plugins: Default: those of the default registry.

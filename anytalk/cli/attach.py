@@ -77,7 +77,7 @@ def command(
 
 
 def part_settings(parts: dict[str, str | None], models: dict[str, str | None], seed: int) -> list[str]:
-    """The options of the command line as assignments; ConfigError for ears that are off and configured at once."""
+    """Turn options of the command line into assignments; ConfigError for ears that are both off and configured."""
     settings = [f"seed={seed}"]
     for part, name in parts.items():
         if name is not None and name.lower() == "none" and part == "encoder":
@@ -96,7 +96,7 @@ def part_settings(parts: dict[str, str | None], models: dict[str, str | None], s
 
 
 def served_settings(model: str, options: dict[str, str | None]) -> list[str]:
-    """The options of a model that is served elsewhere as assignments; ConfigError where the model isn't an address."""
+    """Turn options of a served model into assignments; ConfigError where the model isn't an address."""
     given = {option: value for option, value in options.items() if value is not None}
     if given and not is_address(model):
         raise ConfigError(

@@ -135,7 +135,7 @@ class _Display(Bars):
 
 
 def _count_rows(source: SourceConfig) -> int | None:
-    """The rows of a source, when they can be counted in a moment; None else."""
+    """Count the rows of a source; None where that takes long."""
     from anytalk.data.config import read_rows
 
     if not Path(source.path).exists():

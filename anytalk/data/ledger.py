@@ -215,13 +215,13 @@ def is_remote(spec: str) -> bool:
 
 
 def is_prepared(spec: str | Path) -> bool:
-    """Whether `spec` is a folder that `anytalk prepare` wrote, or an address (taken on trust until it is opened)."""
+    """Return whether `spec` is a folder of `anytalk prepare` or an address (checked when it is opened)."""
     spec = str(spec)
     return is_remote(spec) or Path(spec).is_dir()
 
 
 def read_bytes(spec: str, name: str) -> bytes | None:
-    """A small file of a prepared folder; None where there is none (DataError: an address that can't be reached)."""
+    """Read a small file of a prepared folder; None where there is none (DataError: address unreachable)."""
     if not is_remote(spec):
         path = Path(spec) / name
         return path.read_bytes() if path.is_file() else None
@@ -295,7 +295,7 @@ def write_prepared(folder: Path, prepared: Prepared) -> None:
 
 
 def source_digest(source: SourceConfig) -> str | None:
-    """A cheap digest of a source that is one file (size, beginning, end); None for folders, hub ids and addresses."""
+    """Digest a source of one file cheaply (size, beginning, end); None for folders, hub ids and addresses."""
     path = Path(source.path)
     if is_remote(source.path) or not path.is_file():
         return None

@@ -45,7 +45,7 @@ class TrainingData:
     def feeds(
         self, talker: Talker, tasks: Sequence[Task], *, waves: bool = False, progress: Progress | None = None
     ) -> list[Feed]:
-        """Feeds that serve the tasks, as far as the data can.
+        """Open feeds for the tasks, as far as the data can serve them.
 
         Args:
             tasks: Every task that the run will ask for; asking for more later means encoding again.

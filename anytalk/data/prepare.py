@@ -161,7 +161,7 @@ def _finish_sources(file: LedgerFile, rows_read: dict[str, int]) -> None:
 
 
 def _served(tasks: Sequence[Task], senses: Senses) -> tuple[Task, ...]:
-    """A talker without ears serves no task that listens."""
+    """Leave out tasks that listen where a talker has no ears."""
     return tuple(task for task in tasks if senses.encoder is not None or not task.speech_in)
 
 
@@ -230,7 +230,7 @@ def _merge(config: DataConfig, settings: Settings, talker: Path, out: Path) -> P
 
 
 def _absolute(source: SourceConfig) -> SourceConfig:
-    """The next run may come from another working folder."""
+    """Make paths absolute: the next run may come from another working folder."""
     path = Path(source.path)
     return source.model_copy(update={"path": str(path.absolute())}) if path.exists() else source
 

@@ -46,7 +46,7 @@ def quantiles(lengths_s: Sequence[float]) -> tuple[float, ...]:
 
 
 def prepared_stats(spec: str | Path) -> list[SourceStats]:
-    """Counts of a prepared folder or address, finished or not; reads its ledger and two columns of its shards.
+    """Count a prepared folder or address, finished or not; reads its ledger and two columns of its shards.
 
     Raises:
         DataError: nothing prepared there, or a shard that can't be read.
@@ -109,7 +109,7 @@ def _lengths(where: str, name: str) -> tuple[list[float], list[float]]:
 def config_stats(
     config: DataConfig, registry: Registry, progress: Callable[[str, int], None] = lambda name, rows: None
 ) -> list[SourceStats]:
-    """Counts of sources as they are, before anything is filtered; of sound only headers are read.
+    """Count sources as they are, before anything is filtered; of sound only headers are read.
 
     Where data.yaml names a voice, rows count for the tasks that they will serve when it has read them aloud.
 

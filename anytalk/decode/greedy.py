@@ -47,7 +47,7 @@ def greedy_answers(
 
 @torch.no_grad()
 def bare_answer(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
-    """A bare backbone's greedy answer token by token, its end token last, unless that does not come in `max_tokens`.
+    """Yield a bare backbone's greedy answer by token; its end token is last if it comes within `max_tokens`.
 
     It shares nothing with the runner: whether a talker's text is still its base model's is measured against it.
     """

@@ -45,7 +45,7 @@ class Memory:
         self.columns, self.cache = columns, TalkCache(backbone, output_adapter)
 
     def take(self, columns: np.ndarray, needs_adapter: bool) -> tuple[TalkCache | None, int]:
-        """Caches of as many of these columns as are remembered, and how many; at least the last one is left to read.
+        """Return caches of the remembered columns, and how many those are; at least the last one is left to read.
 
         The memory is empty afterwards: the caches are the caller's.
         """

@@ -133,7 +133,7 @@ def _name_of(talker: Talker) -> str | None:
 
 @torch.no_grad()
 def calibrate(talker: Talker) -> Peaks:
-    """How large the inputs of each matrix get while the talker reads :data:`CALIBRATION_TEXT`, half of it as an answer.
+    """Measure the largest inputs of each matrix while the talker reads :data:`CALIBRATION_TEXT`, half as an answer.
 
     Its codes are noise then: what it would say isn't known before it has said it.
     """

@@ -26,7 +26,7 @@ class Bound:
     unit: str  # of the metric
 
     def broken_by(self, metrics: Mapping[str, float]) -> str | None:
-        """Why the command fails, as a sentence; None when it doesn't. A metric that isn't there breaks every bound."""
+        """Say why the command fails; None when it doesn't. A missing metric breaks every bound."""
         value = metrics.get(self.metric)
         if value is None:
             return f"--fail-if '{self.text}': {self.metric} was not measured"

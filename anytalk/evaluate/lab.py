@@ -102,7 +102,7 @@ class Lab:
         return source
 
     def rows(self, measure: AnyMeasure, result: Result, missing: Callable[[Row], str | None]) -> list[Row]:
-        """Usable rows of a measure; the others are noted in `result`.
+        """Yield usable rows of a measure; the others are noted in `result`.
 
         Args:
             missing: What a row lacks, as words; None for a usable one.
@@ -241,7 +241,7 @@ class _Guard:
 
 
 def lacks_question(row: Row, ways: tuple[str, ...], can_speak: bool) -> str | None:
-    """What a row lacks to be asked in these ways; None for a usable one. Questions of several turns are left out."""
+    """Say what a row lacks to be asked in these ways; None for a usable one. Several turns count as a lack."""
     if row.history:
         return "has turns before its question"
     if row.question_text is None and ("text" in ways or row.question_audio is None):

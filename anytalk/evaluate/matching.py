@@ -16,7 +16,7 @@ def expected_answers(text: str | None) -> list[str]:
 
 
 def is_exact(answer: str, expected: list[str]) -> bool:
-    """Whether the answer is one of those expected: the same words but for case, punctuation, spelling and articles."""
+    """Return whether the answer has the expected words, but for case, punctuation, spelling and articles."""
     return any(_content(answer) == _content(wanted) for wanted in expected)
 
 

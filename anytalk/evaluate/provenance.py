@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that figures depend on, as far as they are installed."""
+    """List versions of the installed packages that figures depend on."""
     found = {}
     for name in PACKAGES:
         try:

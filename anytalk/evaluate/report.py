@@ -115,7 +115,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def read_partial(out: Path) -> dict[str, Result]:
-    """Measures that an interrupted run in this folder finished; none where it was complete or can't be read."""
+    """Read the measures that an interrupted run finished here; none where it was complete or can't be read."""
     try:
         data = json.loads((out / JSON_FILE).read_text(encoding="utf-8"))
         if data["complete"] or data["format_version"] != FORMAT_VERSION:

@@ -96,7 +96,7 @@ def _one_channel(samples: np.ndarray) -> np.ndarray:
 
 
 def sound_length_s(audio: Audio) -> float | None:
-    """Length of a sound, by its header where that tells it, else by reading it.
+    """Return the length of a sound, from its header if possible, otherwise by reading it.
 
     Returns:
         Seconds; None for sound that would have to be fetched.

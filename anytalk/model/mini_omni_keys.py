@@ -107,7 +107,7 @@ class MiniOmniConfig(pydantic.BaseModel):
 
 
 def expected_shapes(config: MiniOmniConfig) -> dict[str, tuple[int, ...]]:
-    """Every key of ``lit_model.pth`` and its shape: 198 at the released size, 248 with the six-block post adapter."""
+    """List keys of ``lit_model.pth`` with their shapes: 198 as released, 248 with the six-block post adapter."""
     width, hidden, rows = config.n_embd, config.intermediate_size, config.num_rows
     shapes: dict[str, tuple[int, ...]] = {HEAD: (rows, width), WTE: (rows, width), "transformer.ln_f.weight": (width,)}
     if config.asr_adapter == "llamamlp":

@@ -231,6 +231,6 @@ class TalkModel(nn.Module):
         return logits
 
     def new_cache(self, batch_size: int, max_steps: int, audio_rows: int) -> TalkCache:
-        """Empty caches for `batch_size` rows, the first `audio_rows` of which speak."""
+        """Make empty caches for `batch_size` rows, of which the first `audio_rows` speak."""
         speaking = self.output_adapter.new_cache(audio_rows, max_steps) if audio_rows else None
         return TalkCache(self.backbone.new_cache(batch_size, max_steps), speaking)

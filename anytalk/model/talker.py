@@ -76,7 +76,7 @@ class Talker:
         return PromptBuilder(self.model.layout, self.model.backbone.tokenizer, grid.prompt, grid.system, grid.template)
 
     def speaker_index(self, name: str | None) -> int | None:
-        """Row of a voice's embedding; None when the talker has none. The first voice is the default."""
+        """Return the row of a voice's embedding; None when the talker has none. The first voice is the default."""
         if not self.config.speakers:
             return None
         if name is None:

@@ -107,7 +107,7 @@ def clear(name: str | None = None) -> list[Entry]:
 
 
 def digest_of(paths: Sequence[Path]) -> str:
-    """SHA-256 of files read one after the other; kept too, as long as their sizes and times stay the same.
+    """Return the SHA-256 of files read one after the other; cached while their sizes and times are the same.
 
     Raises:
         OSError: a file that can't be read.

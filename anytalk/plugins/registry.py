@@ -108,7 +108,7 @@ class Registry:
             ) from error
 
     def licence(self, kind: str, name: str) -> str:
-        """SPDX name of what a part's weights or engine are under, without importing it where its plugin says so.
+        """Return the SPDX name of a part's licence, without importing it where its plugin says so.
 
         Raises:
             UnknownNameError: nothing of that name.
@@ -153,5 +153,5 @@ def _checked(component: object) -> Component:
 
 @lru_cache(maxsize=1)
 def default_registry() -> Registry:
-    """The registry of the installed plugins, made once per process (``default_registry.cache_clear()`` forgets it)."""
+    """Return the registry of installed plugins, made once (``default_registry.cache_clear()`` forgets it)."""
     return Registry(build_plugins())

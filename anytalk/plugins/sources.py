@@ -131,7 +131,7 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path exists; False for what can't be one, such as a text that is too long for the name of a file."""
+    """Return whether a path exists; False for what can't be one, such as a text too long for a file name."""
     try:
         return path.exists()
     except OSError:

@@ -74,7 +74,7 @@ def spelling_of(talker: Talker) -> ToolSpelling | None:
 
 
 def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str) -> Tools | None:
-    """Functions as clients describe them, for Realtime or for chat completions; None where none may be called.
+    """Read functions as clients describe them, in Realtime or chat completions; None where none may be called.
 
     Raises:
         RequestError: something else than functions, or a choice of one that isn't there.

@@ -94,6 +94,6 @@ class Admission:
 
 
 def same_key(given: str, expected: str) -> bool:
-    """Whether two keys are equal, in a time that tells neither how much of them is, nor how long the right one is."""
+    """Compare two keys in a time that tells neither how much of them is equal nor how long the right one is."""
     mine, theirs = (hashlib.sha256(key.encode()).digest() for key in (given, expected))
     return hmac.compare_digest(mine, theirs)

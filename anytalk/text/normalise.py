@@ -35,7 +35,7 @@ _EMOTICON = regex.compile(r"(?<!\S)[:;=]['-]?[)(DPp](?!\S)")
 
 
 def find_emoji(text: str) -> list[str]:
-    """Emoji of a text, one by one; ©, ® and ™ are none."""
+    """Find the emoji of a text, one by one; ©, ® and ™ are none."""
     return [found for found in _EMOJI.findall(text) if found[0] not in _SPOKEN_PICTOGRAPHS]
 
 
@@ -243,7 +243,7 @@ _DIGIT = regex.compile(r"\d")
 
 
 def spell(text: str, order: DateOrder = "month first") -> str:
-    """Numbers, dates, money, units, abbreviations and symbols of one line as English words."""
+    """Write numbers, dates, money, units, abbreviations and symbols of one line as English words."""
     # Most sentences hold no number: those are spared two thirds of the steps.
     steps = _STEPS[order] if _DIGIT.search(text) else _STEPS_WITHOUT_DIGITS[order]
     for pattern, say in steps:

@@ -67,7 +67,7 @@ class Fault:
 
 
 def read_rules(path: Path | None, assignments: Sequence[str] = ()) -> Rules:
-    """Rules from YAML, with ``field=value`` settings over them.
+    """Read rules from YAML, changed by ``field=value`` settings.
 
     Raises:
         DataError: no such file, or not YAML.
@@ -149,55 +149,55 @@ _MIN_FOREIGN_WORDS = 3
 
 
 def find_code(raw: str, reading: Reading, rules: Rules) -> str:
-    """Code of any kind."""
+    """Find code of any kind."""
     found = _CODE_LINES.search(raw) or _CODE_PIECES.search(raw)
     return _quoted(reading.code or (found.group() if found else "")) if rules.code else ""
 
 
 def find_maths(raw: str, reading: Reading, rules: Rules) -> str:
-    """LaTeX, or a formula with letters in it."""
+    """Find LaTeX, or a formula with letters in it."""
     found = _LATEX.search(raw) or _FORMULA.search(raw)
     return _quoted(found.group()) if found and rules.maths else ""
 
 
 def find_table(raw: str, reading: Reading, rules: Rules) -> str:
-    """A Markdown table, or columns drawn with bars or tabs."""
+    """Find a Markdown table, or columns drawn with bars or tabs."""
     found = _TEXT_TABLE.search(raw)
     return _quoted(reading.table or (found.group() if found else "")) if rules.table else ""
 
 
 def find_address(raw: str, reading: Reading, rules: Rules) -> str:
-    """A URL or an e-mail address that would have to be spoken."""
+    """Find a URL or an e-mail address that would have to be spoken."""
     found = _ADDRESS.search(reading.text)
     return _quoted(found.group()) if found and rules.address else ""
 
 
 def find_leftovers(raw: str, reading: Reading, rules: Rules) -> str:
-    """Markup of a chat template."""
+    """Find markup of a chat template."""
     found = _LEFTOVERS.search(raw)
     return _quoted(found.group()) if found and rules.prompt_leftovers else ""
 
 
 def find_assistant_talk(raw: str, reading: Reading, rules: Rules) -> str:
-    """An answer about its own nature as a program."""
+    """Find an answer about its own nature as a program."""
     found = _ASSISTANT_TALK.search(raw)
     return _quoted(found.group()) if found and rules.assistant_talk else ""
 
 
 def find_many_emoji(raw: str, reading: Reading, rules: Rules) -> str:
-    """More emoji than can be left out without loss."""
+    """Find more emoji than can be left out without loss."""
     count = len(find_emoji(raw))
     return f"{count} emoji, at most {rules.max_emoji}" if count > rules.max_emoji else ""
 
 
 def find_long_list(raw: str, reading: Reading, rules: Rules) -> str:
-    """A list that nobody would read aloud."""
+    """Find a list that is too long to be read aloud."""
     count = reading.list_items
     return f"{count} list items, at most {rules.max_list_items}" if count > rules.max_list_items else ""
 
 
 def find_long_word(raw: str, reading: Reading, rules: Rules) -> str:
-    """A word that is no word: a key, a path, base64."""
+    """Find a word that is none: a key, a path, base64."""
     longest = max(_GAP.split(reading.text), key=len)
     too_long = len(longest) > rules.max_word_chars
     return f"a word of {len(longest)} characters: {_quoted(longest, 20)}" if too_long else ""
@@ -209,7 +209,7 @@ def find_empty(said: str, side: Side, rules: Rules) -> str:
 
 
 def find_unspeakable(said: str, side: Side, rules: Rules) -> str:
-    """Characters that no voice reads."""
+    """Find characters that no voice reads."""
     found = (_UNSPEAKABLE if rules.language == "en" else _UNSPEAKABLE_ELSEWHERE).search(said)
     if found is None or not rules.unspeakable:
         return ""
@@ -217,7 +217,7 @@ def find_unspeakable(said: str, side: Side, rules: Rules) -> str:
 
 
 def find_language(said: str, side: Side, rules: Rules) -> str:
-    """Another script, or more function words of another language than of the wanted one."""
+    """Find another script, or more function words of another language than of the wanted one."""
     if rules.language is None:
         return ""
     letters = _LETTER.findall(said)
@@ -245,7 +245,7 @@ def find_length(said: str, side: Side, rules: Rules) -> str:
 
 
 def spoken_seconds(said: str, rules: Rules) -> float:
-    """About how long a normalised text takes to say, in seconds: its letters at an even pace, and its pauses."""
+    """Estimate how long a normalised text takes to say, in seconds: letters at an even pace, and pauses."""
     pauses = len(_PAUSE.findall(said))
     return len(said) / rules.chars_per_second + rules.pause_s * (1 + pauses)
 

@@ -70,7 +70,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def measure_activations(talker: Talker, stage: StageConfig, tasks: Sequence[Task], precision: str = "no") -> int:
-    """Most bytes that a pass of `max_positions` takes beside parameters and gradients, over the tasks of a stage.
+    """Measure the most bytes of a pass of `max_positions` besides parameters and gradients, over a stage's tasks.
 
     Runs each task forward and backward on two small passes of made-up rows. The kernels of a GPU may need more or less
     than those of the device that this runs on.

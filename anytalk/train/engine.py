@@ -93,7 +93,7 @@ class Engine(ABC):
 
     @abstractmethod
     def trained(self) -> dict[str, Tensor]:
-        """The moved parameters whole, in float32 on the CPU, by name; called on every process, for the main one."""
+        """Return trained parameters, whole, float32 on the CPU, by name; called on every process, for the main one."""
 
 
 class PlainEngine(Engine):

@@ -11,7 +11,7 @@ _TABLES = ("audio_embeddings.", "special_tokens.")
 
 
 def make_optimizer(model: nn.Module, stage: StageConfig, fused: bool = True) -> torch.optim.AdamW:
-    """AdamW over what is trainable; matrices decay, biases, norms and embedding tables don't.
+    """Make AdamW over trainable parameters; matrices decay, biases, norms and embedding tables don't.
 
     With `fused` by torch's own kernel: one pass over the memory of a parameter instead of several.
     """

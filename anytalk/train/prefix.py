@@ -17,7 +17,7 @@ _WORTH_IT = 8
 
 
 def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
-    """How many leading columns of (B,S,T) are the same in all rows and hold nothing but the base model's own tokens.
+    """Count leading columns of (B,S,T) that are equal in all rows and hold only the base model's own tokens.
 
     0 where the backbone trains, and under the merge ``mean``, where pads are embeddings that may train.
     """

@@ -4,7 +4,7 @@ import math
 
 
 def learning_rate(step: int, *, steps: int, peak: float, floor: float, warmup: int) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to `floor` at the last step; `step` counts from 0."""
+    """Compute the rate: linear warm-up to `peak`, then half a cosine down to `floor`; `step` counts from 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     span = max(1, steps - 1 - warmup)

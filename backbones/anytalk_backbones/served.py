@@ -79,7 +79,7 @@ class EndpointBackbone(ServedBackbone):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Any address."""
+        """Recognise any address."""
         return is_address(source.spec)
 
     @property

@@ -100,7 +100,7 @@ class Ears(Part, nn.Module):
 
     @classmethod
     def usual_options(cls) -> Sequence[dict[str, Any]]:
-        """Options to try one after the other where nobody chose any: the first that can be built are taken."""
+        """List options to try where none were chosen: the first that can be built are used."""
         return [{}]
 
     @property

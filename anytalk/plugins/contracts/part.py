@@ -48,5 +48,5 @@ class Part(metaclass=_Complete):
         """
 
     def losses(self) -> Sequence[Loss]:
-        """Losses that this part brings: what a stage can name beside those of the core."""
+        """List the losses of this part, which a stage can name like those of the core."""
         return ()

@@ -155,7 +155,7 @@ class SpeechEncoder(Part, nn.Module):
         """(B,N) float32 right-padded, (B,) samples -> features (B,F,E), (B,) frames that count."""
 
     def output_length(self, num_samples: int) -> int:
-        """F for N samples, without encoding where that is known; this default asks :meth:`forward`."""
+        """Return F for N samples, without encoding where that is known; this default asks :meth:`forward`."""
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         with torch.no_grad():
             silence = torch.zeros(1, num_samples, device=device)
@@ -170,7 +170,7 @@ class InputAdapter(Part, nn.Module):
 
     @abstractmethod
     def output_length(self, num_frames: int) -> int:
-        """F' for F frames: how many columns of the grid the speech takes (at most); at least 1 for F >= 1."""
+        """Return F' for F frames, the most columns of the grid that the speech takes; at least 1 for F >= 1."""
 
     @abstractmethod
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
@@ -237,7 +237,7 @@ class SpeechDecoder(OutputAdapter):
     def forward(
         self, audio: Tensor, text: Tensor, states: BackboneStates | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """Past audio and text to what the heads read.
+        """Map past audio and text to the input of the heads.
 
         Args:
             audio: (B,T,W) merged audio rows.
@@ -307,7 +307,7 @@ class Codec(Part, nn.Module):
         """Return a streaming decoder for one answer."""
 
     def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
-        """What each stream's ``push`` would have returned for its (1,K,t) codes, whose t differ; equal to rounding."""
+        """Return what each stream's ``push`` would give for its (1,K,t) codes, where t differs; equal to rounding."""
         return [stream.push(chunk) for stream, chunk in zip(streams, codes, strict=True)]
 
 

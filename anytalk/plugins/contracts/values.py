@@ -79,7 +79,7 @@ class TextTokenizer(Protocol):
         """Whether :meth:`render_chat` works."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, which somebody wrote: markup in it is text like any other; nothing is added before or after.
+        """Return ids of `text`, written by people: markup in it is plain text; nothing is added before or after.
 
         Half of a surrogate pair is read as U+FFFD.
         """

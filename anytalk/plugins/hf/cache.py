@@ -84,7 +84,7 @@ class HFCache:
         return taken
 
     def places(self, steps: int) -> dict[str, Tensor]:
-        """What a decoder must be told about the next steps: nothing while all rows are whole and equally long."""
+        """Return arguments of a decoder for the next steps: none while all rows are whole and equally long."""
         rows = self.rows
         if rows.are_level and not any(rows.forgotten):
             return {}

@@ -108,7 +108,7 @@ class LeanDecoder(nn.Module):
         return BackboneStates(hidden, _normed(hidden, self.norm, self.eps))
 
     def angles(self, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of at least the first `count` positions, (P,1,w) each.
+        """Return cosines and sines of at least the first `count` positions, (P,1,w) each.
 
         The sines of the first half are negative: see ``_rotate``.
         """

@@ -36,7 +36,7 @@ ATOL = 1e-4
 
 
 def tiny_context(registry: Registry | None = None) -> BuildContext:
-    """The registered ``tiny`` backbone and speech encoder, and a grid of 3 streams of 16 codes and 4 specials."""
+    """Build a context of the ``tiny`` backbone and speech encoder, and 3 streams of 16 codes and 4 specials."""
     registry = registry or default_registry()
     backbone = registry.build("backbone", PartRef(name="tiny"))
     return BuildContext(

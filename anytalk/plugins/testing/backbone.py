@@ -317,6 +317,6 @@ def _ids(backbone: Backbone) -> Tensor:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to 1e-4 of the largest number (states before the final norm of big models reach thousands)."""
+    """Return whether both are equal up to 1e-4 of the largest number (states of big models reach thousands)."""
     scale = max(1.0, float(b.abs().max()))
     return float((a - b).abs().max()) <= _TOLERANCE * scale

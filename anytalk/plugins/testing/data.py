@@ -14,7 +14,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def check_data_source(source: DataSource, max_rows: int = 1000) -> list[Row | BadRow]:
-    """Documented options with a path; rows of the right types, with ids of their own, the same ones every time.
+    """Check documented options with a path and rows of the right types with ids of their own, the same each time.
 
     Args:
         source: A built source of at least one row.

@@ -160,7 +160,7 @@ class Conversation:
 
 
 def turns_of(items: Sequence[Item], spelling: ToolSpelling | None) -> list[Said]:
-    """Items as turns; answers of which nothing was heard were never given.
+    """Turn items into turns; answers of which nothing was heard are left out.
 
     Args:
         spelling: How the model writes calls and their results; None leaves them out.

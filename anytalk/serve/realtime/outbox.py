@@ -81,7 +81,7 @@ class Outbox:
         """Take back what is still to be played here, of all responses."""
 
     def take_cuts(self) -> list[Cut]:
-        """Answers that were stopped while they were played here, since the last call."""
+        """Return answers that were stopped while they were played here, since the last call."""
         return []
 
     def overflow(self, reason: str) -> None:

@@ -93,7 +93,7 @@ class SessionOptions(_Part):
         return self.type == "realtime"
 
     def merged(self, changes: dict[str, Any], talker: Talker, max_text_chars: int) -> SessionOptions:
-        """These options with some changed; ``None`` switches off.
+        """Return these options with some changed; ``None`` switches off.
 
         Raises:
             RequestError: a field that isn't there or doesn't fit.
