@@ -43,6 +43,20 @@ def padded_columns(rows: Sequence[Tensor], most: int, lengths: Tensor) -> tuple[
     return columns, torch.tensor([len(row) for row in rows], device=lengths.device, dtype=lengths.dtype)
 
 
+def typed(
+    lines: Sequence[tuple[int, ...]], backbone: Backbone, adapter: InputAdapter, features: Tensor, lengths: Tensor
+) -> HeardBatch:
+    """Return the text embeddings of lines of tokens, in the dtype of (B,F,E) features.
+
+    A line that is longer than the columns that `adapter` allows for its (B,) frames is cut off.
+    """
+    counts = [adapter.output_length(length) for length in lengths.tolist()]
+    lines = [line[:count] for line, count in zip(lines, counts, strict=True)]
+    ids = [torch.tensor([line], device=features.device) for line in lines]
+    rows = [backbone.embed_text(row)[0].to(features.dtype) for row in ids]
+    return HeardBatch(*padded_columns(rows, adapter.output_length(features.shape[1]), lengths), lines)
+
+
 def stack_frames(features: Tensor, factor: int) -> Tensor:
     """(B,F,E) -> (B,ceil(F/factor),factor*E); the last group is filled up with zeros."""
     batch, frames, width = features.shape

@@ -17,7 +17,7 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, HeardBatch
 
 from .frame_listener import FrameListener, FrameOptions
-from .input_adapters import padded_columns
+from .input_adapters import typed
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz' "
 """What a place may hold, after "nothing"."""
@@ -51,7 +51,7 @@ class LettersAdapter(FrameListener):
         encode = self._backbone[0].tokenizer.encode
         texts = [likeliest_letters(chances) for chances in self.letter_chances(features, lengths)]
         lines = [tuple(encode(text) or encode("a")) for text in texts]
-        return typed(lines, self._backbone[0], features, [self.output_length(n) for n in lengths.tolist()])
+        return typed(lines, self._backbone[0], self, features, lengths)
 
     @torch.no_grad()
     def letter_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
@@ -76,15 +76,3 @@ def likeliest_letters(chances: Tensor) -> str:
     best = torch.unique_consecutive(chances.argmax(dim=-1)).tolist()
     heard = [place - 1 for place in best if place] or [int(chances[:, 1:].amax(dim=0).argmax())]
     return " ".join("".join(LETTERS[letter] for letter in heard).split())
-
-
-def typed(lines: Sequence[tuple[int, ...]], backbone: Backbone, features: Tensor, columns: Sequence[int]) -> HeardBatch:
-    """Return the text embeddings of lines of tokens, in the dtype of (B,F,E) features.
-
-    Args:
-        columns: The most that each line may have; what is longer is cut off.
-    """
-    lines = [line[:most] for line, most in zip(lines, columns, strict=True)]
-    ids = [torch.tensor([line], device=features.device) for line in lines]
-    rows = [backbone.embed_text(row)[0].to(features.dtype) for row in ids]
-    return HeardBatch(*padded_columns(rows, max(columns), torch.tensor(columns, device=features.device)), lines)

@@ -6,7 +6,7 @@ It works on input adapters that tell how likely each letter is in each place, su
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from anytalk import plugins
 from anytalk.errors import ConfigError
-from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Backbone, HeardBatch, Hearing, InputAdapter
+from anytalk.plugins.contracts import Backbone, HeardBatch, InputAdapter
 
 from .ctc_search import Line
-from .letters_adapter import LETTERS, typed
+from .letters_adapter import LETTERS
 from .likely_words import Reader
+from .reading_hearing import ReadingHearing
 from .words_search import WordChance, common_words, likeliest_texts
 
 
@@ -31,10 +31,8 @@ class HearsLetters(Protocol):
         """(B,F,E), (B,) frames -> of each clip (T,1+28) log probabilities: nothing, then each of the letters."""
 
 
-class WordsHearing(Hearing):
+class WordsHearing(ReadingHearing):
     """Chooses the words of each clip."""
-
-    licence = "MIT"
 
     class Options(plugins.Options):
         beam: int = Field(32, ge=1, description="Texts that are weighed against each other.")
@@ -47,36 +45,20 @@ class WordsHearing(Hearing):
         context: str = Field("", description="Text in front of it for the backbone; empty: it begins a text.")
 
     def __init__(self, options: WordsHearing.Options, adapter: InputAdapter, backbone: Backbone) -> None:
-        super().__init__()
+        super().__init__(options, adapter, backbone)
         if not isinstance(adapter, HearsLetters):
             raise ConfigError(
                 f"the hearing 'words' needs an input adapter that hears letters; {type(adapter).__name__} doesn't",
                 "attach with the input adapter 'letters', or leave `hearing:` out",
             )
-        self.options = options
-        # Tuples, so that neither is part of this module.
-        self._adapter: tuple[InputAdapter] = (adapter,)
         self._listener: tuple[HearsLetters] = (adapter,)
-        self._backbone = (backbone,)
         self._word_chance: WordChance | None = None
-        self._reader: Reader | None = None
-
-    @classmethod
-    def build(cls, options: WordsHearing.Options, context: BuildContext) -> Self:
-        """Take adapter and backbone from the context (ConfigError: an input adapter that hears no letters)."""
-        return cls(options, context.need_input_adapter(), context.need_backbone())
-
-    def train(self, mode: bool = True) -> Self:
-        """Forget what the backbone has read: it may have been trained."""
-        self._reader = None
-        super().train(mode)
-        return self
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
         """(B,F,E), (B,) -> one column for each token of the words that were most probably said."""
         lines = [self._line(chances) for chances in self._listener[0].letter_chances(features, lengths)]
-        return typed(lines, self._backbone[0], features, [self._adapter[0].output_length(n) for n in lengths.tolist()])
+        return self._columns(lines, features, lengths)
 
     def _line(self, chances: Tensor) -> Line:
         """(T,1+28) of one clip -> tokens of the words that were most probably said, at least one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -175,18 +174,11 @@ def whole_file(source: ModelSource, folder: Path) -> Path:
     """
     if not source.is_gguf:
         raise ConfigError(f"'{source.spec}' is not a GGUF file", "give one that both can read: MODEL.gguf")
-    if len(source.paths) == 1:
-        return source.path
-    whole = folder / "model.gguf"
-    with whole.open("wb") as file:
-        for piece in source.paths:
-            with piece.open("rb") as part:
-                shutil.copyfileobj(part, file)
-    return whole
+    return source.joined(folder / "model.gguf")
 
 
 def prompt_of(tokenizer: Any, num_tokens: int) -> list[int]:
-    """English, cut to so many tokens."""
+    """Return an English text of `num_tokens` tokens."""
     text: list[int] = list(tokenizer.encode(CALIBRATION_TEXT))
     return (text * (1 + num_tokens // len(text)))[:num_tokens]
 

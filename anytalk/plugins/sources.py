@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ class ModelSource:
                 ) from None
             return config if isinstance(config, dict) else {}
         return {}
+
+    def joined(self, place: Path) -> Path:
+        """Return one file; pieces are written to `place` one after the other, a whole file stays where it is."""
+        if len(self.paths) == 1:
+            return self.path
+        with place.open("wb") as file:
+            for piece in self.paths:
+                with piece.open("rb") as part:
+                    shutil.copyfileobj(part, file, 2**22)
+        return place
 
     def read_bytes(self) -> bytes:
         try:

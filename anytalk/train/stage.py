@@ -43,7 +43,7 @@ class TrainingWatcher:
     step: Callable[[StageConfig, int, dict[str, float]], None] = field(default=lambda stage, step, metrics: None)
     # A stage goes on from a checkpoint at this step.
     resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
-    # Something that whoever watches should know, in a sentence: a stage has stopped learning.
+    # A sentence for the user, such as that a stage has stopped learning.
     notice: Callable[[StageConfig, str], None] = field(default=lambda stage, text: None)
 
 

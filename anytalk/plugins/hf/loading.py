@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +102,7 @@ def _convert_gguf(source: ModelSource, folder: Path) -> None:
 
 def _read_gguf(source: ModelSource, room: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Read model and tokenizer; pieces are joined in `room`."""
-    path = _joined(source, room)
+    path = source.joined(room / "joined.gguf")
     with foreign_errors(source, _GGUF_HINT):
         return gguf_file.load(path, dtype)
 
@@ -118,18 +117,6 @@ def foreign_errors(source: ModelSource, hint: str) -> Iterator[None]:
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0][:300]
         raise WeightsError(f"'{source.spec}' can't be loaded: {reason}", hint) from None
-
-
-def _joined(source: ModelSource, folder: Path) -> Path:
-    """Return the one file that pieces are, written into `folder`; a file that is whole stays where it is."""
-    if len(source.paths) == 1:
-        return source.path
-    whole = folder / "joined.gguf"
-    with whole.open("wb") as file:
-        for piece in source.paths:
-            with piece.open("rb") as part:
-                shutil.copyfileobj(part, file, 2**22)
-    return whole
 
 
 def _load_folder(source: ModelSource, dtype: torch.dtype, trusts: bool) -> Loaded:

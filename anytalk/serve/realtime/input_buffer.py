@@ -13,7 +13,7 @@ from anytalk.serve.sound import WireDecoder, WireFormat
 
 MIN_TURN_MS = 100
 _DROPPED_AT_ONCE = 5 * VAD_RATE_HZ
-"""Samples of a held turn that is full; whoever has looked at it has to begin anew each time."""
+"""Samples of a held turn that is full; its readers have to begin anew each time."""
 
 
 @dataclass(frozen=True)
