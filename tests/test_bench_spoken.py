@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from helpers import tiny_talker
-
-SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "bench_spoken.py"
+from importable import run_example
 
 
 def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
     tiny_talker(tmp_path / "t")
     words = ["--turns", "1", "--max-columns", "12", "--json", str(tmp_path / "waits.json")]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "t"), *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_example("bench_spoken.py", tmp_path / "t", *words)
     waits = {wait["mode"]: wait for wait in json.loads((tmp_path / "waits.json").read_text())}
     assert set(waits) == {"server_vad", "manual"}
     # The server's silence lies between the last word and the end of the turn that it finds.

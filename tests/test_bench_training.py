@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "bench_training.py"
+from importable import run_example
 
 
 def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
@@ -25,15 +22,7 @@ def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
         "--json",
         str(figures_file),
     ]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed = run_example("bench_training.py", *words)
     figures = json.loads(figures_file.read_text())["figures"]
     assert [figure["stage"] for figure in figures] == ["alignment", "multimodal"]
     for figure in figures:
@@ -43,4 +32,4 @@ def test_the_benchmark_runs_on_tiny_parts(tmp_path: Path) -> None:
         assert figure["padding"] <= 0.1 < figure["padding_unsorted"]
         assert figure["memory"]["planned"] > figure["memory"]["activations"] > 0
         assert figure["memory"]["pass"] <= figure["positions_per_step"] * 4
-        assert figure["stage"] in done.stdout
+        assert figure["stage"] in printed

@@ -35,10 +35,14 @@ def _refuse(reason: str) -> NoReturn:
     raise SystemExit(REFUSED)
 
 
-def _wav_head(rate_hz: int) -> bytes:
-    """Of one channel of float32, as long as it comes."""
-    numbers = ((16, 4), (3, 2), (1, 2), (rate_hz, 4), (4 * rate_hz, 4), (4, 2), (32, 2))
-    body = b"".join(number.to_bytes(width, "little") for number, width in numbers)
+def wav_head(rate_hz: int, is_float: bool) -> bytes:
+    """Return the head of a wav of one channel whose length isn't known yet: float32, or 16-bit PCM.
+
+    Players of streams accept it.
+    """
+    kind, width = (3, 4) if is_float else (1, 2)
+    numbers = ((16, 4), (kind, 2), (1, 2), (rate_hz, 4), (width * rate_hz, 4), (width, 2), (8 * width, 2))
+    body = b"".join(number.to_bytes(size, "little") for number, size in numbers)
     return b"RIFF" + _ENDLESS + b"WAVEfmt " + body + b"data" + _ENDLESS
 
 
@@ -57,7 +61,7 @@ def _by_library(av: Any, kind: str, most: int, seconds: float, rates_hz: tuple[f
             if resampler is None:
                 resampler = av.AudioResampler(format="flt", layout="mono", rate=frame.sample_rate)
                 left = min(most, int(seconds * frame.sample_rate))
-                sys.stdout.buffer.write(_wav_head(frame.sample_rate))
+                sys.stdout.buffer.write(wav_head(frame.sample_rate, is_float=True))
             for mono in resampler.resample(frame):
                 sys.stdout.buffer.write(bytes(mono.planes[0])[: 4 * mono.samples])
                 left -= mono.samples

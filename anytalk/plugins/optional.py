@@ -1,4 +1,4 @@
-"""Packages that an extra of anytalk installs, and not everybody needs. No torch."""
+"""Checks for packages that only an extra of anytalk installs. No torch."""
 
 from __future__ import annotations
 

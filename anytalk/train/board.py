@@ -22,11 +22,11 @@ _GRID_COLUMNS = 128
 
 
 class Board:
-    """Writes for one stage, on the main process. A disk that can't be written to costs a sentence and no training.
+    """Writes the files of one stage, on the main process. If the disk fails, training goes on with one message.
 
     Args:
-        folder: Of this stage; what a run that is begun anew finds there is removed.
-        step: Steps done before; what an earlier run wrote of later ones is hidden.
+        folder: Folder of the stage; a run that starts from the beginning empties it.
+        step: Steps done before; entries of an earlier run after this step are hidden.
         notice: Told once why nothing more is written.
     """
 
@@ -44,7 +44,7 @@ class Board:
         self._writer = make(str(folder), purge_step=step + 1 if step else None, flush_secs=_FLUSH_S)
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write a log line; ``held_out.A1T1.text`` becomes ``held_out/A1T1/text``, so that charts stand together."""
+        """Write a log line; ``held_out.A1T1.text`` becomes ``held_out/A1T1/text``, so that charts are grouped."""
 
         def write() -> None:
             for name, value in metrics.items():

@@ -51,7 +51,7 @@ def plateau(stage: str, peak_rate: float, log: Sequence[Mapping[str, float]]) ->
 
 
 def _training_loss(log: Sequence[Mapping[str, float]], step: float) -> tuple[float, float]:
-    """The mean training loss of the logged steps in the first and in the second half of what came after a step."""
+    """Return the mean training losses of the first and of the second half of the steps after `step`."""
     losses = [entry["loss"] for entry in log if entry["step"] > step and "loss" in entry]
     half = max(1, len(losses) // 2)
     first, last = losses[:half], losses[-half:]

@@ -1,4 +1,4 @@
-"""What a chat completion may ask for: it is done, has no effect on the answer by its nature, or is refused."""
+"""Fields of a chat completion: supported, without effect on the answer, or refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anytalk.serve.errors import RequestError
 
 
 class ChatAudio(BaseModel):
-    """How a spoken answer sounds."""
+    """Format and voice of a spoken answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,16 +20,16 @@ class ChatAudio(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """Of a streamed answer."""
+    """Options of a streamed answer."""
 
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
-    include_obfuscation: bool | None = None  # pieces are not filled up; it hides lengths from who listens on the wire
+    include_obfuscation: bool | None = None  # ignored: it would pad pieces, to hide their lengths
 
 
 class ChatRequest(BaseModel):
-    """Every field of OpenAI's; others are refused by their names."""
+    """Holds every field of OpenAI's request; other names are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,11 +89,11 @@ NOT_DONE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "verbosity": (lambda value: value in (None, "medium"), "say in a message how long the answer should be"),
     "web_search_options": (lambda value: value is None, "nothing is looked up here; leave it out"),
 }
-"""Fields that would change the answer and don't: the values that ask for nothing, and what is said of others."""
+"""Unsupported fields: which values mean nothing, and the message for all others."""
 
 
 def check_chat(wanted: ChatRequest) -> None:
-    """Look whether a chat can be answered as it is asked for (RequestError: it can't)."""
+    """Check that a chat can be answered as requested (RequestError: it can't)."""
     for name, (asks_nothing, why) in NOT_DONE.items():
         if not asks_nothing(getattr(wanted, name)):
             raise RequestError(f"`{name}`: {why}", "unsupported_value", name)

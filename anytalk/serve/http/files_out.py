@@ -10,6 +10,7 @@ from anytalk.errors import AudioError
 from anytalk.grid.audio import resample, to_pcm16
 from anytalk.grid.sound_files import Bounds, TooLongError, read_samples
 from anytalk.grid.stretch import Stretcher
+from anytalk.grid.unpack import wav_head
 from anytalk.plugins.contracts import Sound
 from anytalk.serve.errors import RequestError
 from anytalk.serve.sound import PCM_RATE_HZ, Resampler
@@ -22,7 +23,6 @@ MEDIA_TYPES = {
     "pcm": "audio/pcm",
     "pcm16": "audio/pcm",
 }
-_ENDLESS = b"\xff" * 4
 _KINDS = frozenset({"wav", "flac", "ogg", "mp3", "webm", "mp4"})
 _MAX_CHANNELS = 8
 _RATES_HZ = (4_000, 192_000)
@@ -77,7 +77,7 @@ class StreamWriter:
             rate = {"bitrate_mode": "CONSTANT", "compression_level": 0.5} if name == "mp3" else {}
             self._file = soundfile.SoundFile(self._out, "w", PCM_RATE_HZ, 1, format=kind, subtype=subtype, **rate)
         elif name == "wav":
-            self._head = _endless_wav_header()
+            self._head = wav_head(PCM_RATE_HZ, is_float=False)
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
         """(n,) float32 -> the next bytes of the file; the writer is used up with the last piece."""
@@ -94,13 +94,6 @@ class StreamWriter:
         new = self._out.read()
         self._taken += len(new)
         return new
-
-
-def _endless_wav_header() -> bytes:
-    """Of a file whose length isn't known yet, as players of streams accept it."""
-    numbers = ((16, 4), (1, 2), (1, 2), (PCM_RATE_HZ, 4), (2 * PCM_RATE_HZ, 4), (2, 2), (16, 2))
-    body = b"".join(number.to_bytes(width, "little") for number, width in numbers)
-    return b"RIFF" + _ENDLESS + b"WAVEfmt " + body + b"data" + _ENDLESS
 
 
 def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param: str) -> np.ndarray:

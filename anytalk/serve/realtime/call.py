@@ -27,9 +27,9 @@ from anytalk.serve.sound import WireEncoder
 log = logging.getLogger("anytalk.serve")
 _FRAME_S = FRAME / TRACK_RATE_HZ
 _LATE_S = 0.1
-"""A clock that is later than this is set anew; what was missed is not played faster."""
+"""A playing clock that is later than this is reset, so that nothing is played faster to catch up."""
 _MAX_MESSAGES = 1_000
-"""That wait to be read; who sends faster is cut off."""
+"""Most unread messages; a client that sends more is cut off."""
 _MAX_BUFFERED_BYTES = 256 << 10
 _LOOK_S = 0.01
 

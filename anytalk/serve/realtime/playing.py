@@ -14,9 +14,9 @@ from anytalk.serve.sound import WireDecoder, WireFormat
 
 TRACK_RATE_HZ = 48_000
 FRAME = TRACK_RATE_HZ // 50
-"""Samples that are played at a time: 20 ms."""
+"""Samples of one frame: 20 ms."""
 _MAX_WAITING_S = 240.0
-"""Several of the longest answers; who has more made than that doesn't listen."""
+"""Longest sound that may wait: several of the longest answers."""
 
 
 @dataclass
