@@ -1,6 +1,6 @@
 """anytalk gives any language model ears and a voice; every part is a plugin.
 
-The public face. Importing it imports no torch; what needs torch is loaded when it is first asked for.
+This module holds the public names. Importing it doesn't import torch: names that need torch load on first use.
 """
 
 from __future__ import annotations

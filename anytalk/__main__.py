@@ -1,4 +1,4 @@
-"""``python -m anytalk``."""
+"""Runs the command line for ``python -m anytalk``."""
 
 from anytalk.cli import main
 

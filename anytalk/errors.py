@@ -1,16 +1,16 @@
-"""Every error a user can cause, as a sentence.
+"""Defines the errors that a user can cause and fix.
 
-An :class:`AnytalkError` says what was given and what was expected (`message`) and what to do next
-(`hint`). The command line prints the two and exits with status 1; anything else that reaches it is a
-bug of ours and keeps its traceback.
+An :class:`AnytalkError` says what was given and what was expected (`message`), and what to do next (`hint`). The
+command line prints both and exits with status 1. Any other exception that reaches it is a bug in anytalk and keeps
+its traceback.
 """
 
 
 class AnytalkError(Exception):
-    """Base of all errors that the user can fix.
+    """Tells the user what went wrong and how to fix it; all errors below derive from it.
 
     Args:
-        message: What was given and what was expected, one sentence.
+        message: One sentence that says what was given and what was expected.
         hint: What to type or change next; may be empty.
     """
 
@@ -24,35 +24,35 @@ class AnytalkError(Exception):
 
 
 class ConfigError(AnytalkError):
-    """A configuration, an option or a combination of parts that can't be used."""
+    """Raised when a configuration, an option or a combination of parts can't be used."""
 
 
 class PluginError(AnytalkError):
-    """A plugin that is broken, misspelt, or clashes with another."""
+    """Raised when a plugin is broken or misspelt, or clashes with another one."""
 
 
 class UnknownNameError(AnytalkError):
-    """A part, task or file was asked for by a name that nothing offers."""
+    """Raised when nothing offers a part, task or file of the given name."""
 
 
 class WeightsError(AnytalkError):
-    """Model weights that are missing, truncated or of an unknown kind."""
+    """Raised when model weights are missing, truncated or of an unknown kind."""
 
 
 class AudioError(AnytalkError):
-    """Sound that can't be read, is empty, or can't be written."""
+    """Raised when sound can't be read or written, or is empty."""
 
 
 class TalkerError(AnytalkError):
-    """A talker folder that is missing, incomplete or damaged."""
+    """Raised when a talker folder is missing, incomplete or damaged."""
 
 
 class ServedError(AnytalkError):
-    """A language model that is served elsewhere, and can't be reached, refuses, or stops in the middle."""
+    """Raised when a remote language model can't be reached, refuses, or stops in the middle of an answer."""
 
 
 class DataError(AnytalkError):
-    """A training row or manifest that can't be used."""
+    """Raised when a training row or manifest can't be used."""
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

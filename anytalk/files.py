@@ -1,6 +1,6 @@
-"""Writes files and folders whole or not at all: beside their place, forced to the disk, then renamed.
+"""Writes files and folders completely or not at all: to a temporary place, synced to disk, then renamed.
 
-Every room may import this module; it imports none.
+Every package may import this module; it imports none of them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a place of the same name to write a file or a folder to, and move it to `path` when the block ends.
+    """Yield a temporary path with the same name, and move what was written there to `path` when the block ends.
 
-    What lies at `path` is replaced at once, and stays as it is when the block raises. Folders above it are made.
+    Whatever is at `path` is replaced in one step, or left alone if the block raises. Parent folders are created.
 
     Raises:
-        OSError: the disk is full, or the place can't be written.
+        OSError: the disk is full, or the folder can't be written to.
     """
     partial = partial_of(path)
     shutil.rmtree(partial.parent, ignore_errors=True)
@@ -32,23 +32,24 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file as :func:`written_whole` does (OSError: the disk is full, or the place can't be written)."""
+    """Write a text file the way :func:`written_whole` does (OSError: the disk is full or the folder is read-only)."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def partial_of(path: Path) -> Path:
-    """Return where `path` is written to: under its own name, which may tell a format, in a hidden folder beside it."""
+    """Return the temporary path for `path`: inside a hidden sibling folder, under the same name and suffix."""
+    # Some writers choose the format by the suffix, so the name itself must not change.
     path = path.absolute()
     return path.with_name(f".{path.name}.partial") / path.name
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Force a file or folder to the disk and give it its name, in place of what has it now."""
+    """Sync a file or folder to disk, then rename it to `path`, replacing what is there."""
     path, old = path.absolute(), _old(path)
     flush(partial)
     if partial.is_dir() and path.is_dir():
-        # A folder can't be renamed over another one. A kill between the two renames loses nothing: see `put_back`.
+        # A folder can't be renamed over another one. If the process is killed between the renames, `put_back` recovers.
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     partial.replace(path)
@@ -57,19 +58,19 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 
 def put_back(path: Path) -> None:
-    """Give a folder its name back that a kill took while it was being replaced."""
+    """Restore a folder that a killed :func:`put_in_place` had already moved aside."""
     if not path.exists() and _old(path).is_dir():
         _old(path).rename(path)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writes of `path` left beside it."""
+    """Remove the temporary folders that killed writes of `path` left next to it."""
     for left in (partial_of(path).parent, _old(path)):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
-    """Force a file, or all files of a folder, to the disk (OSError: the disk is full)."""
+    """Sync a file, or every file in a folder, to disk (OSError: the disk is full)."""
     if not path.is_dir():
         _sync(path)
     for folder, _, names in os.walk(path):
@@ -84,10 +85,11 @@ def _old(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Force a file to the disk, or a folder's list of names where the system can do that."""
+    """Sync a file to disk, or a folder's list of names where the system allows that."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
+        # Windows can't open folders, so there is nothing to sync.
         if path.is_dir():
             return
         raise

@@ -1,4 +1,4 @@
-"""Matrices made ready for one thing only: being multiplied by the few rows of a decoding step.
+"""Prepares weight matrices for decoding, where a step multiplies each by only a few rows.
 
 ======== ============================================================================ =============================
 name      what it is                                                                   how exact
@@ -9,13 +9,13 @@ packed    float32, the weights laid out once for oneDNN's blocked kernels       
 int8      8 bit weights, one scale per output; 8 bit inputs, one scale per row         a loss that has to be measured
 ======== ============================================================================ =============================
 
-Why a layout matters: for two rows torch's float32 ``Linear`` calls a GEMM that rearranges the whole weight matrix in
-every call, and for one row a matrix-vector product that reads it badly; both cost more than the arithmetic. Why rows
-are scaled: torch's dynamic int8 product has one scale for all of its input, and a single large value (language models
-have some in their first tokens) leaves two or three bits for everything else.
+The layout matters because torch's float32 ``Linear`` handles few rows badly: for two rows it calls a GEMM that
+rearranges the whole weight matrix in every call, and for one row a matrix-vector product with a poor access pattern.
+Both take longer than the arithmetic itself. Each row has its own scale because torch's dynamic int8 product uses one
+scale for its whole input: a single large value (language models have some in their first tokens) would leave two or
+three bits for everything else.
 
-Beside ``int8`` matrices keys and values may be remembered in bfloat16; beside the others they keep the dtype of the
-weights.
+With ``int8``, keys and values may be cached in bfloat16; otherwise they keep the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ __all__ = [
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "graphs", "packed", "int8")
 
+# The smallest scale: it keeps a row or column of zeros from being divided by zero.
 _TINY = 1e-30
 _REFINED = 64
-"""Outputs of a head that are computed again: the likeliest token is practically always among them."""
+"""How many outputs of a head are computed again exactly: the likeliest token is practically always among them."""
 _FEWEST_ROWS = 4
-"""oneDNN's float32 kernels for 4 rows are faster than those for 1 or 2, so fewer rows are filled up."""
+"""Fewer rows than this are padded: oneDNN's float32 kernels for 4 rows are faster than those for 1 or 2."""
 
 
 class PlainMatrix(nn.Module):
-    """(...,in) -> (...,out) with the weights as they are; shares their memory."""
+    """Multiplies by the weights as they are, (...,in) -> (...,out), and shares their memory."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -69,9 +70,9 @@ class PlainMatrix(nn.Module):
 
 
 class PackedMatrix(nn.Module):
-    """(...,in) float32 -> (...,out) float32 by oneDNN, on weights that were laid out for it once.
+    """Multiplies by oneDNN, (...,in) float32 -> (...,out) float32, with weights laid out for it once.
 
-    A product of fewer than four rows is filled up with rows of zeros, which costs nothing but is faster.
+    Fewer than four rows are padded with rows of zeros, which is faster.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -91,16 +92,16 @@ class PackedMatrix(nn.Module):
 
 
 class Int8Matrix(nn.Module):
-    """(...,in) float32 -> (...,out) float32 through 8 bit integers (fbgemm).
+    """Multiplies in 8-bit integers by fbgemm, (...,in) float32 -> (...,out) float32.
 
-    Weights: symmetric, one scale for each output. Inputs: one scale for each row, found when they come.
+    Weights are quantised symmetrically, with one scale per output; inputs with one scale per row, found at run time.
 
     Args:
         weight: (out,in).
         bias: (out,).
-        peaks: (in,), the largest magnitude that each input is known to take. Inputs are then divided, and weights
-            multiplied, by the same factor each, so that large inputs and large weights share what 8 bits lose
-            (SmoothQuant, arXiv 2211.10438, with alpha 0.5).
+        peaks: (in,), the largest magnitude seen at each input. Inputs are divided and weights multiplied by the same
+            factor per input, so that large inputs and large weights share the error of 8 bits (SmoothQuant,
+            arXiv 2211.10438, with alpha 0.5).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None) -> None:
@@ -112,28 +113,29 @@ class Int8Matrix(nn.Module):
         made = make() if before is None else before.take(make)
         self.shrink = made.get("shrink")
         with warnings.catch_warnings():
-            # Quantised tensors are deprecated, the kernels that take them are not; no other kernel is as fast here.
+            # torch deprecates quantised tensors but not their kernels, and no other kernel is as fast here.
             warnings.simplefilter("ignore", UserWarning)
             zeros = torch.zeros(self.num_outputs, dtype=torch.int64)
             quantised = torch._make_per_channel_quantized_tensor(made["weight"], made["scales"], zeros, 0)
             self.packed = torch.ops.quantized.linear_prepack(quantised, None)
-        # Without VNNI pairs of products are added up in 16 bits: 7 bit inputs can't overflow them.
+        # Without VNNI, pairs of products are summed in 16 bits; 7-bit inputs can't overflow that.
         self.seven_bits = not torch.cpu._is_vnni_supported()
 
     def forward(self, rows: Tensor) -> Tensor:
         if self.shrink is not None:
             rows = rows * self.shrink
         if rows.numel() == rows.shape[-1]:  # one row
+            # With one row, the kernel's scale for the whole input is already that row's own.
             made: Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, self.seven_bits)
             return made if self.bias is None else made + self.bias
-        # A row of zeros must not be divided by zero.
+        # Scaling each row to [-1, 1] makes the kernel's single scale right for all of them.
         largest = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(_TINY)
         made = torch.ops.quantized.linear_dynamic(rows / largest, self.packed, self.seven_bits)
         return made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
 
 
 def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:
-    """``weight`` (out,in) int8 and ``scales`` (out,) float64; ``shrink`` (in,), what inputs are multiplied by."""
+    """Quantise a weight (out,in): ``weight`` int8, ``scales`` (out,) float64, ``shrink`` (in,), the inputs' factor."""
     made = {}
     if peaks is not None:
         factor = balance(weight, peaks)
@@ -147,10 +149,10 @@ def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:
 
 
 class MadeBefore:
-    """The matrices of a model in 8 bits, in the order in which they are made.
+    """Holds a model's 8-bit matrices in the order in which they are built, so that a later load can skip that work.
 
     Args:
-        tensors: Of all matrices, named ``NUMBER.TENSOR``; None where they are to be made.
+        tensors: The tensors of all matrices, named ``NUMBER.TENSOR``; None to quantise and collect them.
     """
 
     def __init__(self, tensors: dict[str, Tensor] | None = None) -> None:
@@ -159,7 +161,7 @@ class MadeBefore:
         self._count = 0
 
     def take(self, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the next matrix: taken from here, or made and kept here."""
+        """Return the next matrix, either from here or by calling `make` and keeping its result."""
         front = f"{self._count}."
         self._count += 1
         if self._is_whole:
@@ -170,7 +172,7 @@ class MadeBefore:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Let every :class:`Int8Matrix` that is made in the block be taken from here, or kept here."""
+        """Make every :class:`Int8Matrix` built inside the block use :meth:`take`."""
         token = _before.set(self)
         try:
             yield
@@ -182,7 +184,7 @@ _before: ContextVar[MadeBefore | None] = ContextVar("_before", default=None)
 
 
 class RefinedMatrix(nn.Module):
-    """A large head in 8 bits whose largest outputs are computed again, exactly: they are the ones that count.
+    """Multiplies by a large head in 8 bits, then computes the largest outputs again exactly, since only those matter.
 
     Args:
         weight: (out,in) float32; its memory is shared.
@@ -207,12 +209,12 @@ class RefinedMatrix(nn.Module):
 
 
 def _stand_in(weight: Tensor) -> nn.Parameter:
-    """Without values, for parts that ask a matrix of theirs for its dtype or device."""
+    """Return an empty parameter, for code that asks a matrix's ``weight`` for its dtype or device."""
     return nn.Parameter(weight.detach().new_empty(0), requires_grad=False)
 
 
 def balance(weight: Tensor, peaks: Tensor) -> Tensor:
-    """(in,), 1 on average: weights (out,in) times it, and inputs divided by it, lose least in 8 bits.
+    """Return the SmoothQuant factors (in,): weights times these, and inputs divided by them, lose least in 8 bits.
 
     Args:
         weight: (out,in).
@@ -220,12 +222,13 @@ def balance(weight: Tensor, peaks: Tensor) -> Tensor:
     """
     columns = weight.abs().amax(dim=0).clamp_min(1e-6)
     factor = (peaks.float().clamp_min(1e-6) / columns).sqrt()
+    # Dividing by the geometric mean keeps the overall magnitude of weights and inputs.
     return factor / factor.log().mean().exp()
 
 
 @contextmanager
 def peaks_of(module: nn.Module) -> Iterator[Peaks]:
-    """Watch the inputs of every ``nn.Linear`` inside a module while it runs: the largest magnitude of each, (in,)."""
+    """Record the largest magnitude at each input of every ``nn.Linear`` inside a module while the block runs, (in,)."""
     peaks: Peaks = {}
 
     def look(linear: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -241,15 +244,15 @@ def peaks_of(module: nn.Module) -> Iterator[Peaks]:
 
 
 def make_ready(module: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> None:
-    """Prepare everything inside a module for decoding; the module can't be trained afterwards.
+    """Replace every ``nn.Linear`` inside a module by a matrix for decoding; the module can't be trained afterwards.
 
-    Modules that fulfil :class:`~anytalk.plugins.contracts.MakesReady` do it themselves; every other ``nn.Linear`` is
-    replaced. Subclasses of ``nn.Linear`` are left alone: they may read their weight in ways of their own.
+    Modules that implement :class:`~anytalk.plugins.contracts.MakesReady` prepare themselves. Subclasses of
+    ``nn.Linear`` are left alone, since they may use their weight in their own way.
 
     Args:
-        module: Module whose linears are replaced in place.
+        module: The module whose linear layers are replaced in place.
         arithmetic: How the matrices are multiplied.
-        peaks: From :func:`peaks_of`; linears that aren't in it are not balanced.
+        peaks: The result of :func:`peaks_of`; linear layers without an entry are not balanced.
 
     Raises:
         ConfigError: see :func:`make_matrix`.
@@ -267,7 +270,7 @@ def make_ready(module: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> None:
 def make_matrix(
     arithmetic: Arithmetic, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None
 ) -> nn.Module:
-    """Return a matrix (out,in) and its bias (out,) made ready; float32 on the CPU, but for ``fused`` and ``graphs``.
+    """Prepare one matrix (out,in) with its bias (out,); all but ``fused`` and ``graphs`` need float32 on the CPU.
 
     Args:
         arithmetic: One of :data:`ARITHMETICS`.
@@ -276,7 +279,7 @@ def make_matrix(
         peaks: See :class:`Int8Matrix`.
 
     Raises:
-        ConfigError: an unknown arithmetic, or one that this torch or these weights don't allow.
+        ConfigError: An unknown arithmetic, or one that this torch or these weights don't allow.
     """
     if arithmetic in ("fused", "graphs"):
         return PlainMatrix(weight, bias)

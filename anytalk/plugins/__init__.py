@@ -1,4 +1,4 @@
-"""Plugins: what may be offered (hookspecs), who offers it (manager), finding and building it (registry)."""
+"""Loads plugins: hookspecs says what may be offered, manager who offers it, registry finds and builds it."""
 
 from anytalk.plugins.components import BuildContext, Component, Options, PartRef
 from anytalk.plugins.hookspecs import hookimpl

@@ -1,4 +1,4 @@
-"""Text as its UTF-8 bytes plus a few special tokens: a tokenizer that needs no files. No torch."""
+"""Encodes text as its UTF-8 bytes plus a few special tokens, without any files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from anytalk.plugins.markup import whole_characters
 
 NUM_BYTES = 256
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-"""Markup that is one id each, from 256 on."""
+"""The markup that is encoded as one id each, from 256 on."""
 
 VOCAB_SIZE = NUM_BYTES + len(SPECIALS)
 _SPLIT = re.compile("(" + "|".join(re.escape(special) for special in SPECIALS) + ")")
 
 
 class ByteTokenizer:
-    """Fulfils :class:`anytalk.plugins.contracts.TextTokenizer`.
+    """Implements :class:`anytalk.plugins.contracts.TextTokenizer` on bytes.
 
     Args:
-        chat: Offer a chat template (``<|im_start|>role\\n...<|im_end|>\\n``, the ChatML spelling that Qwen2 uses).
+        chat: Whether there is a chat template: ``<|im_start|>role\\n...<|im_end|>\\n``, ChatML as Qwen2 spells it.
     """
 
     def __init__(self, chat: bool) -> None:
@@ -35,21 +35,21 @@ class ByteTokenizer:
         return self._chat
 
     def encode(self, text: str) -> list[int]:
-        """Return the bytes of `text`."""
+        """Encode `text` as bytes."""
         return list(whole_characters(text).encode("utf-8"))
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Return ids of `text`; the special spellings become one id each."""
+        """Encode `text`, with one id for each special token that is spelled in it."""
         ids: list[int] = []
         for piece in _SPLIT.split(text):
             ids += [NUM_BYTES + SPECIALS.index(piece)] if piece in SPECIALS else self.encode(piece)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Decode `ids`; invalid UTF-8 becomes U+FFFD."""
         return bytes(i for i in ids if 0 <= i < NUM_BYTES).decode("utf-8", errors="replace")
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """Return all messages, then the opening of the assistant's turn."""
+        """Render all messages and the beginning of the assistant's turn."""
         turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
         return "".join(turns) + "<|im_start|>assistant\n"

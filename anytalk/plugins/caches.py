@@ -1,16 +1,16 @@
-"""The memory of attention: keys and values that grow step by step, in a batch whose rows come and go.
+"""Caches the keys and values of attention, step by step, in a batch whose rows come and go.
 
-A model that keeps its keys and values in a :class:`KeyValueCache` can be batched by the server, cropped, and relieved
-of old speech without further work::
+A model that keeps its keys and values in a :class:`KeyValueCache` can be batched by the server, be cropped, and drop
+old speech without further work::
 
     positions = cache.rows.positions(steps, device)  # (B,T)
-    seen = cache.rows.seen(steps, device)            # (B,T,L), what each new step may look at
+    seen = cache.rows.seen(steps, device)            # (B,T,L), which slots each new step attends to
     for number, layer in enumerate(layers):
         keys, values = cache.append(number, new_keys, new_values)  # all that is held, (B,H,L,w)
         ...
     cache.advance(steps)
 
-Letters: B batch, T steps that are new, L steps held by the longest row (the new ones included), H heads, w head width.
+Shapes use these letters: B batch, T new steps, L steps of the longest row (new ones included), H heads, w head width.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 _SPARE_STEPS = 64
-"""Room that is added at least when there is none left."""
+"""How many steps a full cache grows by at least."""
 
 
 class Rows:
-    """How many steps each row holds, and how many were left out of its middle. Arithmetic only.
+    """Counts the steps that each row holds, and those dropped from its middle; it holds no tensors.
 
-    A row's steps lie in the slots from 0 on. The position of its next step is ``lengths[row] + forgotten[row]``.
+    A row's steps are in the slots from 0 on. Its next step has the position ``lengths[row] + forgotten[row]``.
 
     Args:
         count: B.
@@ -37,7 +37,7 @@ class Rows:
 
     def __init__(self, count: int) -> None:
         self.lengths, self.forgotten = [0] * count, [0] * count
-        self._gaps = [0] * count  # where steps were left out
+        self._gaps = [0] * count  # slot from which each row's steps were dropped
 
     @property
     def longest(self) -> int:
@@ -54,19 +54,19 @@ class Rows:
         return self.are_level and min(self.forgotten, default=0) == max(self.forgotten, default=0)
 
     def positions(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """(B,T): positions of the next `steps`; (1,T) while all rows are alike."""
+        """Return the positions of the next `steps`, (B,T); (1,T) while all rows are alike."""
         first = [length + gone for length, gone in zip(self.lengths, self.forgotten, strict=True)]
         first = first[:1] if self.are_alike else first
         return torch.tensor(first, device=device)[:, None] + torch.arange(steps, device=device)
 
     def seen(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """(B,T,L) bool, which slots each of the next `steps` may look at; (1,T,L) while all rows are level."""
+        """Return which slots each of the next `steps` attends to, (B,T,L) bool; (1,T,L) while all rows are level."""
         lengths = self.lengths[:1] if self.are_level else self.lengths
         own = torch.tensor(lengths, device=device)[:, None] + torch.arange(steps, device=device)
         return torch.arange(self.longest + steps, device=device) <= own[:, :, None]
 
     def advance(self, steps: int | Sequence[int]) -> None:
-        """Count more steps as held, of all rows or of each."""
+        """Count `steps` more as held, in all rows or in each."""
         more = [steps] * len(self.lengths) if isinstance(steps, int) else steps
         self.lengths = [length + n for length, n in zip(self.lengths, more, strict=True)]
 
@@ -86,17 +86,18 @@ class Rows:
         return taken
 
     def crop(self, length: int | Sequence[int]) -> None:
-        """Forget all steps after the first `length` of each row; it may differ by row."""
+        """Drop all steps after the first `length`, which may be given for each row."""
         most = [length] * len(self.lengths) if isinstance(length, int) else length
         self.lengths = [min(pair) for pair in zip(self.lengths, most, strict=True)]
+        # A crop at or before the gap closes it, so positions go on without one.
         kept = zip(self.lengths, self._gaps, self.forgotten, strict=True)
         self.forgotten = [gone if held > gap else 0 for held, gap, gone in kept]
 
     def forget(self, first: int, stop: int) -> None:
-        """Leave out the steps from `first` to before `stop`; later ones keep their positions.
+        """Drop the steps from `first` up to `stop` (exclusive); later ones keep their positions.
 
         Raises:
-            ValueError: a row has no such steps, or others were left out elsewhere before.
+            ValueError: a row is too short, or already has a gap elsewhere.
         """
         if min(self.lengths) < stop:
             raise ValueError(f"steps {first} to {stop} can't be left out of a row of {min(self.lengths)}")
@@ -108,22 +109,22 @@ class Rows:
 
 
 class KeyValueCache:
-    """Keys and values of the layers of a model. Fulfils ``JoinableCache`` and ``ForgetfulCache``.
+    """Holds the keys and values of a model's layers; implements ``JoinableCache`` and ``ForgetfulCache``.
 
-    Memory is reserved for `max_steps` at once, touched as steps come, and grows when there are more. Rows that join
-    are copied once; there is room for twice as many each time that it runs out. A layer's memory is made when its first
-    keys come, so nothing has to be said of its shape; layers may differ in theirs.
+    Memory for `max_steps` is reserved at once, and grows when more come. When joining rows find no room, it is copied
+    once into memory for twice as many. A layer's memory is allocated when its first keys arrive, so its shape needn't
+    be declared and may differ by layer.
 
     Attributes:
-        rows: What each row holds.
-        layers: By layer, (2,room for rows,H,room for steps,w): keys, then values. Use :meth:`append`.
-        shared: Steps in front that are the same in all rows: what one row held when it was copied.
-        near: Another layout of what is held, made by a decoder for its single steps; None after any other change.
+        rows: Counts what each row holds.
+        layers: By layer, (2, room for rows, H, room for steps, w): keys, then values. Use :meth:`append` to fill them.
+        shared: How many steps in front are the same in all rows, because one row was copied to make them.
+        near: What a decoder lays out differently for its single steps; None after any other change.
 
     Args:
         batch_size: B.
-        max_steps: Steps that are expected.
-        dtype: In which keys and values are kept; None: as they come.
+        max_steps: How many steps are expected.
+        dtype: The dtype in which keys and values are kept; None keeps the one they come in.
     """
 
     def __init__(self, batch_size: int, max_steps: int = 0, dtype: torch.dtype | None = None) -> None:
@@ -133,7 +134,7 @@ class KeyValueCache:
         self.near: object | None = None
         self._max_steps, self.dtype = max_steps, dtype
         self._places: dict[tuple[int, torch.Size], Tensor] = {}
-        # Whether slots that no row holds are numbers: they are read, and weighed by zero, once rows differ in length.
+        # Whether unused slots hold finite numbers: once rows differ in length, they are read with weight zero.
         self._is_clean = False
 
     @property
@@ -141,17 +142,17 @@ class KeyValueCache:
         return self.rows.longest
 
     def append(self, layer: Hashable, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the next steps of a layer, (B,H,T,w); returns all of its steps, (B,H,L,w).
+        """Add a layer's next steps, (B,H,T,w); return all of its steps, (B,H,L,w).
 
-        They are counted by :meth:`advance`, once for all layers. Slots after a row's own end hold other numbers.
+        Call :meth:`advance` once after all layers. Slots after a row's own end hold arbitrary finite numbers.
         """
         held = self.write(layer, torch.stack([keys, values]))
         return held[0], held[1]
 
     def write(self, layer: Hashable, new: Tensor) -> Tensor:
-        """As :meth:`append`, with keys and values in one: (2,B,H,T,w) -> (2,B,H,L,w).
+        """Do what :meth:`append` does with keys and values in one tensor, (2,B,H,T,w) -> (2,B,H,L,w).
 
-        A layer that remembers something else may give any number of parts in place of two.
+        A layer that caches something else may pass any number of parts instead of two.
         """
         if new.requires_grad and torch.is_grad_enabled():
             return self._write_with_gradient(layer, new)
@@ -165,17 +166,17 @@ class KeyValueCache:
         return memory[:, :count, :, : length + steps]
 
     def held(self, layer: Hashable) -> Tensor:
-        """(2,B,H,L,w): what is held of a layer."""
+        """Return what is held of a layer, (2,B,H,L,w)."""
         return self.layers[layer][:, : len(self.rows.lengths), :, : self.length]
 
     def advance(self, steps: int | Sequence[int]) -> None:
-        """Count the steps that all layers added as held; `steps` may differ by row, then the first ones of each."""
+        """Count the appended steps as held, once for all layers; if `steps` differs by row, the first ones count."""
         self.rows.advance(steps)
         self._places.clear()
         self._clean()
 
     def make_room(self, steps: int) -> None:
-        """See that the next steps find room in the memory of the layers as it is."""
+        """Grow the memory now if the next `steps` wouldn't fit, so that it doesn't move while they are appended."""
         for layer, memory in list(self.layers.items()):
             self._memory(layer, memory, self.length + steps)
 
@@ -184,28 +185,29 @@ class KeyValueCache:
         rows = list(rows)
         for layer, memory in self.layers.items():
             self.layers[layer] = self._kept(memory, rows)
+        # Rows of equal length that are reordered are copied into uninitialised memory (see `_kept`).
         self._is_clean &= all(a < b for a, b in pairwise(rows)) or not self.rows.are_level
         self.shared = self.length if len(set(rows)) == 1 else self.shared
         self.rows.keep(rows)
         self._change()
 
     def crop(self, length: int | Sequence[int]) -> None:
-        """Forget all steps after the first `length` of each row; it may differ by row."""
+        """Drop all steps after the first `length`, which may be given for each row."""
         self.rows.crop(length)
         self.shared = min(self.shared, self.length)
         self._change()
 
     def forget(self, first: int, stop: int) -> None:
-        """Leave out the steps from `first` to before `stop`; all others keep their positions.
+        """Drop the steps from `first` up to `stop` (exclusive); all others keep their positions.
 
         Raises:
-            ValueError: a row has no such steps, or others were left out elsewhere before.
+            ValueError: a row is too short, or already has a gap elsewhere.
         """
         if first == stop:
             return
         length = self.length
         self.rows.forget(first, stop)
-        for memory in self.layers.values():  # one at a time: what moves is copied, since it may overlap
+        for memory in self.layers.values():  # one at a time: what moves may overlap, so it is copied
             memory[..., first : first + length - stop, :] = memory[..., stop:length, :].clone()
         self.shared = min(self.shared, first)
         self._change()
@@ -245,19 +247,19 @@ class KeyValueCache:
         if self.rows.are_level or self._is_clean:
             return
         for memory in self.layers.values():
-            # What gradients flow through has no room beside what was written, and must not be written over.
+            # Memory that gradients flow through has no spare slots, and must not be overwritten.
             for row, length in enumerate([] if memory.requires_grad else self.rows.lengths):
                 memory[:, row, :, length:].zero_()
         self._is_clean = True
 
     def _memory(self, layer: Hashable, like: Tensor, slots: int) -> Tensor:
-        """Return the memory of a layer, with room for the rows of `like` and `slots` steps."""
+        """Return a layer's memory with room for the rows of `like` and `slots` steps, growing it if needed."""
         memory = self.layers.get(layer)
         parts, count, heads, _, width = like.shape
         if memory is not None and slots <= memory.shape[3] and count <= memory.shape[1] and not memory.requires_grad:
             return memory
         if memory is None:
-            with torch.inference_mode(False):  # else nothing could change it outside of inference mode
+            with torch.inference_mode(False):  # inference tensors can't change outside of that mode
                 make = torch.zeros if self._is_clean else torch.empty
                 shape = (parts, count, heads, max(slots, self._max_steps), width)
                 memory = make(shape, dtype=self.dtype or like.dtype, device=like.device)
@@ -267,7 +269,7 @@ class KeyValueCache:
         return memory
 
     def _laid_out(self, memory: Tensor, capacity: int, slots: int) -> Tensor:
-        """Return a copy with more room, in which everything is a number."""
+        """Return a copy with more room, whose unused slots are zero."""
         count = min(len(self.rows.lengths), memory.shape[1])
         with torch.inference_mode(False), torch.no_grad():
             room = memory.new_zeros(len(memory), capacity, memory.shape[2], slots, memory.shape[4])
@@ -279,7 +281,7 @@ class KeyValueCache:
             return memory[:, rows[0] if rows else 0 :]  # nothing is copied
         length = self.length
         if all(a < b for a, b in pairwise(rows)):
-            # Rows move up: nothing is laid out anew, and there is room for others that join.
+            # Rows that only move up stay in this memory, which keeps room for rows that join.
             for place, row in enumerate(rows):
                 if place != row:
                     memory[:, place, :, :length] = memory[:, row, :, :length]
@@ -291,7 +293,7 @@ class KeyValueCache:
         return kept
 
     def _slots(self, memory: Tensor, steps: int) -> Tensor:
-        """(B*H*T,): where new steps of rows of unequal length go, counted through rows, heads and slots."""
+        """Return where the new steps of rows of unequal length go, (B*H*T,), as indices over rows, heads and slots."""
         key = (steps, memory.shape)
         if key not in self._places:
             heads, slots = memory.shape[2:4]
@@ -302,7 +304,7 @@ class KeyValueCache:
         return self._places[key]
 
     def _write_with_gradient(self, layer: Hashable, new: Tensor) -> Tensor:
-        """As :meth:`write`, but copied each time, since what gradients flow through must not be written over."""
+        """Do what :meth:`write` does on a copy, because tensors that gradients flow through mustn't be overwritten."""
         if not self.rows.are_level:
             raise ValueError("rows of unequal length can't be trained in one cache")
         held = torch.cat([self.held(layer), new], dim=3) if self.length else new

@@ -1,4 +1,4 @@
-"""Checks the input of codecs, and decodes in chunks exactly for any codec of bounded reach."""
+"""Checks what codecs are given, and streams any codec whose frames depend on a bounded number of neighbours."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ State = TypeVar("State")
 
 
 def check_codes(codes: Tensor, num_streams: int, codebook_size: int) -> None:
-    """Refuse what a codec can't decode, before it becomes an index error deep inside.
+    """Refuse codes that a codec can't decode, before they cause an index error deep inside it.
 
     Raises:
-        AudioError: not (B,K,T) of an integer dtype, or a code outside [0, codebook_size).
+        AudioError: codes that aren't (B,K,T) integers, or lie outside [0, codebook_size).
     """
     if codes.dim() != 3 or codes.shape[1] != num_streams or codes.is_floating_point():
         raise AudioError(
@@ -38,10 +38,10 @@ def check_codes(codes: Tensor, num_streams: int, codebook_size: int) -> None:
 
 
 def pad_to_frames(wave: Tensor, samples_per_frame: int) -> Tensor:
-    """(B,N) -> (B,N'), silence added at the right up to whole frames.
+    """Pad a wave with silence at the end to whole frames, (B,N) -> (B,N').
 
     Raises:
-        AudioError: a wave that is not (B,N) of a floating dtype.
+        AudioError: a wave that isn't (B,N) of a floating-point dtype.
     """
     if wave.dim() != 2 or not wave.is_floating_point():
         raise AudioError(
@@ -52,14 +52,14 @@ def pad_to_frames(wave: Tensor, samples_per_frame: int) -> Tensor:
 
 
 def decode_alike(keys: Sequence[Hashable], decode: Callable[[list[int]], Iterable[Tensor]]) -> list[Tensor]:
-    """Decode rows of equal keys in one call.
+    """Decode rows with equal keys together.
 
     Args:
-        keys: One for each row.
-        decode: From the numbers of some rows to what becomes of each.
+        keys: One key for each row.
+        decode: Takes the indices of rows with equal keys, and returns a tensor for each of them.
 
     Returns:
-        What became of each row.
+        The decoded tensor of each row.
     """
     alike: dict[Hashable, list[int]] = {}
     for row, key in enumerate(keys):
@@ -69,13 +69,13 @@ def decode_alike(keys: Sequence[Hashable], decode: Callable[[list[int]], Iterabl
 
 
 class StatefulStream(CodecStream, Generic[State]):
-    """Decodes each frame once, on a state that the decoder advances.
+    """Decodes each frame once, with a state that the decoder updates.
 
     Args:
-        codec: Whose codes these are.
-        new_state: Makes the state of an answer that begins.
+        codec: The codec that the codes belong to.
+        new_state: Makes the state of a new answer.
         decode: ``decode(codes (1,K,t), state)`` -> (1,n) samples that are final, t >= 1.
-        rest: ``rest(state)`` -> (1,n) samples held back.
+        rest: ``rest(state)`` -> (1,n) samples that were held back.
     """
 
     def __init__(
@@ -90,20 +90,20 @@ class StatefulStream(CodecStream, Generic[State]):
 
     @property
     def state(self) -> State:
-        """Of an answer that has begun."""
+        """Return the current answer's state, made on first use."""
         if self._state is None:
             self._state = self._new_state()
         return self._state
 
     def push(self, codes: Tensor) -> Tensor:
-        """(1,K,t) frames, t >= 0 -> (1,n) samples that are final (AudioError: codes of another shape)."""
+        """Decode the next frames, (1,K,t) with t >= 0 -> (1,n) final samples (AudioError: codes of another shape)."""
         check_codes(codes, self._codec.num_streams, self._codec.codebook_size)
         if codes.shape[-1] == 0:
             return torch.zeros((1, 0), device=codes.device)
         return self._decode(codes, self.state)
 
     def flush(self) -> Tensor:
-        """(1,n): what was held back; the stream starts anew."""
+        """Return the samples held back, (1,n), and reset the stream."""
         state, self._state = self._state, None
         return torch.zeros((1, 0)) if state is None else self._rest(state)
 
@@ -111,16 +111,16 @@ class StatefulStream(CodecStream, Generic[State]):
 class WindowedStream(CodecStream):
     """Decodes a sliding window and keeps its middle.
 
-    A frame leaves when all future frames it depends on have come; past frames it depends on are decoded again with
-    it. With the codec's true ``context_frames`` the joined chunks are the offline decode (to rounding). With fewer,
-    sound comes sooner and costs less, but is wrong near each chunk's edges.
+    A frame is returned once all future frames that it depends on have arrived; the past frames that it depends on are
+    decoded again with it. With the codec's true ``context_frames``, the chunks add up to the offline decode (up to
+    rounding). With fewer, sound comes sooner and takes less work, but is wrong near the edges of each chunk.
 
     Args:
         decode: ``decode(codes (1,K,t), first_frame)`` -> (1, t * samples_per_frame); `first_frame` is the absolute
             index of the window's first frame, for codecs whose sound depends on it (seeded noise).
         num_streams: K.
-        samples_per_frame: Samples of one frame.
-        context_frames: (past, future) frames around each frame.
+        samples_per_frame: How many samples a frame decodes to.
+        context_frames: How many (past, future) frames each frame depends on.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class WindowedStream(CodecStream):
     def _restart(self) -> None:
         self._window = torch.zeros((1, self._num_streams, 0), dtype=torch.int64)
         self._first = 0  # absolute index of the window's first frame
-        self._next = 0  # absolute index of the first frame that has not left yet
+        self._next = 0  # absolute index of the first frame that has not been returned yet
 
     def push(self, codes: Tensor) -> Tensor:
-        """(1,K,t) frames, t >= 0 -> (1,n) samples of the frames that are final now.
+        """Decode the next frames, (1,K,t) with t >= 0 -> (1,n) samples of the frames that are final now.
 
         Raises:
             AudioError: codes of another shape.
@@ -156,13 +156,13 @@ class WindowedStream(CodecStream):
         return self._emit(self._first + self._window.shape[-1] - self._future)
 
     def flush(self) -> Tensor:
-        """(1,n): the frames held back; the stream starts anew."""
+        """Return the samples of the frames held back, (1,n), and reset the stream."""
         tail = self._emit(self._first + self._window.shape[-1])
         self._restart()
         return tail
 
     def _emit(self, end: int) -> Tensor:
-        """Return samples of the frames from the first one held back up to `end` (absolute, exclusive)."""
+        """Return the samples of the frames not returned yet, up to frame `end` (absolute, exclusive)."""
         if end <= self._next:
             return torch.zeros((1, 0), device=self._window.device)
         wave = self._decode(self._window, self._first)

@@ -1,4 +1,4 @@
-"""What a plugin hands over: names of classes, their options, and what they are built with. No torch."""
+"""Defines components, their options, and the context that parts are built in. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Component:
-    """One thing that a plugin offers."""
+    """Names one part that a plugin offers."""
 
     name: str  # what users write in a configuration, e.g. `"qwen2"`
-    target: str  # where it lives, `"package.module:Name"`; imported only when it is built
+    target: str  # its import path, `"package.module:Name"`; imported only when it is built
     summary: str  # one line for `anytalk plugins`
-    # What it needs or looks for beside anytalk's own requirements, for `anytalk doctor`: a distribution (`"snac"`), a
-    # package of weights (`"package:some_weights"`), a program (`"program:ffmpeg"`), or a folder of downloads below the
+    # What it needs or looks for besides anytalk's own requirements, for `anytalk doctor`: a distribution (`"snac"`), a
+    # package of weights (`"package:some_weights"`), a program (`"program:ffmpeg"`), or a folder of downloads in the
     # user's cache (`"cache:whisper"`).
     uses: tuple[str, ...] = ()
-    # SPDX name, the same as its class says, so that `anytalk info` needn't import it; empty: the class is imported.
+    # The SPDX name, equal to its class's own, so that `anytalk info` needn't import the class; empty: it is imported.
     licence: str = ""
-    # Where nobody chose, `attach` takes the codec with the highest; of equal ones the first by name.
+    # If no codec was chosen, `attach` takes the one of the highest rank, and among equals the first by name.
     rank: int = 0
 
 
 class Options(pydantic.BaseModel):
-    """Base of all settings, each part's ``Options`` too: unknown keys refused, immutable, every field described.
+    """The base class of all settings and of each part's ``Options``: it is immutable and refuses unknown keys.
 
     Attributes:
-        weight_sources: Names of the fields that say where weights come from, in the spelling of
-            :mod:`anytalk.plugins.sources`. ``attach`` makes local paths in them absolute, and
-            ``attach MODEL`` sets a backbone's first one.
+        weight_sources: Names of the fields that say where weights come from, spelled as in
+            :mod:`anytalk.plugins.sources`. ``attach`` makes local paths in them absolute, and ``attach MODEL`` sets
+            the first one of a backbone.
     """
 
     weight_sources: ClassVar[tuple[str, ...]] = ()
@@ -46,7 +46,7 @@ class Options(pydantic.BaseModel):
 
 
 class PartRef(Options):
-    """A part by name with its own options, as in ``talker.yaml``."""
+    """Names a part and its options, as in ``talker.yaml``."""
 
     name: str = pydantic.Field(description="Registered name of the part.")
     options: dict[str, Any] = pydantic.Field(
@@ -56,42 +56,41 @@ class PartRef(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What is already known when a part is built. Parts are built left to right along the line."""
+    """Carries what is already known when a part is built; each part is built from what came before it."""
 
     device: str = "cpu"  # Torch device string
     dtype: str = "float32"  # Torch dtype name of frozen weights, e.g. `"float32"`
     folder: Path | None = None  # folder that relative paths of options are relative to (the talker folder), if any
-    options: Options | None = None  # what a backbone was attached with, where `load_native` loads it
+    options: Options | None = None  # the options a backbone was attached with, for `load_native`
     backbone: Backbone | None = None  # built first; `None` while the backbone itself is built
-    # E of the speech encoder (0 before it is known); known from `talker.yaml` even where the encoder itself is not
-    # loaded.
+    # E of the speech encoder, 0 while unknown; it comes from `talker.yaml` even if the encoder itself isn't loaded.
     encoder_width: int = 0
-    input_adapter: InputAdapter | None = None  # built before the hearing, which chooses between what it may have heard
+    input_adapter: InputAdapter | None = None  # built before the hearing, which reads its output
     audio_width: int = 0  # W, width of what the audio heads read (0 before the output adapter is built)
     num_streams: int = 0  # K, audio streams of the grid (0 before the grid is known)
     stream_vocab_size: int = 0  # codes plus special tokens of one audio stream (0 before the grid is known)
     text_lead: int | Literal["all"] = 0  # `grid.text_lead`
 
     def need_backbone(self) -> Backbone:
-        """Return the backbone, or a ConfigError when the part is built without one."""
+        """Return the backbone; ConfigError if the part is built without one."""
         if self.backbone is None:
             raise ConfigError("this part needs a backbone to be built before it", "build parts through assemble()")
         return self.backbone
 
     def need_encoder_width(self) -> int:
-        """E, or a ConfigError when the part is built without a speech encoder."""
+        """Return E; ConfigError if the part is built without a speech encoder."""
         if self.encoder_width <= 0:
             raise ConfigError("an input adapter needs a speech encoder in front of it", "set `encoder:` in talker.yaml")
         return self.encoder_width
 
     def need_input_adapter(self) -> InputAdapter:
-        """Return the input adapter, or a ConfigError when the part is built without one."""
+        """Return the input adapter; ConfigError if the part is built without one."""
         if self.input_adapter is None:
             raise ConfigError("a hearing needs an input adapter before it", "set `input_adapter:` in talker.yaml")
         return self.input_adapter
 
     def need_audio_width(self) -> int:
-        """W, or a ConfigError when the part is built without an output adapter."""
+        """Return W; ConfigError if the part is built without an output adapter."""
         if self.audio_width <= 0:
             raise ConfigError("audio heads need an output adapter before them", "build parts through assemble()")
         return self.audio_width

@@ -1,7 +1,7 @@
-"""What is made from weights once and kept between runs: folders by name, bounded, in the user's cache.
+"""Keeps what was made from weights between runs: named folders of bounded total size in the user's cache.
 
-``ANYTALK_CACHE_DIR`` names the folder (default: ``anytalk`` in the user's cache), ``ANYTALK_CACHE_GB`` how much it may
-hold (default: 20). Everything in it can be made again, so that it may be deleted at any time: ``anytalk cache``.
+``ANYTALK_CACHE_DIR`` sets the folder (default: ``anytalk`` in the user's cache), ``ANYTALK_CACHE_GB`` the size limit
+(default: 20). Everything in it can be made again, so it may be deleted at any time: ``anytalk cache``.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ _NOTE = "made-from.txt"
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder that is kept."""
+    """Describes a folder of the cache."""
 
-    path: Path  # where it lies
+    path: Path  # its path
     num_bytes: int  # its size
     used_at: float  # when it was last used, in seconds since 1970
-    made_from: str  # the model as it was named when it was made
+    made_from: str  # the model, as it was named then
 
 
 def cache_folder() -> Path:
-    """Return where everything is kept; it may not be there yet."""
+    """Return the cache's folder, which may not exist yet."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("ANYTALK_CACHE_DIR") or caches / "anytalk")
 
 
 def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None:
-    """Find a folder of the cache, made on first use; what was used longest ago goes where the bound is passed.
+    """Return a folder of the cache, made on first use; past the size limit, the least recently used ones are deleted.
 
     Args:
-        name: Says all that the content depends on.
-        made_from: Says to people what it was made from.
-        make: Writes the content into a folder that it makes. Two processes never make the same at once.
+        name: The folder's name, which must tell everything that its content depends on.
+        made_from: Tells people what it was made from.
+        make: Creates the folder that it is given and writes the content. Two processes never do so at once.
 
     Returns:
-        The folder; None where the disk is full or the cache can't be written, which costs time and nothing else.
+        The folder; None if the disk is full or the cache can't be written, which only makes loading slower.
 
     Raises:
-        ConfigError: a bound that isn't a number.
+        ConfigError: the size limit isn't a number.
     """
     place, bound = cache_folder() / name, bound_bytes()
     try:
@@ -63,7 +63,7 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
                 with written_whole(place) as partial:
                     make(partial)
                     (partial / _NOTE).write_text(made_from, encoding="utf-8")
-            os.utime(place)
+            os.utime(place)  # marks it as used, for `_shrink`
             _shrink(bound, place)
     except OSError as error:
         _logger.warning("nothing is kept in '%s', so loading is slow each time: %s", place.parent, error)
@@ -72,7 +72,7 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
 
 
 def entries() -> list[Entry]:
-    """List what is kept, used longest ago first."""
+    """List what the cache holds, least recently used first."""
     root = cache_folder()
     found = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."] if root.is_dir() else []
     listed = [Entry(path, _size(path), path.stat().st_mtime, _made_from(path)) for path in found]
@@ -80,16 +80,16 @@ def entries() -> list[Entry]:
 
 
 def clear(name: str | None = None) -> list[Entry]:
-    """Delete what is kept; a process that has loaded it keeps it until it ends.
+    """Delete folders of the cache; a process that has loaded one keeps it until it ends.
 
     Args:
-        name: What folders' names begin with, or the model that they were made from; None deletes everything.
+        name: The beginning of a folder's name, or the model that it was made from; None deletes everything.
 
     Returns:
-        What was deleted.
+        The entries that were deleted.
 
     Raises:
-        ConfigError: nothing of that name, or a folder that can't be deleted.
+        ConfigError: nothing has that name, or a folder can't be deleted.
     """
     found = [entry for entry in entries() if name in (None, entry.made_from) or entry.path.name.startswith(name)]
     if name is not None and not found:
@@ -107,7 +107,7 @@ def clear(name: str | None = None) -> list[Entry]:
 
 
 def digest_of(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of files read one after the other; cached while their sizes and times are the same.
+    """Return the SHA-256 of several files read as one; remembered while their sizes and times stay the same.
 
     Raises:
         OSError: a file that can't be read.
@@ -129,7 +129,7 @@ def digest_of(paths: Sequence[Path]) -> str:
 
 
 def bound_bytes() -> int:
-    """Return how much may be kept (ConfigError: a bound that isn't a number)."""
+    """Return the size limit in bytes (ConfigError: it isn't a number)."""
     text = os.environ.get("ANYTALK_CACHE_GB") or str(_DEFAULT_GB)
     try:
         return int(float(text) * 10**9)

@@ -1,4 +1,4 @@
-"""What all who ask an OpenAI-compatible endpoint share: the client's package, the key, the address. No torch."""
+"""Loads the client and the key for OpenAI-compatible endpoints, and recognises their addresses. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def load_openai(what: str, extra: str) -> Any:
-    """Return the package ``openai``, which is optional; the message says what needs it, and which extra installs it.
+    """Import the optional package ``openai``.
 
     Raises:
-        ConfigError: it isn't installed.
+        ConfigError: it isn't installed; the error says what needs it and which extra installs it.
     """
     require(what, extra, "openai")
     import openai
@@ -24,15 +24,15 @@ def load_openai(what: str, extra: str) -> Any:
 
 
 def is_address(text: str) -> bool:
-    """Return whether a model's name is the address of an endpoint."""
+    """Return whether a model's name is an endpoint's address."""
     return text.startswith(("http://", "https://"))
 
 
 def read_key(variable: str | None, hint: str) -> str | None:
-    """Return the API key of an environment variable, by default OPENAI_API_KEY; one that was asked for has to be there.
+    """Read the API key from an environment variable, by default OPENAI_API_KEY.
 
     Raises:
-        ConfigError: it isn't.
+        ConfigError: `variable` was given but isn't set.
     """
     key = os.environ.get(variable or DEFAULT_KEY_VARIABLE)
     if variable is not None and not key:
@@ -41,5 +41,5 @@ def read_key(variable: str | None, hint: str) -> str | None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return what an error says, without line breaks and not too long."""
+    """Return an error's message on one line, of at most 300 characters."""
     return " ".join(str(error).split())[:300]

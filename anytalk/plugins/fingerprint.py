@@ -1,4 +1,4 @@
-"""Fingerprints of weights: what tells one model's weights from another's without comparing them whole."""
+"""Computes fingerprints, which tell the weights of models apart without comparing all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _SAMPLES_PER_TENSOR = 16
 
 
 def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
-    """Return a digest of names, shapes and a few values of tensors: cheap, and different for different weights.
+    """Return a digest of the tensors' names, shapes and a few values: quick, and different for different weights.
 
-    Names that begin with one of `without` don't count.
+    Tensors whose names begin with one of `without` don't count.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

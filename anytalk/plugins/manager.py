@@ -1,4 +1,4 @@
-"""Loads plugins, each in its own ``try``: a broken one costs a line in ``anytalk plugins`` and nothing else."""
+"""Loads each plugin on its own, so that a broken one is a line in ``anytalk plugins`` and stops nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST_PARTY_DISTRIBUTION = "anytalk"
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """Provenance of one loaded plugin."""
+    """Records where a loaded plugin comes from."""
 
     name: str  # entry point name
     distribution: str  # installed package it came from
@@ -32,7 +32,7 @@ class PluginInfo:
 
 @dataclass
 class Plugins:
-    """The plugins of one process: the pluggy manager, provenance, and what failed to load and why."""
+    """Holds the plugins of one process: the pluggy manager, where they come from, and what failed to load and why."""
 
     manager: pluggy.PluginManager
     loaded: dict[str, PluginInfo] = field(default_factory=dict)
@@ -40,18 +40,19 @@ class Plugins:
     blocked: tuple[str, ...] = ()
 
     def register(self, module: ModuleType | object, name: str, distribution: str = "?", version: str = "?") -> None:
-        """Add one plugin; what is wrong with it is kept in :attr:`failures`, never raised."""
+        """Register one plugin; what is wrong with it goes to :attr:`failures` and is never raised."""
         with self.blaming(name):
             self.manager.register(module, name=name)
             self.loaded[name] = PluginInfo(name, distribution, version, self._checked_hooks(module))
+        # A plugin with an unknown hook is registered already; none of its hooks must be called.
         if name in self.failures and self.manager.has_plugin(name):
             self.manager.unregister(name=name)
 
     @contextmanager
     def blaming(self, name: str, doing: str = "") -> Iterator[None]:
-        """Run code of a plugin: whatever it raises is kept in :attr:`failures`; only KeyboardInterrupt goes on.
+        """Run a plugin's code in the block; whatever it raises goes to :attr:`failures`, except KeyboardInterrupt.
 
-        `doing`, such as the hook's name, comes before the reason.
+        `doing`, such as a hook's name, comes before the reason.
         """
         try:
             yield
@@ -61,10 +62,11 @@ class Plugins:
             self.failures[name] = f"{doing}: {one_line(error)}" if doing else one_line(error)
 
     def tell(self, hook: str, **arguments: object) -> None:
-        """Call every observer of a hook; one that raises is kept in :attr:`failures` and not called again.
+        """Call every observer of a hook; one that raises goes to :attr:`failures` and isn't called again.
 
-        Observers only look: a broken one must not end a training run.
+        Observers only watch, so a broken one must not end a training run.
         """
+        # Pluggy itself calls the hook that was registered last first.
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             name = implementation.plugin_name
             if name in self.failures:
@@ -73,9 +75,9 @@ class Plugins:
                 implementation.function(*(arguments[argument] for argument in implementation.argnames))
 
     def _checked_hooks(self, module: ModuleType | object) -> tuple[str, ...]:
-        """Return names of the hooks that `module` implements; PluginValidationError for one we don't know.
+        """Return the names of the hooks that `module` implements; PluginValidationError for an unknown hook.
 
-        Stock pluggy registers a misspelt hook silently and never calls it.
+        Pluggy alone registers a misspelt hook silently and never calls it.
         """
         known = {name for name in dir(Hooks) if not name.startswith("_")}
         hooks = tuple(sorted(caller.name for caller in self.manager.get_hookcallers(module) or []))
@@ -89,7 +91,7 @@ class Plugins:
 
 
 def one_line(error: BaseException) -> str:
-    """``"ValueError: what it said"``, line breaks removed."""
+    """Format an error as ``"ValueError: its message"``, without line breaks."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # an exception's own __str__ may be broken
@@ -98,7 +100,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
-    """List the group's entry points, the first-party ones first; files that can't be read become failures."""
+    """List the group's entry points, first-party ones first; files that can't be read become failures."""
     try:
         found = list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
     except Exception:  # one malformed entry_points.txt hides those of all packages: read them one by one
@@ -122,8 +124,8 @@ def build_plugins(block: tuple[str, ...] | None = None, third_party: bool | None
     """Load the entry points of the group ``anytalk``.
 
     Args:
-        block: Entry point names to leave out; default: the environment variable ANYTALK_BLOCK_PLUGINS.
-        third_party: Load plugins of other packages too; default: unless ANYTALK_NO_PLUGINS is set.
+        block: Entry point names to skip; default: the environment variable ANYTALK_BLOCK_PLUGINS.
+        third_party: Whether to load plugins of other packages; default: unless ANYTALK_NO_PLUGINS is set.
     """
     if block is None:
         block = _split(os.environ.get(BLOCK_VARIABLE, ""))

@@ -1,4 +1,4 @@
-"""Text at the door of a tokenizer: whole characters, and chat markup that people write taken apart. No torch."""
+"""Prepares text for a tokenizer: makes characters whole, and splits chat markup that people typed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def whole_characters(text: str) -> str:
-    """Join surrogate pairs, which JSON can spell, to the characters they are; half of a pair becomes U+FFFD."""
+    """Join surrogate pairs, which JSON can contain, into characters; half of a pair becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -16,12 +16,12 @@ def whole_characters(text: str) -> str:
 
 
 class MarkupCutter:
-    """Cuts text inside each spelling of a special token, so that no piece holds one.
+    """Splits text inside each spelling of a special token, so that no piece contains one.
 
-    Pieces that are encoded one by one spell the same text with ordinary tokens.
+    When the pieces are encoded one by one, ordinary tokens spell the same text.
 
     Args:
-        spellings: Of the special tokens; those of one character can't be cut, and stay.
+        spellings: The spellings of the special tokens; single characters can't be split and stay whole.
     """
 
     def __init__(self, spellings: Iterable[str]) -> None:
@@ -29,5 +29,5 @@ class MarkupCutter:
         self._places = re.compile("|".join(places)) if places else None
 
     def pieces(self, text: str) -> list[str]:
-        """`text` in pieces; one where it holds no markup."""
+        """Split `text`; without markup it stays one piece."""
         return [text] if self._places is None else self._places.split(text)

@@ -1,4 +1,4 @@
-"""Checks for packages that only an extra of anytalk installs. No torch."""
+"""Checks for packages that only one of anytalk's extras installs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def require(what: str, extra: str, *packages: str) -> None:
     """Check that packages can be imported, before work begins that would fail without them.
 
     Args:
-        what: What needs them, as the beginning of a sentence ("training").
+        what: What needs them; it begins the error's sentence ("training").
         extra: The extra of anytalk that installs them.
         packages: The names under which they are imported.
 
     Raises:
-        ConfigError: some aren't installed; it says which, and what to type.
+        ConfigError: some aren't installed; the error names them and says what to type.
     """
     missing = [name for name in packages if find_spec(name) is None]
     if missing:

@@ -1,7 +1,7 @@
-"""Text as short pieces that are their own numbers: a tokenizer for models whose own tokens nobody here knows. No torch.
+"""Cuts text into short pieces whose ids are their own bytes, for models whose tokens are unknown. Imports no torch.
 
-A piece is a word with the space in front of it, or a part of a long one: about what a language model's tokens are, so
-that a voice gets its letters in the portions that it was trained on.
+A piece is a word with the space before it, or a part of a long one. That is about the size of a language model's
+tokens, so a voice gets its letters in the portions that it was trained on.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 from anytalk.plugins.markup import whole_characters
 
 MAX_BYTES = 7
-"""Of UTF-8 in one piece: with their number they fit into the int64 of the grid."""
+"""The most UTF-8 bytes of one piece: together with their number they fit into the grid's int64."""
 
 VOCAB_SIZE = (MAX_BYTES + 1) << (8 * MAX_BYTES)
 _WORD = re.compile(r"\s*\S+|\s+")
 
 
 class PieceTokenizer:
-    """Fulfils :class:`anytalk.plugins.contracts.TextTokenizer`."""
+    """Implements :class:`anytalk.plugins.contracts.TextTokenizer` for :func:`pieces_of` a text."""
 
     eos_id = 0
-    """The empty piece, which no text holds."""
+    """The empty piece, which no text contains."""
 
     has_chat_template = True
 
     def encode(self, text: str) -> list[int]:
-        """Return ids of `text`; markup is text like any other."""
+        """Encode `text`; markup in it is plain text."""
         return [_number(piece) for piece in pieces_of(whole_characters(text))]
 
     encode_rendered = encode
@@ -37,12 +37,12 @@ class PieceTokenizer:
         return b"".join(_bytes(i) for i in ids if 0 <= i < VOCAB_SIZE).decode("utf-8", errors="replace")
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """Return all messages as text. It only says how long a prompt is: the model is sent the messages themselves."""
+        """Join all messages as text, only to measure prompts: the model is sent the messages themselves."""
         return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
 
 
 def pieces_of(text: str) -> list[str]:
-    """Cut a text of whole characters into pieces; all but the last stay the same whatever is written after it."""
+    """Cut text of whole characters into pieces; what is written after it can only change the last one."""
     pieces = []
     for word in _WORD.findall(text):
         piece, size = "", 0
@@ -58,6 +58,7 @@ def pieces_of(text: str) -> list[str]:
 
 def _number(piece: str) -> int:
     data = piece.encode()
+    # The length is part of the id, because a piece may begin with NUL bytes.
     return len(data) << (8 * MAX_BYTES) | int.from_bytes(data, "big")
 
 

@@ -1,4 +1,4 @@
-"""From a name to a part: find it, validate its options, build it. Imports no torch by itself."""
+"""Finds parts by name, validates their options and builds them. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ KINDS: dict[str, str] = {
     "data source": "register_data_sources",
     "augmentation": "register_augmentations",
 }
-"""What can be registered, and the hook that registers it."""
+"""Maps each kind of component to the hook that registers it."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A component and who gave it."""
+    """Records a component and the plugin that offers it."""
 
     component: Component
     plugin: str
@@ -42,14 +42,14 @@ class Registered:
 
 
 class Registry:
-    """All components of a set of plugins, by kind and name."""
+    """Holds all components of a set of plugins, by kind and name."""
 
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
         self._by_kind: dict[str, dict[str, list[Registered]]] = {}
 
     def components(self, kind: str) -> dict[str, list[Registered]]:
-        """Name -> who offers it (more than one entry is a clash), sorted by name."""
+        """Map each name to the plugins that offer it, sorted by name; more than one is a clash."""
         if kind not in KINDS:
             raise UnknownNameError(f"unknown kind '{kind}'", f"kinds: {', '.join(KINDS)}")
         if kind not in self._by_kind:
@@ -72,10 +72,10 @@ class Registry:
         return dict(sorted(found.items()))
 
     def find(self, kind: str, name: str) -> Registered:
-        """Return the one component of that name.
+        """Return the component of that name.
 
         Raises:
-            UnknownNameError: nothing, with what is installed and the nearest name.
+            UnknownNameError: nothing has that name; the error lists what is installed.
             PluginError: two plugins offer it.
         """
         known = self.components(kind)
@@ -94,30 +94,30 @@ class Registry:
         return offers[0]
 
     def load(self, kind: str, name: str) -> Any:
-        """Import what a name points at (PluginError: the module or the attribute can't be imported)."""
+        """Import the target of a component (PluginError: the module or the attribute can't be imported)."""
         registered = self.find(kind, name)
         module_name, _, attribute = registered.component.target.partition(":")
         try:
             return getattr(importlib.import_module(module_name), attribute)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # foreign code, and optional packages that are absent
+        except BaseException as error:  # foreign code may raise anything, and packages may be missing
             raise PluginError(
                 f"{kind} '{name}' of plugin '{registered.plugin}' can't be imported: {one_line(error)}",
                 f"is everything that {registered.distribution} needs installed? (`anytalk doctor`)",
             ) from error
 
     def licence(self, kind: str, name: str) -> str:
-        """Return the SPDX name of a part's licence, without importing it where its plugin says so.
+        """Return the SPDX name of a part's licence; the part is imported only if its component doesn't tell.
 
         Raises:
-            UnknownNameError: nothing of that name.
+            UnknownNameError: nothing has that name.
             PluginError: two plugins offer it, or it can't be imported.
         """
         return self.find(kind, name).component.licence or str(self.load(kind, name).licence)
 
     def options(self, kind: str, ref: PartRef) -> Options:
-        """Return the part's own validated options; ConfigError lists every wrong field at once."""
+        """Validate the part's own options; ConfigError lists every wrong field at once."""
         model: type[Options] = self.load(kind, ref.name).Options
         known = ", ".join(model.model_fields) or "none"
         hint = f"options of '{ref.name}': {known} (`anytalk plugins {ref.name}` describes them)"
@@ -128,7 +128,7 @@ class Registry:
         options = self.options(kind, ref)
         try:
             return self.load(kind, ref.name).build(options, context or BuildContext())
-        except SystemExit as error:  # foreign code; the program is ours to end
+        except SystemExit as error:  # foreign code must not end the program
             raise PluginError(
                 f"{kind} '{ref.name}' of plugin '{self.find(kind, ref.name).plugin}' wanted to end the program:"
                 f" {one_line(error)}",
@@ -153,5 +153,5 @@ def _checked(component: object) -> Component:
 
 @lru_cache(maxsize=1)
 def default_registry() -> Registry:
-    """Return the registry of installed plugins, made once (``default_registry.cache_clear()`` forgets it)."""
+    """Return the registry of the installed plugins, made once (``default_registry.cache_clear()`` drops it)."""
     return Registry(build_plugins())

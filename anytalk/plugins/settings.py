@@ -1,4 +1,4 @@
-"""Settings from files: YAML, checked by a model, with everything that is wrong in one error."""
+"""Reads settings from YAML and validates them, with everything that is wrong in one error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=pydantic.BaseModel)
 
 
 def read_yaml(path: Path, error_kind: type[AnytalkError], hint: str = "fix the file") -> Any:
-    """Read a YAML file (AnytalkError: of that kind: it can't be read, or isn't YAML)."""
+    """Read a YAML file; `error_kind` is raised if it can't be read or isn't YAML."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # a date of the 13th month is a ValueError
@@ -22,11 +22,11 @@ def read_yaml(path: Path, error_kind: type[AnytalkError], hint: str = "fix the f
 
 
 def validated(model: type[T], data: Any, what: str, hint: str, prefix: str = "") -> T:
-    """Validate settings; ConfigError lists everything that is wrong with them, one line each with dotted field names.
+    """Validate settings; ConfigError lists everything that is wrong, one line each with dotted field names.
 
     Args:
-        what: What the settings are not: ``"'data.yaml' is not well-formed"``.
-        prefix: In front of every field's name.
+        what: The first line of the error: ``"'data.yaml' is not well-formed"``.
+        prefix: What to put before every field's name.
     """
     try:
         return model.model_validate(data)

@@ -1,4 +1,4 @@
-"""Where weights come from: one spelling everywhere a model is named. No torch, nothing is downloaded here.
+"""Resolves the name of a model to its files; names have one spelling everywhere. Imports no torch, downloads nothing.
 
 =============================  =====================================================================
 ``Qwen/Qwen2-0.5B``            a hub id
@@ -34,32 +34,32 @@ _DISTRIBUTION_OF = {"whisper": "openai-whisper"}
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model as it was named, and where it lies."""
+    """Holds a model's name and where its files are."""
 
     spec: str  # what the user wrote
-    # Local files or one folder; empty for a hub id. More than one: pieces of one file, in order.
+    # Local files or one folder; empty for a hub id. Several files are the pieces of one, in order.
     paths: tuple[Path, ...] = ()
 
     @property
     def is_hub(self) -> bool:
-        """Whether it must come from the hub (or its local cache)."""
+        """Return whether it must come from the hub (or the hub's local cache)."""
         return not self.paths
 
     @property
     def path(self) -> Path:
-        """The one local path; WeightsError for a hub id or a file in pieces."""
+        """Return the one local path; WeightsError for a hub id or a file in pieces."""
         if len(self.paths) != 1:
             raise WeightsError(f"'{self.spec}' is not one local file or folder", "give a path to a file or folder")
         return self.paths[0]
 
     @property
     def suffix(self) -> str:
-        """``".gguf"``, ``".pt"`` ... of a local file, else ``""``."""
+        """Return ``".gguf"``, ``".pt"`` ... of a local file, else ``""``."""
         return self.paths[0].suffix.lower() if len(self.paths) == 1 and self.paths[0].is_file() else ""
 
     @property
     def is_gguf(self) -> bool:
-        """Whether it is a GGUF file: by its name, or, where it is in pieces, by how it begins."""
+        """Return whether it is a GGUF file, by its name or, if it is in pieces, by its first bytes."""
         if len(self.paths) < 2:
             return self.suffix == ".gguf"
         try:
@@ -69,7 +69,7 @@ class ModelSource:
             return False
 
     def hf_config(self) -> dict[str, Any]:
-        """``config.json`` of a local Hugging Face folder; an empty dict when there is none."""
+        """Read ``config.json`` of a local Hugging Face folder; return an empty dict if there is none."""
         if len(self.paths) == 1 and (self.paths[0] / "config.json").is_file():
             try:
                 config = json.loads((self.paths[0] / "config.json").read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ class ModelSource:
         return {}
 
     def joined(self, place: Path) -> Path:
-        """Return one file; pieces are written to `place` one after the other, a whole file stays where it is."""
+        """Return the path of the whole file; pieces are joined at `place` first."""
         if len(self.paths) == 1:
             return self.path
         with place.open("wb") as file:
@@ -98,10 +98,10 @@ class ModelSource:
 
 
 def random_shapes(spec: str, known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the shapes that ``random:NAME`` asks for; None for a model that has weights.
+    """Return the shapes that ``random:NAME`` asks for; None for a model with weights.
 
     Raises:
-        WeightsError: a name that isn't `known`.
+        WeightsError: the name isn't `known`.
     """
     if not spec.startswith(RANDOM_PREFIX):
         return None
@@ -115,14 +115,14 @@ def random_shapes(spec: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]
 
 
 def resolve(spec: str, folder: Path | None = None) -> ModelSource:
-    """Find what a model name means.
+    """Find the files, or the hub id, that a model name means.
 
     Args:
         spec: Hub id, path, or ``package:...``.
-        folder: What a relative path is relative to, before the current folder.
+        folder: Where a relative path is looked up first, before the current folder.
 
     Raises:
-        WeightsError: a path, package or file in it that doesn't exist, or a text that is neither path nor hub id.
+        WeightsError: the path, package or file doesn't exist, or the text is neither a path nor a hub id.
     """
     if not spec.strip():
         raise WeightsError("a model name is empty", "give a hub id, a folder, a file or package:NAME/PATH")
@@ -142,7 +142,7 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a path exists; False for what can't be one, such as a text too long for a file name."""
+    """Return whether a path exists; False for what can't be a path, such as a text too long for a file name."""
     try:
         return path.exists()
     except OSError:
@@ -150,10 +150,12 @@ def is_there(path: Path) -> bool:
 
 
 def piece_names(spec: str) -> list[str]:
-    """``package:a[1-2]/x[01-02]+b/y`` -> ``a1/x01``, ``a2/x02``, ``b/y``. The first number's zeros are kept.
+    """List the pieces that a name means: ``package:a[1-2]/x[01-02]+b/y`` -> ``a1/x01``, ``a2/x02``, ``b/y``.
+
+    Numbers are padded with zeros like the first one.
 
     Raises:
-        WeightsError: brackets that count backwards, or not equally far.
+        WeightsError: brackets that count backwards, or unequal numbers of pieces.
     """
     names: list[str] = []
     for term in spec.removeprefix(PACKAGE_PREFIX).split("+"):
@@ -193,7 +195,7 @@ def _in_packages(spec: str) -> tuple[Path, ...]:
 
 
 def _roots(package: str) -> list[str]:
-    """Return folders of an installed package, which isn't imported; none where it is absent."""
+    """Return the folders of an installed package without importing it; an empty list if it is missing."""
     found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     return list(found.submodule_search_locations or ()) if found is not None else []
 
@@ -209,5 +211,5 @@ def _inside(roots: list[str], name: str) -> Path:
 
 
 def _nearest(path: Path, root: Path) -> Path:
-    """Return the innermost folder above `path` that is there."""
+    """Return the innermost folder above `path` that exists."""
     return next((folder for folder in path.parents if folder.is_dir()), root)

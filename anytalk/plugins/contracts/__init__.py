@@ -1,11 +1,11 @@
-"""The contracts of the parts and what parts give to one another: the only place to import these names from.
+"""Holds the contracts of all parts and the types that parts exchange; import these names only from here.
 
-Letters: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then text), D backbone width,
-W width of what the audio heads read, F encoder frames, E encoder width, N samples, V text vocabulary, C codes per
-codebook. Token ids are int64, waves mono float32 in [-1, 1].
+Shapes use these letters: B batch, T steps (LM positions), K audio streams, S = K+1 streams (audio, then text),
+D backbone width, W width of what the audio heads read, F encoder frames, E encoder width, N samples, V text
+vocabulary, C codes per codebook. Token ids are int64, waves mono float32 in [-1, 1].
 
 Every part class has a nested ``Options`` (:class:`~anytalk.plugins.components.Options`) and a class method
-``build(options, context)``. Parts that remember something between calls take their cache as an argument.
+``build(options, context)``. Parts keep no state between calls: what they remember is in a cache that they are given.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when it is first asked for: rows and data sources are read without it."""
+    """Import what needs torch on first use: rows and data sources are read without it."""
     if name in __all__:
         for module in ("values", "parts", "ears", "routes", "losses", "served"):
             loaded = importlib.import_module(f"{__name__}.{module}")

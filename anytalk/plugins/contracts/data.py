@@ -1,4 +1,4 @@
-"""Rows of text and sound, and the contracts of the parts that make, change or read them. Torch-free."""
+"""Defines rows of text and sound, and the contracts of the parts that make, change or read them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MANIFEST_FIELDS = (
     "history",
     "tasks",
 )
-"""Fields of :class:`Row` that a manifest or a column map can give."""
+"""The fields of :class:`Row` that a manifest or a column map can give."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """Sound that is not a local file; exactly one of `data`, `samples` and `url` is given."""
+    """Refers to sound that isn't a local file; exactly one of `data`, `samples` and `url` is given."""
 
     name: str  # what error messages call it
     # A whole encoded file (wav, flac, ogg, mp3), as parquet columns hold it.
@@ -42,40 +42,40 @@ Audio = Path | Sound
 
 @dataclass(frozen=True)
 class CodecCodes:
-    """An answer that was encoded before."""
+    """Holds an answer that was encoded earlier."""
 
     codes: np.ndarray = field(repr=False)  # (K,F) int64, rectangular, without delay
-    token_format: str  # whose codes these are (`Codec.token_format`): only a codec of the same format may use them
+    token_format: str  # `Codec.token_format` of their codec: only a codec of the same format may use them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn before the question."""
+    """Holds one turn before the question."""
 
     role: str  # `"system"` (only the first), `"user"` or `"assistant"`
     text: str | None = None  # what was said; None for a user's turn that is only there as sound
-    audio: Audio | None = None  # where it was spoken
+    audio: Audio | None = None  # the turn as sound
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One training example before it becomes a grid. Local paths are absolute; what is absent is None."""
+    """Holds one training example before it becomes a grid. Local paths are absolute; what is absent is None."""
 
     id: str  # name for error messages (source and line)
-    question_text: str | None = None  # what was asked, as text
-    question_audio: Audio | None = None  # where it was spoken
-    answer_text: str | None = None  # what is answered
-    answer_audio: Audio | None = None  # where that is spoken
-    # The answer as codes, for a codec of that format; used instead of `answer_audio` where it fits.
+    question_text: str | None = None  # the question as text
+    question_audio: Audio | None = None  # the question as sound
+    answer_text: str | None = None  # the answer as text
+    answer_audio: Audio | None = None  # the answer as sound
+    # The answer as codes; a codec of their format uses them instead of `answer_audio`.
     answer_codes: CodecCodes | None = None
     speaker: str | None = None  # name of the answering voice
     history: tuple[Message, ...] = ()  # turns before the question, oldest first
-    tasks: tuple[str, ...] | None = None  # tasks that it may serve; None: all for which it has what they need
+    tasks: tuple[str, ...] | None = None  # tasks that may use it; None: all whose fields it has
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A row that can't be used; its source goes on after it."""
+    """Reports a row that can't be used; the source continues after it."""
 
     id: str  # as in `Row`
     reason: str  # what was found and what was expected, a sentence that begins with the id
@@ -83,10 +83,10 @@ class BadRow:
 
 
 def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
-    """Yield the same rows, where a bad one ends it all.
+    """Yield the rows, and raise at the first bad one.
 
     Raises:
-        DataError: the first bad row's reason and hint.
+        DataError: a bad row, with its reason and hint.
     """
     for row in rows:
         if isinstance(row, BadRow):
@@ -95,7 +95,7 @@ def strict_rows(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
 
 
 class Synthesizer(Part):
-    """A text-to-speech engine that makes training speech."""
+    """Makes training speech from text."""
 
     needs = ("sample_rate_hz",)
     sample_rate_hz: int
@@ -103,32 +103,32 @@ class Synthesizer(Part):
     @property
     @abstractmethod
     def voices(self) -> list[str]:
-        """Names that :meth:`speak` accepts; the first is the default."""
+        """Return the names that :meth:`speak` accepts; the first is the default."""
 
     @abstractmethod
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
-        """Text -> (N,) float32 at `sample_rate_hz`; `speed` 1.25 is a quarter faster. Deterministic."""
+        """Return the text as speech, (N,) float32 at `sample_rate_hz`, always the same; `speed` 1.25 is 25% faster."""
 
 
 class Transcriber(Part):
-    """A speech recogniser that judges answers."""
+    """Recognises speech, to judge answers."""
 
     @abstractmethod
     def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
-        """(N,) float32 -> text, as it was heard."""
+        """Return the words of a wave, (N,) float32, as they were heard."""
 
 
 class DataSource(Part):
-    """A reader of training rows. Its ``Options`` has a field ``path`` (a path or hub id) and whatever else it needs."""
+    """Reads training rows. Its ``Options`` have a field ``path`` (a path or hub id) and whatever else it needs."""
 
     @abstractmethod
     def rows(self) -> Iterator[Row | BadRow]:
-        """Yield all rows, read as they are asked for, always in the same order, each with an id of its own.
+        """Yield all rows, each read only when it is asked for, always in the same order and with a unique id.
 
-        A row that can't be used comes as a :class:`BadRow` and the next ones follow; ``strict_rows`` stops there.
+        A row that can't be used is yielded as a :class:`BadRow`; ``strict_rows`` stops there instead of going on.
 
         Raises:
-            DataError: what concerns the whole source, such as a missing file or a wrong column.
+            DataError: the whole source can't be used, for example a missing file or a wrong column.
         """
 
 
@@ -137,4 +137,4 @@ class Augmentation(Part):
 
     @abstractmethod
     def apply(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
-        """(N,) float32 -> (N',) float32; all chance comes from `generator`, and the input is left as it is."""
+        """Return the changed wave, (N,) float32 -> (N',) float32; leave `wave` alone, draw only from `generator`."""

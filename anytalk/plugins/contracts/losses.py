@@ -1,4 +1,4 @@
-"""Losses: what a stage adds up, brought by the core (text, audio, distill) and by the parts of a talker."""
+"""Defines losses, which a stage adds up: the core has text, audio and distill, a talker's parts may bring others."""
 
 from __future__ import annotations
 
@@ -16,84 +16,84 @@ if TYPE_CHECKING:
 
 
 class LossRow(Protocol):
-    """A row of a step, laid out for its task."""
+    """Describes a row of a training step, laid out for its task."""
 
     @property
     def tokens(self) -> np.ndarray:
-        """(S,T) int64."""
+        """Return the grid's tokens, (S,T) int64."""
 
     @property
     def loss_mask(self) -> np.ndarray:
-        """(S,T) bool: tokens that are learnt, each predicted from the column before it."""
+        """Return which tokens are learnt, (S,T) bool; each is predicted from the column before it."""
 
     @property
     def heard(self) -> Sequence[Sequence[int]]:
-        """Text tokens of each of its clips, in order; none for a clip whose words aren't known."""
+        """Return the text tokens of each clip, in order; none for a clip whose words aren't known."""
 
     @property
     def has_twin(self) -> bool:
-        """Whether it is spoken, is answered, and could have been typed as well."""
+        """Return whether it is spoken, has an answer, and could have been typed as well."""
 
     def twin(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same conversation typed: (T',) text tokens with the answer, (T',) bool, which of them are the answer."""
+        """Return the same conversation typed: (T',) text tokens, and (T',) bool, which of them are the answer."""
 
 
 class ForwardPass(Protocol):
-    """What a forward pass computes of its rows: each piece once, and only when a loss asks for it.
+    """Computes what losses read of its rows, each value once and only when a loss asks for it.
 
-    Under an engine that shards parameters (`uniform`) a loss must run the same modules in every pass, whatever its rows
-    hold: what isn't there is then made up, and counts nothing.
+    Under an engine that shards parameters (`uniform`), a loss must run the same modules in every pass, whatever its
+    rows contain: missing input is made up and doesn't count.
     """
 
     uniform: bool
     device: torch.device
     writes: bool
-    """Whether any row writes text (where `uniform`: always)."""
+    """Whether any row writes text; always True if `uniform`."""
 
     @property
     def features(self) -> tuple[Tensor, Tensor] | None:
-        """(clips,F,E) encoder features and (clips,) frames; None where no row hears anything."""
+        """Return encoder features (clips,F,E) and (clips,) frames; None if no row has sound."""
 
     @property
     def tokens(self) -> Tensor:
-        """(B,S,T) int64."""
+        """Return the tokens of the grids, (B,S,T) int64."""
 
     @property
     def loss_mask(self) -> Tensor:
-        """(B,S,T) bool."""
+        """Return which tokens are learnt, (B,S,T) bool."""
 
     @property
     def states(self) -> BackboneStates:
-        """The backbone's, (B,T,D) each."""
+        """Return the backbone's states, (B,T,D) each."""
 
     @property
     def text(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(n,V) logits of the tokens in the text's loss, (n,) the tokens, -100 for a made-up one, (n,) their rows."""
+        """Return (n,V) logits of the tokens in the text loss, (n,) the tokens, -100 if made up, and (n,) their rows."""
 
     @property
     def spoken(self) -> Spoken | None:
-        """What the output adapter made of the answers; None where no row speaks."""
+        """Return what the output adapter made of the answers; None if no row speaks."""
 
 
 class Loss(ABC):
-    """One loss of a stage: the mean of something over a step's tokens."""
+    """Computes one loss of a stage: the mean of something over a step's tokens."""
 
-    name: str  # what a stage calls it, unique in a talker
-    shares: Sequence[float] = (1.0,)  # how its streams are weighed; most losses have one
+    name: str  # its name in a stage, unique in a talker
+    shares: Sequence[float] = (1.0,)  # the weights of its streams; most losses have one
 
     @property
     def streams(self) -> list[str]:
-        """Names of its sums: its own, or its own with a number where there are several."""
+        """Return the names of its sums: its own name, numbered if there are several."""
         return [self.name] if len(self.shares) == 1 else [f"{self.name}{k}" for k in range(len(self.shares))]
 
     @abstractmethod
     def counts(self, row: LossRow) -> Sequence[int]:
-        """Return how many tokens of a row each stream is the mean of."""
+        """Return how many tokens of a row each stream's mean is taken over."""
 
     def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
-        """Return what :meth:`sums` needs beside a forward pass of these rows; made ahead of time, on the CPU."""
+        """Return what :meth:`sums` needs besides a forward pass of these rows; runs ahead of time, on the CPU."""
         return []
 
     @abstractmethod
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(streams,) sums over the tokens of a forward pass; `prepared` is on its device."""
+        """Return the sum of each stream over the tokens of a forward pass, (streams,); `prepared` is on its device."""

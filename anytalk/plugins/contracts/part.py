@@ -1,4 +1,4 @@
-"""What all parts have in common. Torch-free."""
+"""Defines what all parts have in common. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class _Complete(ABCMeta):
 
 
 class Part(metaclass=_Complete):
-    """Anything that the registry builds."""
+    """The base class of everything that the registry builds."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """Attributes that every built part of the class must have, set in the class or in ``__init__``."""
+    """Attributes that every built part must have, set in the class or in ``__init__``."""
     Options: ClassVar[type[Options]] = Options
     licence: str = "unknown"
-    """SPDX name of the licence of the weights or the engine, for ``anytalk info``."""
+    """The SPDX name of the licence of the weights or the engine, which ``anytalk info`` shows."""
 
     @classmethod
     @abstractmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Make the part from its own validated options.
+        """Build the part from its own validated options.
 
         Raises:
-            AnytalkError: weights that can't be found, or a context that doesn't fit.
+            AnytalkError: the weights can't be found, or the context doesn't fit.
         """
 
     def losses(self) -> Sequence[Loss]:
-        """List the losses of this part, which a stage can name like those of the core."""
+        """Return this part's losses, which a stage can name like those of the core."""
         return ()

@@ -1,4 +1,4 @@
-"""The contracts of the parts that a talker is made of: abstract classes of a few members each."""
+"""Defines the contracts of the parts of a talker: abstract classes with a few members each."""
 
 from __future__ import annotations
 
@@ -29,54 +29,54 @@ class Backbone(Part, nn.Module):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Return whether this plugin is the natural one for a model; asked by ``attach``. Reads no weights.
+        """Return whether this class is the right one for a model, without reading weights; ``attach`` asks it.
 
-        Its ``Options.weight_sources`` names the option in which ``attach`` writes the model's name; `--revision` goes
-        into one called ``revision``.
+        ``attach`` writes the model's name to the option that ``Options.weight_sources`` names, and `--revision` to an
+        option called ``revision``.
         """
         return False
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """D."""
+        """Return D."""
 
     @property
     @abstractmethod
     def text_vocab_size(self) -> int:
-        """V: rows of the embedding and columns of :meth:`text_logits`."""
+        """Return V, the number of rows of the embedding and of columns of :meth:`text_logits`."""
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Ids with which the model may end an answer; the tokenizer's ``eos_id`` is one of them."""
+        """Return the ids that may end an answer; the tokenizer's ``eos_id`` is one of them."""
         return frozenset([self.tokenizer.eos_id])
 
     @property
     def max_positions(self) -> int | None:
-        """Steps that the model can look at; None: any number."""
+        """Return how many steps the model can attend to; None: any number."""
         return None
 
     @property
     def thought_ids(self) -> tuple[int, int] | None:
-        """The ids before and after what a model thinks before it answers; None for one that doesn't."""
+        """Return the ids around the model's thoughts before an answer; None if it writes none."""
         return None
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What a user should know of this very model, a short sentence each; ``attach`` shows and keeps them."""
+        """Return what a user should know about this very model, in short sentences; ``attach`` shows and saves them."""
         return ()
 
     @abstractmethod
     def embed_text(self, ids: Tensor) -> Tensor:
-        """(B,T) int64 -> (B,T,D), as the base model would embed them."""
+        """Embed token ids as the base model does, (B,T) int64 -> (B,T,D)."""
 
     @abstractmethod
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
-        """(B,T,D) -> states of the same shape; causal. With a cache the T steps follow those it holds."""
+        """Run the model causally, (B,T,D) -> states of that shape. With a cache, the T steps follow those it holds."""
 
     @abstractmethod
     def text_logits(self, normed: Tensor) -> Tensor:
-        """(B,T,D) after the final norm -> (B,T,V), bit-identical to the base model's."""
+        """Compute logits from states after the final norm, (B,T,D) -> (B,T,V), bit-identical to the base model's."""
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
@@ -84,15 +84,15 @@ class Backbone(Part, nn.Module):
 
         Args:
             batch_size: B.
-            max_steps: Steps that are expected, for caches that reserve memory. More may come.
+            max_steps: How many steps are expected, for caches that reserve memory. More may come.
         """
 
     @abstractmethod
     def make_blocks(self, num_blocks: int, init: str) -> nn.Module:
-        """Return a causal stack of this backbone's own kind of block with its own final norm (paper: the TTS adapter).
+        """Return a causal stack of this backbone's own blocks with its own final norm (the paper's TTS adapter).
 
-        The module's ``forward(hidden (B,T,D), cache=None) -> (B,T,D)`` and ``new_cache(batch_size, max_steps)``
-        follow the backbone's own. Parameters are fresh tensors, never shared with the backbone.
+        The module's ``forward(hidden (B,T,D), cache=None) -> (B,T,D)`` and ``new_cache(batch_size, max_steps)`` work
+        like the backbone's. Its parameters are new tensors, never shared with the backbone.
 
         Args:
             num_blocks: How many blocks; at least 1.
@@ -101,10 +101,10 @@ class Backbone(Part, nn.Module):
         """
 
     def checkpoint_activations(self, enabled: bool) -> None:
-        """Compute activations twice while training instead of keeping them; a backbone that can't says so.
+        """Recompute activations in the backward pass instead of keeping them, which saves memory.
 
         Raises:
-            ConfigError: this backbone can't.
+            ConfigError: the backbone doesn't support it.
         """
         raise ConfigError(
             f"the backbone {type(self).__name__} has no gradient checkpointing", "leave gradient_checkpointing out"
@@ -112,50 +112,50 @@ class Backbone(Part, nn.Module):
 
     @abstractmethod
     def save_native(self, folder: Path) -> None:
-        """Write the backbone in its own format (for Hugging Face models: loadable by transformers alone)."""
+        """Write the backbone in its own format (for Hugging Face models: one that transformers alone can load)."""
 
     @classmethod
     @abstractmethod
     def load_native(cls, folder: Path, context: BuildContext) -> Self:
         """Load what :meth:`save_native` wrote, bit for bit, on the context's device and in its dtype.
 
-        A talker whose backbone was trained is loaded by this. `folder` has to say what the model is; the options that
-        it was attached with (``context.options``) still say what is allowed.
+        It loads the backbone of a talker that trained it. `folder` must say what the model is; the options that it was
+        attached with (``context.options``) still say what is allowed.
 
         Raises:
-            WeightsError: files that are missing or damaged.
+            WeightsError: files are missing or damaged.
         """
 
 
 class SpeechEncoder(Part, nn.Module):
-    """Ears: sound to features."""
+    """Encodes sound into features."""
 
     @property
     def max_duration_s(self) -> float | None:
-        """Longest sound that can be encoded, in seconds; None: any. Longer questions are refused, never cut."""
+        """Return the longest sound that can be encoded, in seconds; None: any. Longer ones are refused, never cut."""
         return None
 
     @property
     @abstractmethod
     def sample_rate_hz(self) -> int:
-        """Rate the wave must have."""
+        """Return the sample rate that the wave must have."""
 
     @property
     @abstractmethod
     def frame_rate_hz(self) -> float:
-        """Features per second."""
+        """Return the number of features per second."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """E."""
+        """Return E."""
 
     @abstractmethod
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) float32 right-padded, (B,) samples -> features (B,F,E), (B,) frames that count."""
+        """Encode waves: (B,N) float32 right-padded, (B,) samples -> features (B,F,E), (B,) frames that count."""
 
     def output_length(self, num_samples: int) -> int:
-        """Return F for N samples, without encoding where that is known; this default asks :meth:`forward`."""
+        """Return F for N samples; this default encodes silence, so override it where F can be computed."""
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         with torch.no_grad():
             silence = torch.zeros(1, num_samples, device=device)
@@ -163,66 +163,66 @@ class SpeechEncoder(Part, nn.Module):
 
 
 class InputAdapter(Part, nn.Module):
-    """The paper's ASR adapter: features to embeddings of the backbone."""
+    """Maps features to embeddings of the backbone (the paper's ASR adapter)."""
 
-    # Whether `forward` may give a row fewer columns than `output_length`, depending on what is heard.
+    # Whether `forward` may return fewer columns than `output_length` says, depending on what is heard.
     is_elastic: bool = False
 
     @abstractmethod
     def output_length(self, num_frames: int) -> int:
-        """Return F' for F frames, the most columns of the grid that the speech takes; at least 1 for F >= 1."""
+        """Return F' for F frames: the most columns of the grid that the speech takes, at least 1 for F >= 1."""
 
     @abstractmethod
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) frames -> (B,F',D) columns, how many each clip has, and its tokens where they are known."""
+        """Map (B,F,E), (B,) frames to columns (B,F',D), their number for each clip and, if known, its tokens."""
 
 
 class OutputAdapter(Part, nn.Module):
-    """The part after the backbone: it gives the audio heads what they read, (B,T,W).
+    """Runs after the backbone and computes what the audio heads read, (B,T,W).
 
-    An adapter is a :class:`BackboneAdapter` or a :class:`SpeechDecoder`, or brings a route of its own.
+    An adapter is a :class:`BackboneAdapter` or a :class:`SpeechDecoder`, or brings its own route.
     """
 
-    # Standard deviation of fresh audio rows, summed over the streams; None: that of the backbone's text.
+    # Standard deviation of new audio embeddings, summed over the streams; None: that of the backbone's text embeddings.
     table_std: float | None = None
 
     @property
     def fits_any_backbone(self) -> bool:
-        """Whether neither its weights nor what it says depend on the backbone's states or width.
+        """Return whether its weights and its output are independent of the backbone's states and width.
 
-        Then it can be a voice.
+        Only then can it be a voice.
         """
         return False
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """W: width of the audio tables, the audio special tokens, the speaker table and the heads."""
+        """Return W, the width of the audio tables, the audio special tokens, the speaker table and the heads."""
 
     @abstractmethod
     def new_cache(self, batch_size: int, max_steps: int) -> Cache | None:
-        """Return an empty cache, or None for an adapter that has no memory."""
+        """Return an empty cache, or None for an adapter without one."""
 
     def own_route(self) -> Route | None:
-        """Return the route that this adapter needs; None, the default, where one of its two contracts says it."""
+        """Return the adapter's own route; None, the default, leaves the choice to which of the two contracts it has."""
         return None
 
 
 class BackboneAdapter(OutputAdapter):
-    """The paper's TTS adapter, between the backbone's states and the audio heads; W is D.
+    """Maps the backbone's states to what the audio heads read (the paper's TTS adapter); W is D.
 
     Audio tokens are fed back into the backbone, and the adapter runs over every step of prompt and answer.
     """
 
     @abstractmethod
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
-        """States (B,T,D) each -> (B,T,D); with a cache the T steps follow those it holds."""
+        """Map states (B,T,D) each to (B,T,D); with a cache, the T steps follow those it holds."""
 
 
 class SpeechDecoder(OutputAdapter):
-    """A decoder beside the backbone, as wide as it likes: audio tokens are fed back into the decoder alone.
+    """Decodes speech beside the backbone, at any width: audio tokens are fed back into this decoder alone.
 
-    The backbone sees text and speech features only and runs once per text token. The decoder runs over the answer
+    The backbone sees only text and speech features, and runs once per text token. The decoder runs over the answer
     alone, from the prompt's last step on.
     """
 
@@ -230,21 +230,21 @@ class SpeechDecoder(OutputAdapter):
 
     @property
     def fits_any_backbone(self) -> bool:
-        """One that doesn't read states does; override it where a weight is as wide as the backbone."""
+        """Return True if states aren't read; override it where a weight is as wide as the backbone."""
         return not self.reads_states
 
     @abstractmethod
     def forward(
         self, audio: Tensor, text: Tensor, states: BackboneStates | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """Map past audio and text to the input of the heads.
+        """Map past audio and text to what the heads read.
 
         Args:
-            audio: (B,T,W) merged audio rows.
+            audio: (B,T,W) merged audio embeddings.
             text: (B,T) int64, the answer's text token of each step, :data:`NO_TEXT` or :data:`END_OF_TEXT`.
-            states: (B,T,D) each, of the answer's text tokens, zero in steps without one. None: the backbone has no part
-                in these answers (reading aloud), or the decoder doesn't read them.
-            cache: Steps so far.
+            states: (B,T,D) each, at the answer's text tokens, zero in steps without one. None if the backbone takes no
+                part in these answers (reading aloud), or the decoder doesn't read them.
+            cache: The steps so far.
 
         Returns:
             (B,T,W).
@@ -252,24 +252,24 @@ class SpeechDecoder(OutputAdapter):
 
 
 class Heads(Part, nn.Module):
-    """Parallel audio heads."""
+    """Predicts the tokens of all audio streams in parallel."""
 
     @abstractmethod
     def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
-        """(B,T,W) -> logits (B,K,T,C+specials), codes first."""
+        """Compute logits, codes before special tokens: (B,T,W) -> (B,K,T,C+specials)."""
 
 
 class Codec(Part, nn.Module):
-    """K rectangular streams of codes to sound and back.
+    """Encodes sound into K streams of codes of one rate, and decodes them.
 
-    Codecs with streams of different rates (SNAC's 1:2:4) rearrange them to a rectangle themselves.
+    Codecs with streams of different rates (SNAC's 1:2:4) rearrange them themselves.
     """
 
     needs = ("sample_rate_hz", "num_streams", "codebook_size", "samples_per_frame")
-    # What the names of weights begin with that `encode` doesn't use: codes of before stay good when only these are
-    # trained. Empty where that isn't known.
+    # Prefixes of the names of weights that `encode` doesn't use: existing codes stay valid if only these are trained.
+    # Empty if unknown.
     decoder_prefixes: tuple[str, ...] = ()
-    # Rate of the wave. This and the next three are compulsory: a class attribute, a property, or set in `__init__`.
+    # Rate of the wave. It and the next three are required: as a class attribute, a property, or set in `__init__`.
     sample_rate_hz: int
     num_streams: int  # K, codes per frame
     codebook_size: int  # C, codes of each stream
@@ -277,12 +277,12 @@ class Codec(Part, nn.Module):
 
     @property
     def frame_rate_hz(self) -> float:
-        """Frames per second."""
+        """Return the number of frames per second."""
         return self.sample_rate_hz / self.samples_per_frame
 
     @property
     def token_format(self) -> str:
-        """Names what the codes mean: maker, shape and weights. Codes made elsewhere are used only if theirs is equal.
+        """Name what the codes mean: maker, shape and weights. Codes made elsewhere are used only if theirs is equal.
 
         Override it for a codec whose codes are published under a name.
         """
@@ -291,28 +291,28 @@ class Codec(Part, nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the weights that decide the codes."""
+        """Return a digest of the weights that decide the codes."""
         return fingerprint(self, without=self.decoder_prefixes)
 
     @abstractmethod
     def encode(self, wave: Tensor) -> Tensor:
-        """(B,N) float32 -> (B,K,T) int64; N is right-padded with silence to whole frames."""
+        """Encode waves, (B,N) float32 -> (B,K,T) int64; N is right-padded with silence to whole frames."""
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """(B,K,T) int64 -> (B, T * samples_per_frame) float32."""
+        """Decode codes, (B,K,T) int64 -> (B, T * samples_per_frame) float32."""
 
     @abstractmethod
     def new_stream(self) -> CodecStream:
         """Return a streaming decoder for one answer."""
 
     def push_all(self, streams: Sequence[CodecStream], codes: Sequence[Tensor]) -> list[Tensor]:
-        """Return what each stream's ``push`` would give for its (1,K,t) codes, where t differs; equal to rounding."""
+        """Push a chunk (1,K,t) to each stream; t differs. Override it to decode all in one call (equal to rounding)."""
         return [stream.push(chunk) for stream, chunk in zip(streams, codes, strict=True)]
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """``"float32"`` -> ``torch.float32``; ConfigError for anything that is no floating dtype."""
+    """Return the torch dtype of a name such as ``"float32"``; ConfigError if it isn't a floating-point dtype."""
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"'{name}' is not a floating point dtype", "use float32, bfloat16 or float16")

@@ -1,4 +1,4 @@
-"""The contract of a language model that is served elsewhere: only its text comes here, piece by piece."""
+"""Defines the contract of a language model that is served elsewhere: only its text arrives, piece by piece."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from anytalk.plugins.piece_tokenizer import VOCAB_SIZE, PieceTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
-    """What a served model is asked to write."""
+    """Holds what a served model is asked to write."""
 
-    # The conversation, each with `role` and `content`; the last one is the user's.
+    # The conversation, each message with `role` and `content`; the last one is the user's.
     messages: Sequence[Mapping[str, str]]
     temperature: float = 0.0  # 0 takes the likeliest token
     top_p: float = 1.0  # 1 is off
-    max_tokens: int = 512  # longest answer that is of any use
-    seed: int | None = None  # of the sampling; None leaves it to the server
+    max_tokens: int = 512  # longest useful answer, in the server's tokens
+    seed: int | None = None  # seed of the sampling; None leaves it to the server
 
 
 class TextStream:
-    """Text on its way from who receives it to who speaks it, which are two threads.
+    """Passes text from the thread that receives it to the thread that speaks it.
 
     Args:
-        cancel: Called once by :meth:`close`, from any thread: nobody wants the rest.
+        cancel: Called once by :meth:`close`, from any thread, when nobody wants the rest.
 
     Attributes:
-        wake: Called, in the receiving thread, when there is something new to take.
-        error: Why the text ended too early; None where it didn't.
-        was_cut: The model had more to say than it was allowed to.
+        wake: Called in the receiving thread when there is something new to take.
+        error: Why the text ended too early; None if it didn't.
+        was_cut: Whether the model was stopped by its limit of tokens.
     """
 
     def __init__(self, cancel: Callable[[], object] = lambda: None) -> None:
@@ -55,14 +55,14 @@ class TextStream:
         self._is_ended = False
 
     def put(self, text: str) -> None:
-        """Add what was received; dropped after the end."""
+        """Add received text; it is ignored after the end."""
         with self._lock:
             if not self._is_ended:
                 self._pieces.append(text)
         self.wake()
 
     def think(self, text: str) -> None:
-        """Add what the model thinks before it answers: shown apart from the text, and never spoken."""
+        """Add what the model thinks before it answers, which is shown apart from the text and never spoken."""
         with self._lock:
             self._thoughts.append(text)
 
@@ -73,7 +73,7 @@ class TextStream:
             return text
 
     def end(self, error: AnytalkError | None = None, was_cut: bool = False) -> None:
-        """Say that nothing more will come; only the first call counts."""
+        """Mark the end of the text; only the first call counts."""
         with self._lock:
             if not self._is_ended:
                 self._is_ended, self.error, self.was_cut = True, error, was_cut
@@ -86,7 +86,7 @@ class TextStream:
             return text, self._is_ended
 
     def close(self) -> None:
-        """Want no more of it."""
+        """Cancel the rest of the text."""
         with self._lock:
             was_ended, self._is_ended = self._is_ended, True
         if not was_ended:
@@ -94,49 +94,49 @@ class TextStream:
 
 
 class ServedBackbone(Backbone):
-    """A language model elsewhere. It can write, and a voice that reads text alone can speak what it writes.
+    """A language model that runs elsewhere: it writes, and a voice that reads only text can speak what it writes.
 
-    All that needs its weights, states or logits is refused with a sentence.
+    Whatever needs its weights, states or logits raises ConfigError.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.tokenizer = PieceTokenizer()
-        # Without an element: backbones are asked for the device of their first parameter.
+        # Backbones are asked for the device of their first parameter, so there must be one; it is empty.
         self.nothing = nn.Parameter(torch.zeros(0), requires_grad=False)
 
     @abstractmethod
     def answer(self, request: TextRequest) -> TextStream:
-        """Send a request and return at once; errors end the stream, with an error that is a sentence."""
+        """Send a request and return at once; an error ends the stream and is found in ``TextStream.error``."""
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """What it is called in messages: which model, and where."""
+        """Return how messages name it: which model, and where."""
 
     def check(self) -> None:
-        """Ask whether the model is there; called once, when a talker is made of it.
+        """Check that the model can be reached; called once, when a talker is made of it.
 
         Raises:
-            AnytalkError: it isn't, or refuses.
+            AnytalkError: it can't be reached, or it refuses.
         """
 
     @property
     def width(self) -> int:
-        """1: nothing is known of its states."""
+        """Return 1, since nothing is known of its states."""
         return 1
 
     @property
     def text_vocab_size(self) -> int:
-        """All pieces of text that there can be."""
+        """Return how many pieces of text there can be."""
         return VOCAB_SIZE
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """(B,T) -> zeros (B,T,1)."""
+        """Return zeros, (B,T) -> (B,T,1)."""
         return self.nothing.new_zeros(*ids.shape, 1)
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
-        """Return an empty cache, which stays empty."""
+        """Return a cache that stays empty."""
         return KeyValueCache(batch_size, max_steps)
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:

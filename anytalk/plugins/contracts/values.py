@@ -1,4 +1,4 @@
-"""What the parts give to one another: tokenizers, caches, states, tables, streams."""
+"""Defines what parts pass to one another: tokenizers, caches, states, tables, streams."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from torch import Tensor, nn
 
 
 class Cache(Protocol):
-    """Keys and values of the steps so far; owned by the caller, filled by ``forward``.
+    """Holds keys and values of the steps so far; the caller owns it, ``forward`` fills it.
 
-    :meth:`crop` to the earlier length also removes what a ``forward`` that raised has written.
-    So an error ends only the answer that caused it.
+    If a ``forward`` raises, :meth:`crop` to the earlier length removes what it wrote, so an error ends only the answer
+    that caused it.
     """
 
     @property
     def length(self) -> int:
-        """Steps held."""
+        """Return how many steps the cache holds."""
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep only these batch rows, in this order (a row may be named twice: then it is copied)."""
+        """Keep only these batch rows, in this order; a row that is named twice is copied."""
 
     def crop(self, length: int) -> None:
-        """Forget all steps after the first `length`."""
+        """Drop all steps after the first `length`."""
 
 
 @runtime_checkable
 class JoinableCache(Cache, Protocol):
-    """A cache whose rows may hold unequally many steps, so that answers come and go in one batch. Optional.
+    """A cache whose rows may hold different numbers of steps, so that answers can join and leave a batch; optional.
 
-    ``length`` is that of the longest row; each row's steps keep their own positions, and ``crop`` counts them in each
-    row. Parts whose caches are not joinable are run once per answer instead.
+    ``length`` is that of the longest row. The steps of each row keep their positions, and ``crop`` counts in each row.
+    Parts whose caches can't be joined run once for each answer instead.
     """
 
     def join(self, other: Self) -> None:
-        """Add the rows of another cache after these; the other one is used up."""
+        """Append the rows of another cache, which must not be used afterwards."""
 
     def take(self, row: int) -> Self:
-        """Return a cache of this row alone; it stays here until :meth:`keep_rows` leaves it out."""
+        """Return a cache of this row alone; the row also stays here until :meth:`keep_rows` drops it."""
 
 
 @runtime_checkable
 class ForgetfulCache(Cache, Protocol):
-    """A cache that can leave out steps from its middle, which keeps long answers from slowing down. Optional."""
+    """A cache that can drop steps from its middle, which keeps long answers from slowing down; optional."""
 
     def forget(self, first: int, stop: int) -> None:
-        """Leave out the steps from `first` to before `stop`; all others keep their positions, ``length`` shrinks."""
+        """Drop the steps from `first` up to `stop` (exclusive); others keep their positions, ``length`` shrinks."""
 
 
 Arithmetic = Literal["fused", "graphs", "packed", "int8"]
 """How the matrices of a decoding step are multiplied; :mod:`anytalk.kernels` describes each way."""
 
 Peaks = dict[nn.Module, Tensor]
-"""The largest magnitude of each input, (in,), of each ``nn.Linear``."""
+"""The largest magnitude of each input, (in,), of every ``nn.Linear``."""
 
 
 @runtime_checkable
 class MakesReady(Protocol):
-    """A module that prepares itself for decoding better than :func:`anytalk.kernels.make_ready` can. Optional."""
+    """A module that prepares itself for decoding better than :func:`anytalk.kernels.make_ready` can; optional."""
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """Change the module for inference only; arguments as of :func:`anytalk.kernels.make_ready`."""
+        """Change the module for inference only; the arguments are those of :func:`anytalk.kernels.make_ready`."""
 
 
 @runtime_checkable
@@ -72,38 +72,37 @@ class TextTokenizer(Protocol):
 
     @property
     def eos_id(self) -> int:
-        """The id with which the model ends an answer."""
+        """Return the id with which the model ends an answer."""
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether :meth:`render_chat` works."""
+        """Return whether :meth:`render_chat` works."""
 
     def encode(self, text: str) -> list[int]:
-        """Return ids of `text`, written by people: markup in it is plain text; nothing is added before or after.
+        """Encode text that people wrote: markup in it is plain text, and nothing is added before or after.
 
-        Half of a surrogate pair is read as U+FFFD.
+        Half of a surrogate pair is encoded as U+FFFD.
         """
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Return ids of what :meth:`render_chat` wrote, or a part of it: markup is recognised, nothing is added.
+        """Encode what :meth:`render_chat` wrote, or a part of it: markup is recognised, and nothing is added.
 
-        For text without markup they equal those of :meth:`encode`.
+        Text without markup gets the same ids as from :meth:`encode`.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return text of `ids`, special tokens and ids outside the vocabulary left out."""
+        """Decode ids; special tokens and ids outside the vocabulary are left out."""
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """Return the model's chat template as a string, ready for its answer (generation prompt added).
+        """Render messages with the model's chat template, up to where its answer begins (generation prompt added).
 
-        `arguments` are the template's own, set by ``grid.template``; a template without any may leave them out.
-
-        ``encode_rendered(render_chat(m))`` must equal the base tokenizer's own chat ids.
+        `arguments` are the template's own, set by ``grid.template``; a tokenizer may omit them if it takes none. The
+        ids of ``encode_rendered(render_chat(messages))`` must equal the base tokenizer's own.
         """
 
 
 class BackboneStates(NamedTuple):
-    """What a backbone computes for each step. A tuple, because engines that shard parameters look into those only."""
+    """Holds a backbone's output for each step; a tuple, because engines that shard parameters look only into those."""
 
     pre_norm: Tensor  # (B,T,D), before the final norm: the output adapter starts here (paper 3.1)
     # (B,T,D), after the final norm: the text head reads this. The same tensor, if there is no final norm.
@@ -111,24 +110,24 @@ class BackboneStates(NamedTuple):
 
 
 NO_TEXT, END_OF_TEXT = -1, -2
-"""In the `text` of an output adapter: no token in this step; the answer's text ends in this step."""
+"""Values of the `text` of an output adapter: no token in this step; the answer's text ends in this step."""
 
 
 @dataclass(frozen=True)
 class AudioTables:
-    """The audio embedding rows, for heads that share them."""
+    """Holds the audio embeddings, for heads that share them."""
 
     codes: Tensor  # (K,C,W)
     specials: Tensor  # (K, audio specials, W)
 
 
 class CodecStream(ABC):
-    """Decodes codes as they come. Everything pushed comes out by :meth:`flush`, sample-exact against offline."""
+    """Decodes codes as they arrive; all that was pushed comes out by :meth:`flush`, sample-exact against offline."""
 
     @abstractmethod
     def push(self, codes: Tensor) -> Tensor:
-        """(1,K,t) frames, t >= 0 -> (1,n) samples that are final; n may be 0."""
+        """Decode the next frames, (1,K,t) with t >= 0 -> (1,n) final samples; n may be 0."""
 
     @abstractmethod
     def flush(self) -> Tensor:
-        """(1,n): what was held back. The stream is then empty and may be used again."""
+        """Return the samples held back, (1,n). The stream is then empty and may be used again."""
