@@ -1,1 +1,1 @@
-"""First-party backbones. `plugin.py` names them; each lives in a file of its own."""
+"""Holds the first-party backbones. `plugin.py` names them; each has its own file."""

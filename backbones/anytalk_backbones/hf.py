@@ -1,4 +1,4 @@
-"""Any causal LM that transformers knows; the fallback when no other backbone recognises a model."""
+"""Offers any causal LM that transformers knows, when no other backbone recognises a model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PROBE_STEPS = 4
 
 
 class HFBackbone(CausalLMBackbone):
-    """A causal LM of a family that nobody here has tried: its promises are checked when it is loaded."""
+    """A causal LM of a family that was never tried here, so its promises are checked when it is loaded."""
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Load the weights, then see whether text comes out as the base model has it.
+        """Load the weights, then check that the text path equals the base model's.
 
         Raises:
-            WeightsError: missing or damaged weights, or a family whose text path can't be kept lossless.
+            WeightsError: missing or damaged weights, or a family whose text path isn't reproduced.
         """
         backbone = super().build(options, context)
         with foreign_errors(resolve(options.model, context.folder), "copy or download the model again"):
@@ -33,7 +33,7 @@ class HFBackbone(CausalLMBackbone):
 
 @torch.no_grad()
 def check_lossless(backbone: CausalLMBackbone) -> None:
-    """Compare a few steps with the base model's own logits, and look whether the last step changes earlier ones.
+    """Compare a few steps with the base model's own logits, and check that the last step changes no earlier ones.
 
     Raises:
         WeightsError: the logits differ, or the model isn't causal.

@@ -1,4 +1,4 @@
-"""Llama (arXiv 2307.09288) and models of its shape: Llama 3, SmolLM2, TinyLlama."""
+"""Offers Llama (arXiv 2307.09288) and models of its shape: Llama 3, SmolLM2, TinyLlama."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _HUB_PREFIXES = ("meta-llama/", "HuggingFaceTB/SmolLM", "TinyLlama/")
 
 
 class LlamaBackbone(CausalLMBackbone):
-    """Llama-shaped models from safetensors folders and GGUF files."""
+    """A model of Llama's shape, which may be a safetensors folder or a GGUF file."""
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Return a folder with model_type llama, a GGUF file of that architecture, or a hub id of a known family."""
+        """Return True for model_type llama, a GGUF file of that architecture, or a hub id of a known family."""
         if source.is_hub:
             return source.spec.startswith(_HUB_PREFIXES)
         if source.is_gguf:

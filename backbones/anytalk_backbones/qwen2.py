@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 (arXiv 2407.10671): the paper's backbone is Qwen2-0.5B."""
+"""Offers Qwen2 and Qwen2.5 (arXiv 2407.10671); the paper's backbone is Qwen2-0.5B."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QWEN2_0_5B: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
     "tie_word_embeddings": True,
 }
-"""``Qwen2Config(**QWEN2_0_5B)``: the reference size (config.json of Qwen/Qwen2-0.5B)."""
+"""The reference size: ``Qwen2Config(**QWEN2_0_5B)`` equals config.json of Qwen/Qwen2-0.5B."""
 
 _TINY: dict[str, Any] = QWEN2_0_5B | {
     "hidden_size": 64,
@@ -37,24 +37,24 @@ _TINY: dict[str, Any] = QWEN2_0_5B | {
 
 
 class Qwen2Backbone(CausalLMBackbone):
-    """Qwen2 and Qwen2.5 of any size; ``model: random:0.5b`` has the shapes of Qwen2-0.5B and knows nothing."""
+    """A Qwen2 or Qwen2.5 of any size; ``model: random:0.5b`` has the shapes of Qwen2-0.5B and random weights."""
 
     @classmethod
     def build(cls, options: CausalLMBackbone.Options, context: BuildContext) -> Self:
-        """Load the weights, or draw them (WeightsError: weights that are missing, damaged or of the wrong kind)."""
+        """Load the weights, or draw them (WeightsError: they are missing, damaged or of the wrong kind)."""
         shapes = random_shapes(options.model, {"0.5b": QWEN2_0_5B, "tiny": _TINY})
         if shapes is None:
             return super().build(options, context)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             lm: Any = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shapes))
-        # Bytes: a tokenizer that needs no files. Its ids are few, which speed doesn't depend on.
+        # A byte tokenizer needs no files, and speed doesn't depend on how many of the ids are used.
         backbone = cls(lm.eval().to(torch_dtype(context.dtype)), transformers.ByT5Tokenizer())
         return backbone.to(context.device)
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Return a folder with model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
+        """Return True for model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
         if source.is_hub:
             return source.spec.startswith("Qwen/Qwen2") and "VL" not in source.spec and "Audio" not in source.spec
         if source.is_gguf:

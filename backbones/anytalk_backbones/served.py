@@ -1,4 +1,4 @@
-"""A language model at any OpenAI-compatible endpoint: vLLM, llama.cpp, Ollama, a cloud, another anytalk."""
+"""Asks a language model at any OpenAI-compatible endpoint: vLLM, llama.cpp, Ollama, a cloud, another anytalk."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from anytalk.plugins.thoughts import ThoughtReader
 _NO_KEY = "none"
 _CONNECT_S = 5.0
 _LONGEST_PAUSE_S = 2.0
-"""An endpoint that is busy is asked once more if it wants no longer pause: nobody waits longer in a conversation."""
+"""A busy endpoint is asked once more if it wants a pause of at most this: nobody waits longer in a conversation."""
 _CHARACTERS_PER_TOKEN = 16
-"""No model's tokens are longer on average: what goes on beyond is a server that minds no limit."""
+"""No model's tokens are longer on average, so a server that sends more characters ignores the token limit."""
 
 
 class EndpointBackbone(ServedBackbone):
-    """Asks ``/chat/completions`` for a stream of text, for each answer anew.
+    """Asks ``/chat/completions`` for a stream of text, once for each answer.
 
-    Requests run in one thread of their own for all answers, so that any of them can be cancelled at once.
+    All requests run in one separate thread, so that each can be cancelled at once.
     """
 
     class Options(plugins.Options):
-        """Where the model is, and how it is asked."""
+        """Says where the model is and how it is asked."""
 
         weight_sources = ("model",)
 
@@ -70,7 +70,7 @@ class EndpointBackbone(ServedBackbone):
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Connect to nothing yet.
+        """Build the backbone without connecting yet.
 
         Raises:
             ConfigError: the package openai isn't installed.
@@ -79,7 +79,7 @@ class EndpointBackbone(ServedBackbone):
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Recognise any address."""
+        """Return True for any address."""
         return is_address(source.spec)
 
     @property
@@ -87,7 +87,7 @@ class EndpointBackbone(ServedBackbone):
         return f"'{self.options.name}' at {self.options.model}"
 
     def answer(self, request: TextRequest) -> TextStream:
-        """Send the request; what comes back is put into the stream as it comes."""
+        """Send the request; the reply is put into the stream as it arrives."""
         stream = TextStream(lambda: future.cancel())
         future = asyncio.run_coroutine_threadsafe(self._fill(stream, request), _loop())
         return stream
@@ -97,11 +97,11 @@ class EndpointBackbone(ServedBackbone):
 
         Raises:
             ConfigError: no model is named.
-            ServedError: the endpoint can't be reached, or refuses.
+            ServedError: the endpoint can't be reached, or it refuses.
         """
         asyncio.run_coroutine_threadsafe(self._check(), _loop()).result()
 
-    # ---- in the loop's thread
+    # ---- coroutines of the loop's thread
 
     async def _fill(self, stream: TextStream, request: TextRequest) -> None:
         reader, length, limit = ThoughtReader(), 0, _CHARACTERS_PER_TOKEN * request.max_tokens
@@ -116,7 +116,7 @@ class EndpointBackbone(ServedBackbone):
                     if length > limit:
                         break
                     if finish_reason is not None and length:
-                        # What follows is bookkeeping; it is read so that the connection can be used again.
+                        # What follows is only statistics; it is read so that the connection can be reused.
                         stream.end(was_cut=finish_reason == "length")
             if not length:
                 said = f"{self.title} wrote nothing"
@@ -124,7 +124,7 @@ class EndpointBackbone(ServedBackbone):
             stream.end(was_cut=True)
         except AnytalkError as error:
             stream.end(error)
-        except Exception as error:  # those who wait must be told
+        except Exception as error:  # whoever waits for the stream must learn of it
             stream.end(ServedError(f"asking {self.title} failed: {type(error).__name__}: {in_a_line(error)}"))
 
     async def _check(self) -> None:
@@ -140,14 +140,14 @@ class EndpointBackbone(ServedBackbone):
     async def _names(self) -> list[str]:
         try:
             return [model.id async for model in self._client.models.list()]
-        except Exception as error:  # the client's own, and of whatever the endpoint sent instead
+        except Exception as error:  # the client's errors, and those of reading whatever else was sent
             self._explain(error, has_begun=False)
 
     async def _pieces(self, request: TextRequest) -> AsyncGenerator[tuple[str, str, str | None], None]:
-        """Yield pieces of text and of thoughts, the last one with the reason why it is; empty ones may follow.
+        """Yield pieces of text and thoughts, the last one with its finish reason; empty pieces may follow.
 
         Raises:
-            AnytalkError: what went wrong, as a sentence.
+            AnytalkError: one sentence about what went wrong.
         """
         has_begun = has_ended = False
         try:
@@ -159,13 +159,13 @@ class EndpointBackbone(ServedBackbone):
                     yield text, thought, finish_reason
         except AnytalkError:
             raise
-        except Exception as error:  # the client's own, those below it, and of whatever was sent instead of a stream
+        except Exception as error:  # of the client, of its transport, and of reading what is no stream
             self._explain(error, has_begun)
         if not has_ended:
             self._explain(EOFError(), has_begun)
 
     async def _begin(self, request: TextRequest) -> Any:
-        """Send the request; once more if the endpoint wants a short pause, or closed a connection it had kept open."""
+        """Send the request, and again after a short pause that the endpoint asks for, or after a stale connection."""
         openai = self._openai
         fields = {
             "temperature": request.temperature,
@@ -197,7 +197,7 @@ class EndpointBackbone(ServedBackbone):
 
     @cached_property
     def _client(self) -> Any:
-        """Made in the loop's thread, where alone it is used; ConfigError for a key that isn't there."""
+        """Make the client, which is used in the loop's thread only; ConfigError if the key is missing."""
         openai, options = self._openai, self.options
         key = read_key(options.key_from, "name another in talker.yaml: backbone.options.key_from")
         timeout = openai.Timeout(options.timeout_s, connect=min(_CONNECT_S, options.timeout_s))
@@ -205,13 +205,13 @@ class EndpointBackbone(ServedBackbone):
         weakref.finalize(self, _close, client)
         return client
 
-    # ---- sentences
+    # ---- errors
 
     def _explain(self, error: Exception, has_begun: bool) -> NoReturn:
-        """Raise a sentence in place of an error of the client.
+        """Raise an error of the client as a sentence.
 
         Raises:
-            ServedError: always, or the ConfigError that it was.
+            ServedError: always, unless it already was an AnytalkError.
         """
         openai, who, url, options = self._openai, self.title, self.options.model, self.options
         if isinstance(error, AnytalkError):
@@ -243,7 +243,7 @@ class EndpointBackbone(ServedBackbone):
         raise ServedError(said, hint) from None
 
     def _detail(self, error: BaseException) -> str:
-        """Return what an error says, without the key, which some servers repeat."""
+        """Return what an error says, without the key, which some servers repeat in their messages."""
         body = getattr(error, "body", None)
         message = body.get("message") if isinstance(body, dict) else None
         said = in_a_line(error) if not isinstance(message, str) else " ".join(message.split())[:300]
@@ -251,15 +251,15 @@ class EndpointBackbone(ServedBackbone):
 
 
 def _read(chunk: Any) -> tuple[str, str, str | None]:
-    """Text and thoughts of a piece of the stream, and why it is the last; servers of other makers leave fields out.
+    """Return a chunk's text, its thoughts, and why it is the last one; some servers omit fields.
 
     Raises:
-        ValueError: no piece of a chat completion.
+        ValueError: it isn't a chunk of a chat completion.
     """
     choices = getattr(chunk, "choices", None)
     if not isinstance(choices, list):
         raise ValueError(f"a piece without choices: {in_a_line(ValueError(chunk))[:80]}")
-    if not choices:  # what was used up
+    if not choices:  # usage statistics
         return "", "", None
     delta = getattr(choices[0], "delta", None)
     text, *thoughts = (getattr(delta, name, None) for name in ("content", "reasoning_content", "reasoning"))
@@ -268,7 +268,7 @@ def _read(chunk: Any) -> tuple[str, str, str | None]:
 
 
 def _pause_s(error: Any) -> float | None:
-    """Return the pause that an endpoint asks for; None where it names no number of seconds."""
+    """Return the pause in seconds that an endpoint asks for; None if it names none."""
     try:
         return float(error.response.headers["retry-after"])
     except (KeyError, ValueError):
@@ -282,7 +282,7 @@ def _close(client: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the loop of all requests, in a thread of its own."""
+    """Return the event loop of all requests, which runs in its own thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="anytalk-served", daemon=True).start()
     return loop

@@ -1,7 +1,7 @@
-"""A whole backbone in plain torch, small enough to read: start here to write your own.
+"""A complete backbone in plain torch, small enough to read: start here to write your own.
 
-It is a pre-norm transformer with rotary positions over bytes. Its weights are random but always the same for a
-seed, so tests can compare numbers without downloading anything.
+It is a pre-norm transformer over bytes with rotary positions. Its weights are random but always the same for a seed,
+so tests can compare numbers without downloading anything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROTARY_BASE = 10_000.0
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions (RoFormer, arXiv 2104.09864): (B,H,T,d), (B,T) -> same, turned by position times frequency."""
+    """Apply rotary positions (RoFormer, arXiv 2104.09864): (B,H,T,d), (B,T) -> (B,H,T,d), rotated by position."""
     half = x.shape[-1] // 2
     frequencies = _ROTARY_BASE ** (-torch.arange(half, device=x.device) / half)
     angles = positions[:, None, :, None] * frequencies  # (B,1,T,d/2)
@@ -40,7 +40,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class TinyBlock(nn.Module):
-    """Attention and MLP, each with its norm in front and a residual around."""
+    """Applies attention and an MLP, each with a norm before it and a residual around it."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TinyBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, index: int, positions: Tensor, seen: Tensor, cache: KeyValueCache | None) -> Tensor:
-        """(B,T,D) -> (B,T,D); `index` is the block's place in the cache. Positions (B,T), seen (B,T,L) bool."""
+        """Run one block, (B,T,D) -> (B,T,D); `index` is its key in the cache. Positions (B,T), seen (B,T,L) bool."""
         batch, steps, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, steps, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B,H,T,d) each
@@ -65,7 +65,7 @@ class TinyBlock(nn.Module):
 
 
 class TinyBlocks(nn.Module):
-    """A stack of blocks and its final norm: the body of the backbone, and of an output adapter."""
+    """A stack of blocks with a final norm, which the backbone and an output adapter are made of."""
 
     def __init__(self, num_blocks: int, width: int, num_heads: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TinyBlocks(nn.Module):
         self.norm = nn.RMSNorm(width)
 
     def before_norm(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) -> (B,T,D) after the last block."""
+        """Run all blocks without the final norm, (B,T,D) -> (B,T,D)."""
         held = cast("KeyValueCache | None", cache)
         rows, steps = Rows(1) if held is None else held.rows, hidden.shape[1]
         positions, seen = rows.positions(steps, hidden.device), rows.seen(steps, hidden.device)
@@ -84,7 +84,7 @@ class TinyBlocks(nn.Module):
         return hidden
 
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) -> (B,T,D) after the final norm."""
+        """Run all blocks and the final norm, (B,T,D) -> (B,T,D)."""
         return cast("Tensor", self.norm(self.before_norm(hidden, cache)))
 
     def new_cache(self, batch_size: int, max_steps: int) -> KeyValueCache:
@@ -92,12 +92,12 @@ class TinyBlocks(nn.Module):
 
 
 class TinyBackbone(Backbone):
-    """A seeded byte model."""
+    """A small seeded model over bytes."""
 
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Sizes and seed, or a folder that :meth:`TinyBackbone.save_native` wrote."""
+        """Gives sizes and seed, or a folder that :meth:`TinyBackbone.save_native` wrote."""
 
         width: int = Field(32, ge=4, description="Width D of the states.")
         num_blocks: int = Field(2, ge=1, description="Transformer blocks.")
@@ -113,20 +113,20 @@ class TinyBackbone(Backbone):
         """Make it from its seed, or load it.
 
         Raises:
-            ConfigError: a width that the heads can't share.
-            WeightsError: a folder that holds no tiny backbone.
+            ConfigError: the heads can't share the width equally.
+            WeightsError: the folder holds no tiny backbone.
         """
         backbone = cls(options) if options.model is None else cls._load(resolve(options.model, context.folder))
         return backbone.to(context.device, torch_dtype(context.dtype))
 
     @classmethod
     def load_native(cls, folder: Path, context: BuildContext) -> Self:
-        """Load what :meth:`save_native` wrote (WeightsError: a folder that holds no tiny backbone)."""
+        """Load what :meth:`save_native` wrote (WeightsError: the folder holds no tiny backbone)."""
         return cls._load(ModelSource(str(folder), (folder,))).to(context.device, torch_dtype(context.dtype))
 
     @classmethod
     def recognises(cls, source: ModelSource) -> bool:
-        """Return a folder whose config.json says so."""
+        """Return True for a folder whose config.json says so."""
         return source.hf_config().get("model_type") == MODEL_TYPE
 
     @classmethod
@@ -182,14 +182,14 @@ class TinyBackbone(Backbone):
         return self.stack.new_cache(batch_size, max_steps)
 
     def make_blocks(self, num_blocks: int, init: str) -> TinyBlocks:
-        """Return a stack of the same kind: its own seeded weights (``"fresh"``) or the last blocks' (``"copy"``)."""
+        """Return a stack of such blocks with its own seeded weights (``"fresh"``) or the last ones' (``"copy"``)."""
         if init not in ("fresh", "copy") or num_blocks < 1 or (init == "copy" and num_blocks > self.options.num_blocks):
             raise ConfigError(
                 f"{num_blocks} blocks by '{init}' can't be made from {self.options.num_blocks} blocks",
                 f"use init 'fresh', or 'copy' with 1 to {self.options.num_blocks} blocks",
             )
         with torch.random.fork_rng(devices=[]):
-            # Another seed than the backbone's own, else fresh blocks would start as copies of its first ones.
+            # With the backbone's own seed, fresh blocks would start as copies of its first ones.
             torch.manual_seed(self.options.seed + 1)
             made = TinyBlocks(num_blocks, self.options.width, self.options.num_heads)
         if init == "copy":

@@ -20,7 +20,7 @@ class Heard:
     columns: Tensor | None = None
     # The backbone's text tokens that were heard; None if the columns don't stand for tokens.
     line: tuple[int, ...] | None = None
-    text: str | None = None  # the words as text, if they were transcribed; never None together with `columns`
+    text: str | None = None  # the words as text, if they were transcribed; set whenever `columns` is None
     confidence: float | None = None  # how sure the words are, from 0 to 1; None if unknown
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a backbone plugin for a Hugging Face family is made of. Loads torch and transformers."""
+"""Offers what a backbone plugin for a Hugging Face family is made of. Imports torch and transformers."""
 
 from anytalk.plugins.hf.cache import HFCache, new_hf_cache
 from anytalk.plugins.hf.causal_lm import CausalLMBackbone

@@ -1,11 +1,11 @@
-"""Attention over keys and values that may be kept in bfloat16, and how a single step reads many of them fast.
+"""Attends to keys and values that may be kept in bfloat16; a single step reads many of them fast.
 
-torch's attention for CPUs (``scaled_dot_product_attention``) is made for many queries. With the few of a step that
-share a key head its float32 products reach a fifth of the processor's peak, and in bfloat16 it lays out keys and values
-anew in each call. oneDNN's batched products in bfloat16 do better, on processors that have them and over memory
+torch's attention for CPUs (``scaled_dot_product_attention``) is made for many queries. With the few queries of a step
+that share a key head, its float32 products reach a fifth of the processor's peak, and in bfloat16 it lays out keys and
+values anew in each call. oneDNN's batched products in bfloat16 are faster, on processors that have them and for memory
 without gaps: ``examples/bench_attention.py``, docs/performance.md.
 
-Letters: B batch, T steps, H key and value heads, R queries of each (G*T), L steps held, w head width.
+Shapes use these letters: B batch, T steps, H key and value heads, R queries of each (G*T), L steps held, w head width.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BLOCK = 64
-"""oneDNN makes a kernel for each shape, which takes longer than to run it: lengths are rounded up to multiples."""
+"""oneDNN compiles a kernel for each shape, which takes longer than running it: lengths are rounded up to multiples."""
 FEW = 1024
-"""Steps, of all rows together, below which torch's one call is faster than our ten."""
+"""With fewer steps than this, of all rows together, torch's one call is faster than our ten."""
 
 
 class Near:
-    """What some rows hold, laid out for single steps: one memory for all of them, without gaps.
+    """Holds what some rows cache, laid out for single steps: one memory for all of them, without gaps.
 
-    Steps that all rows share (the prompt of batch-parallel decoding, read once and copied) lie in it once; after
-    them, step by step, those that each row has of its own. All rows' queries go over all of it in one product, and what
-    is hidden from whom is added to the scores.
+    Steps that all rows share (the prompt of batch-parallel decoding, read once and copied) are stored once. After them
+    come, step by step, those that each row has of its own. The queries of all rows are multiplied by all of it at once;
+    a mask that is added to the scores hides the steps of other rows.
 
     Args:
         held: For each layer (2,B,H,L,w), keys and values.
-        shared: Steps in front that are the same in all rows.
+        shared: How many steps in front are the same in all rows.
     """
 
     def __init__(self, held: Sequence[Tensor], shared: int) -> None:
@@ -58,7 +58,7 @@ class Near:
         self.length += 1
 
     def attend(self, layer: int, query: Tensor, held: Tensor) -> Tensor:
-        """(B,H,R,w) in the dtype of the queries, over all that is held and the new step.
+        """Attend to all that is held and the new step; return (B,H,R,w) in the dtype of the queries.
 
         Args:
             query: (B,H,R,w).
@@ -74,10 +74,10 @@ class Near:
         return heard.view(heads, batch, count, width).transpose(0, 1).to(query.dtype)
 
     def _make_room(self, held: Tensor) -> None:
-        """Lay out memory for (layers,2,H,n,w) and a block more, hidden from everybody."""
+        """Allocate memory for (layers,2,H,n,w) and at least one step more, which is hidden from all rows."""
         *shape, steps, width = held.shape
         room = -(-(max(steps, self._filled) + 1) // _BLOCK) * _BLOCK
-        # Zeros: what is hidden must be a number.
+        # Hidden values are multiplied by zero, so they must be finite.
         store, hides = held.new_zeros(*shape, room, width), held.new_full((self.rows, room), -torch.inf)
         store[:, :, :, :steps] = held
         hides[:, :steps] = self._hides[:, :steps] if steps else 0
@@ -85,25 +85,25 @@ class Near:
 
 
 def half_is_fast() -> bool:
-    """Return whether this processor multiplies in bfloat16, and oneDNN may (``ONEDNN_MAX_CPU_ISA`` can forbid it)."""
+    """Return whether this processor multiplies in bfloat16, and oneDNN may use it (see ``ONEDNN_MAX_CPU_ISA``)."""
     may = torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return bool(may and torch.cpu._is_avx512_bf16_supported())
 
 
 class Attention:
-    """Lets queries look at what is held, in one of three ways that differ in speed and rounding only."""
+    """Attends in one of three ways, which differ only in speed and rounding."""
 
     def __init__(self) -> None:
         self._near: Tensor | None = None
 
     def __call__(self, query: Tensor, held: Tensor, mask: Tensor | None, steps: int) -> Tensor:
-        """(B,H,R,w), in the dtype of the queries.
+        """Attend to what is held; return (B,H,R,w) in the dtype of the queries.
 
         Args:
             query: (B,H,R,w).
             held: (2,B,H,L,w), keys and values.
-            mask: As torch takes it: bool, or numbers to add to the scores; None where all is seen.
-            steps: T. A single step sees much that is held in its own dtype; else all is seen in that of the queries.
+            mask: As torch takes it: bool, or numbers to add to the scores; None if all is seen.
+            steps: T. A single step over many keys is computed in their dtype, anything else in that of the queries.
         """
         if held.dtype != query.dtype and steps == 1 and held.shape[1] * held.shape[3] >= FEW:
             return self._single(query, held, None if mask is None else mask.to(held.dtype))
@@ -121,10 +121,10 @@ class Attention:
         return torch.bmm(scores.softmax(-1), values).to(query.dtype).view_as(query)
 
     def _side_by_side(self, held: Tensor) -> Tensor:
-        """(2,B*H,L',w): without the spare room after each head. Values after L are stale but finite.
+        """Copy what is held to (2,B*H,L',w), without the gaps after each head; values after L are stale but finite.
 
-        Else torch does it in each product: keys slowly, because it sees them transposed, and into new memory, which the
-        system may have to hand out page by page each time.
+        Otherwise torch would copy in each product: keys slowly, because it sees them transposed, and into new memory,
+        which the system may have to map page by page each time.
         """
         room = -(-held.shape[3] // _BLOCK) * _BLOCK
         shape = (2, held.shape[1] * held.shape[2], room, held.shape[4])

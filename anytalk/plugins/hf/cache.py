@@ -1,4 +1,4 @@
-"""A cache for decoders that transformers runs: its ``DynamicCache``, with rows that come and go, and steps left out."""
+"""Adapts transformers' ``DynamicCache``, so that rows can join and leave it and steps can be dropped."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from anytalk.plugins.caches import Rows
 
 
 class HFCache:
-    """Fulfils :class:`anytalk.plugins.contracts.Cache`, and as much more as its decoder can be trusted with.
+    """Implements :class:`anytalk.plugins.contracts.Cache`, and the optional contracts if its decoder allows.
 
-    Made without the model's config on purpose: full-length layers can always be cropped, and sliding windows are
-    still applied by the model's mask.
+    It is made without the model's config on purpose: full-length layers can always be cropped, and the model's mask
+    still applies sliding windows.
 
     Args:
-        joins: Fulfil ``JoinableCache`` also.
-        forgets: Fulfil ``ForgetfulCache`` also.
+        joins: Whether to implement ``JoinableCache`` too.
+        forgets: Whether to implement ``ForgetfulCache`` too.
     """
 
     def __init__(self, batch_size: int, joins: bool = False, forgets: bool = False) -> None:
@@ -38,11 +38,11 @@ class HFCache:
 
     @property
     def _layers(self) -> list[Any]:
-        """With their tensors `keys` and `values`, (B,H,T,w); transformers types them for other kinds of layers, too."""
+        """Return the layers with their `keys` and `values`, (B,H,T,w); transformers' types allow other kinds too."""
         return cast("list[Any]", self.kv.layers)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Keep these batch rows, in this order; slots that are empty in all of them are given up."""
+        """Keep these batch rows, in this order, and drop the slots that are empty in all of them."""
         before = self.length
         self.kv.batch_select_indices(torch.as_tensor(list(rows), dtype=torch.int64))
         self.rows.keep(rows)
@@ -51,16 +51,16 @@ class HFCache:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
 
     def crop(self, length: int) -> None:
-        """Forget all steps after the first `length` of each row, and what a call that failed left in some layers."""
+        """Drop all steps after the first `length` of each row, and what a failed call left in some layers."""
         before = self.rows.lengths
         self.rows.crop(length)
         self._lay_out([[(0, n)] for n in self.rows.lengths], before)
 
     def forget(self, first: int, stop: int) -> None:
-        """Leave out the steps from `first` to before `stop`; all others keep their positions.
+        """Drop the steps from `first` up to `stop` (exclusive); all others keep their positions.
 
         Raises:
-            ValueError: a row has no such steps, or others were left out elsewhere before.
+            ValueError: a row is too short, or already has a gap elsewhere.
         """
         if first != stop:
             before = self.rows.lengths
@@ -84,7 +84,7 @@ class HFCache:
         return taken
 
     def places(self, steps: int) -> dict[str, Tensor]:
-        """Return arguments of a decoder for the next steps: none while all rows are whole and equally long."""
+        """Return a decoder's arguments for the next steps; none while all rows are equally long and without gaps."""
         rows = self.rows
         if rows.are_level and not any(rows.forgotten):
             return {}
@@ -97,7 +97,7 @@ class HFCache:
         return {"attention_mask": (slots >= empty).long(), "position_ids": positions}
 
     def _lay_out(self, kept: list[list[tuple[int, int]]], lengths: list[int]) -> None:
-        """Keep these spans of steps of each row, which had so many."""
+        """Keep these spans of steps of each row, whose lengths were `lengths`."""
         longest = max(lengths)
         for layer in self._layers:
             for name in ("keys", "values"):
@@ -111,14 +111,14 @@ class HFCache:
 
 
 def _padded(part: Tensor, length: int) -> Tensor:
-    """(B,H,n,w) -> (B,H,length,w), zeros in front."""
+    """Pad (B,H,n,w) with zeros in front to (B,H,length,w)."""
     return nn.functional.pad(part, (0, 0, length - part.shape[2], 0))
 
 
 def new_hf_cache(decoder: nn.Module, batch_size: int) -> HFCache:
-    """Return the most able cache that this transformers decoder can be trusted with.
+    """Return a cache with every optional contract that this transformers decoder supports.
 
-    Rows of unequal length need positions of their own, and attention that only looks at distances in the cache.
+    Rows of unequal length need their own positions, and a gap needs attention that depends on positions alone.
     """
     config: Any = decoder.config
     slides = getattr(config, "sliding_window", None) is not None
@@ -126,6 +126,6 @@ def new_hf_cache(decoder: nn.Module, batch_size: int) -> HFCache:
     takes = inspect.signature(decoder.forward).parameters
     if "chunked_attention" in kinds or "position_ids" not in takes or "attention_mask" not in takes:
         return HFCache(batch_size)
-    # ALiBi counts distances in steps held.
+    # ALiBi measures distances in cached steps, so a gap would change them.
     forgets = kinds == {"full_attention"} and not getattr(config, "alibi", False)
     return HFCache(batch_size, joins=True, forgets=forgets)

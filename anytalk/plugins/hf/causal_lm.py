@@ -1,6 +1,6 @@
-"""A transformers causal LM as a backbone. Knows no model family by name and reads no files.
+"""Makes a backbone of any transformers causal LM. It knows no model family by name and reads no files.
 
-Everything here goes through the model's own modules, so that the text path stays bit-identical to the model's.
+Everything here calls the model's own modules, so that the text path stays bit-identical to the model's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HFBlocks(nn.Module):
         self.decoder = decoder
 
     def forward(self, hidden: Tensor, cache: Cache | None = None) -> Tensor:
-        """(B,T,D) -> (B,T,D) after the blocks' own final norm."""
+        """Run the blocks and their final norm, (B,T,D) -> (B,T,D)."""
         if isinstance(self.decoder, LeanDecoder):
             return cast("BackboneStates", self.decoder(hidden, cache)).normed
         return cast("Tensor", _run(self.decoder, hidden, cache).last_hidden_state)
@@ -62,22 +62,22 @@ class HFBlocks(nn.Module):
 
 
 class CausalLMBackbone(Backbone):
-    """Shared by every backbone that is a transformers causal LM.
+    """The base class of every backbone that is a transformers causal LM.
 
     Args:
         lm: A ``PreTrainedModel`` with a language modelling head, e.g. ``Qwen2ForCausalLM(config)``.
         tokenizer: Its ``PreTrainedTokenizerBase``.
-        licence: SPDX name of its licence.
+        licence: The SPDX name of its licence.
 
     Raises:
-        WeightsError: a model whose embedding, head, blocks or final norm can't be found, or that isn't pure attention.
+        WeightsError: its embedding, head, blocks or final norm can't be found, or its layers aren't pure attention.
     """
 
     lm: Any
     tokenizer: HFTokenizer
 
     class Options(plugins.Options):
-        """Which model."""
+        """Names the model."""
 
         weight_sources = ("model",)
 
@@ -87,7 +87,7 @@ class CausalLMBackbone(Backbone):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> Self:
-        """Load the weights (WeightsError: weights that are missing, damaged or of the wrong kind)."""
+        """Load the weights (WeightsError: they are missing, damaged or of the wrong kind)."""
         source = resolve(options.model, context.folder)
         return cls._load(source, options.revision, context, options.trust_remote_code)
 
@@ -96,7 +96,7 @@ class CausalLMBackbone(Backbone):
         """Load what :meth:`save_native`, or transformers itself, wrote.
 
         Raises:
-            WeightsError: weights that are missing, damaged or of the wrong kind.
+            WeightsError: the weights are missing, damaged or of the wrong kind.
         """
         trusts = bool(getattr(context.options, "trust_remote_code", False))
         return cls._load(ModelSource(str(folder), (folder,)), None, context, trusts)
@@ -148,34 +148,34 @@ class CausalLMBackbone(Backbone):
 
     @property
     def text_vocab_size(self) -> int:
-        """V: rows of the embedding; often more than the tokenizer knows."""
+        """Return V, the rows of the embedding, which are often more than the tokenizer has tokens."""
         return int(self.lm.get_input_embeddings().weight.shape[0])
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The end tokens of the chat template, the tokenizer and the model's own settings."""
+        """Return the end tokens of the chat template, the tokenizer and the model's own settings."""
         own, base = self.lm.generation_config, self.tokenizer.base
         ids = None if own is None else own.eos_token_id
         given = ids if isinstance(ids, list | tuple) else [ids]
-        # A class of models may have a default, which is an ordinary token of this one.
+        # The default of a model class may be an ordinary token in this model.
         found = {self.tokenizer.eos_id, base.eos_token_id, *(i for i in given if i in base.added_tokens_decoder)}
         return frozenset(int(i) for i in found if i is not None and 0 <= i < self.text_vocab_size)
 
     @property
     def max_positions(self) -> int | None:
-        """``max_position_embeddings``, under whatever name a family has it."""
+        """Return ``max_position_embeddings``, which transformers finds under each family's own name."""
         found = getattr(self._config, "max_position_embeddings", None)
         return None if found is None else int(found)
 
     @property
     def thought_ids(self) -> tuple[int, int] | None:
-        """``<think>`` and ``</think>``, or another pair of :data:`MARKS`, where they are tokens."""
+        """Return the ids of ``<think>`` and ``</think>``, or of another pair of :data:`MARKS` that are tokens."""
         found = (self.tokenizer.ids_of(first, last) for first, last in MARKS)
         return next((pair for pair in found if pair is not None), None)
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Its end tokens, positions, and what is unusual about it."""
+        """Return its end tokens, its number of positions, and what is unusual about it."""
         ends = ", ".join(map(str, self.tokenizer.base.convert_ids_to_tokens(sorted(self.end_ids))))
         found = [f"an answer ends with {ends}"]
         if self.max_positions is not None:
@@ -188,7 +188,7 @@ class CausalLMBackbone(Backbone):
         return (*found, *self.tokenizer.findings)
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """(B,T) int64 -> (B,T,D); a family's own scaling included (Gemma)."""
+        """Embed token ids, with the family's own scaling (Gemma): (B,T) int64 -> (B,T,D)."""
         return cast("Tensor", self.lm.get_input_embeddings()(ids))
 
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
@@ -200,7 +200,7 @@ class CausalLMBackbone(Backbone):
         return BackboneStates(captured[0], normed)
 
     def text_logits(self, normed: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,V): the head and what the family does after it (scales, soft caps)."""
+        """Compute logits with the head and what the family does after it (scales, soft caps): (B,T,D) -> (B,T,V)."""
         return _after_head(self.lm.get_output_embeddings()(normed), self._config)
 
     def new_cache(self, batch_size: int, max_steps: int) -> HFCache | KeyValueCache:
@@ -222,7 +222,7 @@ class CausalLMBackbone(Backbone):
             )
         with quiet_transformers():
             decoder: Any = type(self._decoder)(_blocks_config(self._config, num_blocks))
-        # Only embeddings are fed: a placeholder table would be a parameter that never gets a gradient.
+        # The blocks are fed states only: a token embedding would be a parameter that never gets a gradient.
         decoder.set_input_embeddings(nn.Identity())
         if init == "copy":
             _copy_last(self._decoder, decoder)
@@ -230,23 +230,26 @@ class CausalLMBackbone(Backbone):
         return HFBlocks(decoder).to(weight.device, weight.dtype)
 
     def checkpoint_activations(self, enabled: bool) -> None:
-        """Each layer keeps its input only, also where the layers are frozen and in eval mode.
+        """Keep only each layer's input for the backward pass, also in frozen layers and in eval mode.
 
-        Transformers' own switch asks for training mode, and so for dropout, in layers that are frozen.
+        Transformers' own switch works in training mode only, and so would turn on dropout in frozen layers.
         """
         for layer in cast("nn.ModuleList", _layers(self._decoder)):
+            # A wrapped forward is an attribute of the layer; without it, the class's own is found again.
             layer.__dict__.pop("forward", None)
             if enabled:
                 layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
     def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """See :class:`anytalk.plugins.contracts.MakesReady`: the layers as a :class:`LeanDecoder` where that is known
-        to be the same, and the text head; the embedding stays as it is."""
+        """Replace the layers (by a :class:`LeanDecoder` if it computes the same) and the text head, not the embedding.
+
+        This implements :class:`anytalk.plugins.contracts.MakesReady`.
+        """
         head = self.lm.get_output_embeddings()
         if can_be_lean(self._decoder):
             self._lean = _lean(self._decoder, arithmetic, peaks)
             if arithmetic in ("packed", "int8"):
-                cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # gives their memory back
+                cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # frees their memory
         else:
             make_ready(self._decoder, arithmetic, peaks)
         if arithmetic == "int8":
@@ -279,12 +282,12 @@ def _lean(decoder: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> LeanDecod
 
 @contextmanager
 def _captured_input(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that holds the module's first argument after it was called in this thread."""
+    """Yield a list that receives the module's first argument each time this thread calls it."""
     captured: list[Tensor] = []
     here = threading.get_ident()
 
     def keep(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        # A server may answer several people on one backbone, each in a thread with a hook of its own.
+        # A server may run several threads on one backbone, each with its own hook.
         if threading.get_ident() == here:
             captured.append(args[0])
 
@@ -314,12 +317,12 @@ def _copy_last(old: nn.Module, new: nn.Module) -> None:
     cast("nn.Module", _final_norm(new)).load_state_dict(cast("nn.Module", _final_norm(old)).state_dict())
     for child in new.children():
         if isinstance(child, nn.Embedding):
-            # Learned positions (GPT-2): hidden states carry them already.
+            # Positions that are learned (GPT-2) were added before the first layer, so states contain them already.
             nn.init.zeros_(child.weight)
 
 
 def _after_head(logits: Tensor, config: Any) -> Tensor:
-    """Return what causal LMs of transformers do to logits: Cohere multiplies, Granite divides, Gemma 2 and 3 cap."""
+    """Do what causal LMs of transformers do to logits: Cohere multiplies, Granite divides, Gemma 2 and 3 cap."""
     multiplier = getattr(config, "logit_scale", None)
     if multiplier is not None:
         logits = logits * multiplier
@@ -333,9 +336,10 @@ def _after_head(logits: Tensor, config: Any) -> Tensor:
 
 
 def _blocks_config(config: Any, num_blocks: int) -> Any:
-    """The model's config for `num_blocks` layers like its last ones, fed with hidden states instead of tokens."""
+    """Return the model's config for `num_blocks` layers like its last ones, which are fed states instead of tokens."""
     count = config.num_hidden_layers
     changed = copy.deepcopy(config)
+    # Lists with an entry for each layer are shortened like the layers; fresh blocks may be more, so they wrap.
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == count and name.endswith(("layers", "layer_types")):
             setattr(changed, name, [value[(count - num_blocks + i) % count] for i in range(num_blocks)])
@@ -343,6 +347,6 @@ def _blocks_config(config: Any, num_blocks: int) -> Any:
     changed.vocab_size = 1
     changed.pad_token_id = None
     if getattr(config, "embedding_multiplier", None) is not None:
-        # Granite scales what it is fed; a hidden state has its scale already.
+        # Granite scales the embeddings that it is fed; a state is scaled already.
         changed.embedding_multiplier = 1.0
     return changed

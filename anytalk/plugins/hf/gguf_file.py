@@ -1,4 +1,4 @@
-"""GGUF, the format of llama.cpp: its header without its weights, and a plain model and tokenizer from it.
+"""Reads GGUF files, the format of llama.cpp: the header alone, or a plain model and tokenizer.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 2 and 3, little-endian).
 """
@@ -26,18 +26,18 @@ from anytalk.plugins.hf.model_files import check_sizes
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ROWS = 64
-"""Rows that are de-quantised at once: as many as stay in the processor's cache."""
+"""How many rows are de-quantised at once: as many as stay in the processor's cache."""
 _LONGEST = 2**20
-"""Of a text or list of general metadata: real ones are far below, so a file that says more is damaged."""
+"""The longest text or list of general metadata: real ones are far shorter, so a file that claims more is damaged."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
     """Return the leading scalar metadata of a GGUF file, e.g. ``general.architecture`` and ``general.license``.
 
-    Reading stops at the first array that isn't general metadata, long before the vocabulary: microseconds.
+    Reading stops at the first key that isn't general metadata, long before the vocabulary, so it takes microseconds.
 
     Raises:
-        WeightsError: not a GGUF file, or cut off in its header.
+        WeightsError: it isn't a GGUF file, or is cut off in its header.
     """
     hint = "download the .gguf file again"
     try:
@@ -50,7 +50,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _check_start(name: str, start: bytes) -> None:
-    """Raise a WeightsError, with what the file seems to be, unless it starts as GGUF of version 2 or 3 does."""
+    """Raise a WeightsError that says what the file seems to be, unless it begins like GGUF of version 2 or 3."""
     version = int.from_bytes(start[4:8], "little")
     if start[:4] == b"GGUF" and len(start) == 24 and version in (2, 3):
         return
@@ -106,9 +106,9 @@ def _read_string(file: BinaryIO) -> str:
 
 
 def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Read model (de-quantised, in eval mode) and tokenizer from a GGUF file as transformers does."""
+    """Read model (de-quantised, in eval mode) and tokenizer from a GGUF file by way of transformers."""
     folder, name = str(path.parent), path.name
-    # tqdm's bar over the tensors heeds none of transformers' switches.
+    # tqdm's progress bar over the tensors ignores all of transformers' switches, so its output is dropped.
     with _read_once(), redirect_stderr(io.StringIO()):
         check_sizes(AutoConfig.from_pretrained(folder, gguf_file=name), name)
         quantised: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
@@ -124,7 +124,7 @@ def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 class _PlainReader(gguf.GGUFReader):
-    """Reads a file as `gguf` does, on plain memory: slices of numpy's memmap cost ten times as much."""
+    """Reads a file like `gguf`, but in plain memory: slices of numpy's memmap take ten times as long."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, np.asarray(value) if name == "data" else value)
@@ -132,11 +132,11 @@ class _PlainReader(gguf.GGUFReader):
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Let transformers walk the file once, and quickly.
+    """Patch transformers and gguf in the block, so that they read the file once and fast.
 
-    It does so for the config, the weights and the tokenizer, and makes a table of tensor names for each module; texts
-    are read byte by byte, and weights sixteen rows at a time: most of the loading time. Should transformers or gguf one
-    day do these elsewhere, loading is slow again, no more.
+    They read it for the config, the weights and the tokenizer each, and make a table of tensor names for each module.
+    Texts are read byte by byte and weights sixteen rows at a time, which is most of the loading time. If a later
+    version no longer has one of these functions, loading is only slow again.
     """
     faster: list[tuple[str, str, Callable[[Any], Any]]] = [
         ("gguf", "GGUFReader", lambda _: lru_cache(maxsize=1)(_PlainReader)),
@@ -157,13 +157,13 @@ def _read_once() -> Iterator[None]:
 def apply_to_rows(
     func: Callable[[np.ndarray], np.ndarray], arr: np.ndarray, otype: Any, oshape: tuple[int, ...]
 ) -> np.ndarray:
-    """Give the rows of a quantised tensor to a function of ``gguf``, as it does, but more at once, without a copy.
+    """Apply a function of ``gguf`` to the rows of a quantised tensor as it does itself, but to more rows at once.
 
     Args:
-        func: From rows as they are stored, (n,bytes) uint8, to (n,values).
+        func: Maps rows as they are stored, (n,bytes) uint8, to (n,values).
         arr: (...,bytes) uint8.
-        otype: Dtype of the result.
-        oshape: Shape of the result.
+        otype: The dtype of the result.
+        oshape: The shape of the result.
     """
     rows = arr.reshape(-1, arr.shape[-1])
     made = np.empty((len(rows), math.prod(oshape) // max(1, len(rows))), otype)

@@ -1,8 +1,8 @@
-"""The decoder of Llama (arXiv 2302.13971) and Qwen2 (arXiv 2407.10671) with nothing around the arithmetic.
+"""Computes the decoder of Llama (arXiv 2302.13971) and Qwen2 (arXiv 2407.10671) with little overhead per step.
 
-What transformers computes, in fewer and larger operations, for steps of one or two rows: queries, keys and values are
-one matrix, gate and up another; the cache is fixed memory; heads that share keys are rows of one attention instead of
-copies of the keys. ``tests/test_lean.py`` compares it with transformers.
+It computes what transformers does in fewer and larger operations, for steps of one or two rows: queries, keys and
+values are one matrix, gate and up another; the cache is fixed memory; heads that share keys are rows of one attention
+instead of copies of the keys. ``tests/test_lean.py`` compares it with transformers.
 
 Letters: B batch, T steps, D width, H key and value heads, G query heads for each of them, w head width, L steps held.
 """
@@ -25,12 +25,12 @@ from anytalk.plugins.hf.attention import Attention, Near, half_is_fast
 
 _FAMILIES = ("llama", "qwen2")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Rotations that depend on the position alone, not on how long the text is."""
+"""Kinds of rotary embedding that depend on the position alone, not on how long the text is."""
 _TURNS = 2048
-"""Positions whose angles are computed at once, at least."""
+"""For how many positions angles are computed at once, at least."""
 
 Look: TypeAlias = Callable[[int, Tensor, Tensor], Tensor]
-"""From a layer's number, queries (B,H,G*T,w) and new keys and values (2,B,H,T,w) to what was found, (B,H,G*T,w)."""
+"""Maps a layer's number, queries (B,H,G*T,w) and new keys and values (2,B,H,T,w) to attended values (B,H,G*T,w)."""
 
 
 def can_be_lean(decoder: nn.Module) -> bool:
@@ -43,16 +43,16 @@ def can_be_lean(decoder: nn.Module) -> bool:
         return False
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     linears = [m for m in cast("Any", decoder).layers.modules() if isinstance(m, nn.Linear)]
-    # Adapters of peft and the like put other classes in the place of nn.Linear.
+    # PEFT and similar libraries replace nn.Linear by their own classes, whose arithmetic this decoder doesn't know.
     return kinds == {"full_attention"} and len(linears) == 7 * len(cast("Any", decoder).layers)
 
 
 class LeanDecoder(nn.Module):
-    """Layers and final norm of a transformers decoder, for inference only.
+    """Runs the layers and the final norm of a transformers decoder, for inference only.
 
     Args:
-        decoder: ``LlamaModel`` or ``Qwen2Model`` for which :func:`can_be_lean` holds; not changed.
-        arithmetic: Of its matrices.
+        decoder: ``LlamaModel`` or ``Qwen2Model`` for which :func:`can_be_lean` is true; it isn't changed.
+        arithmetic: How its matrices are multiplied.
         peaks: See :func:`anytalk.kernels.make_ready`.
     """
 
@@ -80,9 +80,9 @@ class LeanDecoder(nn.Module):
         return KeyValueCache(batch_size, max_steps, self.memory_dtype)
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> BackboneStates:
-        """(B,T,D) -> states before and after the final norm; with a cache the T steps follow those it holds."""
+        """Return the states around the final norm, (B,T,D) each; with a cache, the T steps follow those it holds."""
         steps, rows = hidden.shape[1], Rows(1) if cache is None else cache.rows
-        with torch.inference_mode():  # a step is a thousand small operations, which cost less without autograd's books
+        with torch.inference_mode():  # a step is a thousand small operations, each faster without autograd
             turn, mask = self._turn(rows, steps, hidden), self._mask(rows, steps, hidden)
             near = None if cache is None or steps > 1 or mask is not None else self._near(cache)
 
@@ -96,12 +96,12 @@ class LeanDecoder(nn.Module):
         return states
 
     def run_layers(self, hidden: Tensor, turn: tuple[Tensor, Tensor], look: Look) -> BackboneStates:
-        """(B,T,D) -> states before and after the final norm.
+        """Return the states before and after the final norm, (B,T,D) each.
 
         Args:
             hidden: (B,T,D).
             turn: Cosines and sines of the steps' positions, (T,1,w) or (B,T,1,w); see :meth:`angles`.
-            look: Remembers keys and values, and attends to all that is held.
+            look: Caches keys and values, and attends to all that is held.
         """
         for number, layer in enumerate(self.layers):
             hidden = layer(hidden, turn, partial(look, number))
@@ -110,7 +110,7 @@ class LeanDecoder(nn.Module):
     def angles(self, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of at least the first `count` positions, (P,1,w) each.
 
-        The sines of the first half are negative: see ``_rotate``.
+        The sines of the first half are negative, as ``_rotate`` needs them.
         """
         if self._turns is None or self._turns[0].shape[0] < count:
             positions = torch.arange(max(2 * count, _TURNS), device=like.device)[None]
@@ -121,7 +121,7 @@ class LeanDecoder(nn.Module):
         return self._turns
 
     def _turn(self, rows: Rows, steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the next positions: (T,1,w) each, or (B,T,1,w) where they differ by row."""
+        """Return cosines and sines of the next positions: (T,1,w) each, or (B,T,1,w) if they differ by row."""
         first = [length + gone for length, gone in zip(rows.lengths, rows.forgotten, strict=True)]
         cos, sin = self.angles(max(first) + steps, like)
         if rows.are_alike:
@@ -130,7 +130,7 @@ class LeanDecoder(nn.Module):
         return cos[places], sin[places]
 
     def _mask(self, rows: Rows, steps: int, like: Tensor) -> Tensor | None:
-        """What each step sees, (G*T,L) bool, or (B,1,G*T,L) to add to scores; None where a single one sees all."""
+        """Return what each step sees: (G*T,L) bool, (B,1,G*T,L) to add to scores, or None if a single step sees all."""
         if not rows.are_level:
             seen = rows.seen(steps, like.device)
             hides = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
@@ -138,9 +138,9 @@ class LeanDecoder(nn.Module):
         return None if steps == 1 else rows.seen(steps, like.device)[0].repeat(self.group, 1)
 
     def _near(self, cache: KeyValueCache) -> Near | None:
-        """Return the layout for single steps, where many keys and values are held.
+        """Return the layout for single steps if many keys and values are held.
 
-        In half precision it is faster in any case; else where it spares reading a long prompt for each row, again.
+        In half precision it is always faster; otherwise only if a long prompt needn't be read again for each row.
         """
         rows, length = len(cache.rows.lengths), cache.length
         if not length or rows * length < attention.FEW:
@@ -167,7 +167,7 @@ class _LeanLayer(nn.Module):
         qkv, gate_up = _join(attention.q_proj, attention.k_proj, attention.v_proj), _join(mlp.gate_proj, mlp.up_proj)
         out, down = _join(attention.o_proj), _join(mlp.down_proj)
         if arithmetic == "int8" and mlp.down_proj in peaks:
-            # What `Int8Matrix` would do to its inputs in each step is done here, once, to what makes them.
+            # `Int8Matrix` would scale its inputs in each step; here the weights that produce them are scaled once.
             gate_up.shrink_outputs(down.grow_inputs(peaks[mlp.down_proj]))
             norm_1 /= qkv.grow_inputs(peaks[attention.q_proj])
             norm_2 /= gate_up.grow_inputs(peaks[mlp.gate_proj])
@@ -179,16 +179,16 @@ class _LeanLayer(nn.Module):
         self.eps = _epsilon(layer.input_layernorm)
 
     def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """(B,T,D) -> (B,T,D).
+        """Run the layer, (B,T,D) -> (B,T,D).
 
         Args:
             hidden: (B,T,D).
             turn: See :meth:`LeanDecoder.run_layers`.
-            look: From queries (B,H,G*T,w) and the new keys and values (2,B,H,T,w) to what was found, (B,H,G*T,w).
+            look: Maps queries (B,H,G*T,w) and new keys and values (2,B,H,T,w) to attended values (B,H,G*T,w).
         """
         batch, steps, _ = hidden.shape
         heads, width = self.num_heads, turn[0].shape[-1]
-        # Heads of queries, then of keys, then of values.
+        # The outputs are the heads of queries, then of keys, then of values.
         mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(batch, steps, -1, width)
         _rotate(mixed[:, :, :-heads], *turn)  # queries and keys
         # (B,H,G*T,w): the queries that share a key head are rows of one attention.
@@ -201,38 +201,38 @@ class _LeanLayer(nn.Module):
 
 
 def _epsilon(norm: Any) -> nn.Parameter:
-    """What a norm adds to the mean square, (1,) float32 where its weights are: a number would cost an operation."""
+    """Return what a norm adds to the mean square as a tensor, (1,) float32: a number would take an extra operation."""
     like = norm.weight
     return nn.Parameter(like.new_full((1,), norm.variance_epsilon, dtype=torch.float32), requires_grad=False)
 
 
 def _normed(hidden: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-    """RMS norm over the last axis, in fewer operations than torch's own takes on a CPU; `eps` (1,)."""
+    """Apply an RMS norm over the last axis, in fewer operations than torch's own on a CPU; `eps` is (1,)."""
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.addcmul(eps, length, length, value=1 / hidden.shape[-1]).rsqrt_()
     return (hidden * scale).to(hidden.dtype).mul_(weight)
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Turn the halves of (B,T,n,w) against each other by the angles of each step, in place."""
+    """Rotate the halves of (B,T,n,w) against each other by the angles of each step, in place."""
     swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
     heads.mul_(cos).addcmul_(swapped, sin)
 
 
 class _Joined:
-    """Linears with the same input as one matrix, whose outputs are theirs in their order."""
+    """Holds linear layers of the same input as one matrix, with their outputs in order."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, last: int) -> None:
         self.weight, self.bias, self.last = weight, bias, last
 
     def grow_inputs(self, peaks: Tensor) -> Tensor:
-        """Multiply the weights by what balances them with these inputs, which must then be divided by it."""
+        """Multiply the weights by the factor that balances them with these inputs; divide the inputs by the result."""
         factor = balance(self.weight, peaks)
         self.weight *= factor
         return factor
 
     def shrink_outputs(self, factor: Tensor) -> None:
-        """Divide the outputs of the last linear."""
+        """Divide the outputs of the last linear layer by `factor`."""
         self.weight[-self.last :] /= factor[:, None]
         if self.bias is not None:
             self.bias[-self.last :] /= factor

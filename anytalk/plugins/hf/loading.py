@@ -1,4 +1,4 @@
-"""Weights from the hub, a folder or a GGUF file; what goes wrong becomes one sentence."""
+"""Loads models from the hub, a folder or a GGUF file; whatever goes wrong becomes one sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from anytalk.plugins.hf import gguf_file
 from anytalk.plugins.hf.model_files import check_files, check_quantisation, check_sizes, check_weights
 from anytalk.plugins.sources import ModelSource
 
-# Its functions carry no annotations.
+# Its functions carry no type annotations, which mypy would reject.
 hf_logging: Any = _hf_logging
 _LOCAL_HINT = "give a local folder, a .gguf file or package:NAME/PATH instead; these need no network"
 _GGUF_HINT = "download the .gguf file again, or use the model's safetensors folder"
@@ -37,17 +37,17 @@ _SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "C
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal LM as transformers gives it."""
+    """Holds a causal LM as transformers loads it."""
 
     lm: Any  # `PreTrainedModel` in eval mode on the CPU
     tokenizer: Any  # `PreTrainedTokenizerBase`
     licence: str  # SPDX name, or "unknown"
-    left_over: tuple[str, ...] = ()  # tensors of its files that the model has no place for
+    left_over: tuple[str, ...] = ()  # tensors in its files that the model doesn't use
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars, log lines or warnings of transformers and the hub; everything is put back afterwards."""
+    """Silence progress bars, log lines and warnings of transformers and the hub in the block."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hub_verbosity = hub_logging.get_verbosity()
     hf_logging.set_verbosity_error()
@@ -67,10 +67,10 @@ def quiet_transformers() -> Iterator[None]:
 def load_causal_lm(
     source: ModelSource, revision: str | None, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> Loaded:
-    """Load model and tokenizer, never unpickling anything; the code that a model brings runs only if that is trusted.
+    """Load model and tokenizer without unpickling anything; a model's own code runs only with `trust_remote_code`.
 
     Raises:
-        WeightsError: what is missing, damaged or of the wrong kind.
+        WeightsError: something is missing, damaged or of the wrong kind.
     """
     with quiet_transformers():
         if source.is_gguf:
@@ -81,10 +81,10 @@ def load_causal_lm(
 
 
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
-    """Load a GGUF file, or its pieces, by way of a folder that is made from it once."""
+    """Load a GGUF file, or its pieces, through a folder that it is converted to once."""
     licence = spdx(str(gguf_file.read_header(source.paths[0]).get("general.license", "unknown")))
     with foreign_errors(source, _GGUF_HINT):
-        # transformers' reader decides what is read out of the file, and the first digit how it is written down.
+        # What is read depends on transformers' version; the digit changes when what we write does.
         name = f"gguf-1-{transformers.__version__}-{digest_of(source.paths)[:32]}"
         folder = kept(name, source.spec, lambda place: _convert_gguf(source, place))
         if folder is None:
@@ -94,7 +94,7 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
 
 
 def _convert_gguf(source: ModelSource, folder: Path) -> None:
-    """Write what a GGUF file holds as safetensors in float32, which are mapped instead of read, and a tokenizer."""
+    """Write a GGUF file's tokenizer, and its weights as float32 safetensors, which are mapped instead of read."""
     lm, tokenizer = _read_gguf(source, folder.parent, torch.float32)
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -109,7 +109,7 @@ def _read_gguf(source: ModelSource, room: Path, dtype: torch.dtype) -> tuple[Any
 
 @contextmanager
 def foreign_errors(source: ModelSource, hint: str) -> Iterator[None]:
-    """Raise a WeightsError for whatever reading a damaged model raises in transformers, which may be anything."""
+    """Turn whatever transformers raises on a damaged model into a WeightsError; it may raise anything."""
     try:
         yield
     except AnytalkError:
@@ -140,7 +140,7 @@ def _load_hub(source: ModelSource, revision: str | None, dtype: torch.dtype, tru
 
 def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dtype, trusts: bool) -> Loaded:
     name = source.spec if source.is_hub else str(source.path)
-    # Left out, transformers asks on the terminal, where a spinner hides the question.
+    # If trust_remote_code isn't given, transformers asks on the terminal, where a spinner hides the question.
     given = {"revision": revision, "trust_remote_code": trusts}
     with _own_code_refused(source):
         config = AutoConfig.from_pretrained(name, **given)
@@ -177,7 +177,7 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
 
 @contextmanager
 def _own_code_refused(source: ModelSource) -> Iterator[None]:
-    """Say what to do where transformers refuses to run a model's own code."""
+    """Explain what to do if transformers refuses to run a model's own code."""
     try:
         yield
     except ValueError as error:
@@ -190,7 +190,7 @@ def _own_code_refused(source: ModelSource) -> Iterator[None]:
 
 
 def _check_kind(source: ModelSource, config: Any) -> None:
-    """Refuse what says itself that it is no causal LM (BERT's class would load as one, and see the future)."""
+    """Refuse a model that isn't a causal LM by its own account (BERT's class would load as one and see the future)."""
     architectures = config.architectures or []
     brings_class = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     known = type(config) in AutoModelForCausalLM._model_mapping or brings_class
@@ -219,12 +219,12 @@ def _unreachable(source: ModelSource, revision: str | None, error: OSError) -> W
 
 
 def spdx(name: str) -> str:
-    """The SPDX spelling of a model card's licence name: ``apache-2.0`` -> ``Apache-2.0``; others as they are."""
+    """Return the SPDX spelling of a model card's licence: ``apache-2.0`` -> ``Apache-2.0``; unknown names stay."""
     return _SPDX.get(name.lower(), name)
 
 
 def _licence_of_card(card: Path) -> str:
-    """``license:`` of a model card's YAML front matter, else "unknown"."""
+    """Return ``license:`` of a model card's YAML front matter, or "unknown"."""
     try:
         parts = card.read_text(encoding="utf-8").split("---", 2)
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
@@ -234,6 +234,6 @@ def _licence_of_card(card: Path) -> str:
 
 
 def write_licence(folder: Path, licence: str) -> None:
-    """Keep a known licence with saved weights, as the front matter of a model card."""
+    """Save a known licence with weights, in the front matter of a model card."""
     if licence != "unknown":
         (folder / "README.md").write_text(f"---\nlicense: {json.dumps(licence.lower())}\n---\n", encoding="utf-8")

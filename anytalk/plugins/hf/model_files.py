@@ -1,4 +1,4 @@
-"""What the files of a model's folder are, where they are not weights that can be loaded as they lie."""
+"""Refuses model folders and configs that can't be loaded, and says what they are instead."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "consolidated*.pt?")
 
 
 def check_files(folder: Path, name: str) -> None:
-    """Refuse a folder whose files transformers would answer with an error that helps nobody, or read in silence.
+    """Refuse a folder that transformers would reject with an unhelpful error, or load wrongly without one.
 
     Raises:
-        WeightsError: pointers of Git LFS, a PEFT adapter (alone or beside a model), or no config; with what to do.
+        WeightsError: Git LFS pointers, a PEFT adapter (alone or beside a model), or no config; it says what to do.
     """
     for path in sorted(folder.iterdir()):
         if is_lfs_pointer(path):
@@ -44,10 +44,10 @@ def check_files(folder: Path, name: str) -> None:
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """Refuse a causal language model's folder without weights or a tokenizer that can be read.
+    """Refuse a causal language model's folder without readable weights or without a tokenizer.
 
     Raises:
-        WeightsError: pickles instead of safetensors, no weights, or no tokenizer; with what to do.
+        WeightsError: pickles instead of safetensors, no weights, or no tokenizer; it says what to do.
     """
     has_weights = _has_weights(folder)
     pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
@@ -71,7 +71,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Return whether a file is what `git clone` leaves in place of a large one, where Git LFS isn't installed."""
+    """Return whether a file is the pointer that `git clone` leaves for a large file if Git LFS isn't installed."""
     try:
         if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
             return False
@@ -81,7 +81,7 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def check_sizes(config: Any, name: str) -> None:
-    """Refuse sizes that no model has: building layers without end is not something that one can wait for.
+    """Refuse sizes that no model has, because building millions of layers would never end.
 
     Raises:
         WeightsError: the first such size.
@@ -99,9 +99,9 @@ def check_quantisation(config: Any, name: str) -> None:
     """Refuse weights that only their own library can multiply with (GPTQ, AWQ, bitsandbytes ...).
 
     Raises:
-        WeightsError: how it is quantised, and what to take instead.
+        WeightsError: it says how they are quantised and what to use instead.
     """
-    found = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)  # that of MLX
+    found = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)  # MLX's name for it
     if not found:
         return
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)

@@ -1,4 +1,4 @@
-"""A transformers tokenizer reduced to what anytalk asks of it."""
+"""Reduces a transformers tokenizer to what anytalk needs of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LOOKS_LIKE_MARKUP = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 
 class HFTokenizer:
-    """Fulfils :class:`anytalk.plugins.contracts.TextTokenizer`.
+    """Implements :class:`anytalk.plugins.contracts.TextTokenizer`.
 
     Args:
         base: A ``PreTrainedTokenizerBase``.
-        vocab_size: Rows of the model's embedding.
+        vocab_size: The number of rows of the model's embedding.
 
     Raises:
-        WeightsError: a tokenizer that has no id to end an answer with, or more words than the model.
+        WeightsError: it has no id to end an answer with, or more ordinary tokens than the embedding has rows.
     """
 
     def __init__(self, base: Any, vocab_size: int | None = None) -> None:
@@ -32,15 +32,15 @@ class HFTokenizer:
         self._in_parts = self._folds_system = False
         if self.has_chat_template:
             self._in_parts = not self._shows("user")
-            if self._in_parts and not self._shows("user"):  # neither way, which :mod:`anytalk.model.checks` tells
+            if self._in_parts and not self._shows("user"):  # neither works, which :mod:`anytalk.model.checks` reports
                 self._in_parts = False
             self._folds_system = self._shows("user") and not self._shows("system", "user")
         self._eos_id = self._end_of_answer()
         self.findings = tuple(self._found(beyond))
-        """What is unusual about it, a sentence each."""
+        """What is unusual about it, one sentence each."""
 
     def ids_of(self, first: str, last: str) -> tuple[int, int] | None:
-        """Return ids of two added tokens; None unless both are there."""
+        """Return the ids of two added tokens; None if one is missing."""
         ids = {token.content: int(number) for number, token in self.base.added_tokens_decoder.items()}
         return (ids[first], ids[last]) if first in ids and last in ids else None
 
@@ -59,49 +59,49 @@ class HFTokenizer:
 
     @property
     def eos_id(self) -> int:
-        """The special token after an assistant's turn in the chat template, otherwise the tokenizer's eos."""
+        """Return the special token after an assistant's turn in the chat template, or the tokenizer's eos."""
         return self._eos_id
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model came with one."""
+        """Return whether the model came with a chat template."""
         template = self.base.chat_template
         return bool(template.get("default") if isinstance(template, dict) else template)
 
     def encode(self, text: str) -> list[int]:
-        """Return ids of `text`; the special tokens that it spells are text like any other, nothing is added."""
+        """Encode `text`; special tokens that it spells are plain text, and nothing is added."""
         return [token for piece in self._cutter.pieces(text) for token in self._encode_piece(piece)]
 
     def _encode_piece(self, text: str) -> list[int]:
         ids = self.encode_rendered(text)
         if len(text) < 2 or self._reserved.isdisjoint(ids):
             return ids
-        # What the tokenizer's normaliser makes of it is markup: other case, other widths of the same letters.
+        # The tokenizer's normaliser turned it into markup, for example from full-width letters or another case.
         return [token for character in text for token in self.encode_rendered(character)]
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Return ids of what the chat template wrote, special tokens recognised, nothing added."""
+        """Encode what the chat template wrote; special tokens are recognised, and nothing is added."""
         return list(self.base(whole_characters(text), add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return text of `ids` without specials; ids that the tokenizer doesn't have (padded vocabularies) left out."""
+        """Decode `ids` without special tokens and ids that the tokenizer lacks (padded vocabularies)."""
         known = [i for i in ids if 0 <= i < len(self.base)]
         return str(self.base.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """Return the model's own chat template, ready for its answer.
+        """Render messages with the model's own chat template, up to where its answer begins.
 
         Args:
             messages: Each with a ``role`` and ``content``.
-            arguments: Of the template.
+            arguments: The template's own arguments.
 
         Raises:
-            WeightsError: no template, or one that fails on these messages.
+            WeightsError: there is no template, or it fails on these messages.
         """
         return self._rendered(messages, arguments)
 
     def render_tools(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
-        """As :meth:`render_chat`, with functions (WeightsError: as there)."""
+        """Render messages like :meth:`render_chat`, with functions that the model may call (WeightsError: as there)."""
         return self._rendered(messages, {"tools": list(tools)} if tools else {})
 
     def _rendered(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
@@ -109,7 +109,7 @@ class HFTokenizer:
             raise WeightsError("this model has no chat template", "use a chat (instruct) model, or plain text")
         try:
             return self._render(messages, add_generation_prompt=True, **arguments)
-        except Exception as error:  # a template is a program of the model's makers
+        except Exception as error:  # a template is the model authors' program and may raise anything
             roles = ", ".join(m.get("role", "?") for m in messages)
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(
@@ -128,14 +128,14 @@ class HFTokenizer:
         return str(self.base.apply_chat_template(shown, tokenize=False, **arguments))
 
     def _shows(self, *roles: str) -> bool:
-        """Return whether the template writes what messages of these roles say."""
+        """Return whether the template's output contains the content of messages of these roles."""
         said = [f"{_PROBE}{number}" for number, _ in enumerate(roles)]
         messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
         try:
             rendered = self._render(messages, add_generation_prompt=True)
         except Exception:  # as above
             return False
-        # A list that is printed as it is holds the words, too.
+        # A template that prints a list as it is shows the words too, so its quoted key must not appear.
         return all(text in rendered for text in said) and "'text'" not in rendered
 
     def _end_of_answer(self) -> int:
@@ -162,7 +162,7 @@ class HFTokenizer:
 
 
 def _beyond(base: Any, vocab_size: int | None) -> list[str]:
-    """Added tokens that the embedding has no row for; WeightsError where ordinary ones have none."""
+    """List the added tokens without a row in the embedding; WeightsError if ordinary tokens have none."""
     if vocab_size is None or len(base) <= vocab_size:
         return []
     added = {token.content for token in base.added_tokens_decoder.values()}
@@ -177,10 +177,9 @@ def _beyond(base: Any, vocab_size: int | None) -> list[str]:
 
 
 def _markup(base: Any) -> dict[str, int]:
-    """Spellings that people may not use, and their ids: special tokens, and added ones that look like markup (Qwen's
-    ``<think>``).
+    """Map the spellings that people may not use to ids: special tokens, and added ones that look like markup (Qwen's
 
-    Other added tokens are ordinary text of some models: words, runs of blanks.
+    Other added tokens are ordinary text in some models, such as words or runs of blanks.
     """
     tokens = base.added_tokens_decoder.items()
     return {t.content: int(i) for i, t in tokens if t.special or _LOOKS_LIKE_MARKUP.fullmatch(t.content)}

@@ -1,7 +1,7 @@
-"""Contract checks for plugin authors: ``check_backbone("name")`` and its siblings.
+"""Contract checks for plugin authors: call ``check_backbone("name")`` and its siblings in your tests.
 
-Each takes a registered name, with the part's own `options` and the `registry` where it is looked up (default: the
-installed plugins), and checks its options too; or, but for augmentations and hearings, a part that is already built.
+Each takes a registered name, with the part's own `options` and the `registry` to look it up in (default: the installed
+plugins), and checks its options too. Except for augmentations and hearings, it also takes a part that is already built.
 It raises AssertionError with a sentence that says which promise of :mod:`anytalk.plugins.contracts` is broken.
 """
 

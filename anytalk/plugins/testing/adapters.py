@@ -1,4 +1,4 @@
-"""Checks of the parts between encoder, backbone and codec: input adapters, output adapters, heads."""
+"""Checks the parts between encoder, backbone and codec: input adapters, output adapters, heads."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ NUM_STREAMS = 3
 NUM_CODES = 16
 NUM_SPECIALS = 4
 ATOL = 1e-4
-"""Largest difference of float32 results that the same arithmetic may show in another order."""
+"""The largest difference that float32 results may show when the same arithmetic runs in another order."""
 
 
 def tiny_context(registry: Registry | None = None) -> BuildContext:
-    """Build a context of the ``tiny`` backbone and speech encoder, and 3 streams of 16 codes and 4 specials."""
+    """Build a context with the ``tiny`` backbone and speech encoder, and 3 streams of 16 codes and 4 specials."""
     registry = registry or default_registry()
     backbone = registry.build("backbone", PartRef(name="tiny"))
     return BuildContext(
@@ -54,9 +54,9 @@ def check_input_adapter(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> None:
-    """Shapes, lengths that grow with frames, padding that doesn't leak, finite values, gradients.
+    """Check shapes, lengths that grow with frames, padding that changes nothing, finite values and gradients.
 
-    An adapter whose columns carry no gradient needs a loss of its own.
+    An adapter whose columns carry no gradient must bring its own loss.
 
     Args:
         context: What the part is built with; default: :func:`tiny_context`.
@@ -101,7 +101,7 @@ def check_input_adapter(
         assert (leaf.grad[0].abs().sum(-1) > 0).all(), f"{name}: some frame has no influence on any column"
         for parameter_name, parameter in part.named_parameters():
             assert parameter.grad is not None, f"{name}: no gradient reaches '{parameter_name}'"
-    else:  # what it hears is typed
+    else:  # it gives tokens, whose embeddings carry no gradient
         assert part.losses(), f"{name}: no gradient reaches the features, and it brings no loss of its own"
 
     with torch.no_grad():
@@ -119,9 +119,9 @@ def check_output_adapter(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> None:
-    """Shapes, causality, cache equals no cache (with ``keep_rows`` and ``crop``), gradients, fit to other backbones.
+    """Check shapes, causality, caching (with ``keep_rows`` and ``crop``), gradients, and the fit to other backbones.
 
-    An adapter with a route of its own has signatures of its own: of it only the width is checked.
+    An adapter with its own route has its own signatures, so only its width and its fit are checked.
     """
     context = context or tiny_context(registry)
     part, name = built("output adapter", name_or_part, registry, options, context)
@@ -140,13 +140,13 @@ def check_output_adapter(
     )
     backbone_width = context.need_backbone().width
     torch.manual_seed(0)
-    # pre_norm and normed; what a decoder was fed with
+    # The first are the states pre_norm and normed, the second what a speech decoder is fed.
     states, audio = torch.randn(2, 2, STEPS, backbone_width), torch.randn(2, STEPS, part.width)
     if isinstance(part, BackboneAdapter):
         assert part.width == backbone_width, f"{name}: width is {part.width}, that of the backbone {backbone_width}"
         _check_steps(name, part, lambda cache, *given: part(BackboneStates(*given), cache), (states[0], states[1]))
         return
-    # (2,T) the answer's tokens of both rows: one ends early, one has a gap.
+    # (2,T), the answers' tokens: the first ends early, the second has a gap.
     text = torch.full((2, STEPS), NO_TEXT)
     text[0, :4] = torch.tensor([3, 1, 2, END_OF_TEXT])
     text[1, :5] = torch.tensor([2, NO_TEXT, 4, 1, 3])
@@ -158,7 +158,7 @@ def check_output_adapter(
 
 
 def _check_fit(name: str, part: OutputAdapter, ref: PartRef, registry: Registry, context: BuildContext) -> None:
-    """An adapter that fits any backbone has the same tensors on one of another width."""
+    """Check that an adapter that fits any backbone has the same tensors with a wider one."""
     width = 2 * context.need_backbone().width
     wider = registry.build("backbone", PartRef(name="tiny", options={"width": width}))
     shapes, others = (
@@ -170,7 +170,7 @@ def _check_fit(name: str, part: OutputAdapter, ref: PartRef, registry: Registry,
 
 
 def _check_steps(name: str, part: OutputAdapter, read: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
-    """Shapes, gradients, causality and caches of an adapter: `read(cache, *inputs)`, inputs (2,T,...) each."""
+    """Check shapes, gradients, causality and caches of `read(cache, *inputs)`; inputs are (2,T,...) each."""
     leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
     whole = read(None, *leaves)
     shape = (2, STEPS, part.width)
@@ -198,7 +198,7 @@ def _check_steps(name: str, part: OutputAdapter, read: Callable[..., Tensor], in
 def _check_cache(
     name: str, cache: Cache, read: Callable[..., Tensor], inputs: tuple[Tensor, ...], whole: Tensor
 ) -> None:
-    """`cache` holds all steps of `inputs` (2,T,...) each; `read` goes on from it."""
+    """Check that `read` continues rightly from a `cache` that holds all steps of `inputs` (2,T,...) each."""
     assert cache.length == STEPS, f"{name}: cache.length is {cache.length} after {STEPS} steps"
     cache.crop(4)
     assert cache.length == 4, f"{name}: cache.length is {cache.length} after crop(4)"
@@ -215,7 +215,7 @@ def check_heads(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> None:
-    """Shape, steps that don't see each other, gradients to hidden states and to whatever the heads learn."""
+    """Check shapes, that steps don't affect each other, and gradients to hidden states and what the heads learn."""
     context = context or tiny_context(registry)
     part, name = built("heads", name_or_part, registry, options, context)
     part.eval()
@@ -248,7 +248,7 @@ def check_heads(
 
 
 def _mask(columns: Tensor, lengths: Tensor) -> Tensor:
-    """(B,F',D) with zeros beyond each row's length."""
+    """Set columns beyond each row's length to zero, (B,F',D)."""
     beyond = torch.arange(columns.shape[1])[None] >= lengths[:, None]
     return columns.masked_fill(beyond[:, :, None], 0.0)
 

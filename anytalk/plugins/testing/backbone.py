@@ -1,4 +1,4 @@
-"""The promises of :class:`anytalk.plugins.contracts.Backbone`, checked on a few small batches."""
+"""Checks the promises of :class:`anytalk.plugins.contracts.Backbone` on a few small batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anytalk.plugins.testing.options import built
 _BATCH = 3
 _STEPS = 6
 _EXPECTED = 4
-"""The `max_steps` of caches, which are to grow beyond it."""
+"""The `max_steps` of caches, fewer than are run, so that caches have to grow."""
 _TOLERANCE = 1e-4
 _TEXT = "Hello, world! 12 bees"
 
@@ -28,7 +28,7 @@ _TEXT = "Hello, world! 12 bees"
 def check_backbone(
     name_or_part: str | Backbone, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Check every promise of the contract, and warn when the server can't put answers into one batch."""
+    """Check every promise of the contract, and warn if the server can't batch this backbone's answers."""
     backbone: Backbone = built("backbone", name_or_part, registry, options)[0]
     was_training = backbone.training
     backbone.eval()
@@ -46,7 +46,7 @@ def check_backbone(
 
 
 def check_shapes(backbone: Backbone) -> None:
-    """Shapes and dtypes of embeddings, states and logits."""
+    """Check shapes and dtypes of embeddings, states and logits."""
     ids = _ids(backbone)
     embeds = backbone.embed_text(ids)
     expected = (_BATCH, _STEPS, backbone.width)
@@ -68,7 +68,7 @@ def check_shapes(backbone: Backbone) -> None:
 
 
 def check_causality(backbone: Backbone) -> None:
-    """A later step changes no earlier state, an earlier step changes later ones, and rows don't see each other."""
+    """Check that a step changes its own and later states but no earlier ones, and that rows don't affect each other."""
     embeds = backbone.embed_text(_ids(backbone))
     whole = backbone(embeds).normed
     changed = embeds.clone()
@@ -84,7 +84,7 @@ def check_causality(backbone: Backbone) -> None:
 
 
 def check_cache(backbone: Backbone) -> None:
-    """With a cache the states are those without one, and the cache can lose rows and steps; rows can join it."""
+    """Check that states with a cache equal those without, and that rows and steps can leave it and rows join it."""
     embeds = backbone.embed_text(_ids(backbone))
     _check_cached("the backbone", embeds, lambda x, cache: backbone(x, cache).normed, _cache_maker(backbone))
     _check_failing(backbone, embeds)
@@ -97,14 +97,14 @@ def check_cache(backbone: Backbone) -> None:
 
 
 def _check_failing(backbone: Backbone, embeds: Tensor) -> None:
-    """What a call that fails at its end leaves in a cache goes with ``crop``: a server goes on with others' rows."""
+    """Check that ``crop`` removes what a failed call wrote: a server continues with the other rows."""
     called: list[nn.Module] = []
     leaves = [module for module in backbone.modules() if not any(True for _ in module.children())]
     hooks = [leaf.register_forward_pre_hook(lambda module, _: called.append(module)) for leaf in leaves]
     whole = backbone(embeds).normed
     for hook in hooks:
         hook.remove()
-    if not called:  # nothing in it can be made to fail
+    if not called:  # without a submodule to hook, no failure can be caused
         return
     cache = backbone.new_cache(_BATCH, _EXPECTED)
     backbone(embeds[:, :3], cache)
@@ -163,11 +163,11 @@ def _check_cached(
 def _check_joining(
     who: str, embeds: Tensor, run: Callable[[Tensor, Any], Tensor], new_cache: Callable[[int], Any]
 ) -> None:
-    """Rows of unequal length go on together as each does alone; one is taken out, the others are put in order."""
+    """Check that joined rows of unequal length continue as each does alone, also after one leaves and they move."""
     whole = run(embeds, None)
 
     def step(cache: Any, rows: list[int], count: int) -> Tensor:
-        """Return the next steps of these rows, as far as each has come."""
+        """Return how far the next steps of these rows are from those without a cache."""
         found = run(torch.stack([embeds[row, read[row] : read[row] + count] for row in rows]), cache)
         wanted = torch.stack([whole[row, read[row] : read[row] + count] for row in rows])
         for row in rows:
@@ -208,7 +208,7 @@ def _check_joining(
 def _check_forgetting(
     who: str, embeds: Tensor, run: Callable[[Tensor, Any], Tensor], new_cache: Callable[[int], Any]
 ) -> None:
-    """What is left keeps its place: leaving out two steps, or one and then the next, or one of none, is the same."""
+    """Check that steps keep their positions: dropping two at once, one by one, or after none, must be the same."""
     found = []
     for gaps in ([(1, 3)], [(1, 2), (1, 2)], [(2, 2), (1, 3)]):
         cache = new_cache(_BATCH)
@@ -225,7 +225,7 @@ def _check_forgetting(
 
 
 def check_gradient(backbone: Backbone) -> None:
-    """A gradient reaches the embeddings from both states, so adapters in front can learn."""
+    """Check that gradients reach the embeddings from both states, so that adapters before the backbone can learn."""
     ids = _ids(backbone)
     for field in ("pre_norm", "normed"):
         embeds = backbone.embed_text(ids).detach().requires_grad_()
@@ -239,7 +239,7 @@ def check_gradient(backbone: Backbone) -> None:
 
 
 def check_tokenizer(backbone: Backbone) -> None:
-    """Text survives a round trip, ids are in range, odd ids are left out, the chat template can be encoded."""
+    """Check that text survives a round trip, ids are in range, odd ids are dropped, and chats can be encoded."""
     tokenizer, vocab = backbone.tokenizer, backbone.text_vocab_size
     assert isinstance(tokenizer, TextTokenizer), "tokenizer lacks a member of TextTokenizer"
     assert 0 <= tokenizer.eos_id < vocab, f"eos_id {tokenizer.eos_id} is outside the vocabulary of {vocab}"
@@ -255,13 +255,13 @@ def check_tokenizer(backbone: Backbone) -> None:
         found = tokenizer.encode_rendered(rendered)
         assert all(0 <= i < vocab for i in found), "a rendered chat has ids outside the vocabulary"
         typed = tokenizer.decode(tokenizer.encode(rendered))
-        # Some tokenizers put a space in front of whatever is encoded by itself.
+        # Some tokenizers put a space before whatever is encoded on its own.
         assert typed.replace(" ", "") == rendered.replace(" ", ""), "encode recognises markup that people typed"
     assert tokenizer.encode_rendered(_TEXT) == ids, "encode and encode_rendered differ on text without markup"
 
 
 def check_blocks(backbone: Backbone) -> None:
-    """Blocks of the backbone's own kind: shapes, own parameters, copies that are copies, cache equals no cache."""
+    """Check blocks made by the backbone: shapes, own parameters, copies that are equal, and caching."""
     embeds = backbone.embed_text(_ids(backbone)).detach()
     own = {parameter.data_ptr() for parameter in backbone.parameters()}
     for num_blocks, init in ((1, "fresh"), (2, "fresh"), (1, "copy"), (2, "copy")):
@@ -291,7 +291,7 @@ def _cache_maker(blocks: Any) -> Callable[[int], Any]:
 
 
 def check_save(backbone: Backbone) -> None:
-    """Check that ``load_native`` gives back what ``save_native`` wrote, bit for bit."""
+    """Check that ``load_native`` returns what ``save_native`` wrote, bit for bit."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "native"
         backbone.save_native(folder)
@@ -311,12 +311,12 @@ def _logits(backbone: Backbone) -> Tensor:
 
 
 def _ids(backbone: Backbone) -> Tensor:
-    """(B,T) different ids, on the device of the weights."""
+    """Return different ids, (B,T), on the device of the weights."""
     device = next(backbone.parameters()).device
     return (torch.arange(_BATCH * _STEPS, device=device).view(_BATCH, _STEPS) * 7 + 3) % backbone.text_vocab_size
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Return whether both are equal up to 1e-4 of the largest number (states of big models reach thousands)."""
+    """Return whether both are equal up to 1e-4 of the largest number; states of big models reach thousands."""
     scale = max(1.0, float(b.abs().max()))
     return float((a - b).abs().max()) <= _TOLERANCE * scale

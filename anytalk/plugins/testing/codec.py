@@ -1,4 +1,4 @@
-"""Checks that hold for every codec."""
+"""Checks the promises of :class:`~anytalk.plugins.contracts.Codec` on noise and random codes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def check_codec(
     """Check shapes, ranges, lengths, repeatability, and that streaming equals the offline decode.
 
     Args:
-        tolerance: Largest difference of two samples that should be equal to rounding: a batch row and the row alone,
-            streamed and offline. Raise it for arithmetic that rounds more, such as a GPU's.
-        device: Where the codec is built or, built already, where it is.
-        num_frames: Frames that are streamed; more than a frame's sound depends on.
+        tolerance: The largest difference of two samples that should be equal up to rounding: a batch row and the row
+            alone, streamed and offline. Raise it for arithmetic that rounds more, such as a GPU's.
+        device: Where the codec is built or, if it is built already, where it is.
+        num_frames: How many frames are streamed; more than a frame's sound depends on.
     """
     codec: Codec = built("codec", name_or_part, registry, options, BuildContext(device=device))[0]
     assert isinstance(codec, Codec), f"{type(codec).__name__} is no anytalk Codec"
@@ -44,13 +44,13 @@ def check_codec(
 
 
 def random_codes(codec: Codec, batch_size: int, num_frames: int) -> Tensor:
-    """(B,K,T) seeded codes, each in the codebook."""
+    """Return seeded random codes, (B,K,T)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, codec.codebook_size, (batch_size, codec.num_streams, num_frames), generator=generator)
 
 
 def check_properties(codec: Codec) -> None:
-    """Sizes are positive and fit together."""
+    """Check that sizes are positive and fit together."""
     for name in ("sample_rate_hz", "num_streams", "codebook_size", "samples_per_frame"):
         value = getattr(codec, name)
         assert type(value) is int, f"{name} must be an int, got {type(value).__name__}"
@@ -60,7 +60,7 @@ def check_properties(codec: Codec) -> None:
 
 
 def check_encode(codec: Codec, device: str = "cpu") -> None:
-    """Whole frames for any length, silence at the right changing nothing, codes in the codebook."""
+    """Check that any length gives whole frames, that silence at the end changes nothing, and that codes are valid."""
     size = codec.samples_per_frame
     wave = torch.rand((2, 3 * size), generator=torch.Generator().manual_seed(0)).to(device) - 0.5
     for num_samples, num_frames in ((0, 0), (1, 1), (size, 1), (size + 1, 2), (3 * size, 3)):
@@ -78,7 +78,7 @@ def check_encode(codec: Codec, device: str = "cpu") -> None:
 
 
 def check_decode(codec: Codec, codes: Tensor, tolerance: float) -> None:
-    """Exact lengths for 0, 1 and more frames, repeatable, every value decodes, rows of a batch don't mix."""
+    """Check lengths for 0, 1 and more frames, repeatability, that every code decodes, and that rows don't mix."""
     for num_frames in (0, 1, codes.shape[-1]):
         wave = codec.decode(codes[..., :num_frames])
         expected = (2, num_frames * codec.samples_per_frame)
@@ -95,7 +95,7 @@ def check_decode(codec: Codec, codes: Tensor, tolerance: float) -> None:
 
 
 def check_stream(codec: Codec, codes: Tensor, tolerance: float) -> None:
-    """Everything pushed comes out by flush, equal to the offline decode, for any chunking; the stream is reusable."""
+    """Check that streaming in any chunks equals the offline decode, and that the stream can be used again."""
     num_frames = codes.shape[-1]
     offline = codec.decode(codes)
     for strides in ((1,), (2,), (3,), (5,), (4, 1, 0, 2), (num_frames,)):
@@ -112,7 +112,7 @@ def check_stream(codec: Codec, codes: Tensor, tolerance: float) -> None:
 
 
 def check_streams_together(codec: Codec, codes: Tensor, tolerance: float) -> None:
-    """Several streams pushed at once say what each says alone, whatever their ages and the lengths of their chunks."""
+    """Check that streams pushed together give what each gives alone, whatever their ages and chunk lengths."""
     ages, chunks = (0, 1, 3), ((2, 2, 2), (1, 2, 1), (0, 0, 0), (2, 0, 2))
     alone, together = ([codec.new_stream() for _ in ages] for _ in range(2))
     for row, age in enumerate(ages):

@@ -1,4 +1,4 @@
-"""The promises of :class:`~anytalk.plugins.contracts.DataSource`, checked on the rows of a small source."""
+"""Checks the promises of :class:`~anytalk.plugins.contracts.DataSource` on the rows of a small source."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ROLES = ("system", "user", "assistant")
 
 
 def check_data_source(source: DataSource, max_rows: int = 1000) -> list[Row | BadRow]:
-    """Check documented options with a path and rows of the right types with ids of their own, the same each time.
+    """Check documented options with a path, and rows of the right types with unique ids, the same each time.
 
     Args:
         source: A built source of at least one row.
         max_rows: Check only this many rows.
 
     Returns:
-        The rows that were looked at.
+        The rows that were checked.
     """
     assert isinstance(source, DataSource), f"{type(source).__name__} is no anytalk DataSource"
     called = f"data source {type(source).__name__}"
@@ -98,7 +98,7 @@ def _check_audio(audio: Audio | None, what: str) -> None:
 
 
 def _outline(row: Row | BadRow) -> tuple[object, ...]:
-    """Return what makes two rows the same; arrays can't be compared by ``==``."""
+    """Return a row's values in a form that ``==`` can compare, which arrays are not."""
     return tuple(_flat(getattr(row, field.name)) for field in fields(row))
 
 

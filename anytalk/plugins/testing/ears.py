@@ -1,4 +1,4 @@
-"""The promises of `anytalk.plugins.contracts.Ears`, checked on two short pieces of noise."""
+"""Checks the promises of :class:`~anytalk.plugins.contracts.Ears` on two short pieces of noise."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from anytalk.plugins.testing.options import built
 def check_ears(
     name_or_part: str | Ears, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """Text for every clip, confidence between 0 and 1, and the same text alone, beside another clip and in
-    pieces."""
+    """Check each clip's text (equal alone, beside another clip and in pieces), and a confidence from 0 to 1."""
     part, name = built("ears", name_or_part, registry, options)
     assert isinstance(part, Ears), f"{name}: a {type(part).__name__} is not Ears"
     assert part.sample_rate_hz > 0, f"{name}: sample_rate_hz is {part.sample_rate_hz}"

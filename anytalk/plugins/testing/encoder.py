@@ -1,4 +1,4 @@
-"""The promises of :class:`~anytalk.plugins.contracts.SpeechEncoder`, checked on short noise."""
+"""Checks the promises of :class:`~anytalk.plugins.contracts.SpeechEncoder` on short noise."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _check_shapes(part: SpeechEncoder, called: str, lengths: Tensor, features: T
 def _check_rows(
     part: SpeechEncoder, called: str, wave: Tensor, lengths: Tensor, features: Tensor, frames: Tensor
 ) -> None:
-    """Padding, a row's own length and its neighbours' must not change its frames."""
+    """Check that neither padding nor other rows change a row's frames."""
     for row, (num_samples, num_frames) in enumerate(zip(lengths.tolist(), frames.tolist(), strict=True)):
         with torch.no_grad():
             alone, alone_frames = part(wave[row : row + 1, :num_samples], lengths[row : row + 1])

@@ -1,4 +1,4 @@
-"""The promises of `anytalk.plugins.contracts.Hearing`, checked on a few frames of noise."""
+"""Checks the promises of :class:`~anytalk.plugins.contracts.Hearing` on a few frames of noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_hearing(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> None:
-    """Shapes, columns within what the input adapter allows, padding that doesn't leak, no parameters.
+    """Check shapes, the number of columns, padding that changes nothing, and that there are no parameters.
 
     Args:
         context: What the part is built with; default: ``tiny_context()`` and the input adapter ``ctc``.

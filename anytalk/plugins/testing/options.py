@@ -1,4 +1,4 @@
-"""Where every check begins: a part by its name, whose options are documented, closed and immutable."""
+"""Builds a part for the other checks, and checks that its options are documented, closed and immutable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anytalk.plugins.registry import Registry, default_registry
 
 
 def check_options(kind: str, name: str, registry: Registry | None = None) -> None:
-    """Every field of the part's ``Options`` is described, unknown fields are refused, values are frozen."""
+    """Check that every field of the part's ``Options`` is described, unknown fields are refused, values are frozen."""
     part = (registry or default_registry()).load(kind, name)
     options = part.Options
     for field, info in options.model_fields.items():
@@ -25,7 +25,7 @@ def built(
     options: dict[str, Any] | None = None,
     context: BuildContext | None = None,
 ) -> tuple[Any, str]:
-    """Return a part that may be given by its name, and what messages call it; a name's options are checked, too."""
+    """Return a part, built if it is given by name (then its options are checked too), and what messages call it."""
     if not isinstance(name_or_part, str):
         return name_or_part, f"{kind} {type(name_or_part).__name__}"
     registry = registry or default_registry()

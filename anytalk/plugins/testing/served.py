@@ -1,4 +1,4 @@
-"""The promises of `anytalk.plugins.contracts.ServedBackbone`, checked on one question."""
+"""Checks the promises of :class:`~anytalk.plugins.contracts.ServedBackbone` on one question."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PATIENCE_S = 60.0
 def check_served_backbone(
     name_or_part: str | ServedBackbone, registry: Registry | None = None, options: dict[str, Any] | None = None
 ) -> None:
-    """A title, an answer that returns at once and fills its stream later, and a stream that can be closed.
+    """Check the title, that ``answer`` returns at once and its stream fills later, and that a stream can be closed.
 
     Args:
-        name_or_part: Registered name, or a built backbone; its model has to be there, and is asked twice.
+        name_or_part: Registered name, or a built backbone; its model must be reachable, and is asked twice.
         registry: Where the name is looked up; default: the installed plugins.
         options: The part's own options.
 
     Raises:
-        AssertionError: which promise is broken.
+        AssertionError: a promise is broken.
     """
     part, name = built("backbone", name_or_part, registry, options)
     assert isinstance(part, ServedBackbone), f"{name}: a {type(part).__name__} is not a ServedBackbone"
