@@ -1,1 +1,1 @@
-"""The token grid: special tokens, delay patterns, prompts, and sound files. Pure arithmetic, no torch."""
+"""Lays out the token grid (special tokens, delay patterns, prompts) and reads sound files. Imports no torch."""

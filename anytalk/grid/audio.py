@@ -1,4 +1,4 @@
-"""Sound in and out: read, resample, write. Everything is mono float32 in [-1, 1] (N,)."""
+"""Reads, checks, resamples and writes sound, which is always mono float32 in [-1, 1], (N,)."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ __all__ = [
 ]
 
 MIN_DURATION_S = 0.1
-"""Shorter sound can't hold a word."""
+"""Shorter questions can't contain a word."""
 
 _SHORTEST_WORD_S = 0.05
-"""Shorter answers are clicks."""
+"""Shorter answers are only clicks."""
 
 MAX_LETTERS_PER_S = 60
-"""Twice as many as a synthesizer says at double speed."""
+"""Twice as many letters as a synthesizer says at double speed."""
 
 _FREE_LETTERS = 40
-"""A few letters may be an abbreviation, a number or a tone in a test."""
+"""So few letters aren't checked: they may be an abbreviation, a number or a tone in a test."""
 
 SILENCE_PEAK = 1e-4
-"""A peak below -80 dBFS is silence."""
+"""A lower peak (-80 dBFS) counts as silence."""
 
 
 def read_wave(audio: Audio | str, sample_rate_hz: int) -> np.ndarray:
     """Read sound, mix it to mono and resample it.
 
     Args:
-        audio: A webm, mp4 or m4a, a file that libsndfile reads (wav, flac, ogg, mp3 ...), or sound from elsewhere.
-        sample_rate_hz: Rate wanted.
+        audio: A webm, mp4 or m4a, a file that libsndfile reads (wav, flac, ogg, mp3 ...), or a :class:`Sound`.
+        sample_rate_hz: The rate to resample to.
 
     Returns:
         (N,) float32.
@@ -58,7 +58,7 @@ def read_wave(audio: Audio | str, sample_rate_hz: int) -> np.ndarray:
 
 
 def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """(N,) at one rate -> (N',) float32 at another (soxr, high quality)."""
+    """Resample a wave with soxr in high quality, (N,) -> (N',) float32."""
     if from_hz == to_hz:
         return np.asarray(wave, dtype=np.float32)
     import soxr
@@ -67,10 +67,10 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_s: float | None = None) -> None:
-    """Refuse what can't be a question: too short, silent, or longer than `max_duration_s` (None: any length).
+    """Refuse what can't be a spoken question: too short, silent, or longer than `max_duration_s` (None: any length).
 
     Raises:
-        AudioError: what it is and what was expected.
+        AudioError: it says how long or loud the sound is, and what was expected.
     """
     duration_s = len(wave) / sample_rate_hz
     if duration_s < MIN_DURATION_S:
@@ -87,16 +87,16 @@ def check_speech(wave: np.ndarray, sample_rate_hz: int, name: str, max_duration_
 
 
 def check_said(wave: np.ndarray | None, length_s: float, text: str, name: str) -> None:
-    """Refuse sound that can't be a person saying a text: a click, silence, or far too short for its letters.
+    """Refuse sound in which nobody can say `text`: a click, silence, or too little time for its letters.
 
     Args:
-        wave: (N,), or None where only its codes are there.
-        length_s: Its length.
-        text: What it should say.
+        wave: (N,), or None if only its codes are known.
+        length_s: The length of the sound in seconds.
+        text: What the sound should say.
         name: What messages call it.
 
     Raises:
-        AudioError: what it is and what was expected.
+        AudioError: it says what is wrong with the sound.
     """
     if wave is not None and length_s < _SHORTEST_WORD_S:
         raise AudioError(f"{name} lasts {length_s:.3f} s; that is no speech", "record it again")
@@ -110,10 +110,10 @@ def check_said(wave: np.ndarray | None, length_s: float, text: str, name: str) -
 
 
 def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
-    """Write (N,) float32 as 16-bit PCM, clipped; whole or not at all.
+    """Write (N,) float32 as a wav of clipped 16-bit PCM, completely or not at all.
 
     Raises:
-        AudioError: the folder can't be written or the disk is full.
+        AudioError: the folder can't be written to, or the disk is full.
     """
     import soundfile
 
@@ -128,11 +128,11 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
 
 
 def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """(n,) pieces -> one (N,) float32."""
+    """Join pieces (n,) into one wave (N,) float32; no pieces give an empty one."""
     return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])
 
 
 def to_pcm16(wave: np.ndarray) -> bytes:
-    """(N,) float32 -> little-endian 16-bit PCM, clipped (a sample of +1.0 must not wrap to -32768)."""
+    """Convert (N,) float32 to little-endian 16-bit PCM, clipped so that a sample of +1.0 doesn't wrap to -32768."""
     pcm: bytes = (np.clip(wave, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
     return pcm

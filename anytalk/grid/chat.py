@@ -1,4 +1,4 @@
-"""A chat as token ids: the template's markup from the template alone, what people wrote as text, places for speech."""
+"""Encodes a chat: markup comes from the template alone, people's words are plain text, speech gets its columns."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ if TYPE_CHECKING:
     from anytalk.plugins.contracts import TextTokenizer
 
 Part = str | int
-"""Of a message: text, or how many columns its speech takes."""
+"""A part of a message: text, or the number of columns that its speech takes."""
 
 
 class Markup(str):
-    """A part of a message that the template wrote: markup in it counts."""
+    """A part of a message that the template wrote, so that markup in it is recognised."""
 
 
 class Composed(str):
-    """The text of a message, of which the template wrote some parts.
+    """The text of a message some parts of which the template wrote.
 
     Attributes:
-        parts: Which joined are the text.
+        parts: The parts, which add up to the text.
     """
 
     parts: tuple[str, ...]
 
     def __new__(cls, *parts: str) -> Self:
-        """Join parts."""
+        """Join the parts and keep them."""
         text = super().__new__(cls, "".join(parts))
         text.parts = parts
         return text
 
 
 def parts_of(text: str) -> list[Part]:
-    """Return the parts of a message's text."""
+    """Split a message's text into the parts that it was composed of."""
     return list(text.parts) if isinstance(text, Composed) else [text]
 
 
 def encode_chat(
     tokenizer: TextTokenizer, messages: Sequence[tuple[str, Sequence[Part]]], template: Mapping[str, Any] | None = None
 ) -> list[list[int] | int]:
-    """Lay out a chat, ready for its answer.
+    """Encode a chat up to where its answer begins.
 
     Messages without speech and without markup are encoded together with the template, so that the ids are the base
-    model's own. A part that holds markup is encoded by itself, as text.
+    model's own. A part that contains markup is encoded separately, as text.
 
     Args:
-        tokenizer: With a chat template.
-        messages: Each a role and the parts of what was said.
-        template: Arguments of the template.
+        tokenizer: A tokenizer with a chat template.
+        messages: A role and the parts of what was said, for each message.
+        template: The template's own arguments.
 
     Returns:
         Token ids, and between them the number of columns of each part that is speech.
 
     Raises:
-        ConfigError: a template that drops or changes what was said.
-        WeightsError: a template that refuses these messages.
+        ConfigError: the template drops or changes what was said.
+        WeightsError: the template refuses these messages.
     """
     texts = [part for _, parts in messages for part in parts if isinstance(part, str)]
     mark = _unused_mark(texts)
@@ -84,19 +84,20 @@ def encode_chat(
 
 
 def typed_chat(tokenizer: TextTokenizer, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Ids of a chat in which nobody speaks; `messages` have a ``role`` and ``content``. Raises as `encode_chat`."""
+    """Encode a chat without speech; `messages` have a ``role`` and ``content``. It raises what `encode_chat` raises."""
     pieces = encode_chat(tokenizer, [(message["role"], [message["content"]]) for message in messages])
     return [token for piece in pieces if not isinstance(piece, int) for token in piece]
 
 
 def _holds_markup(tokenizer: TextTokenizer, text: str) -> bool:
+    # By their contract, the two differ only on text in which markup is recognised.
     return tokenizer.encode(text) != tokenizer.encode_rendered(text)
 
 
 def _unused_mark(texts: Sequence[str]) -> str:
-    """Return a mark for the place of a part, ``{}`` for its number, that nobody's words can be taken for.
+    """Return a placeholder for parts, with ``{}`` for the part's number, that occurs in none of the texts.
 
-    It is made of private-use characters, and of another number while a text holds that one.
+    It consists of private-use characters and a number, which is raised until no text contains it.
     """
     number = 0
     while any(f"\ue000part{number}." in text for text in texts):

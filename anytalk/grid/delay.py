@@ -1,8 +1,8 @@
-"""The place of each code in the answer: delay patterns as pure arithmetic on integer arrays.
+"""Computes where each code is in the answer: delay patterns as pure arithmetic on integer arrays.
 
-Answer columns count from 0: column 0 is the first that the model generates. Text is always left-aligned from
-column 0. An audio stream i *lags*: its first code is in column ``lag(i)``, its end token eoa right after its
-last code, pads (pad_a) everywhere else. With F frames, ``delay`` and K=7 an answer takes F+8 columns (paper, figure 2).
+Answer columns count from 0; column 0 is the first that the model generates. Text is always left-aligned from column 0.
+An audio stream i *lags*: its first code is in column ``lag(i)``, its end token eoa right after its last code, and pads
+(pad_a) are everywhere else. With F frames, ``delay`` and K=7 an answer takes F+8 columns (paper, figure 2).
 
 ============  =====================================================================================================
 ``delay``     stream i lags i+1 columns: text first, then one more column per stream (the paper)
@@ -11,7 +11,7 @@ last code, pads (pad_a) everywhere else. With F frames, ``delay`` and K=7 an ans
               alternative: K times as many steps)
 ============  =====================================================================================================
 
-`text_lead` N puts N more pads in front; ``"all"`` lets the text end first (A-T-T-A, which the paper argues against).
+`text_lead` N adds N more pads in front; with ``"all"`` the text ends first (A-T-T-A, which the paper argues against).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TextLead = int | Literal["all"]
 
 @dataclass(frozen=True)
 class Legal:
-    """What one audio stream may say in one answer column."""
+    """Says which tokens one audio stream may have in one answer column."""
 
     first: int  # first legal code
     stop: int  # end of the legal range, exclusive; equal to `first` when no code is legal
@@ -38,7 +38,7 @@ class Legal:
 
     @property
     def is_forced(self) -> bool:
-        """Whether only one token is legal, so that nothing needs to be sampled."""
+        """Return whether only one token is legal, so that nothing needs to be sampled."""
         return self.first == self.stop
 
 
@@ -48,7 +48,7 @@ _END = Legal(0, 0, may_end=True)
 
 @dataclass(frozen=True)
 class DelayPattern:
-    """Columns of codes for a codec of `codec_streams` streams of `codec_codebook_size` codes."""
+    """Arranges a codec's codes, `codec_streams` streams of `codec_codebook_size` codes, in columns."""
 
     name: str  # `delay`, `parallel` or `flatten`
     codec_streams: int  # codes per frame
@@ -70,41 +70,41 @@ class DelayPattern:
 
     @property
     def num_audio_streams(self) -> int:
-        """K of the grid."""
+        """Return K of the grid."""
         return 1 if self._is_flat else self.codec_streams
 
     @property
     def codebook_size(self) -> int:
-        """C of the grid."""
+        """Return C of the grid."""
         return self.codec_codebook_size * (self.codec_streams if self._is_flat else 1)
 
     @property
     def steps_per_frame(self) -> int:
-        """Answer columns per codec frame."""
+        """Return the number of answer columns for each codec frame."""
         return self.codec_streams if self._is_flat else 1
 
     def lag(self, stream: int, num_text: int = 0) -> int:
-        """Return column of the stream's first code.
+        """Return the column of the stream's first code.
 
         Args:
-            num_text: Text tokens of the answer without its end; only read when `text_lead` is "all".
+            num_text: How many text tokens the answer has without its end; only read if `text_lead` is "all".
         """
         lead = num_text if self.text_lead == "all" else self.text_lead
         return lead + 1 + (stream if self.name == "delay" else 0)
 
     def num_columns(self, num_frames: int, num_text: int = 0) -> int:
-        """Return columns up to and including the last stream's eoa."""
+        """Return the number of columns up to and including the last stream's eoa."""
         return self.lag(self.num_audio_streams - 1, num_text) + num_frames * self.steps_per_frame + 1
 
     def apply(self, codes: np.ndarray, layout: StreamLayout, num_text: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Return codes to answer columns.
+        """Arrange codes in answer columns.
 
         Args:
             codes: (codec streams, F) int.
             num_text: As in :meth:`lag`.
 
         Returns:
-            Audio rows (K,T) int64 and a mask (K,T) bool, true for codes and eoa.
+            Audio rows (K,T) int64 and a mask (K,T) bool, True for codes and eoa.
         """
         num_frames = codes.shape[1]
         columns = self._flat(codes) if self._is_flat else codes  # (K, F * steps_per_frame)
@@ -120,16 +120,16 @@ class DelayPattern:
         return grid, mask
 
     def undo(self, grid: np.ndarray, num_frames: int, num_text: int = 0, first_frame: int = 0) -> np.ndarray:
-        """Answer columns to codes: frames `first_frame` .. `num_frames` - 1.
+        """Read the codes of frames `first_frame` .. `num_frames` - 1 from answer columns.
 
         Args:
-            grid: (K, T) int64, with T at least what those frames need (:meth:`frames_ready`).
-            num_frames: Frames to read, counted from the first.
+            grid: (K, T) int64, where T must cover those frames (:meth:`frames_ready`).
+            num_frames: The end of the frames to read, exclusive, counted from the answer's first.
             num_text: As in :meth:`lag`.
-            first_frame: First frame wanted.
+            first_frame: The first frame to return.
 
         Returns:
-            (codec streams, num_frames - first_frame) int64; an id that is no code stays as it is in the grid.
+            (codec streams, num_frames - first_frame) int64; ids that aren't codes are returned as they are.
         """
         span = self.steps_per_frame
         rows = []
@@ -143,20 +143,21 @@ class DelayPattern:
         return frames - (np.arange(self.codec_streams) * self.codec_codebook_size)[:, None]
 
     def frames_ready(self, num_columns: int, num_text: int = 0) -> int:
-        """Return whole frames that the first `num_columns` answer columns hold, if audio did not end before."""
+        """Return how many whole frames the first `num_columns` columns contain, unless audio ended earlier."""
         return max(0, (num_columns - self.lag(self.num_audio_streams - 1, num_text)) // self.steps_per_frame)
 
     def legal(
         self, stream: int, column: int, num_frames: int | None, *, num_text: int = 0, text_ended: bool = True
     ) -> Legal:
-        """Return what a stream may say in a column while an answer is generated.
+        """Return the tokens that a stream may have in a column while an answer is generated.
 
-        The first stream decides where audio ends (not before the text has); the others follow it down the staircase.
+        The first stream decides where audio ends, which can't be before the text has ended; the others follow with
+        their lag.
 
         Args:
-            num_frames: Frames of the answer once the first stream has said eoa, else None.
-            num_text: As in :meth:`lag`; with ``text_lead="all"`` it counts once `text_ended`.
-            text_ended: Whether the text answer is complete.
+            num_frames: How many frames the answer has once the first stream's eoa was sampled, else None.
+            num_text: As in :meth:`lag`; with ``text_lead="all"`` it is only read if `text_ended`.
+            text_ended: Whether the text of the answer is complete.
         """
         if self.text_lead == "all" and not text_ended:
             return _PAD
@@ -167,12 +168,13 @@ class DelayPattern:
             end = num_frames * self.steps_per_frame
             if place >= end:
                 return _END if place == end else _PAD
+        # With `flatten`, audio can only end between frames.
         leads = stream == 0 and num_frames is None and text_ended and place % self.steps_per_frame == 0
         first = (place % self.codec_streams) * self.codec_codebook_size if self._is_flat else 0
         return Legal(first, first + self.codec_codebook_size, may_end=leads)
 
     def frames_at_end(self, column: int, num_text: int = 0) -> int:
-        """F when the first stream says eoa in this column."""
+        """Return F if the first stream's eoa is in this column."""
         return (column - self.lag(0, num_text)) // self.steps_per_frame
 
     def _flat(self, codes: np.ndarray) -> np.ndarray:
@@ -181,4 +183,4 @@ class DelayPattern:
 
 
 PATTERNS = ("delay", "parallel", "flatten")
-"""Pattern names."""
+"""The names of all patterns."""

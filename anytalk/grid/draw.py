@@ -1,4 +1,4 @@
-"""The token grid as a picture: text for a terminal, PNG for a page. Pure but for the file that is written."""
+"""Draws the token grid, as text for a terminal or as a PNG for a page."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _MAX_LABEL = 12
 _WRITTEN = {"\n": "⏎", " ": "␣", "\t": "⇥"}
 
 KINDS = ("pad", "special", "text", "code", "speech")
-"""What a cell can be: nothing, a special token, text, a codec code, or a column of spoken question."""
+"""What a cell can be: empty, a special token, text, a codec code, or part of a spoken question."""
 
 CODE_LABEL = str
-"""Default label of a code: its number."""
+"""The default label of a code, which is its number."""
 
 
 @dataclass(frozen=True)
 class GridPicture:
-    """A grid, ready to be drawn."""
+    """Holds a grid that is ready to be drawn."""
 
     rows: tuple[str, ...]  # names of the streams, S of them
     labels: tuple[tuple[str, ...], ...]  # (S,T) label of each cell
     kinds: tuple[tuple[str, ...], ...]  # (S,T) one of `KINDS`
     learnt: np.ndarray  # (S,T) bool, cells that are in the loss
-    num_prompt: int  # columns of the prompt; T when there is no answer
+    num_prompt: int  # columns of the prompt; T if there is no answer
 
     @property
     def num_columns(self) -> int:
@@ -48,15 +48,15 @@ def grid_cells(
     decode: Callable[[int], str],
     code_label: Callable[[int], str] = CODE_LABEL,
 ) -> list[list[str]]:
-    """Return tokens to labels: specials by name, pads as a dot, text decoded, codes by `code_label`.
+    """Label all tokens: specials by name, pads as a dot, text decoded, codes by `code_label`.
 
     Args:
         tokens: (S,T) int64.
-        decode: One text id to its text; an empty text is shown as ``#id``.
-        code_label: One code to its label.
+        decode: Returns the text of one text id; if that is empty, ``#id`` is shown.
+        code_label: Returns the label of one code.
 
     Raises:
-        ConfigError: a grid with another number of rows than the layout has.
+        ConfigError: the grid has another number of rows than the layout.
     """
     if tokens.ndim != 2 or tokens.shape[0] != layout.num_streams:
         raise ConfigError(
@@ -90,14 +90,14 @@ def picture(
     speech_spans: Sequence[tuple[int, int]] = (),
     code_label: Callable[[int], str] = CODE_LABEL,
 ) -> GridPicture:
-    """Return a grid with everything that is drawn around it.
+    """Collect a grid's labels, kinds and everything else that is drawn.
 
     Args:
         tokens: (S,T) int64.
         decode: As in :func:`grid_cells`.
-        learnt: (S,T) bool loss mask.
-        num_prompt: Columns before the answer; default all.
-        speech_spans: (first column, number of columns) of spoken turns.
+        learnt: (S,T) bool, the loss mask.
+        num_prompt: How many columns come before the answer; default: all.
+        speech_spans: (first column, number of columns) of each spoken turn.
         code_label: As in :func:`grid_cells`.
     """
     labels = grid_cells(layout, tokens, decode, code_label)
@@ -123,13 +123,13 @@ def _kind(layout: StreamLayout, row: int, token: int) -> str:
 
 
 Segment = tuple[str, str]
-"""A piece of a line and its kind: one of :data:`KINDS`, ``"frame"``, or ``"learnt-"`` before a kind."""
+"""A piece of a line and its kind, which is one of :data:`KINDS`, ``"frame"``, or ``"learnt-"`` and a kind."""
 
 
 def text_segments(drawn: GridPicture, width: int) -> list[list[Segment]]:
     """Return lines of at most `width` characters, in pieces that can be coloured; a wide grid continues below.
 
-    Learnt cells are in ``[ ]``, ``║`` parts prompt and answer.
+    Cells in the loss are in ``[ ]``, and ``║`` separates prompt and answer.
     """
     margin = max(len(name) for name in drawn.rows) + 1
     lines: list[list[Segment]] = []
@@ -191,7 +191,7 @@ _COLUMNS_PER_PANEL = 32
 
 
 def draw_png(drawn: GridPicture, path: Path, title: str) -> None:
-    """Write the picture as a PNG: one cell per token, learnt cells framed, a line where the answer begins.
+    """Write the picture as a PNG: one cell per token, cells in the loss framed, a line where the answer begins.
 
     Raises:
         AnytalkError: the file can't be written.
@@ -205,7 +205,7 @@ def draw_png(drawn: GridPicture, path: Path, title: str) -> None:
 
 
 def grid_image(drawn: GridPicture, title: str) -> np.ndarray:
-    """Draw what :func:`draw_png` draws as (height, width, 3) uint8."""
+    """Draw the same picture as :func:`draw_png` and return its pixels, (height, width, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(_figure(drawn, title))
@@ -257,6 +257,7 @@ def _draw_panel(axes: object, drawn: GridPicture, first: int, stop: int, per_pan
                 )
             )
             colour = "#b3b8c2" if kind == "pad" else "#1f2430"
+            # matplotlib reads a dollar sign as the start of a formula.
             axes.text(
                 column + 0.5, row + 0.5, label.replace("$", r"\$"), ha="center", va="center", fontsize=6.5, color=colour
             )

@@ -1,4 +1,4 @@
-"""webm and mp4, which libsndfile doesn't read: unpacked by PyAV or ffmpeg, in a process that may use little."""
+"""Unpacks webm and mp4, which libsndfile can't read, by PyAV or ffmpeg in a process with tight limits."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from anytalk.errors import AudioError
 from anytalk.grid import unpack
 
 PACKED = frozenset(unpack.DEMUXERS)
-"""Kinds of files that are unpacked here."""
+"""The kinds of files that are unpacked here."""
 EXPECTED = "expected wav, flac, ogg, mp3, webm, mp4 or m4a; `ffmpeg -i IN OUT.wav` converts others"
 _AT_ONCE = threading.BoundedSemaphore(2)
-"""Each process may take a gigabyte."""
+"""How many files are unpacked at once, since each process may take a gigabyte."""
+# Starting the process may take this long, in seconds, before the sound itself counts.
 _STARTS_S = 20.0
 
 
 def unpacked(data: bytes, kind: str, name: str, limits: Sequence[float]) -> bytes:
-    """Unpack the first track of sound of a file.
+    """Unpack a file's first audio track.
 
     Args:
-        data: The file.
+        data: The file's content.
         kind: ``webm`` or ``mp4`` (m4a is one).
         name: What messages call it.
-        limits: Samples, seconds, lowest and highest rate in Hz, channels. What is longer is cut a little after its end.
+        limits: Samples, seconds, lowest and highest rate in Hz, channels. Longer sound is cut shortly after the limit.
 
     Returns:
         A wav of one channel at the file's own rate, in float32.
 
     Raises:
-        AudioError: nothing is installed that could, no sound, sound out of bounds or damaged from its beginning.
+        AudioError: no unpacker is installed, or the sound is missing, out of bounds, or damaged from its start.
     """
     if find_spec("av") is None and not (which("ffmpeg") and hasattr(os, "memfd_create")):
         raise AudioError(

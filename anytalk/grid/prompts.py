@@ -1,9 +1,9 @@
-"""Builds grids: the prompt of every task in both styles, and the training grid with its loss masks.
+"""Builds grids: the prompt of every task in both styles, and training grids with their loss masks.
 
-Styles: ``raw`` is the original's layout (facts of the original's code: columns input_t, text or pads, eot, then
-answer_t or asr). ``chat`` is the backbone's own chat template: speech columns are inside the user turn, input_a rides
-on the audio rows of the column before them, eoa on the one after, answer_a on the last prompt column. With no speech
-the text row of a chat prompt is *exactly* the base model's prompt.
+The style ``raw`` is the layout of the original's code: columns input_t, text or pads, eot, then answer_t or asr. The
+style ``chat`` is the backbone's own chat template: speech columns are inside the user's turn, and in the audio rows
+input_a is in the column before them, eoa in the one after, and answer_a in the last column of the prompt. Without
+speech, the text row of a chat prompt is *exactly* the base model's prompt.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ TTS_INSTRUCTION = "Read this aloud:"
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation."""
+    """Holds one turn of a conversation."""
 
     role: str  # `"user"`, `"assistant"`, or `"system"` (first only; it replaces the talker's own system message)
-    text: str | None = None  # what was said, as text; None when it is only there as speech
-    speech_columns: int = 0  # columns of its speech; 0 for a typed turn
+    text: str | None = None  # what was said, as text; None if only the speech is known
+    speech_columns: int = 0  # how many columns its speech takes; 0 for a typed turn
 
     def is_heard(self, task: Task) -> bool:
-        """Return whether its speech is in the prompt: always where there is no text, else in tasks with speech."""
+        """Return whether its speech is in the prompt: always if it has no text, else only in tasks with speech."""
         return self.speech_columns > 0 and (task.speech_in or self.text is None)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A grid that ends where the answer begins."""
+    """Holds a grid that ends where the answer begins."""
 
     tokens: np.ndarray  # (S,T) int64
     speech_spans: tuple[tuple[int, int], ...] = ()  # (first column, number of columns) of each spoken turn, in order
-    # The same as chat messages, for a model that is served elsewhere; none in the raw style, or with speech columns.
+    # The same as chat messages, for a model that is served elsewhere; empty in the raw style or with speech.
     messages: tuple[dict[str, str], ...] = ()
 
     @property
@@ -57,7 +57,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TrainingGrid:
-    """A prompt with its answer."""
+    """Holds a prompt together with its answer."""
 
     tokens: np.ndarray  # (S,T) int64
     loss_mask: np.ndarray  # (S,T) bool: tokens that are learnt, each predicted from the column before it
@@ -70,11 +70,11 @@ class PromptBuilder:
 
     Args:
         style: ``"chat"`` or ``"raw"``.
-        system: System message of a chat prompt; None leaves the template's own default.
-        template: Arguments of the chat template.
+        system: The system message of a chat prompt; None keeps the template's own default.
+        template: The chat template's own arguments.
 
     Raises:
-        ConfigError: an unknown style, or chat without a chat template.
+        ConfigError: the style is unknown, or it is chat and there is no chat template.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class PromptBuilder:
         self.template = template or {}
 
     def prompt(self, task: Task, turns: Sequence[Turn], opening: str = "") -> Prompt:
-        """Return the prompt of a task: `turns` alternate and end with the user's; the answer begins after `opening`.
+        """Build the prompt of a task; `turns` alternate and end with the user's, and the answer begins after `opening`.
 
         Raises:
-            ConfigError: no turns, a last turn that is not the user's, or one without what the task needs.
+            ConfigError: there are no turns, or the last one isn't the user's or lacks what the task needs.
         """
         self._check(task, turns)
         prompt = self._raw(task, turns) if self.style == "raw" else self._chat(task, turns, opening)
@@ -110,7 +110,7 @@ class PromptBuilder:
     def text_only_row(self, prompt: Prompt) -> Prompt:
         """Return the second row of batch-parallel decoding: the same prompt for a text answer (paper 3.2).
 
-        It differs in the last column of the audio rows only: pad_a instead of answer_a.
+        It differs only in the audio rows of the last column: pad_a instead of answer_a.
         """
         tokens = prompt.tokens.copy()
         tokens[: self.layout.text_row, -1] = self.layout.pad_a
@@ -125,18 +125,18 @@ class PromptBuilder:
         pattern: DelayPattern | None = None,
         learn_pads: bool = False,
     ) -> TrainingGrid:
-        """Return a prompt followed by its answer, with the loss mask of the task.
+        """Build a prompt followed by its answer, with the loss mask of the task.
 
-        In the loss: the text answer and its end token (not in T1A1, where the text is given), and each stream's codes
-        and its eoa. Pads are forced at generation, so they are learnt only with `learn_pads` (the original, which does
-        not enforce the staircase, has to learn the ones before a stream's codes).
+        The loss includes the text answer and its end token (not in T1A1, where the text is given), and each stream's
+        codes and eoa. Pads are forced in generation, so they are learnt only with `learn_pads` (the original doesn't
+        enforce the pattern, and has to learn the pads before a stream's codes).
 
         Args:
             turns: As in :meth:`prompt`.
-            answer_text: Text row of the answer.
-            codes: (codec streams, F), needed when the task speaks.
-            pattern: Delay pattern of the codes, needed when the task speaks.
-            learn_pads: Also learn pad_a.
+            answer_text: The text row of the answer.
+            codes: (codec streams, F), needed if the task speaks.
+            pattern: The delay pattern of the codes, needed if the task speaks.
+            learn_pads: Whether to learn pad_a too.
         """
         prompt = self.prompt(task, turns)
         text = [*self.tokenizer.encode(answer_text), self.layout.end_of_text_id]
@@ -182,7 +182,7 @@ class PromptBuilder:
                 f"task {task.name} needs a typed question", "give text, or use a task that begins with A1"
             )
 
-    # ---- raw: the original's columns
+    # ---- raw: the columns of the original
 
     def _raw(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         layout = self.layout
@@ -229,6 +229,7 @@ class PromptBuilder:
         if opening:
             ids += self.tokenizer.encode_rendered(opening)
         tokens = self._text_columns(ids)
+        # Markers go into the audio rows of neighbouring columns, so that the text row stays the template's own.
         for start, length in spans:
             if start > 0:
                 tokens[: self.layout.text_row, start - 1] = self.layout.input_a
@@ -241,7 +242,7 @@ class PromptBuilder:
         return Prompt(tokens, tuple(spans), messages)
 
     def _text_columns(self, ids: Sequence[int]) -> np.ndarray:
-        """(S, len(ids)) with the text row given and pads in all audio rows."""
+        """Return columns with the given text row and pads in all audio rows, (S, len(ids))."""
         columns = np.full((self.layout.num_streams, len(ids)), self.layout.pad_a, dtype=np.int64)
         columns[self.layout.text_row] = ids
         return columns

@@ -1,4 +1,4 @@
-"""Reads sound of any make to its true end, and refuses what can't be sound before room is made for it."""
+"""Reads sound files of any kind to their true end, and refuses bad ones before allocating memory for them."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from anytalk.grid.packed_sound import EXPECTED, PACKED, unpacked
 from anytalk.plugins.contracts import Audio, Sound
 
 MAX_SAMPLES = 1 << 27
-"""Samples of one channel that are read at most: 512 MB."""
+"""How many samples of one channel are read at most: 512 MB."""
 
 MAX_BYTES = 1 << 30
-"""Largest file that is read."""
+"""How large a file may be."""
 
 LOUDEST = 16.0
-"""A peak above it can't be a recording that was only made too loud: the samples are integers written as floats."""
+"""Samples with a higher peak can't be a recording that is merely too loud: they are integers written as floats."""
 
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What sound may be to be read; the defaults are what any recording may be."""
+    """Limits what sound is read; the defaults allow any real recording."""
 
     rates_hz: tuple[int, int] = (
         1_000,
         768_000,
-    )  # lowest and highest; others are mistakes, such as a rate in kHz
+    )  # lowest and highest; others are mistakes, such as kHz for Hz
     channels: int = 64  # at most
     length_s: float = 1800.0  # at most
-    kinds: frozenset[str] | None = None  # as `sound_kind` names them; None: whatever can be read
+    kinds: frozenset[str] | None = None  # as `sound_kind` names them; None: all that can be read
 
     def most_samples(self, rate_hz: int) -> int:
-        """Of one channel, at a rate."""
+        """Return how many samples of one channel are allowed at a rate."""
         return int(min(self.length_s * rate_hz, MAX_SAMPLES))
 
 
@@ -51,21 +51,21 @@ ANY = Bounds()
 
 
 class TooLongError(AudioError):
-    """Sound that lasts longer than it may."""
+    """Raised when sound lasts longer than it may."""
 
 
 def read_samples(audio: Audio, bounds: Bounds = ANY) -> tuple[np.ndarray, int]:
-    """Read sound as one channel, in range.
+    """Read sound, mix it to one channel and scale it into range.
 
-    webm, mp4 and m4a are unpacked by PyAV or by the program ffmpeg, in a process of its own.
+    PyAV or the program ffmpeg unpacks webm, mp4 and m4a, in a separate process.
 
     Returns:
         (N,) float32 in [-1, 1], and its rate in Hz.
 
     Raises:
-        TooLongError: longer than the bounds allow.
-        AudioError: no such file, not a sound file or none that can be read here, no samples, samples that aren't
-            numbers, or a rate or a number of channels out of bounds.
+        TooLongError: it is longer than the bounds allow.
+        AudioError: no such file, no sound file or none that can be read here, no samples, samples that aren't
+            finite, or a rate or a number of channels out of bounds.
     """
     name = sound_name(audio)
     if isinstance(audio, Sound) and audio.samples is not None:
@@ -81,28 +81,28 @@ def read_samples(audio: Audio, bounds: Bounds = ANY) -> tuple[np.ndarray, int]:
         except AudioError:
             if not _is_piped(data):
                 raise
-            wave, rate_hz = _read(data, name, bounds, piped=False)  # an mp3 that is cut off in the middle of a frame
+            wave, rate_hz = _read(data, name, bounds, piped=False)  # an mp3 that ends in the middle of a frame
     if len(wave) == 0:
         raise AudioError(f"'{name}' holds no samples", "record it again")
     return _in_range(wave, name), rate_hz
 
 
 def _one_channel(samples: np.ndarray) -> np.ndarray:
-    """(N,) or (N, channels) -> (N,)."""
+    """Mix (N,) or (N, channels) to (N,)."""
     if samples.ndim == 1 or samples.shape[1] == 1:
         return samples.reshape(-1)
-    with np.errstate(invalid="ignore", over="ignore"):  # what isn't finite is refused later, in words
+    with np.errstate(invalid="ignore", over="ignore"):  # samples that aren't finite are refused later, with a message
         return np.asarray(samples.mean(axis=1))
 
 
 def sound_length_s(audio: Audio) -> float | None:
-    """Return the length of a sound, from its header if possible, otherwise by reading it.
+    """Return the length of a sound in seconds, from its header if that tells it, else by reading all of it.
 
     Returns:
-        Seconds; None for sound that would have to be fetched.
+        Seconds; None for sound that would have to be downloaded.
 
     Raises:
-        AudioError: as :func:`read_samples`, as far as it shows without reading all.
+        AudioError: as in :func:`read_samples`, as far as faults show in what is read.
     """
     name = sound_name(audio)
     if isinstance(audio, Sound) and audio.samples is not None:
@@ -118,12 +118,12 @@ def sound_length_s(audio: Audio) -> float | None:
 
 
 def sound_name(audio: Audio | str) -> str:
-    """Return what messages call it."""
+    """Return what messages call a sound."""
     return audio.name if isinstance(audio, Sound) else str(audio)
 
 
 def sound_kind(head: bytes) -> str | None:
-    """Name the kind of a file by its first bytes: wav, flac, ogg, mp3, webm or mp4 (m4a is one); None for others."""
+    """Recognise a file by its first bytes as wav, flac, ogg, mp3, webm or mp4 (which m4a is); None for others."""
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return "wav"
     if head[4:8] == b"ftyp":
@@ -133,7 +133,7 @@ def sound_kind(head: bytes) -> str | None:
 
 
 def _file_of(audio: Audio, bounds: Bounds) -> Path | bytes:
-    """Return a file that libsndfile reads."""
+    """Return a file that libsndfile can read, unpacked if need be."""
     data, name = _data_of(audio), sound_name(audio)
     kind = sound_kind(_head(data))
     if bounds.kinds is not None and kind not in bounds.kinds:
@@ -148,7 +148,7 @@ def _data_of(audio: Audio) -> Path | bytes:
         return _fetch(audio) if audio.data is None else audio.data
     try:
         size = audio.stat().st_size if audio.is_file() else None
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # for example a name that is too long
         size = None
     if size is None:
         raise AudioError(f"'{str(audio)[:200]}' doesn't exist", "give the path of a sound file")
@@ -163,7 +163,7 @@ def _fetch(sound: Sound) -> bytes:
     try:
         with fsspec.open(sound.url, "rb") as file:
             data: bytes = file.read(MAX_BYTES + 1)
-    except Exception as error:  # each filesystem has errors of its own
+    except Exception as error:  # each filesystem has its own errors
         raise AudioError(
             f"'{sound.name}' can't be fetched from {sound.url}: {' '.join(str(error).split())}",
             "check the address and the credentials",
@@ -181,10 +181,10 @@ def _read(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True) -
 
 
 class _Memory(io.BytesIO):
-    """Bytes in which headers that lie may seek to places before their beginning, as in a file."""
+    """Accepts seeks to before the first byte, as a file does: damaged headers lead there."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek; nothing happens where there is no such place."""
+        """Seek, or do nothing if there is no such place."""
         try:
             return super().seek(offset, whence)
         except ValueError:
@@ -193,11 +193,11 @@ class _Memory(io.BytesIO):
 
 @contextmanager
 def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True) -> Iterator[Any]:
-    """A sound file that is read to its end, whatever its header says of its length; errors as AudioError."""
+    """Open a sound file that is read to its end, whatever length its header claims; errors become AudioError."""
     import soundfile
 
     class Stream(soundfile.SoundFile):  # type: ignore[misc]
-        """Reads on until nothing comes; a seekable one would stop where the header says."""
+        """Reads until nothing comes; a seekable file would stop where the header says."""
 
         def seekable(self) -> bool:
             return False
@@ -213,10 +213,10 @@ def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True)
 
 @contextmanager
 def _source(source: Path | bytes, piped: bool) -> Iterator[Any]:
-    """What libsndfile is given so that it reads all there is."""
+    """Yield what libsndfile must be given so that it reads to the end."""
     place = _empty_data(_head(source))
     if piped and _is_piped(source):
-        # libsndfile reckons the length of an mp3 that it can seek in from the first frame's bit rate, and stops there.
+        # libsndfile estimates a seekable mp3's length from the first frame's bit rate, and stops there.
         with _pipe(_bytes(source)) as end:
             yield end
     elif place is not None:
@@ -246,7 +246,7 @@ def _is_mp3(head: bytes) -> bool:
 
 
 def _tells_length(head: bytes) -> bool:
-    """Return whether an mp3 begins with a count of its frames."""
+    """Return whether an mp3 begins with the number of its frames."""
     for mark in (b"Xing", b"Info"):
         place = head.find(mark)
         if place >= 0:
@@ -271,13 +271,13 @@ def _pipe(data: bytes) -> Iterator[int]:
     try:
         yield reading
     finally:
-        with suppress(OSError):  # libsndfile closes it itself
+        with suppress(OSError):  # libsndfile closes it as well
             os.close(reading)
         thread.join()
 
 
 def _empty_data(head: bytes) -> int | None:
-    """Where a wav's chunk of samples begins that says it were empty: what writes to a pipe can't know its length."""
+    """Find the data chunk of a wav that claims to be empty, as programs write to a pipe, where they can't go back."""
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
     place = 12
@@ -300,7 +300,7 @@ def _is_chunk(data: bytes) -> bool:
 
 
 def _blocks(file: Any, name: str, bounds: Bounds) -> Iterator[np.ndarray]:
-    """(n, channels) float32 pieces up to the end."""
+    """Yield pieces (n, channels) float32 up to the end of the file."""
     left = bounds.most_samples(int(file.samplerate))
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         left -= len(block)
@@ -326,7 +326,7 @@ def _check_format(name: str, rate_hz: int, channels: int, bounds: Bounds) -> Non
 
 
 def _in_range(wave: np.ndarray, name: str) -> np.ndarray:
-    """Return samples within [-1, 1]: too loud ones are made quieter, 16-bit integers written as floats are scaled."""
+    """Scale samples into [-1, 1]: too loud ones by their peak, 16-bit integers written as floats by 32768."""
     peak = float(np.abs(wave).max())
     if not np.isfinite(peak):
         raise AudioError(f"'{name}' holds samples that are not finite numbers", "write it again as 16-bit PCM")

@@ -1,4 +1,4 @@
-"""What goes in and what comes out. A and T mean audio and text, 1 for the question, 2 for the answer."""
+"""Defines the tasks. In their names A is audio and T is text, 1 is the question and 2 the answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from anytalk.errors import UnknownNameError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task."""
+    """Says what goes into the model and what comes out."""
 
     name: str  # short name of the original's code, e.g. `"A1A2"`
     speech_in: bool  # whether the question is spoken
     audio_out: bool  # whether the answer is spoken
-    # What the text row says: `"answer"`, or `"question"` (a transcript; in T1A1 the text to read aloud, which is given
-    # and not generated).
+    # What the text row contains: `"answer"`, or `"question"` (a transcript; in T1A1 the text to read aloud, which is
+    # given and not generated).
     answer: str = "answer"
     text_in_loss: bool = True  # whether the text row is learnt
     summary: str = ""  # one line
@@ -36,11 +36,11 @@ T1A1 = Task(
 )
 
 TASKS = {task.name: task for task in (A1A2, A1T1, A1T2, T1A1, T1A2, T1T2)}
-"""All tasks by name."""
+"""All tasks by their names."""
 
 
 def find_task(name: str) -> Task:
-    """Find a task by its name, in capitals or not (UnknownNameError: the task doesn't exist)."""
+    """Find a task by its name, in upper or lower case (UnknownNameError: the task doesn't exist)."""
     task = TASKS.get(name.upper())
     if task is None:
         nearest = did_you_mean(name.upper(), list(TASKS))

@@ -1,9 +1,9 @@
-"""The one home of special tokens, vocabulary sizes and row numbers of the token grid.
+"""Defines the token grid: its special tokens, vocabulary sizes and row numbers; no other place does.
 
 A grid is an int64 array (S,T): rows 0 .. K-1 are audio streams, row K is text; columns are steps. Ids are local to
-their row. Special tokens come after the codes (audio) or after the backbone's vocabulary (text), in the order of
-the original (Mini-Omni: eot, pad_t, input_t, answer_t, asr; eoa, pad_a, input_a, answer_a), and live in small tables
-of their own, never inside the backbone's matrices.
+their row. Special tokens come after the codes (audio) or after the backbone's vocabulary (text), in the order of the
+original (Mini-Omni: eot, pad_t, input_t, answer_t, asr; eoa, pad_a, input_a, answer_a). Their embeddings are small
+separate tables, never rows of the backbone's matrices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ AUDIO_SPECIALS = ("eoa", "pad_a", "input_a", "answer_a")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamLayout:
-    """Rows, vocabularies and special ids of a grid."""
+    """Holds the sizes of a grid and computes its rows and special ids."""
 
     num_audio_streams: int  # K
     codebook_size: int  # C, codes of one audio stream
@@ -37,12 +37,12 @@ class StreamLayout:
 
     @property
     def stream_vocab_size(self) -> int:
-        """Codes plus special slots of one audio stream: width of one head."""
+        """Return the number of codes plus special slots of one audio stream, the width of one head."""
         return self.codebook_size + self.audio_special_slots
 
     @property
     def eot(self) -> int:
-        """End of text."""
+        """Return the id that ends a text."""
         return self.text_vocab_size
 
     @property
@@ -51,41 +51,41 @@ class StreamLayout:
 
     @property
     def input_t(self) -> int:
-        """Begins a prompt of the raw style."""
+        """Return the id that begins a prompt in the raw style."""
         return self.text_vocab_size + 2
 
     @property
     def answer_t(self) -> int:
-        """Last column of a raw prompt: an answer follows."""
+        """Return the id in the last column of a raw prompt if an answer follows."""
         return self.text_vocab_size + 3
 
     @property
     def asr(self) -> int:
-        """Last column of a raw prompt: a transcript follows."""
+        """Return the id in the last column of a raw prompt if a transcript follows."""
         return self.text_vocab_size + 4
 
     @property
     def eoa(self) -> int:
-        """End of audio."""
+        """Return the id that ends an audio stream."""
         return self.codebook_size
 
     @property
     def pad_a(self) -> int:
-        """Audio row where there is no audio. (Mini-Omni's code calls this one end_of_audio.)"""
+        """Return an audio row's id where there is no audio (Mini-Omni's code calls it end_of_audio)."""
         return self.codebook_size + 1
 
     @property
     def input_a(self) -> int:
-        """Before the speech columns."""
+        """Return the audio rows' id before the speech columns."""
         return self.codebook_size + 2
 
     @property
     def answer_a(self) -> int:
-        """Last prompt column of a task that speaks."""
+        """Return the audio rows' id in the last prompt column of a task that speaks."""
         return self.codebook_size + 3
 
     def name(self, row: int, token: int) -> str | None:
-        """Name of a special token, or None for codes and the backbone's own ids."""
+        """Return the name of a special token, or None for codes and the backbone's own ids."""
         first, names = (
             (self.text_vocab_size, TEXT_SPECIALS) if row == self.text_row else (self.codebook_size, AUDIO_SPECIALS)
         )

@@ -1,6 +1,6 @@
-"""Function calls as text: how a model's chat template writes functions, calls and results, and reading the calls.
+"""Handles function calls as text: writes functions, calls and results like the chat template, and reads calls.
 
-The calls are those of Qwen2.5's template and of all that write like it (Hermes, Qwen3, SmolLM2 ...):
+The calls are those of Qwen2.5's template and of all that use its format (Hermes, Qwen3, SmolLM2 ...):
 ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, one after another.
 """
 
@@ -20,7 +20,7 @@ _BARE = ('{"name":', '```json{"name":', '```{"name":')
 _EDGES = re.compile(f"({_BEGIN}|{_END})")
 _MARK = "\ue000text\ue001"
 _HIDDEN = {_BEGIN: "(anytalk-tool-call)", _END: "(/anytalk-tool-call)"}
-"""What stands for the edges of calls in texts while a template writes its own."""
+"""What replaces the marks of calls in people's texts while a template writes its own."""
 _ANY_NAME = "anytalk_probe"
 _USER = {"role": "user", "content": "?"}
 _ANSWER = {"role": "assistant", "content": "!"}
@@ -29,25 +29,25 @@ _PROBE = {"type": "function", "function": {"name": _ANY_NAME, "parameters": {"ty
 
 @runtime_checkable
 class ToolTokenizer(Protocol):
-    """A tokenizer whose chat template may know functions. Optional."""
+    """A tokenizer whose chat template may know functions; optional."""
 
     def render_tools(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str:
-        """As `TextTokenizer.render_chat`, with functions, calls in answers, and messages of the role ``tool``."""
+        """Render like `TextTokenizer.render_chat`, with functions, calls in answers, and messages of role ``tool``."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function that the model wants to be called."""
+    """Holds a function call that the model asks for."""
 
-    name: str  # of the function
+    name: str  # name of the function
     arguments: str  # JSON of an object
 
 
 class ToolSpelling:
-    """What a template writes in place of system messages, answers and questions where there are functions.
+    """Finds out what a template writes for system messages, answers and questions if there are functions.
 
     Args:
-        render: Messages and functions -> text, as :meth:`ToolTokenizer.render_tools`.
+        render: Turns messages and functions into text, like :meth:`ToolTokenizer.render_tools`.
     """
 
     def __init__(self, render: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], str]) -> None:
@@ -55,7 +55,7 @@ class ToolSpelling:
 
     @classmethod
     def of(cls, tokenizer: object) -> ToolSpelling | None:
-        """That of a model; None for one whose template knows no functions, or writes calls in another way."""
+        """Return the spelling of a model; None if its template knows no functions or writes calls in another way."""
         if not isinstance(tokenizer, ToolTokenizer):
             return None
         found = cls(tokenizer.render_tools)
@@ -66,7 +66,7 @@ class ToolSpelling:
             return None
 
     def system(self, text: str, tools: Sequence[Mapping[str, Any]]) -> Composed:
-        """Return the system message `text` with functions, each as chat completions describe them."""
+        """Return the system message `text` with functions, each described as in chat completions."""
         messages = [{"role": "system", "content": _MARK}, _USER]
         written = self._between(self._render(messages, []), self._render(messages, tools))
         before, _, after = written.partition(_MARK)
@@ -81,20 +81,22 @@ class ToolSpelling:
         plain: list[Mapping[str, Any]] = [_USER, {"role": "assistant", "content": _MARK}, _USER]
         said = {"role": "assistant", "content": _hidden(text), "tool_calls": made}
         written = self._between(self._render(plain, []), self._render([_USER, said, _USER], []))
-        # What stands in a call may come from people, who may write such markup themselves.
+        # A call's content may come from people, who may write such marks themselves.
         parts = (Markup(part) if part in _HIDDEN else _shown(part) for part in _EDGES.split(written))
         return Composed(*parts)
 
     def opening(self, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-        """The beginning of an answer that calls one of these functions: what all have in common up to the name, and how
-        each goes on up to its arguments, where there are several."""
+        """Return the beginning of an answer that calls one of these functions.
+
+        It is what they share up to the name, and how each continues up to its arguments if there are several.
+        """
         front, _, rest = str(self.calls("", [Call(_ANY_NAME, "{}")])).partition(_ANY_NAME)
-        # No space at its end: models write the one before an object as a part of it.
+        # It must not end with a space: models write the one before an object as part of the next token.
         each = tuple(f"{name}{rest.partition('{}')[0]}".rstrip() for name in names)
         return (front, each) if len(each) > 1 else (front + each[0], ())
 
     def results(self, results: Sequence[str]) -> Composed:
-        """Return the user's turn that holds what functions returned."""
+        """Return the user's turn with what functions returned."""
         returned = [{"role": "tool", "content": _MARK} for _ in results]
         plain = [_USER, _ANSWER, {"role": "user", "content": _MARK}]
         first, *more = self._between(self._render(plain, []), self._render([_USER, _ANSWER, *returned], [])).split(
@@ -107,7 +109,7 @@ class ToolSpelling:
 
     @staticmethod
     def _between(plain: str, written: str) -> str:
-        """The text of `written` at the place of the mark in `plain` (LookupError: the text around it differs too)."""
+        """Return the text of `written` for the mark in `plain` (LookupError: the text around it differs too)."""
         before, found, after = plain.partition(_MARK)
         if not found or not written.startswith(before) or not written.endswith(after):
             raise LookupError("the template writes more than one message otherwise")
@@ -127,11 +129,11 @@ def _shown(text: str) -> str:
 
 
 class CallReader:
-    """Takes an answer's text piece by piece, and tells its words from its calls.
+    """Reads an answer's text piece by piece, and separates its words from its calls.
 
     Args:
-        names: Of functions. An answer that begins with the JSON of a call to one of them is that call: some models
-            (Qwen2.5-Coder) leave the marks around it out.
+        names: The functions' names. An answer that begins with the JSON of a call to one of them is that call, because
+            some models (Qwen2.5-Coder) omit the marks around it.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
@@ -142,16 +144,16 @@ class CallReader:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether a call may have begun with the last characters."""
+        """Return whether the last characters may be the beginning of a call."""
         return bool(self._held.strip())
 
     @property
     def is_in_call(self) -> bool:
-        """Whether a call has begun; all that follows belongs to calls."""
+        """Return whether a call has begun; all that follows belongs to calls."""
         return self._written is not None
 
     def push(self, text: str) -> str:
-        """Take a piece; return what of it, and of earlier pieces, is certain to be words."""
+        """Add a piece; return what of it, and of earlier pieces, is certain to be words."""
         if self._written is not None:
             self._written += text
             return ""
@@ -167,13 +169,13 @@ class CallReader:
         if found:
             self._held, self._written = "", _BEGIN + rest
             return words.rstrip()
-        # White space in front of a call isn't said either.
+        # White space before a call isn't spoken either, so it is held back with it.
         size = next(n for n in range(len(words) + 1) if _may_begin(words[n:]))
         self._held = words[size:]
         return words[:size]
 
     def _bare_call(self) -> str | None:
-        """Return the JSON of a call without marks, once it is complete."""
+        """Return the JSON of a call without marks once it is complete."""
         written = self._held[self._held.index("{") :]
         try:
             made, end = json.JSONDecoder().raw_decode(written)
@@ -186,14 +188,14 @@ class CallReader:
         """Return the words that were held back, and the calls.
 
         Raises:
-            ValueError: a call that can't be read.
+            ValueError: a call can't be read.
         """
         words, self._held = self._held, ""
         return words, [] if self._written is None else read_calls(self._written)
 
 
 def _may_begin_bare(text: str) -> bool:
-    """Return whether the beginning of an answer may be that of a call without marks."""
+    """Return whether an answer that begins like this may be a call without marks."""
     begun = "".join(text.split())
     return any(begun.startswith(opening) or opening.startswith(begun) for opening in _BARE)
 
@@ -203,10 +205,10 @@ def _may_begin(text: str) -> bool:
 
 
 def read_calls(text: str) -> list[Call]:
-    """Text that begins with a call -> its calls; text between them is left out.
+    """Read the calls of a text that begins with one; text between them is dropped.
 
     Raises:
-        ValueError: one that is no JSON object with a `name`, or whose `arguments` are no object.
+        ValueError: a call isn't a JSON object with a `name`, or its `arguments` aren't an object.
     """
     calls = []
     for part in text.split(_BEGIN)[1:]:
@@ -214,6 +216,7 @@ def read_calls(text: str) -> list[Call]:
         made = json.loads(written)
         name = made.get("name") if isinstance(made, dict) else None
         arguments = made.get("arguments", {}) if isinstance(made, dict) else None
+        # Some models write the arguments as a JSON string, as the API does.
         if isinstance(arguments, str):
             arguments = json.loads(arguments)
         if not isinstance(name, str) or not isinstance(arguments, dict):

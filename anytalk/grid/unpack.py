@@ -1,8 +1,8 @@
-"""Unpacks webm and mp4 in a process of its own, which may use little memory and time: a small file can ask for any.
+"""Unpacks webm and mp4 in a separate process with limited memory and time: a small file can ask for any amount.
 
-Run as ``python unpack.py KIND MAX_SAMPLES MAX_SECONDS MIN_HZ MAX_HZ MAX_CHANNELS`` with the file on standard input; a
-wav of one channel in floats goes to standard output. By PyAV, else by the program ffmpeg; nothing of anytalk
-is imported.
+Run it as ``python unpack.py KIND MAX_SAMPLES MAX_SECONDS MIN_HZ MAX_HZ MAX_CHANNELS`` with the file on standard input;
+it writes a wav of one channel in float32 to standard output. It uses PyAV, or else the program ffmpeg, and imports
+nothing of anytalk.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ DEMUXERS = {"webm": "matroska", "mp4": "mov"}
 _CODECS = "aac,aac_fixed,opus,libopus,vorbis,libvorbis,flac,mp3,mp3float"
 _MEMORY = 1 << 30
 REFUSED = 2
-"""The process's status where standard error says why."""
+"""The exit status with which standard error says why."""
+# The largest chunk size in a wav, which tells readers that the length is unknown.
 _ENDLESS = b"\xff" * 4
 
 
 def _limit(**most: int) -> None:
-    """Set what the process may use, by the names of `resource`."""
+    """Limit what the process may use; the names are those of `resource`."""
     with suppress(ImportError):  # not on Windows
         import resource
 
@@ -36,9 +37,9 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def wav_head(rate_hz: int, is_float: bool) -> bytes:
-    """Return the head of a wav of one channel whose length isn't known yet: float32, or 16-bit PCM.
+    """Return the head of a wav of one channel and unknown length, in float32 or 16-bit PCM.
 
-    Players of streams accept it.
+    Players accept it for streams.
     """
     kind, width = (3, 4) if is_float else (1, 2)
     numbers = ((16, 4), (kind, 2), (1, 2), (rate_hz, 4), (width * rate_hz, 4), (width, 2), (8 * width, 2))
@@ -54,7 +55,7 @@ def _by_library(av: Any, kind: str, most: int, seconds: float, rates_hz: tuple[f
     if track.codec_context is None or track.codec_context.name not in _CODECS.split(","):
         _refuse("its sound is neither aac, opus, vorbis, flac nor mp3")
     resampler, left = None, most
-    with suppress(av.error.FFmpegError):  # cut off, or damaged from here on: what came before it is what there is
+    with suppress(av.error.FFmpegError):  # cut off or damaged from here on: what came before is kept
         for frame in file.decode(track):
             if not rates_hz[0] <= frame.sample_rate <= rates_hz[1] or frame.layout.nb_channels > channels:
                 _refuse(f"it has {frame.layout.nb_channels} channels at {frame.sample_rate} Hz")
@@ -65,14 +66,14 @@ def _by_library(av: Any, kind: str, most: int, seconds: float, rates_hz: tuple[f
             for mono in resampler.resample(frame):
                 sys.stdout.buffer.write(bytes(mono.planes[0])[: 4 * mono.samples])
                 left -= mono.samples
-            if left < 0:  # one frame too many tells the reader that it is too long
+            if left < 0:  # one frame too many, from which the reader sees that it is too long
                 return
     if resampler is None:
         _refuse("nothing of its sound can be read")
 
 
 def _by_program(kind: str, most: int, seconds: float) -> NoReturn:
-    """Become ffmpeg, which needs a file that it can seek in: it lies in memory."""
+    """Replace this process by ffmpeg; the file is in memory, because ffmpeg must seek in it."""
     number = os.memfd_create("sound")
     os.set_inheritable(number, True)
     with open(number, "wb", closefd=False) as file:
@@ -85,7 +86,7 @@ def _by_program(kind: str, most: int, seconds: float) -> NoReturn:
 
 
 def main(kind: str, *bounds: str) -> None:
-    """See the module."""
+    """Unpack standard input to standard output within the bounds that the module's docstring lists."""
     samples, seconds, least_hz, most_hz, channels = map(float, bounds)
     most = int(samples)
     _limit(AS=_MEMORY, CPU=10 + int(seconds) // 20)

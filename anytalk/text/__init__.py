@@ -1,1 +1,1 @@
-"""Makes written text fit to be read aloud: rules, normalising, rewriting. English only."""
+"""Prepares written text to be read aloud, by rules, normalising and rewriting. It is for English only."""

@@ -1,6 +1,6 @@
-"""Cleaning a text set for speech: rows in, rows that a voice can read out, and each drop with its reason.
+"""Cleans a text set for speech: yields the rows that a voice can read, and a reason for every row it drops.
 
-Everything streams: what stays in memory is a digest per kept row (for duplicates) and one window of rewrites.
+Everything is streamed: memory holds a digest of each kept row (to find duplicates) and one window of rewrites.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from anytalk.text.rewrite import Request, RewriteStep
 from anytalk.text.rules import RAW_RULES, SPOKEN_RULES, Fault, Rules, Side, on_side, spoken_seconds
 
 NOT_RESCUED = ("empty", "language", "duplicate")
-"""Faults of an answer that rewriting can't fix."""
+"""Faults of an answer that no rewriting can fix."""
 
 _DIGEST_BYTES = 12
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that was dropped."""
+    """Holds a dropped row and the reason."""
 
     id: str  # its name
     fault: Fault  # why
-    text: str = ""  # the text that is at fault, as it was written
+    text: str = ""  # the faulty text as it was written
 
 
 @dataclass
 class Tally:
-    """What happened to the rows."""
+    """Counts what happened to the rows."""
 
     rows: int = 0  # read
     kept: int = 0  # written
     changed: int = 0  # kept rows with a text that was normalised or rewritten
     rewritten: int = 0  # kept rows with a rewritten answer
-    # Sounds of kept rows that a manifest can't hold (samples in memory, codes), or that no longer say what the
-    # rewritten answer says.
+    # Sounds of kept rows that are lost: a manifest can't hold them (samples in memory, codes), or they no longer say
+    # what the rewritten answer says.
     lost_sounds: int = 0
     spoken_s: float = 0.0  # estimated length of the kept texts, in seconds
     drops: Counter[str] = field(default_factory=Counter)  # rule -> rows
 
 
 _MOST_CHARS = 20_000
-"""Longest text whose rules are applied: 20 minutes of speech. Some of them take time by the square of its length."""
+"""The longest text that rules are applied to, 20 minutes of speech: some rules take time quadratic in its length."""
 
 
 def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
-    """Return one text as it is said, or what is wrong with it.
+    """Normalise a text for speech, or find out what is wrong with it.
 
     Args:
-        raw: As it was written, Markdown or plain.
+        raw: The text as it was written, in Markdown or plain.
         side: Whose limits apply.
 
     Returns:
-        The normalised text (as far as it got), and the first fault.
+        The normalised text (or as far as it got), and the first fault.
     """
     if len(raw) > _MOST_CHARS:
         return raw, Fault("length", f"{len(raw):,} characters; at most {_MOST_CHARS:,} are looked at")
@@ -81,7 +81,7 @@ def clean_text(raw: str, side: Side, rules: Rules) -> tuple[str, Fault | None]:
 
 
 class Cleaner:
-    """Applies the rules to rows, in order, and remembers what was kept.
+    """Applies the rules to rows in order, and remembers which texts were kept.
 
     Args:
         rewrite: Rewrites answers; None leaves them as they are.
@@ -92,7 +92,7 @@ class Cleaner:
         self._seen: set[bytes] = set()
 
     def clean(self, rows: Iterable[Row | BadRow]) -> Iterator[Row | Dropped]:
-        """Yield each row cleaned or dropped, in the order of the rows."""
+        """Yield each row, cleaned or dropped, in the order of `rows`."""
         window: list[tuple[Row, Row | Dropped, Request | None]] = []
         most = self.rewrite.window if self.rewrite else 0
         for row in rows:
@@ -101,13 +101,14 @@ class Cleaner:
                 window.append((Row(id=row.id), Dropped(row.id, Fault("unreadable", row.reason)), None))
             else:
                 window.append((row, *self._prepare(row)))
+            # Rewriters work on many answers at once; rows without one must not pile up in memory meanwhile.
             if sum(request is not None for _, _, request in window) >= most or len(window) >= 100 * most:
                 yield from self._finish(window)
                 window = []
         yield from self._finish(window)
 
     def _prepare(self, row: Row) -> tuple[Row | Dropped, Request | None]:
-        """Check all but what rewriting may fix."""
+        """Check everything but what rewriting may fix."""
         cleaned = self._without_answer(row)
         if isinstance(cleaned, Dropped) or row.answer_text is None:
             return cleaned, None
@@ -175,7 +176,7 @@ class Cleaner:
         return Dropped(row.id, Fault("duplicate", "it was kept before"), row.question_text or row.answer_text or "")
 
     def _digest(self, row: Row) -> bytes | None:
-        """What makes a row the same as another: letters of its texts, without case; None where that doesn't count."""
+        """Return what equal rows have in common, a digest of their letters without case; None if it isn't compared."""
         if self.rules.duplicates == "keep" or row.question_text is None:
             return None
         texts = [turn.text or "" for turn in row.history] + [row.question_text]
@@ -186,13 +187,13 @@ class Cleaner:
 
 
 def manifest_row(row: Row, folder: Path) -> tuple[dict[str, Any], int]:
-    """Return a row as a manifest in `folder` holds it, and how many of its sounds a manifest can't hold."""
+    """Return a row as a manifest in `folder` stores it, and how many of its sounds a manifest can't store."""
     lost = 0
 
     def place(audio: Audio | None) -> str | None:
         nonlocal lost
         if isinstance(audio, Path):
-            # Files below the manifest move with it; others are named in full.
+            # Files inside the manifest's folder move with it, so their paths are relative; others are absolute.
             absolute = Path(os.path.abspath(audio))  # noqa: PTH100 - resolve() would follow links into a store
             return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
         lost += audio is not None and audio.url is None
@@ -215,23 +216,23 @@ def manifest_row(row: Row, folder: Path) -> tuple[dict[str, Any], int]:
 
 
 def dropped_path(out: Path) -> Path:
-    """Return where the drops of a manifest go: ``OUT.dropped.jsonl`` beside it."""
+    """Return the file for a manifest's dropped rows, ``OUT.dropped.jsonl`` next to it."""
     return out.with_name(f"{out.name.removesuffix('.jsonl')}.dropped.jsonl")
 
 
 def clean_to_files(
     rows: Iterable[Row | BadRow], out: Path, cleaner: Cleaner, progress: Callable[[Tally], None] = lambda tally: None
 ) -> Tally:
-    """Write the cleaned manifest and its drops; both appear at once when all is done.
+    """Write the cleaned manifest and the dropped rows; both files appear only when all is done.
 
     Args:
-        progress: Told the tally after each row.
+        progress: Called with the tally after each row.
 
     Returns:
-        What happened; its manifest holds at least a row.
+        The final tally; the manifest then has at least one row.
 
     Raises:
-        DataError: a file that can't be written, or nothing kept (the drops are written all the same).
+        DataError: a file can't be written, or no row was kept (the dropped rows are written even then).
     """
     folder = Path(os.path.abspath(out)).parent  # noqa: PTH100
     drops, tally = dropped_path(out), cleaner.tally
@@ -263,5 +264,5 @@ def _line(file: IO[str], **values: Any) -> None:
 
 
 def rows_of(sources: Iterable[Iterable[Row | BadRow]]) -> Iterator[Row | BadRow]:
-    """Yield the rows of all sources, one source after the other."""
+    """Yield the rows of one source after the other."""
     return chain.from_iterable(sources)

@@ -1,4 +1,4 @@
-"""Markdown as a voice would read it: what a text contains (code, tables, lists), and the text without its marks."""
+"""Reads Markdown as a voice would: finds what a text contains (code, tables, lists), and removes the marks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 SHORT_ITEM_WORDS = 6
-"""Bullets of at most this many words are read as one sentence, longer ones as a sentence each."""
+"""Bullets of at most this many words are read as one sentence together, longer ones as one sentence each."""
 
 SHORT_STEP_WORDS = 3
-"""The same for numbered items, which are mostly steps to take."""
+"""The same limit for numbered items, which are mostly steps to take."""
 
 SHORT_LINE_CHARS = 40
-"""A line this short that ends without punctuation was broken on purpose (a verse, a list), not wrapped."""
+"""A shorter line that ends without punctuation was broken on purpose (a verse, a list), not wrapped."""
 
 PLAIN_TAGS = frozenset(
     ("b", "strong", "i", "em", "u", "s", "small", "big", "p", "br", "hr", "div", "span", "sup", "sub", "mark", "center")
 )
-"""HTML that only dresses text; any other tag counts as code."""
+"""HTML tags that only format text; any other tag counts as code."""
 
 _BULLET = re.compile(r"^([ \t]*)[•◦▪‣●○■➢➤✓✔·–—][ \t]+", re.MULTILINE)
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)\b[^<>]*>")
@@ -36,7 +36,7 @@ _ORDINALS = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", 
 
 @dataclass
 class Reading:
-    """A text as it is read aloud, and what was found in it."""
+    """Holds a text as it is read aloud, and what was found in it."""
 
     text: str = ""  # one line without Markdown
     code: str = ""  # the first piece of code, or ""
@@ -45,7 +45,7 @@ class Reading:
     _parts: list[str] = field(default_factory=list, repr=False)
 
     def note_code(self, code: str) -> None:
-        """Remember the first piece of code."""
+        """Keep the first piece of code."""
         self.code = self.code or code.strip() or "an empty code block"
 
 
@@ -57,13 +57,13 @@ def _parser() -> MarkdownIt:
 def read_markdown(text: str) -> Reading:
     """Parse CommonMark with tables.
 
-    Headings become sentences, links and emphasis their text, short lists one sentence, long items a sentence each.
-    Pictures are left out.
+    Headings become sentences, links and emphasis become their text, short lists one sentence, and long items a
+    sentence each. Images are dropped.
     """
     if not _MAY_BE_MARKDOWN.search(text):
         return Reading(" ".join(text.split()))
     reading = Reading()
-    # Sets that were scraped hold entities of entities (&amp;lt;).
+    # Scraped text can be escaped twice (&amp;lt;), so it is unescaped twice.
     prepared = _BULLET.sub(r"\1- ", html.unescape(html.unescape(text)).replace("\t", "    ").strip())
     _blocks(SyntaxTreeNode(_parser().parse(prepared)), reading, reading._parts)
     reading.text = " ".join(" ".join(reading._parts).split())
@@ -143,7 +143,7 @@ def _inline(node: SyntaxTreeNode, reading: Reading) -> str:
 
 
 def _broken(text: str) -> str:
-    """Return the text before a line break, with a comma where the line was broken on purpose."""
+    """Return the text before a line break, with a comma if the line was broken on purpose."""
     line = text.rsplit("\n", 1)[-1]
     on_purpose = 0 < len(line) < SHORT_LINE_CHARS and line.rstrip()[-1:].isalnum()
     return f"{text.rstrip()},\n" if on_purpose else f"{text}\n"
@@ -157,13 +157,13 @@ def _html(content: str, reading: Reading) -> str:
 
 
 def ended(text: str) -> str:
-    """Return a text that ends in punctuation."""
+    """Add a full stop if the text doesn't end in punctuation."""
     text = text.rstrip()
     return text if not text or text[-1] in ".!?:;,…\"')" else f"{text}."
 
 
 def joined(items: list[str]) -> str:
-    """``["a", "b", "c"]`` -> ``"a, b, and c"``."""
+    """List items in one phrase: ``["a", "b", "c"]`` -> ``"a, b, and c"``."""
     if len(items) < 3:
         return " and ".join(items)
     return ", ".join(items[:-1]) + ", and " + items[-1]

@@ -1,7 +1,7 @@
-"""Text as it is said: numbers, dates, money, units, abbreviations and symbols in English words.
+"""Spells text as it is said: numbers, dates, money, units, abbreviations and symbols become English words.
 
-Each step is a pattern and a function of its match; :func:`spell` applies them in order. Markdown is stripped before
-(``markdown``), and what no step knows stays as it is, for the rules to find.
+Each step is a pattern and a function of its match; :func:`spell` applies them in order. Markdown is removed before
+(``markdown``). What no step knows stays as it is, so that the rules can find it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DateOrder = Literal["month first", "day first"]
 """How 3/5/2024 is read."""
 
 MAX_ROUNDS = 5
-"""Stripping can reveal new Markdown (escaped marks); text that still changes after this many rounds is broken."""
+"""Removing Markdown can reveal more (escaped marks); text that still changes after this many rounds is broken."""
 
 _Match: TypeAlias = "regex.Match[str]"
 _Step: TypeAlias = "tuple[regex.Pattern[str], Callable[[_Match], str]]"
@@ -35,18 +35,18 @@ _EMOTICON = regex.compile(r"(?<!\S)[:;=]['-]?[)(DPp](?!\S)")
 
 
 def find_emoji(text: str) -> list[str]:
-    """Find the emoji of a text, one by one; ©, ® and ™ are none."""
+    """Find each emoji of a text; ©, ® and ™ don't count, because they are said or dropped as symbols."""
     return [found for found in _EMOJI.findall(text) if found[0] not in _SPOKEN_PICTOGRAPHS]
 
 
 def without_emoji(text: str) -> str:
-    """Return the text without emoji and emoticons such as ``:-)``."""
+    """Remove emoji, and emoticons such as ``:-)``."""
     bare = _EMOJI.sub(lambda m: m[0] if m[0][0] in _SPOKEN_PICTOGRAPHS else " ", text)
     return _EMOTICON.sub(" ", bare.replace("\ufe0f", "").replace("\u200d", ""))
 
 
 def plain_characters(text: str) -> str:
-    """NFC, straight quotes, plain spaces and hyphens; dashes between words become commas, between numbers hyphens."""
+    """Use NFC, plain quotes, spaces and hyphens; dashes become commas between words and hyphens between numbers."""
     text = unicodedata.normalize("NFC", text).translate(_PLAIN)
     return _DASH_OF_WORDS.sub(", ", _DASH_OF_NUMBERS.sub("-", text))
 
@@ -59,6 +59,7 @@ _DASH_OF_WORDS = regex.compile(r"\s*(?:[–—]+|(?<=\s)-{2,}(?=\s)|(?<=\w)--(?=
 def _year_of(text: str | None) -> int | None:
     if text is None:
         return None
+    # Years of two digits are taken to be from 1951 to 2050.
     return int(text) if len(text) == 4 else (1900 if int(text) > 50 else 2000) + int(text)
 
 
@@ -104,6 +105,7 @@ def _money(m: _Match) -> str:
     if scale:
         return f"{sign}{words.spoken_number(number)} {SCALES.get(scale.lower(), scale)} {many}"
     whole, _, cents = number.partition(".")
+    # Two decimals are cents; any other number of them is read digit by digit ("three point five dollars").
     if len(cents) != 2:
         return sign + words.counted(number, (one, many))
     parts = [words.counted(whole, (one, many))] if whole.strip("0") or not cents.strip("0") else []
@@ -151,7 +153,7 @@ def _steps(order: DateOrder) -> list[_Step]:
         _step(r"#(?=\p{L})", lambda m: ""),
         _step(r"\bWorld War (I{1,2})\b", lambda m: f"World War {'One' if m[1] == 'I' else 'Two'}"),
         _step(r"(?<![\w@./])((?:[a-z][a-z-]*\.)+(?:com|org|net|io|edu|gov))(?![\w@/]|\.\w)", _domain),
-        # Dates, times and numbers that have a reading of their own come before plain ones.
+        # Dates, times and other numbers with their own reading must come before plain numbers.
         _step(r"(?<![\w-])(\d{4})-(\d{2})-(\d{2})(?![\w-])", _iso_date),
         _step(r"(?<![\w/])(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})(?![\w/])", partial(_slash_date, order=order)),
         _step(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?\b(?:,? (\d{{4}})\b)?(?![:%])", _month_day),
@@ -161,10 +163,12 @@ def _steps(order: DateOrder) -> list[_Step]:
         ),
         _step(rf"(?<![\w:])(?P<hour>\d{{1,2}}):(?P<minute>\d\d)(?::\d\d)?(?:\s?(?P<half>{_HALF})\.?)?(?![\w:])", _time),
         _step(rf"(?<![\w:.])(?P<hour>1[0-2]|0?[1-9])(?P<minute>)\s?(?P<half>{_HALF})\.?(?!\w)", _time),
+        # Telephone numbers are read digit by digit, versions (1.2.3) with "point", decades (1990s, 90s) in words.
         _step(r"(?<![\w-])(?:\(\d{3}\) ?|\d{3}-)?\d{3}-\d{4}(?![\w-])", lambda m: words.digits(m[0])),
         _step(r"\b(\d+(?:\.\d+){2,})", lambda m: " point ".join(words.spoken_number(n) for n in m[1].split("."))),
         _step(r"(?<![\w.,])([1-9]\d)(\d0)'?s\b", lambda m: words.decade(int(m[1] + m[2]))),
         _step(r"(?<!\w)'?([2-9]0)s\b", lambda m: words.decade(int(m[1]))),
+        # Heights such as 5'11" come before marks between numbers: ranges, differences, products, ratios, comparisons.
         _step(r"(\d)'(\d{1,2})(?:\"|'')", lambda m: f"{words.cardinal(int(m[1]))} foot {words.cardinal(int(m[2]))}"),
         _step(r"(?<=\d)-(?=[$€£¥]?\d)", lambda m: " to "),
         _step(r"(?<=\d) - (?=\d)", lambda m: " minus "),
@@ -191,8 +195,10 @@ def _steps(order: DateOrder) -> list[_Step]:
         _step(r"(?<=\d\s?)\^\s?3\b", lambda m: " cubed"),
         _step(r"³", lambda m: " cubed"),
         _step(r"(?<=\d)\^(?=\d)", lambda m: " to the power of "),
+        # A number from 1000 to 1099 is a year only after a word that tells so; later ones are mostly years.
         _step(r"(?<=\b(?:[Ii]n|[Ss]ince|[Oo]f|[Yy]ear|[Bb]y|[Uu]ntil|AD) )(10\d\d)\b(?![,.]\d)", _year),
         _step(r"(?<![\w.,]|[-+]\s?)(1[1-9]\d\d|20\d\d)(?![\w]|[,.]\d)", _year),
+        # Letters and digits are separated (GPT4), so that the number can be spelled.
         _step(r"(?<=\p{L})-(?=\d)|(?<=\p{L})(?=\d)|(?<=\d)(?=\p{L})", lambda m: " "),
         _step(rf"(?<![\w.])-(?={_NUM})", lambda m: "minus "),
         _step(_NUM, lambda m: words.spoken_number(m[0])),
@@ -203,12 +209,13 @@ def _steps(order: DateOrder) -> list[_Step]:
 
 
 def _unit(m: _Match) -> str:
+    # In "a 5 km run" the unit stays singular.
     one, many = UNITS[m[3]]
     return ("minus " if m[1] else "") + words.counted(m[2], (one, one if _describes(m) else many))
 
 
 def _describes(m: _Match) -> bool:
-    """Return whether an amount is before its noun, as in "a $20 bill"."""
+    """Return whether an amount describes the noun after it, as in "a $20 bill"."""
     return _ARTICLE.search(m.string, 0, m.start()) is not None and _NOUN.match(m.string, m.end()) is not None
 
 
@@ -224,7 +231,7 @@ _SENTENCE_START = regex.compile(r"(?:^|(?<!\b[ap]\.m)[.!?]['\")]*\s+)['\"(]*$")
 
 
 def _said(m: _Match, say: Callable[[_Match], str]) -> str:
-    """Return what a match is read as, with a capital where a sentence begins with a number."""
+    """Return how a match is said, with a capital letter if it begins a sentence."""
     said = say(m)
     if said != m[0] and not m[0][:1].islower() and _SENTENCE_START.search(m.string, 0, m.start()):
         return said[:1].upper() + said[1:]
@@ -237,14 +244,14 @@ _NOUN = regex.compile(r" (?!(?:a|an|and|at|for|from|in|is|on|or|per|to|with)\b)\
 _STEPS_WITHOUT_DIGITS: dict[DateOrder, list[_Step]] = {
     order: [step for step in steps if r"\d" not in step[0].pattern] for order, steps in _STEPS.items()
 }
-"""A pattern that speaks of digits can't match without one."""
+"""Steps for text without digits: a pattern that contains a digit class can't match there."""
 
 _DIGIT = regex.compile(r"\d")
 
 
 def spell(text: str, order: DateOrder = "month first") -> str:
     """Write numbers, dates, money, units, abbreviations and symbols of one line as English words."""
-    # Most sentences hold no number: those are spared two thirds of the steps.
+    # Most sentences contain no number and skip two thirds of the steps.
     steps = _STEPS[order] if _DIGIT.search(text) else _STEPS_WITHOUT_DIGITS[order]
     for pattern, say in steps:
         text = pattern.sub(say, text)
@@ -265,23 +272,23 @@ _TIDY: list[tuple[regex.Pattern[str], str | Callable[[_Match], str]]] = [
 
 
 def tidy(text: str) -> str:
-    """Return one line, no doubled marks, no space before punctuation, no empty brackets."""
+    """Put text on one line without doubled marks, spaces before punctuation or empty brackets."""
     for pattern, replacement in _TIDY:
         text = pattern.sub(replacement, text)
     return text
 
 
 def normalise_once(text: str, english: bool = True, order: DateOrder = "month first") -> str:
-    """Return one pass of :func:`normalise`."""
+    """Run one round of :func:`normalise`."""
     line = plain_characters(read_markdown(without_emoji(text)).text)
     return tidy(spell(line, order) if english else line)
 
 
 def normalise(text: str, english: bool = True, order: DateOrder = "month first") -> str:
-    """Return a text as it is said, on one line: applied again it changes nothing.
+    """Spell a text as it is said, on one line; another call changes nothing.
 
     Args:
-        english: Spell numbers, units, symbols and abbreviations in English words; other languages keep them.
+        english: Whether to spell numbers, units, symbols and abbreviations in English; other languages keep them.
         order: How 3/5/2024 is read.
     """
     for _ in range(MAX_ROUNDS):

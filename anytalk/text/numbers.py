@@ -1,13 +1,13 @@
-"""Numbers as English words (American: no "and" after the hundreds). Pure functions.
+"""Spells numbers as English words (American: no "and" after the hundreds). All functions are pure.
 
-Why no library: num2words is LGPL and British, and importing inflect (MIT) takes seconds, where the words of a cardinal
-are twenty lines. They were compared with inflect's.
+No library is used, because num2words is LGPL and British, and importing inflect (MIT) takes seconds, while the words of
+a cardinal are twenty lines. The results were compared with inflect's.
 """
 
 from __future__ import annotations
 
 MAX_CARDINAL_DIGITS = 15
-"""Longer numbers are names (accounts, barcodes) and are read digit by digit."""
+"""Longer numbers are identifiers (accounts, barcodes) and are read digit by digit."""
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
@@ -15,6 +15,7 @@ MONTHS = (
 )  # fmt: skip
 
 _SMALL = {2: ("half", "halves"), 4: ("quarter", "quarters")}
+# These are no fractions: around the clock, and the eleventh of September.
 _SPOKEN_PAIRS = {(24, 7): "twenty-four seven", (9, 11): "nine eleven"}
 
 
@@ -31,7 +32,7 @@ _ORDINALS = {
 
 
 def cardinal(number: int) -> str:
-    """``342`` -> ``"three hundred forty-two"``; negative numbers with "minus"."""
+    """Spell a whole number: ``342`` -> ``"three hundred forty-two"``; negative ones begin with "minus"."""
     if number < 0:
         return f"minus {cardinal(-number)}"
     if number < 20:
@@ -45,7 +46,7 @@ def cardinal(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """``21`` -> ``"twenty-first"``."""
+    """Spell an ordinal number: ``21`` -> ``"twenty-first"``."""
     words = cardinal(number)
     cut = max(words.rfind(" "), words.rfind("-")) + 1
     head, last = words[:cut], words[cut:]
@@ -53,12 +54,15 @@ def ordinal(number: int) -> str:
 
 
 def digits(text: str) -> str:
-    """``"007"`` -> ``"zero zero seven"``; what is no digit is left out."""
+    """Spell each digit: ``"007"`` -> ``"zero zero seven"``; other characters are dropped."""
     return " ".join(cardinal(int(c)) for c in text if c.isdigit())
 
 
 def spoken_number(text: str) -> str:
-    """``"1,234.50"`` -> ``"one thousand two hundred thirty-four point five zero"``; ``"007"`` digit by digit."""
+    """Spell a number: ``"1,234.50"`` -> ``"one thousand two hundred thirty-four point five zero"``.
+
+    Numbers with leading zeros or too many digits are spelled digit by digit.
+    """
     whole, point, fraction = text.replace(",", "").partition(".")
     if len(whole) > MAX_CARDINAL_DIGITS or (len(whole) > 1 and whole.startswith("0")):
         words = digits(whole)
@@ -68,7 +72,7 @@ def spoken_number(text: str) -> str:
 
 
 def year(number: int) -> str:
-    """``1984`` -> ``"nineteen eighty-four"``, ``1900`` -> ``"nineteen hundred"``."""
+    """Spell a year: ``1984`` -> ``"nineteen eighty-four"``, ``1900`` -> ``"nineteen hundred"``."""
     century, rest = divmod(number, 100)
     if number % 1000 == 0 or 2000 <= number < 2010:
         return cardinal(number)
@@ -78,24 +82,24 @@ def year(number: int) -> str:
 
 
 def decade(number: int) -> str:
-    """``1990`` -> ``"nineteen nineties"``, ``90`` -> ``"nineties"``, ``2000`` -> ``"two thousands"``."""
+    """Spell a decade: ``1990`` -> ``"nineteen nineties"``, ``90`` -> ``"nineties"``, 2000 -> ``"two thousands"``."""
     words = year(number) if number >= 1000 else cardinal(number)
     return words[:-1] + "ies" if words.endswith("y") else words + "s"
 
 
 def date(month: int, day: int, year_number: int | None = None) -> str:
-    """``(3, 5, 2024)`` -> ``"March fifth, twenty twenty-four"``."""
+    """Spell a date: ``(3, 5, 2024)`` -> ``"March fifth, twenty twenty-four"``."""
     words = f"{MONTHS[month - 1]} {ordinal(day)}"
     return words if year_number is None else f"{words}, {year(year_number)}"
 
 
 def is_date(month: int, day: int) -> bool:
-    """Return whether there is such a day in some year."""
+    """Return whether this day exists in some year."""
     return 1 <= month <= 12 and 1 <= day <= (31 if month in (1, 3, 5, 7, 8, 10, 12) else 29 if month == 2 else 30)
 
 
 def clock(hour: int, minute: int, half: str = "") -> str:
-    """``(10, 5, "am")`` -> ``"ten oh five a.m."``; without `half` also "ten o'clock", "fourteen hundred"."""
+    """Spell a time: ``(10, 5, "am")`` -> ``"ten oh five a.m."``; no `half`: "ten o'clock", "fourteen hundred"."""
     if minute == 0:
         rest = "" if half else " o'clock" if 0 < hour <= 12 else " hundred"
     else:
@@ -105,7 +109,7 @@ def clock(hour: int, minute: int, half: str = "") -> str:
 
 
 def fraction(numerator: int, denominator: int) -> str:
-    """``(3, 4)`` -> ``"three quarters"``, ``(7, 12)`` -> ``"seven twelfths"``, ``(5, 2)`` -> ``"five over two"``."""
+    """Spell a fraction: ``(3, 4)`` -> ``"three quarters"``, ``(7, 12)`` -> ``"seven twelfths"``; else with "over"."""
     if (numerator, denominator) in _SPOKEN_PAIRS:
         return _SPOKEN_PAIRS[numerator, denominator]
     if not 0 < numerator < denominator or denominator > 100:
@@ -115,5 +119,5 @@ def fraction(numerator: int, denominator: int) -> str:
 
 
 def counted(number: str, unit: tuple[str, str]) -> str:
-    """A number with its unit, ``("1", ("meter", "meters"))`` -> ``"one meter"``."""
+    """Spell a number with its unit: ``"1", ("meter", "meters")`` -> ``"one meter"``."""
     return f"{spoken_number(number)} {unit[0] if number == '1' else unit[1]}"

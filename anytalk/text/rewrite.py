@@ -1,6 +1,6 @@
-"""Rewriting answers in the tone of a voice assistant: by any OpenAI-compatible endpoint, or by a talker's own backbone.
+"""Rewrites answers in the tone of a voice assistant, by an OpenAI-compatible endpoint or by a talker's own backbone.
 
-The answers are kept in a cache file as they come, so that a run that was killed asks nothing twice.
+Rewritten answers are added to a cache file as they arrive, so a run that was killed doesn't ask for them again.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from anytalk.text.rules import Fault
 
 PROMPT_VERSION = 1
-"""Part of the cache key: raise it with any change of the prompt."""
+"""Part of the cache key: raise it whenever the prompt changes."""
 
 INSTRUCTION = (
     "Rewrite the answer as a friendly voice assistant would say it aloud: one to three short sentences of plain "
     "spoken English. Keep the facts. No lists, tables, code, formulas, links, symbols, digits or emoji; write numbers "
     "as words. Reply with the rewritten answer only."
 )
-"""What the model is told."""
+"""The model's instruction."""
 
 GIVE_UP_AFTER = 20
-"""Failures in a row after which the endpoint counts as down."""
+"""After this many failures in a row the endpoint counts as down."""
 
 Mode = Literal["all", "failing"]
-"""Rewrite all answers, or only those that a rule would drop."""
+"""Whether to rewrite all answers, or only those that a rule would drop."""
 
 Outcome = tuple[str | None, str]
-"""The rewritten text and "", or None and why there is none."""
+"""The rewritten text and "", or None and the reason."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """An answer to rewrite, and the question that it answers ("" if that is only there as sound)."""
+    """Holds an answer to rewrite, and the question that it answers ("" if that is known only as sound)."""
 
     question: str
     answer: str
@@ -56,23 +56,23 @@ class Request:
 
 
 class Rewriter(ABC):
-    """Whoever rewrites."""
+    """Rewrites answers."""
 
-    name: str  # part of the cache key: another model is asked anew
-    window: int  # requests that are worth being handed over at once
+    name: str  # part of the cache key, so that another model is asked again
+    window: int  # how many requests it works on best at once
 
     @abstractmethod
     def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
         """Rewrite all; call `done` with each request's index and outcome as soon as it is known, from any thread."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Let go of what it holds."""
+        """Release what it holds, such as connections."""
 
 
 class RewriteCache:
-    """Rewrites that were paid for: JSONL that is only ever appended to.
+    """Stores rewrites in a JSONL file that is only appended to, because asking for them again takes time or money.
 
-    A last line that was cut off by a kill is passed over and overwritten.
+    A last line that a kill cut off is skipped and overwritten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,13 +96,13 @@ class RewriteCache:
                 key = str(json.loads(line)["key"])
                 self._offsets[bytes.fromhex(key)] = whole
             except (ValueError, KeyError, TypeError):
-                pass  # a damaged line costs one question
+                pass  # a damaged line is only asked for again
             whole += len(line)
         self._file.truncate(whole)
 
     @staticmethod
     def key(rewriter_name: str, request: Request) -> bytes:
-        """Return digest of all that an answer depends on."""
+        """Return a digest of everything that an answer depends on."""
         parts = [rewriter_name, PROMPT_VERSION, INSTRUCTION, request.question, request.answer]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
@@ -114,7 +114,7 @@ class RewriteCache:
             return str(json.loads(self._file.readline())["text"])
 
     def put(self, key: bytes, text: str) -> None:
-        """Keep a text; it is on its way to the disk when this returns."""
+        """Store a text; it is written to the file when this returns, so that a kill doesn't lose it."""
         line = json.dumps({"key": key.hex(), "text": text}, ensure_ascii=False) + "\n"
         with self._lock:
             self._offsets[key] = self._file.seek(0, os.SEEK_END)
@@ -129,7 +129,7 @@ class RewriteCache:
 
 
 class RewriteStep:
-    """Rewriting as a step of the cleaner: which answers, by whom, with what memory."""
+    """Runs the cleaner's rewriting step: chooses which answers to rewrite, and asks the cache first."""
 
     def __init__(self, rewriter: Rewriter, cache: RewriteCache, mode: Mode = "all") -> None:
         self.rewriter, self.cache, self.mode = rewriter, cache, mode
@@ -144,11 +144,11 @@ class RewriteStep:
         self.cache.close()
 
     def wants(self, fault: Fault | None) -> bool:
-        """Return whether an answer is to be rewritten."""
+        """Return whether an answer should be rewritten, given the fault that it would be dropped for."""
         return self.mode == "all" or fault is not None
 
     def run(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Return the outcome of each request; what the cache knows, and what occurs twice in a window, is not asked.
+        """Return the outcome of each request; nothing that the cache knows, or that occurs twice, is asked for twice.
 
         Raises:
             ConfigError: the rewriter can't work at all, or failed so often in a row that it seems to be down.
@@ -181,14 +181,14 @@ class RewriteStep:
 
 
 class EndpointRewriter(Rewriter):
-    """Any server that speaks OpenAI's chat completions (the package ``openai`` is optional).
+    """Asks any server with OpenAI's chat completions (the package ``openai`` is optional).
 
-    Rate limits (429), server errors and timeouts are tried again with growing pauses, as the server asks.
+    After rate limits (429), server errors and timeouts it tries again, with growing pauses or as the server asks.
 
     Args:
-        url: Base address, e.g. ``http://localhost:8000/v1``.
-        key: API key; None for servers that want none.
-        timeout_s: Longest wait for one reply.
+        url: The base address, e.g. ``http://localhost:8000/v1``.
+        key: The API key; None for servers that need none.
+        timeout_s: The longest wait for one reply.
     """
 
     def __init__(
@@ -205,10 +205,10 @@ class EndpointRewriter(Rewriter):
         self._client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=retries)
 
     def run(self, requests: Sequence[Request], done: Callable[[int, Outcome], None]) -> None:
-        """See the contract.
+        """Rewrite all, several at once.
 
         Raises:
-            ConfigError: the key, the address or the model is refused: no other request would fare better.
+            ConfigError: the key, the address or the model is refused, and would be for every other request too.
         """
 
         def work(index: int) -> None:
@@ -219,7 +219,7 @@ class EndpointRewriter(Rewriter):
             try:
                 for future in futures:
                     future.result()
-            except BaseException:  # Ctrl-C too
+            except BaseException:  # including Ctrl-C: requests that haven't begun are cancelled
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -239,7 +239,7 @@ class EndpointRewriter(Rewriter):
             raise ConfigError(
                 f"{self.name} refused: {in_a_line(error)}", "check --endpoint, --model and the API key (--key-env)"
             ) from None
-        except (self._openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is no JSON
+        except (self._openai.OpenAIError, ValueError) as error:  # ValueError: a reply that isn't JSON
             return None, f"the endpoint failed: {in_a_line(error)}"
         return read_reply(reply)
 
@@ -248,7 +248,7 @@ class EndpointRewriter(Rewriter):
 
 
 def read_reply(reply: Any) -> Outcome:
-    """Return the text of a chat completion, or what is wrong with it; servers of other makers leave fields out."""
+    """Return the text of a chat completion, or what is wrong with it; some servers omit fields."""
     choices = getattr(reply, "choices", None)
     if not choices:
         return None, "the endpoint's reply holds no choices"
@@ -261,10 +261,10 @@ def read_reply(reply: Any) -> Outcome:
 
 
 class TalkerRewriter(Rewriter):
-    """The talker's own language model, greedily.
+    """Asks the talker's own language model, with greedy decoding.
 
     Args:
-        talker: Loaded without ears.
+        talker: A talker that was loaded without its ears.
     """
 
     def __init__(self, talker: Talker, max_tokens: int = 192, batch_size: int = 32) -> None:

@@ -1,6 +1,6 @@
-"""Rules of ``anytalk data clean``: limits as data, and for each reason to drop a text a small function of its own.
+"""Defines the rules of ``anytalk data clean``: limits as data, and one small function for each reason to drop a text.
 
-A rule looks at a text as it was written (:data:`RAW_RULES`) or as it will be said (:data:`SPOKEN_RULES`) and returns
+A rule looks at a text as it was written (:data:`RAW_RULES`) or as it will be said (:data:`SPOKEN_RULES`), and returns
 what is wrong with it, or "".
 """
 
@@ -26,7 +26,7 @@ Side = Literal["question", "answer"]
 
 
 class Rules(pydantic.BaseModel):
-    """What is dropped, and how the rest is written down."""
+    """Says which texts are dropped, and how the others are written down."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -60,18 +60,18 @@ class Rules(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a row is dropped."""
+    """Says why a row is dropped."""
 
     rule: str  # name of the rule
     reason: str  # what it found
 
 
 def read_rules(path: Path | None, assignments: Sequence[str] = ()) -> Rules:
-    """Read rules from YAML, changed by ``field=value`` settings.
+    """Read rules from a YAML file, and change them by ``field=value`` settings.
 
     Raises:
-        DataError: no such file, or not YAML.
-        ConfigError: wrong fields, all of them listed.
+        DataError: the file doesn't exist or isn't YAML.
+        ConfigError: some fields are wrong; the error lists all of them.
     """
     data: Any = {}
     if path is not None:
@@ -101,6 +101,7 @@ _LATEX = regex.compile(
     r"\$\$|\\[(\[]|\\(?:begin|end|frac|sqrt|sum|int|prod|lim|cdot|times|text|left|right|alpha|beta|pi|theta|infty)\b"
     r"|(?<!\w)\$(?=[^$\n]*[\\^_{}=])[^$\n]{1,80}\$(?!\d)|(?<!\w)\$[A-Za-z]\$"
 )
+# A and I are words, so "a = 5" and "I = ..." don't count as formulas.
 _FORMULA = regex.compile(
     r"[∑∏∫√∂∇∞∈∉∀∃⊂⊆∪∩≡∝⇒⇔]|(?<![\w'])\p{L}\s?\^|\)\s?\^|(?<![\w'])[A-Za-z]\([a-z]\)\s*=|(?<![\w'])[b-zB-HJ-Z]\s*=\s*\S"
     r"|\b\d+[xyzn]\s*[-+=*/^]|(?<![\w'])[xyznab][²³]"
@@ -108,6 +109,7 @@ _FORMULA = regex.compile(
 _TEXT_TABLE = regex.compile(
     r"^[^\n|]*\|[^\n|]*\|.*\n.*\|.*\||^\+-{2,}\+|^[^\n\t]+\t[^\n\t]+\t.*\n[^\n\t]+\t[^\n\t]+\t", regex.MULTILINE
 )
+# The possessive ++ keeps long words without an @ or a dot from taking quadratic time.
 _ADDRESS = regex.compile(
     r"\b(?:https?|ftp)://\S+|\bwww\.\S+|(?<![\w.+-])[\w.+-]++@[\w-]+\.\w+|\b[\w-]++\.(?:com|org|net|io|edu|gov)/\S*",
     regex.IGNORECASE,
@@ -143,7 +145,7 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
     "pt": _words("o os as é e uma um de que em por com para não do da no na qual como são"),
     "nl": _words("de het een en is van niet dat op te met voor zijn ik je wat hoe waar wij aan"),
 }
-"""Words of each language that say little and occur everywhere; they decide only where another language has more."""
+"""Words of each language that say little and occur everywhere; they decide only if another language has more."""
 
 _MIN_FOREIGN_WORDS = 3
 
@@ -173,19 +175,19 @@ def find_address(raw: str, reading: Reading, rules: Rules) -> str:
 
 
 def find_leftovers(raw: str, reading: Reading, rules: Rules) -> str:
-    """Find markup of a chat template."""
+    """Find leftover markup of a chat template."""
     found = _LEFTOVERS.search(raw)
     return _quoted(found.group()) if found and rules.prompt_leftovers else ""
 
 
 def find_assistant_talk(raw: str, reading: Reading, rules: Rules) -> str:
-    """Find an answer about its own nature as a program."""
+    """Find an answer in which the assistant talks about being a program."""
     found = _ASSISTANT_TALK.search(raw)
     return _quoted(found.group()) if found and rules.assistant_talk else ""
 
 
 def find_many_emoji(raw: str, reading: Reading, rules: Rules) -> str:
-    """Find more emoji than can be left out without loss."""
+    """Find more emoji than can be removed without loss."""
     count = len(find_emoji(raw))
     return f"{count} emoji, at most {rules.max_emoji}" if count > rules.max_emoji else ""
 
@@ -197,19 +199,19 @@ def find_long_list(raw: str, reading: Reading, rules: Rules) -> str:
 
 
 def find_long_word(raw: str, reading: Reading, rules: Rules) -> str:
-    """Find a word that is none: a key, a path, base64."""
+    """Find a "word" that can't be one: a key, a path, base64."""
     longest = max(_GAP.split(reading.text), key=len)
     too_long = len(longest) > rules.max_word_chars
     return f"a word of {len(longest)} characters: {_quoted(longest, 20)}" if too_long else ""
 
 
 def find_empty(said: str, side: Side, rules: Rules) -> str:
-    """Nothing to say."""
+    """Find a text without anything to say."""
     return "" if any(c.isalnum() for c in said) else f"the {side} holds nothing to say"
 
 
 def find_unspeakable(said: str, side: Side, rules: Rules) -> str:
-    """Find characters that no voice reads."""
+    """Find characters that no voice can read."""
     found = (_UNSPEAKABLE if rules.language == "en" else _UNSPEAKABLE_ELSEWHERE).search(said)
     if found is None or not rules.unspeakable:
         return ""
@@ -217,7 +219,7 @@ def find_unspeakable(said: str, side: Side, rules: Rules) -> str:
 
 
 def find_language(said: str, side: Side, rules: Rules) -> str:
-    """Find another script, or more function words of another language than of the wanted one."""
+    """Find too little Latin script, or more function words of another language than of the wanted one."""
     if rules.language is None:
         return ""
     letters = _LETTER.findall(said)
@@ -226,6 +228,7 @@ def find_language(said: str, side: Side, rules: Rules) -> str:
         return f"{share:.0%} Latin letters, at least {rules.min_script_share:.0%}"
     spoken = _WORD.findall(said.lower())
     counts = {language: sum(word in known for word in spoken) for language, known in FUNCTION_WORDS.items()}
+    # The wanted language wins a tie.
     most = max(counts, key=lambda language: (counts[language], language == rules.language))
     if counts[most] >= _MIN_FOREIGN_WORDS and counts[most] > counts[rules.language]:
         wanted = rules.language
@@ -234,7 +237,7 @@ def find_language(said: str, side: Side, rules: Rules) -> str:
 
 
 def find_length(said: str, side: Side, rules: Rules) -> str:
-    """Too short or too long to say."""
+    """Find a text that takes too little or too much time to say."""
     duration_s = spoken_seconds(said, rules)
     least, most = (
         (rules.min_question_s, rules.max_question_s) if side == "question" else (rules.min_answer_s, rules.max_answer_s)
@@ -245,7 +248,7 @@ def find_length(said: str, side: Side, rules: Rules) -> str:
 
 
 def spoken_seconds(said: str, rules: Rules) -> float:
-    """Estimate how long a normalised text takes to say, in seconds: letters at an even pace, and pauses."""
+    """Estimate in seconds how long a normalised text takes to say: its characters at an even pace, and its pauses."""
     pauses = len(_PAUSE.findall(said))
     return len(said) / rules.chars_per_second + rules.pause_s * (1 + pauses)
 
@@ -261,7 +264,7 @@ RAW_RULES: dict[str, Callable[[str, Reading, Rules], str]] = {
     "emoji": find_many_emoji,
     "list": find_long_list,
 }
-"""Rules about a text as it was written, in order: the first that finds something is the reason."""
+"""Rules for a text as it was written, in order: the first that finds something gives the reason."""
 
 SPOKEN_RULES: dict[str, Callable[[str, Side, Rules], str]] = {
     "empty": find_empty,
@@ -269,7 +272,7 @@ SPOKEN_RULES: dict[str, Callable[[str, Side, Rules], str]] = {
     "unspeakable": find_unspeakable,
     "length": find_length,
 }
-"""Rules about a normalised text, in order."""
+"""Rules for a normalised text, in order."""
 
 
 def _quoted(text: str, most: int = 60) -> str:
@@ -280,5 +283,5 @@ def _quoted(text: str, most: int = 60) -> str:
 
 
 def on_side(fault: Fault, field: str) -> Fault:
-    """Return the same fault with the field that it was found in."""
+    """Return the same fault, with the name of the field in front of its reason."""
     return replace(fault, reason=f"{field}: {fault.reason}")

@@ -1,4 +1,4 @@
-"""Tables of the normaliser: units, money, abbreviations, symbols and how they are said in English."""
+"""Lists units, money, abbreviations and symbols, and how they are said in English."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ UNITS: dict[str, tuple[str, str]] = {
     "℃": ("degree Celsius", "degrees Celsius"), "℉": ("degree Fahrenheit", "degrees Fahrenheit"),
     "°": ("degree", "degrees"), "%": ("percent", "percent"),
 }  # fmt: skip
-"""Units after a number: singular and plural, American spelling."""
+"""Units after a number, each in singular and plural, in American spelling."""
 
 CURRENCIES: dict[str, tuple[str, str, str, str]] = {
     "US$": ("dollar", "dollars", "cent", "cents"), "$": ("dollar", "dollars", "cent", "cents"),
     "€": ("euro", "euros", "cent", "cents"), "£": ("pound", "pounds", "penny", "pence"),
     "¥": ("yen", "yen", "sen", "sen"), "₹": ("rupee", "rupees", "paisa", "paise"),
 }  # fmt: skip
-"""Signs of money: one and many of the whole, one and many of the hundredth."""
+"""Currency signs, each with singular and plural of the whole and of the hundredth."""
 
 SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
-"""Letters after an amount of money."""
+"""Letters that can follow an amount of money."""
 
 ABBREVIATIONS: dict[str, str] = {
     "Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miss", "Dr.": "Doctor", "Prof.": "Professor", "Mt.": "Mount",
@@ -55,17 +55,17 @@ SYMBOLS: dict[str, str] = {
     "±": " plus or minus ", "≈": " about ", "~": " about ", "≤": " at most ", "≥": " at least ", "≠": " is not ",
     "°": " degrees", "→": " to ", "§": " section ", "©": "", "®": "", "™": "", "¿": "", "¡": "", "†": "",
 }  # fmt: skip
-"""Single characters and how they are read."""
+"""Single characters and how they are said."""
 
 FRACTIONS = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5),
     "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8),
 }  # fmt: skip
-"""Fractions that are one character."""
+"""Fractions that are a single character."""
 
 PLAIN_CHARACTERS = {
     "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'", "`": "'", "´": "'", "…": "...",
     "‐": "-", "‑": "-", "−": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u200b": "", "\u200c": "", "\u2060": "",
     "\ufeff": "", "\u00ad": "",
 }  # fmt: skip
-"""Typographic characters and their plain ones."""
+"""Typographic characters and their plain equivalents."""
