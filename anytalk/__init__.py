@@ -28,6 +28,7 @@ __all__ = [
     "load_talker",
 ]
 
+# Both import torch, which takes seconds, so they are imported on first use.
 _LAZY = {"attach": "anytalk.model.attach", "load_talker": "anytalk.model.talker"}
 
 

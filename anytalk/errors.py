@@ -57,6 +57,7 @@ class DataError(AnytalkError):
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    # Only needed for an error, so other runs don't import it.
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -53,6 +53,7 @@ def put_in_place(partial: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     partial.replace(path)
+    # The rename itself must reach the disk too, or a crash could undo it.
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -73,6 +74,7 @@ def flush(path: Path) -> None:
     """Sync a file, or every file in a folder, to disk (OSError: the disk is full)."""
     if not path.is_dir():
         _sync(path)
+    # Walking a file yields nothing.
     for folder, _, names in os.walk(path):
         for name in names:
             _sync(Path(folder) / name)

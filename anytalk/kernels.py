@@ -87,7 +87,7 @@ class PackedMatrix(nn.Module):
         count = flat.shape[0]
         if count < _FEWEST_ROWS:
             flat = F.pad(flat, (0, 0, 0, _FEWEST_ROWS - count))
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.packed, self.bias, "none", [], "")
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self.packed, self.bias, "none", [], "")  # no activation
         return made[:count].view(*rows.shape[:-1], self.num_outputs)
 
 
@@ -143,6 +143,7 @@ def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:
     scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY).double()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        # Zero points are 0, since the quantisation is symmetric.
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         return {**made, "weight": quantised.int_repr(), "scales": scales}
@@ -202,6 +203,7 @@ class RefinedMatrix(nn.Module):
         """(...,in) -> (...,out)."""
         made: Tensor = self.coarse(rows)
         best = made.topk(self.num_refined, dim=-1, sorted=False).indices
+        # (...,r,in) @ (...,in,1) -> (...,r): only the rows of the best outputs are multiplied again.
         exact = (self.weight[best] @ rows[..., None])[..., 0]
         if self.coarse.bias is not None:
             exact = exact + self.coarse.bias[best]
@@ -221,6 +223,7 @@ def balance(weight: Tensor, peaks: Tensor) -> Tensor:
         peaks: (in,), see :class:`Int8Matrix`.
     """
     columns = weight.abs().amax(dim=0).clamp_min(1e-6)
+    # SmoothQuant's formula with alpha 0.5, where both exponents are one half.
     factor = (peaks.float().clamp_min(1e-6) / columns).sqrt()
     # Dividing by the geometric mean keeps the overall magnitude of weights and inputs.
     return factor / factor.log().mean().exp()

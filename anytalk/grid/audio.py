@@ -61,6 +61,7 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """Resample a wave with soxr in high quality, (N,) -> (N',) float32."""
     if from_hz == to_hz:
         return np.asarray(wave, dtype=np.float32)
+    # soxr is imported only where it is needed, so that commands without sound start faster.
     import soxr
 
     return np.asarray(soxr.resample(wave, from_hz, to_hz), dtype=np.float32)

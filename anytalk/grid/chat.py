@@ -61,6 +61,7 @@ def encode_chat(
     """
     texts = [part for _, parts in messages for part in parts if isinstance(part, str)]
     mark = _unused_mark(texts)
+    # One test of all texts together is enough for nearly every chat.
     is_plain = not _holds_markup(tokenizer, "\n".join(text for text in texts if not isinstance(text, Markup)))
     held: list[Part] = []
     shown = []
@@ -76,6 +77,7 @@ def encode_chat(
     rest = tokenizer.render_chat(shown, **(template or {}))
     pieces: list[list[int] | int] = []
     for number, part in enumerate(held):
+        # Placeholders must come in the order of the parts, or words would be read as another's.
         before, found, rest = rest.partition(mark.format(number))
         if not found:
             raise ConfigError("the chat template drops or changes the user's words", "set grid.prompt: raw")

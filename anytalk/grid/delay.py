@@ -159,11 +159,13 @@ class DelayPattern:
             num_text: As in :meth:`lag`; with ``text_lead="all"`` it is only read if `text_ended`.
             text_ended: Whether the text of the answer is complete.
         """
+        # The lag isn't known before the text has ended.
         if self.text_lead == "all" and not text_ended:
             return _PAD
         place = column - self.lag(stream, num_text)
         if place < 0:
             return _PAD
+        # The first stream has ended, so the end of every other stream is known.
         if num_frames is not None:
             end = num_frames * self.steps_per_frame
             if place >= end:
@@ -178,6 +180,7 @@ class DelayPattern:
         return (column - self.lag(0, num_text)) // self.steps_per_frame
 
     def _flat(self, codes: np.ndarray) -> np.ndarray:
+        # Each codec stream has its own range of ids in the one stream of the grid.
         shifted = codes + (np.arange(self.codec_streams) * self.codec_codebook_size)[:, None]
         return shifted.T.reshape(1, -1)
 

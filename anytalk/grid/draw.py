@@ -223,6 +223,7 @@ def _figure(drawn: GridPicture, title: str) -> Figure:
     rows = len(drawn.rows)
     longest = max(len(label) for row in drawn.labels for label in row)
     cell_width = 0.34 + 0.045 * max(0, min(longest, _MAX_LABEL) - 2)
+    # Figure, not pyplot: pyplot keeps every figure alive until it is closed.
     figure = Figure(figsize=(1.4 + cell_width * per_panel, 0.9 + panels * (0.30 * rows + 0.62)), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     for panel, axes in enumerate(figure.subplots(panels, 1, squeeze=False)[:, 0]):
@@ -265,6 +266,7 @@ def _draw_panel(axes: object, drawn: GridPicture, first: int, stop: int, per_pan
         axes.axvline(drawn.num_prompt, color="#1f2430", linewidth=1.8)
         axes.text(drawn.num_prompt + 0.1, rows + 0.12, "answer →", fontsize=7, va="top", color="#1f2430")
     axes.set_xlim(first, first + per_panel)
+    # The first stream is drawn at the top.
     axes.set_ylim(rows, 0)
     axes.set_yticks([row + 0.5 for row in range(rows)], drawn.rows, fontsize=7.5)
     axes.set_xticks([column + 0.5 for column in range(first, stop)], [str(c) for c in range(first, stop)], fontsize=6)

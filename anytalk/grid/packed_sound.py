@@ -42,6 +42,7 @@ def unpacked(data: bytes, kind: str, name: str, limits: Sequence[float]) -> byte
             f"'{name}' is a {kind} file, and nothing is installed that could unpack it",
             "pip install 'anytalk[formats]' (PyAV), install ffmpeg, or give wav, flac, ogg or mp3",
         )
+    # -P keeps the script's own folder off the path, whose modules could shadow others.
     command = [sys.executable, "-P", unpack.__file__, kind, *map(str, limits)]
     try:
         with _AT_ONCE:

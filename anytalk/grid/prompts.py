@@ -139,6 +139,7 @@ class PromptBuilder:
             learn_pads: Whether to learn pad_a too.
         """
         prompt = self.prompt(task, turns)
+        # The text is encoded as people's words: markup in it doesn't end the answer.
         text = [*self.tokenizer.encode(answer_text), self.layout.end_of_text_id]
         audio, audio_mask = self._answer_audio(task, codes, pattern, num_text=len(text) - 1)
         steps = max(len(text), audio.shape[1])
@@ -209,6 +210,7 @@ class PromptBuilder:
     # ---- chat: the backbone's own template
 
     def _chat(self, task: Task, turns: Sequence[Turn], opening: str) -> Prompt:
+        # A conversation's own system message replaces the talker's.
         has_own = turns[0].role == "system"
         said: list[tuple[str, list[Part]]] = []
         if self.system is not None and not has_own:
@@ -228,6 +230,7 @@ class PromptBuilder:
             ids += piece
         if opening:
             ids += self.tokenizer.encode_rendered(opening)
+        # In the text row, speech columns are pads; the model puts the speech embeddings there.
         tokens = self._text_columns(ids)
         # Markers go into the audio rows of neighbouring columns, so that the text row stays the template's own.
         for start, length in spans:

@@ -242,6 +242,7 @@ def _is_piped(source: Path | bytes) -> bool:
 
 
 def _is_mp3(head: bytes) -> bool:
+    # An ID3 tag, or a frame: eleven sync bits, and a layer that isn't the reserved 0.
     return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4, 0xE6))
 
 
@@ -257,6 +258,7 @@ def _tells_length(head: bytes) -> bool:
 
 @contextmanager
 def _pipe(data: bytes) -> Iterator[int]:
+    # A pipe can't be seeked in, so libsndfile reads an mp3 to its end; a thread must feed it meanwhile.
     reading, writing = os.pipe()
 
     def write() -> None:
@@ -284,7 +286,9 @@ def _empty_data(head: bytes) -> int | None:
     while place + 8 <= len(head):
         size = int.from_bytes(head[place + 4 : place + 8], "little")
         if head[place : place + 4] == b"data":
+            # A file that really is empty may have another chunk after its data.
             return place if size == 0 and not _is_chunk(head[place + 8 :]) else None
+        # Chunks begin at even offsets.
         place += 8 + size + size % 2
     return None
 
@@ -301,6 +305,7 @@ def _is_chunk(data: bytes) -> bool:
 
 def _blocks(file: Any, name: str, bounds: Bounds) -> Iterator[np.ndarray]:
     """Yield pieces (n, channels) float32 up to the end of the file."""
+    # The length is checked while reading, since headers can't be trusted with it.
     left = bounds.most_samples(int(file.samplerate))
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         left -= len(block)
@@ -332,6 +337,7 @@ def _in_range(wave: np.ndarray, name: str) -> np.ndarray:
         raise AudioError(f"'{name}' holds samples that are not finite numbers", "write it again as 16-bit PCM")
     if peak <= 1.0:
         return np.asarray(wave, dtype=np.float32)
+    # The samples are 16-bit integers that were written as floats.
     if LOUDEST < peak <= 32768.0:
         return np.asarray(wave / 32768.0, dtype=np.float32)
     if peak > 32768.0:

@@ -33,11 +33,13 @@ class Stretcher:
         self._length += len(wave)
         end, whole = self._length, round(self._length / self._speed)
         if is_last:
+            # Silence after the end lets the last frames be laid like all others; what is too long is cut below.
             silence = np.zeros(2 * (self._hop + self._reach) + round(self._hop * self._speed), np.float32)
             self._sound, end = np.concatenate([self._sound, silence]), end + len(silence)
         made = []
         while self._made + (1 if is_last else self._hop) <= whole:
             wanted = round(self._made * self._speed)
+            # Not enough of the sound has come to compare the candidates.
             if max(wanted + self._reach, self._next) + 2 * self._hop > end:
                 break
             made.append(self._lay(wanted))
@@ -56,6 +58,7 @@ class Stretcher:
         made = goes_on + self._fade_in * (self._sound[chosen : chosen + self._hop] - goes_on)
         self._made += self._hop
         self._next = chosen + self._first + self._hop
+        # Nothing before this sample can be needed again.
         keep = min(round(self._made * self._speed) - self._reach, self._next) - self._first
         if keep > 0:
             self._sound, self._first = self._sound[keep:], self._first + keep

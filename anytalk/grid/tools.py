@@ -16,6 +16,7 @@ from anytalk.errors import AnytalkError
 from anytalk.grid.chat import Composed, Markup
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
+# How calls without marks begin, white space aside; some models put them in a code fence.
 _BARE = ('{"name":', '```json{"name":', '```{"name":')
 _EDGES = re.compile(f"({_BEGIN}|{_END})")
 _MARK = "\ue000text\ue001"
@@ -58,6 +59,7 @@ class ToolSpelling:
         """Return the spelling of a model; None if its template knows no functions or writes calls in another way."""
         if not isinstance(tokenizer, ToolTokenizer):
             return None
+        # A probe: templates that ignore functions, or write calls otherwise, don't contain what is looked for.
         found = cls(tokenizer.render_tools)
         try:
             knows = _ANY_NAME in found.system("?", [_PROBE]) and _BEGIN in found.system("?", [_PROBE])
@@ -160,6 +162,7 @@ class CallReader:
         self._held += text
         if self._may_be_bare:
             self._may_be_bare = _may_begin_bare(self._held)
+            # Only a piece with a closing brace can complete an object.
             call = self._bare_call() if self._may_be_bare and "}" in text else None
             if call is not None:
                 self._held, self._written = "", f"{_BEGIN}{call}{_END}"

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 DEMUXERS = {"webm": "matroska", "mp4": "mov"}
+# ffmpeg has decoders for hundreds of formats; only those that recordings use may run on unknown files.
 _CODECS = "aac,aac_fixed,opus,libopus,vorbis,libvorbis,flac,mp3,mp3float"
 _MEMORY = 1 << 30
 REFUSED = 2
@@ -78,8 +79,10 @@ def _by_program(kind: str, most: int, seconds: float) -> NoReturn:
     os.set_inheritable(number, True)
     with open(number, "wb", closefd=False) as file:
         file.write(sys.stdin.buffer.read())
+    # ffmpeg's own messages aren't meant for users.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     asked = ["-protocol_whitelist", "file,pipe", "-codec_whitelist", _CODECS, "-threads", "1", "-f", DEMUXERS[kind]]
+    # One second and some bytes too many tell the reader that the sound is too long.
     wanted = ["-map", "0:a:0", "-ac", "1", "-t", str(seconds + 1), "-fs", str(4 * most + 4096)]
     made = ["-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
     os.execvp("ffmpeg", ["ffmpeg", "-nostdin", *asked, "-i", f"/proc/self/fd/{number}", *wanted, *made])
@@ -89,6 +92,7 @@ def main(kind: str, *bounds: str) -> None:
     """Unpack standard input to standard output within the bounds that the module's docstring lists."""
     samples, seconds, least_hz, most_hz, channels = map(float, bounds)
     most = int(samples)
+    # CPU seconds: a constant for the start, and a twentieth of the longest sound.
     _limit(AS=_MEMORY, CPU=10 + int(seconds) // 20)
     try:
         import av

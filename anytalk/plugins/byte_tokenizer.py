@@ -47,6 +47,7 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode `ids`; invalid UTF-8 becomes U+FFFD."""
+        # Special tokens are 256 and above, so they are dropped here.
         return bytes(i for i in ids if 0 <= i < NUM_BYTES).decode("utf-8", errors="replace")
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:

@@ -63,6 +63,7 @@ class Rows:
         """Return which slots each of the next `steps` attends to, (B,T,L) bool; (1,T,L) while all rows are level."""
         lengths = self.lengths[:1] if self.are_level else self.lengths
         own = torch.tensor(lengths, device=device)[:, None] + torch.arange(steps, device=device)
+        # Causal: step t of a row sees that row's steps, itself included.
         return torch.arange(self.longest + steps, device=device) <= own[:, :, None]
 
     def advance(self, steps: int | Sequence[int]) -> None:
@@ -154,6 +155,7 @@ class KeyValueCache:
 
         A layer that caches something else may pass any number of parts instead of two.
         """
+        # Writing into the memory would overwrite what the backward pass needs.
         if new.requires_grad and torch.is_grad_enabled():
             return self._write_with_gradient(layer, new)
         count, length, steps = len(self.rows.lengths), self.rows.longest, new.shape[3]
@@ -161,6 +163,7 @@ class KeyValueCache:
         if self.rows.are_level:
             memory[:, :count, :, length : length + steps] = new
         else:
+            # (parts, rows * H * slots, w): rows differ in length, so each new step goes to its own slot.
             flat = memory.view(len(memory), -1, memory.shape[4])
             flat.index_copy_(1, self._slots(memory, steps), new.reshape(len(new), -1, new.shape[4]).to(memory.dtype))
         return memory[:, :count, :, : length + steps]
@@ -187,6 +190,7 @@ class KeyValueCache:
             self.layers[layer] = self._kept(memory, rows)
         # Rows of equal length that are reordered are copied into uninitialised memory (see `_kept`).
         self._is_clean &= all(a < b for a, b in pairwise(rows)) or not self.rows.are_level
+        # If all rows are copies of one, all that it holds is shared.
         self.shared = self.length if len(set(rows)) == 1 else self.shared
         self.rows.keep(rows)
         self._change()
@@ -218,12 +222,14 @@ class KeyValueCache:
             memory, theirs = (cache.layers.get(layer) for cache in (self, other))
             shapes = [part.shape for part in (memory, theirs) if part is not None]
             capacity, slots = 0 if memory is None else memory.shape[1], max(shape[3] for shape in shapes)
+            # Copy once if there is no room, or if unused slots may hold NaN, which a joined row would read.
             if memory is None or not self._is_clean or capacity < total or memory.shape[3] < slots:
                 capacity = capacity if capacity >= total else max(total, 2 * capacity)
                 memory = self._laid_out(other.layers[layer][:, :0] if memory is None else memory, capacity, slots)
                 self.layers[layer] = memory
             if theirs is not None:
                 memory[:, mine:total, :, : other.length] = other.held(layer)
+        # The copy or the check above left only finite numbers, and rows now begin differently.
         self._is_clean, self.shared = True, 0
         self.rows.join(other.rows)
         self._change()
@@ -260,10 +266,12 @@ class KeyValueCache:
             return memory
         if memory is None:
             with torch.inference_mode(False):  # inference tensors can't change outside of that mode
+                # Empty memory isn't touched, so reserved steps take no time until they are used.
                 make = torch.zeros if self._is_clean else torch.empty
                 shape = (parts, count, heads, max(slots, self._max_steps), width)
                 memory = make(shape, dtype=self.dtype or like.dtype, device=like.device)
         else:
+            # Growing by half each time keeps the copying linear in the number of steps.
             memory = self._laid_out(memory, max(count, memory.shape[1]), slots + max(_SPARE_STEPS, slots // 2))
         self.layers[layer] = memory
         return memory

@@ -97,6 +97,7 @@ class StatefulStream(CodecStream, Generic[State]):
 
     def push(self, codes: Tensor) -> Tensor:
         """Decode the next frames, (1,K,t) with t >= 0 -> (1,n) final samples (AudioError: codes of another shape)."""
+        # Wrong codes must be refused before they change the state.
         check_codes(codes, self._codec.num_streams, self._codec.codebook_size)
         if codes.shape[-1] == 0:
             return torch.zeros((1, 0), device=codes.device)
@@ -153,6 +154,7 @@ class WindowedStream(CodecStream):
                 "open one stream for each answer",
             )
         self._window = torch.cat([self._window.to(codes.device), codes], -1)
+        # The last `future` frames wait until their neighbours have come.
         return self._emit(self._first + self._window.shape[-1] - self._future)
 
     def flush(self) -> Tensor:
@@ -168,6 +170,7 @@ class WindowedStream(CodecStream):
         wave = self._decode(self._window, self._first)
         start_sample, end_sample = ((frame - self._first) * self._samples_per_frame for frame in (self._next, end))
         self._next = end
+        # Frames that later ones depend on stay in the window.
         keep_from = max(self._first, end - self._past)
         self._window = self._window[..., keep_from - self._first :]
         self._first = keep_from

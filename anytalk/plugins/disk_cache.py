@@ -58,6 +58,7 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
     place, bound = cache_folder() / name, bound_bytes()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may be making the same folder; then this one waits and uses it.
         with FileLock(_lock_of(place)):
             if not place.is_dir():
                 with written_whole(place) as partial:
@@ -100,6 +101,7 @@ def clear(name: str | None = None) -> list[Entry]:
                 shutil.rmtree(entry.path)
     except OSError as error:
         raise ConfigError(f"'{cache_folder()}' can't be cleared: {error}", "is it yours, and writable?") from None
+    # Remembered digests aren't entries, and can't be chosen by name.
     for note in cache_folder().glob(".digest-*") if name is None else ():
         with suppress(OSError):
             note.unlink()
@@ -112,6 +114,7 @@ def digest_of(paths: Sequence[Path]) -> str:
     Raises:
         OSError: a file that can't be read.
     """
+    # Hashing gigabytes takes seconds; size and time of change tell whether that is needed.
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     note = cache_folder() / f".digest-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
     if note.is_file():
@@ -141,6 +144,7 @@ def _shrink(bound: int, spared: Path) -> None:
     found = entries()
     total = sum(entry.num_bytes for entry in found)
     for entry in found:
+        # The folder that was just asked for stays, however large it is.
         if total > bound and entry.path != spared:
             shutil.rmtree(entry.path, ignore_errors=True)
             total -= entry.num_bytes

@@ -19,6 +19,7 @@ def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
         if name.startswith(without):
             continue
         flat = tensor.detach().flatten()
+        # Evenly spaced values differ between trainings, and take no time even for large weights.
         step = max(1, flat.numel() // _SAMPLES_PER_TENSOR)
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(flat[::step][:_SAMPLES_PER_TENSOR].float().cpu().numpy().tobytes())

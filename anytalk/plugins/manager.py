@@ -111,6 +111,7 @@ def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
 
     def order(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str]:
         dist = entry_point.dist
+        # False sorts before True. A third party can't take a first-party plugin's name this way.
         return dist is None or dist.name != FIRST_PARTY_DISTRIBUTION, entry_point.name
 
     return sorted(found, key=order)
@@ -137,6 +138,7 @@ def build_plugins(block: tuple[str, ...] | None = None, third_party: bool | None
     for entry_point in _entry_points(plugins):
         dist = entry_point.dist
         distribution, version = (dist.name, dist.version) if dist is not None else ("?", "?")
+        # Skipped plugins aren't even imported.
         if entry_point.name in block or (distribution != FIRST_PARTY_DISTRIBUTION and not third_party):
             continue
         taken = plugins.loaded.get(entry_point.name)

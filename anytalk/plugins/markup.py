@@ -11,6 +11,7 @@ def whole_characters(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
+        # UTF-16 joins pairs by itself; only halves are left to be replaced.
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
@@ -25,6 +26,7 @@ class MarkupCutter:
     """
 
     def __init__(self, spellings: Iterable[str]) -> None:
+        # Lookarounds match the place after the first character without consuming any text.
         places = [f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in sorted(set(spellings)) if len(s) > 1]
         self._places = re.compile("|".join(places)) if places else None
 

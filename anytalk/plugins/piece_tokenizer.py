@@ -15,6 +15,7 @@ from anytalk.plugins.markup import whole_characters
 MAX_BYTES = 7
 """The most UTF-8 bytes of one piece: together with their number they fit into the grid's int64."""
 
+# One more than the largest id: the number of bytes, then MAX_BYTES bytes.
 VOCAB_SIZE = (MAX_BYTES + 1) << (8 * MAX_BYTES)
 _WORD = re.compile(r"\s*\S+|\s+")
 
@@ -46,6 +47,7 @@ def pieces_of(text: str) -> list[str]:
     pieces = []
     for word in _WORD.findall(text):
         piece, size = "", 0
+        # Pieces end between characters, so that each is valid UTF-8.
         for character in word:
             added = len(character.encode())
             if size + added > MAX_BYTES:

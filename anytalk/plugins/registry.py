@@ -64,6 +64,7 @@ class Registry:
             if info is None:
                 continue
             components: list[Component] = []
+            # A hook that raises offers nothing, and the others still count.
             with self.plugins.blaming(name, KINDS[kind]):
                 components = [_checked(component) for component in implementation.function()]
             for component in components:

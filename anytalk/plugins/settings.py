@@ -32,6 +32,7 @@ def validated(model: type[T], data: Any, what: str, hint: str, prefix: str = "")
         return model.model_validate(data)
     except pydantic.ValidationError as error:
         lines = [f"{what}:"]
+        # One line for each problem, so that all can be fixed in one go.
         for problem in error.errors():
             where = ".".join(str(part) for part in ((prefix,) if prefix else ()) + tuple(problem["loc"]))
             lines.append(f"  {where}: {problem['msg']}")

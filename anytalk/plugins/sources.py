@@ -132,9 +132,11 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
         )
     if spec.startswith(PACKAGE_PREFIX):
         return ModelSource(spec, _in_packages(spec))
+    # An existing path wins, so a local copy is never mistaken for a hub id.
     for candidate in ([folder / spec] if folder is not None else []) + [Path(spec).expanduser()]:
         if is_there(candidate):
             return ModelSource(spec, (candidate.absolute(),))
+    # Without this, a misspelt path would be looked for on the hub.
     looks_like_path = spec.startswith((".", "/", "~")) or Path(spec).suffix in {".gguf", ".pt", ".pth", ".bin", ".onnx"}
     if looks_like_path or not _HUB_ID.match(spec):
         raise WeightsError(f"'{spec}' doesn't exist", "check the path; a hub id looks like 'Qwen/Qwen2-0.5B'")
@@ -159,6 +161,7 @@ def piece_names(spec: str) -> list[str]:
     """
     names: list[str] = []
     for term in spec.removeprefix(PACKAGE_PREFIX).split("+"):
+        # Brackets count together, so they must have the same length; a term without brackets is one piece.
         lengths = {int(last) - int(first) + 1 for first, last in _RANGE.findall(term)} or {1}
         if len(lengths) > 1 or min(lengths) < 1:
             raise WeightsError(
@@ -197,6 +200,7 @@ def _in_packages(spec: str) -> tuple[Path, ...]:
 def _roots(package: str) -> list[str]:
     """Return the folders of an installed package without importing it; an empty list if it is missing."""
     found = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
+    # A namespace package can have several folders.
     return list(found.submodule_search_locations or ()) if found is not None else []
 
 

@@ -28,11 +28,13 @@ class ThoughtReader:
             # The opening mark may arrive in several pieces.
             if FIRST.startswith(start[: len(FIRST)]) and len(start) < len(FIRST) and not is_last:
                 return "", ""
+            # The text has no thoughts, so all that was held back is words.
             if not start.startswith(FIRST):
                 self._has_begun, held, self._held = True, self._held, ""
                 return held, ""
             self._is_thinking, self._held = True, start.removeprefix(FIRST)
         thoughts, found, words = self._held.partition(LAST)
+        # The words begin with the first one that isn't white space.
         if found and (words.strip() or is_last):
             self._has_begun, self._held = True, ""
             return words.lstrip(), thoughts

@@ -127,6 +127,7 @@ class Cleaner:
             if fault:
                 return Dropped(row.id, on_side(fault, "question"), row.question_text)
             row = replace(row, question_text=said)
+        # A duplicate is found before its history is cleaned and its answer rewritten.
         if self._digest(row) in self._seen:
             return self._duplicate(row)
         history: list[Message] = []
@@ -146,6 +147,7 @@ class Cleaner:
         for original, cleaned, request in window:
             if request is not None and isinstance(cleaned, Row):
                 cleaned = self._rewritten(cleaned, request, *next(outcomes))
+            # Rows of the same window, and pairs whose answers became equal, are only found now.
             if isinstance(cleaned, Row) and self._digest(cleaned) in self._seen:
                 cleaned = self._duplicate(cleaned)
             if isinstance(cleaned, Dropped):
@@ -179,6 +181,7 @@ class Cleaner:
         """Return what equal rows have in common, a digest of their letters without case; None if it isn't compared."""
         if self.rules.duplicates == "keep" or row.question_text is None:
             return None
+        # The same question after another conversation is another row.
         texts = [turn.text or "" for turn in row.history] + [row.question_text]
         if self.rules.duplicates == "pair":
             texts.append(row.answer_text or "")

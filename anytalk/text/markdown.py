@@ -26,6 +26,7 @@ PLAIN_TAGS = frozenset(
 
 _BULLET = re.compile(r"^([ \t]*)[•◦▪‣●○■➢➤✓✔·–—][ \t]+", re.MULTILINE)
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)\b[^<>]*>")
+# Most texts contain none of these, and needn't be parsed.
 _MAY_BE_MARKDOWN = re.compile(r"[*_`#<>\[\]|\\&~\n\r\t]|^\s*(?:[-+•◦▪‣●○■➢➤✓✔·–—]|\d+[.)])")
 _WORDS_IN_TICKS = re.compile(r"[A-Za-z']+(?:[ -][A-Za-z']+)*")
 _LOOKS_LIKE_CODE = re.compile(
@@ -79,6 +80,7 @@ def _blocks(node: SyntaxTreeNode, reading: Reading, parts: list[str]) -> None:
                 parts.append(child.content)
         elif child.type == "html_block":
             parts.append(_html(child.content, reading))
+        # Tables aren't read; a rule drops the text.
         elif child.type == "table":
             reading.table = reading.table or _inline_of(child, reading) or "a table"
         elif child.type in ("bullet_list", "ordered_list"):
@@ -130,6 +132,7 @@ def _inline(node: SyntaxTreeNode, reading: Reading) -> str:
         if child.type == "text":
             text += child.content
         elif child.type == "code_inline":
+            # Plain words in backticks are emphasis, not code.
             if not _WORDS_IN_TICKS.fullmatch(child.content):
                 reading.note_code(child.content)
             text += child.content

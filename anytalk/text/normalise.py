@@ -29,6 +29,7 @@ _Step: TypeAlias = "tuple[regex.Pattern[str], Callable[[_Match], str]]"
 _NUM = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _MONTH = "|".join(f"{name}|{name[:3]}\\b\\.?" for name in words.MONTHS) + r"|Sept\b\.?"
 _HALF = r"(?:[ap]\.m\.|[AaPp][Mm]\b|[AP]\.M\.)"
+# Variation selectors and joiners after an emoji belong to it.
 _EMOJI = regex.compile(r"(?:\p{Extended_Pictographic}|\p{Regional_Indicator}|\p{Emoji_Modifier})[\uFE0F\u200D]*")
 _SPOKEN_PICTOGRAPHS = "©®™↔"
 _EMOTICON = regex.compile(r"(?<!\S)[:;=]['-]?[)(DPp](?!\S)")
@@ -233,6 +234,7 @@ _SENTENCE_START = regex.compile(r"(?:^|(?<!\b[ap]\.m)[.!?]['\")]*\s+)['\"(]*$")
 def _said(m: _Match, say: Callable[[_Match], str]) -> str:
     """Return how a match is said, with a capital letter if it begins a sentence."""
     said = say(m)
+    # Only numbers and symbols get a capital letter; words that were small stay small.
     if said != m[0] and not m[0][:1].islower() and _SENTENCE_START.search(m.string, 0, m.start()):
         return said[:1].upper() + said[1:]
     return said
@@ -253,6 +255,7 @@ def spell(text: str, order: DateOrder = "month first") -> str:
     """Write numbers, dates, money, units, abbreviations and symbols of one line as English words."""
     # Most sentences contain no number and skip two thirds of the steps.
     steps = _STEPS[order] if _DIGIT.search(text) else _STEPS_WITHOUT_DIGITS[order]
+    # Later steps see what earlier ones wrote, so their order matters.
     for pattern, say in steps:
         text = pattern.sub(say, text)
     return text

@@ -48,6 +48,7 @@ def cardinal(number: int) -> str:
 def ordinal(number: int) -> str:
     """Spell an ordinal number: ``21`` -> ``"twenty-first"``."""
     words = cardinal(number)
+    # Only the last word is changed.
     cut = max(words.rfind(" "), words.rfind("-")) + 1
     head, last = words[:cut], words[cut:]
     return head + (_ORDINALS.get(last) or (f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th"))

@@ -98,11 +98,13 @@ class RewriteCache:
             except (ValueError, KeyError, TypeError):
                 pass  # a damaged line is only asked for again
             whole += len(line)
+        # Appending after half a line would damage the next one too.
         self._file.truncate(whole)
 
     @staticmethod
     def key(rewriter_name: str, request: Request) -> bytes:
         """Return a digest of everything that an answer depends on."""
+        # JSON, because joined texts could be equal for different parts.
         parts = [rewriter_name, PROMPT_VERSION, INSTRUCTION, request.question, request.answer]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
@@ -159,6 +161,7 @@ class RewriteStep:
             if (text := self.cache.get(key)) is not None:
                 outcomes[key] = (text, "")
         self.found += len(outcomes)
+        # dict.fromkeys drops duplicates and keeps the order.
         open_keys = [key for key in dict.fromkeys(keys) if key not in outcomes]
         by_key = dict(zip(keys, requests, strict=True))
         self.asked += len(open_keys)
@@ -224,6 +227,7 @@ class EndpointRewriter(Rewriter):
                 raise
 
     def _ask(self, request: Request) -> Outcome:
+        # These won't go away by asking again, so they end the run.
         refused = (
             self._openai.AuthenticationError,
             self._openai.PermissionDeniedError,
@@ -255,6 +259,7 @@ def read_reply(reply: Any) -> Outcome:
     text = getattr(getattr(choices[0], "message", None), "content", None)
     if not isinstance(text, str) or not text.strip():
         return None, "the endpoint's reply is empty"
+    # A text that was cut off in the middle of a sentence is worse than none.
     if getattr(choices[0], "finish_reason", None) == "length":
         return None, "the endpoint's reply was cut off"
     return text.strip(), ""

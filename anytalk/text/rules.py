@@ -84,6 +84,7 @@ def read_rules(path: Path | None, assignments: Sequence[str] = ()) -> Rules:
     return validated(Rules, override(data, list(assignments)), "the rules are not well-formed", hint)
 
 
+# Whole lines of code: definitions, imports, declarations, shell commands, assignments of calls.
 _CODE_LINES = regex.compile(
     r"""^\s*(?:
         (?:def|class)\s\w+\s*[(:] | import\s[\w.]+(?:\sas\s\w+|;|\s*$) | from\s[\w.]+\simport\b | \#include\b | \#!/
@@ -94,9 +95,11 @@ _CODE_LINES = regex.compile(
     )""",
     regex.VERBOSE | regex.MULTILINE,
 )
+# Pieces of code inside prose: SQL, calls, comparisons, operators, closing tags.
 _CODE_PIECES = regex.compile(
     r"\bSELECT\b.+\bFROM\b|\bINSERT INTO\b|\bCREATE TABLE\b|\w\(\)|\w\.\w+\(\w*|[=!]==?=|&&|\|\||\+=|=>|</|/>|::\w"
 )
+# A dollar sign is LaTeX only around a formula or a single letter; amounts of money have one too.
 _LATEX = regex.compile(
     r"\$\$|\\[(\[]|\\(?:begin|end|frac|sqrt|sum|int|prod|lim|cdot|times|text|left|right|alpha|beta|pi|theta|infty)\b"
     r"|(?<!\w)\$(?=[^$\n]*[\\^_{}=])[^$\n]{1,80}\$(?!\d)|(?<!\w)\$[A-Za-z]\$"
@@ -106,10 +109,11 @@ _FORMULA = regex.compile(
     r"[∑∏∫√∂∇∞∈∉∀∃⊂⊆∪∩≡∝⇒⇔]|(?<![\w'])\p{L}\s?\^|\)\s?\^|(?<![\w'])[A-Za-z]\([a-z]\)\s*=|(?<![\w'])[b-zB-HJ-Z]\s*=\s*\S"
     r"|\b\d+[xyzn]\s*[-+=*/^]|(?<![\w'])[xyznab][²³]"
 )
+# Two lines with bars or tabs make a table, one may be prose.
 _TEXT_TABLE = regex.compile(
     r"^[^\n|]*\|[^\n|]*\|.*\n.*\|.*\||^\+-{2,}\+|^[^\n\t]+\t[^\n\t]+\t.*\n[^\n\t]+\t[^\n\t]+\t", regex.MULTILINE
 )
-# The possessive ++ keeps long words without an @ or a dot from taking quadratic time.
+# The possessive ++ doesn't backtrack: words of thousands of letters took seconds without it.
 _ADDRESS = regex.compile(
     r"\b(?:https?|ftp)://\S+|\bwww\.\S+|(?<![\w.+-])[\w.+-]++@[\w-]+\.\w+|\b[\w-]++\.(?:com|org|net|io|edu|gov)/\S*",
     regex.IGNORECASE,
@@ -223,6 +227,7 @@ def find_language(said: str, side: Side, rules: Rules) -> str:
     if rules.language is None:
         return ""
     letters = _LETTER.findall(said)
+    # All languages in the list are written in Latin letters.
     share = len(_LATIN.findall(said)) / max(1, len(letters))
     if share < rules.min_script_share:
         return f"{share:.0%} Latin letters, at least {rules.min_script_share:.0%}"
@@ -249,6 +254,7 @@ def find_length(said: str, side: Side, rules: Rules) -> str:
 
 def spoken_seconds(said: str, rules: Rules) -> float:
     """Estimate in seconds how long a normalised text takes to say: its characters at an even pace, and its pauses."""
+    # The pace was fitted without the pauses after sentences: docs/cleaning.md.
     pauses = len(_PAUSE.findall(said))
     return len(said) / rules.chars_per_second + rules.pause_s * (1 + pauses)
 

@@ -45,6 +45,7 @@ class Qwen2Backbone(CausalLMBackbone):
         shapes = random_shapes(options.model, {"0.5b": QWEN2_0_5B, "tiny": _TINY})
         if shapes is None:
             return super().build(options, context)
+        # A fixed seed that leaves the caller's random numbers alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             lm: Any = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shapes))
@@ -56,6 +57,7 @@ class Qwen2Backbone(CausalLMBackbone):
     def recognises(cls, source: ModelSource) -> bool:
         """Return True for model_type qwen2, a GGUF file of that architecture, or a hub id of the Qwen2 family."""
         if source.is_hub:
+            # Qwen2-VL and Qwen2-Audio have other classes and weights.
             return source.spec.startswith("Qwen/Qwen2") and "VL" not in source.spec and "Audio" not in source.spec
         if source.is_gguf:
             return gguf_file.read_header(source.paths[0]).get("general.architecture") == "qwen2"

@@ -88,6 +88,7 @@ class EndpointBackbone(ServedBackbone):
 
     def answer(self, request: TextRequest) -> TextStream:
         """Send the request; the reply is put into the stream as it arrives."""
+        # The lambda is only called after `future` is set.
         stream = TextStream(lambda: future.cancel())
         future = asyncio.run_coroutine_threadsafe(self._fill(stream, request), _loop())
         return stream
@@ -155,6 +156,7 @@ class EndpointBackbone(ServedBackbone):
                 async for chunk in chunks:
                     text, thought, finish_reason = _read(chunk)
                     has_begun, has_ended = True, has_ended or finish_reason is not None
+                    # Each piece of text starts the wait anew, so that long answers aren't cut off.
                     patience.reschedule(asyncio.get_running_loop().time() + self.options.timeout_s)
                     yield text, thought, finish_reason
         except AnytalkError:
@@ -183,7 +185,7 @@ class EndpointBackbone(ServedBackbone):
         )
         try:
             return await ask()
-        except openai.APITimeoutError:
+        except openai.APITimeoutError:  # a timeout is an APIConnectionError too, and must not be tried again
             raise
         except openai.APIConnectionError:
             pause_s = 0.0
@@ -201,7 +203,9 @@ class EndpointBackbone(ServedBackbone):
         openai, options = self._openai, self.options
         key = read_key(options.key_from, "name another in talker.yaml: backbone.options.key_from")
         timeout = openai.Timeout(options.timeout_s, connect=min(_CONNECT_S, options.timeout_s))
+        # No retries by the client: `_begin` decides, because people are waiting.
         client = openai.AsyncOpenAI(base_url=options.model, api_key=key or _NO_KEY, max_retries=0, timeout=timeout)
+        # Connections are closed when the backbone goes, without keeping it alive.
         weakref.finalize(self, _close, client)
         return client
 
@@ -264,6 +268,7 @@ def _read(chunk: Any) -> tuple[str, str, str | None]:
     delta = getattr(choices[0], "delta", None)
     text, *thoughts = (getattr(delta, name, None) for name in ("content", "reasoning_content", "reasoning"))
     thought = next((found for found in thoughts if isinstance(found, str)), "")
+    # Thoughts have no standard field; servers use one of these two.
     return text if isinstance(text, str) else "", thought, getattr(choices[0], "finish_reason", None)
 
 

@@ -32,6 +32,7 @@ _ROTARY_BASE = 10_000.0
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Apply rotary positions (RoFormer, arXiv 2104.09864): (B,H,T,d), (B,T) -> (B,H,T,d), rotated by position."""
     half = x.shape[-1] // 2
+    # Each pair of channels rotates at its own frequency, from 1 towards 1 / base.
     frequencies = _ROTARY_BASE ** (-torch.arange(half, device=x.device) / half)
     angles = positions[:, None, :, None] * frequencies  # (B,1,T,d/2)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
@@ -46,6 +47,7 @@ class TinyBlock(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attention_norm = nn.RMSNorm(width)
+        # One product for queries, keys and values is faster than three.
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.mlp_norm = nn.RMSNorm(width)
@@ -59,6 +61,7 @@ class TinyBlock(nn.Module):
         q, k = rotate(q, positions), rotate(k, positions)
         if cache is not None:
             k, v = cache.append(index, k, v)
+        # (B,H,T,d); the mask gets an axis for the heads.
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None])
         x = x + self.out(attended.transpose(1, 2).reshape(batch, steps, width))
         return x + cast("Tensor", self.mlp(self.mlp_norm(x)))
@@ -76,10 +79,12 @@ class TinyBlocks(nn.Module):
         """Run all blocks without the final norm, (B,T,D) -> (B,T,D)."""
         held = cast("KeyValueCache | None", cache)
         rows, steps = Rows(1) if held is None else held.rows, hidden.shape[1]
+        # A cache knows how many steps each row holds; without one, positions count from 0.
         positions, seen = rows.positions(steps, hidden.device), rows.seen(steps, hidden.device)
         for index, block in enumerate(self.blocks):
             hidden = block(hidden, index, positions, seen, held)
         if held is not None:
+            # Once for all layers, after each has appended its keys and values.
             held.advance(steps)
         return hidden
 
@@ -156,6 +161,7 @@ class TinyBackbone(Backbone):
         self.tokenizer = ByteTokenizer(options.chat)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
+            # The order in which weights are drawn belongs to the seed: new layers go last.
             self.embedding = nn.Embedding(VOCAB_SIZE, options.width)
             self.stack = TinyBlocks(options.num_blocks, options.width, options.num_heads)
             self.head = nn.Linear(options.width, VOCAB_SIZE, bias=False)

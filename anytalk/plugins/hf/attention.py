@@ -37,13 +37,16 @@ class Near:
     def __init__(self, held: Sequence[Tensor], shared: int) -> None:
         _, rows, heads, length, width = held[0].shape
         self.length, self.rows = length, rows
+        # Shared steps once, then one step of each row after another.
         self._filled = shared + rows * (length - shared)
         self._store = self._hides = held[0].new_empty(0)
         self._make_room(held[0].new_empty(len(held), 2, heads, 0, width))
         for near, layer in zip(self._store, held, strict=True):
             near[:, :, :shared] = layer[:, 0, :, :shared]
+            # (2,H,L-shared,B,w)
             own = near[:, :, shared : self._filled].view(2, heads, length - shared, rows, width)
-            own[:] = layer[:, :, :, shared:].permute(0, 2, 3, 1, 4)
+            own[:] = layer[:, :, :, shared:].permute(0, 2, 3, 1, 4)  # from (2,B,H,L-shared,w)
+        # All rows see the shared steps, and each sees every B-th of the others: its own.
         self._hides[:, :shared] = 0
         for row in range(rows):
             self._hides[row, shared + row : self._filled : rows] = 0
@@ -65,6 +68,7 @@ class Near:
             held: (2,B,H,L,w), keys and values; all but the last step's are here already.
         """
         batch, heads, count, width = query.shape
+        # Only the newest step of each row isn't in this layout yet.
         self._store[layer, :, :, self._filled - batch : self._filled] = held[:, :, :, -1].transpose(1, 2)
         keys, values = self._store[layer]
         queries = (query.transpose(0, 1) * width**-0.5).to(keys.dtype).reshape(heads, batch * count, width)

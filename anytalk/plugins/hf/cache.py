@@ -46,6 +46,7 @@ class HFCache:
         before = self.length
         self.kv.batch_select_indices(torch.as_tensor(list(rows), dtype=torch.int64))
         self.rows.keep(rows)
+        # The longest row may be gone; then all rows have empty slots in front.
         spare = before - self.length
         for layer in self._layers if spare else []:
             layer.keys, layer.values = layer.keys[:, :, spare:], layer.values[:, :, spare:]
@@ -80,6 +81,7 @@ class HFCache:
         first = self.length - taken.length
         for number, layer in enumerate(self._layers):
             keys, values = (part[row : row + 1, :, first : self.length].clone() for part in (layer.keys, layer.values))
+            # A DynamicCache makes its layers when they are first updated.
             taken.kv.update(keys, values, number)
         return taken
 
@@ -104,6 +106,7 @@ class HFCache:
                 held = getattr(layer, name)
                 rows = []
                 for row, (spans, count) in enumerate(zip(kept, lengths, strict=True)):
+                    # Rows are padded in front. Slots after `longest` come from a failed call, and are dropped.
                     own = held[row : row + 1, :, longest - count : longest]
                     pieces = torch.cat([own[:, :, first:stop] for first, stop in spans], dim=2)
                     rows.append(_padded(pieces, self.length))
@@ -120,6 +123,7 @@ def new_hf_cache(decoder: nn.Module, batch_size: int) -> HFCache:
 
     Rows of unequal length need their own positions, and a gap needs attention that depends on positions alone.
     """
+    # The decoder's config and signature tell whether its masks and positions can be given from outside.
     config: Any = decoder.config
     slides = getattr(config, "sliding_window", None) is not None
     kinds = set(getattr(config, "layer_types", None) or {"sliding_attention" if slides else "full_attention"})

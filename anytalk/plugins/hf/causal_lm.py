@@ -32,7 +32,9 @@ from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk.plugins.thoughts import MARKS
 
+# transformers has no common name for the norm after the last layer; these are those of its families.
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
+# Other types of layers (state spaces, linear attention) have a memory that can't be cropped step by step.
 _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -171,6 +173,7 @@ class CausalLMBackbone(Backbone):
     def thought_ids(self) -> tuple[int, int] | None:
         """Return the ids of ``<think>`` and ``</think>``, or of another pair of :data:`MARKS` that are tokens."""
         found = (self.tokenizer.ids_of(first, last) for first, last in MARKS)
+        # The first pair wins, should a tokenizer have more.
         return next((pair for pair in found if pair is not None), None)
 
     @property
@@ -194,6 +197,7 @@ class CausalLMBackbone(Backbone):
     def forward(self, embeds: Tensor, cache: Cache | None = None) -> BackboneStates:
         if self._lean is not None:
             return cast("BackboneStates", self._lean(embeds, cache))
+        # The states before the final norm are read by a hook, because decoders return only those after it.
         norm = cast("nn.Module", _final_norm(self._decoder))
         with _captured_input(norm) as captured:
             normed = _run(self._decoder, embeds, cache).last_hidden_state
@@ -305,6 +309,7 @@ def _final_norm(decoder: nn.Module) -> nn.Module | None:
 
 def _layers(decoder: Any) -> nn.ModuleList | None:
     count = decoder.config.num_hidden_layers
+    # The blocks are recognised by their number, since families name the list differently.
     lists = (child for child in decoder.children() if isinstance(child, nn.ModuleList) and len(child) == count)
     return next(lists, None)
 

@@ -44,6 +44,7 @@ def read_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             start = file.read(24)
             _check_start(path.name, start)
+            # Magic, version, number of tensors, number of metadata values.
             return _read_general(file, struct.unpack("<4sIQQ", start)[3])
     except (OSError, struct.error, UnicodeDecodeError) as error:
         raise WeightsError(f"the header of '{path.name}' can't be read: {error}", hint) from None
@@ -59,6 +60,7 @@ def _check_start(name: str, start: bytes) -> None:
         found, hint = f": it is of version {version}", "convert the model again with a newer llama.cpp"
         if len(start) < 24:
             found, hint = ": it is cut off", "download the .gguf file again"
+        # A small number that is read in the wrong byte order is large.
         elif version > 0xFFFF:
             found, hint = ": it is big-endian", "use a little-endian file, as most are"
     elif start.startswith(b"version https://git"):
@@ -117,6 +119,7 @@ def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     # transformers keeps calling the de-quantised model "quantised" and then refuses to cast or save it.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
+    # The path is only valid on this machine.
     config.name_or_path = ""
     config.architectures = [type(quantised).__name__]
     plain: Any = type(quantised).from_pretrained(None, config=config, state_dict=quantised.state_dict(), dtype=dtype)
@@ -166,6 +169,7 @@ def apply_to_rows(
         oshape: The shape of the result.
     """
     rows = arr.reshape(-1, arr.shape[-1])
+    # (rows, values of a row)
     made = np.empty((len(rows), math.prod(oshape) // max(1, len(rows))), otype)
     for first in range(0, len(rows), _ROWS):
         made[first : first + _ROWS] = func(rows[first : first + _ROWS])
@@ -174,6 +178,7 @@ def apply_to_rows(
 
 def _with_quick_texts(parse: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def parsed(value: Any, kinds: Any) -> Any:
+        # A list of texts has the kinds [array, text].
         is_text = kinds == _STRING or (isinstance(kinds, list) and kinds[-1] == _STRING)
         return bytes(value).decode() if is_text else parse(value, kinds)
 

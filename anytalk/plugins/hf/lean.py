@@ -41,6 +41,7 @@ def can_be_lean(decoder: nn.Module) -> bool:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in _ROPE_TYPES or getattr(config, "pretraining_tp", 1) != 1:
         return False
+    # Sliding windows need a mask that isn't computed here.
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     linears = [m for m in cast("Any", decoder).layers.modules() if isinstance(m, nn.Linear)]
     # PEFT and similar libraries replace nn.Linear by their own classes, whose arithmetic this decoder doesn't know.
@@ -62,6 +63,7 @@ class LeanDecoder(nn.Module):
         config = source.config
         self.num_heads = int(config.num_key_value_heads)
         self.group = int(config.num_attention_heads) // self.num_heads
+        # (heads * w, D): some configs give a head width that is no share of D, so it is read from the weights.
         first = source.layers[0].self_attn.q_proj.weight
         self.head_width = int(first.shape[0]) // int(config.num_attention_heads)
         self.width = int(first.shape[1])
@@ -84,9 +86,11 @@ class LeanDecoder(nn.Module):
         steps, rows = hidden.shape[1], Rows(1) if cache is None else cache.rows
         with torch.inference_mode():  # a step is a thousand small operations, each faster without autograd
             turn, mask = self._turn(rows, steps, hidden), self._mask(rows, steps, hidden)
+            # The layout has rows of equal length only, so it isn't used where a mask is needed.
             near = None if cache is None or steps > 1 or mask is not None else self._near(cache)
 
             def look(number: int, query: Tensor, new: Tensor) -> Tensor:
+                # Without a cache, all that there is to see are the new steps themselves.
                 held = new if cache is None else cache.write(number, new)
                 return self._attend(query, held, mask, steps) if near is None else near.attend(number, query, held)
 
@@ -113,6 +117,7 @@ class LeanDecoder(nn.Module):
         The sines of the first half are negative, as ``_rotate`` needs them.
         """
         if self._turns is None or self._turns[0].shape[0] < count:
+            # Twice as many as asked for, so that they aren't computed anew in every step.
             positions = torch.arange(max(2 * count, _TURNS), device=like.device)[None]
             cos, sin = self.rotary(like, positions)
             half = self.head_width // 2
@@ -215,6 +220,7 @@ def _normed(hidden: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotate the halves of (B,T,n,w) against each other by the angles of each step, in place."""
+    # [-b, a] is [a, b] rolled by half with a sign, and the sines have that sign already.
     swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
     heads.mul_(cos).addcmul_(swapped, sin)
 

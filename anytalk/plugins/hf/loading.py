@@ -31,6 +31,7 @@ from anytalk.plugins.sources import ModelSource
 hf_logging: Any = _hf_logging
 _LOCAL_HINT = "give a local folder, a .gguf file or package:NAME/PATH instead; these need no network"
 _GGUF_HINT = "download the .gguf file again, or use the model's safetensors folder"
+# Classes with a language modelling head end like this; the last ending is that of models that also read images.
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "OpenRAIL")}
 
@@ -160,11 +161,13 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
             " is expected",
             "copy or download the model again; weights and config.json must come from the same model",
         )
+    # transformers applies an adapter that it finds beside the weights if peft is installed.
     if getattr(lm, "_hf_peft_config_loaded", False):
         raise WeightsError(
             f"'{source.spec}' brings a PEFT adapter, which its weights don't hold",
             "merge it first (merge_and_unload), and give the merged model",
         )
+    # transformers would fill missing tensors at random, and only warn.
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise WeightsError(
@@ -209,6 +212,7 @@ def _check_kind(source: ModelSource, config: Any) -> None:
 def _unreachable(source: ModelSource, revision: str | None, error: OSError) -> WeightsError:
     what = source.spec if revision is None else f"{source.spec}@{revision}"
     causes = (error, error.__cause__, error.__context__)
+    # transformers wraps the hub's errors in an OSError. A gated repository's error is also a not-found error.
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return WeightsError(f"the hub doesn't give '{what}' to you without its terms accepted", "`hf auth login` first")
     if any(isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError) for cause in causes):
@@ -226,6 +230,7 @@ def spdx(name: str) -> str:
 def _licence_of_card(card: Path) -> str:
     """Return ``license:`` of a model card's YAML front matter, or "unknown"."""
     try:
+        # A card begins with "---", YAML, "---".
         parts = card.read_text(encoding="utf-8").split("---", 2)
         front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except (OSError, ValueError, yaml.YAMLError):

@@ -9,7 +9,9 @@ from typing import Any
 from anytalk.errors import WeightsError
 
 _POINTER = b"version https://git-lfs"
+# Git LFS itself takes no larger file for a pointer.
 _POINTER_BYTES = 1024
+# Far above any real model.
 _MOST = {
     "num_hidden_layers": 2_000,
     "num_attention_heads": 10_000,
@@ -18,7 +20,7 @@ _MOST = {
     "vocab_size": 10_000_000,
     "max_position_embeddings": 1 << 32,
 }
-_PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "consolidated*.pt?")
+_PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "consolidated*.pt?")  # names that PyTorch checkpoints usually have
 
 
 def check_files(folder: Path, name: str) -> None:

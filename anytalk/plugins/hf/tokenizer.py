@@ -9,6 +9,7 @@ from typing import Any
 from anytalk.errors import WeightsError
 from anytalk.plugins.markup import MarkupCutter, whole_characters
 
+# A word that templates neither write themselves nor change.
 _PROBE = "anytalkprobe"
 _LOOKS_LIKE_MARKUP = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
@@ -31,9 +32,11 @@ class HFTokenizer:
         self._reserved = {*self._markup.values(), *base.convert_tokens_to_ids(beyond)}
         self._in_parts = self._folds_system = False
         if self.has_chat_template:
+            # Some templates want content as a list of parts, others as text: try text first.
             self._in_parts = not self._shows("user")
             if self._in_parts and not self._shows("user"):  # neither works, which :mod:`anytalk.model.checks` reports
                 self._in_parts = False
+            # Templates without a system role (Gemma) raise or drop it; then it goes into the first question.
             self._folds_system = self._shows("user") and not self._shows("system", "user")
         self._eos_id = self._end_of_answer()
         self.findings = tuple(self._found(beyond))
@@ -74,6 +77,7 @@ class HFTokenizer:
 
     def _encode_piece(self, text: str) -> list[int]:
         ids = self.encode_rendered(text)
+        # A single character can't be split any further.
         if len(text) < 2 or self._reserved.isdisjoint(ids):
             return ids
         # The tokenizer's normaliser turned it into markup, for example from full-width letters or another case.
@@ -140,6 +144,7 @@ class HFTokenizer:
 
     def _end_of_answer(self) -> int:
         base, ends = self.base, set(self._markup.values())
+        # The template tells best how the model ends a turn; eos_token often ends only plain text.
         for token_id in self.encode_rendered(self._after_answer()):
             if token_id in ends:
                 return token_id

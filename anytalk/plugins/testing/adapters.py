@@ -75,6 +75,7 @@ def check_input_adapter(
     torch.manual_seed(0)
     features = torch.randn(2, FRAMES, width)
     lengths = torch.tensor([FRAMES, 6])
+    # A leaf, so that its gradient is kept and can be looked at.
     leaf = features.clone().requires_grad_()
     heard = part(leaf, lengths)
     assert isinstance(heard, HeardBatch), f"{name}: forward gives a {type(heard).__name__}, expected a HeardBatch"
@@ -96,6 +97,7 @@ def check_input_adapter(
         assert counts == kept.tolist(), f"{name}: lines of {counts} tokens for {kept.tolist()} columns"
 
     if columns.requires_grad:
+        # Squares, because the sum of a normed vector may be constant.
         torch.autograd.backward(_mask(columns, kept).square().sum())
         assert leaf.grad is not None, f"{name}: no gradient reaches the features"
         assert (leaf.grad[0].abs().sum(-1) > 0).all(), f"{name}: some frame has no influence on any column"
@@ -106,6 +108,7 @@ def check_input_adapter(
 
     with torch.no_grad():
         dirty = features.clone()
+        # Padding can hold anything; here it is far outside the range of features.
         dirty[1, 6:] = 1e3
         after = part(dirty, lengths).columns
         _same(_mask(after, kept), _mask(columns, kept), f"{name}: frames beyond a row's length change its columns")
@@ -183,6 +186,7 @@ def _check_steps(name: str, part: OutputAdapter, read: Callable[..., Tensor], in
     assert any(reached), f"{name}: no gradient reaches the input"
     whole = whole.detach()
     with torch.no_grad():
+        # Only the last step differs, so earlier outputs must stay.
         later = [x.clone() for x in inputs]
         for x in later:
             if x.is_floating_point():
@@ -236,6 +240,7 @@ def check_heads(
     torch.autograd.backward(logits.square().sum())
     assert hidden.grad is not None, f"{name}: no gradient reaches the hidden states"
     assert (hidden.grad.abs().sum(-1) > 0).all(), f"{name}: some step has no influence on its logits"
+    # Heads without parameters share the audio embeddings and must learn through them.
     learnt = [p.grad for p in part.parameters()] or [tables.codes.grad, tables.specials.grad]
     assert all(g is not None and g.abs().sum() > 0 for g in learnt), (
         f"{name}: the heads can't learn: a gradient is missing"

@@ -18,7 +18,7 @@ def check_augmentation(name: str, options: dict[str, Any] | None = None, registr
     """Check documented options, finite float32 within [-1, 1], repeatability by seed, and that the input stays."""
     part: Augmentation = built("augmentation", name, registry, options)[0]
     time_s = np.arange(_RATE_HZ) / _RATE_HZ
-    wave = (0.4 * np.sin(2 * np.pi * 220 * time_s) * np.sin(np.pi * time_s)).astype(np.float32)
+    wave = (0.4 * np.sin(2 * np.pi * 220 * time_s) * np.sin(np.pi * time_s)).astype(np.float32)  # far from clipping
     given = wave.copy()
     for seed in range(_DRAWS):
         first = part.apply(wave, _RATE_HZ, np.random.default_rng(seed))

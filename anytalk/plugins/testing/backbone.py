@@ -72,6 +72,7 @@ def check_causality(backbone: Backbone) -> None:
     embeds = backbone.embed_text(_ids(backbone))
     whole = backbone(embeds).normed
     changed = embeds.clone()
+    # The first embedding plus one certainly differs from the last.
     changed[:, -1] = changed[:, 0] + 1.0
     other = backbone(changed).normed
     assert _close(other[:, :-1], whole[:, :-1]), "a later step changes the states of earlier ones: not causal"
@@ -108,6 +109,7 @@ def _check_failing(backbone: Backbone, embeds: Tensor) -> None:
         return
     cache = backbone.new_cache(_BATCH, _EXPECTED)
     backbone(embeds[:, :3], cache)
+    # The last module that runs: by then, every layer has written to its cache.
     hook = called[-1].register_forward_pre_hook(_fail)
     with suppress(_FailedError):
         backbone(embeds[:, 3:4], cache)
@@ -247,6 +249,7 @@ def check_tokenizer(backbone: Backbone) -> None:
     assert all(isinstance(i, int) and 0 <= i < vocab for i in ids), "encode gives ids outside the vocabulary"
     back = tokenizer.decode(ids)
     assert back.strip() == _TEXT, f"'{_TEXT}' comes back as '{back}'"
+    # Padded vocabularies have ids that no tokenizer knows.
     again = tokenizer.decode([*ids, tokenizer.eos_id, vocab + 1_000_000])
     assert again == back, "decode doesn't leave out special tokens and ids outside the vocabulary"
     if tokenizer.has_chat_template:
@@ -270,6 +273,7 @@ def check_blocks(backbone: Backbone) -> None:
         blocks.eval()
         parameters = list(blocks.parameters())
         assert parameters, f"{who} has no parameters"
+        # Equal addresses mean shared memory.
         assert not own & {p.data_ptr() for p in parameters}, f"{who} shares parameters with the backbone"
         out = blocks(embeds)
         assert out.shape == embeds.shape, f"{who} gives {tuple(out.shape)}, expected {tuple(embeds.shape)}"
@@ -313,6 +317,7 @@ def _logits(backbone: Backbone) -> Tensor:
 def _ids(backbone: Backbone) -> Tensor:
     """Return different ids, (B,T), on the device of the weights."""
     device = next(backbone.parameters()).device
+    # Any vocabulary is large enough, because ids wrap around it.
     return (torch.arange(_BATCH * _STEPS, device=device).view(_BATCH, _STEPS) * 7 + 3) % backbone.text_vocab_size
 
 

@@ -63,6 +63,7 @@ def check_encode(codec: Codec, device: str = "cpu") -> None:
     """Check that any length gives whole frames, that silence at the end changes nothing, and that codes are valid."""
     size = codec.samples_per_frame
     wave = torch.rand((2, 3 * size), generator=torch.Generator().manual_seed(0)).to(device) - 0.5
+    # Nothing, less than a frame, exactly one, one sample more, several.
     for num_samples, num_frames in ((0, 0), (1, 1), (size, 1), (size + 1, 2), (3 * size, 3)):
         codes = codec.encode(wave[:, :num_samples])
         expected = (2, codec.num_streams, num_frames)
@@ -89,6 +90,7 @@ def check_decode(codec: Codec, codes: Tensor, tolerance: float) -> None:
     assert torch.equal(whole, codec.decode(codes)), "two decodes of the same codes differ"
     error = float((whole[1:] - codec.decode(codes[1:])).abs().max())
     assert error < tolerance, f"a batch row differs from the same row alone by {error:.1e}"
+    # Large codebooks are only sampled.
     values = torch.linspace(0, codec.codebook_size - 1, min(codec.codebook_size, MOST_VALUES)).long().to(codes.device)
     wave = codec.decode(values.expand(1, codec.num_streams, -1))
     assert bool(wave.isfinite().all()), "some code values give samples that are not finite"
@@ -100,6 +102,7 @@ def check_stream(codec: Codec, codes: Tensor, tolerance: float) -> None:
     offline = codec.decode(codes)
     for strides in ((1,), (2,), (3,), (5,), (4, 1, 0, 2), (num_frames,)):
         stream = codec.new_stream()
+        # A stream may be used again after flush().
         for attempt in ("first", "second"):
             streamed = torch.cat([*_push_all(stream, codes, strides), stream.flush()], -1)
             what = f"streaming in chunks of {strides} frames ({attempt} use)"
@@ -113,6 +116,7 @@ def check_stream(codec: Codec, codes: Tensor, tolerance: float) -> None:
 
 def check_streams_together(codec: Codec, codes: Tensor, tolerance: float) -> None:
     """Check that streams pushed together give what each gives alone, whatever their ages and chunk lengths."""
+    # Frames pushed before, and the lengths of the chunks that are then pushed together.
     ages, chunks = (0, 1, 3), ((2, 2, 2), (1, 2, 1), (0, 0, 0), (2, 0, 2))
     alone, together = ([codec.new_stream() for _ in ages] for _ in range(2))
     for row, age in enumerate(ages):

@@ -35,6 +35,7 @@ def check_data_source(source: DataSource, max_rows: int = 1000) -> list[Row | Ba
     ids = [row.id for row in rows]
     twice = next((name for name in ids if ids.count(name) > 1), None) if len(set(ids)) < len(ids) else None
     assert twice is None, f"{called}: two rows are called '{twice}'"
+    # Readers must not share a file's position or any other state.
     first, again = source.rows(), source.rows()
     turns = [next(rows) for _ in range(min(2, len(ids))) for rows in (first, again)]
     assert [_outline(row) for row in turns[::2]] == [_outline(row) for row in turns[1::2]], (

@@ -29,6 +29,7 @@ def check_ears(
         assert sure is None or 0 <= sure <= 1, f"{name}: confidence is {sure}, expected 0 to 1"
         (alone,) = part.listen([wave])
         assert alone.text == clip.text, f"{name}: a clip is heard otherwise beside another one"
+    # Long enough to be cut: a second of noise, one of near silence, one of noise, nine times over.
     speech = torch.cat([waves[0], 1e-4 * waves[0], waves[0]] * 9)
     found = [part.first_cut(speech[:end]) for end in range(0, len(speech), part.sample_rate_hz)]
     at = part.first_cut(speech)

@@ -11,7 +11,7 @@ from anytalk.plugins.contracts import SpeechEncoder
 from anytalk.plugins.registry import Registry
 from anytalk.plugins.testing.options import built
 
-DURATIONS_S = (0.3, 0.31, 0.7)
+DURATIONS_S = (0.3, 0.31, 0.7)  # two that differ by less than most frames, and a longer one
 TOLERANCE = 1e-4
 
 
@@ -53,6 +53,7 @@ def _check_shapes(part: SpeechEncoder, called: str, lengths: Tensor, features: T
     most = part.max_duration_s
     assert most is None or most >= max(DURATIONS_S), f"{called}: max_duration_s {most} is no length of speech"
     expected = lengths / part.sample_rate_hz * part.frame_rate_hz
+    # Encoders may pad the ends and round the number of frames.
     assert bool(((frames - expected).abs() <= 2).all()), (
         f"{called}: frames {frames.tolist()} don't fit {part.frame_rate_hz} per second over {DURATIONS_S} s"
     )

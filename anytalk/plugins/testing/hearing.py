@@ -28,6 +28,7 @@ def check_hearing(
     registry = registry or default_registry()
     context = context or tiny_context(registry)
     if context.input_adapter is None:
+        # A hearing chooses between tokens, so the adapter must recognise some.
         adapter = registry.build("input adapter", PartRef(name="ctc"), context).eval()
         context = replace(context, input_adapter=adapter)
     adapter = context.need_input_adapter()

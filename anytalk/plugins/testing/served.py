@@ -33,6 +33,7 @@ def check_served_backbone(
     request = TextRequest(messages=({"role": "user", "content": "Say hello."},), max_tokens=16)
     came, before = threading.Event(), time.monotonic()
     stream = part.answer(request)
+    # Far longer than sending takes, far shorter than most answers.
     assert time.monotonic() - before < 0.5, f"{name}: answer waits for the text instead of returning at once"
     stream.wake = came.set
     text, is_ended = stream.take()
