@@ -200,7 +200,6 @@ class RefinedMatrix(nn.Module):
         self.num_refined = min(_REFINED, int(weight.shape[0]))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(...,in) -> (...,out)."""
         made: Tensor = self.coarse(rows)
         best = made.topk(self.num_refined, dim=-1, sorted=False).indices
         # (...,r,in) @ (...,in,1) -> (...,r): only the rows of the best outputs are multiplied again.

@@ -70,12 +70,12 @@ class DelayPattern:
 
     @property
     def num_audio_streams(self) -> int:
-        """Return K of the grid."""
+        """Return K of the grid, which is 1 if all streams are flattened into one."""
         return 1 if self._is_flat else self.codec_streams
 
     @property
     def codebook_size(self) -> int:
-        """Return C of the grid."""
+        """Return C of the grid, the number of codes in one of its audio streams."""
         return self.codec_codebook_size * (self.codec_streams if self._is_flat else 1)
 
     @property

@@ -96,7 +96,7 @@ def _one_channel(samples: np.ndarray) -> np.ndarray:
 
 
 def sound_length_s(audio: Audio) -> float | None:
-    """Return the length of a sound in seconds, from its header if that tells it, else by reading all of it.
+    """Return the length of a sound in seconds, from its header where possible, otherwise by reading all of it.
 
     Returns:
         Seconds; None for sound that would have to be downloaded.

@@ -33,13 +33,13 @@ class Stretcher:
         self._length += len(wave)
         end, whole = self._length, round(self._length / self._speed)
         if is_last:
-            # Silence after the end lets the last frames be laid like all others; what is too long is cut below.
+            # With silence after the end, the last frames overlap like all others; the excess is cut off below.
             silence = np.zeros(2 * (self._hop + self._reach) + round(self._hop * self._speed), np.float32)
             self._sound, end = np.concatenate([self._sound, silence]), end + len(silence)
         made = []
         while self._made + (1 if is_last else self._hop) <= whole:
             wanted = round(self._made * self._speed)
-            # Not enough of the sound has come to compare the candidates.
+            # The sound that the candidates are compared on hasn't arrived yet.
             if max(wanted + self._reach, self._next) + 2 * self._hop > end:
                 break
             made.append(self._lay(wanted))

@@ -45,12 +45,12 @@ class Rows:
 
     @property
     def are_level(self) -> bool:
-        """Whether all rows hold equally many steps."""
+        """Return whether all rows hold the same number of steps."""
         return min(self.lengths, default=0) == self.longest
 
     @property
     def are_alike(self) -> bool:
-        """Whether the next steps of all rows have the same slot and the same position."""
+        """Return whether the next steps of all rows have the same slot and the same position."""
         return self.are_level and min(self.forgotten, default=0) == max(self.forgotten, default=0)
 
     def positions(self, steps: int, device: torch.device | str = "cpu") -> Tensor:

@@ -45,7 +45,7 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
     """Return a folder of the cache, made on first use; past the size limit, the least recently used ones are deleted.
 
     Args:
-        name: The folder's name, which must tell everything that its content depends on.
+        name: The folder's name, which must include everything that the content depends on.
         made_from: Tells people what it was made from.
         make: Creates the folder that it is given and writes the content. Two processes never do so at once.
 
@@ -114,7 +114,7 @@ def digest_of(paths: Sequence[Path]) -> str:
     Raises:
         OSError: a file that can't be read.
     """
-    # Hashing gigabytes takes seconds; size and time of change tell whether that is needed.
+    # Hashing gigabytes takes seconds; size and modification time show whether it is needed.
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     note = cache_folder() / f".digest-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
     if note.is_file():

@@ -109,7 +109,7 @@ class Registry:
             ) from error
 
     def licence(self, kind: str, name: str) -> str:
-        """Return the SPDX name of a part's licence; the part is imported only if its component doesn't tell.
+        """Return the SPDX name of a part's licence; the part is imported only if its component doesn't name it.
 
         Raises:
             UnknownNameError: nothing has that name.
@@ -125,7 +125,12 @@ class Registry:
         return validated(model, ref.options, f"options of {kind} '{ref.name}' are not well-formed", hint, ref.name)
 
     def build(self, kind: str, ref: PartRef, context: BuildContext | None = None) -> Any:
-        """Validate the options and build the part."""
+        """Validate the options and build the part.
+
+        Raises:
+            ConfigError: some options are wrong.
+            PluginError: the part can't be imported, or tried to end the program.
+        """
         options = self.options(kind, ref)
         try:
             return self.load(kind, ref.name).build(options, context or BuildContext())

@@ -196,7 +196,7 @@ def _steps(order: DateOrder) -> list[_Step]:
         _step(r"(?<=\d\s?)\^\s?3\b", lambda m: " cubed"),
         _step(r"³", lambda m: " cubed"),
         _step(r"(?<=\d)\^(?=\d)", lambda m: " to the power of "),
-        # A number from 1000 to 1099 is a year only after a word that tells so; later ones are mostly years.
+        # A number from 1000 to 1099 is a year only after a word such as "in"; higher ones mostly are.
         _step(r"(?<=\b(?:[Ii]n|[Ss]ince|[Oo]f|[Yy]ear|[Bb]y|[Uu]ntil|AD) )(10\d\d)\b(?![,.]\d)", _year),
         _step(r"(?<![\w.,]|[-+]\s?)(1[1-9]\d\d|20\d\d)(?![\w]|[,.]\d)", _year),
         # Letters and digits are separated (GPT4), so that the number can be spelled.

@@ -56,7 +56,7 @@ class Request:
 
 
 class Rewriter(ABC):
-    """Rewrites answers."""
+    """Rewrites answers; a subclass says which model does it."""
 
     name: str  # part of the cache key, so that another model is asked again
     window: int  # how many requests it works on best at once

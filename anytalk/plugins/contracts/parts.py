@@ -39,7 +39,7 @@ class Backbone(Part, nn.Module):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Return D."""
+        """Return D, the width of the states."""
 
     @property
     @abstractmethod
@@ -148,7 +148,7 @@ class SpeechEncoder(Part, nn.Module):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Return E."""
+        """Return E, the width of the features."""
 
     @abstractmethod
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,7 +220,7 @@ class BackboneAdapter(OutputAdapter):
 
 
 class SpeechDecoder(OutputAdapter):
-    """Decodes speech beside the backbone, at any width: audio tokens are fed back into this decoder alone.
+    """Decodes speech alongside the backbone, at any width: audio tokens are fed back into this decoder alone.
 
     The backbone sees only text and speech features, and runs once per text token. The decoder runs over the answer
     alone, from the prompt's last step on.

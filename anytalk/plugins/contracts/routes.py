@@ -22,11 +22,11 @@ class Layout(Protocol):
 
     @property
     def num_audio_streams(self) -> int:
-        """Return K."""
+        """Return K, the number of audio streams."""
 
     @property
     def num_streams(self) -> int:
-        """Return S."""
+        """Return S, the number of audio streams and the text stream."""
 
     @property
     def text_row(self) -> int:
@@ -34,7 +34,7 @@ class Layout(Protocol):
 
     @property
     def text_vocab_size(self) -> int:
-        """Return V."""
+        """Return V, the size of the backbone's vocabulary."""
 
     @property
     def end_of_text_id(self) -> int:
@@ -70,7 +70,7 @@ class Embedded(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """Holds what the parts read."""
+    """Holds the merged embeddings that backbone and output adapter read."""
 
     backbone: Tensor  # (B,T,D)
     adapter: Tensor | None  # (B,T,W), what the output adapter reads besides states; None: nothing

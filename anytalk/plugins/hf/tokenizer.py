@@ -144,7 +144,7 @@ class HFTokenizer:
 
     def _end_of_answer(self) -> int:
         base, ends = self.base, set(self._markup.values())
-        # The template tells best how the model ends a turn; eos_token often ends only plain text.
+        # The template shows how the model ends a turn; eos_token often ends only plain text.
         for token_id in self.encode_rendered(self._after_answer()):
             if token_id in ends:
                 return token_id

@@ -1,4 +1,4 @@
-"""Contract checks for plugin authors: call ``check_backbone("name")`` and its siblings in your tests.
+"""Checks contracts for plugin authors: call ``check_backbone("name")`` and its siblings in your tests.
 
 Each takes a registered name, with the part's own `options` and the `registry` to look it up in (default: the installed
 plugins), and checks its options too. Except for augmentations and hearings, it also takes a part that is already built.
