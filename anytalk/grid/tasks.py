@@ -1,4 +1,4 @@
-"""Defines the tasks. In their names A is audio and T is text, 1 is the question and 2 the answer."""
+"""Defines the tasks, in whose names A is audio and T text, 1 the question and 2 the answer."""
 
 from __future__ import annotations
 

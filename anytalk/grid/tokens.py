@@ -1,4 +1,4 @@
-"""Defines the token grid: its special tokens, vocabulary sizes and row numbers; no other place does.
+"""Defines the token grid: its special tokens, vocabulary sizes and row numbers, all in one place.
 
 A grid is an int64 array (S,T): rows 0 .. K-1 are audio streams, row K is text; columns are steps. Ids are local to
 their row. Special tokens come after the codes (audio) or after the backbone's vocabulary (text), in the order of the

@@ -97,7 +97,7 @@ class TinyBlocks(nn.Module):
 
 
 class TinyBackbone(Backbone):
-    """A small seeded model over bytes."""
+    """Runs a small transformer over bytes; its weights are random but fixed by a seed."""
 
     licence = "MIT"
 

@@ -191,7 +191,7 @@ class Route(ABC):
 
     @abstractmethod
     def needs_backbone(self, writes: bool) -> bool:
-        """Return whether an answer needs the backbone's next states; `writes`: its text isn't finished yet."""
+        """Return whether an answer needs the backbone's next states; `writes` says that its text isn't finished."""
 
     @abstractmethod
     def merge(self, line: Line, parts: Embedded) -> Merged:

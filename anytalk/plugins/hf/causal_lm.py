@@ -39,7 +39,7 @@ _ATTENTION_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attent
 
 
 class HFBlocks(nn.Module):
-    """A short decoder of the model's own class, without its token embedding."""
+    """Runs a short decoder of the model's own class, which has no token embedding."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ def _layers(decoder: Any) -> nn.ModuleList | None:
 
 
 def _copy_last(old: nn.Module, new: nn.Module) -> None:
-    """Give a shorter decoder the last layers and the final norm of a longer one."""
+    """Copy the last layers and the final norm of a decoder to a shorter one."""
     new_layers = cast("nn.ModuleList", _layers(new))
     for mine, theirs in zip(new_layers, cast("nn.ModuleList", _layers(old))[-len(new_layers) :], strict=True):
         mine.load_state_dict(theirs.state_dict())

@@ -15,7 +15,7 @@ _DRAWS = 8
 
 
 def check_augmentation(name: str, options: dict[str, Any] | None = None, registry: Registry | None = None) -> None:
-    """Check documented options, finite float32 within [-1, 1], repeatability by seed, and that the input stays."""
+    """Check documented options, finite float32 within [-1, 1], repeatability by seed, and an unchanged input."""
     part: Augmentation = built("augmentation", name, registry, options)[0]
     time_s = np.arange(_RATE_HZ) / _RATE_HZ
     wave = (0.4 * np.sin(2 * np.pi * 220 * time_s) * np.sin(np.pi * time_s)).astype(np.float32)  # far from clipping
