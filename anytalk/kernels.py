@@ -70,7 +70,7 @@ class PlainMatrix(nn.Module):
 
 
 class PackedMatrix(nn.Module):
-    """Multiplies by oneDNN, (...,in) float32 -> (...,out) float32, with weights laid out for it once.
+    """Multiplies with oneDNN, (...,in) float32 -> (...,out) float32, with weights laid out for it once.
 
     Fewer than four rows are padded with rows of zeros, which is faster.
     """
@@ -92,7 +92,7 @@ class PackedMatrix(nn.Module):
 
 
 class Int8Matrix(nn.Module):
-    """Multiplies in 8-bit integers by fbgemm, (...,in) float32 -> (...,out) float32.
+    """Multiplies 8-bit integers with fbgemm, (...,in) float32 -> (...,out) float32.
 
     Weights are quantised symmetrically, with one scale per output; inputs with one scale per row, found at run time.
 

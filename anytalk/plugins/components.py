@@ -65,7 +65,7 @@ class BuildContext:
     backbone: Backbone | None = None  # built first; `None` while the backbone itself is built
     # E of the speech encoder, 0 while unknown; it comes from `talker.yaml` even if the encoder itself isn't loaded.
     encoder_width: int = 0
-    input_adapter: InputAdapter | None = None  # built before the hearing, which reads its output
+    input_adapter: InputAdapter | None = None  # built before the hearing, which needs it
     audio_width: int = 0  # W, width of what the audio heads read (0 before the output adapter is built)
     num_streams: int = 0  # K, audio streams of the grid (0 before the grid is known)
     stream_vocab_size: int = 0  # codes plus special tokens of one audio stream (0 before the grid is known)

@@ -21,7 +21,7 @@ _WORD = re.compile(r"\s*\S+|\s+")
 
 
 class PieceTokenizer:
-    """Implements :class:`anytalk.plugins.contracts.TextTokenizer` for :func:`pieces_of` a text."""
+    """Implements :class:`anytalk.plugins.contracts.TextTokenizer`; each of the :func:`pieces_of` a text is a token."""
 
     eos_id = 0
     """The empty piece, which no text contains."""

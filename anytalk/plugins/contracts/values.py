@@ -68,7 +68,7 @@ class MakesReady(Protocol):
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """The backbone's own tokenizer, reduced to what anytalk asks of it."""
+    """Offers what anytalk needs of the backbone's own tokenizer."""
 
     @property
     def eos_id(self) -> int:

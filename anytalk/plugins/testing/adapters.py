@@ -253,7 +253,7 @@ def check_heads(
 
 
 def _mask(columns: Tensor, lengths: Tensor) -> Tensor:
-    """Set columns beyond each row's length to zero, (B,F',D)."""
+    """Return the columns with zeros beyond each row's length, (B,F',D)."""
     beyond = torch.arange(columns.shape[1])[None] >= lengths[:, None]
     return columns.masked_fill(beyond[:, :, None], 0.0)
 
