@@ -109,6 +109,7 @@ class Int8Matrix(nn.Module):
         self.num_outputs = int(weight.shape[0])
         self.weight = _stand_in(weight)
         self.bias = None if bias is None else bias.detach().clone()
+        # A cache that is being read or filled counts the matrices, so they must be built in a fixed order.
         before, make = _before.get(), partial(_quantised, weight.detach().float(), peaks)
         made = make() if before is None else before.take(make)
         self.shrink = made.get("shrink")

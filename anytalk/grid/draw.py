@@ -102,6 +102,7 @@ def picture(
     """
     labels = grid_cells(layout, tokens, decode, code_label)
     kinds = [[_kind(layout, row, int(token)) for token in tokens[row]] for row in range(layout.num_streams)]
+    # Speech columns hold pads as tokens, but the model reads speech there.
     for start, length in speech_spans:
         for row in range(layout.text_row):
             for place in range(length):
@@ -162,6 +163,7 @@ def _blocks(drawn: GridPicture, room: int) -> Iterator[tuple[int, int]]:
     first, used = 0, 0
     for column in range(drawn.num_columns):
         need = _column_width(drawn, column) + _has_border(drawn, column)
+        # A block holds at least one column, however narrow the terminal is.
         if used + need > room and column > first:
             yield first, column
             first, used = column, 0

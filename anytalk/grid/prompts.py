@@ -142,6 +142,7 @@ class PromptBuilder:
         # The text is encoded as people's words: markup in it doesn't end the answer.
         text = [*self.tokenizer.encode(answer_text), self.layout.end_of_text_id]
         audio, audio_mask = self._answer_audio(task, codes, pattern, num_text=len(text) - 1)
+        # Text and audio end at different columns; the shorter one is padded.
         steps = max(len(text), audio.shape[1])
         layout = self.layout
         answer = np.full((layout.num_streams, steps), layout.pad_a, dtype=np.int64)
@@ -149,9 +150,11 @@ class PromptBuilder:
         answer[layout.text_row, : len(text)] = text
         answer[: layout.text_row, : audio.shape[1]] = audio
         mask = np.zeros_like(answer, dtype=bool)
+        # T1A1 is given its text, so there is nothing to learn in the text row.
         mask[layout.text_row, : len(text)] = task.text_in_loss
         if task.audio_out:
             mask[: layout.text_row, : audio.shape[1]] = audio_mask | learn_pads
+        # Nothing in the prompt is learnt.
         prompt_mask = np.zeros_like(prompt.tokens, dtype=bool)
         return TrainingGrid(
             tokens=np.concatenate([prompt.tokens, answer], axis=1),
@@ -198,9 +201,11 @@ class PromptBuilder:
                 layout.asr if i == len(turns) - 1 and task.speech_in and task.answer == "question" else layout.answer_t
             )
             if turn.is_heard(task):
+                # The first column of the block is input_t.
                 spans.append((start + 1, turn.speech_columns))
                 block = self._text_columns([layout.input_t, *[layout.pad_t] * turn.speech_columns, layout.eot, last])
                 block[: layout.text_row, 0] = layout.input_a
+                # The audio rows end the speech where the text row has eot.
                 block[: layout.text_row, -2] = layout.eoa
             else:
                 block = self._text_columns([layout.input_t, *self.tokenizer.encode(turn.text or ""), layout.eot, last])

@@ -112,6 +112,7 @@ def sound_length_s(audio: Audio) -> float | None:
         return None
     data = _file_of(audio, ANY)
     with _opened(data, name, ANY) as file:
+        # Streams write impossible lengths (0, or the largest number), so those are counted.
         is_told = 0 < file.frames <= ANY.most_samples(file.samplerate) and not _is_piped(data)
         frames = file.frames if is_told else sum(len(block) for block in _blocks(file, name, ANY))
         return float(frames / file.samplerate)
@@ -207,6 +208,7 @@ def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True)
             _check_format(name, int(file.samplerate), int(file.channels), bounds)
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        # libsndfile's message begins with the name, which ours has already.
         reason = re.sub(r"^Error opening .*?: ", "", " ".join(str(error).split()))
         raise AudioError(f"'{name}' is not a sound file that can be read: {reason}", EXPECTED) from None
 

@@ -19,6 +19,7 @@ class Stretcher:
 
     def __init__(self, rate_hz: int, speed: float) -> None:
         self._speed, self._hop, self._reach = speed, round(_HOP_S * rate_hz), round(_REACH_S * rate_hz)
+        # Squared sines add up to one where two frames overlap, so the loudness stays.
         self._fade_in = np.sin(np.arange(self._hop) * np.pi / 2 / self._hop).astype(np.float32) ** 2
         self._sound = np.zeros(0, np.float32)  # samples that frames may still be taken from
         self._first = self._length = 0  # samples that came before `_sound`, and all that came

@@ -91,4 +91,5 @@ class StreamLayout:
         )
         if token < first:
             return None
+        # Imported checkpoints have more slots than names.
         return names[token - first] if token - first < len(names) else f"spare{token - first}"

@@ -28,6 +28,7 @@ class ByteTokenizer:
 
     @property
     def eos_id(self) -> int:
+        # In ChatML a turn ends with <|im_end|>, plain text with <|endoftext|>.
         return NUM_BYTES + SPECIALS.index("<|im_end|>" if self._chat else "<|endoftext|>")
 
     @property

@@ -152,6 +152,7 @@ def _checked(component: object) -> Component:
         raise TypeError(f"name, target, summary, licence and uses of a component must be strings, got {component}")
     if not isinstance(component.rank, int):
         raise TypeError(f"rank of '{component.name}' must be a number, got {component.rank!r}")
+    # Found here, it is one line in `anytalk plugins`; found when the part is built, a traceback.
     if component.target.count(":") != 1:
         raise ValueError(f"target of '{component.name}' must be 'module:Name', got '{component.target}'")
     return component

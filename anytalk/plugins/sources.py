@@ -183,6 +183,7 @@ def _piece(term: str, step: int) -> str:
 
 def _in_packages(spec: str) -> tuple[Path, ...]:
     names = piece_names(spec)
+    # All missing packages are named in one error.
     packages = list(dict.fromkeys(name.partition("/")[0] for name in names))
     roots = {package: _roots(package) for package in packages}
     missing = [package for package, found in roots.items() if not found]
@@ -210,6 +211,7 @@ def _inside(roots: list[str], name: str) -> Path:
         path = Path(root) / inner
         if path.exists():
             return path
+    # The error shows what is in the nearest folder that exists.
     near = sorted({p.name for root in roots for p in _nearest(Path(root) / inner, Path(root)).iterdir()})
     raise WeightsError(f"package '{package}' holds no '{inner}'", f"it holds: {', '.join(near)}")
 

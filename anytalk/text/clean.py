@@ -162,6 +162,7 @@ class Cleaner:
         said, fault = clean_text(text, "answer", self.rules)
         if fault:
             return Dropped(row.id, on_side(fault, "rewritten answer"), text)
+        # The recording says the old text, so it goes.
         self.tally.lost_sounds += row.answer_audio is not None or row.answer_codes is not None
         return replace(row, answer_text=said, answer_audio=None, answer_codes=None)
 
@@ -242,6 +243,7 @@ def clean_to_files(
     try:
         with written_whole(out) as manifest:
             with (
+                # The inner block ends first, so the drops are kept even if no row is and the manifest fails.
                 written_whole(drops) as partial,
                 partial.open("w", encoding="utf-8") as dropped,
                 manifest.open("w", encoding="utf-8") as kept,

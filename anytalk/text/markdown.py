@@ -96,6 +96,7 @@ def _blocks(node: SyntaxTreeNode, reading: Reading, parts: list[str]) -> None:
 def _paragraph(node: SyntaxTreeNode, reading: Reading) -> str:
     text = _inline_of(node, reading)
     following = node.next_sibling
+    # Without a mark at its end, a paragraph would run into the next one when both are on one line.
     return ended(text) if following is not None and following.type == "paragraph" else text
 
 
@@ -115,6 +116,7 @@ def _list(node: SyntaxTreeNode, reading: Reading, after: str) -> str:
     most_words = SHORT_STEP_WORDS if ordered else SHORT_ITEM_WORDS
     if all(len(item.split()) <= most_words and not re.search(r"[.!?:;,]", item.rstrip(";,")) for item in items):
         return ended(joined([item.rstrip(";,") for item in items]))
+    # The numbers of steps matter, so they are said as words.
     if ordered and len(items) <= len(_ORDINALS):
         items = [f"{ordinal}: {item}" for ordinal, item in zip(_ORDINALS, items, strict=False)]
     return " ".join(ended(item) for item in items)

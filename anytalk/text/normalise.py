@@ -26,8 +26,10 @@ MAX_ROUNDS = 5
 _Match: TypeAlias = "regex.Match[str]"
 _Step: TypeAlias = "tuple[regex.Pattern[str], Callable[[_Match], str]]"
 
+# Thousands may be separated by commas, which then must be three digits apart.
 _NUM = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _MONTH = "|".join(f"{name}|{name[:3]}\\b\\.?" for name in words.MONTHS) + r"|Sept\b\.?"
+# am, pm, AM, p.m. ...
 _HALF = r"(?:[ap]\.m\.|[AaPp][Mm]\b|[AP]\.M\.)"
 # Variation selectors and joiners after an emoji belong to it.
 _EMOJI = regex.compile(r"(?:\p{Extended_Pictographic}|\p{Regional_Indicator}|\p{Emoji_Modifier})[\uFE0F\u200D]*")
@@ -144,8 +146,10 @@ def _steps(order: DateOrder) -> list[_Step]:
     return [
         _step(r"\[\d+(?:[,-]\s?\d+)*\]", lambda m: ""),  # citations
         _step(rf"(?<![\w.])(?:{abbreviation})(?!\w)", lambda m: ABBREVIATIONS[m[0]]),
+        # The dot of "etc." also ends the sentence before a capital letter, else it belongs to the word.
         _step(r"\betc\.(?=\s+\p{Lu}|\s*$)", lambda m: "and so on."),
         _step(r"\betc\b\.?", lambda m: "and so on"),
+        # Before a name "St." is Saint, after one it is Street.
         _step(r"\bSt\. (?=\p{Lu})", lambda m: "Saint "),
         _step(r"(?<=\p{Lu}\w+ )St\.?(?!\w)", lambda m: "Street"),
         _step(r"\b([Nn])o\. ?(?=\d)|#(?=\d)", lambda m: f"{m[1] or 'n'}umber "),
@@ -153,6 +157,7 @@ def _steps(order: DateOrder) -> list[_Step]:
         _step(r"\b([CF])#", lambda m: f"{m[1]} sharp"),
         _step(r"#(?=\p{L})", lambda m: ""),
         _step(r"\bWorld War (I{1,2})\b", lambda m: f"World War {'One' if m[1] == 'I' else 'Two'}"),
+        # Plain domains are said; addresses with a path or an @ are left for the rules to find.
         _step(r"(?<![\w@./])((?:[a-z][a-z-]*\.)+(?:com|org|net|io|edu|gov))(?![\w@/]|\.\w)", _domain),
         # Dates, times and other numbers with their own reading must come before plain numbers.
         _step(r"(?<![\w-])(\d{4})-(\d{2})-(\d{2})(?![\w-])", _iso_date),
@@ -171,6 +176,7 @@ def _steps(order: DateOrder) -> list[_Step]:
         _step(r"(?<!\w)'?([2-9]0)s\b", lambda m: words.decade(int(m[1]))),
         # Heights such as 5'11" come before marks between numbers: ranges, differences, products, ratios, comparisons.
         _step(r"(\d)'(\d{1,2})(?:\"|'')", lambda m: f"{words.cardinal(int(m[1]))} foot {words.cardinal(int(m[2]))}"),
+        # Without spaces a hyphen is a range, with spaces a minus.
         _step(r"(?<=\d)-(?=[$€£¥]?\d)", lambda m: " to "),
         _step(r"(?<=\d) - (?=\d)", lambda m: " minus "),
         _step(r"(?<=\d) ?[*x] ?(?=\d)", lambda m: " times "),
@@ -187,6 +193,7 @@ def _steps(order: DateOrder) -> list[_Step]:
         _step(rf"()([{fraction}])", _symbol_fraction),
         _step(r"(?<![\w/.])(\d+) (\d{1,2})/(\d{1,3})(?![\w/])", _mixed_fraction),
         _step(r"(?<![\w/.])(\d{1,2})/(\d{1,3})(?![\w/])", lambda m: words.fraction(int(m[1]), int(m[2]))),
+        # Longer units come first, so that "km/h" isn't read as "km"; a dot before a small letter is the unit's.
         _step(rf"(?<![\w.])(-?)({_NUM})\s?({unit})(?![\w/²³°])(?:\.(?=\s\p{{Ll}}))?", _unit),
         _step(r"\b(\d+)(?:st|nd|rd|th)\b", lambda m: words.ordinal(int(m[1]))),
         _step(r"(?<![\w.,])(\d+)k\b", lambda m: words.spoken_number(m[1]) + " thousand"),
@@ -228,6 +235,7 @@ def _domain(m: _Match) -> str:
     return m[1].replace(".", " dot ")
 
 
+# The dot of "a.m." doesn't end a sentence.
 _SENTENCE_START = regex.compile(r"(?:^|(?<!\b[ap]\.m)[.!?]['\")]*\s+)['\"(]*$")
 
 
@@ -242,6 +250,7 @@ def _said(m: _Match, say: Callable[[_Match], str]) -> str:
 
 _STEPS: dict[DateOrder, list[_Step]] = {order: _steps(order) for order in ("month first", "day first")}
 _ARTICLE = regex.compile(r"\b[Aa]n? $")
+# A small word that isn't a preposition or the like is taken for the noun.
 _NOUN = regex.compile(r" (?!(?:a|an|and|at|for|from|in|is|on|or|per|to|with)\b)\p{Ll}")
 _STEPS_WITHOUT_DIGITS: dict[DateOrder, list[_Step]] = {
     order: [step for step in steps if r"\d" not in step[0].pattern] for order, steps in _STEPS.items()
@@ -267,6 +276,7 @@ _TIDY: list[tuple[regex.Pattern[str], str | Callable[[_Match], str]]] = [
     (regex.compile(r"^ | $"), ""),
     (regex.compile(r"\s+(?=[,.;:!?)](?!\w))"), ""),
     (regex.compile(r"(?<=\()\s+"), ""),
+    # A question stays one: "?!" becomes "?".
     (regex.compile(r"[!?]{2,}"), lambda m: "?" if "?" in m[0] else "!"),
     (regex.compile(r"\.{4,}"), "..."),
     (regex.compile(r"(?<=[!?:;,]),+|,+(?=[.!?:;])"), ""),

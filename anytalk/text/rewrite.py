@@ -163,6 +163,7 @@ class RewriteStep:
         self.found += len(outcomes)
         # dict.fromkeys drops duplicates and keeps the order.
         open_keys = [key for key in dict.fromkeys(keys) if key not in outcomes]
+        # Equal requests have equal keys; each is asked once.
         by_key = dict(zip(keys, requests, strict=True))
         self.asked += len(open_keys)
 

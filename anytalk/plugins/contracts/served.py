@@ -89,6 +89,7 @@ class TextStream:
         """Cancel the rest of the text."""
         with self._lock:
             was_ended, self._is_ended = self._is_ended, True
+        # Outside the lock, which isn't reentrant: cancelling may end this stream.
         if not was_ended:
             self._cancel()
 

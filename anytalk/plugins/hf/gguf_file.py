@@ -142,6 +142,7 @@ def _read_once() -> Iterator[None]:
     version no longer has one of these functions, loading is only slow again.
     """
     faster: list[tuple[str, str, Callable[[Any], Any]]] = [
+        # One reader per file serves the config, the weights and the tokenizer.
         ("gguf", "GGUFReader", lambda _: lru_cache(maxsize=1)(_PlainReader)),
         ("gguf", "get_tensor_name_map", lru_cache(maxsize=None)),
         ("gguf.quants", "_apply_over_grouped_rows", lambda _: apply_to_rows),

@@ -119,7 +119,7 @@ class LeanDecoder(nn.Module):
         if self._turns is None or self._turns[0].shape[0] < count:
             # Twice as many as asked for, so that they aren't computed anew in every step.
             positions = torch.arange(max(2 * count, _TURNS), device=like.device)[None]
-            cos, sin = self.rotary(like, positions)
+            cos, sin = self.rotary(like, positions)  # (1,P,w) each
             half = self.head_width // 2
             sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
             self._turns = cos[0, :, None].contiguous(), sin[0, :, None].contiguous()
@@ -174,6 +174,7 @@ class _LeanLayer(nn.Module):
         if arithmetic == "int8" and mlp.down_proj in peaks:
             # `Int8Matrix` would scale its inputs in each step; here the weights that produce them are scaled once.
             gate_up.shrink_outputs(down.grow_inputs(peaks[mlp.down_proj]))
+            # The norm's weights produce the inputs, so dividing them divides the inputs.
             norm_1 /= qkv.grow_inputs(peaks[attention.q_proj])
             norm_2 /= gate_up.grow_inputs(peaks[mlp.gate_proj])
         self.qkv, self.out, self.gate_up, self.down = (
@@ -213,6 +214,7 @@ def _epsilon(norm: Any) -> nn.Parameter:
 
 def _normed(hidden: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
     """Apply an RMS norm over the last axis, in fewer operations than torch's own on a CPU; `eps` is (1,)."""
+    # The square of the length over D is the mean square.
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.addcmul(eps, length, length, value=1 / hidden.shape[-1]).rsqrt_()
     return (hidden * scale).to(hidden.dtype).mul_(weight)

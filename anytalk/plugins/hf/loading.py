@@ -87,6 +87,7 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
     with foreign_errors(source, _GGUF_HINT):
         # What is read depends on transformers' version; the digit changes when what we write does.
         name = f"gguf-1-{transformers.__version__}-{digest_of(source.paths)[:32]}"
+        # Conversion takes seconds and mapping its result almost nothing, so that is kept by the file's digest.
         folder = kept(name, source.spec, lambda place: _convert_gguf(source, place))
         if folder is None:
             with TemporaryDirectory() as place:

@@ -27,6 +27,7 @@ class HFTokenizer:
 
     def __init__(self, base: Any, vocab_size: int | None = None) -> None:
         self.base = base
+        # Tokens without an embedding must not be produced, so their spellings are split like markup.
         beyond, self._markup = _beyond(base, vocab_size), _markup(base)
         self._cutter = MarkupCutter({*self._markup, *beyond})
         self._reserved = {*self._markup.values(), *base.convert_tokens_to_ids(beyond)}
