@@ -1,4 +1,4 @@
-"""The ``anytalk`` program: its commands, its global options, and what an error looks like."""
+"""Build the ``anytalk`` program: its commands, its global options and the way it prints errors."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _COMMANDS = {
     "cache": "List or clear cached weights, which make talkers start fast.",
     "doctor": "Report installed packages, reachable services and settings that would be slow.",
 }
-"""Commands and what they do. Each has a module of its name in this package, with a function ``command`` or, for a group
-of commands, a Typer ``group``."""
+"""Maps each command to its help text. The module of the same name in this package has a function ``command`` or, for
+a group of commands, a Typer ``group``."""
 
-# The class is not exported under one name by all versions of typer, its subclass is.
+# Some versions of typer export only subclasses of this class.
 _CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 _NOT_ERRORS = (typer.Exit, typer.Abort, _CLICK_ERROR, BrokenPipeError)
 
 
 class AnytalkGroup(TyperGroup):
-    """Runs a command and turns whatever it raises into sentences."""
+    """Run a command and print its errors as sentences instead of tracebacks."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit status 1 for an error, 130 for an interruption."""
+        """Run the command; exit with status 1 after an error and 130 after Ctrl-C."""
         try:
             return super().invoke(ctx)
         except _NOT_ERRORS:
@@ -87,20 +87,23 @@ def _global_options(
     """Give any language model ears and a voice: attach speech, train it in stages, talk. Every part is a plugin."""
     if no_plugins:
         os.environ[NO_PLUGINS_VARIABLE] = "1"
+        # The cached registry may hold plugins that were loaded before the option was read.
         default_registry.cache_clear()
 
 
 def build_app(plugins: Plugins | None = None, only: str | None = None) -> typer.Typer:
-    """Build the whole program with the commands of plugins; one that fails becomes a line of `anytalk plugins`.
+    """Build the program with the commands of all plugins; a plugin that fails here is listed by ``anytalk plugins``.
 
     Args:
-        plugins: Default: those of the default registry.
-        only: Import only this command's module: the others are shown by ``--help``, but not run. None imports all.
+        plugins: Plugins whose commands are added. Default: those of the default registry.
+        only: Import the module of this command alone; ``--help`` still lists the others, but they do nothing. None
+            imports all.
     """
     app = typer.Typer(
         name="anytalk",
         cls=AnytalkGroup,
         no_args_is_help=True,
+        # AnytalkGroup prints errors itself.
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -122,7 +125,7 @@ def _load(name: str) -> Callable[..., None] | typer.Typer:
 
 
 def _not_loaded() -> None:
-    """Stands for a command that was not asked for."""
+    """Fill the place of a command whose module wasn't imported."""
 
 
 def _add_plugin_commands(app: typer.Typer, plugins: Plugins) -> None:
@@ -132,14 +135,16 @@ def _add_plugin_commands(app: typer.Typer, plugins: Plugins) -> None:
         with plugins.blaming(implementation.plugin_name, "register_commands"):
             implementation.function(cli=app)
             _check_names(app, before[0])
+            # typer checks a command's signature only when it builds the program, which is too late to blame the plugin.
             typer.main.get_command(app)
             added = True
         if not added:
+            # A plugin may fail after its first commands were added.
             del app.registered_commands[before[0] :], app.registered_groups[before[1] :]
 
 
 def _check_names(app: typer.Typer, first: int) -> None:
-    """Refuse commands that would hide another one."""
+    """Raise PluginError for a command whose name another command already has."""
     names = [c.name or (c.callback.__name__.replace("_", "-") if c.callback else "") for c in app.registered_commands]
     for name in names[first:]:
         if names.count(name) > 1:
@@ -147,10 +152,11 @@ def _check_names(app: typer.Typer, first: int) -> None:
 
 
 def main() -> None:
-    """Entry point of the program."""
+    """Run the program with the arguments of the process."""
     options = list(itertools.takewhile(lambda argument: argument.startswith("-"), sys.argv[1:]))
-    if "--no-plugins" in options:  # before the registry is built, because plugins bring commands
+    if "--no-plugins" in options:  # read here, because plugins can add commands
         os.environ[NO_PLUGINS_VARIABLE] = "1"
     rest = sys.argv[1 + len(options) :]
+    # Importing one command's module keeps the start short, but shell completion needs the options of all of them.
     completes = any(name.endswith("_COMPLETE") for name in os.environ)
     build_app(only=None if completes else rest[0] if rest else "")()

@@ -1,4 +1,4 @@
-"""``anytalk attach``: speech parts onto a language model."""
+"""Attach speech parts to a language model: ``anytalk attach``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,11 @@ def command(
 
 
 def part_settings(parts: dict[str, str | None], models: dict[str, str | None], seed: int) -> list[str]:
-    """Turn options of the command line into assignments; ConfigError for ears that are both off and configured."""
+    """Turn the options for parts into ``--set`` assignments.
+
+    Raises:
+        ConfigError: options that contradict each other, e.g. ``--encoder none`` with ``--encoder-model``.
+    """
     settings = [f"seed={seed}"]
     for part, name in parts.items():
         if name is not None and name.lower() == "none" and part == "encoder":
@@ -96,7 +100,7 @@ def part_settings(parts: dict[str, str | None], models: dict[str, str | None], s
 
 
 def served_settings(model: str, options: dict[str, str | None]) -> list[str]:
-    """Turn options of a served model into assignments; ConfigError where the model isn't an address."""
+    """Turn the options for an endpoint into ``--set`` assignments; ConfigError if `model` isn't an address."""
     given = {option: value for option, value in options.items() if value is not None}
     if given and not is_address(model):
         raise ConfigError(
@@ -107,14 +111,15 @@ def served_settings(model: str, options: dict[str, str | None]) -> list[str]:
 
 
 def check_settings(settings: list[str], backbone: str | None, voice: str | None = None) -> None:
-    """Refuse misspelt settings and names of parts and voices before torch is imported.
+    """Check field names and the names of parts and voices before torch is imported.
 
     Raises:
-        AnytalkError: the first name that no plugin offers, or every wrong field.
+        AnytalkError: a name that no plugin offers, or all wrong fields at once.
     """
     registry = default_registry()
     if backbone is not None:
         registry.find("backbone", backbone)
+    # The model decides which plugin "default" means, so only the given names are checked here.
     data = override({part: {"name": "default"} for part in (*_NEEDED, "encoder")}, settings)
     data = make_room_for_ears(data, settings)
     if voice is not None:
@@ -152,6 +157,7 @@ def _show(talker: Talker, folder: Path, settings: list[str]) -> None:
     out.print(pairs("What fits", _facts(talker, parts, codec_total, settings)))
     out.print()
     manifest = "manifest.jsonl"
+    # A talker with a voice or an endpoint can speak at once; any other one has to be trained first.
     if voice is not None or _is_served(talker):
         commands("Type next", [f'anytalk talk {folder} --text "Hello!" -o answer.wav', f"anytalk serve {folder}"])
         if not ears_are_chosen(settings) and config.ears is not None:

@@ -1,4 +1,4 @@
-"""Progress bars where there is a terminal."""
+"""Draw progress bars if standard error is a terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from anytalk.cli.render import err
 
 
 class Bars:
-    """Draws bars while it is entered, on a terminal only; commands derive from it and say what they do elsewhere.
+    """Draw progress bars inside a ``with`` block; subclasses print plain lines where there is no terminal.
 
     Attributes:
-        progress: The bars, or None where there is no terminal.
+        progress: The bars, or None if standard error isn't a terminal.
     """
 
     def __init__(self, *columns: ProgressColumn) -> None:
@@ -30,6 +30,6 @@ class Bars:
         self.close()
 
     def close(self) -> None:
-        """Stop drawing; more than once does no harm."""
+        """Stop drawing; further calls do nothing."""
         if self.progress is not None:
             self.progress.stop()

@@ -1,4 +1,4 @@
-"""``anytalk bench``: how fast it is, and what speed costs."""
+"""Collect the benchmarks in one group: ``anytalk bench``."""
 
 from __future__ import annotations
 

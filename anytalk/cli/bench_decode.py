@@ -1,4 +1,4 @@
-"""``anytalk bench decode``: answers of a talker, timed part by part."""
+"""Time the answers of a talker, part by part: ``anytalk bench decode``."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _load(name: str, device: str) -> Talker:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """The figures as tables, ratios first."""
+    """Print the figures as tables, ratios first."""
     machine = figures["machine"]
     say(
         f"{figures['arithmetic']}, {machine['device']}, {machine['threads']} thread(s), {machine['cpu_capability']}, "
@@ -119,7 +119,10 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def _late_steps(figures: dict[str, Any]) -> Table:
-    """Whole steps: what doesn't depend on the length (codec, sampling, the rest) is that of the answers above."""
+    """Build the table of steps that come after a long context.
+
+    Only the backbone's share depends on the context; codec, sampling and the rest are added from the answers above.
+    """
     independent = ("codec", "sampling", "other")
     same = {rows: sum(figures["segments"][kind][name] for name in independent) for rows, kind in _LATE.items()}
     first: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""``anytalk bench peers``: our decoder beside llama.cpp's, on the same file."""
+"""Compare our decoder with llama.cpp's on the same file: ``anytalk bench peers``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(
     threads: int = typer.Option(2, min=1, help="CPU threads of each."),
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
 ) -> None:
-    """Compare milliseconds per token with llama.cpp (package xllamacpp), which runs by turns with our decoder."""
+    """Compare milliseconds per token with llama.cpp (package xllamacpp); the two decoders run in turn."""
     with err.status("loading torch and the model ...") as status, TemporaryDirectory() as place:
         from anytalk.bench.peers import PEER, LlamaCpp, Ours, compare, has_peer, prompt_of, whole_file
         from anytalk.plugins.sources import resolve
@@ -37,6 +37,7 @@ def command(
 
         system = None
         if has_peer():
+            # The context holds the prompt and the answer, with a few tokens to spare.
             with LlamaCpp(file, prompt + tokens + 8, threads) as peer:
                 system = peer.system
                 figures = compare({"llama.cpp": peer, **ours}, asked, tokens, repeats, told)
@@ -51,7 +52,7 @@ def command(
 
 
 def show(figures: dict[str, Any]) -> None:
-    """The figures as a table; ratios are to llama.cpp's, if it was there."""
+    """Print the figures as a table, with ratios to llama.cpp's if it was measured."""
     say(
         f"{figures['threads']} threads, load average {figures['load_average']:.1f}; a prompt of {figures['prompt']} "
         f"tokens, {figures['tokens']} written; medians; ratios to llama.cpp's"

@@ -1,4 +1,4 @@
-"""``anytalk bench precision``: what another arithmetic costs in exactness."""
+"""Compare the logits of another arithmetic with the exact ones: ``anytalk bench precision``."""
 
 from __future__ import annotations
 

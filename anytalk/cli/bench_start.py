@@ -1,4 +1,4 @@
-"""``anytalk bench start``: how long people wait, from the command to the first text of the answer."""
+"""Time fresh processes from the command to the first text of the answer: ``anytalk bench start``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(
     server: bool = typer.Option(False, "--serve", help="Also compare a server's first answers with later ones."),
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
 ) -> None:
-    """Time fresh processes: from the command to the first text, with an empty cache and again, and where it goes."""
+    """Time fresh processes from the command to the first text, with an empty and a filled cache, by segments."""
     if question is not None and not question.is_file():
         raise ConfigError(f"'{question}' doesn't exist", "give a sound file: --question FILE.wav")
     options = ["--arithmetic", arithmetic] if arithmetic is not None else []
@@ -58,7 +58,7 @@ def command(
 
 
 def _attached(model: str, voice: str | None, folder: Path) -> Path:
-    """Return a talker of a model, attached by another process, which leaves this one as it is."""
+    """Attach the model in another process and return the talker's folder; this process imports nothing for it."""
     words = ["attach", model, "-o", str(folder), *(["--voice", voice] if voice is not None else [])]
     done = subprocess.run([sys.executable, "-m", "anytalk", *words], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -70,7 +70,7 @@ def _attached(model: str, voice: str | None, folder: Path) -> Path:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """The figures as tables."""
+    """Print the figures as tables."""
     say(
         f"{figures['cores']} cores, load average {figures['load_average']:.1f} before it, "
         f"medians of {figures['repeats']}, seconds"

@@ -1,4 +1,4 @@
-"""``anytalk bench train``: the training loop against the bare backbone."""
+"""Time the training loop against the bare backbone: ``anytalk bench train``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
-    """Time steps of the training loop, and on the same tokens the bare modules: what no loop can do without."""
+    """Time steps of the training loop, and the bare modules on the same tokens, which no loop can avoid."""
     with err.status("loading torch and the talker ...") as status:
         import torch
 

@@ -1,4 +1,4 @@
-"""``anytalk cache``: what is kept between runs so that talkers start fast."""
+"""List or clear what is kept between runs to start talkers faster: ``anytalk cache``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def command(
     name: str | None = typer.Argument(None, help="With --clear: prefix of an entry's name, or its model."),
     deletes: bool = typer.Option(False, "--clear", help="Delete NAME, or everything."),
 ) -> None:
-    """List what is kept so that talkers start fast, or clear it; all of it is made again when it is needed."""
+    """List cached weights, which make talkers start fast, or clear them; anything deleted is made again when needed."""
     if deletes:
         gone = clear(name)
         note(f"deleted: {len(gone)} entries, {size(sum(entry.num_bytes for entry in gone))}")

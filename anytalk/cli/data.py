@@ -1,4 +1,4 @@
-"""``anytalk data``: look at training data, count it, clean it."""
+"""Preview, count and clean training data: ``anytalk data``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``anytalk data clean``: from a text set to what a voice can read."""
+"""Turn a text set into texts that a voice can read: ``anytalk data clean``."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def command(
     retries: int = typer.Option(5, min=0, help="Retries after rate limits, timeouts and server errors."),
 ) -> None:
     """Keep texts that can be spoken; drop or rewrite the others, with reasons."""
+    # Contradicting options are refused before anything is loaded.
     _check(data, target, rewrite, endpoint, model, rewrite_with)
     with err.status("loading ..."):
         from anytalk.data.config import read_data_config, read_rows
@@ -57,6 +58,7 @@ def command(
         if rewrite:
             memory = cache or target.with_name(f"{target.name.removesuffix('.jsonl')}.rewrites.jsonl")
             step = _rewrite_step(rewrite, endpoint, model, key, rewrite_with, memory, concurrency, timeout_s, retries)
+        # Blank texts are kept while reading: the rules drop them with a reason.
         sources = [read_rows(source, registry, keep_blank=True) for source in config.sources]
     with step or nullcontext(), _progress() as show:
         tally = clean_to_files(rows_of(sources), target, Cleaner(limits, step), show)
@@ -66,7 +68,7 @@ def command(
 def _check(
     data: Path, target: Path, rewrite: str | None, endpoint: str | None, model: str | None, talker: Path | None
 ) -> None:
-    """What can be said before anything is loaded."""
+    """Refuse options that contradict each other."""
     if target.suffix != ".jsonl":
         raise ConfigError(f"'{target}' is no .jsonl file", "the cleaned manifest is JSONL: -o clean.jsonl")
     if target.absolute() == data.absolute():
@@ -111,7 +113,7 @@ def _rewrite_step(
 
 @contextmanager
 def _progress() -> Iterator[_Shown]:
-    """A running count on a terminal, a line now and then elsewhere."""
+    """Show a running count on a terminal, or print a line every few seconds elsewhere."""
     shown = _Shown()
     if not err.is_terminal:
         yield shown
@@ -122,7 +124,7 @@ def _progress() -> Iterator[_Shown]:
 
 
 class _Shown:
-    """Tells the tally, not too often."""
+    """Show the tally, at most five times a second on a terminal and every ten seconds elsewhere."""
 
     def __init__(self) -> None:
         self.update: Callable[[str], None] = note

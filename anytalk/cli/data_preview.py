@@ -1,4 +1,4 @@
-"""``anytalk data preview``: rows as training sees them, in words, as a grid, as pictures and as sound."""
+"""Show rows as training sees them, as text, grids, pictures and sound: ``anytalk data preview``."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def command(
 
         loaded = None if talker is None else load_talker(talker, with_encoder=not prepared)
         if config is None:
+            # Features in the shards fit only a talker with the same encoder and codec.
             if loaded is not None:
                 from anytalk.data.shard_feed import check_fits
 
@@ -131,7 +132,7 @@ def _sound(audio: Audio | None) -> str:
 
 
 def _write(preview: Preview, example: Example, talker: Talker, task: Task, folder: Path) -> None:
-    """Grid, spectrograms and sound of a row."""
+    """Write a row's grid, spectrograms and sound to `folder`."""
     import torch
 
     from anytalk.data.preview import draw_example
@@ -156,7 +157,7 @@ def _write(preview: Preview, example: Example, talker: Talker, task: Task, folde
 
 
 def _question_rate_hz(example: Example, talker: Talker) -> int:
-    """Return the rate of a clip's sound, which its length and its samples tell."""
+    """Return the sample rate of a question in Hz, computed from its length, because clips don't store it."""
     clip = example.clip
     if clip is None or clip.wave is None or clip.duration_s <= 0:
         return talker.codec.sample_rate_hz

@@ -1,4 +1,4 @@
-"""``anytalk data stats``: hours, lengths, voices and tasks of each source."""
+"""Count hours, lengths, voices and tasks of each source: ``anytalk data stats``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(
 
 
 def show(found: list[SourceStats], title: str) -> None:
-    """The same as tables."""
+    """Print the statistics as tables."""
     columns = ("source", "rows", "usable", "question", "answer", "question length", "answer length")
     rows = [
         (
@@ -79,7 +79,7 @@ def show(found: list[SourceStats], title: str) -> None:
 
 
 def hours(length_h: float) -> str:
-    """``0.5`` -> ``"30.0 min"``, ``2.0`` -> ``"2.00 h"``."""
+    """Format hours: ``0.5`` -> ``"30.0 min"``, ``2.0`` -> ``"2.00 h"``."""
     if length_h >= 1:
         return f"{length_h:.2f} h"
     return f"{length_h * 60:.1f} min" if length_h * 60 >= 1 else f"{length_h * 3600:.1f} s"

@@ -1,4 +1,4 @@
-"""Where a command computes."""
+"""Choose the device and the number of threads of a command."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from anytalk.errors import ConfigError
 
 
 def choose_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where torch can use one, else ``cpu``; anything else must be usable.
+    """Return the torch device for ``--device``; ``auto`` is ``cuda`` if torch can use it, else ``cpu``.
 
-    Where a launcher started several processes, ``cuda`` is the device of this one (``LOCAL_RANK``).
+    If a launcher started several processes, ``cuda`` becomes the device of this process (``LOCAL_RANK``).
 
     Raises:
         ConfigError: a device that torch doesn't know or can't use.
@@ -23,6 +23,7 @@ def choose_device(name: str) -> str:
         name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(name)
     try:
+        # Only an allocation shows whether the device works.
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).strip().split("\n")[0]
@@ -33,7 +34,7 @@ def choose_device(name: str) -> str:
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit torch's CPU threads; None leaves its own choice."""
+    """Set the number of torch's CPU threads; None keeps torch's default."""
     import torch
 
     if threads is not None:

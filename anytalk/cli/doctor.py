@@ -1,4 +1,4 @@
-"""``anytalk doctor``: what is installed, what is reachable, and what would be slow by accident."""
+"""Report what is installed and reachable, and which settings would be slow: ``anytalk doctor``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPTIONAL = ("accelerate", "datasets", "deepspeed", "fastapi", "matplotlib", "op
 _LOW_DISK_BYTES = 5 * 10**9
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "bf16", "bf16": "bf16"}
-"""Flags of the processor that make answers faster, by their names."""
+"""Maps CPU flags that speed up answers to the names that are printed."""
 
 
 def command() -> None:
@@ -66,6 +66,7 @@ def _machine() -> tuple[list[tuple[str, str]], list[str]]:
         slow.append(f"torch uses {threads} of {cores} cores: unset OMP_NUM_THREADS, or give --threads {cores}")
     if not gpu:
         slow.append("the codec 'snac' is heavy without a GPU: 'heart' is made for CPUs")
+        # Where no flags can be read (macOS), arm64 is assumed to have bf16.
         if not (flags & _BF16_FLAGS or (not flags and platform.machine() == "arm64")):
             slow.append("this CPU has no bf16 arithmetic: --precision bf16 would be emulated; leave it at 'no'")
     if flags and "avx" not in flags and platform.machine() in ("x86_64", "AMD64"):
@@ -74,7 +75,7 @@ def _machine() -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _built_for() -> str:
-    """``CPU only``, or the CUDA that torch was built for, as its file of versions says: importing it takes a second."""
+    """Return ``CPU only`` or torch's CUDA version, from its version file: importing torch takes a second."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return "nothing: it is not installed"
@@ -89,14 +90,14 @@ def _gpu_is_there() -> bool:
 
 
 def _gpu() -> str:
-    """Return the name of the GPU that torch uses; only torch can tell, so it is imported; empty for none."""
+    """Return the name of the GPU that torch uses, or "" if there is none."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
 def _cpu_flags() -> set[str]:
-    """Return what the processor can do, by Linux' names; empty elsewhere."""
+    """Return the flags of the CPU from ``/proc/cpuinfo``; empty on other systems than Linux."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -106,7 +107,7 @@ def _cpu_flags() -> set[str]:
 
 
 def used_by_parts(registry: Registry) -> dict[str, str]:
-    """What the installed parts say that they use (``Component.uses``) -> which parts do."""
+    """Map everything that installed parts declare in ``Component.uses`` to the names of these parts."""
     users: dict[str, list[str]] = {}
     for kind in KINDS:
         for name, offers in registry.components(kind).items():
@@ -116,7 +117,7 @@ def used_by_parts(registry: Registry) -> dict[str, str]:
 
 
 def _of_kind(uses: dict[str, str], kind: str) -> dict[str, str]:
-    """Names of one kind (``"package"`` ...) without it -> the parts that use them."""
+    """Select what is needed of one kind, such as ``"package"``, and drop the prefix from the names."""
     return {name.removeprefix(f"{kind}:"): parts for name, parts in uses.items() if name.startswith(f"{kind}:")}
 
 

@@ -1,4 +1,4 @@
-"""``anytalk eval``: measure a talker by a suite, and guard a bound."""
+"""Measure a talker by a suite and check bounds on its figures: ``anytalk eval``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
-    """Measure a talker: hearing, speech, lost ability of its parent, speed. Run again to go on when interrupted."""
+    """Measure a talker: hearing, speech, lost ability of its parent, speed. Run again to resume."""
     config = read_config(folder)
     from anytalk.evaluate.bounds import parse_bounds
     from anytalk.evaluate.config import read_suite
@@ -58,6 +58,7 @@ def command(
         chosen = chosen.model_copy(update={"seed": seed})
     bounds = parse_bounds(fail_if, chosen)
     registry = default_registry()
+    # Everything that can be checked without the weights is checked before they are loaded.
     check_suite(chosen, config, registry)
     if report.exists() and not report.is_dir():
         raise DataError(f"'{report}' is a file; a folder is expected", "choose another -o")
@@ -92,10 +93,10 @@ def command(
 
 
 def check_suite(suite: Suite, config: TalkerConfig, registry: Registry) -> None:
-    """Refuse parts and sources that no plugin offers before anything is loaded.
+    """Check the names of parts and sources, and their options, before anything is loaded.
 
     Raises:
-        UnknownNameError: such a name.
+        UnknownNameError: a name that no plugin offers.
         ConfigError: wrong options, or a voice that the talker doesn't have.
     """
     from anytalk.data.augment import make_augment
@@ -112,7 +113,7 @@ def check_suite(suite: Suite, config: TalkerConfig, registry: Registry) -> None:
 
 
 class _Display(Bars):
-    """A bar for the measure at hand on a terminal, a line for each elsewhere."""
+    """Show a bar for the running measure on a terminal; print one line per measure elsewhere."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -154,7 +155,7 @@ def _summary(made: Report, folder: Path) -> None:
             interval = format_interval(figure.low, figure.high, unit)
             rows.append((f"{result.label}.{name}", format_value(figure.value, unit), interval, str(figure.n)))
     shown = table(made.suite.name, _COLUMNS, rows, numbers=("value", "n"))
-    shown.columns[0].no_wrap = True  # names are typed again in --fail-if
+    shown.columns[0].no_wrap = True  # --fail-if takes these names, so they must be easy to copy
     out.print(shown)
     beside = made.compared()
     if beside is not None:

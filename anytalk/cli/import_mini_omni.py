@@ -1,4 +1,4 @@
-"""``anytalk import-mini-omni``: the released Mini-Omni checkpoint as a talker."""
+"""Import the released Mini-Omni checkpoint as a talker: ``anytalk import-mini-omni``."""
 
 from __future__ import annotations
 

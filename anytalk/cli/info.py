@@ -1,4 +1,4 @@
-"""``anytalk info``: everything about a talker folder, without loading its weights."""
+"""Describe a talker folder without loading its weights: ``anytalk info``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def command(
 
 
 def count_tensors(path: Path) -> dict[str, int]:
-    """Return parameters by part of a ``.safetensors`` file, read from its header alone.
+    """Count the parameters of each part in a ``.safetensors`` file by its header alone.
 
     Raises:
-        TalkerError: a file that is missing, truncated or no safetensors.
+        TalkerError: a file that is missing, truncated or not safetensors.
     """
     again = "copy the folder again, or train again"
     try:
@@ -53,7 +53,7 @@ def count_tensors(path: Path) -> dict[str, int]:
 
 
 def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str, Any]:
-    """Return what ``--json`` prints: configuration, licences, and parameters of the parts that are saved."""
+    """Return what ``--json`` prints: the configuration, licences, and how many parameters of each part are saved."""
     saved = count_tensors(folder / config.weights.file) if config.weights else {}
     trained = {part for record in config.history for part in record.trained}
     parts: dict[str, dict[str, Any]] = {}

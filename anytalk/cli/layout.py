@@ -1,4 +1,4 @@
-"""``anytalk layout``: the token grid of a task as a picture."""
+"""Draw the token grid of a task: ``anytalk layout``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ _STYLES = {
 
 
 class WordTokenizer:
-    """Words, spaces kept in front of them, and chat markup as ids: so that a picture needs no model.
-
-    Fulfils ``contracts.TextTokenizer``.
-    """
+    """Split text into words and chat marks, so that a picture needs no model. Fulfils ``contracts.TextTokenizer``."""
 
     has_chat_template = True
     eos_id = 0
@@ -46,7 +43,7 @@ class WordTokenizer:
         self.words = ["<end>"]
 
     def encode(self, text: str) -> list[int]:
-        """Return one id per word or mark, new words get new ids."""
+        """Return one id per word or mark; a word keeps the space in front of it, and new words get new ids."""
         ids = []
         for word in re.findall(r"<[a-z]+>|\n| ?[^\s<]+|\s", text):
             if word not in self.words:
@@ -54,13 +51,13 @@ class WordTokenizer:
             ids.append(self.words.index(word))
         return ids
 
-    encode_rendered = encode  # a picture for learning: what is typed may name marks
+    encode_rendered = encode  # only for pictures, where text may name marks
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.words[i] for i in ids if i < len(self.words))
 
     def render_chat(self, messages: Sequence[dict[str, str]], **arguments: Any) -> str:
-        """Return each message between its role's mark and ``<end>``, then the mark of the assistant."""
+        """Return each message between the mark of its role and ``<end>``, then the mark of the assistant."""
         return "".join(f"<{m['role']}>{m['content']}<end>" for m in messages) + "<assistant>"
 
 
@@ -83,7 +80,7 @@ def command(
     said = (answer if answer is not None else text) if chosen.answer == "answer" else text
     if talker is None:
         tokenizer: TextTokenizer = WordTokenizer()
-        # The layout needs the number of words beforehand: room for more than any line holds.
+        # The layout must know the vocabulary size before a word is seen; no command line holds this many words.
         delay = DelayPattern(pattern, streams, _CODES, "all" if text_lead == "all" else _number(text_lead))
         layout = StreamLayout(
             num_audio_streams=delay.num_audio_streams,
@@ -121,7 +118,7 @@ def command(
 
 
 def show(drawn: GridPicture, width: int) -> None:
-    """Print the picture in colours, where there are any."""
+    """Print the picture, in colours on a terminal."""
     for line in text_segments(drawn, width):
         shown = Text()
         for piece, kind in line:
@@ -140,7 +137,7 @@ def _number(text: str) -> int:
 
 
 def _code_label(delay: DelayPattern) -> Callable[[int], str]:
-    """Return the frame; in one flat stream ``frame.stream``, because all streams are in one row."""
+    """Return the label of a code: its frame, or ``frame.stream`` if one stream holds the codes of all."""
     if delay.steps_per_frame == 1:
         return str
     return lambda code: f"{code % delay.codec_codebook_size}.{code // delay.codec_codebook_size}"

@@ -1,4 +1,4 @@
-"""What should be known of a talker before it is asked."""
+"""Print what a user should know before the first question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from anytalk.plugins.contracts import ServedBackbone
 
 
 def note_at_start(talker: Talker, speaks: bool = True) -> None:
-    """Say where questions go, and that a voice which was never trained is noise."""
+    """Print which endpoint gets the questions, and a warning if the voice was never trained."""
     backbone, help_for_voice = talker.model.backbone, "`anytalk train`"
     if isinstance(backbone, ServedBackbone):
         note(f"questions go to {backbone.title}")

@@ -1,4 +1,4 @@
-"""``anytalk pack``: a talker folder that is fit for sharing."""
+"""Write a talker folder or a voice for sharing: ``anytalk pack``."""
 
 from __future__ import annotations
 

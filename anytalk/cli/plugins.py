@@ -1,4 +1,4 @@
-"""``anytalk plugins``: what is installed, and the options of one part."""
+"""List installed parts, or the options of one: ``anytalk plugins``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _describe(registry: Registry, name: str) -> None:
 
 
 def _show_data(target: Any) -> None:
-    """A recipe or a voice: data, not a class."""
+    """Print a recipe or a voice, which are data and have no options."""
     if isinstance(target, dict):
         rows = [
             (s["name"], ", ".join(s["train"]), ", ".join(s["tasks"]), str(s["steps"])) for s in target.get("stages", [])

@@ -1,4 +1,4 @@
-"""``anytalk prepare``: training data becomes shards, resumable."""
+"""Turn training data into shards: ``anytalk prepare``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_S = 15.0
 _COUNTING_S = 3.0
-"""Time spent on counting rows in advance, for the estimate of the time that remains."""
+"""Longest time to count the rows of a source, which the estimate of the remaining time needs."""
 
 
 def command(
@@ -74,7 +74,7 @@ def command(
 
 
 class _Display(Bars):
-    """Progress bars on a terminal, a few plain lines elsewhere."""
+    """Show progress bars on a terminal; print a plain line now and then elsewhere."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
@@ -100,7 +100,7 @@ class _Display(Bars):
     def _source(self, source: SourceConfig, done: int) -> None:
         total = _count_rows(source)
         if self._bar is None:
-            # The clock starts with the first source: loading the parts is no measure of what is to come.
+            # The clock starts with the first source, because loading the parts would spoil the rate.
             self._began = self._said = time.perf_counter()
             self._total = 0
         self._name = source.name
@@ -111,6 +111,7 @@ class _Display(Bars):
             if self._bar is None:
                 self._bar = self.progress.add_task(source.name, total=self._total, what="")
             self.progress.update(self._bar, description=source.name, total=self._total)
+        # Without a terminal there is no bar; any id shows that the clock has started.
         else:
             self._bar = TaskID(0)
 
@@ -135,7 +136,7 @@ class _Display(Bars):
 
 
 def _count_rows(source: SourceConfig) -> int | None:
-    """Count the rows of a source; None where that takes long."""
+    """Count the rows of a source; if that takes too long or the source isn't local, return its limit or None."""
     from anytalk.data.config import read_rows
 
     if not Path(source.path).exists():

@@ -1,4 +1,4 @@
-"""What all commands share: two consoles, tables, numbers with units, errors."""
+"""Print results, tables, remarks and errors in the same way in all commands."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 _ROWS_SHOWN = 5
 
 out = Console(highlight=False)
-"""Results."""
+"""Prints results to standard output."""
 
 err = Console(stderr=True, highlight=False)
-"""Progress, notes and errors: never what a pipe wants."""
+"""Prints progress, notes and errors to standard error, so that pipes get results only."""
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error as a sentence, and what to do about it."""
+    """Print an error and a hint about what to do."""
     err.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
     if hint:
         err.print(Text.assemble(("Hint:  ", "bold yellow"), hint), soft_wrap=True)
 
 
 def note(message: str) -> None:
-    """A remark beside the result."""
+    """Print a remark that isn't part of the result."""
     err.print(Text(message, style="dim"), soft_wrap=True)
 
 
 @contextmanager
 def loading(what: str = "loading torch and the talker ...") -> Iterator[Status]:
-    """Show what is loaded while the block runs, without Python's collector of circles.
+    """Show what is being loaded while the block runs, and switch Python's cyclic garbage collector off.
 
-    It would look at all that was imported again and again, which takes a quarter of the time, and find nothing.
+    During the imports the collector would scan all new objects again and again; that takes a quarter of their time.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -56,7 +56,7 @@ def loading(what: str = "loading torch and the talker ...") -> Iterator[Status]:
 
 
 def show_left_out(rows: Sequence[Rejected]) -> None:
-    """Say how many rows are left out and why, with the first few by name."""
+    """Print how many rows are left out and why, and list the first few."""
     if not rows:
         return
     kinds = Counter(row.kind for row in rows)
@@ -68,12 +68,12 @@ def show_left_out(rows: Sequence[Rejected]) -> None:
 
 
 def say(message: str) -> None:
-    """A line of the result; `message` may hold rich markup."""
+    """Print a line of the result; `message` may contain rich markup."""
     out.print(message, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
-    """Return a plain table; cells are shown as they are, the columns `numbers` flush right."""
+    """Return a plain table; markup in cells is escaped, and the columns in `numbers` are right-aligned."""
     made = Table(
         title=title, title_justify="left", title_style="bold", header_style="bold cyan", box=None, pad_edge=False
     )
@@ -85,7 +85,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 
 def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Table:
-    """Return names and values under each other."""
+    """Return a table of names and values without a header."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     made.add_column(style="cyan", no_wrap=True)
     made.add_column(overflow="fold")
@@ -95,14 +95,14 @@ def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def commands(title: str, lines: Sequence[str]) -> None:
-    """Commands to type next: one a line, never wrapped, so that they can be copied."""
+    """Print commands to type next, one per line and never wrapped, so that they can be copied."""
     out.print(Text(title, style="bold"))
     for line in lines:
         out.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def count(number: int) -> str:
-    """``134515008`` -> ``"134.5 M"``."""
+    """Format a count: ``134515008`` -> ``"134.5 M"``."""
     for divisor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= divisor:
             return f"{number / divisor:.1f} {unit}"
@@ -110,7 +110,7 @@ def count(number: int) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """``269030016`` -> ``"269.0 MB"``."""
+    """Format a number of bytes: ``269030016`` -> ``"269.0 MB"``."""
     for divisor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if num_bytes >= divisor:
             return f"{num_bytes / divisor:.1f} {unit}"
@@ -118,7 +118,7 @@ def size(num_bytes: float) -> str:
 
 
 def seconds(duration_s: float) -> str:
-    """``75.2`` -> ``"1 min 15 s"``."""
+    """Format a duration: ``75.2`` -> ``"1 min 15 s"``."""
     if duration_s < 60:
         return f"{duration_s:.2f} s" if duration_s < 10 else f"{duration_s:.0f} s"
     minutes, rest = divmod(round(duration_s), 60)

@@ -1,4 +1,4 @@
-"""``anytalk serve``: a talker as a web page and an OpenAI-compatible server."""
+"""Serve a talker as a web page and an OpenAI-compatible API: ``anytalk serve``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def command(
         stride_frames=stride,
     )
     require("serving", "serve", *_NEEDED)
+    # The port is opened first: if it is taken, the user learns that before the model loads.
     with open_socket(settings) as listening:
         with loading():
             from anytalk.cli.notes import note_at_start
@@ -79,8 +80,9 @@ def command(
             set_threads(threads)
             talker = load_talker(folder, device=choose_device(device), with_encoder=config.hears)
             make_talker_ready(talker, arithmetic_for_many(talker, arithmetic))
-            _ = talker.codec
+            _ = talker.codec  # loads the codec now, not with the first answer
             app = make_app(talker, settings, folder.resolve().name)
+        # The first answer is slower than later ones, so no client should be the one to wait for it.
         with loading("answering a first question ..."):
             warm_up(app.state.server)
         note_at_start(talker)

@@ -1,4 +1,4 @@
-"""Microphone and loudspeaker, through the optional package sounddevice."""
+"""Play and record sound through the optional package sounddevice."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from anytalk.grid.audio import joined
 
 
 def load_sounddevice() -> Any:
-    """Return the package (PluginError: it, or the PortAudio library it needs, is not installed)."""
+    """Import sounddevice; PluginError if the package or the PortAudio library it needs isn't installed."""
     try:
         import sounddevice
     except ImportError:
         raise PluginError(
             "microphone and loudspeaker need the package sounddevice", "pip install 'anytalk[mic]'"
         ) from None
-    except OSError as error:  # the package is there, the PortAudio library is not
+    except OSError as error:  # raised when the PortAudio library is missing
         raise PluginError(f"sounddevice finds no PortAudio: {error}", "apt install libportaudio2") from None
     return sounddevice
 
 
 class Loudspeaker:
-    """Plays pieces of sound as they come; use it in a ``with`` statement.
+    """Plays pieces of sound as they arrive, inside a ``with`` block.
 
     Raises:
-        AudioError: no loudspeaker that takes this rate.
+        AudioError: no loudspeaker accepts this sample rate.
     """
 
     def __init__(self, sample_rate_hz: int) -> None:
@@ -44,17 +44,17 @@ class Loudspeaker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait until everything was heard."""
+        """Wait until everything has been played."""
         self._stream.stop()
         self._stream.close()
 
     def play(self, wave: np.ndarray) -> None:
-        """(N,) float32; returns as soon as the device has taken it."""
+        """Play samples (N,) in -1 to 1; return as soon as the device has accepted them."""
         self._stream.write(np.clip(wave, -1.0, 1.0).astype(np.float32)[:, None])
 
 
 def record(sample_rate_hz: int) -> np.ndarray:
-    """Record until Enter is pressed: (N,) float32 (AudioError: no microphone that gives this rate)."""
+    """Record until Enter is pressed and return the samples, (N,) float32; AudioError if no microphone has this rate."""
     device = load_sounddevice()
     pieces: list[np.ndarray] = []
 

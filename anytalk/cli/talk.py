@@ -1,4 +1,4 @@
-"""``anytalk talk``: ask a talker, by voice or by text, and hear the answer as it comes."""
+"""Ask a talker a question and play the answer while it is generated: ``anytalk talk``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anytalk.plugins.contracts import Ears, SpeechEncoder
 
 _CHECK_RATE_HZ = 16_000
-"""Rate at which a question is looked at before torch is loaded; almost every encoder's own."""
+"""Rate at which a question is checked before torch is loaded; most encoders use this rate."""
 
 _SAMPLING, _AUDIO = "Sampling text", "Sampling audio"
 
@@ -82,6 +82,7 @@ def command(
     if read_aloud is not None:
         text, task = read_aloud, "T1A1"
     chosen = choose_task(config, task, spoken=question is not None or mic, text_only=text_only, is_open=interactive)
+    # Check the question now: loading torch and the talker takes seconds.
     if question is not None:
         check_speech(read_wave(question, _CHECK_RATE_HZ), _CHECK_RATE_HZ, str(question))
     if text is not None and not text.strip():
@@ -178,7 +179,7 @@ def _listen(session: Session) -> np.ndarray:
 
 @dataclass
 class _Conversation:
-    """Asks, prints and plays; the parts of an answer go where the user wants them."""
+    """Ask questions one by one, and print, play and write the answers."""
 
     session: Session
     options: DecodeOptions
@@ -190,7 +191,7 @@ class _Conversation:
     _turn: int = field(default=0)
 
     def ask(self, *, text: str | None = None, wave: np.ndarray | None = None, task: Task | None = None) -> None:
-        """One question; prints the answer as it comes, then what it took."""
+        """Ask one question, print the answer as it is generated, then print times and sizes."""
         from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta, ThoughtDelta
 
         if task is None:
@@ -203,6 +204,7 @@ class _Conversation:
 
                 loudspeaker = stack.enter_context(Loudspeaker(codec.sample_rate_hz))
             events = self.session.ask(text=text, wave=wave, task=task, options=self.options, speaker=self.voice)
+            # Ctrl-C leaves the loop early; closing the generator ends the answer, so that the next turn can begin.
             stack.callback(events.close)
             for event in events:
                 if isinstance(event, ThoughtDelta):
@@ -235,11 +237,11 @@ class _Conversation:
         return path
 
     def _numbered(self, path: Path) -> Path:
-        """``answer.wav``, then ``answer-2.wav`` ... in a conversation."""
+        """Return ``answer.wav`` for the first turn, ``answer-2.wav`` for the second and so on."""
         return path if self._turn == 1 else path.with_stem(f"{path.stem}-{self._turn}")
 
     def loop(self) -> None:
-        """Questions from the keyboard until /quit; an error or Ctrl-C ends the turn, not the conversation."""
+        """Read questions from the keyboard until ``/quit``; an error or Ctrl-C ends a turn, not the conversation."""
         note(
             "type a question or the path of a sound file; /reset forgets the conversation, /quit ends it,"
             " Ctrl-C stops an answer"

@@ -1,4 +1,4 @@
-"""``anytalk train``: run a recipe on a talker, resumable, with a plan before and a summary after."""
+"""Train a talker by a recipe, with a plan before and a summary after: ``anytalk train``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 _PRECISIONS = ("no", "fp16", "bf16")
 _PLAIN_LINES = 10
-"""Progress lines of a stage where there is no terminal."""
+"""How many progress lines a stage prints if there is no terminal."""
 
 _MOST_WAITING, _LEAST_WAIT_S = 0.03, 5.0
-"""Share of a stage's time, and seconds, that may be spent waiting for data before it is worth a remark."""
+"""A stage that waits longer for its data, as a share of its time and in seconds, gets a remark about ``--workers``."""
 
 
 def command(
@@ -62,9 +62,11 @@ def command(
             raise DataError(
                 f"'{place}' doesn't exist", f"give a prepared folder, a data.yaml or a manifest: {option} FILE"
             )
+    # Checked from the files alone, so that a finished recipe needs no torch.
     if not stages_to_do(chosen, [record.name for record in config.history], folder, restart):
         say(f"nothing to do: {', '.join(s.name for s in chosen.stages)} finished before. --restart trains again.")
         return
+    # Launchers start one process per device; only the first one prints.
     is_main = int(os.environ.get("RANK", "0")) == 0
     with err.status("loading torch and the talker ...") if is_main else nullcontext():
         from anytalk.data.opening import TrainingData
@@ -107,7 +109,7 @@ def command(
 
 
 def _deepspeed(path: Path | None) -> dict[str, Any] | None:
-    """DeepSpeed's configuration, from the option or from the launcher."""
+    """Read the DeepSpeed configuration named by the option or by accelerate's launcher; None if there is none."""
     if path is None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
         return None
     from anytalk.train.deepspeed_engine import launched_config, read_deepspeed
@@ -118,11 +120,11 @@ def _deepspeed(path: Path | None) -> dict[str, Any] | None:
 
 
 def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str]) -> Recipe:
-    """Return the recipe with its settings changed and, if one was asked for, only that stage.
+    """Return the recipe with assignments applied and, if `stage` is given, only that stage.
 
     Raises:
-        UnknownNameError: no such stage.
-        ConfigError: an assignment that fits no stage, or a value that is not allowed.
+        UnknownNameError: the recipe has no such stage.
+        ConfigError: an assignment names an unknown stage or field, or a value isn't allowed.
     """
     recipe = override_stages(recipe, assignments)
     if stage is None:
@@ -136,7 +138,7 @@ def choose_stages(recipe: Recipe, stage: str | None, assignments: Sequence[str])
 
 
 class _Display(Bars):
-    """Progress bars on a terminal, a few plain lines elsewhere."""
+    """Show progress bars on a terminal, and print a few plain lines elsewhere."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -172,7 +174,7 @@ class _Display(Bars):
         self._tenth, self._held_out, self._waited, self._is_last = 0, "", [], False
 
     def _notice(self, stage: StageConfig, text: str) -> None:
-        """Say it now, or below the summary where the stage is at its end."""
+        """Print a remark now, or below the summary if the stage has ended."""
         if self._is_last:
             self.notices.append(text)
         else:
@@ -189,6 +191,7 @@ class _Display(Bars):
         self._bar("encoding rows", total, done)
         if self.progress is None and done == total:
             note(f"{total} rows encoded in {seconds(time.perf_counter() - self._began)}")
+        # Time per step must not include the encoding of rows.
         if done == total:
             self._began = time.perf_counter()
 
@@ -197,12 +200,13 @@ class _Display(Bars):
         note(f"resuming stage '{stage.name}' at step {step} of {stage.steps}")
 
     def _step(self, stage: StageConfig, step: int, metrics: dict[str, float]) -> None:
+        # Steps that an earlier run made don't count.
         per_step = (time.perf_counter() - self._began) / max(1, step - self._first_step)
         shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "text", "audio") if name in metrics)
         self._bar(stage.name, stage.steps, step, f"{shown}  {per_step:.2f} s/step")
         if "held_out.loss" in metrics:
             self._held_out = f"  held out {metrics['held_out.loss']:.3f}"
-        # The first line at or after each tenth: a stage may be logged at other steps.
+        # Not every step is logged, so take the first one at or after each tenth.
         tenth = _PLAIN_LINES * step // stage.steps
         if self.progress is None and (tenth > self._tenth or step in (1, stage.steps)):
             note(f"{stage.name} {step}/{stage.steps}  {shown}{self._held_out}  {per_step:.2f} s/step")

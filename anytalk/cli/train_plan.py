@@ -1,4 +1,4 @@
-"""``anytalk train --plan``: what each stage needs in memory, before it is run."""
+"""Estimate the memory that each stage needs before it runs: ``anytalk train --plan``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from anytalk.model.talker import Talker
 
 WORLDS = (1, 2, 8)
-"""Devices that ZeRO is planned for."""
+"""Numbers of devices for which ZeRO is planned."""
 
 _COLUMNS = ("on each device", "parameters", "gradients", "optimizer", "activations", "all")
 
 
 def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
-    """Print a table for each stage: memory of one process, and of ZeRO 1 to 3 on several devices.
+    """Print a table for each stage: the memory of one process, and of ZeRO 1 to 3 on several devices.
 
     Args:
-        talker: Loaded, with its encoder; left with the freezing of the last stage.
+        talker: A talker with its encoder loaded; the freezing of the last stage stays applied.
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
@@ -35,6 +35,7 @@ def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
         tasks = [find_task(name) for name in stage.tasks]
         with err.status(f"measuring the activations of stage '{stage.name}' ..."):
             activations = measure_activations(talker, stage, tasks, precision)
+        # The next stage must start from the plain layers.
         _drop_lora(talker, stage)
         lines = plan_lines(counts, activations, precision)
         cells = [
@@ -55,7 +56,7 @@ def print_plan(talker: Talker, recipe: Recipe, precision: str) -> None:
 
 
 def count_stage(talker: Talker, stage: StageConfig) -> StageParameters:
-    """Apply a stage's freezing and count its parameters by what happens to them."""
+    """Apply a stage's freezing and count its trainable and frozen parameters, and those outside the engine."""
     from anytalk.train.freeze import apply_freeze
     from anytalk.train.losses import needs_parent
 
@@ -63,16 +64,18 @@ def count_stage(talker: Talker, stage: StageConfig) -> StageParameters:
     trainable = sum(part.trainable for part in report.values())
     whole = sum(part.total for part in report.values())
     beside = 0
+    # Engines shard the stage's parts; an encoder that isn't one of them stays whole on each device.
     if "encoder" in report and "encoder" not in stage.parts:
         beside += report["encoder"].total
     frozen = whole - trainable - beside
+    # The parent is a frozen copy of the backbone, which isn't sharded either.
     if needs_parent(stage):
         beside += report["backbone"].total
     return StageParameters(trainable, frozen, beside)
 
 
 def plan_lines(counts: StageParameters, activations: int, precision: str) -> list[tuple[str, DeviceMemory]]:
-    """Return names and figures of a stage's table."""
+    """Return the rows of a stage's table: a name and the memory of one device."""
     lines = [("one process, or one of several", plain_memory(counts, activations))]
     for zero_stage in (1, 2, 3):
         for world in WORLDS:
@@ -82,7 +85,7 @@ def plan_lines(counts: StageParameters, activations: int, precision: str) -> lis
 
 
 def _drop_lora(talker: Talker, stage: StageConfig) -> None:
-    """Put plain layers back: the updates are still zero, so nothing changes."""
+    """Merge the LoRA layers back; their updates are still zero, so no weight changes."""
     from anytalk.train.lora import merge_lora
 
     for name in stage.lora:

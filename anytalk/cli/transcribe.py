@@ -1,4 +1,4 @@
-"""``anytalk transcribe``: what a recogniser hears in a sound file."""
+"""Transcribe a sound file: ``anytalk transcribe``."""
 
 from __future__ import annotations
 

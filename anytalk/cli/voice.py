@@ -1,4 +1,4 @@
-"""``anytalk voice``: training speech for a set of texts."""
+"""Make training speech for a set of texts: ``anytalk voice``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(
     answers_from: Path | None = typer.Option(None, help="Talker whose greedy text answers fill missing ones."),
     max_tokens: int = typer.Option(128, min=1, help="Longest answer of --answers-from, in tokens."),
 ) -> None:
-    """Read a text set aloud and write a manifest to train on; run again to go on after an interruption."""
+    """Read a text set aloud and write a training manifest. Run again to resume."""
     pace = parse_speeds(speeds)
     registry = default_registry()
     for name in filter(None, (synthesizer, answer_synthesizer)):
@@ -57,6 +57,7 @@ def command(
                 progress=lambda done, total: bars.update(bar, completed=done, total=total),
             )
             for i, answer in zip(missing, found, strict=True):
+                # A synthesizer can't say an answer of punctuation alone.
                 pairs[i] = replace(pairs[i], answer=answer if any(c.isalnum() for c in answer) else None)
         spoken = bars.add_task("speaking", total=None)
         manifest, unsaid = voice_texts(
@@ -74,7 +75,7 @@ def command(
 
 
 def parse_speeds(text: str) -> list[float]:
-    """``"0.9,1.1"`` -> ``[0.9, 1.1]``; ConfigError for anything else."""
+    """Parse ``"0.9,1.1"`` into ``[0.9, 1.1]``; ConfigError if a piece isn't a number."""
     try:
         return [float(piece) for piece in _split(text)] or [1.0]
     except ValueError:

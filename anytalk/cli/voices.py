@@ -1,4 +1,4 @@
-"""``anytalk voices``: the voices that installed packages bring."""
+"""List the voices of installed packages: ``anytalk voices``."""
 
 from __future__ import annotations
 
