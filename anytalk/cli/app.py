@@ -37,8 +37,7 @@ _COMMANDS = {
     "cache": "List or clear cached weights, which make talkers start fast.",
     "doctor": "Report installed packages, reachable services and settings that would be slow.",
 }
-"""Maps each command to its help text. The module of the same name in this package has a function ``command`` or, for
-a group of commands, a Typer ``group``."""
+"""Maps each command to its help text. The module of that name has a function ``command`` or a Typer ``group``."""
 
 # Some versions of typer export only subclasses of this class.
 _CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

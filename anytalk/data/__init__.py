@@ -1,1 +1,1 @@
-"""Training rows: reading manifests, voicing text, and turning rows into grids and batches."""
+"""Read training rows, voice their texts, and turn them into grids and batches."""

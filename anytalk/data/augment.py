@@ -1,4 +1,4 @@
-"""Augmentations of ``data.yaml`` in a row, seeded by the row: the same id always sounds the same."""
+"""Apply the augmentations of ``data.yaml``, seeded per row: a row with the same id always sounds the same."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from anytalk.plugins.contracts import Augmentation
 from anytalk.plugins.registry import Registry
 
 Augment = Callable[[np.ndarray, int, str], np.ndarray]
-"""(N,) float32, its rate in Hz and the row's id -> (N',) float32, the same for the same id."""
+"""Changes a sound: takes samples (N,) float32, their rate in Hz and the row's id, and returns (N',) float32."""
 
 
 def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augment | None:
-    """Build the augmentations and join them.
+    """Build the augmentations and join them into one function.
 
     Args:
-        refs: Which, in the order in which they are applied.
-        seed: Together with a row's id and an augmentation's place it seeds all that is drawn by chance; neither the
+        refs: Names and options, in the order in which they are applied.
+        seed: Seeds every random choice, together with the row's id and the augmentation's position, so that neither the
             order of the rows nor the number of workers matters.
 
     Returns:
-        The joint augmentation, or None without any.
+        The joint augmentation, or None if `refs` is empty.
 
     Raises:
         AnytalkError: an unknown name or wrong options.
@@ -35,7 +35,7 @@ def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augm
     steps: list[tuple[str, Augmentation]] = [(ref.name, registry.build("augmentation", ref)) for ref in refs]
 
     def augment(wave: np.ndarray, sample_rate_hz: int, row_id: str) -> np.ndarray:
-        """See :data:`Augment`."""
+        """Apply all augmentations to one sound; see :data:`Augment`."""
         digest = int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "little")
         for place, (name, step) in enumerate(steps):
             changed = step.apply(wave, sample_rate_hz, np.random.default_rng((seed, digest, place)))
@@ -46,7 +46,7 @@ def make_augment(refs: Sequence[PartRef], seed: int, registry: Registry) -> Augm
 
 
 def _checked(wave: np.ndarray, name: str, row_id: str) -> np.ndarray:
-    """Refuse what no encoder can listen to; augmentations are foreign code."""
+    """Check what an augmentation, which may be someone else's code, returned; PluginError if it isn't a sound."""
     if wave.ndim != 1 or len(wave) == 0 or not np.isfinite(wave).all():
         raise PluginError(
             f"augmentation '{name}' made of {row_id} something that is no sound: shape {wave.shape}",

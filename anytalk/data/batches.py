@@ -1,4 +1,4 @@
-"""Batches: the rows of a step as tensors, cut into forward passes of like length."""
+"""Turn the rows of an optimizer step into padded tensors, grouped into forward passes of similar length."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import Loss
 
-_CACHED_ROWS = 4096
+_CACHED_ROWS = 4096  # rows that stay laid out, for the next epoch
 
 
 @dataclass
 class Batch:
-    """Grids of one forward pass, right-padded."""
+    """Holds the grids of one forward pass, right-padded."""
 
     tokens: Tensor  # (B,S,T) int64
     loss_mask: Tensor  # (B,S,T) bool
-    speech: list[list[tuple[int, int]]]  # for each row, (first column, clip) of its spoken turns
-    features: Tensor | None  # (clips,F,E) encoder features, or None where there are waves or nothing is spoken
-    waves: Tensor | None  # (clips,N) sound instead, for an encoder that runs while training
-    lengths: Tensor | None  # (clips,) frames, or samples where there are waves
-    # (B,T) bool, columns of a spoken answer: a written one has no voice when it is generated either.
+    speech: list[list[tuple[int, int]]]  # per row, (first column, clip number) of each spoken turn
+    features: Tensor | None  # (clips,F,E) encoder features; None if there are waves or no clips
+    waves: Tensor | None  # (clips,N) samples, for an encoder that runs while training
+    lengths: Tensor | None  # (clips,) number of frames, or of samples if there are waves
+    # (B,T) bool, True in the columns of a spoken answer; a written answer gets no voice, as in generation.
     answer_mask: Tensor
-    speaker: Tensor  # (B,) voice of each row
-    # What losses need beside it, by their names (`anytalk.plugins.contracts.Loss.prepare`).
+    speaker: Tensor  # (B,) index of each row's voice
+    # What the losses need besides this, by name (`anytalk.plugins.contracts.Loss.prepare`).
     prepared: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property
     def reads(self) -> Tensor:
-        """(B,) bool: rows that read a given text aloud, so that no text is learnt of them."""
+        """Mark the rows that read a given text aloud, (B,) bool: their text is not in the loss."""
         return ~self.loss_mask[:, -1].any(dim=1)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -55,34 +55,34 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What one device does in an optimizer step."""
+    """Holds one device's share of an optimizer step, and counts over all devices."""
 
     passes: list[Batch]  # its forward passes
     counts: dict[str, int]  # tokens in the loss by name (`text`, `audio0` ...), over all devices
     tasks: list[int]  # tasks of all rows, over all devices
     rows: list[str]  # ids of all rows, over all devices
-    positions: int  # rows times columns of all passes of all devices, padding counted
-    padding: float  # share of them that is padding
+    positions: int  # rows times columns of all passes, over all devices, including padding
+    padding: float  # share of these positions that is padding
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What a step's batches depend on, beside the data."""
+    """Holds what a step's batches depend on besides the data."""
 
     tasks: Mapping[str, float]  # tasks of the stage and their weights
     batch_size: int  # rows, over all devices
-    max_positions: int  # most rows times columns of one forward pass
-    max_padding: float  # greatest share of padding of one forward pass
+    max_positions: int  # limit of rows times columns in one forward pass
+    max_padding: float  # limit of the share of padding in one forward pass
     learn_pads: bool = False  # also learn pad_a
-    losses: Sequence[Loss] = ()  # count their tokens, and prepare what they need
-    waves: bool = False  # pass on sound, not features: the encoder trains, or has been trained since they were made
-    seed: int = 0  # of the order
+    losses: Sequence[Loss] = ()  # they count their tokens and prepare what they need
+    waves: bool = False  # use sound, not features: the encoder trains, or was trained after they were made
+    seed: int = 0  # seed of the order of rows
     rank: int = 0  # this device
     world: int = 1  # devices
 
 
 class LaidRow:
-    """A row of a step, laid out for its task (:class:`anytalk.plugins.contracts.LossRow`)."""
+    """Holds a row laid out for its task; see :class:`anytalk.plugins.contracts.LossRow`."""
 
     def __init__(self, talker: Talker, outline: Example, task: Task, learn_pads: bool) -> None:
         self._talker, self._outline, self.task = talker, outline, task
@@ -101,25 +101,25 @@ class LaidRow:
 
     @cached_property
     def heard(self) -> list[list[int]]:
-        """Text tokens of each of its clips."""
+        """Encode the text of each spoken turn; the list is empty if the text is unknown."""
         tokenizer = self._talker.model.backbone.tokenizer
         return [list(tokenizer.encode(turn.text)) if turn.text else [] for turn in self._outline.heard(self.task)]
 
     @property
     def has_twin(self) -> bool:
-        """Whether its speech can be replaced by its transcript."""
+        """Tell whether the row's speech can be replaced by its transcript."""
         if not self.grid.speech_spans or self.task.answer != "answer":
             return False
         return self._outline.question_text is not None and all(t.text is not None for t in self._outline.history)
 
     def twin(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same conversation typed."""
+        """Return text tokens and loss mask of the same conversation with typed questions."""
         grid, text_row = text_twin(self._talker, self._outline), self._talker.model.layout.text_row
         return grid.tokens[text_row], grid.loss_mask[text_row]
 
 
 class Steps(Dataset[Step]):
-    """Step number to :class:`Step`; loaders with any number of workers may read it in any order."""
+    """Maps a step number to a :class:`Step`; a loader may read steps in any order, with any number of workers."""
 
     def __init__(self, talker: Talker, feeds: Sequence[Feed], settings: StepSettings):
         self._talker, self._feeds, self._settings = talker, feeds, settings
@@ -139,6 +139,7 @@ class Steps(Dataset[Step]):
             max_padding=settings.max_padding,
             multiple_of=settings.world,
         )
+        # `split_rows` orders the passes so that every device gets the same number of them, of similar size.
         own = passes[settings.rank :: settings.world]
         return Step(
             passes=[self._batch([draws[r] for r in rows], [laid[r] for r in rows]) for rows in own],
@@ -150,13 +151,14 @@ class Steps(Dataset[Step]):
         )
 
     def first_row(self) -> tuple[Example, Task]:
-        """Return the first row of the first step, with features and sound as far as they are kept, and its task."""
+        """Return the first row of the first step, with its features and sound if they are kept, and its task."""
         draw = self._mixture.draws(0)[0]
         return self._feeds[draw.feed].example(draw.index), self._tasks[draw.task]
 
     def _row(self, draw: Draw) -> LaidRow:
         if draw not in self._rows:
             if len(self._rows) >= _CACHED_ROWS:
+                # Drop the oldest row.
                 del self._rows[next(iter(self._rows))]
             outline = self._feeds[draw.feed].outline(draw.index)
             self._rows[draw] = LaidRow(self._talker, outline, self._tasks[draw.task], self._settings.learn_pads)
@@ -178,7 +180,7 @@ class Steps(Dataset[Step]):
 
 
 class _Carried(Dataset[Step | AnytalkError]):
-    """Steps whose errors come as values: a loader's process would send them wrapped up in its traceback."""
+    """Returns errors as values, because a loader's worker would wrap them in a traceback of its own."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -191,20 +193,20 @@ class _Carried(Dataset[Step | AnytalkError]):
 
 
 def lay_out_ahead(steps: Steps, first: int, end: int, workers: int) -> Iterator[Step]:
-    """The work of the steps from `first` up to `end`, laid out ahead of time; the number of workers changes nothing.
+    """Yield the steps from `first` up to `end`; the number of workers changes nothing but the speed.
 
     Args:
-        workers: Processes that lay out; 0: the caller's own, as it asks.
+        workers: Processes that lay out steps ahead of time; with 0 the caller's process does it on demand.
 
     Raises:
-        AnytalkError: what a worker found wrong, as it would have been without workers.
+        AnytalkError: the error of a row, the same with and without workers.
     """
     loader = DataLoader(
         _Carried(steps),
         batch_size=None,
         sampler=range(first, end),
         num_workers=workers,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=2 if workers else None,  # DataLoader refuses a number without workers
     )
     for work in loader:
         if isinstance(work, AnytalkError):
@@ -218,13 +220,13 @@ def collate(
     speakers: Sequence[str],
     waves: bool = False,
 ) -> Batch:
-    """Pad grids, features and waves to rectangles. Causality makes right padding invisible to what counts.
+    """Pad grids, features and waves to rectangles. Attention is causal, so no real token sees the padding on its right.
 
     Args:
-        waves: Pass on sound even where there are features.
+        waves: Use sound even if there are features.
 
     Raises:
-        DataError: sound is needed, and an example doesn't hold it.
+        DataError: sound is needed, but an example doesn't hold it.
     """
     tokens, loss_mask, answer_mask = _pad_grids(layout, [grid for _, _, grid in items])
     speech: list[list[tuple[int, int]]] = []

@@ -1,4 +1,4 @@
-"""What no row may hold, whatever source it comes from. Torch-free."""
+"""Reject rows with texts that can't be used, whatever source they come from. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from anytalk.errors import DataError
 from anytalk.plugins.contracts import BadRow, Row
 
 _UNSEEN = ("Zs", "Zl", "Zp", "Cc", "Cf")
-"""Categories of blanks, line ends, and marks such as the zero-width space."""
+"""Unicode categories of spaces, line ends, control characters and marks such as the zero-width space."""
 
 
 def check_text(text: str | None, where: str, keep_blank: bool = False) -> None:
-    """Refuse text that no tokenizer, file or voice can take.
+    """Check that a tokenizer, a file and a synthesizer can take the text.
 
     Raises:
-        DataError: half of a character, a NUL, or (unless `keep_blank`) nothing but blanks.
+        DataError: the text holds a lone surrogate or a NUL, or is blank (unless `keep_blank`).
     """
     if text is None:
         return
@@ -33,18 +33,18 @@ def check_text(text: str | None, where: str, keep_blank: bool = False) -> None:
 
 
 def _says_something(text: str) -> bool:
-    """Return whether a text holds more than blanks and characters that nobody sees."""
+    """Return whether the text has a visible character."""
     return any(unicodedata.category(character) not in _UNSEEN for character in text)
 
 
 def check_row(row: Row, keep_blank: bool = False) -> None:
-    """Refuse a row with a text that can't be used.
+    """Check all texts of a row.
 
     Args:
-        keep_blank: Let blank questions and answers pass, for cleaning, which counts them by a rule of its own.
+        keep_blank: Accept blank questions and answers; `anytalk data clean` counts them by a rule of its own.
 
     Raises:
-        DataError: which text, and what is wrong with it.
+        DataError: the first text that can't be used, and what is wrong with it.
     """
     check_text(row.id, f"{row.id!r}: its name")
     check_text(row.question_text, f"{row.id}: its question", keep_blank)
@@ -55,10 +55,10 @@ def check_row(row: Row, keep_blank: bool = False) -> None:
 
 
 def checked_rows(rows: Iterable[Row | BadRow], source: str, keep_blank: bool = False) -> Iterator[Row | BadRow]:
-    """Pass rows on whose texts can be used (:func:`check_row`); others become bad rows.
+    """Yield rows; those that fail :func:`check_row` become bad rows.
 
     Raises:
-        DataError: what concerns the whole source, also when it is a bug of its plugin.
+        DataError: the source can't be read any further; this includes bugs of its plugin.
     """
     found = iter(rows)
     number = 0
@@ -67,7 +67,7 @@ def checked_rows(rows: Iterable[Row | BadRow], source: str, keep_blank: bool = F
             row = next(found, None)
         except DataError:
             raise
-        except (Exception, RecursionError) as error:
+        except (Exception, RecursionError) as error:  # sources are plugins and may raise anything
             raise DataError(
                 f"source '{source}' can't be read beyond row {number}: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}",

@@ -1,4 +1,4 @@
-"""``data.yaml``: which sources a talker learns from, for which tasks, in which mix. Torch-free."""
+"""Read ``data.yaml``, which lists sources with their tasks and weights. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Filters(Options):
-    """Rows outside these limits are left out, and counted."""
+    """Sets limits; rows outside them are left out and counted."""
 
     min_question_s: float | None = Field(None, ge=0, description="Shortest spoken question, in seconds.")
     max_question_s: float | None = Field(None, gt=0, description="Longest spoken question, in seconds.")
@@ -33,7 +33,7 @@ class Filters(Options):
 
 
 class SourceConfig(Options):
-    """One source of rows."""
+    """Describes one source of rows."""
 
     kind: str = Field(description="Data source plugin: jsonl, csv, hf, voiceassistant, librispeech ...")
     name: str = Field("", description="Name, unique in its file; default: kind and place.")
@@ -45,7 +45,7 @@ class SourceConfig(Options):
     filters: Filters = Field(default_factory=lambda: Filters(), description="Limits of length.")
 
     def anchored(self, folder: Path) -> Self:
-        """Make a path that names something in a folder independent of the current one; hub ids and URLs stay."""
+        """Resolve `path` relative to the data file if that names something there; hub ids and URLs stay as they are."""
         beside = folder / self.path
         if "://" in self.path or Path(self.path).is_absolute() or not beside.exists():
             return self
@@ -53,7 +53,7 @@ class SourceConfig(Options):
 
 
 class VoiceConfig(Options):
-    """Who reads aloud what has no sound."""
+    """Chooses the voices that read texts aloud if a row has no sound."""
 
     synthesizer: PartRef = Field(
         default_factory=lambda: PartRef(name="piper"), description="Synthesizer plugin and its options."
@@ -67,7 +67,7 @@ class VoiceConfig(Options):
 
 
 class DataConfig(Options):
-    """All sources of a training run."""
+    """Describes all sources of a training run."""
 
     sources: list[SourceConfig] = Field(min_length=1, description="Data sources.")
     voice: VoiceConfig | None = Field(
@@ -81,7 +81,7 @@ class DataConfig(Options):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _name_sources(cls, data: Any) -> Any:
-        """Give every nameless source a name."""
+        """Name each source that has no name after its kind and path."""
         if not isinstance(data, dict) or not isinstance(data.get("sources"), list):
             return data
         named = []
@@ -101,15 +101,15 @@ class DataConfig(Options):
 
 
 MANIFESTS = {".jsonl": "jsonl", ".csv": "csv"}
-"""Suffixes that need no data.yaml: one file is one source."""
+"""Maps suffixes of manifests to data sources; a single manifest needs no ``data.yaml``."""
 
 
 def read_data_config(path: Path) -> DataConfig:
-    """Read ``data.yaml``, or make the configuration of a single manifest.
+    """Read ``data.yaml``, or make a configuration for a single manifest.
 
     Raises:
-        DataError: no such file, or not YAML.
-        ConfigError: wrong fields, all of them listed.
+        DataError: the file doesn't exist or isn't YAML.
+        ConfigError: wrong fields, all of them at once.
     """
     if not path.is_file():
         raise DataError(f"'{path}' doesn't exist", "give a data.yaml, a manifest (.jsonl, .csv) or a prepared folder")
@@ -122,7 +122,7 @@ def read_data_config(path: Path) -> DataConfig:
 
 
 def build_source(source: SourceConfig, registry: Registry) -> DataSource:
-    """Return the reader of a source (AnytalkError: an unknown kind, wrong options, or nothing where `path` points)."""
+    """Build the reader of a source; AnytalkError for an unknown kind, wrong options or a `path` that doesn't exist."""
     options = {**source.options, "path": source.path}
     built: DataSource = registry.build("data source", PartRef(name=source.kind, options=options))
     return built
@@ -137,14 +137,14 @@ def read_rows(
 def read_rows(
     source: SourceConfig, registry: Registry, *, strict: bool = False, keep_blank: bool = False
 ) -> Iterator[Row | BadRow]:
-    """Read the first `limit` rows of a source, bad ones counted; filters are applied later, when lengths are known.
+    """Read the first `limit` rows of a source, including bad ones. Filters are applied later, when lengths are known.
 
     Args:
-        strict: Stop at the first bad row instead of yielding it.
-        keep_blank: Let blank questions and answers pass, for cleaning, which has a rule for them.
+        strict: Raise the first bad row as an error instead of yielding it.
+        keep_blank: Accept blank questions and answers; `anytalk data clean` has a rule for them.
 
     Raises:
-        DataError: what concerns the whole source, and with `strict` the first bad row.
+        DataError: the source can't be read, or with `strict` the first bad row.
     """
     rows = islice(checked_rows(build_source(source, registry).rows(), source.name, keep_blank), source.limit)
     return strict_rows(rows) if strict else rows

@@ -1,6 +1,6 @@
-"""From a row to an example, in one way: what it lacks is read aloud, what it holds is checked, sound becomes numbers.
+"""Encode rows: read missing sound aloud, check the row, and turn sound into features and codes.
 
-`anytalk prepare`, its preview, and a run that trains straight from a manifest all use :class:`RowEncoder`.
+`anytalk prepare`, its preview, and training from a manifest all use :class:`RowEncoder`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from anytalk.plugins.registry import Registry
 
 T = TypeVar("T")
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)  # every later row would fail as well
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is left out."""
+    """Describes a row that is left out."""
 
     source: str  # name of its source
     row: int  # its number there
     id: str  # its name in messages
-    kind: str  # a short reason to count by
+    kind: str  # short reason, by which rows are counted
     reason: str
 
 
 class RejectedError(Exception):
-    """A row that is left out: a short kind of reason to count by, and the reason."""
+    """Signals that a row is left out, with a short kind of reason for counting and the reason as a sentence."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind, reason)
@@ -52,10 +52,10 @@ class RejectedError(Exception):
 
 
 def reason_of(error: Exception) -> tuple[str, str]:
-    """Say why a row is left out: a short kind of reason, and the reason.
+    """Return why a row is left out: a short kind of reason for counting, and a sentence.
 
     Raises:
-        OSError: a full disk: no other row would fare better.
+        OSError: the disk is full; every later row would fail as well.
     """
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         raise error
@@ -67,14 +67,14 @@ def reason_of(error: Exception) -> tuple[str, str]:
 
 
 def without_foreign_codes(row: Row, token_format: str) -> Row:
-    """Return the row without codes that another codec made: they are no sound to this talker."""
+    """Return the row without answer codes of another codec, which this talker's codec can't decode."""
     if row.answer_codes is None or row.answer_codes.token_format == token_format:
         return row
     return replace(row, answer_codes=None)
 
 
 def missing_for(row: Row, task: Task) -> list[str]:
-    """Return fields that a row lacks for a task; empty where it can serve it."""
+    """Return the fields that the row lacks for a task; empty if it can serve the task."""
     speaks = row.answer_audio is not None or row.answer_codes is not None
     has = {
         "question_text": row.question_text is not None,
@@ -93,7 +93,7 @@ def missing_for(row: Row, task: Task) -> list[str]:
 
 
 def tasks_of(row: Row, tasks: Iterable[Task]) -> list[Task]:
-    """Return those of the tasks that a row may and can serve."""
+    """Return the tasks that the row allows and has all fields for."""
     return [task for task in tasks if (row.tasks is None or task.name in row.tasks) and not missing_for(row, task)]
 
 
@@ -101,33 +101,34 @@ def tasks_of(row: Row, tasks: Iterable[Task]) -> list[Task]:
 class RowEncoder:
     """Turns rows into examples."""
 
-    encoder: SpeechEncoder | None  # ears; None where no task listens
-    codec: Codec | None  # makes the codes of spoken answers; None where no task speaks
+    encoder: SpeechEncoder | None  # None if no task listens
+    codec: Codec | None  # None if no task speaks
     keep_features: bool = True  # keep the encoder's features of spoken questions
-    bf16: bool = False  # let the encoder run under bfloat16
-    keep_waves: bool = False  # keep their sound (for a stage that trains the encoder, or that encodes while it trains)
-    speakers: Sequence[str] = ()  # voices that the talker has an embedding for; empty: rows of any voice are taken
-    augment: Augment | None = None  # changes the sound of questions first
-    voicing: Voicing | None = None  # reads aloud what has no sound
-    seed: int = 0  # with a row's number, it seeds what parts draw from the global generators
+    bf16: bool = False  # run the encoder under bfloat16
+    keep_waves: bool = False  # keep the questions' sound, for stages that run the encoder
+    speakers: Sequence[str] = ()  # voices that the talker has an embedding for; empty accepts any voice
+    augment: Augment | None = None  # changes the sound of questions before they are encoded
+    voicing: Voicing | None = None  # reads texts aloud if a row has no sound
+    seed: int = 0  # added to the row's number to seed the global generators
     device: str = "cpu"  # Torch device of encoder and codec
 
     @torch.no_grad()
     def example(
         self, row: Row | BadRow, tasks: Sequence[Task], number: int = 0, filters: Filters | None = None
     ) -> Example:
-        """Return what becomes of one row.
+        """Encode one row.
 
         Raises:
-            RejectedError: it is left out, and why.
+            RejectedError: the row is left out.
             DataError: sound, codes or a voice that can't be used.
-            ConfigError: a spoken question without ears.
+            ConfigError: a spoken question for a talker without a speech encoder.
         """
         if isinstance(row, BadRow):
             raise RejectedError("broken row", row.reason)
         filters = filters or Filters()
         check_row(row)
         _check_chars(row, filters)
+        # Plugins may draw from the global generators; a row must not depend on the rows before it.
         with _seeded(self.seed + number):
             given = row
             if self.codec is not None and row.answer_codes is not None:
@@ -147,7 +148,7 @@ class RowEncoder:
         listens, speaks = any(t.speech_in for t in tasks), any(t.audio_out for t in tasks)
         talks = any(t.answer == "answer" for t in tasks)
         try:
-            # All sound is read and checked before any of it is encoded: encoding is what takes time.
+            # Read and check all sound before encoding any of it, because encoding takes the time.
             question = self._read_question(row, filters) if listens else None
             answer = self._read_answer(row, filters) if speaks else None
         except AudioError as error:
@@ -162,6 +163,7 @@ class RowEncoder:
             if question is not None and row.question_audio is not None:
                 clip = self._clip(question, sound_name(row.question_audio), row.id)
             codes = answer if answer is None or answer.ndim == 2 else self._codes(answer)
+            # Past sound is encoded if a task listens, or if the turn has no text to show instead.
             history = tuple(
                 PastTurn(
                     turn.role,
@@ -195,7 +197,7 @@ class RowEncoder:
         return self.encoder
 
     def _read_question(self, row: Row, filters: Filters) -> np.ndarray | None:
-        """(N,) at the encoder's rate, within the limits."""
+        """Read the question at the encoder's rate, (N,) float32, and check its length."""
         if row.question_audio is None:
             return None
         rate_hz = self._ears().sample_rate_hz
@@ -204,7 +206,7 @@ class RowEncoder:
         return wave
 
     def _read_answer(self, row: Row, filters: Filters) -> np.ndarray | None:
-        """(N,) at the codec's rate, or (K,T) codes, within the limits and not too short for the text."""
+        """Read the answer as samples (N,) at the codec's rate or as codes (K,T), and check its length."""
         codec = _there(self.codec)
         found: np.ndarray | None = None
         if row.answer_codes is not None:
@@ -251,7 +253,7 @@ class RowEncoder:
 
 
 def row_encoder(settings: Settings, senses: Senses, registry: Registry, device: str = "cpu") -> RowEncoder:
-    """Return what settings make of rows: the same for `anytalk prepare` and its preview.
+    """Build the encoder of rows for these settings; `anytalk prepare` and its preview share it.
 
     Raises:
         AnytalkError: a voice or an augmentation that can't be built.
@@ -272,12 +274,9 @@ def row_encoder(settings: Settings, senses: Senses, registry: Registry, device: 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators for one row, and leave them as they were.
-
-    A plugin that draws from them must not make a row depend on which rows came before it.
-    """
+    """Seed the global random generators for one row, and restore their states afterwards."""
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
-    # Not torch.manual_seed: for each kind of device that isn't there it formats the stack, half of a short row's time.
+    # torch.manual_seed formats the stack for each missing kind of device, which takes half the time of a short row.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)

@@ -1,4 +1,4 @@
-"""Feeds: where a run takes its examples from, by index, in a stated order."""
+"""Feed examples to a run, by index and in a reproducible order."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ import numpy as np
 from anytalk.data.examples import Example, without_sound
 from anytalk.plugins.contracts import Audio, BadRow, Row, Sound
 
-_ENDS = 1 << 16
+_ENDS = 1 << 16  # bytes at each end of a sound file that count for its digest
 
 
 class Feed(ABC):
-    """The examples of one source."""
+    """Gives the examples of one source."""
 
-    name: str  # its source's name
-    weight: float  # how often it is drawn, beside the other feeds of a task
+    name: str  # name of the source
+    weight: float  # how often it is drawn, relative to the other feeds of a task
 
     def digest(self) -> str:
-        """Return what tells these rows from others, as many of them; a resumed run compares it. Empty: nothing does."""
+        """Return a digest of the rows, which a resumed run compares; "" if there is none."""
         return ""
 
     @abstractmethod
     def indices(self, task: str) -> np.ndarray:
-        """(n,) int64: the examples that serve a task, ascending; may be empty."""
+        """Return the indices of examples that serve a task, (n,) int64, ascending; may be empty."""
 
     @abstractmethod
     def example(self, index: int) -> Example:
-        """Return an example with its sound."""
+        """Return an example with its features and sound."""
 
     @abstractmethod
     def outline(self, index: int) -> Example:
-        """Return the same without features and waves: cheap, enough to lay out its grid."""
+        """Return an example without features and sound; this is cheap, and its grid needs no more."""
 
     def order(self, task: str, epoch: int, seed: int) -> np.ndarray:
-        """(n,) int64: the examples of a task in the order of an epoch, a function of (seed, epoch) alone.
+        """Return the indices of a task in the order of an epoch, (n,) int64; the order depends on (seed, epoch) alone.
 
-        A feed that reads from afar may keep neighbours together.
+        A feed that reads over a network may keep neighbours together.
         """
         indices = self.indices(task)
         return indices[np.random.default_rng((seed, epoch)).permutation(len(indices))]
 
 
 class ListFeed(Feed):
-    """Examples in memory."""
+    """Gives examples that are held in memory."""
 
     def __init__(self, name: str, examples: Sequence[Example], weight: float = 1.0, digest: str = "") -> None:
         self.name, self.weight = name, weight
@@ -67,15 +67,15 @@ class ListFeed(Feed):
 
 
 def remembered(feeds: Sequence[Feed], tasks: Iterable[str]) -> dict[str, int | str]:
-    """Return what a checkpoint remembers of the data: rows by source and task, and what tells the rows from others."""
+    """Return what a checkpoint stores about the data: numbers of rows by source and task, and digests of the rows."""
     counts: dict[str, int | str] = {f"{feed.name}/{task}": len(feed.indices(task)) for feed in feeds for task in tasks}
     return counts | {f"rows of {feed.name}": digest for feed in feeds if (digest := feed.digest())}
 
 
 def rows_digest(rows: Iterable[Row | BadRow]) -> str:
-    """Return a digest of rows as their source gives them: texts, and of each sound its size, beginning and end.
+    """Return a digest of rows as their source gives them: their texts, and the size, start and end of each sound.
 
-    Made of what is given and not of what an encoder makes of it: that differs between machines in the last digit.
+    Encoder features don't count, because their last digits differ between machines.
     """
     found = hashlib.sha256()
     for row in rows:
@@ -105,5 +105,5 @@ def _sound_digest(audio: Audio | None) -> bytes:
             end = file.read()
             file.seek(0)
             return f"{size}|".encode() + file.read(_ENDS) + end
-    except (OSError, ValueError):  # a row that can't be read is left out with its reason
+    except (OSError, ValueError):  # such a row is left out with a reason
         return b"unreadable"

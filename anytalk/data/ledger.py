@@ -1,7 +1,7 @@
-"""What a prepared folder says about itself: ``prepared.yaml`` (settings) and ``ledger.jsonl`` (its shards). Torch-free.
+"""Read and write the files that describe a prepared folder: ``prepared.yaml`` (settings), ``ledger.jsonl`` (shards).
 
-Both are read from a folder or from any address that fsspec opens. A shard counts once its line is in the ledger; a
-last line that a crash cut short is passed over.
+Both can be read from a folder or from an address that fsspec opens. A shard counts once the ledger has its line; a last
+line that a crash cut short is ignored. Doesn't import torch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ PREPARED_FILE = "prepared.yaml"
 LEDGER_FILE = "ledger.jsonl"
 REJECTED_FILE = "rejected.jsonl"
 CACHE_FOLDER = ".cache"
-"""Inside the folder of a source: the arrow copy that feeds map into memory."""
+"""Folder inside a source's folder with the Arrow copy that feeds map into memory."""
 
 FORMAT_VERSION = 1
-_DIGEST_BYTES = 1 << 20
+_DIGEST_BYTES = 1 << 20  # read at each end of a source's file for its digest
 
 
 class EncoderInfo(Options):
-    """The ears that rows were encoded with."""
+    """Identifies the speech encoder that made the features."""
 
     name: str = Field(description="Plugin name.")
     fingerprint: str = Field(description="Digest of the weights.")
@@ -46,9 +46,9 @@ class EncoderInfo(Options):
 
 
 class CodecInfo(Options):
-    """The codec that answers were encoded with."""
+    """Identifies the codec that made the answers' codes."""
 
-    # Older files also hold the token format, which follows from the rest.
+    # Older files also hold the token format, which follows from the other fields.
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
     name: str = Field(description="Plugin name.")
@@ -59,7 +59,7 @@ class CodecInfo(Options):
 
 
 class Settings(Options):
-    """Everything that decides what a row becomes; a folder holds rows of one Settings only."""
+    """Holds everything that decides how a row is encoded; all rows of a folder share one Settings."""
 
     encoder: EncoderInfo | None = Field(
         None, description="Speech encoder; null for a talker without hearing or with `ears`."
@@ -77,7 +77,7 @@ class Settings(Options):
 
 
 class PreparedSource(Options):
-    """One source and its folder."""
+    """Describes one source and its folder."""
 
     slug: str = Field(description="Name of its folder.")
     digest: str | None = Field(None, description="Digest of its file; null for folders and hub ids.")
@@ -85,7 +85,7 @@ class PreparedSource(Options):
 
 
 class Prepared(Options):
-    """What ``prepared.yaml`` says."""
+    """Describes a prepared folder: the content of ``prepared.yaml``."""
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this format.")
     library_version: str = Field(description="anytalk that made the folder.")
@@ -96,7 +96,7 @@ class Prepared(Options):
 
 
 class ShardRecord(Options):
-    """One line of the ledger: a shard that is whole."""
+    """Describes a finished shard: one line of the ledger."""
 
     source: str = Field(description="Folder of its source.")
     number: int = Field(ge=0, description="Its place among the source's shards.")
@@ -119,12 +119,12 @@ class ShardRecord(Options):
 
 
 def shard_file(slug: str, number: int) -> str:
-    """``"books/00003.parquet"``."""
+    """Return the path of a shard in its folder: ``"books/00003.parquet"``."""
     return f"{slug}/{number:05d}.parquet"
 
 
 def check_shard(folder: Path, record: ShardRecord) -> Path:
-    """Return the file of a shard, there and as long as it was (DataError: it is missing or was cut short)."""
+    """Return the path of a shard; DataError if the file is missing or has another size than in the ledger."""
     path = folder / record.file
     if not path.is_file():
         raise DataError(
@@ -140,27 +140,28 @@ def check_shard(folder: Path, record: ShardRecord) -> Path:
 
 @dataclass
 class Ledger:
-    """What is there."""
+    """Holds the finished shards and sources of a prepared folder."""
 
-    shards: dict[tuple[str, int], ShardRecord] = field(default_factory=dict)  # by folder of the source and number
-    complete: dict[str, int] = field(default_factory=dict)  # rows of each source that was read to its end
+    shards: dict[tuple[str, int], ShardRecord] = field(default_factory=dict)  # by the source's folder and number
+    complete: dict[str, int] = field(default_factory=dict)  # number of rows of each source that was read to its end
 
     def of(self, slug: str) -> list[ShardRecord]:
         return [self.shards[key] for key in sorted(self.shards) if key[0] == slug]
 
 
 def parse_ledger(data: bytes, name: str) -> tuple[Ledger, int]:
-    """Read a ledger.
+    """Parse a ledger.
 
     Returns:
-        The ledger and the number of bytes that are whole lines.
+        The ledger, and how many bytes are whole lines.
 
     Raises:
-        DataError: a line that is damaged and is not the last.
+        DataError: a damaged line that isn't the last.
     """
     ledger, good = Ledger(), 0
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
+            # A crash cut the last line short.
             break
         try:
             entry = json.loads(line)
@@ -179,7 +180,7 @@ def parse_ledger(data: bytes, name: str) -> tuple[Ledger, int]:
 
 
 class LedgerFile:
-    """Appends to ``ledger.jsonl``; what a crash left of a last line is cut off first."""
+    """Appends to ``ledger.jsonl``, after cutting off a last line that a crash left incomplete."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LEDGER_FILE
@@ -204,24 +205,25 @@ class LedgerFile:
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
+            # Half a line in the middle would make the ledger unreadable.
             with contextlib.suppress(OSError):
                 os.truncate(self._path, before)
             raise
 
 
 def is_remote(spec: str) -> bool:
-    """Return whether a place is an address and not a path."""
+    """Return whether `spec` is an address instead of a path."""
     return "://" in spec
 
 
 def is_prepared(spec: str | Path) -> bool:
-    """Return whether `spec` is a folder of `anytalk prepare` or an address (checked when it is opened)."""
+    """Return whether `spec` can be a prepared folder: a folder or an address, whose content is checked on opening."""
     spec = str(spec)
     return is_remote(spec) or Path(spec).is_dir()
 
 
 def read_bytes(spec: str, name: str) -> bytes | None:
-    """Read a small file of a prepared folder; None where there is none (DataError: address unreachable)."""
+    """Read a small file of a prepared folder; None if it doesn't exist, DataError if an address can't be read."""
     if not is_remote(spec):
         path = Path(spec) / name
         return path.read_bytes() if path.is_file() else None
@@ -231,7 +233,7 @@ def read_bytes(spec: str, name: str) -> bytes | None:
         return data
     except FileNotFoundError:
         return None
-    except Exception as error:  # each filesystem has errors of its own
+    except Exception as error:  # each filesystem has its own errors
         raise DataError(
             f"'{spec}' can't be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
             "check the address, the network and the credentials",
@@ -242,7 +244,7 @@ def open_address(spec: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of an address, and the path in it.
 
     Raises:
-        DataError: a protocol that isn't known or whose package isn't installed.
+        DataError: an unknown protocol, or one whose package isn't installed.
     """
     import fsspec
 
@@ -260,8 +262,8 @@ def read_prepared(spec: str | Path) -> Prepared:
     """Read ``prepared.yaml``.
 
     Raises:
-        DataError: a folder or address that was not made by `anytalk prepare`, or by a newer one.
-        ConfigError: a file with wrong fields.
+        DataError: `spec` wasn't written by `anytalk prepare`, or by a newer version of it.
+        ConfigError: wrong fields.
     """
     where = str(spec)
     data = read_bytes(where, PREPARED_FILE)
@@ -284,18 +286,18 @@ def read_prepared(spec: str | Path) -> Prepared:
 
 
 def read_ledger(spec: str | Path) -> Ledger:
-    """Return the ledger of a prepared folder; empty where nothing was finished yet."""
+    """Read the ledger of a prepared folder; it is empty if no shard is finished."""
     return parse_ledger(read_bytes(str(spec), LEDGER_FILE) or b"", f"{spec}/{LEDGER_FILE}")[0]
 
 
 def write_prepared(folder: Path, prepared: Prepared) -> None:
-    """Write ``prepared.yaml``."""
+    """Write ``prepared.yaml``, completely or not at all."""
     text = yaml.safe_dump(prepared.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(folder / PREPARED_FILE, text)
 
 
 def source_digest(source: SourceConfig) -> str | None:
-    """Digest a source of one file cheaply (size, beginning, end); None for folders, hub ids and addresses."""
+    """Return a digest of a source's file from its size, start and end; None for folders, hub ids and addresses."""
     path = Path(source.path)
     if is_remote(source.path) or not path.is_file():
         return None
@@ -308,7 +310,7 @@ def source_digest(source: SourceConfig) -> str | None:
 
 
 def make_slug(name: str, taken: Iterable[str]) -> str:
-    """Return a folder name of a source's name: letters, digits, dots and dashes, unlike those that are taken."""
+    """Return a folder name for a source (letters, digits, dots and dashes) that isn't taken yet."""
     base = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "source"
     slug, used, number = base, set(taken), 2
     while slug in used:
@@ -317,7 +319,7 @@ def make_slug(name: str, taken: Iterable[str]) -> str:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Return what changed between two nests of mappings: ``"codec.fingerprint was a, is b"``."""
+    """List what differs between two nested mappings, e.g. ``"codec.fingerprint was a, is b"``."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}".lstrip("."))]

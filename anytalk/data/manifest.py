@@ -1,4 +1,4 @@
-"""Writing manifests: one JSON object per line, as the ``jsonl`` data source reads them."""
+"""Write manifests: JSONL files that the data source ``jsonl`` reads."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ __all__ = ["FIELDS", "write_manifest"]
 
 
 def write_manifest(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as JSONL, whole or not at all."""
+    """Write rows as JSONL, completely or not at all."""
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,7 +1,7 @@
-"""Which examples and tasks make up an optimizer step: a pure function of the seed and the step's number.
+"""Choose the examples and tasks of an optimizer step from the seed and the step's number alone.
 
-No state has to be saved and none can be lost: a run that is resumed at a step, with any number of loader workers or
-devices, sees exactly what it would have seen without the interruption.
+There is no state to save or to lose: a run that resumes at a step sees the same rows as an uninterrupted run, with any
+number of loader workers or devices.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from anytalk.data.feeds import Feed
 from anytalk.errors import ConfigError
 
 _DRAWS = 7919
-"""Keeps the seeds of the draws apart from those of the epochs."""
+"""Keeps the seeds of the draws different from those of the epochs."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One row of a step: a task, the feed it is drawn from, and the example's index there."""
+    """Names one row of a step: its task, the feed that it is drawn from, and its index there."""
 
     task: int
     feed: int
@@ -28,9 +28,9 @@ class Draw:
 
 
 class Mixture:
-    """Draws rows. Tasks by their weights, within a task feeds by theirs, within a feed epoch after epoch.
+    """Draws tasks by their weights, then a feed by its weight, then the feed's examples epoch after epoch.
 
-    Shares are kept in *every* batch, to within one row (systematic sampling with a random start), not only on average.
+    *Every* batch keeps the shares to within one row, not only the average: sampling is systematic with a random start.
 
     Args:
         batch_size: Rows of a step, over all devices.
@@ -48,6 +48,7 @@ class Mixture:
                     f"no row of the data serves task {name}",
                     "add a source that does, or leave that task out of the stage (`anytalk data stats` counts them)",
                 )
+        # A feed without rows for a task takes no share of it.
         weights = np.array([feed.weight for feed in feeds]) * (sizes > 0)
         shares = np.array(list(tasks.values()))[:, None] * weights / weights.sum(axis=1, keepdims=True)
         self._bounds = np.cumsum(shares.ravel() / shares.sum())
@@ -57,7 +58,8 @@ class Mixture:
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def draws(self, step: int) -> list[Draw]:
-        """Return the rows of a step, counted from 0."""
+        """Return the rows of a step; steps count from 0."""
+        # The counts of rows drawn so far only move forward, so an earlier step starts from zero again.
         if step < self._next_step:
             self._counts[:] = 0
             self._next_step = 0
@@ -73,13 +75,14 @@ class Mixture:
         return draws
 
     def _pairs(self, step: int) -> np.ndarray:
-        """(batch size,) pairs of task and feed."""
+        """Draw the step's pairs of task and feed, (batch size,) int64."""
         start = np.random.default_rng((self._seed, _DRAWS, step)).random()
         places = (start + np.arange(self._batch_size)) / self._batch_size
+        # The last bound may be rounded to just below 1.
         return np.minimum(np.searchsorted(self._bounds, places, side="right"), len(self._bounds) - 1)
 
     def _example(self, pair: int, position: int) -> int:
-        """Return the example at a position of a pair's endless sequence of epochs."""
+        """Return the example at a position in the pair's endless sequence of shuffled epochs."""
         task, feed = divmod(pair, len(self._feeds))
         epoch, place = divmod(position, int(self._sizes[pair]))
         cached, order = self._orders.get(pair, (-1, None))
@@ -92,24 +95,25 @@ class Mixture:
 def split_rows(
     lengths: Sequence[int], *, max_positions: int, max_padding: float, multiple_of: int = 1
 ) -> list[list[int]]:
-    """Cut the rows of a step into forward passes of rows of like length.
+    """Group the rows of a step into forward passes of similar length.
 
-    Bucketing happens within a step, by columns and not by rows, so it neither disturbs the mix of a batch nor the order
-    of the data; since the loss is a mean over the step's tokens, where the cuts fall doesn't change it.
+    Grouping happens within a step, so it changes neither the mix of a batch nor the order of the data; the loss is a
+    mean over the step's tokens, so it doesn't depend on the grouping.
 
     Args:
         lengths: Columns of each row.
-        max_positions: Most rows times columns, padding counted, of one pass; a longer row gets a pass of its own.
-        max_padding: Greatest share of a pass that may be padding (halving passes for `multiple_of` may raise it in one
-            half, never in the whole).
-        multiple_of: Number of devices: each gets as many passes.
+        max_positions: Limit of rows times columns of a pass, including padding; a longer row gets a pass of its own.
+        max_padding: Limit of the share of padding in a pass. Halving a pass for `multiple_of` may exceed it in one
+            half, never in both together.
+        multiple_of: Number of devices, each of which gets the same number of passes.
 
     Returns:
-        Row numbers of each pass, long rows first; passes `i::multiple_of` are those of device `i`, and like in size.
+        Row numbers of each pass, long rows first; device `i` takes the passes ``i::multiple_of``, which are similar in
+        size.
 
     Raises:
-        ConfigError: a number of rows that is no multiple of the devices; were each row too long to share a pass, some
-            devices would have one pass less.
+        ConfigError: the number of rows isn't a multiple of the devices. If every row needed a pass of its own, some
+            devices would get one pass less.
     """
     if len(lengths) % multiple_of:
         raise ConfigError(
@@ -128,6 +132,7 @@ def split_rows(
                 continue
         passes.append([row])
         used = lengths[row]
+    # Halve the pass with the most rows until each device gets as many passes.
     while len(passes) % multiple_of:
         largest = max(range(len(passes)), key=lambda p: (len(passes[p]), -p))
         rows_of = passes.pop(largest)
@@ -137,6 +142,6 @@ def split_rows(
 
 
 def padding_share(lengths: Sequence[int], passes: Sequence[Sequence[int]]) -> float:
-    """Return share of the positions of all passes that is padding."""
+    """Return the share of positions in all passes that is padding."""
     total = sum(len(rows) * max(lengths[r] for r in rows) for rows in passes)
     return 1.0 - sum(lengths[r] for rows in passes for r in rows) / total

@@ -1,4 +1,4 @@
-"""Opening training data: a manifest, a ``data.yaml`` or a prepared folder becomes feeds."""
+"""Open training data: turn a manifest, a ``data.yaml`` or a prepared folder into feeds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from anytalk.plugins.contracts import BadRow, Row
 
 
 class TrainingData:
-    """Where a run's rows come from. Rows that were not prepared are encoded once and kept in memory.
+    """Opens a run's rows; rows that aren't prepared are encoded once and kept in memory.
 
     Args:
         spec: A manifest, a ``data.yaml``, or a folder (or address) that `anytalk prepare` wrote.
-        rows: Rows at hand, instead of `spec`.
-        told: Told of the rows that are left out, when the data is opened.
+        rows: Rows to use instead of `spec`.
+        told: Called with the rows that are left out, once the data is open.
 
     Attributes:
-        left_out: Rows that can't be used, and why; `anytalk prepare` lists its own in ``rejected.jsonl``.
+        left_out: Rows that can't be used, with reasons; `anytalk prepare` lists its own in ``rejected.jsonl``.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class TrainingData:
     def feeds(
         self, talker: Talker, tasks: Sequence[Task], *, waves: bool = False, progress: Progress | None = None
     ) -> list[Feed]:
-        """Open feeds for the tasks, as far as the data can serve them.
+        """Open feeds for as many of the tasks as the data can serve.
 
         Args:
-            tasks: Every task that the run will ask for; asking for more later means encoding again.
-            waves: Keep the sound of the questions too.
-            progress: Told after each row that was encoded.
+            tasks: All tasks that the run will need; asking for more later encodes the rows again.
+            waves: Also keep the sound of the questions.
+            progress: Called after each encoded row.
 
         Raises:
-            DataError: data that is missing or empty, or of which no row can be used.
-            ConfigError: data that was prepared for another talker, or that has to be prepared first.
+            DataError: the data is missing or empty, or none of its rows can be used.
+            ConfigError: the data was prepared for another talker, or has to be prepared first.
         """
         names = {task.name for task in tasks}
         if self._feeds is None or not names <= self._tasks:
@@ -64,7 +64,7 @@ class TrainingData:
     def _open(self, talker: Talker, tasks: Sequence[Task], waves: bool, progress: Progress | None) -> list[Feed]:
         spec = str(self._spec)
         if self._rows is None and is_prepared(spec):
-            from anytalk.data.shard_feed import check_fits, open_shards  # takes a second to import
+            from anytalk.data.shard_feed import check_fits, open_shards  # its import takes a second
 
             check_fits(spec, talker, waves=waves)
             return list(open_shards(spec))
@@ -126,6 +126,7 @@ def _encode(
             if progress is not None:
                 progress(done, total)
         feeds.append(ListFeed(source.name, examples, source.weight, rows_digest(rows)))
+    # A stage may ask for tasks that no row serves; the mixture reports that. All other reasons mean broken data.
     broken = [row for row in left_out if row.kind != "serves no task"]
     if len(left_out) == total and broken:
         raise DataError(f"none of {total} rows can be used; {broken[0].id}: {broken[0].reason}", "fix the data")
@@ -133,7 +134,7 @@ def _encode(
 
 
 def _fitting(talker: Talker, example: Example) -> Example:
-    """Return the example for those of its tasks for which the model has positions enough (RejectedError: for none)."""
+    """Keep the tasks whose grid fits the model's positions; RejectedError if none does."""
     why = {name: why_too_long(talker, example, find_task(name)) for name in example.tasks}
     tasks = tuple(name for name in example.tasks if not why[name])
     if not tasks:

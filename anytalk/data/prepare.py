@@ -1,8 +1,8 @@
-"""`anytalk prepare`: sources become folders of shards, resumable at any moment.
+"""Turn sources into folders of shards; an interrupted run can resume at any moment (`anytalk prepare`).
 
-A shard holds what is left of a fixed range of a source's rows, so it depends neither on the number of workers nor on
-what happened before. It gets its name when it is whole; then its line is added to the ledger. A crash between the two
-is repaired at the next start, because a shard keeps its own line inside.
+A shard holds the kept rows of a fixed range of its source, so it depends neither on the number of workers nor on
+earlier runs. The file gets its name when it is complete, and then its line is added to the ledger. If a crash comes
+between the two, the next start adds the line from the copy that each shard contains.
 """
 
 from __future__ import annotations
@@ -50,26 +50,26 @@ LOCK_FILE = ".lock"
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """How to prepare."""
+    """Sets how rows are prepared."""
 
-    workers: int = 1  # processes; 1 works in this one
+    workers: int = 1  # processes; with 1 this process does the work
     features: bool = True  # keep encoder features
-    half: bool = False  # keep them as float16
-    bf16: bool = False  # let the encoder run under bfloat16
-    sound: bool = False  # keep the sound of questions; without features it is kept anyway
-    rows_per_shard: int = 512  # rows that are read for one shard
-    device: str = "cpu"  # Torch device
+    half: bool = False  # store features as float16
+    bf16: bool = False  # run the encoder under bfloat16
+    sound: bool = False  # keep the questions' sound; without features it is kept anyway
+    rows_per_shard: int = 512  # rows of the source per shard
+    device: str = "cpu"  # torch device
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareWatcher:
-    """Who is told what happens."""
+    """Holds the functions that are told about progress."""
 
-    # Called with a source and the number of its rows that were finished before.
+    # Called for each source, with the number of its rows that earlier runs finished.
     source: Callable[[SourceConfig, int], None] = lambda source, done: None
-    # Called with rows done and seconds of speech kept since the last call.
+    # Called with the rows done and the seconds of speech kept since the last call.
     rows: Callable[[int, float], None] = lambda rows, seconds: None
-    shard: Callable[[ShardRecord], None] = lambda record: None  # called with each shard
+    shard: Callable[[ShardRecord], None] = lambda record: None  # called for each shard
 
 
 def prepare(
@@ -80,20 +80,21 @@ def prepare(
     *,
     watcher: PrepareWatcher | None = None,
 ) -> tuple[Prepared, Ledger]:
-    """Prepare all sources, or go on where an earlier call was stopped.
+    """Prepare all sources, or resume where an earlier call stopped.
 
     Returns:
-        What the folder says of itself, and its shards.
+        The description of the folder, and its shards.
 
     Raises:
-        ConfigError: settings, talker or sources other than those that the folder was begun with; it names them. Or
-            packages of the extra `train` that are missing.
-        DataError: a source that can't be read, a full disk, a worker that died. Finished shards are kept.
+        ConfigError: settings, talker or sources differ from those of earlier runs in this folder, or packages of the
+            extra `train` are missing.
+        DataError: a source can't be read, the disk is full, or a worker died. Finished shards are kept.
     """
     require("preparing data", "train", "datasets", "pyarrow")
     registry, watcher = default_registry(), watcher or PrepareWatcher()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # A lock file alone is what an earlier run leaves that failed early.
         if any(out.iterdir()) and not (out / PREPARED_FILE).is_file() and not (out / LOCK_FILE).is_file():
             raise ConfigError(f"'{out}' holds other things", "choose a new or empty folder: -o shards")
         with filelock.FileLock(out / LOCK_FILE, timeout=0):
@@ -127,7 +128,7 @@ def _prepare(
     setup = WorkerSetup(out=out, talker=talker, settings=settings, device=options.device)
     todo = [s for s in prepared.sources if s.slug not in file.ledger.complete]
     for source in todo:
-        # The arrow copy of feeds that were opened before this source was finished.
+        # Feeds may have been opened while this source was incomplete; their Arrow copy is outdated.
         shutil.rmtree(out / source.slug / CACHE_FOLDER, ignore_errors=True)
     counter: dict[str, int] = {}
     served = {s.slug: _served(tasks[s.config.name], senses) for s in todo}
@@ -146,6 +147,7 @@ def _prepare(
             _finish_sources(file, counter)
         _finish_sources(file, counter)
     finally:
+        # Closing stops the workers; they may have finished more shards meanwhile.
         made.close()
         adopt(out, prepared, file)
         clear_partial(out)
@@ -154,19 +156,19 @@ def _prepare(
 
 
 def _finish_sources(file: LedgerFile, rows_read: dict[str, int]) -> None:
-    """Note the sources that were read to their end and of which all shards are there."""
+    """Mark the sources that were read to their end and whose shards are all finished."""
     for slug, rows in rows_read.items():
         if slug not in file.ledger.complete and sum(record.rows for record in file.ledger.of(slug)) == rows:
             file.finish(slug, rows)
 
 
 def _served(tasks: Sequence[Task], senses: Senses) -> tuple[Task, ...]:
-    """Leave out tasks that listen where a talker has no ears."""
+    """Return the tasks that the talker can serve: without a speech encoder, those that don't listen."""
     return tuple(task for task in tasks if senses.encoder is not None or not task.speech_in)
 
 
 def choose_tasks(source: SourceConfig) -> tuple[Task, ...]:
-    """List the tasks that a source may serve: those it names, otherwise all.
+    """Return the tasks that the source names, or all tasks if it names none.
 
     Raises:
         UnknownNameError: a task that doesn't exist.
@@ -178,7 +180,7 @@ def choose_tasks(source: SourceConfig) -> tuple[Task, ...]:
 
 
 def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> Settings:
-    """Return everything that decides what a row becomes."""
+    """Collect everything that decides how a row is encoded."""
     return Settings(
         encoder=senses.encoder_info,
         codec=senses.codec_info,
@@ -195,7 +197,7 @@ def settings_of(config: DataConfig, senses: Senses, options: PrepareOptions) -> 
 
 
 def _merge(config: DataConfig, settings: Settings, talker: Path, out: Path) -> Prepared:
-    """Return what the folder says, with new sources added; refuses everything else that changed."""
+    """Describe the folder with new sources added; ConfigError if anything else changed since earlier runs."""
     before = read_prepared(out) if (out / PREPARED_FILE).is_file() else None
     known = {source.config.name: source for source in before.sources} if before else {}
     changed: list[str] = []
@@ -230,7 +232,7 @@ def _merge(config: DataConfig, settings: Settings, talker: Path, out: Path) -> P
 
 
 def _absolute(source: SourceConfig) -> SourceConfig:
-    """Make paths absolute: the next run may come from another working folder."""
+    """Make the path absolute, because the next run may start in another working directory."""
     path = Path(source.path)
     return source.model_copy(update={"path": str(path.absolute())}) if path.exists() else source
 
@@ -238,7 +240,7 @@ def _absolute(source: SourceConfig) -> SourceConfig:
 def _source_changes(old: PreparedSource, source: SourceConfig, digest: str | None) -> list[str]:
     if digest is not None and old.digest is not None and digest != old.digest:
         return [f"the file of source '{source.name}' was changed since ({source.path})"]
-    # How often a source is drawn changes no row; and a file may be moved as long as it is the same.
+    # A weight doesn't change any row, and a file may move as long as its content is the same.
     skip = {"weight"} | ({"path"} if digest is not None and digest == old.digest else set())
     first, second = (s.model_dump(mode="json", exclude=skip) for s in (old.config, source))
     return differences(first, second, f"source '{source.name}'")
@@ -253,7 +255,7 @@ def _blocks(
     watcher: PrepareWatcher,
     rows_read: dict[str, int],
 ) -> Iterator[Block]:
-    """Yield the blocks of a source that no shard was made of yet; `rows_read` gets its number of rows at the end."""
+    """Yield the rows of shards that don't exist yet; at the end, store the number of rows in `rows_read`."""
     watcher.source(source.config, sum(record.rows for record in ledger.of(source.slug)))
     size = settings.rows_per_shard
     rows = read_rows(source.config, registry, strict=False)
@@ -271,22 +273,23 @@ def _blocks(
 
 
 def clear_partial(out: Path) -> None:
-    """Remove what a crash left half-written."""
+    """Delete files that a crash left incomplete."""
     for path in [*out.glob(".*.partial*"), *out.glob("*/.*.partial*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def adopt(out: Path, prepared: Prepared, file: LedgerFile) -> None:
-    """Take shards into the ledger that were whole when a crash came, and whose line was never written.
+    """Add finished shards to the ledger whose line a crash prevented.
 
     Raises:
-        DataError: a shard of the ledger that is no longer there.
+        DataError: a shard of the ledger that is missing.
     """
     for source in prepared.sources:
         for path in sorted((out / source.slug).glob("*.parquet")):
             if not path.stem.isdigit() or (source.slug, int(path.stem)) in file.ledger.shards:
                 continue
             found = shard_record(path)
+            # The file has a shard's name but no record of the shard, so it can't be used.
             if found is None:
                 path.unlink()
                 continue
@@ -297,7 +300,7 @@ def adopt(out: Path, prepared: Prepared, file: LedgerFile) -> None:
 
 
 def _write_rejected(out: Path, prepared: Prepared, ledger: Ledger) -> None:
-    """Write ``rejected.jsonl`` anew from the lists beside the shards: no line is lost or doubled by a crash."""
+    """Rewrite ``rejected.jsonl`` from the lists of all shards, so that a crash can't lose or repeat a line."""
     with written_whole(out / REJECTED_FILE) as partial, partial.open("wb") as file:
         for source in prepared.sources:
             for record in ledger.of(source.slug):

@@ -1,4 +1,4 @@
-"""The encoder and the codec of a talker without the rest: preparing data needs no language model."""
+"""Load a talker's encoder and codec without its language model, which preparing data doesn't need."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Senses:
-    """What turns sound into numbers."""
+    """Holds the parts that turn sound into features and codes."""
 
-    encoder: SpeechEncoder | None  # ears; None for a talker that only reads
+    encoder: SpeechEncoder | None  # None for a talker that only reads, or that has ears
     codec: Codec
     speakers: tuple[str, ...]  # voices that the talker has an embedding for
-    encoder_info: EncoderInfo | None  # what to compare the ears by
+    encoder_info: EncoderInfo | None  # identifies the encoder
     codec_info: CodecInfo  # identifies the codec
 
 
 def load_senses(folder: Path, registry: Registry, device: str = "cpu") -> Senses:
-    """Load encoder and codec of a talker folder, the encoder as it was trained.
+    """Load the encoder, with its trained weights if there are any, and the codec of a talker folder.
 
     Raises:
-        TalkerError: a folder that is missing or damaged.
-        AnytalkError: a part that can't be built.
+        TalkerError: the folder is missing or damaged.
+        AnytalkError: a part can't be built.
     """
     config = read_config(folder)
     codec = build_codec(config, registry, folder, device)
@@ -40,7 +40,7 @@ def load_senses(folder: Path, registry: Registry, device: str = "cpu") -> Senses
 
 
 def senses_of(config: TalkerConfig, encoder: SpeechEncoder | None, codec: Codec) -> Senses:
-    """Senses of parts that are loaded already."""
+    """Build the senses from parts that are loaded already."""
     encoder_info = None
     if encoder is not None and config.encoder is not None:
         encoder_info = EncoderInfo(
@@ -53,7 +53,7 @@ def senses_of(config: TalkerConfig, encoder: SpeechEncoder | None, codec: Codec)
 
 
 def codec_info(config: TalkerConfig, codec: Codec) -> CodecInfo:
-    """Describe a codec for comparison."""
+    """Identify the codec, to compare it with another."""
     return CodecInfo(
         name=config.codec.name,
         fingerprint=codec.fingerprint,
@@ -64,7 +64,7 @@ def codec_info(config: TalkerConfig, codec: Codec) -> CodecInfo:
 
 
 def talker_senses(talker: Talker) -> Senses:
-    """Senses of a talker in memory."""
+    """Build the senses from a talker in memory."""
     return senses_of(talker.config, talker.model.encoder, talker.codec)
 
 

@@ -1,4 +1,4 @@
-"""Runs blocks through workers: in this process, or in several others of which one may die."""
+"""Run blocks of rows through workers, in this process or in several others, any of which may die."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from anytalk.errors import DataError
 from anytalk.plugins.registry import default_registry
 
 Report = Callable[[int, float], None]
-"""Told rows done and seconds of speech kept since it was last told; also now and then when nothing happened."""
+"""Called with the rows done and the seconds of speech kept since the last call, also if there is nothing new."""
 
 _POLL_S = 0.25
 
 
 def run_here(worker: Worker, blocks: Iterator[Block], report: Report) -> Generator[ShardRecord, None, None]:
-    """Yield one block after the other in this process, on one thread, so that numbers are those of any other worker."""
+    """Process blocks in this process, on one thread, so that the numbers are the same as in any other worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -38,17 +38,17 @@ def run_here(worker: Worker, blocks: Iterator[Block], report: Report) -> Generat
 def run_workers(
     setup: WorkerSetup, num_workers: int, blocks: Iterator[Block], report: Report
 ) -> Generator[ShardRecord, None, None]:
-    """Blocks through `num_workers` processes; shards come as they get ready, in any order.
+    """Process blocks in `num_workers` processes; shards come in the order in which they are finished.
 
-    Closing the iterator (an interruption, an error) stops the workers at their next row; shards that are whole by then
-    stand on the disk.
+    Closing the generator, by an interruption or an error, stops the workers at their next row; shards that are finished
+    by then are on disk.
 
     Raises:
         DataError: a worker died.
-        AnytalkError: what a worker raised.
+        AnytalkError: an error that a worker raised.
     """
     context = multiprocessing.get_context("spawn")
-    # A worker that is killed with a lock in its hands never gives it back: this process must not ask for any.
+    # A worker that is killed while it holds a lock never releases it, so this process reads the values without locks.
     stop, rows, speech_s = context.RawValue("b", 0), context.Value("q", 0), context.Value("d", 0.0)
     told = [0, 0.0]
 
@@ -71,7 +71,7 @@ def run_workers(
     try:
         for block in blocks:
             pending.add(pool.submit(_process, block))
-            # One block for each worker and one to go on with: rows can be large.
+            # One block per worker and one in reserve; more would take memory, because rows can be large.
             while len(pending) > num_workers:
                 yield from ready()
         while pending:
@@ -90,7 +90,8 @@ _state: dict[str, Any] = {}
 
 
 def _start(setup: WorkerSetup, stop: Any, rows: Any, speech_s: Any) -> None:
-    # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
+    """Prepare a worker process."""
+    # A terminal sends Ctrl-C to all its processes; the parent decides what to do and sets `stop`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -107,7 +108,7 @@ def _start(setup: WorkerSetup, stop: Any, rows: Any, speech_s: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker must not outlive a parent that was killed: it would write beside its successor."""
+    """End this worker when its parent is gone; otherwise it would write beside the next run's workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

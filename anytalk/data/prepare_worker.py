@@ -1,4 +1,4 @@
-"""What one worker of `anytalk prepare` does: a block of rows becomes a shard, and a list of the rows left out."""
+"""Turn a block of rows into a shard and a list of the rows left out, as one worker of `anytalk prepare`."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from anytalk.plugins.contracts import BadRow, Row
 from anytalk.plugins.registry import Registry
 
 MIN_FAILED_ROWS = 8
-"""If this many rows in a shard all fail by a bug, skipping rows can't help."""
+"""If all rows of a shard fail by a bug, and they are at least this many, the run stops."""
 
 Tick = Callable[[int, float], None]
-"""Told the rows done and the seconds of speech kept since the last call; may raise to stop."""
+"""Called with the rows done and the seconds of speech kept since the last call; may raise :class:`StopWork`."""
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What all blocks share; can be sent to another process."""
+    """Holds what all blocks share; it is sent to the worker processes."""
 
     out: Path  # the prepared folder
     talker: Path  # the talker folder
-    settings: Settings  # what decides what a row becomes
-    device: str  # Torch device
+    settings: Settings  # decides how rows are encoded
+    device: str  # torch device
 
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one shard."""
+    """Holds the rows of one shard."""
 
     slug: str  # folder of the source
     source: SourceConfig
-    tasks: tuple[Task, ...]  # tasks that its rows may serve
+    tasks: tuple[Task, ...]  # tasks that the rows may serve
     number: int  # number of the shard
-    first_row: int  # number of the first row
-    rows: tuple[Row | BadRow, ...]  # rows, broken ones too
+    first_row: int  # number of the first row in its source
+    rows: tuple[Row | BadRow, ...]  # including bad rows
 
 
 class Worker:
-    """Encoder and codec (`senses`, where they are loaded already), synthesizer and augmentations for many blocks."""
+    """Keeps encoder, codec, synthesizer and augmentations loaded for many blocks; `senses` are those already loaded."""
 
     def __init__(self, setup: WorkerSetup, registry: Registry, senses: Senses | None = None) -> None:
         self.setup = setup
@@ -60,13 +60,13 @@ class Worker:
         self._rows = row_encoder(setup.settings, senses, registry, setup.device)
 
     def process(self, block: Block, tick: Tick) -> ShardRecord:
-        """Make a shard; its list of rejected rows is written first.
+        """Write a shard and, before it, the list of its rejected rows.
 
         Raises:
-            AnytalkError: a disk that is full, or a bug that fails every row.
-            OSError: other trouble with the disk.
+            AnytalkError: the disk is full, or every row fails by a bug.
+            OSError: any other failure of the disk.
         """
-        # Around all rows, so that an encoder under bfloat16 converts its weights once and not for each row.
+        # autocast drops its converted weights when the outermost block ends, so this one spans all rows.
         with torch.autocast(self.setup.device.partition(":")[0], enabled=False):
             return self._process(block, tick)
 
@@ -84,7 +84,7 @@ class Worker:
                 try:
                     example = self._rows.example(row, block.tasks, number, block.source.filters)
                     record = to_record(number, example, rate_hz, settings.half)
-                except Exception as error:  # one row must never end a run of hours
+                except Exception as error:  # one row must not end a run of hours
                     left_out.append(Rejected(block.source.name, number, row.id, *reason_of(error)))
                     tick(1, 0.0)
                     continue
@@ -106,10 +106,11 @@ class Worker:
                 voices=dict(sorted(Counter(speaker or "" for _, speaker, speaks in kept if speaks).items())),
                 tasks=_runs([tasks for tasks, _, _ in kept]),
             )
-            # Written first: a shard without its list would lose the list to a crash in between.
+            # The list comes first: a crash after the shard would lose it, because finished shards aren't made again.
             if left_out:
                 write_whole(rejects_file(path), "".join(json.dumps(asdict(r)) + "\n" for r in left_out))
             num_bytes = writer.finish(made.model_dump_json())
+        # Also for StopWork and KeyboardInterrupt: no half-written file may stay.
         except BaseException:
             writer.abandon()
             raise
@@ -117,7 +118,7 @@ class Worker:
 
 
 def rejects_file(shard: Path) -> Path:
-    """Return where the rows that a shard left out are listed."""
+    """Return the path of the list of rows that a shard left out."""
     return shard.with_suffix(".rejected.jsonl")
 
 
@@ -138,4 +139,4 @@ def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
 
 
 class StopWork(Exception):  # noqa: N818 (not an error)
-    """Somebody asked for the end; raised by a tick."""
+    """Stops a worker at its current row; raised by a tick when the parent wants the workers to end."""

@@ -1,4 +1,4 @@
-"""A few rows as training would see them, from a prepared folder or straight from their sources."""
+"""Show a few rows as training sees them, from a prepared folder or straight from their sources."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Preview:
-    """One row."""
+    """Holds one row of a preview."""
 
-    source: str  # name of its source
-    # As training sees it; None where only the row itself is known, or where it is left out.
+    source: str  # name of the source
+    # The row as training sees it; None if there is no talker or if the row is left out.
     example: Example | None = None
-    row: Row | BadRow | None = None  # the row, where it comes straight from its source
-    reason: str | None = None  # why it is left out; None for a row that is kept
+    row: Row | BadRow | None = None  # the row of the source; None for prepared rows
+    reason: str | None = None  # why the row is left out; None if it is kept
 
     @property
     def id(self) -> str:
@@ -38,10 +38,10 @@ class Preview:
 
 
 def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list[Preview]:
-    """Return rows of each source of a prepared folder or address, finished or not, evenly spread over it.
+    """Return evenly spaced rows of each source in a prepared folder or address, whether finished or not.
 
     Raises:
-        DataError: nothing prepared there.
+        DataError: nothing is prepared there.
     """
     found = []
     for feed in open_shards(spec, with_features=False, allow_partial=True):
@@ -55,7 +55,7 @@ def prepared_previews(spec: str, num_rows: int, task: str | None = None) -> list
 def source_previews(
     config: DataConfig, num_rows: int, registry: Registry, talker: Talker | None = None, task: str | None = None
 ) -> list[Preview]:
-    """Return the first rows of each source; with a talker, voiced and encoded as `anytalk prepare` would do it.
+    """Return the first rows of each source; with a talker, they are voiced and encoded as `anytalk prepare` does it.
 
     Raises:
         AnytalkError: a source, a voice or a part that can't be used.
@@ -83,7 +83,7 @@ def _encoded(
                 break
             try:
                 example = encoder.example(row, tasks, number, source.filters)
-            except Exception as error:  # as in `anytalk prepare`, one row must not end it
+            except Exception as error:  # as in `anytalk prepare`, one row must not end the run
                 found.append(Preview(source.name, row=row, reason=reason_of(error)[1]))
             else:
                 if task is None or task in example.tasks:
@@ -92,7 +92,7 @@ def _encoded(
 
 
 def draw_example(talker: Talker, example: Example, task: Task) -> GridPicture:
-    """Return the training grid of an example."""
+    """Draw the training grid of an example."""
     grid = make_grid(talker, example, task)
     tokenizer = talker.model.backbone.tokenizer
     return picture(
@@ -106,13 +106,14 @@ def draw_example(talker: Talker, example: Example, task: Task) -> GridPicture:
 
 
 def around_answer(drawn: GridPicture, num_columns: int) -> tuple[GridPicture, int]:
-    """At most `num_columns` columns around the place where the answer begins; 0 takes all.
+    """Cut out at most `num_columns` columns around the start of the answer; 0 keeps all.
 
     Returns:
         The smaller picture and its first column.
     """
     if num_columns <= 0 or drawn.num_columns <= num_columns:
         return drawn, 0
+    # A third of the columns shows the end of the prompt.
     first = max(0, min(drawn.num_prompt - num_columns // 3, drawn.num_columns - num_columns))
     stop = first + num_columns
     cut = replace(

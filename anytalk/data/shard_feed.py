@@ -1,4 +1,4 @@
-"""Feeds over a prepared folder: memory-mapped where it is local, row group by row group where it is far away."""
+"""Read prepared folders as feeds: local ones are mapped into memory, remote ones are fetched by row groups."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from anytalk.errors import ConfigError, DataError
 from anytalk.model.talker import Talker
 
 GROUPS_PER_BLOCK = 8
-"""From afar, the rows of this many row groups are shuffled among each other."""
+"""For a remote folder, rows are shuffled among this many row groups."""
 
 CACHED_GROUPS = 48
-"""Row groups held by a feed that reads from afar: a block for each of six tasks."""
+"""Row groups that a remote feed keeps in memory: one block for each of the six tasks."""
 
 T = TypeVar("T")
 
 
 class Rows(Protocol):
-    """A source's rows by index."""
+    """Reads the rows of a source by index."""
 
     def row(self, index: int, light: bool) -> Any:
-        """``pyarrow.Table`` of one row; `light` leaves features and sound out."""
+        """Return a ``pyarrow.Table`` with one row; `light` leaves out features and sound."""
 
 
 class MappedRows:
-    """Rows of local shards, memory-mapped through ``datasets``, which keeps an arrow copy in a cache folder.
+    """Reads rows of local shards from memory-mapped files; ``datasets`` keeps an Arrow copy of them in `cache`.
 
     Args:
-        columns: Heavy columns that are wanted, and all light ones.
+        columns: Columns to read: all light ones, and those heavy ones that are wanted.
     """
 
     def __init__(self, files: Sequence[Path], cache: Path, half: bool, columns: Sequence[str]) -> None:
@@ -86,7 +86,7 @@ def _quiet_datasets() -> Iterator[None]:
 
 
 class _Cache:
-    """The last few things that were made, by key."""
+    """Keeps the most recently used values, by key."""
 
     def __init__(self, size: int) -> None:
         self._size, self._held = size, OrderedDict[Any, Any]()
@@ -105,11 +105,11 @@ class _Cache:
 
 
 class StreamedRows:
-    """Rows of shards at an address: only the row groups that are asked for are fetched.
+    """Reads rows of shards at an address and fetches only the row groups that it needs.
 
     Attributes:
-        groups_read: Row groups fetched with features and sound so far.
-        outlines_read: Row groups fetched without.
+        groups_read: How many row groups were fetched with features and sound.
+        outlines_read: How many row groups were fetched without them.
     """
 
     def __init__(self, spec: str, records: Sequence[ShardRecord], rows_per_group: int, columns: Sequence[str]) -> None:
@@ -126,6 +126,7 @@ class StreamedRows:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         group, place = divmod(index - int(self._starts[shard]), self._rows_per_group)
         with self._lock:
+            # A row group that is held completely also serves outlines.
             held = self._groups.peek((shard, group)) if light else None
             if held is None:
                 cache = self._outlines if light else self._groups
@@ -138,7 +139,7 @@ class StreamedRows:
         try:
             file = self._opened.get(shard, lambda: self._open(self._files[shard]))
             return file.read_row_group(group, columns=self._columns[light])
-        except Exception as error:  # each filesystem has errors of its own
+        except Exception as error:  # each filesystem has its own errors
             raise DataError(
                 f"shard '{self._files[shard]}' can't be read: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]}",
@@ -152,11 +153,11 @@ class StreamedRows:
 
 
 class ShardFeed(Feed):
-    """The examples of one prepared source. Indices count its rows through all shards.
+    """Gives the examples of one prepared source; indices count its rows over all shards.
 
     Args:
         width: E.
-        rows_per_group: For rows that are read from afar: :meth:`order` keeps neighbours together. None: it need not.
+        rows_per_group: Set for remote folders, for which :meth:`order` keeps neighbours together; otherwise None.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class ShardFeed(Feed):
         self._run_lengths = np.array([length for _, length in runs], dtype=np.int64)
 
     def digest(self) -> str:
-        """See the contract: made of the ledger's lines, without the time that each shard took."""
+        """Return a digest of the ledger's lines without the time that each shard took."""
         lines = [record.model_dump_json(exclude={"seconds"}) for record in self.records]
         return hashlib.sha256("\n".join([self._source_digest, *lines]).encode()).hexdigest()[:16]
 
@@ -195,7 +196,7 @@ class ShardFeed(Feed):
         return to_example(self.rows.row(self._checked(index), light=False), self._width)
 
     def outline(self, index: int) -> Example:
-        """See the contract; features and sound are not touched."""
+        """Return an example without features and sound, whose columns aren't read."""
         return to_example(self.rows.row(self._checked(index), light=True), self._width)
 
     def _checked(self, index: int) -> int:
@@ -204,7 +205,7 @@ class ShardFeed(Feed):
         return int(index)
 
     def order(self, task: str, epoch: int, seed: int) -> np.ndarray:
-        """See the contract; from afar, shards are permuted and rows only among the row groups of a block."""
+        """Return the order of an epoch; remote rows move only within a block of row groups, blocks within a shard."""
         if self._rows_per_group is None:
             return super().order(task, epoch, seed)
         indices = self.indices(task)
@@ -224,16 +225,16 @@ class ShardFeed(Feed):
 def open_shards(
     spec: str | Path, *, with_features: bool = True, with_sound: bool = True, allow_partial: bool = False
 ) -> list[ShardFeed]:
-    """Open a prepared folder or address: a feed for each source that has rows.
+    """Open a prepared folder or address as one feed for each source that has rows.
 
     Args:
         spec: A folder, or an address that fsspec opens (``s3://...``, ``hf://...``).
-        with_features: Read encoder features, as far as they were kept.
-        with_sound: Read sound, as far as it was kept.
-        allow_partial: Open a folder that isn't finished, too.
+        with_features: Read encoder features if they were kept.
+        with_sound: Read sound if it was kept.
+        allow_partial: Also open a folder that isn't finished.
 
     Raises:
-        DataError: nothing prepared there, not finished, or a shard that is missing.
+        DataError: nothing is prepared there, it isn't finished, or a shard is missing.
     """
     where = str(spec)
     prepared, ledger = read_prepared(where), read_ledger(where)
@@ -262,7 +263,7 @@ def _open_source(
     folder = Path(where).absolute()
     files = [check_shard(folder, record) for record in records]
     if not os.access(folder / source.slug, os.W_OK):
-        # No place for the arrow copy: read the parquet itself, as from afar.
+        # The Arrow copy can't be written here, so stream the parquet files as if they were remote.
         streamed = StreamedRows(f"file://{folder}", records, prepared.rows_per_group, columns)
         return ShardFeed(source, records, width, streamed, prepared.rows_per_group)
     mapped = MappedRows(files, folder / source.slug / CACHE_FOLDER, settings.half, columns)
@@ -270,17 +271,17 @@ def _open_source(
 
 
 def check_fits(spec: str | Path | Prepared, talker: Talker, *, waves: bool = False) -> Prepared:
-    """Refuse data that was made with another encoder or codec than the talker has now.
+    """Check that data was made with the encoder and codec that the talker has now.
 
     Args:
-        spec: The prepared folder or address, or what it says of itself.
-        waves: Whether the run reads the sound of the questions instead of features (a stage that trains the encoder).
+        spec: The prepared folder or address, or its description.
+        waves: Whether the run reads the questions' sound instead of features, as stages that train the encoder do.
 
     Returns:
-        What the folder says of itself.
+        The description of the folder.
 
     Raises:
-        ConfigError: what was changed, and that it has to be prepared again.
+        ConfigError: what differs, and how to prepare the data again.
     """
     prepared = spec if isinstance(spec, Prepared) else read_prepared(spec)
     name = "the data" if isinstance(spec, Prepared) else f"'{spec}'"
@@ -297,6 +298,7 @@ def check_fits(spec: str | Path | Prepared, talker: Talker, *, waves: bool = Fal
     if talker.model.encoder is not None and settings.encoder is not None:
         ears = senses_of(talker.config, talker.model.encoder, talker.codec).encoder_info
         assert ears is not None
+        # Sound kept at another rate is useless to the encoder, even if it runs during training.
         if ears.sample_rate_hz != settings.encoder.sample_rate_hz:
             raise ConfigError(f"{name} was prepared for ears of another rate: {_unlike(settings.encoder, ears)}", again)
         if not waves and settings.features and ears != settings.encoder:

@@ -1,4 +1,4 @@
-"""One shard: examples as a parquet file that Hugging Face ``datasets`` reads, and back, bit for bit.
+"""Convert examples to a parquet file that Hugging Face ``datasets`` reads, and back without any loss.
 
 Light columns (texts, lengths, codes) come before heavy ones (features, sound), so that an outline is one short read.
 """
@@ -20,17 +20,17 @@ from anytalk.files import put_in_place
 from anytalk.plugins.optional import require
 
 ROWS_PER_GROUP = 16
-"""Rows of a row group: what a reader from afar fetches at once (about 25 MB of Whisper small's features for 10 s)."""
+"""Rows of a row group, which remote readers fetch at once: about 25 MB for 10 s of Whisper small's features each."""
 
 RECORD_KEY = b"anytalk.shard"
-"""Where a shard keeps its own line of the ledger, in case a crash comes between the two."""
+"""Key of the shard's own ledger line in its metadata, in case a crash prevents writing the ledger."""
 
 HEAVY_FEATURES = ("question_features", "history_features")
 HEAVY_SOUND = ("question_sound", "history_sound")
 
 
 def features(half: bool = False) -> Any:
-    """Return the columns, as ``datasets.Features``."""
+    """Return the columns of a shard as ``datasets.Features``."""
     require("prepared data", "train", "datasets", "pyarrow")
     from datasets import Features, List, Value
 
@@ -59,13 +59,13 @@ def features(half: bool = False) -> Any:
 
 
 def columns_of(*, with_features: bool, with_sound: bool) -> list[str]:
-    """Return names of the columns to read."""
+    """Return the names of the columns to read."""
     heavy = (HEAVY_FEATURES if with_features else ()) + (HEAVY_SOUND if with_sound else ())
     return [name for name in features() if name in heavy or name not in HEAVY_FEATURES + HEAVY_SOUND]
 
 
 def pack_sound(wave: np.ndarray, sample_rate_hz: int) -> bytes:
-    """(N,) float32 -> FLAC, 16 bit, clipped; samples that are multiples of 1/32768 survive exactly."""
+    """Encode samples (N,) float32 as 16-bit FLAC, clipped; multiples of 1/32768 are kept exactly."""
     import soundfile
 
     pcm = np.clip(np.round(wave.astype(np.float64) * 32768.0), -32768, 32767).astype(np.int16)
@@ -75,7 +75,7 @@ def pack_sound(wave: np.ndarray, sample_rate_hz: int) -> bytes:
 
 
 def unpack_sound(data: bytes) -> np.ndarray:
-    """FLAC -> (N,) float32."""
+    """Decode FLAC to samples (N,) float32."""
     import soundfile
 
     wave: np.ndarray = soundfile.read(io.BytesIO(data), dtype="float32")[0]
@@ -83,11 +83,11 @@ def unpack_sound(data: bytes) -> np.ndarray:
 
 
 def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = False) -> dict[str, Any]:
-    """Return an example as one value for each column.
+    """Convert an example to one value per column.
 
     Args:
         number: The row's number in its source.
-        example: With features and waves as far as they are to be kept.
+        example: An example with the features and waves that are to be kept.
     """
     clip, past = example.clip, [turn.clip for turn in example.history]
 
@@ -127,7 +127,7 @@ def to_record(number: int, example: Example, sample_rate_hz: int, half: bool = F
 
 
 def to_example(columns: Any, width: int) -> Example:
-    """Return the example of a table with one row; features and sound may be left out."""
+    """Convert a table with one row to an example; columns of features and sound may be missing."""
     row: dict[str, Any] = {name: columns[name][0].as_py() for name in columns_of(with_features=False, with_sound=False)}
     held = set(columns.column_names)
 
@@ -171,7 +171,7 @@ def to_example(columns: Any, width: int) -> Example:
 
 
 def _features(numbers: Any, frames: int, width: int) -> torch.Tensor | None:
-    """A pyarrow list scalar -> (F,E) float32."""
+    """Convert a pyarrow list scalar to features (F,E) float32."""
     if numbers is None or not numbers.is_valid:
         return None
     values = numbers.values.to_numpy(zero_copy_only=False)
@@ -179,29 +179,29 @@ def _features(numbers: Any, frames: int, width: int) -> torch.Tensor | None:
 
 
 def _wave(sound: Any) -> torch.Tensor | None:
-    """A pyarrow binary scalar -> (N,) float32."""
+    """Convert a pyarrow binary scalar to samples (N,) float32."""
     return None if sound is None or not sound.is_valid else torch.from_numpy(unpack_sound(sound.as_py()))
 
 
 class ShardWriter:
-    """Writes a shard beside its place, a row group at a time; it is there whole or not at all."""
+    """Writes a shard to a temporary file, one row group at a time, and renames the file when it is complete."""
 
     def __init__(self, path: Path, half: bool = False) -> None:
         import pyarrow.parquet as pq
 
         self.path = path
-        # A worker that outlives a killed `prepare` must not write into the file of the next one.
+        # The process id keeps a worker that outlives a killed `prepare` from writing to the file of the next run.
         self._partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         self._schema = features(half).arrow_schema
         self._rows: list[dict[str, Any]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Numbers hardly repeat: dictionaries would cost time and save nothing.
+        # Values hardly repeat, so dictionaries would take time and save nothing.
         self._writer = pq.ParquetWriter(
             self._partial, self._schema, compression="zstd", compression_level=1, use_dictionary=False
         )
 
     def add(self, record: dict[str, Any]) -> None:
-        """One row, as :func:`to_record` makes it."""
+        """Add a row made by :func:`to_record`."""
         self._rows.append(record)
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
@@ -215,13 +215,13 @@ class ShardWriter:
             self._rows = []
 
     def finish(self, record: str) -> int:
-        """Force it to the disk and give it its name.
+        """Flush the shard to disk and rename it.
 
         Args:
-            record: Its line of the ledger, kept inside.
+            record: The shard's line of the ledger, which is stored in the file.
 
         Returns:
-            Its size in bytes.
+            The size of the file in bytes.
         """
         self._flush()
         self._writer.add_key_value_metadata({RECORD_KEY: record.encode()})
@@ -231,14 +231,14 @@ class ShardWriter:
         return num_bytes
 
     def abandon(self) -> None:
-        with contextlib.suppress(Exception):  # the disk may be full: closing writes
+        with contextlib.suppress(Exception):  # closing writes, and the disk may be full
             self._writer.close()
         with contextlib.suppress(OSError):
             self._partial.unlink()
 
 
 def shard_record(path: Path) -> str | None:
-    """Return the line of the ledger that a shard keeps inside; None for a file that is no whole shard."""
+    """Return the ledger line that is stored in a shard; None if the file isn't a complete shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -250,5 +250,5 @@ def shard_record(path: Path) -> str | None:
 
 
 def turn_clips(example: Example) -> Sequence[Clip]:
-    """Return all clips of an example, those of its history first."""
+    """Return all clips of an example; those of the history come first."""
     return [c for c in (*(turn.clip for turn in example.history), example.clip) if c is not None]

@@ -1,4 +1,4 @@
-"""Counts over training data: rows, hours, lengths, voices, tasks, and what was left out."""
+"""Count training data: rows, hours, lengths, voices, tasks, and rows left out."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from anytalk.plugins.optional import require
 from anytalk.plugins.registry import Registry
 
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
-"""Of the lengths that are shown; the last is the longest."""
+"""Quantiles of lengths that are shown; the last one is the longest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStats:
-    """One source, counted."""
+    """Holds the counts of one source."""
 
-    name: str  # of the source
+    name: str
     rows: int  # rows read
     kept: int  # rows that can be used
-    question_hours: float  # spoken questions, all together
-    answer_hours: float  # spoken answers, all together
-    question_quantiles_s: tuple[float, ...] = ()  # `QUANTILES` of the lengths; empty without any
-    answer_quantiles_s: tuple[float, ...] = ()  # the same of the answers
+    question_hours: float  # of spoken questions
+    answer_hours: float  # of spoken answers
+    question_quantiles_s: tuple[float, ...] = ()  # the `QUANTILES` of their lengths; empty without spoken questions
+    answer_quantiles_s: tuple[float, ...] = ()  # the same for the answers
     tasks: dict[str, int] = field(default_factory=dict)  # rows that serve each task
-    voices: dict[str, int] = field(default_factory=dict)  # rows by answering voice; "" where it has no name
+    voices: dict[str, int] = field(default_factory=dict)  # rows by the answer's voice; "" if it has no name
     rejected: dict[str, int] = field(default_factory=dict)  # rows that can't be used, by kind of reason
-    unknown_lengths: int = 0  # sounds whose length can't be told without fetching or decoding them
+    unknown_lengths: int = 0  # sounds whose length can't be known without fetching or decoding them
     complete: bool = True  # whether the source was read to its end
 
 
 def quantiles(lengths_s: Sequence[float]) -> tuple[float, ...]:
-    """:data:`QUANTILES` of some lengths; () of none."""
+    """Return the :data:`QUANTILES` of lengths; () if there are none."""
     return tuple(float(q) for q in np.quantile(lengths_s, QUANTILES)) if len(lengths_s) else ()
 
 
 def prepared_stats(spec: str | Path) -> list[SourceStats]:
-    """Count a prepared folder or address, finished or not; reads its ledger and two columns of its shards.
+    """Count a prepared folder or address, finished or not, from its ledger and two columns of its shards.
 
     Raises:
-        DataError: nothing prepared there, or a shard that can't be read.
+        DataError: nothing is prepared there, or a shard can't be read.
     """
     where = str(spec)
     prepared, ledger = read_prepared(where), read_ledger(where)
@@ -88,7 +88,7 @@ def _summed(counts: object) -> dict[str, int]:
 
 
 def _lengths(where: str, name: str) -> tuple[list[float], list[float]]:
-    """Return lengths of the spoken questions and of the spoken answers of a shard."""
+    """Return the lengths of a shard's spoken questions and of its spoken answers, in seconds."""
     require("prepared data", "train", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -109,11 +109,12 @@ def _lengths(where: str, name: str) -> tuple[list[float], list[float]]:
 def config_stats(
     config: DataConfig, registry: Registry, progress: Callable[[str, int], None] = lambda name, rows: None
 ) -> list[SourceStats]:
-    """Count sources as they are, before anything is filtered; of sound only headers are read.
+    """Count sources as they are, without filters; only the headers of sound files are read.
 
-    Where data.yaml names a voice, rows count for the tasks that they will serve when it has read them aloud.
+    If `config` names a voice, rows count for all tasks that they serve once they are read aloud.
 
-    `progress` is told the source and its rows so far.
+    Args:
+        progress: Called with the name of a source and the number of its rows so far.
 
     Raises:
         DataError: a source that can't be read.
@@ -125,7 +126,7 @@ _TO_BE_VOICED = Sound(name="to be read aloud by `anytalk prepare`")
 
 
 def _voiced(row: Row) -> Row:
-    """Return the row as it will be when what has no sound was read aloud."""
+    """Return the row as if its texts without sound had been read aloud."""
     question = _TO_BE_VOICED if row.question_text is not None else None
     answer = _TO_BE_VOICED if row.answer_text is not None and row.answer_codes is None else None
     return replace(row, question_audio=row.question_audio or question, answer_audio=row.answer_audio or answer)
@@ -164,6 +165,7 @@ def _source_stats(
         tasks.update(task.name for task in served)
         if row.answer_audio is not None or row.answer_codes is not None:
             voices[row.speaker or ""] += 1
+        # The length of codes depends on the codec's frame rate, which the data doesn't tell.
         unknown += row.answer_audio is None and row.answer_codes is not None
         for part, length_s in found.items():
             if length_s is None:

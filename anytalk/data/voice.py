@@ -1,4 +1,4 @@
-"""Training speech for a text set: a synthesizer reads questions (in several voices and speeds) and answers aloud."""
+"""Make training speech for a text set: read questions, in several voices and speeds, and answers aloud."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DIGEST_LETTERS = 10
 
 @dataclass(frozen=True)
 class TextPair:
-    """A question and, unless it is still to be answered, its answer, and their line."""
+    """Holds a question, its answer (None if it is still missing) and the number of their line."""
 
     question: str
     answer: str | None = None
@@ -31,13 +31,13 @@ class TextPair:
 
 
 def read_texts(path: Path) -> tuple[list[TextPair], list[Rejected]]:
-    """Read a JSONL file with ``question_text`` and, if known, ``answer_text``; other fields are passed over.
+    """Read a JSONL file with ``question_text`` and optionally ``answer_text``; other fields are ignored.
 
     Returns:
-        The texts, and the lines that hold none.
+        The texts, and the lines that can't be used.
 
     Raises:
-        DataError: a file that is missing, or in which no line can be used.
+        DataError: the file is missing, or none of its lines can be used.
     """
     if not path.is_file():
         raise DataError(f"'{path}' doesn't exist", 'write one {"question_text": "..."} per line')
@@ -59,7 +59,7 @@ def read_texts(path: Path) -> tuple[list[TextPair], list[Rejected]]:
 
 def _pair(line: bytes, where: str, number: int) -> TextPair:
     try:
-        data = json.loads(line.decode("utf-8-sig"))
+        data = json.loads(line.decode("utf-8-sig"))  # the BOM that Windows editors write is skipped
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}", "write one JSON object per line") from None
     question = data.get("question_text") if isinstance(data, dict) else None
@@ -79,19 +79,19 @@ def voice_texts(
     voicing: Voicing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Path, list[Rejected]]:
-    """Write ``questions/``, ``answers/`` and a manifest; sound that is there already is not made again.
+    """Write ``questions/``, ``answers/`` and a manifest; sound files that exist are kept.
 
     Args:
-        pairs: Texts; pairs without an answer get no answer sound.
-        voicing: Who reads what; every variant reads every question.
-        progress: Told the sound files done, of how many.
+        pairs: Texts; a pair without an answer gets no answer sound.
+        voicing: Chooses the voices; each of its variants reads each question.
+        progress: Called with the sound files done and their total.
 
     Returns:
-        The manifest, with a row for each question, voice and speed, and the texts that can't be said.
+        The manifest, with one row per question, voice and speed, and the texts that can't be read aloud.
 
     Raises:
-        AudioError: a folder that can't be written.
-        DataError: none of the texts can be said.
+        AudioError: the folder can't be written.
+        DataError: none of the texts can be read aloud.
     """
     total = len(pairs) * len(voicing.variants) + sum(pair.answer is not None for pair in pairs)
     done = 0
@@ -115,7 +115,7 @@ def _voiced(pair: TextPair, number: int, folder: Path, voicing: Voicing) -> list
     """Return the rows of a pair, one for each variant."""
 
     def speak(part: str, speaker: Synthesizer, text: str, voice: str, speed: float) -> str:
-        # The digest makes a changed text a new file; the voice and speed are there for people who listen.
+        # The digest gives a changed text a new file; voice and speed in the name help people who listen.
         engine = type(speaker).__name__
         digest = hashlib.sha256(f"{engine}|{voice}|{speed}|{text}".encode()).hexdigest()
         safe_voice = "".join(c if c.isalnum() or c in "-_" else "_" for c in voice)

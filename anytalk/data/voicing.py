@@ -1,4 +1,4 @@
-"""Reading aloud, for training rows, what is only there as text."""
+"""Read texts of training rows aloud if they have no sound."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from anytalk.plugins.registry import Registry
 
 @dataclass(frozen=True)
 class Voicing:
-    """Who reads what."""
+    """Chooses the voices that read questions and answers."""
 
-    synthesizer: Synthesizer  # of the questions
-    variants: Sequence[tuple[str, float]]  # (voice, speed) of the questions
+    synthesizer: Synthesizer  # reads the questions
+    variants: Sequence[tuple[str, float]]  # (voice, speed) of the questions, used in rotation
     answer_voice: str  # the voice of all answers
-    answer_synthesizer: Synthesizer | None = None  # of the answers; None: the same
+    answer_synthesizer: Synthesizer | None = None  # reads the answers; None: `synthesizer` does
 
     @property
     def answerer(self) -> Synthesizer:
-        """What reads the answers."""
+        """Return the synthesizer of the answers."""
         return self.answer_synthesizer or self.synthesizer
 
 
 def read_aloud(engine: Synthesizer, text: str, name: str, voice: str, speed: float = 1.0) -> np.ndarray:
-    """Read a text aloud: (N,) float32 at the synthesizer's rate.
+    """Read a text aloud; return samples (N,) float32 at the synthesizer's rate.
 
     Raises:
-        AudioError: nothing to read, or sound that can't be this text.
+        AudioError: the text is blank, or the sound can't be this text.
     """
     if not text.strip():
         raise AudioError(f"{name}: there is no text to read aloud", "give text, or leave the field out")
@@ -55,12 +55,12 @@ def choose_voices(
     answer_voice: str | None = None,
     answer_synthesizer: Synthesizer | None = None,
 ) -> Voicing:
-    """Say who reads what.
+    """Choose the voices of questions and answers.
 
     Args:
-        question_voices: Voices of the questions; None: all.
-        answer_voice: The one voice of the answers; None: its synthesizer's first.
-        answer_synthesizer: What reads the answers; None: the same.
+        question_voices: Voices of the questions; None: all of the synthesizer's.
+        answer_voice: The voice of all answers; None: the first voice of their synthesizer.
+        answer_synthesizer: Reads the answers; None: `synthesizer` does.
 
     Raises:
         UnknownNameError: a voice that its synthesizer doesn't have.
@@ -83,11 +83,11 @@ def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str
     """Build the synthesizers and check the voices.
 
     Args:
-        speakers: Voices that the talker has an embedding for; empty: any will do.
+        speakers: Voices that the talker has an embedding for; empty accepts any voice.
 
     Raises:
-        UnknownNameError: a synthesizer or a voice that isn't there.
-        ConfigError: no voice or no speed, or an answer voice that the talker doesn't know.
+        UnknownNameError: a synthesizer or a voice that doesn't exist.
+        ConfigError: no voice or no speed, or an answer voice that the talker has no embedding for.
     """
     synthesizer: Synthesizer = registry.build("synthesizer", config.synthesizer)
     answerer = None if config.answer_synthesizer is None else registry.build("synthesizer", config.answer_synthesizer)
@@ -102,16 +102,16 @@ def make_voicing(config: VoiceConfig, registry: Registry, speakers: Sequence[str
 
 
 def voice_row(row: Row, number: int, tasks: Sequence[Task], voicing: Voicing) -> Row:
-    """Give a row the sound that its tasks need and that it lacks; what it has stays.
+    """Add sound to a row where its tasks need some and it has none.
 
-    Turns before the question that are only text stay text.
+    Turns of the history that have only text keep only text.
 
     Args:
-        row: Without codes of another codec.
-        number: Its number in its source: questions take voices and speeds by turns.
+        row: A row without codes of another codec.
+        number: The row's number in its source: questions take the voices and speeds in rotation.
 
     Raises:
-        AudioError: a text that the synthesizer can't say.
+        AudioError: a text that the synthesizer can't read aloud.
     """
     if row.question_audio is None and row.question_text is not None and any(t.speech_in for t in tasks):
         voice, speed = voicing.variants[number % len(voicing.variants)]
