@@ -1,1 +1,1 @@
-"""Staged training: stages as data, freezing by part name, losses, the loop, checkpoints, curves."""
+"""Train in stages: recipes as data, freezing by part name, losses, the loop, checkpoints and curves."""

@@ -1,4 +1,4 @@
-"""The memory of a pass beside parameters and gradients: measured on two small passes, extended to large ones."""
+"""Measure the memory of activations on two small passes and extrapolate it to large ones."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from anytalk.train.stage import recomputing
 _QUESTION_FRAMES = 100
 _ANSWER_FRAMES = 40
 _WORDS = 8
-"""A short turn each way (2 s at 50 Hz, 3 s at 12.5 Hz): what share of a row is question, text and sound matters."""
+"""Lengths of short turns: question (2 s at 50 Hz), answer (3 s at 12.5 Hz) and text; their proportions matter."""
 
 _ROWS = 2
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors made while it is on and still held.
+    """Counts the bytes of tensors that were made while it is active and are still alive.
 
     Attributes:
-        moments: Bytes held after each tensor that was made.
+        moments: Bytes alive after each new tensor.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and see what it made."""
+        """Run an operation and count the tensors that it made."""
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
@@ -57,9 +57,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see(self, storage: torch.UntypedStorage, given: set[int]) -> None:
         key, num_bytes = id(storage), storage.nbytes()
-        if key in self._known or key in given:  # a view, or the work of an operation in place
+        if key in self._known or key in given:  # a view, or the result of an in-place operation
             return
 
+        # Called when the storage is freed.
         def freed(_: object) -> None:
             self._held -= num_bytes
             del self._known[key]
@@ -70,17 +71,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def measure_activations(talker: Talker, stage: StageConfig, tasks: Sequence[Task], precision: str = "no") -> int:
-    """Measure the most bytes of a pass of `max_positions` besides parameters and gradients, over a stage's tasks.
+    """Return the most bytes, besides parameters and gradients, of a pass of `max_positions` over a stage's tasks.
 
-    Runs each task forward and backward on two small passes of made-up rows. The kernels of a GPU may need more or less
-    than those of the device that this runs on.
+    Each task runs forward and backward on two small passes of made-up rows. Other devices, such as GPUs, may need more
+    or less than the one that this runs on.
 
     Args:
-        talker: With the stage's freezing applied.
-        precision: ``"no"``, ``"bf16"`` or ``"fp16"``; autocast as the loop sets it.
+        talker: A talker with the stage's freezing applied.
+        precision: ``"no"``, ``"bf16"`` or ``"fp16"``; sets autocast as the training loop does.
     """
     model, backbone = talker.model, talker.model.backbone
-    # The parent has the same shapes; planning needs no second copy of it.
+    # The backbone takes the teacher's place: the parent has the same shapes, and loading it would take memory.
     if "encoder" not in stage.parts:
         model = without_encoder(model)
     module = LossModule(
@@ -99,8 +100,9 @@ def _task_peak(talker: Talker, module: LossModule, stage: StageConfig, task: Tas
 
 
 def _moments(module: LossModule, batch: Batch, precision: str, device: str) -> list[int]:
-    """Return bytes held at each moment of a forward and a backward pass; gradients are dropped as they are made."""
+    """Return the bytes alive at each moment of a forward and a backward pass, without the parameters' gradients."""
 
+    # The plan counts gradients separately.
     def drop(parameter: Tensor) -> None:
         parameter.grad = None
 
@@ -123,7 +125,7 @@ def _moments(module: LossModule, batch: Batch, precision: str, device: str) -> l
 
 
 def _batch(talker: Talker, module: LossModule, stage: StageConfig, task: Task, scale: int) -> Batch:
-    """Made-up rows of a task as one pass, `scale` times as long."""
+    """Make up rows of a task as one pass; `scale` multiplies their length."""
     waves = "encoder" in stage.parts
     feed = ListFeed("plan", [_example(talker, task, i, scale, waves) for i in range(_ROWS)])
     settings = StepSettings(
@@ -150,6 +152,6 @@ def _example(talker: Talker, task: Task, row: int, scale: int, waves: bool) -> E
         clip = Clip(frames, 0.0, torch.zeros(frames, model.encoder_width), wave)
     if task.audio_out:
         codes = random.integers(0, grid.codebook_size, (grid.codec_streams, scale * _ANSWER_FRAMES))
-    # Rows that begin alike would share more than real ones do.
+    # Texts that begin alike would share more columns than real rows do.
     words = " ".join([str(row), *["word"] * (scale * _WORDS)])
     return Example(id=f"plan:{row}", tasks=(task.name,), question_text=words, clip=clip, answer_text=words, codes=codes)

@@ -1,4 +1,4 @@
-"""TensorBoard files of a stage, written while it trains: losses, the grid of one row, and answers to rows held out."""
+"""Write TensorBoard files while a stage trains: losses, the grid of a row, and answers to held-out rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _GRID_COLUMNS = 128
 
 
 class Board:
-    """Writes the files of one stage, on the main process. If the disk fails, training goes on with one message.
+    """Writes the files of one stage, on the main process. If the disk fails, training continues after one message.
 
     Args:
-        folder: Folder of the stage; a run that starts from the beginning empties it.
-        step: Steps done before; entries of an earlier run after this step are hidden.
-        notice: Told once why nothing more is written.
+        folder: Folder of the stage; emptied if the stage starts from the beginning.
+        step: Steps done before; entries that an earlier run wrote for later steps are hidden.
+        notice: Called once with the reason if nothing more can be written.
     """
 
     def __init__(self, folder: Path, step: int, notice: Callable[[str], None]) -> None:
@@ -53,18 +53,18 @@ class Board:
         self._try(write)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Write a text."""
+        """Write a text under `name`."""
         self._try(lambda: self._writer.add_text(name, text, step))
 
     def grid(self, talker: Talker, example: Example, task: Task) -> None:
-        """Draw the training grid of a row, what is in the loss framed."""
+        """Draw the training grid of a row, with frames around the tokens in the loss."""
         drawn, first = around_answer(draw_example(talker, example, task), _GRID_COLUMNS)
         cut = f", from column {first}" if first else ""
         image = grid_image(drawn, f"{example.id}: {task.name}{cut}")
         self._try(lambda: self._writer.add_image(f"grid/{task.name}", image, 0, dataformats="HWC"))
 
     def answers(self, talker: Talker, rows: Sequence[tuple[Example, Task]], step: int) -> None:
-        """Write what the talker answers to rows, as text and sound; the first time, also what it should answer."""
+        """Write the talker's answers to rows as text and sound; the first time, also the answers that the rows hold."""
         for example, task in rows:
             name = f"sample/{task.name}"
             try:
@@ -89,7 +89,7 @@ class Board:
             self._try(lambda: self._writer.add_audio(name, wave[None], step, sample_rate=rate_hz))
 
     def flush(self) -> None:
-        """Force what was written to the disk, before a checkpoint claims these steps."""
+        """Write buffered entries to disk; called before a checkpoint, so that no step of it is missing."""
         self._try(lambda: self._writer.flush())
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoints inside a stage: what the engine needs to go on, and the state of the stage. There is a whole one or none.
+"""Save and load checkpoints inside a stage: the engine's state and the stage's own.
 
-The data order and the random numbers need no state: they are functions of seed and step. So a resumed run goes on
-exactly as if it had not been interrupted.
+The order of the data and the random numbers are functions of seed and step, so they need no state, and a resumed run
+continues exactly as if it hadn't been interrupted.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ _STATE = "state.json"
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, and what a killed save left beside it."""
+    """Remove a checkpoint and what an interrupted save may have left."""
     shutil.rmtree(folder, ignore_errors=True)
     remove_leftovers(folder)
 
 
 @dataclass(frozen=True)
 class StageState:
-    """State of a stage."""
+    """Holds the state of a stage besides the engine's."""
 
-    stage: dict[str, Any]  # its configuration as a mapping: a checkpoint of another configuration is refused
-    # Rows by source and task, and a digest of each source's: a checkpoint of other data is refused.
+    stage: dict[str, Any]  # its configuration; a checkpoint of another one is refused
+    # Rows by source and task, and a digest of each source's rows; a checkpoint of other data is refused.
     data: dict[str, int | str]
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # wall-clock time so far
-    mean_loss: float | None = None  # running mean of the loss, by which an explosion is told
-    skipped: int = 0  # steps left out so far
-    log: list[dict[str, float]] = field(default_factory=list)  # logged metrics so far, one mapping per logged step
+    mean_loss: float | None = None  # running mean of the loss, to detect explosions
+    skipped: int = 0  # steps skipped so far
+    log: list[dict[str, float]] = field(default_factory=list)  # metrics so far, one mapping per logged step
 
 
 def save_checkpoint(folder: Path, state: StageState, engine: Engine) -> None:
-    """Write a checkpoint beside the last one, then swap; called on every process.
+    """Write a checkpoint to a temporary folder, then replace the last one. Every process must call this.
 
     Raises:
-        TalkerError: it can't be written; the last one is left as it was.
+        TalkerError: it can't be written; the last checkpoint stays as it was.
     """
     partial = partial_of(folder)
     try:
@@ -62,21 +62,22 @@ def save_checkpoint(folder: Path, state: StageState, engine: Engine) -> None:
         engine.wait()
     except (OSError, SafetensorError, RuntimeError) as error:
         if not isinstance(error, OSError | SafetensorError) and "write" not in str(error):
-            raise  # torch's writer says RuntimeError for a full disk
+            raise  # torch's writer raises RuntimeError for a full disk
         shutil.rmtree(partial.parent, ignore_errors=True)
         raise TalkerError(f"checkpoint '{folder}' can't be written: {error}", "is the disk full?") from None
 
 
 def load_checkpoint(folder: Path, fresh: StageState, engine: Engine) -> StageState | None:
-    """Restore a checkpoint into the engine; None when there is none. Called on every process.
+    """Load a checkpoint into the engine; None if there is none. Every process must call this.
 
     Args:
-        fresh: What a run that begins now would say of its stage and data.
+        fresh: The state of a run that starts now, to compare configuration and data.
 
     Raises:
-        TalkerError: one of another stage configuration, of other data, or a damaged one.
+        TalkerError: the checkpoint is damaged, or belongs to another configuration or other data.
     """
     if engine.is_main:
+        # A save may have been killed between removing the last checkpoint and renaming the new one.
         put_back(folder)
     engine.wait()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Stages and recipes as data. Torch-free."""
+"""Describe stages and recipes as data. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LORA_PARTS = ("backbone", "encoder")
 
 
 class LoraConfig(Options):
-    """Low-rank updates instead of whole matrices (LoRA, arXiv 2106.09685), through peft."""
+    """Configures low-rank updates that train instead of whole matrices (LoRA, arXiv 2106.09685), through peft."""
 
     rank: int = Field(16, gt=0, description="Rank of the updates.")
     alpha: int = Field(32, gt=0, description="Scale: updates are multiplied by alpha / rank.")
@@ -29,7 +29,7 @@ class LoraConfig(Options):
 
 
 class StageConfig(Options):
-    """One stage: what moves, on what, for how long."""
+    """Configures one stage: which parts train, on which tasks and for how long."""
 
     name: str = Field(description="Name, unique in the recipe.")
     train: list[str] = Field(
@@ -83,7 +83,7 @@ class StageConfig(Options):
 
     @property
     def parts(self) -> list[str]:
-        """The parts that move, without patterns."""
+        """List the parts that train, without patterns."""
         return sorted({entry.partition(":")[0] for entry in self.train})
 
     @pydantic.model_validator(mode="after")
@@ -110,7 +110,7 @@ class StageConfig(Options):
 
 
 class Recipe(Options):
-    """Stages in order."""
+    """Lists the stages of a training run in order."""
 
     name: str = Field("recipe", description="Name.")
     stages: list[StageConfig] = Field(min_length=1, description="Stages, in order.")
@@ -124,11 +124,11 @@ class Recipe(Options):
 
 
 def find_recipe(name: str, registry: Registry) -> Recipe:
-    """Return a recipe by registered name or from a YAML file.
+    """Return a registered recipe by name, or read it from a YAML file.
 
     Raises:
-        UnknownNameError: neither.
-        ConfigError: a recipe with wrong fields, all of them listed.
+        UnknownNameError: there is no such recipe or file.
+        ConfigError: wrong fields, all of them at once.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -141,14 +141,15 @@ def find_recipe(name: str, registry: Registry) -> Recipe:
 
 
 def checkpoint_folder(talker: Path, stage: str) -> Path:
-    """Return where a stage keeps its checkpoint inside a talker folder."""
+    """Return the path of a stage's checkpoint inside a talker folder."""
     return talker / "history" / f"{stage}.checkpoint"
 
 
 def stages_to_do(recipe: Recipe, finished: Sequence[str], talker: Path, restart: bool = False) -> list[StageConfig]:
-    """Return the stages that are still to be trained.
+    """Return the stages that are not finished.
 
-    A finished stage that has a checkpoint is a restart that was interrupted: it and all later ones are trained again.
+    A finished stage with a checkpoint was being trained again when a run was interrupted; it and all later stages count
+    as not finished.
     """
     stages = recipe.stages
     if restart:
@@ -159,10 +160,10 @@ def stages_to_do(recipe: Recipe, finished: Sequence[str], talker: Path, restart:
 
 
 def override_stages(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """Apply ``STAGE.field=value`` assignments (values are YAML); the stage ``all`` means each one.
+    """Apply ``STAGE.field=value`` assignments, whose values are YAML; the stage ``all`` means every stage.
 
     Raises:
-        ConfigError: text that is no assignment, a stage that is not there, or a field or value that isn't allowed.
+        ConfigError: text that isn't an assignment, an unknown stage, or a field or value that isn't allowed.
     """
     data = {stage.name: stage.model_dump() for stage in recipe.stages}
     for assignment in assignments:

@@ -1,4 +1,4 @@
-"""The loss curve of a stage as a picture."""
+"""Draw the loss curve of a stage."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: Mapping[str, Sequence[str]]) -> None:
-    """Write a PNG of the losses (name -> streams) over the steps of a log: each loss bold, each of its streams thin."""
+    """Write a PNG of the losses in a log over its steps, each with a bold line, and thin lines for its streams."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     streams = {stream: name for name, found in losses.items() for stream in found if stream != name}
     logged = {name for entry in log for name in entry}
-    # Losses first: the colours of the cycle must not come round to them again after their streams.
+    # Losses first: the colours repeat after ten lines, and no loss may share its colour with one of its streams.
     drawn = [name for name in [*sorted(losses), *sorted(streams)] if name in logged]
     for place, name in enumerate(drawn):
         axes.plot(
@@ -26,8 +26,8 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: 
         )
     for place, name in enumerate(drawn):
         held_out = f"held_out.{name}"
-        if held_out in logged and name not in streams:  # the losses say enough about other rows
-            # Marked, because a short stage may have looked only once.
+        if held_out in logged and name not in streams:  # streams of held-out losses would only crowd the picture
+            # A short stage may have only one measurement, which a line alone wouldn't show.
             axes.plot(*_points(log, held_out), "o--", label=held_out, color=f"C{place % 10}", linewidth=2.2)
     axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.set_ylim(bottom=0)
@@ -39,6 +39,6 @@ def draw_curve(path: Path, title: str, log: Sequence[dict[str, float]], losses: 
 
 
 def _points(log: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """The steps at which a loss was logged, and its values."""
+    """Return the steps at which a loss was logged, and its values."""
     found = [(entry["step"], entry[name]) for entry in log if name in entry]
     return [step for step, _ in found], [value for _, value in found]

@@ -1,4 +1,4 @@
-"""ZeRO stages 1, 2 and 3 (arXiv 1910.02054) through DeepSpeed. Imported only when a job asks for it."""
+"""Run ZeRO stages 1, 2 and 3 (arXiv 1910.02054) through DeepSpeed. Imported only if a job uses it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TAG = "engine"
 
 
 def read_deepspeed(path: Path) -> dict[str, Any]:
-    """Return a DeepSpeed configuration file.
+    """Read a DeepSpeed configuration file.
 
     Raises:
-        ConfigError: it isn't there, isn't JSON, sets what a recipe sets, or DeepSpeed isn't installed.
+        ConfigError: the file is missing, isn't JSON or sets what a recipe sets, or DeepSpeed isn't installed.
     """
     require("--deepspeed", "deepspeed", "deepspeed")
     try:
@@ -51,7 +51,10 @@ def read_deepspeed(path: Path) -> dict[str, Any]:
 
 
 def launched_config() -> Path | None:
-    """The configuration file that ``accelerate launch --use_deepspeed`` names; accelerate itself is kept out of it."""
+    """Return the configuration file of ``accelerate launch --use_deepspeed``, or None.
+
+    The variable is removed, because accelerate would otherwise set up DeepSpeed itself.
+    """
     if os.environ.pop("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
         return None
     named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
@@ -64,9 +67,9 @@ def launched_config() -> Path | None:
 
 
 def complete(config: dict[str, Any], precision: str, clip_norm: float) -> dict[str, Any]:
-    """Return a configuration file with what the loop decides filled in.
+    """Return the configuration with the settings that the loop decides filled in.
 
-    The loop cuts steps into passes itself, as many as the rows need, so DeepSpeed's own accumulation is set to one.
+    The loop splits steps into as many passes as the rows need, so DeepSpeed's gradient accumulation is set to one.
     """
     filled = copy.deepcopy(config)
     filled.pop("train_batch_size", None)
@@ -74,14 +77,14 @@ def complete(config: dict[str, Any], precision: str, clip_norm: float) -> dict[s
     filled.setdefault("zero_allow_untested_optimizer", True)
     filled.setdefault("zero_force_ds_cpu_optimizer", False)
     filled.setdefault("steps_per_print", 10**9)
-    # Without the check DeepSpeed would take a step of infinite gradients in bf16.
+    # Without this check DeepSpeed applies infinite gradients in bf16.
     filled["bf16"] = {"enabled": True, "check_grad_overflow": True} if precision == "bf16" else {"enabled": False}
     filled["fp16"] = {"enabled": precision == "fp16"}
     return filled
 
 
 class DeepSpeedEngine(Engine):
-    """Optimizer state (1), gradients (2) and parameters (3) spread over devices."""
+    """Shards optimizer state (stage 1), gradients (2) and parameters (3) over devices."""
 
     wraps_module = True
 
@@ -98,7 +101,7 @@ class DeepSpeedEngine(Engine):
 
         on_gpu = accelerator.device.type == "cuda"
         for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
-            os.environ.setdefault(name, value)  # one process that no launcher started
+            os.environ.setdefault(name, value)  # for one process that no launcher started
         if not torch.distributed.is_initialized():
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=0, world_size=1)
@@ -117,25 +120,25 @@ class DeepSpeedEngine(Engine):
         return loss, sums
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """DeepSpeed averages gradients over devices; our losses are shares of a sum."""
+        """Differentiate a pass, times the number of devices: DeepSpeed averages gradients, but ours are summed."""
         self.engine.set_gradient_accumulation_boundary(is_boundary=last)
         self.engine.backward(loss * self.world)
 
     def step(self, skip: bool) -> float:
-        """DeepSpeed leaves out a step whose gradient norm is not finite by itself."""
+        """Apply the gradients; DeepSpeed itself skips a step whose gradient norm is not finite."""
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
     def save(self, folder: Path) -> None:
-        """DeepSpeed's own format, which is pickled: only DeepSpeed can put spread state together again."""
+        """Write a checkpoint in DeepSpeed's own, pickled format: only DeepSpeed can assemble sharded state."""
         self.engine.save_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        """See the contract (TalkerError: a checkpoint of another number of devices or another ZeRO stage)."""
+        """Load a checkpoint; TalkerError if it was saved with another number of devices or another ZeRO stage."""
         try:
             path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
-        except Exception as error:  # whatever DeepSpeed makes of a checkpoint that doesn't fit
+        except Exception as error:  # DeepSpeed raises many kinds of errors if a checkpoint doesn't fit
             raise _misfit(folder, str(error)) from None
         if path is None:
             raise _misfit(folder, "it holds no state of DeepSpeed")
@@ -153,7 +156,7 @@ class DeepSpeedEngine(Engine):
 
 
 def _do_without_a_compiler() -> None:
-    """On a CPU DeepSpeed compiles a faster way to reduce, and stops where it can't; gloo does as well."""
+    """Keep DeepSpeed from compiling its shared-memory reduction for CPUs if there is no compiler; gloo replaces it."""
     import deepspeed.ops
 
     headers = Path(sysconfig.get_path("include")) / "Python.h"
@@ -162,10 +165,10 @@ def _do_without_a_compiler() -> None:
 
 
 def _hush() -> None:
-    """Leave out two remarks that come again and again and concern nobody here."""
-    # Names of torch's that DeepSpeed still uses.
+    """Silence two repeated messages that users can do nothing about."""
+    # DeepSpeed still uses deprecated names of torch.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # A batch needs no gradient, so nothing has to be found in it.
+    # DeepSpeed looks for tensors that need gradients in its input; a batch has none.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "unknown inputs or outputs type" not in record.getMessage())
 
 

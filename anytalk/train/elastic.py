@@ -1,7 +1,7 @@
-"""Grids for input adapters that hear fewer columns than were planned for them.
+"""Remove grid columns that an elastic input adapter didn't use.
 
-A grid is laid out before its speech runs through the adapter, with as many columns as that may need. What is left over
-is taken out here, so that the backbone sees the same columns as when it is asked.
+A grid is laid out before its speech runs through the adapter, with as many columns as the speech may need. Unused
+columns are removed here, so that the backbone sees the same columns as in generation.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from anytalk.data.batches import Batch
 
 
 def take_out(batch: Batch, planned: Sequence[int], heard: Sequence[int]) -> Batch:
-    """Take the columns out of each spoken turn that nothing was heard for; later columns move forward.
+    """Remove the columns of each spoken turn that its speech didn't use; later columns move forward.
 
     Args:
         batch: Grids with the planned columns.
         planned: Columns of each clip in the grids.
-        heard: Columns of each clip that are needed; never more.
+        heard: Columns of each clip that are used; never more than planned.
     """
     if list(planned) == list(heard):
         return batch
@@ -29,7 +29,7 @@ def take_out(batch: Batch, planned: Sequence[int], heard: Sequence[int]) -> Batc
         for start, clip in spans:
             kept[row, start + heard[clip] : start + planned[clip]] = False
     speech = [[(int(kept[row, :start].sum()), clip) for start, clip in spans] for row, spans in enumerate(batch.speech)]
-    # Columns that are left out are all pads: at the end they are padding like any other.
+    # A stable sort moves the unused columns to the end. They hold only pads, so there they are ordinary padding.
     order = (~kept).long().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]
     by_stream = order[:, None].expand(-1, batch.tokens.shape[1], -1)
     return replace(

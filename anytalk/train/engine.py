@@ -1,8 +1,7 @@
-"""Engines: what differs between one process, several, and DeepSpeed. The loop above them is the same.
+"""Define engines, which run a loss module on one process, on several, or under DeepSpeed; the loop is the same for all.
 
-An optimizer step is: forward and backward for each of its passes, then :meth:`Engine.step`. Gradients are summed over
-devices once per optimizer step, not per pass, and each device has counted its own tokens against the whole step's, so a
-sum is all there is to do.
+An optimizer step consists of a forward and a backward pass for each batch, then :meth:`Engine.step`. Each device
+divides by the tokens of the whole step, so gradients only have to be summed over devices, once per step.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Engine(ABC):
     """Runs a :class:`LossModule` on the devices of a job."""
 
     wraps_module = False
-    """Whether the module is no longer a plain one: its parameters may be in pieces or in half precision."""
+    """Whether the engine changes the module: its parameters may be sharded or in half precision."""
 
     def __init__(
         self, accelerator: Accelerator, module: LossModule, optimizer: torch.optim.Optimizer, clip_norm: float
@@ -48,7 +47,7 @@ class Engine(ABC):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Tell whether this process writes files and prints."""
         return bool(self.accelerator.is_main_process)
 
     def sum(self, vector: Tensor) -> Tensor:
@@ -59,45 +58,45 @@ class Engine(ABC):
         return total.to(vector.device)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of the next step."""
+        """Set the learning rate of the next step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     @abstractmethod
     def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`LossModule.forward`."""
+        """Compute a pass; see :meth:`LossModule.forward`."""
 
     @abstractmethod
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Differentiate a pass; `last` of its step."""
+        """Differentiate the loss of a pass; `last` marks the last pass of a step."""
 
     @abstractmethod
     def step(self, skip: bool) -> float:
-        """Sum gradients over devices, clip, move, and forget the gradients; with `skip` only forget them.
+        """Sum gradients over devices, clip them, update the parameters and clear the gradients; with `skip` only clear.
 
         Returns:
-            The gradient norm before clipping; not finite where the step was left out.
+            The gradient norm before clipping; not finite if the step was skipped.
         """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write parameters that move and the optimizer's state; called on every process."""
+        """Write the trainable parameters and the optimizer's state; every process must call this."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Restore what :meth:`save` wrote; called on every process."""
+        """Restore what :meth:`save` wrote; every process must call this."""
 
     @abstractmethod
     def trained(self) -> dict[str, Tensor]:
-        """Return trained parameters, whole, float32 on the CPU, by name; called on every process, for the main one."""
+        """Return the trained parameters by name, float32, on the main process's CPU; every process must call this."""
 
 
 class PlainEngine(Engine):
-    """One process, or several that each hold the whole model (data parallel)."""
+    """Runs on one process, or on several that each hold the whole model (data parallel)."""
 
     def __init__(self, accelerator: Accelerator, module: LossModule, optimizer: torch.optim.Optimizer, clip: float):
         super().__init__(accelerator, module, optimizer, clip)
@@ -119,14 +118,14 @@ class PlainEngine(Engine):
             if self.world > 1:
                 _sum_gradients(parameters)
             norm = self._clip(parameters)
-            # In fp16 the scaler leaves steps out by itself and has to see them; elsewhere we do.
+            # In fp16 the gradient scaler skips bad steps itself and has to see them to lower its scale.
             if self.accelerator.scaler is not None or torch.isfinite(torch.tensor(norm)):
                 self._prepared.step()
         self._prepared.zero_grad(set_to_none=True)
         return norm
 
     def _clip(self, parameters: list[nn.Parameter]) -> float:
-        """Limit the gradients' norm; returns what it was. Within the limit nothing is touched."""
+        """Clip the gradients' norm and return the norm before clipping; gradients within the limit stay untouched."""
         self.accelerator.unscale_gradients()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if norm > self.clip_norm:
@@ -134,7 +133,7 @@ class PlainEngine(Engine):
         return float(norm)
 
     def save(self, folder: Path) -> None:
-        """One safetensors file, by the main process: all processes hold the same. Nothing is pickled."""
+        """Write one safetensors file on the main process; all processes hold the same values. Nothing is pickled."""
         if not self.is_main:
             return
         tensors = {f"param.{n}": p.detach().cpu().contiguous() for n, p in self.parameters.items()}
@@ -173,14 +172,14 @@ class PlainEngine(Engine):
         return {n: p.detach().float().cpu() for n, p in self.parameters.items()}
 
 
-_BUCKET_ELEMENTS = 2**24
+_BUCKET_ELEMENTS = 2**24  # 64 MiB of float32; one call for many small gradients
 
 
 def _sum_gradients(parameters: list[nn.Parameter]) -> None:
     """Sum gradients over processes in flat buckets; a parameter that this process didn't use counts as zero.
 
-    Done here and not by DistributedDataParallel, whose hooks would have to be told which parameters a pass uses: a
-    device may have rows without speech, or none that speak.
+    DistributedDataParallel would need to know which parameters a pass uses, and they differ between devices: one may
+    have no rows with speech, or none with a spoken answer.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -198,7 +197,7 @@ def _sum_gradients(parameters: list[nn.Parameter]) -> None:
 
 
 def make_accelerator(precision: str, cpu: bool) -> Accelerator:
-    """Return what accelerate makes of this process and its launcher's settings.
+    """Create accelerate's Accelerator for this process.
 
     Args:
         precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
@@ -210,6 +209,6 @@ def make_accelerator(precision: str, cpu: bool) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    # accelerate keeps its settings for the whole process; the next stage may ask for another precision.
+    # accelerate keeps its settings for the whole process, but the next stage may use another precision.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=cpu)

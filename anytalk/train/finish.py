@@ -1,4 +1,4 @@
-"""The end of a stage: curve, log, merged updates, the talker saved."""
+"""Finish a stage: write its curve and log, merge low-rank updates and save the talker."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from anytalk.train.lora import merge_lora, save_lora
 from anytalk.train.stage import Stage
 
 _AVERAGED_STEPS = 5
-"""Steps at each end of a stage whose mean loss is told."""
+"""Number of steps at each end of a stage over which the reported loss is averaged."""
 
 
 def finish_stage(stage: Stage, state: StageState) -> StageRecord:
-    """Write curve, log and talker, then remove the checkpoint; called on every process, done by the main one."""
+    """Write curve, log and talker and remove the checkpoint, on the main process; every process must call this."""
     talker, folder, config, engine = stage.talker, stage.folder, stage.config, stage.engine
-    losses = [entry["loss"] for entry in state.log if "loss" in entry]  # a step that was left out may have none
+    losses = [entry["loss"] for entry in state.log if "loss" in entry]  # a skipped step may have none
     record = StageRecord(
         name=config.name,
         trained=config.parts,
@@ -47,6 +47,7 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
         save_talker(whole, folder, trained=set(config.parts), record=record)
         remove_checkpoint(stage.checkpoint)
     engine.wait()
+    # The other processes go on to the next stage with the same plain layers.
     if not engine.is_main:
         for name in config.lora:
             merge_lora(talker.model.parts()[name])
@@ -57,7 +58,7 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
 
 
 def _unwrapped(talker: Talker, folder: Path, config: StageConfig, tensors: dict[str, Tensor]) -> Talker:
-    """Return a plain talker with the trained parameters: an engine's module may be in pieces or in half precision."""
+    """Load a plain talker with the trained parameters; the engine's own module may be sharded or in half precision."""
     plain = load_talker(folder, registry=talker.registry)
     apply_freeze(plain.model, config.train, config.lora)
     parameters = dict(plain.model.named_parameters())

@@ -1,4 +1,4 @@
-"""What a forward pass computes of a batch: each piece once, and only when a loss asks for it."""
+"""Compute what the losses need from a batch, each value at most once and only on demand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from anytalk.train.elastic import take_out
 from anytalk.train.prefix import run_backbone
 
 _DUMMY_FRAMES = 8
-"""Encoder frames of the silent clip that is used where a device's rows hold no speech."""
+"""Encoder frames of the silent clip that is used if a device's rows hold no speech."""
 
 
 class BatchPass:
-    """The pieces of one forward pass (:class:`anytalk.plugins.contracts.ForwardPass`), on the model's device."""
+    """Holds the values of one forward pass on the model's device; see
+    :class:`anytalk.plugins.contracts.ForwardPass`."""
 
     def __init__(
         self, model: TalkModel, batch: Batch, *, uniform: bool, listens: bool, speaks: bool, share_prefix: bool
@@ -32,21 +33,21 @@ class BatchPass:
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor] | None:
-        """See the contract; of a silent clip where engines need one."""
+        """Return encoder features and their lengths; those of a silent clip if an engine needs one."""
         model, batch = self.model, self._given
         if batch.lengths is None:
             return self._silence() if self.uniform and self._listens and model.input_adapter is not None else None
         if batch.features is not None:
-            # Engines that keep parameters in half precision don't convert what they are given.
+            # Engines that keep parameters in half precision don't convert their inputs.
             adapter = next(model.input_adapter.parameters(), None) if model.input_adapter else None
             return batch.features.to(adapter.dtype) if adapter is not None else batch.features, batch.lengths
         assert batch.waves is not None
         return model.encode_speech(batch.waves, batch.lengths)
 
     def _silence(self) -> tuple[Tensor, Tensor]:
-        # The model isn't asked where it is: looking at a parameter would gather it on this device alone.
+        # The device comes from the batch: reading a sharded parameter would gather it on this device alone.
         model, device = self.model, self._given.tokens.device
-        if model.encoder is not None:  # it trains
+        if model.encoder is not None:  # an encoder inside the module is one that trains
             samples = model.encoder.sample_rate_hz // 5
             wave = torch.zeros(1, samples, device=device)
             return model.encode_speech(wave, torch.tensor([samples], device=device))
@@ -55,13 +56,14 @@ class BatchPass:
 
     @cached_property
     def _laid(self) -> tuple[Batch, GridBatch, Tensor | None]:
-        """The adapted speech in the grids; with the (zero) trace of a silent clip where there is none."""
+        """Place the adapted speech in the grids; without speech, also return the (zero) trace of a silent clip."""
         model, batch = self.model, self._given
         speech: list[list[tuple[int, Tensor]]] = [[] for _ in batch.speech]
         silence = None
         if self.features is not None:
             adapted = model.adapt_speech(*self.features)
             if batch.lengths is None:
+                # Multiplied by zero, it changes nothing, but the adapter takes part in the backward pass.
                 silence = adapted.columns.sum() * 0.0
             else:
                 embeds, counts = adapted.columns, adapted.lengths.tolist()
@@ -90,7 +92,7 @@ class BatchPass:
 
     @cached_property
     def text(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(n,V) logits of the tokens in the text's loss, (n,) the tokens, -100 for a made-up one, (n,) their rows."""
+        """Return logits (n,V) of the tokens in the text loss, these tokens (n,), -100 for a dummy, and rows (n,)."""
         text_row = self.model.layout.text_row
         states = self.states
         mask, targets = self.loss_mask[:, text_row, 1:], self.tokens[:, text_row, 1:]
@@ -103,6 +105,7 @@ class BatchPass:
         if not self._speaks:
             return None
         model, writes = self.model, not bool(self._given.reads.all())
+        # If a loss has already computed the states, use them.
         needs = self.uniform or model.route.needs_backbone(writes) or "states" in self.__dict__
         states = self.states if needs else None
         batch = self._laid[0] if needs else self._given
@@ -110,7 +113,7 @@ class BatchPass:
 
 
 def never_empty(mask: Tensor) -> Tensor:
-    """The mask, with its first place set where it is empty: a module that runs on nothing is not run everywhere."""
+    """Return the mask; if it is empty, with its first entry set, because all devices have to run the same modules."""
     if bool(mask.any()):
         return mask
     filled = mask.clone()

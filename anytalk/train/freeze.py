@@ -1,4 +1,4 @@
-"""Freezing by naming parts: exactly the named ones train, all others are frozen."""
+"""Freeze a model by part names: the named parts train, all others are frozen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anytalk.train.lora import add_lora, is_lora
 
 @dataclass(frozen=True)
 class PartReport:
-    """Parameters of one part."""
+    """Counts the parameters of one part."""
 
     name: str
     trainable: int
@@ -28,19 +28,19 @@ class PartReport:
 def apply_freeze(
     model: TalkModel, train: Iterable[str], lora: Mapping[str, LoraConfig] | None = None
 ) -> list[PartReport]:
-    """Let exactly the named parts train; frozen parts are put in eval mode and lose their gradients.
+    """Make exactly the named parts trainable; frozen parts are put in eval mode and their gradients are dropped.
 
     Args:
-        model: The parts.
-        train: Part names, or ``part:pattern`` (shell-style, over names of the part's parameters) for some of a part.
-        lora: Parts of `train` whose weights are frozen while low-rank updates are added and train.
+        model: The model, changed in place.
+        train: Part names, or ``part:pattern`` for some of a part's parameters (shell-style, matched with their names).
+        lora: Parts of `train` that get low-rank updates; only these train, the weights are frozen.
 
     Returns:
-        One report per part, in the order of the line; updates count as parameters of their part.
+        One report per part, in the order of :meth:`TalkModel.parts`; updates count as parameters of their part.
 
     Raises:
-        ConfigError: a model that is served elsewhere, no name, a name that is no part, a pattern that matches nothing,
-            or a part that this talker doesn't have or that has no parameters.
+        ConfigError: a model that is served elsewhere, no name, an unknown part, a pattern that matches nothing, or a
+            part that this talker doesn't have or that has no parameters.
     """
     if isinstance(model.backbone, ServedBackbone):
         raise ConfigError(
@@ -69,14 +69,15 @@ def apply_freeze(
 
 
 def without_encoder(model: TalkModel) -> TalkModel:
-    """Return the same parts without the encoder: what a stage trains that leaves the encoder frozen and outside."""
+    """Return a view of the model without its encoder, for stages that keep the encoder frozen."""
+    # A shallow copy shares all parts; only the encoder is missing from it.
     bare = copy.copy(model)
     bare._modules = {**model._modules, "encoder": None}
     return bare
 
 
 def _patterns(train: list[str], parts: Mapping[str, nn.Module]) -> dict[str, list[str]]:
-    """Part name -> patterns of its parameters, checked."""
+    """Map each part to the patterns of its trainable parameters, after checking both."""
     if not train:
         raise ConfigError("a stage trains no part", f"name some of: {', '.join(parts)}")
     found: dict[str, list[str]] = {}

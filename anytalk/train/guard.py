@@ -1,4 +1,4 @@
-"""Telling a step that must not be taken: a loss that is no number, or one that has exploded."""
+"""Detect steps that must be skipped: their loss is not finite, or it has exploded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from anytalk.errors import ConfigError
 from anytalk.train.config import StageConfig
 
-_MEMORY = 0.98
+_MEMORY = 0.98  # decay of the running mean of the loss
 _SHOWN_ROWS = 8
 
 
 class LossGuard:
-    """Remembers how large losses are, and counts steps that were left out.
+    """Tracks the running mean of the loss and counts skipped steps.
 
     Args:
         mean_loss: Running mean so far; None before the first step.
-        skipped: Steps left out so far.
+        skipped: Steps skipped so far.
     """
 
     def __init__(self, stage: StageConfig, mean_loss: float | None = None, skipped: int = 0) -> None:
@@ -26,7 +26,7 @@ class LossGuard:
         self.mean_loss, self.skipped = mean_loss, skipped
 
     def refuses(self, loss: float) -> bool:
-        """Return whether a step of this loss must be left out. Below 1 nat nothing counts as an explosion."""
+        """Return whether a step with this loss must be skipped; the running mean counts as at least 1 nat."""
         if not math.isfinite(loss):
             return True
         return self.mean_loss is not None and loss > self._stage.explosion * max(1.0, self.mean_loss)
@@ -36,7 +36,7 @@ class LossGuard:
         self.mean_loss = loss if self.mean_loss is None else _MEMORY * self.mean_loss + (1 - _MEMORY) * loss
 
     def left_out(self, step: int, loss: float, norm: float, rows: Sequence[str]) -> None:
-        """A step was left out (ConfigError: too many in a row; it names the last step's rows)."""
+        """Count a skipped step; ConfigError, which names the rows of this step, if too many follow each other."""
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row <= self._stage.max_skips:

@@ -1,4 +1,4 @@
-"""The losses on rows that nothing is learned from: whether a talker learns, or only knows its rows by heart."""
+"""Measure losses on held-out rows, which show whether a talker generalises or only memorises its rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from anytalk.train.engine import Engine
 from anytalk.train.samples import evaluating
 
 HELD_OUT_ROWS = 64
-"""Rows that are looked at each time, always the same ones; each task has its share."""
+"""Number of rows per measurement, always the same ones, shared among the tasks."""
 
 PREFIX = "held_out."
 
 
 class HeldOut:
-    """The same rows, those of each task as one step, looked at every so many steps.
+    """Measures losses on a fixed set of rows every so many steps; the rows of each task form one step.
 
     Attributes:
         rows: The first row of each task, with its sound or features.
@@ -38,14 +38,14 @@ class HeldOut:
             self.rows.append(steps.first_row())
 
     def is_due(self, step: int, last: int) -> bool:
-        """Return whether to look after this step: after every so many, and after the last."""
+        """Return whether to measure after this step: every so many steps, and after the last."""
         return step % self._every == 0 or step == last
 
     def look(self, engine: Engine, ready: Callable[[Batch], Batch]) -> dict[str, float]:
-        """Measure the stage's losses without dropout, over all rows and over those of each task.
+        """Measure the stage's losses without dropout, over all rows and over the rows of each task.
 
         Args:
-            ready: Brings a batch to the device.
+            ready: Moves a batch to the device.
 
         Returns:
             ``held_out.text``, ``held_out.A1T1.text`` and so on.
@@ -67,6 +67,6 @@ class HeldOut:
 
 
 def rows_by_task(tasks: Mapping[str, float], world: int) -> dict[str, int]:
-    """Share :data:`HELD_OUT_ROWS` among tasks by their weights, rounded up to the same number for each device."""
+    """Split :data:`HELD_OUT_ROWS` among tasks by their weights, each rounded up to a multiple of the devices."""
     total = sum(tasks.values())
     return {task: -int(-HELD_OUT_ROWS * weight / total // world) * world for task, weight in tasks.items()}

@@ -1,4 +1,4 @@
-"""The training loop: stages in order, and each stage's optimizer steps, the same on one process and on many."""
+"""Run the training loop: stages in order, and the optimizer steps of each, on one process or on many."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_recipe(
     settings: RunSettings | None = None,
     watcher: TrainingWatcher | None = None,
 ) -> list[StageRecord]:
-    """Run the stages that the talker has not finished yet, in order, as one resumable job.
+    """Run the stages that the talker hasn't finished, in order, as one resumable job.
 
     Args:
         talker: A saved talker; each finished stage is saved in its folder.
@@ -53,7 +53,7 @@ def train_recipe(
     records: list[StageRecord] = []
     for config in todo:
         if records and settings.deepspeed is not None:
-            # DeepSpeed leaves a module that only it can use.
+            # DeepSpeed leaves behind a module that only DeepSpeed can use.
             talker = load_talker(saved_folder(talker), registry=talker.registry, device=talker.device)
         records.append(_train(talker, config, data, settings, watcher, list(tasks.values()), waves))
     return records
@@ -69,9 +69,9 @@ def train_stage(
     """Train one stage and save the talker.
 
     Raises:
-        ConfigError: unknown parts or tasks, or a loss that is not a number again and again.
-        DataError: a row without what a task needs.
-        KeyboardInterrupt: after a checkpoint was written.
+        ConfigError: unknown parts or tasks, or a loss that is not finite for several steps in a row.
+        DataError: a row without a field that its task needs.
+        KeyboardInterrupt: training was interrupted; a checkpoint has been written.
     """
     tasks = [find_task(name) for name in config.tasks]
     return _train(talker, config, data, settings or RunSettings(), watcher, tasks, "encoder" in config.parts)
@@ -100,11 +100,11 @@ def _train(
 
 
 def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
-    """Train to the end of a stage, or to a wish to stop.
+    """Train to the end of a stage, or until a stop is requested.
 
     Raises:
-        KeyboardInterrupt: a stop was requested; a checkpoint was written.
-        ConfigError: bad steps again and again, or a stage whose tasks don't use what trains.
+        KeyboardInterrupt: a stop was requested; a checkpoint has been written.
+        ConfigError: too many bad steps in a row, or no task of the stage uses the parts that train.
         AnytalkError: another process of the job has ended.
     """
     config, engine, guard = stage.config, stage.engine, stage.guard
@@ -120,7 +120,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
     with held_signals() as wish:
         try:
             for work, took_s in _timed(lay_out_ahead(stage.steps, step, config.steps, workers)):
-                # 1. Learn.
+                # 1. Take an optimizer step.
                 begin = time.perf_counter()
                 metrics, asked = _take_step(stage, work, step, wish, idle)
                 waited_s, worked_s = waited_s + took_s, worked_s + time.perf_counter() - begin
@@ -143,7 +143,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
                     if stage.board is not None:
                         stage.board.scalars(step, metrics)
 
-                # 4. Show what it answers, and say it once when it stops learning.
+                # 4. Write answers to held-out rows, and report a plateau once, when it begins and at the end.
                 if stage.held_out is not None and looks and stage.board is not None:
                     if not engine.wraps_module:
                         stage.board.answers(stage.talker, stage.held_out.rows, step)
@@ -153,7 +153,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
                         stage.board.text("plateau", said, step)
                     is_flat = said is not None
 
-                # 5. Save, and stop if asked to. Several processes have agreed on it; one alone needn't wait a step.
+                # 5. Save a checkpoint, and stop if asked. Several processes have agreed in the step; one needn't wait.
                 stops = more and (asked or (wish.wanted and engine.world == 1))
                 if stops or (more and step % config.checkpoint_every == 0):
                     if stage.board is not None:
@@ -161,7 +161,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
                     save_checkpoint(stage.checkpoint, state(), engine)
                 if stops:
                     break
-        except KeyboardInterrupt:  # from the watcher or an observer, between two steps
+        except KeyboardInterrupt:  # raised by the watcher or an observer, between two steps
             if engine.world == 1 and not wish.wanted:
                 save_checkpoint(stage.checkpoint, state(), engine)
             raise
@@ -173,7 +173,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
 
 
 def _timed(works: Iterable[Step]) -> Iterator[tuple[Step, float]]:
-    """Yield the work of each step, with the seconds that the loop waited for it."""
+    """Yield the work of each step, and the seconds that the loop waited for it."""
     begin = time.perf_counter()
     for work in works:
         yield work, time.perf_counter() - begin
@@ -181,9 +181,9 @@ def _timed(works: Iterable[Step]) -> Iterator[tuple[Step, float]]:
 
 
 def _take_step(stage: Stage, work: Step, step: int, wish: StopWish, idle: set[int]) -> tuple[dict[str, float], bool]:
-    """Take one optimizer step; returns its metrics, and whether any process wants to stop."""
+    """Take one optimizer step; return its metrics and whether any process wants to stop."""
     config, module, engine, guard = stage.config, stage.module, stage.engine, stage.guard
-    # 1. The rate, and dropout's random numbers: functions of the step, so that a checkpoint needs neither.
+    # 1. Set the rate and seed dropout. Both depend on the step alone, so a checkpoint needs neither.
     begin = time.perf_counter()
     torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + engine.rank)
     rate = learning_rate(
@@ -195,7 +195,7 @@ def _take_step(stage: Stage, work: Step, step: int, wish: StopWish, idle: set[in
     )
     engine.set_rate(rate)
 
-    # 2. Forward and backward, pass by pass: each adds its share of the step's loss.
+    # 2. Run each pass forward and backward; each adds its share of the step's loss.
     factors = module.factors(work.counts)
     total = torch.zeros(len(module.names) + 1, dtype=torch.float64, device=stage.talker.device)
     can_learn = skip = False
@@ -205,30 +205,31 @@ def _take_step(stage: Stage, work: Step, step: int, wish: StopWish, idle: set[in
         can_learn |= loss.requires_grad
         last = number == len(work.passes)
         if last:
-            # 3. Before the last backward: agree on the loss of the step, and on whether to stop after it.
+            # 3. Before the last backward pass, sum over processes, so that all agree on skipping and stopping.
             total[-1] = float(wish.wanted)
             total = engine.sum(total).cpu()
             metrics = module.means(total[:-1], factors, work.counts)
             skip = guard.refuses(metrics["loss"])
+        # DeepSpeed skips a step only if its gradients are not finite.
         engine.backward(loss * math.nan if skip else loss, last)
     if not can_learn:
         _note_idle(config, idle, work.tasks)
 
-    # 4. Move.
+    # 4. Update the parameters.
     norm = engine.step(skip)
     if skip or not math.isfinite(norm):
         guard.left_out(step, metrics["loss"], norm, work.rows)
     else:
         guard.took(metrics["loss"])
 
-    # 5. What isn't a number isn't logged: the log is JSON, which knows none of them.
+    # 5. Leave out values that are not finite: the log is JSON, which has no NaN.
     metrics |= {"learning_rate": rate, "grad_norm": norm, "skipped": float(guard.skipped), "padding": work.padding}
     metrics["positions_per_s"] = work.positions / (time.perf_counter() - begin)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}, bool(total[-1])
 
 
 def _note_idle(config: StageConfig, idle: set[int], tasks: Sequence[int]) -> None:
-    """Remember tasks whose loss no trained part has a hand in; ConfigError once they are all of the stage's."""
+    """Remember tasks whose loss doesn't depend on any trained part; ConfigError if no task of the stage does."""
     idle.update(tasks)
     if len(idle) == len(config.tasks):
         raise ConfigError(
@@ -239,7 +240,7 @@ def _note_idle(config: StageConfig, idle: set[int], tasks: Sequence[int]) -> Non
 
 
 def _lost_peer(error: RuntimeError) -> Exception:
-    """Return the sentence for a process whose partner has gone; any other error as it is."""
+    """Return an error that explains the loss of another process; return any other error as it is."""
     text = str(error)
     if not any(sign in text for sign in ("Connection closed by peer", "Connection reset", "NCCL", "Timed out waiting")):
         return error

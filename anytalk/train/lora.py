@@ -1,4 +1,4 @@
-"""Low-rank updates (LoRA, arXiv 2106.09685) inside a part, through peft: added in place, merged when a stage ends."""
+"""Add low-rank updates (LoRA, arXiv 2106.09685) to a part through peft, and merge them when a stage ends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MARK = "lora_"
 
 
 def is_lora(name: str) -> bool:
-    """Return whether a parameter of this name is a low-rank update."""
+    """Return whether the parameter of this name is a low-rank update."""
     return _MARK in name
 
 
 def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
-    """Put updates on the linear layers of a part; they start at zero, so the part computes what it did.
+    """Add updates to the linear layers of a part; they start at zero, so its outputs don't change.
 
     Args:
         part: Backbone or encoder, changed in place.
@@ -32,7 +32,7 @@ def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
     import peft
 
     if any(is_lora(key) for key, _ in part.named_parameters()):
-        return  # resumed with the same talker in memory
+        return  # a stage that is resumed with the same talker in memory
     targets = config.targets
     if targets == "all-linear":
         targets = sorted(key for key, module in part.named_modules() if isinstance(module, nn.Linear))
@@ -41,7 +41,7 @@ def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
     )
     try:
-        # All processes of a job must begin with the same updates, whatever they drew before.
+        # All processes of a job must start with the same updates, whatever random numbers they drew before.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             peft.inject_adapter_in_model(wanted, part)
@@ -51,19 +51,19 @@ def add_lora(part: nn.Module, config: LoraConfig, name: str) -> None:
             f"lora on '{name}': {' '.join(str(error).split())}", f"its linear layers are called: {', '.join(linear)}"
         ) from None
     finally:
-        if "peft_config" in vars(part):  # by which peft would take the next stage's updates for a second set
+        if "peft_config" in vars(part):  # otherwise peft takes the next stage's updates for a second adapter
             del part.peft_config
 
 
 def _is_output(part: nn.Module, key: str) -> bool:
-    """Return whether a layer's weight is shared with an embedding (a tied head): updating it would untie the two."""
+    """Return whether a layer shares its weight with an embedding (a tied head), which an update would untie."""
     weight = part.get_submodule(key).weight
     return any(m.weight is weight for m in part.modules() if isinstance(m, nn.Embedding)) or key.endswith("lm_head")
 
 
 @torch.no_grad()
 def merge_lora(part: nn.Module) -> None:
-    """Fold the updates into the weights, and put plain layers back."""
+    """Add the updates to the weights and restore the plain layers."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for key, module in list(part.named_modules()):
@@ -74,7 +74,7 @@ def merge_lora(part: nn.Module) -> None:
 
 
 def save_lora(part: nn.Module, path: Path) -> None:
-    """Keep the updates alone: a small file beside the merged part; call it before :func:`merge_lora`."""
+    """Write the updates to a small file of their own; call this before :func:`merge_lora`."""
     import safetensors.torch
 
     tensors = {k: p.detach().cpu().contiguous() for k, p in part.named_parameters() if is_lora(k)}

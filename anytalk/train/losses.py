@@ -1,4 +1,4 @@
-"""The losses of a stage: of the core (text, audio, distill) and of a talker's parts, as one module."""
+"""Combine a stage's losses, those of the core (text, audio, distill) and of a talker's parts, into one module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EARS = ("encoder", "input_adapter")
 
 
 class TextLoss(Loss):
-    """Cross-entropy of the text row."""
+    """Computes the cross-entropy of the text row."""
 
     name = "text"
 
@@ -37,7 +37,7 @@ class TextLoss(Loss):
 
 
 class AudioLoss(Loss):
-    """Cross-entropy of each audio stream.
+    """Computes the cross-entropy of each audio stream.
 
     Args:
         weights: Weight of each stream; None: all equal.
@@ -52,14 +52,14 @@ class AudioLoss(Loss):
 
     @property
     def streams(self) -> list[str]:
-        """Numbered, even where there is one only."""
+        """Return the numbered names of the streams, also if there is only one."""
         return [f"{self.name}{k}" for k in range(len(self.shares))]
 
     def counts(self, row: LossRow) -> list[int]:
         return [int(count) for count in row.loss_mask[:-1].sum(axis=1)]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(K,). The heads run on masked columns only."""
+        """Return the sum of each stream, (K,); the heads run only on columns in the loss."""
         if line.spoken is None:
             return torch.zeros(len(self.shares), device=line.device)
         spoken, text_row = line.spoken, self._model.layout.text_row
@@ -72,13 +72,14 @@ class AudioLoss(Loss):
 
 
 class DistillLoss(Loss):
-    """KL from what the parent says to the typed question to what the talker says to the spoken one.
+    """Computes the KL divergence from the parent's answer to the typed question to the talker's answer to the spoken
+    one.
 
-    Ultravox's loss (its ``_compute_kl_loss``), times the temperature squared (arXiv 1503.02531), so that its gradients
-    stay as large as without one.
+    This is Ultravox's loss (its ``_compute_kl_loss``), times the squared temperature (arXiv 1503.02531), which keeps
+    the gradients at the same scale for any temperature.
 
     Args:
-        vocab_size: Text tokens that both know.
+        vocab_size: Number of text tokens that both models know.
     """
 
     name = "distill"
@@ -87,11 +88,11 @@ class DistillLoss(Loss):
         self._teacher, self._vocab_size, self._temperature = teacher, vocab_size, temperature
 
     def counts(self, row: LossRow) -> list[int]:
-        """Return text tokens of rows that could have been typed."""
+        """Return the text tokens of the row if it could have been typed, else 0."""
         return [int(row.loss_mask[-1].sum()) if row.has_twin else 0]
 
     def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
-        """Return the rows' twins: (B',T') ids, (B',T') bool, (B',) which rows; nothing where no row has one."""
+        """Return the rows' typed twins: ids (B',T'), loss mask (B',T'), row numbers (B',); [] if there are none."""
         twins = [(number, *row.twin()) for number, row in enumerate(rows) if row.has_twin]
         if not twins:
             return []
@@ -103,11 +104,13 @@ class DistillLoss(Loss):
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
         if not prepared:
+            # The teacher runs in every pass, because engines need the same modules in each.
             if line.uniform:
                 self._ask(torch.zeros(1, 2, dtype=torch.int64, device=line.device))
             return torch.zeros(1, device=line.device)
         ids, wanted, twins = prepared
         logits, targets, rows = line.text
+        # Special tokens have ids above the teacher's vocabulary, so it can't embed them.
         taught = self._ask(torch.where(ids < self._vocab_size, ids, 0), wanted[:, 1:])
         said = logits[(targets != -100) & torch.isin(rows, twins)][:, : self._vocab_size]
         target = F.log_softmax(taught.float()[:, : self._vocab_size] / self._temperature, dim=-1)
@@ -116,13 +119,13 @@ class DistillLoss(Loss):
 
     @torch.no_grad()
     def _ask(self, ids: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """(B,T) ids -> (n,V) logits after the columns before the wanted ones, (B,T-1) bool; None: all."""
+        """Return the teacher's logits (n,V) at ids (B,T) where `wanted` (B,T-1) is True; None: everywhere."""
         states = self._teacher(self._teacher.embed_text(ids)).normed[:, :-1]
         return self._teacher.text_logits((states.flatten(0, 1) if wanted is None else states[wanted])[None])[0]
 
 
 def needs_parent(stage: StageConfig) -> bool:
-    """Return whether a stage keeps the parent beside the talker: a frozen backbone is its own teacher."""
+    """Return whether a stage needs a copy of the parent as its teacher; a frozen backbone is its own teacher."""
     return "backbone" in stage.parts and stage.losses.get(DistillLoss.name, 0) > 0
 
 
@@ -132,11 +135,11 @@ def choose_losses(
     """Return the losses that a stage names, with their weights, in the order in which a pass computes them.
 
     Args:
-        model: Its model, or a view of it.
-        teacher: Of the distillation; None: the talker's own backbone, or its parent where the backbone trains.
+        model: The talker's model, or a view of it.
+        teacher: Teacher of the distillation. None: the backbone, or its parent if the backbone trains.
 
     Raises:
-        ConfigError: a name that this talker doesn't know, or that two of its parts bring.
+        ConfigError: a loss that this talker doesn't have, or a name that two of its parts use.
     """
     model = model or talker.model
     ears: list[Loss] = []
@@ -164,19 +167,19 @@ def choose_losses(
 
 
 class LossModule(nn.Module):
-    """A talking model as a function from a batch to its share of a step's loss: what engines wrap.
+    """Computes a pass's share of its step's loss from a batch; engines wrap this module.
 
     The loss of an optimizer step is ``sum over losses of weight x mean over the step's tokens`` (Eq. 1 of the paper). A
-    forward pass adds up its own tokens and divides by the step's, so that cutting a step into passes or sharing it
-    between devices changes nothing.
+    forward pass sums over its own tokens and divides by the step's, so splitting a step into passes or sharing it among
+    devices changes nothing.
 
     Args:
-        model: Parts with their freezing applied; without its encoder, unless that trains.
+        model: A model with its freezing applied; without its encoder, unless that trains.
         listens: Whether any task of the stage hears speech.
         speaks: Whether any task of the stage speaks.
-        uniform: Run the same modules in every pass, whatever its rows need, with zero weight: engines that shard
-            parameters or reduce gradients while they are made would deadlock otherwise.
-        share_prefix: Run prompt columns that all rows share only once.
+        uniform: Run the same modules in every pass, with zero weight if its rows don't need them. Engines that shard
+            parameters or reduce gradients during the backward pass would deadlock otherwise.
+        share_prefix: Compute prompt columns that all rows share only once.
     """
 
     def __init__(
@@ -199,7 +202,7 @@ class LossModule(nn.Module):
         return [name for loss in self.losses for name in loss.streams]
 
     def factors(self, counts: Mapping[str, int]) -> Tensor:
-        """(len(names),) factors of the sums, given the number of tokens of each name over all devices."""
+        """Return the factor of each sum, (len(names),) float64; `counts` are tokens by name over all devices."""
         factors = [
             weight * share / max(1, counts.get(name, 0))
             for loss, weight in self.losses.items()
@@ -208,17 +211,17 @@ class LossModule(nn.Module):
         return torch.tensor(factors, dtype=torch.float64)
 
     def forward(self, batch: Batch, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute a pass, with the :meth:`factors` of its whole step.
+        """Compute a pass with the :meth:`factors` of its step.
 
         Returns:
-            The scalar to differentiate, and (len(names),) float32 sums over this pass's tokens, detached.
+            The scalar to differentiate, and the sums over this pass's tokens, (len(names),) float32, detached.
         """
         line = BatchPass(self.model, batch, **self._uses, share_prefix=self._share_prefix)
         sums = torch.cat([loss.sums(line, batch.prepared.get(loss.name, [])) for loss in self.losses])
         return (sums * factors.to(sums)).sum(), sums.detach()
 
     def means(self, sums: Tensor, factors: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
-        """From sums (len(names),) over a step's tokens, the mean per token of each loss, and the weighted ``loss``."""
+        """Return each loss's mean per token, and the weighted ``loss``, from a step's sums (len(names),)."""
         values = zip(self.names, sums.tolist(), factors.tolist(), strict=True)
         means = {name: value / counts[name] for name, value, factor in values if counts.get(name) and factor}
         for loss in self.losses:
@@ -230,7 +233,7 @@ class LossModule(nn.Module):
 
 @torch.no_grad()
 def hear(encoder: SpeechEncoder, batch: Batch) -> Batch:
-    """Run a frozen encoder on a batch's sound: outside of the module, so that no engine shards or wraps it."""
+    """Run a frozen encoder on a batch's sound, outside of the module, so that no engine shards or wraps the encoder."""
     if batch.waves is None or batch.lengths is None:
         return batch
     features, frames = encoder(batch.waves, batch.lengths)

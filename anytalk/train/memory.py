@@ -1,8 +1,9 @@
-"""What a stage keeps in memory on each device, as arithmetic.
+"""Compute what a stage keeps in memory on each device.
 
-After the ZeRO paper (arXiv 1910.02054, sections 3.1 and 5): a parameter in mixed precision takes 2 bytes, its gradient
-2, and Adam 12 (a float32 copy and two moments); ZeRO spreads Adam's share (1), gradients too (2), parameters too (3)
-over the devices. Activations are not spread. Buffers of communication and the allocator's losses are not counted.
+The figures follow the ZeRO paper (arXiv 1910.02054, sections 3.1 and 5): in mixed precision a parameter takes 2 bytes,
+its gradient 2, and Adam 12 (a float32 copy and two moments). ZeRO spreads Adam's share (stage 1), also gradients (2),
+also parameters (3) over the devices. Activations are not spread. Communication buffers and the allocator's overhead are
+not counted.
 """
 
 from __future__ import annotations
@@ -18,23 +19,22 @@ _PRECISION_BYTES = {"no": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class StageParameters:
-    """Parameters of a stage, by what happens to them."""
+    """Counts the parameters of a stage by how they are stored."""
 
-    trainable: int  # those that move
-    frozen: int  # frozen ones inside what the engine holds
-    # Those that the engine doesn't see: a frozen encoder, the teacher of a distillation. They stay float32 and whole on
-    # each device.
+    trainable: int  # trainable ones
+    frozen: int  # frozen ones inside the engine
+    # Frozen ones outside the engine: a frozen encoder, the teacher of a distillation. They stay float32 and unsharded.
     beside: int = 0
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes on one device."""
+    """Counts bytes on one device."""
 
-    parameters: int  # all of them, frozen ones too
-    gradients: int  # of the trainable ones
-    optimizer: int  # AdamW's moments, and under ZeRO the float32 copy
-    activations: int  # what a forward pass leaves for its backward pass, and what the two need while they run
+    parameters: int  # of all parameters, including frozen ones
+    gradients: int  # of the trainable parameters
+    optimizer: int  # AdamW's moments and, under ZeRO, the float32 copy
+    activations: int  # kept by a forward pass for its backward pass, and temporaries
 
     @property
     def total(self) -> int:
@@ -42,9 +42,9 @@ class DeviceMemory:
 
 
 def plain_memory(counts: StageParameters, activations: int = 0) -> DeviceMemory:
-    """Without DeepSpeed, on one device or on each of several: everything is float32 and whole.
+    """Return the memory of one device without DeepSpeed; on several devices each needs as much.
 
-    Mixed precision is torch's autocast here: it shrinks activations and not parameters.
+    Everything is float32 and whole: mixed precision is torch's autocast, which shrinks activations, not parameters.
     """
     whole = counts.trainable + counts.frozen + counts.beside
     return DeviceMemory(
@@ -58,7 +58,7 @@ def plain_memory(counts: StageParameters, activations: int = 0) -> DeviceMemory:
 def zero_memory(
     counts: StageParameters, zero_stage: int, world: int, precision: str = "no", activations: int = 0
 ) -> DeviceMemory:
-    """Under DeepSpeed, on each device.
+    """Return the memory of one device under DeepSpeed.
 
     Args:
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``; DeepSpeed keeps parameters and gradients in it.
@@ -91,33 +91,33 @@ def _shared(num_bytes: int, world: int) -> int:
 
 @dataclass(frozen=True)
 class Growth:
-    """Memory as a line over the positions (rows x columns) of a pass."""
+    """Describes memory as a linear function of the positions (rows x columns) of a pass."""
 
-    fixed: float  # bytes whatever the pass holds, such as the gradient of the largest table while it is added
-    per_position: float  # bytes for each position
+    fixed: float  # bytes for any pass, e.g. the gradient of the largest table
+    per_position: float  # bytes per position
 
     def at(self, positions: int) -> int:
         return max(0, round(self.fixed + self.per_position * positions))
 
 
 def growth(small: tuple[int, int], large: tuple[int, int]) -> Growth:
-    """Return the line through two measurements, each of positions and bytes."""
+    """Return the line through two measurements, each a pair of positions and bytes."""
     (few, low), (many, high) = small, large
     slope = (high - low) / (many - few)
     return Growth(low - slope * few, slope)
 
 
 def peak(small: tuple[int, list[int]], large: tuple[int, list[int]], positions: int) -> int:
-    """Return most bytes at any moment of a pass, from the moments of two smaller passes of the same program.
+    """Return the most bytes at any moment of a pass, extrapolated from two smaller passes of the same program.
 
-    Which moment is the worst depends on the size: in a small pass it may be the end, when the gradient of a large table
-    is made, in a large one the loss. So each moment is extended for itself.
+    Which moment needs most depends on the size: in a small pass it may be the end, where a large table gets its
+    gradient, in a large one the loss. So each moment is extrapolated separately.
 
     Args:
         small: Positions, and bytes in use at each moment.
-        large: The same of a larger pass. With another number of moments its peak is extended in proportion, which is
-            never too little.
-        positions: Of the pass that is asked for.
+        large: The same for a larger pass. If it has another number of moments, its peak is scaled in proportion, which
+            never gives too little.
+        positions: Positions of the pass to estimate.
     """
     (few, before), (many, after) = small, large
     if len(before) != len(after):

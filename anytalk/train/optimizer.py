@@ -1,4 +1,4 @@
-"""AdamW over what trains."""
+"""Build AdamW for the parameters that train."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _TABLES = ("audio_embeddings.", "special_tokens.")
 
 
 def make_optimizer(model: nn.Module, stage: StageConfig, fused: bool = True) -> torch.optim.AdamW:
-    """Make AdamW over trainable parameters; matrices decay, biases, norms and embedding tables don't.
+    """Build AdamW for trainable parameters; weight decay applies to matrices, not to biases, norms and embedding
+    tables.
 
-    With `fused` by torch's own kernel: one pass over the memory of a parameter instead of several.
+    `fused` selects torch's fused kernel, which passes over a parameter's memory once instead of several times.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}

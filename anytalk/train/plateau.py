@@ -1,21 +1,21 @@
-"""Tells from its log that a stage has stopped learning, and what to do about it. Pure."""
+"""Detect from a stage's log that it has stopped learning, and suggest what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 LOOKS = 5
-"""Held-out measurements without a new lowest loss after which a stage is on a plateau."""
+"""Held-out measurements without a new lowest loss that make a plateau."""
 
 LEAST_GAIN = 0.002
-"""Share by which a loss must fall to count as falling."""
+"""Relative decrease that counts as a lower loss."""
 
-_TRAINING_GAIN = 0.02  # training losses are of other rows each time, and scatter
-_LOW_RATE = 0.1
+_TRAINING_GAIN = 0.02  # training losses scatter more, because each is of other rows
+_LOW_RATE = 0.1  # share of the peak rate; below it the schedule is nearly at its end
 
 
 def plateau(stage: str, peak_rate: float, log: Sequence[Mapping[str, float]]) -> str | None:
-    """Say that the held-out loss no longer falls, whether the training loss does, and what to do; None while it falls.
+    """Return a sentence about a held-out loss that no longer falls, with advice; None if it still falls.
 
     Args:
         stage: Name of the stage.

@@ -1,7 +1,7 @@
-"""Run a frozen backbone over the prompt columns that all rows of a batch share only once, and without gradients.
+"""Compute the prompt columns that all rows of a batch share only once, without gradients, if the backbone is frozen.
 
-A chat template's system message begins every row. Nothing that trains comes before or into those columns,
-so their keys, values and states are the same for all rows: a large part of short rows costs nothing.
+The system message of a chat template begins every row. Nothing that trains affects these columns, so their keys, values
+and states are the same for all rows; short rows consist of them to a large part.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from anytalk.model.talk_model import TalkModel
 from anytalk.plugins.contracts import BackboneStates
 
 _WORTH_IT = 8
-"""Columns below which the second call costs more than it saves."""
+"""With fewer shared columns, the second call takes more time than it saves."""
 
 
 def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
-    """Count leading columns of (B,S,T) that are equal in all rows and hold only the base model's own tokens.
+    """Count the leading columns of tokens (B,S,T) that are the same in all rows and hold only the base model's tokens.
 
-    0 where the backbone trains, and under the merge ``mean``, where pads are embeddings that may train.
+    Returns 0 if the backbone trains, and for the merge ``mean``, because pads are embeddings there and may train.
     """
     layout = model.layout
     if model.merge != "sum" or any(p.requires_grad for p in model.backbone.parameters()):
@@ -31,12 +31,13 @@ def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
 
 
 def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor, share: bool = True) -> BackboneStates:
-    """The backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T); `share=False` runs every row whole."""
+    """Return the backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T), with or without sharing."""
     rows, steps = embeds.shape[:2]
     prefix = min(shared_prefix(model, tokens), steps - 1) if share else 0
     if prefix < _WORTH_IT:
         states: BackboneStates = model.backbone(embeds)
         return states
+    # One row fills the cache with the shared columns, then it is repeated for all rows.
     cache = model.backbone.new_cache(1, steps)
     with torch.no_grad():
         before: BackboneStates = model.backbone(embeds[:1, :prefix], cache)

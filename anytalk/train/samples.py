@@ -1,4 +1,4 @@
-"""What a talker that is being trained answers to a row, as a user would hear it."""
+"""Answer rows with a talker that is being trained, as a user would get the answers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _MOST_COLUMNS = 512
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer to a row."""
+    """Holds an answer to a row."""
 
-    text: str  # what was written
-    wave: np.ndarray | None  # (N,) float32 at the codec's rate; None for a task that doesn't speak
+    text: str  # the written answer
+    wave: np.ndarray | None  # (N,) float32 at the codec's rate; None if the task doesn't speak
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run a module as it is used, without dropout, and leave each part in its mode: frozen parts don't train."""
+    """Put a module in eval mode, and afterwards restore the mode of each submodule (frozen ones stay in eval mode)."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -44,11 +44,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def answer_row(talker: Talker, example: Example, task: Task) -> Sample:
-    """Answer a row greedily, in at most twice the columns of the answer that it holds.
+    """Answer a row greedily, with at most about twice the columns of the row's own answer.
 
     Args:
-        talker: Its modules hold whole parameters; see :func:`evaluating`.
-        example: With features or waves of its spoken turns.
+        talker: A talker whose modules hold whole parameters; see :func:`evaluating`.
+        example: A row with features or waves of its spoken turns.
 
     Raises:
         AnytalkError: a row that can't be answered.
@@ -60,7 +60,7 @@ def answer_row(talker: Talker, example: Example, task: Task) -> Sample:
         replace(turn, speech_columns=next(columns).num_columns) if turn.is_heard(task) else turn
         for turn in make_turns(talker, example, task)
     ]
-    most = min(_MOST_COLUMNS, 2 * (grid.tokens.shape[1] - grid.num_prompt) + 8)
+    most = min(_MOST_COLUMNS, 2 * (grid.tokens.shape[1] - grid.num_prompt) + 8)  # room for short answers
     generation = begin_generation(
         talker,
         task,
@@ -90,7 +90,7 @@ def _hear(talker: Talker, clip: Clip) -> Heard:
 
 @torch.no_grad()
 def sound_of(talker: Talker, codes: np.ndarray) -> np.ndarray:
-    """(codec streams, frames) -> (N,) float32 at the codec's rate; nothing of no frames."""
+    """Decode codes (codec streams, frames) to samples (N,) float32 at the codec's rate; no frames give no samples."""
     if not codes.shape[1]:
         return np.zeros(0, np.float32)
     wave = talker.codec.decode(torch.from_numpy(codes)[None].to(talker.device))

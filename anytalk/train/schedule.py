@@ -1,10 +1,10 @@
-"""The learning rate as a function of the step."""
+"""Compute the learning rate of a step."""
 
 import math
 
 
 def learning_rate(step: int, *, steps: int, peak: float, floor: float, warmup: int) -> float:
-    """Compute the rate: linear warm-up to `peak`, then half a cosine down to `floor`; `step` counts from 0."""
+    """Return the rate: linear warm-up to `peak`, then half a cosine down to `floor`; `step` counts from 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     span = max(1, steps - 1 - warmup)

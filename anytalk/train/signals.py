@@ -1,4 +1,4 @@
-"""Holding Ctrl-C and SIGTERM back until an optimizer step is whole."""
+"""Delay Ctrl-C and SIGTERM until an optimizer step has ended."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _HELD = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class StopWish:
-    """Whether a stop was requested."""
+    """Tells whether a stop was requested."""
 
     wanted: bool = False  # a signal came; the loop saves and stops after the step
 
 
 @contextmanager
 def held_signals() -> Iterator[StopWish]:
-    """Turn the first signal into a wish; a second Ctrl-C stops at once, without saving.
+    """Record the first signal instead of raising; a second Ctrl-C stops at once, without saving.
 
-    A checkpoint made in the middle of a step would not resume exactly. Outside of the main thread nothing is held.
+    A checkpoint in the middle of a step could not be resumed exactly. In other threads than the main one, which can't
+    set handlers, signals are not delayed.
     """
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""A stage made ready: parts frozen, data open, engine made, checkpoint read."""
+"""Prepare a stage: freeze parts, open the data, make the engine and read the checkpoint."""
 
 from __future__ import annotations
 
@@ -34,46 +34,46 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingWatcher:
-    """Functions called while training, on the main process; each may be left as it is."""
+    """Holds functions that are called during training, on the main process; all are optional."""
 
-    # A stage's parts are frozen and counted, before step 1.
+    # Called before step 1, when the stage's parts are frozen and counted.
     plan: Callable[[StageConfig, list[PartReport]], None] = field(default=lambda stage, report: None)
-    data: Progress = field(default=lambda done, total: None)  # rows encoded so far, of how many
-    # A step was logged: stage, steps done, metrics.
+    data: Progress = field(default=lambda done, total: None)  # called with rows encoded and their total
+    # Called for each logged step, with the steps done and metrics.
     step: Callable[[StageConfig, int, dict[str, float]], None] = field(default=lambda stage, step, metrics: None)
-    # A stage goes on from a checkpoint at this step.
+    # Called if a stage resumes from a checkpoint at this step.
     resumed: Callable[[StageConfig, int], None] = field(default=lambda stage, step: None)
-    # A sentence for the user, such as that a stage has stopped learning.
+    # Called with a sentence for the user, e.g. that a stage has stopped learning.
     notice: Callable[[StageConfig, str], None] = field(default=lambda stage, text: None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How a job runs: what a recipe doesn't say, because it depends on the machine."""
+    """Holds settings that depend on the machine and therefore don't belong in a recipe."""
 
     precision: str = "no"  # `"no"` (float32), `"bf16"` or `"fp16"`
-    # DeepSpeed's configuration (`anytalk.train.deepspeed_engine.read_deepspeed`), or None.
+    # DeepSpeed's configuration (`anytalk.train.deepspeed_engine.read_deepspeed`), if it is used.
     deepspeed: dict[str, Any] | None = None
-    workers: int = 0  # processes that lay out batches ahead of time; 0: none beside the loop's own
-    restart: bool = False  # forget checkpoints and train finished stages again
-    held_out: TrainingData | None = None  # rows that the losses are also measured on, and nothing is learned from
-    held_out_every: int = 100  # steps between two such measurements
+    workers: int = 0  # processes that lay out batches ahead of time; 0: the loop does it
+    restart: bool = False  # ignore checkpoints and train finished stages again
+    held_out: TrainingData | None = None  # rows that losses are measured on but that don't train
+    held_out_every: int = 100  # steps between two held-out measurements
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What :func:`anytalk.train.loop.run` needs to train a stage."""
+    """Holds what :func:`anytalk.train.loop.run` needs to train a stage."""
 
-    config: StageConfig  # what moves, on what, for how long
-    talker: Talker  # the talker that is trained, whole
-    folder: Path  # its folder
-    module: LossModule  # the losses as a function of a batch; without the encoder, unless that trains
+    config: StageConfig
+    talker: Talker  # the talker with all its parts
+    folder: Path  # the talker's folder
+    module: LossModule  # the losses as a function of a batch; without a frozen encoder
     engine: Engine  # runs the module
-    steps: Steps  # the work of each step
-    held_out: HeldOut | None  # rows that the losses are also measured on
-    board: Board | None  # TensorBoard files; on the main process
+    steps: Steps  # the batches of each step
+    held_out: HeldOut | None  # measures losses on held-out rows
+    board: Board | None  # TensorBoard files; None except on the main process
     guard: LossGuard  # refuses bad steps
-    state: StageState  # the state of the stage: at its beginning, or at a checkpoint
+    state: StageState  # the initial state, or that of a checkpoint
 
     @property
     def checkpoint(self) -> Path:
@@ -81,15 +81,15 @@ class Stage:
 
     @property
     def ears(self) -> SpeechEncoder | None:
-        """The encoder, where it stays outside of the module because it is frozen."""
+        """Return the encoder if it is frozen and therefore outside the module."""
         return self.talker.model.encoder if self.module.model.encoder is None else None
 
     def tell(self, hook: str, **values: Any) -> None:
-        """Tell the observers, which plugins register."""
+        """Call the observers that plugins register."""
         self.talker.registry.plugins.tell(hook, stage=self.config.name, **values)
 
     def ready(self, batch: Batch) -> Batch:
-        """Bring a batch to the device, and let a frozen encoder hear what is sound in it."""
+        """Move a batch to the device and, if it holds sound, run a frozen encoder on it."""
         batch = batch.to(self.talker.device)
         return batch if self.ears is None else hear(self.ears, batch)
 
@@ -103,19 +103,19 @@ def prepare_stage(
     tasks: Sequence[Task],
     waves: bool,
 ) -> Stage:
-    """Make a stage ready to run; called on every process.
+    """Prepare a stage; every process must call this.
 
     Args:
-        tasks: Tasks that the data is opened for: those of the whole job.
-        waves: Whether a stage of the job trains the encoder, so that sound is kept.
+        tasks: All tasks of the job, for which the data is opened once.
+        waves: Whether any stage of the job trains the encoder, so that sound has to be kept.
 
     Raises:
         ConfigError: unknown parts, tasks or losses.
-        DataError: a row without what a task needs.
-        TalkerError: a talker without a folder, or a checkpoint that doesn't fit.
+        DataError: a row without a field that its task needs.
+        TalkerError: the talker has no folder, or a checkpoint doesn't fit.
     """
     folder = saved_folder(talker)
-    # 1. Freeze.
+    # 1. Freeze the parts.
     accelerator = make_accelerator(settings.precision, talker.device == "cpu")
     report = apply_freeze(talker.model, config.train, config.lora)
     _check_streams(talker, config)
@@ -124,7 +124,7 @@ def prepare_stage(
         counts = {part.name: {"trainable": part.trainable, "total": part.total} for part in report}
         talker.registry.plugins.tell("stage_started", stage=config.name, report=counts)
 
-    # 2. Choose the losses. Engines wrap and shard what they see, and a frozen encoder needs neither.
+    # 2. Choose the losses. The engine gets no frozen encoder, because it would wrap and shard it for nothing.
     model = talker.model if "encoder" in config.parts else without_encoder(talker.model)
     losses = choose_losses(talker, config, model)
 
@@ -139,20 +139,20 @@ def prepare_stage(
         others = settings.held_out.feeds(talker, tasks, waves=waves)
         held_out = HeldOut(talker, others, step_settings, settings.held_out_every)
 
-    # 4. The engine.
+    # 4. Make the engine.
     own = [find_task(name) for name in config.tasks]
     module = LossModule(
         model,
         losses,
         listens=any(task.speech_in for task in own),
         speaks=any(task.audio_out for task in own),
-        uniform=settings.deepspeed is not None,  # on one device too: offload forgets what a last pass didn't use
+        uniform=settings.deepspeed is not None,  # on one device too: offload drops gradients not used in the last pass
         share_prefix=not config.gradient_checkpointing,
     )
     optimizer = make_optimizer(module.model, config, fused=settings.deepspeed is None)
     engine = make_engine(accelerator, module, optimizer, config.clip_norm, settings.deepspeed)
 
-    # 5. The checkpoint.
+    # 5. Load the checkpoint.
     checkpoint = checkpoint_folder(folder, config.name)
     if settings.restart:
         if engine.is_main:
@@ -165,7 +165,7 @@ def prepare_stage(
         watcher.resumed(config, found.step)
     state = found or fresh
 
-    # 6. What is shown while it trains.
+    # 6. Open the files that show the training.
     board = None
     if engine.is_main:
         place = folder / "history" / "tensorboard" / config.name
@@ -192,7 +192,7 @@ def make_engine(
     clip_norm: float,
     deepspeed: dict[str, Any] | None = None,
 ) -> Engine:
-    """Make the engine of a stage: the plain one where there is no DeepSpeed configuration."""
+    """Make the engine of a stage: DeepSpeed's if there is a configuration, else the plain one."""
     if deepspeed is None:
         return PlainEngine(accelerator, module, optimizer, clip_norm)
     from anytalk.train.deepspeed_engine import DeepSpeedEngine
@@ -202,7 +202,7 @@ def make_engine(
 
 @contextmanager
 def recomputing(backbone: Backbone, config: StageConfig) -> Iterator[None]:
-    """Let a backbone compute activations twice instead of keeping them, where the stage asks for it."""
+    """Let the backbone recompute activations in the backward pass, if the stage asks for it."""
     if config.gradient_checkpointing:
         backbone.checkpoint_activations(True)
     try:
@@ -213,7 +213,7 @@ def recomputing(backbone: Backbone, config: StageConfig) -> Iterator[None]:
 
 
 def saved_folder(talker: Talker) -> Path:
-    """Return where a talker lies; TalkerError for one that was never saved."""
+    """Return the folder of a talker; TalkerError if it was never saved."""
     if talker.folder is None:
         raise TalkerError("a talker must be saved before it is trained", "attach it to a folder first")
     return talker.folder
