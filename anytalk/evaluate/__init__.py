@@ -1,1 +1,1 @@
-"""Measures of what a talker hears and says."""
+"""Measure how well a talker hears and speaks, and what it kept of its language model."""

@@ -1,4 +1,4 @@
-"""``--fail-if 'text_retention<0.99'``: bounds that a report must keep. Torch-free."""
+"""Parse and check bounds that a report must keep: ``--fail-if 'text_retention<0.99'``. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _BOUND = re.compile(r"^\s*([a-z][a-z0-9_.]*)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*(%?
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition under which the command fails."""
+    """Holds a condition under which the command fails."""
 
-    text: str  # as it was written
-    metric: str  # full name, measure in front
+    text: str  # as the user wrote it
+    metric: str  # full name, `measure.metric`
     comparison: str  # `"<"`, `"<="`, `">"` or `">="`
-    limit: float  # number on the right
-    unit: str  # of the metric
+    limit: float  # the number on the right
+    unit: str  # unit of the metric
 
     def broken_by(self, metrics: Mapping[str, float]) -> str | None:
-        """Say why the command fails; None when it doesn't. A missing metric breaks every bound."""
+        """Return why the command fails, or None if it doesn't; a metric that wasn't measured breaks every bound."""
         value = metrics.get(self.metric)
         if value is None:
             return f"--fail-if '{self.text}': {self.metric} was not measured"
@@ -42,19 +42,20 @@ def parse_bounds(texts: Sequence[str], suite: Suite) -> list[Bound]:
     """Parse bounds before anything is measured.
 
     Args:
-        texts: ``NAME OP NUMBER`` each; NAME is a measure (then its headline metric counts) or ``measure.metric``,
-            NUMBER may end in %.
-        suite: What will be measured.
+        texts: Bounds as ``NAME OP NUMBER``. NAME is a measure, for its headline metric, or ``measure.metric``; NUMBER
+            may end in %.
+        suite: The suite that will be measured.
 
     Raises:
-        ConfigError: a text that is no bound.
-        UnknownNameError: a metric that this suite does not give.
+        ConfigError: a text that isn't a bound.
+        UnknownNameError: a metric that this suite doesn't measure.
     """
     return [_parse(text, suite) for text in texts]
 
 
 def _parse(text: str, suite: Suite) -> Bound:
     found = _BOUND.match(text)
+    # The pattern also matches texts that aren't numbers, such as "1-".
     try:
         limit = float(found[3]) / (100 if found[4] else 1) if found else None
     except ValueError:

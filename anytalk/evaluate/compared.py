@@ -1,4 +1,4 @@
-"""The table that papers print: a row for each system, a column for each test set. Torch-free."""
+"""Build the table that papers print: a row for each system, a column for each test set. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _NONE = "-"
 
 
 def compared(suite: Suite, talker: str, results: Sequence[Result]) -> tuple[list[str], list[list[str]]] | None:
-    """Put word errors beside those that others give for the same sets; None for a suite without `published`.
+    """Return word errors next to those that others publish for the same sets; None if the suite has no `published`.
 
     Args:
-        talker: What its row is called.
+        talker: Name of the talker's row.
 
     Returns:
-        Columns (the system, then the measures), and rows: the others', the suite's transcriber where it was asked, the
-        talker. Sets that a row has no figure for are "-".
+        Columns (the system, then the measures) and rows: the others, the suite's transcriber if it was measured, the
+        talker. A set without a figure is "-".
     """
     if not suite.published:
         return None

@@ -1,4 +1,4 @@
-"""``suite.yaml``: what is measured, on which rows, with which judges."""
+"""Read ``suite.yaml``, which says what is measured, on which rows and with which judges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class _Measure(Options):
-    """What all measures share."""
+    """Holds the fields that all measures share."""
 
     name: str = Field("", pattern=r"^[a-z][a-z0-9_]*$|^$", description="Its name in the report; default: the kind.")
     source: SourceConfig | None = Field(None, description="Rows; null: the suite's `source`.")
@@ -40,7 +40,7 @@ class _Measure(Options):
         return self.name or str(self.kind)  # type: ignore[attr-defined]
 
     def switches(self, suite: Suite) -> dict[str, bool]:
-        """Return which metrics that depend on something can be there."""
+        """Return which conditions (:attr:`Metric.needs`) of this measure's metrics hold."""
         return {"mos": suite.mos is not None, "expected": True}
 
     def ways(self) -> tuple[Way, ...]:
@@ -48,7 +48,7 @@ class _Measure(Options):
         return tuple(getattr(self, "ask", self.DEFAULT_WAYS))
 
     def metrics(self, suite: Suite) -> list[str]:
-        """Return names (without the measure's own) of what this measure gives with these options."""
+        """Return the names of the metrics that these options give, without the measure's name."""
         switches = self.switches(suite)
         return [
             name
@@ -63,7 +63,7 @@ class _Measure(Options):
 
 
 class AsrMeasure(_Measure):
-    """Speech understanding: what the talker writes down of what it hears (task A1T1)."""
+    """Measures speech understanding: how well the talker transcribes what it hears (task A1T1)."""
 
     kind: Literal["asr"] = Field("asr", description="Measure.")
     with_transcriber: bool = Field(False, description="Also the suite's transcriber on the same rows, to compare with.")
@@ -73,7 +73,7 @@ class AsrMeasure(_Measure):
 
 
 class SpokenAnswersMeasure(_Measure):
-    """What answers say aloud, against their own text."""
+    """Compares what spoken answers say with their own text."""
 
     kind: Literal["spoken_answers"] = Field("spoken_answers", description="Measure.")
     batch_parallel: bool = Field(True, description="Take the text from a batch row of its own (paper 3.2).")
@@ -82,7 +82,7 @@ class SpokenAnswersMeasure(_Measure):
 
 
 class ReadingMeasure(_Measure):
-    """What it says when it reads a text aloud (task T1A1), against that text: `question_text` of the rows."""
+    """Compares what the talker says when it reads a text aloud (task T1A1) with that text, a row's `question_text`."""
 
     DEFAULT_WAYS = ("text",)
     kind: Literal["reading"] = Field("reading", description="Measure.")
@@ -90,7 +90,7 @@ class ReadingMeasure(_Measure):
 
 
 class SpokenQaMeasure(_Measure):
-    """Expected answers found. A row's `answer_text` may hold several, with | between them."""
+    """Looks for expected answers. A row's `answer_text` may hold several, separated by ``|``."""
 
     kind: Literal["spoken_qa"] = Field("spoken_qa", description="Measure.")
     ask: list[Way] = Field(["speech"], min_length=1, description="How questions are asked: text, speech.")
@@ -103,7 +103,7 @@ class SpokenQaMeasure(_Measure):
 
 
 class TextRetentionMeasure(_Measure):
-    """What is left of the language model that the talker was made from."""
+    """Measures how much is left of the language model that the talker was made from."""
 
     DEFAULT_WAYS = ("text",)
     kind: Literal["text_retention"] = Field("text_retention", description="Measure.")
@@ -116,7 +116,7 @@ class TextRetentionMeasure(_Measure):
 
 
 class ModalityGapMeasure(_Measure):
-    """The same questions as text and as speech, answered in text."""
+    """Asks the same questions as text and as speech, and compares the text answers."""
 
     kind: Literal["modality_gap"] = Field("modality_gap", description="Measure.")
     transcriber: PartRef | None = Field(
@@ -128,7 +128,7 @@ class ModalityGapMeasure(_Measure):
 
 
 class LatencyMeasure(_Measure):
-    """From the end of the user's sound to the first PCM, by segment."""
+    """Measures the time from the end of the user's sound to the first PCM, by segment."""
 
     kind: Literal["latency"] = Field("latency", description="Measure.")
     ask: list[Way] = Field(["speech"], min_length=1, max_length=1, description="How questions are asked.")
@@ -138,7 +138,7 @@ class LatencyMeasure(_Measure):
 
 
 class CascadeMeasure(_Measure):
-    """The talker beside what a team would use otherwise: a recogniser, the same language model, a synthesizer."""
+    """Compares the talker with the usual alternative: a recogniser, the same language model and a synthesizer."""
 
     kind: Literal["cascade"] = Field("cascade", description="Measure.")
     transcriber: PartRef | None = Field(None, description="The cascade's ears; null: the suite's transcriber.")
@@ -150,7 +150,7 @@ class CascadeMeasure(_Measure):
 
 
 class LossMeasure(_Measure):
-    """The training losses of one task on rows that nothing was learned from, row by row."""
+    """Measures the training losses of one task on held-out rows, row by row."""
 
     kind: Literal["loss"] = Field("loss", description="Measure.")
     task: str = Field(description="Task, e.g. T1A1.")
@@ -174,7 +174,7 @@ class LossMeasure(_Measure):
 
 
 class PooledMeasure(_Measure):
-    """Word errors of measures before it, over all their examples; nothing is asked again."""
+    """Pools the word errors of earlier measures over all their examples, without asking again."""
 
     kind: Literal["pooled"] = Field("pooled", description="Measure.")
     of: list[str] = Field(min_length=1, description="Names of measures before it: asr, spoken_answers or reading.")
@@ -195,24 +195,24 @@ AnyMeasure = Annotated[
 ]
 
 MEASURES: dict[str, type[_Measure]] = {kind.model_fields["kind"].default: kind for kind in _Measure.__subclasses__()}
-"""Kinds of measures."""
+"""Maps the kinds of measures to their classes."""
 
 POOLABLE = ("asr", "spoken_answers", "reading")
-"""Kinds whose examples count word errors."""
+"""Kinds of measures whose examples count word errors."""
 
 BASELINES = ("cascade",)
-"""What ``--baseline`` knows."""
+"""Names that ``--baseline`` accepts."""
 
 
 class Published(Options):
-    """A row of the table that compares: the word errors that somebody else gives for the same sets."""
+    """Describes a row of the comparison: the word errors that someone else publishes for the same sets."""
 
     name: str = Field(description="Who, and where it is written.")
     figures: dict[str, float] = Field(description="Name of a measure -> its word error rate, 0 to 1.")
 
 
 class Suite(Options):
-    """Everything that is measured of a talker."""
+    """Describes everything that is measured of a talker."""
 
     name: str = Field("suite", description="Title of the report.")
     seed: int = Field(0, description="Seed of the bootstrap and of everything drawn by chance.")
@@ -243,7 +243,7 @@ class Suite(Options):
 
     @property
     def left_out(self) -> str:
-        """A sentence about measures whose rows are in a folder that isn't there; ``""`` where there are none."""
+        """Return a sentence about measures whose rows are in a missing folder, or "" if there are none."""
         return self._left_out
 
     @pydantic.model_validator(mode="after")
@@ -273,14 +273,14 @@ class Suite(Options):
         return self
 
     def metric_names(self) -> list[str]:
-        """Return all names with their measure in front, as ``report.json`` and ``--fail-if`` use them."""
+        """Return the names of all metrics as ``measure.metric``, as in ``report.json`` and ``--fail-if``."""
         return [f"{measure.label}.{metric}" for measure in self.measures for metric in measure.metrics(self)]
 
     def with_baseline(self, name: str) -> Suite:
-        """Return the suite with a baseline beside the talker, unless it has that already.
+        """Return the suite with a baseline added, unless it already has one.
 
         Raises:
-            ConfigError: an unknown baseline, or nothing to compare on.
+            ConfigError: an unknown baseline, or no questions to compare on.
         """
         if name not in BASELINES:
             raise ConfigError(f"unknown baseline '{name}'", f"there is: {', '.join(BASELINES)}")
@@ -295,7 +295,7 @@ class Suite(Options):
 
 
 def _check_pooled(measure: PooledMeasure, measures: Sequence[AnyMeasure]) -> None:
-    """Refuse to pool what isn't there yet or counts no word errors (ValueError)."""
+    """Raise ValueError if a measure pools one that doesn't come before it or counts no word errors."""
     extra = {"source", "limit", "augment"} & measure.model_fields_set
     if extra:
         raise ValueError(f"measure '{measure.label}' asks nothing, so it has no {', '.join(sorted(extra))}")
@@ -316,12 +316,12 @@ def _check_pooled(measure: PooledMeasure, measures: Sequence[AnyMeasure]) -> Non
 def read_suite(path: Path) -> Suite:
     """Read ``suite.yaml``; paths in it are relative to its folder.
 
-    ``${NAME:-OTHERWISE}`` in a source's path is an environment variable. Where nothing is found at such a path, its
+    ``${NAME:-OTHERWISE}`` in a source's path stands for an environment variable. If such a path doesn't exist, its
     measures are left out, and :attr:`Suite.left_out` says so.
 
     Raises:
-        DataError: no such file, or not YAML.
-        ConfigError: wrong fields, all of them listed.
+        DataError: the file doesn't exist or isn't YAML.
+        ConfigError: wrong fields, all of them at once.
     """
     if not path.is_file():
         raise DataError(f"suite '{path}' doesn't exist", "give a .yaml file, e.g. examples/suites/quick.yaml")
@@ -331,8 +331,8 @@ def read_suite(path: Path) -> Suite:
 
 
 def _anchored(suite: Suite, folder: Path) -> Suite:
-    """Return variables filled in, local paths made absolute (hub ids and addresses stay), absent measures left out."""
-    missing: dict[str, str] = {}  # measure -> where its rows should be
+    """Fill in variables, make local paths absolute (hub ids and addresses stay), and drop measures without rows."""
+    missing: dict[str, str] = {}  # label of a measure -> where its rows should be
     named: set[str] = set()
 
     def source(found: SourceConfig | None, users: Sequence[str]) -> SourceConfig | None:
@@ -356,6 +356,7 @@ def _anchored(suite: Suite, folder: Path) -> Suite:
             update["texts_file"] = str((folder / measure.texts_file).absolute())
         if isinstance(measure, LossMeasure) and "://" not in measure.data:
             update["data"] = str((folder / measure.data).absolute())
+        # A pooled measure can't do without any of its measures.
         if isinstance(measure, PooledMeasure) and (lacking := missing.keys() & measure.of):
             missing[measure.label] = missing[min(lacking)]
         measures.append(measure.model_copy(update=update))
@@ -370,12 +371,12 @@ def _anchored(suite: Suite, folder: Path) -> Suite:
 
 
 def with_variables(path: str) -> tuple[str, list[str]]:
-    """Return a path with ``${NAME}`` and ``${NAME:-OTHERWISE}`` filled in from the environment, and the names in it.
+    """Fill in ``${NAME}`` and ``${NAME:-OTHERWISE}`` from the environment; return the path and the names in it.
 
-    Values of variables are relative to the current folder.
+    A relative value of a variable is relative to the current folder.
 
     Raises:
-        ConfigError: a variable that isn't set, without an OTHERWISE.
+        ConfigError: a variable without OTHERWISE isn't set.
     """
     names = []
 

@@ -1,4 +1,4 @@
-"""The talker's text path as numbers: greedy answers as ids, logits along given answers, how far two logits differ."""
+"""Compute greedy answers, the logits along given answers, and how far two logits differ."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_t
     """Return the talker's greedy text answer.
 
     Args:
-        prompt: Of a task that writes.
-        speech: Speech embeddings (L,D), one for each span of the prompt.
-        max_tokens: Longest answer, its end token counted.
+        prompt: Prompt of a task that writes.
+        speech: Speech embeddings (L,D), one for each speech span of the prompt.
+        max_tokens: Longest answer, including its end token.
 
     Returns:
-        Text ids without the end token, and whether it came to an end.
+        Text ids without the end token, and whether the answer ended by itself.
     """
     options = DecodeOptions(max_columns=max_tokens, rule=talker.config.decode_rule)
     pattern = talker.config.grid.delay_pattern()
@@ -36,11 +36,11 @@ def write_answer(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], max_t
 
 @torch.no_grad()
 def answer_logits(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], ids: Sequence[int]) -> Tensor:
-    """Return logits (len(ids), V) from which each id of a given answer would be predicted, special slots left out.
+    """Return the logits (len(ids),V) that predict each id of a given answer, without those of special tokens.
 
     Args:
-        prompt: In front of the answer.
-        speech: Speech embeddings (L,D), one for each span of the prompt.
+        prompt: The prompt before the answer.
+        speech: Speech embeddings (L,D), one for each speech span of the prompt.
     """
     tokens = np.concatenate([prompt.tokens, text_columns(talker, ids[:-1])], axis=1)
     logits = grid_logits(talker, tokens, [(s, e) for (s, _), e in zip(prompt.speech_spans, speech, strict=True)])
@@ -49,7 +49,7 @@ def answer_logits(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], ids:
 
 @torch.no_grad()
 def grid_logits(talker: Talker, tokens: np.ndarray, speech: Sequence[tuple[int, Tensor]] = ()) -> Tensor:
-    """(S,T) and speech at its columns -> text logits (T,V) of the talking model, special slots left out."""
+    """Return text logits (T,V) of a grid (S,T) with speech at its columns, without those of special tokens."""
     model = talker.model
     batch = GridBatch(torch.from_numpy(tokens)[None].to(talker.device), [list(speech)])
     states: BackboneStates = model.backbone(model.embed(batch).backbone)
@@ -57,7 +57,7 @@ def grid_logits(talker: Talker, tokens: np.ndarray, speech: Sequence[tuple[int, 
 
 
 def text_columns(talker: Talker, ids: Sequence[int]) -> np.ndarray:
-    """(S, len(ids)): text ids with pads in all audio rows."""
+    """Return columns (S,len(ids)) with text ids, and pads in all audio rows."""
     layout = talker.model.layout
     columns = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
     columns[layout.text_row] = ids
@@ -65,12 +65,12 @@ def text_columns(talker: Talker, ids: Sequence[int]) -> np.ndarray:
 
 
 def kl_per_token(first: Tensor, second: Tensor) -> Tensor:
-    """KL(first, second) in nats for each of (T,V) logits -> (T,) float64; exactly 0 for equal logits."""
+    """Return KL(first, second) in nats for each position of logits (T,V), (T,) float64; exactly 0 for equal logits."""
     p, q = first.double().log_softmax(-1), second.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0.0)  # rounding may give tiny negative values
 
 
 def negative_log_likelihood(logits: Tensor, ids: Sequence[int]) -> float:
-    """Sum over all ids but the first, in nats; `logits` (T,V) are those after each id."""
+    """Return the summed negative log-likelihood of all ids but the first, in nats, from logits (T,V) after each id."""
     targets = torch.tensor(list(ids[1:]), device=logits.device)
     return float(-logits[:-1].double().log_softmax(-1).gather(-1, targets[:, None]).sum())

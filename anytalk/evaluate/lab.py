@@ -1,4 +1,4 @@
-"""What all measures share: the talker, the judges (built when they are first needed), the rows, and asking."""
+"""Share the talker, the judges, the rows and the asking of questions among measures."""
 
 from __future__ import annotations
 
@@ -32,16 +32,15 @@ from anytalk.plugins.contracts import Backbone, BadRow, Row, Synthesizer, Transc
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer and when its pieces came."""
+    """Holds an answer and the times at which its pieces came."""
 
     text: str  # the whole text
-    wave: np.ndarray  # (N,) float32; empty for tasks that don't speak
-    sample_rate_hz: int  # its rate
-    truncated: bool  # whether it was cut off
-    # Seconds from the question to `encoded`, `prefilled`, `first_frame`, `first_sound`, as far as they were reached
-    # (see `Session.mark`).
+    wave: np.ndarray  # (N,) float32; empty if the task doesn't speak
+    sample_rate_hz: int  # sample rate of the wave
+    truncated: bool  # whether the answer was cut off
+    # Seconds from the question to `encoded`, `prefilled`, `first_frame` and `first_sound`, if reached (`Session.mark`).
     marks: dict[str, float]
-    arrivals: list[tuple[float, float]]  # (seconds from the question, seconds of sound) of each piece
+    arrivals: list[tuple[float, float]]  # (seconds from the question, seconds of sound) per piece
     wall_s: float  # seconds from the question to the end
 
     @property
@@ -51,14 +50,14 @@ class Reply:
 
 @dataclass
 class Lab:
-    """A talker on the bench."""
+    """Holds what the measures of one run share; judges are built when they are first needed."""
 
-    talker: Talker  # who is measured
-    suite: Suite  # what is measured
+    talker: Talker  # the talker that is measured
+    suite: Suite
     out: Path  # folder of the report
-    progress: Progress = field(default=lambda done, total: None)  # told how far the measure at hand is
-    augment: Augment | None = None  # how the measure at hand changes spoken questions
-    results: dict[str, Result] = field(default_factory=dict)  # of the measures before it, by label
+    progress: Progress = field(default=lambda done, total: None)  # called while a measure runs
+    augment: Augment | None = None  # changes the running measure's questions
+    results: dict[str, Result] = field(default_factory=dict)  # of earlier measures, by label
 
     @cached_property
     def transcriber(self) -> Transcriber:
@@ -67,7 +66,7 @@ class Lab:
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
-        """Who reads questions aloud; ConfigError where the suite names none."""
+        """Return the synthesizer that reads questions aloud; ConfigError if the suite names none."""
         if self.suite.synthesizer is None:
             raise ConfigError(
                 "questions without sound need a synthesizer", "name one in the suite: synthesizer: {name: piper}"
@@ -77,12 +76,12 @@ class Lab:
 
     @cached_property
     def mos(self) -> MosPredictor | None:
-        """The predictor of opinion scores; PluginError where its package is missing."""
+        """Return the suite's predictor of opinion scores, or None; PluginError if its package is missing."""
         return None if self.suite.mos is None else load_predictor(self.suite.mos)
 
     @cached_property
     def parent(self) -> Backbone:
-        """The language model that the talker was made from."""
+        """Return the language model that the talker was made from."""
         return load_parent(self.talker)
 
     @property
@@ -90,7 +89,7 @@ class Lab:
         return Bootstrap(self.suite.bootstrap_samples, self.suite.seed)
 
     def build(self, kind: str, ref: PartRef) -> Any:
-        """Return a recogniser or a voice on the talker's device."""
+        """Build a part on the talker's device."""
         return self.talker.registry.build(kind, ref, BuildContext(device=self.talker.device))
 
     # ---- rows
@@ -102,13 +101,13 @@ class Lab:
         return source
 
     def rows(self, measure: AnyMeasure, result: Result, missing: Callable[[Row], str | None]) -> list[Row]:
-        """Yield usable rows of a measure; the others are noted in `result`.
+        """Return the usable rows of a measure; the others are added to `result.skipped`.
 
         Args:
-            missing: What a row lacks, as words; None for a usable one.
+            missing: Returns what a row lacks, in words; None if the row is usable.
 
         Raises:
-            DataError: not one usable row, or a source that can't be read.
+            DataError: no row is usable, or the source can't be read.
         """
         found: list[Row] = []
         source = self.source(measure)
@@ -129,9 +128,9 @@ class Lab:
         return found
 
     def each(self, rows: list[Row], result: Result) -> Iterator[tuple[int, Row, _Guard]]:
-        """Go through rows with progress; used as ``for i, row, guard in ...: with guard: ...``.
+        """Yield rows with a guard and report progress; use it as ``for i, row, guard in ...: with guard: ...``.
 
-        What a row's sound or text does wrong (AudioError, DataError) is noted and the next row goes on.
+        The guard notes an AudioError or DataError of its row, and the loop continues with the next row.
         """
         for number, row in enumerate(rows):
             yield number, row, _Guard(row.id, result)
@@ -142,13 +141,13 @@ class Lab:
         return self.suite.synthesizer is not None
 
     def question_wave(self, row: Row) -> np.ndarray:
-        """Return the spoken question, (N,) float32 at the encoder's rate; read aloud where the row has no sound.
+        """Return the spoken question, (N,) float32 at the encoder's rate; a question without sound is read aloud.
 
-        In noise or in a room, where the measure has an ``augment``: the same for the same row and seed.
+        The measure's ``augment`` changes it, in the same way for the same row and seed.
 
         Raises:
-            ConfigError: a talker without ears, or no sound and no synthesizer.
-            AudioError: sound that can't be read or is no speech.
+            ConfigError: the talker has no ears, or there is neither sound nor a synthesizer.
+            AudioError: sound that can't be read or isn't speech.
         """
         ears = self.talker.model.listener
         if ears is None:
@@ -168,8 +167,8 @@ class Lab:
     # ---- asking
 
     def now(self) -> float:
-        """Return seconds on a clock that waits for the device to be done."""
-        if self.talker.device.startswith("cuda"):
+        """Return the time in seconds once the device has finished its work."""
+        if self.talker.device.startswith("cuda"):  # CUDA kernels run asynchronously
             torch.cuda.synchronize()
         return time.perf_counter()
 
@@ -182,7 +181,7 @@ class Lab:
         stride_frames: int = 1,
         batch_parallel: bool = True,
     ) -> Reply:
-        """Ask one question in a conversation of its own, greedily; `wave` is a spoken one, at the encoder's rate."""
+        """Ask one question in a new conversation, decoded greedily; `wave` has the encoder's sample rate."""
         suite, talker = self.suite, self.talker
         options = DecodeOptions(
             max_columns=suite.max_columns,
@@ -190,7 +189,7 @@ class Lab:
             seed=suite.seed,
             batch_parallel=batch_parallel,
         )
-        codec = talker.codec  # loaded before the clock runs
+        codec = talker.codec  # loads it before the clock starts
         marks: dict[str, float] = {}
         pieces, arrivals, done = [], [], None
         began = self.now()
@@ -226,7 +225,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class _Guard:
-    """Notes what is wrong with a row and lets the loop go on; entered anew for each way of asking."""
+    """Notes an error of a row and suppresses it; each way of asking enters the guard again."""
 
     row_id: str
     result: Result
@@ -241,7 +240,7 @@ class _Guard:
 
 
 def lacks_question(row: Row, ways: tuple[str, ...], can_speak: bool) -> str | None:
-    """Say what a row lacks to be asked in these ways; None for a usable one. Several turns count as a lack."""
+    """Return what a row lacks to be asked in these ways, None if it is usable; rows with several turns aren't."""
     if row.history:
         return "has turns before its question"
     if row.question_text is None and ("text" in ways or row.question_audio is None):

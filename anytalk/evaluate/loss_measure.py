@@ -1,4 +1,4 @@
-"""The losses of training on rows that nothing was learned from, one row at a time: ``loss``."""
+"""Measure training losses on held-out rows, one row at a time: ``loss``."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from anytalk.train.losses import AudioLoss, LossModule, TextLoss, hear
 
 @torch.no_grad()
 def measure_loss(lab: Lab, measure: LossMeasure, result: Result) -> None:
-    """Let the talker predict each row of a task from what stands before, as in training but without dropout.
+    """Predict each token of a row from the tokens before it, as in training but without dropout.
 
-    Items hold sums and tokens of each stream, so that two talkers can be compared row by row.
+    Items hold the sum and the number of tokens of each stream, so that two talkers can be compared row by row.
 
     Raises:
-        DataError: no row that serves the task.
+        DataError: no row serves the task.
     """
     talker, task = lab.talker, find_task(measure.task)
     losses: list[Loss] = [*([TextLoss()] if task.text_in_loss else []), *([AudioLoss(talker.model)] * task.audio_out)]
     module = LossModule(talker.model, dict.fromkeys(losses, 1.0), listens=task.speech_in, speaks=task.audio_out)
-    factors = module.factors({})  # sums are read, not the weighted loss
+    factors = module.factors({})  # only the sums are used, not the weighted loss
     feeds = TrainingData(measure.data).feeds(talker, [task])
     places = [(feed, int(index)) for feed in feeds for index in feed.indices(task.name)][: measure.limit]
     if not places:
         raise DataError(f"no row of '{measure.data}' serves task {task.name}", "name data that does")
     for done, (feed, index) in enumerate(places, start=1):
+        # One row per pass: losses must be known for each row.
         row = LaidRow(talker, feed.outline(index), task, learn_pads=False)
         batch = collate(talker.model.layout, [(feed.example(index), task, row.grid)], talker.config.speakers)
         batch = batch.to(talker.device)
@@ -49,7 +50,7 @@ def measure_loss(lab: Lab, measure: LossMeasure, result: Result) -> None:
             streams = [name for loss in losses if isinstance(loss, AudioLoss) for name in loss.streams]
             item["audio_nats"] = sum(item[f"{name}_nats"] for name in streams)
             item["audio_tokens"] = sum(item[f"{name}_tokens"] for name in streams)
-            # The first stream holds one code of each frame, or all of them one after the other, and an end.
+            # The first stream holds one code per frame (or all codes of a frame in turn), and an end.
             pattern = talker.config.grid.delay_pattern()
             item["frames"] = (item[f"{streams[0]}_tokens"] - 1) // pattern.steps_per_frame
         item["nats_per_token"] = sum(sums) / max(1, sum(counts))

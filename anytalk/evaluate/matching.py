@@ -1,33 +1,33 @@
-"""Whether an answer holds what was expected."""
+"""Decide whether an answer contains an expected one."""
 
 from __future__ import annotations
 
 from anytalk.evaluate.wer import normalise
 
 ALTERNATIVE = "|"
-"""Stands between expected answers."""
+"""Separates expected answers in a text."""
 
 _ARTICLES = {"a", "an", "the"}
 
 
 def expected_answers(text: str | None) -> list[str]:
-    """``"Rome | Roma"`` -> ``["Rome", "Roma"]``; empty for None or nothing that can be matched."""
+    """Split ``"Rome | Roma"`` into ``["Rome", "Roma"]``, without pieces that have no words."""
     return [piece.strip() for piece in (text or "").split(ALTERNATIVE) if _content(piece)]
 
 
 def is_exact(answer: str, expected: list[str]) -> bool:
-    """Return whether the answer has the expected words, but for case, punctuation, spelling and articles."""
+    """Return whether the answer equals an expected one, apart from case, punctuation, spelling and articles."""
     return any(_content(answer) == _content(wanted) for wanted in expected)
 
 
 def is_contained(answer: str, expected: list[str]) -> bool:
-    """Return whether one of the expected occurs in the answer as whole words in a row."""
+    """Return whether the answer contains all words of an expected one in a row."""
     words = _content(answer)
     return any(_holds(words, _content(wanted)) for wanted in expected)
 
 
 def _content(text: str) -> list[str]:
-    """Normalised words without articles (as SQuAD's script compares, arXiv 1606.05250)."""
+    """Return normalised words without articles, as SQuAD's script compares (arXiv 1606.05250)."""
     return [word for word in normalise(text).split() if word not in _ARTICLES]
 
 

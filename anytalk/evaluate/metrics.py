@@ -1,4 +1,4 @@
-"""The names of everything that is measured: ``report.json`` and ``--fail-if`` use them. Torch-free."""
+"""Name everything that is measured, as in ``report.json`` and ``--fail-if``. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure."""
+    """Describes one figure."""
 
-    # `"share"` (0 to 1, printed in percent), `"rate"` (the same, may be above 1), `"s"`, `"nats"`, `"yes"` (1 or 0), or
-    # any word that is printed after the number.
+    # `"share"` (0 to 1, printed in percent), `"rate"` (the same, but may exceed 1), `"s"`, `"nats"`, `"yes"` (1 or 0),
+    # or any word, which is printed after the number.
     unit: str
-    summary: str  # what it is, one line
-    asked: str = ""  # how the question must be asked for it to be there: `"text"`, `"speech"` or `""` (either)
-    needs: str = ""  # name of the option that must be set for it to be there
+    summary: str  # what it is, in one line
+    asked: str = ""  # how questions must be asked for it: `"text"`, `"speech"` or `""` (either)
+    needs: str = ""  # name of the option that it depends on
 
 
 _SEGMENTS = {
@@ -114,7 +114,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     },
     "pooled": {"wer": Metric("rate", "word errors per reference word, over all examples of the measures pooled")},
 }
-"""Measure -> its metrics, in the order of the report."""
+"""Maps each measure to its metrics, in the order of the report."""
 
 HEADLINES = {
     "asr": "wer",
@@ -128,11 +128,11 @@ HEADLINES = {
     "loss": "audio",
     "pooled": "wer",
 }
-"""Measure -> the metric reported for it: what a bare measure name means in ``--fail-if``."""
+"""Maps each measure to its main metric, which a bare measure name means in ``--fail-if``."""
 
 
 def format_value(value: float, unit: str) -> str:
-    """A number as a report prints it: ``0.125, "share"`` -> ``"12.5 %"``."""
+    """Format a number as a report prints it: ``0.125, "share"`` -> ``"12.5 %"``."""
     if unit in ("share", "rate"):
         return f"{100 * value:.1f} %"
     if unit == "yes":
@@ -147,7 +147,7 @@ def format_value(value: float, unit: str) -> str:
 
 
 def format_interval(low: float | None, high: float | None, unit: str) -> str:
-    """``0.1, 0.2, "share"`` -> ``"10.0 to 20.0 %"``; ``""`` where there is none."""
+    """Format an interval: ``0.1, 0.2, "share"`` -> ``"10.0 to 20.0 %"``; ``""`` if there is none."""
     if low is None or high is None:
         return ""
     return f"{format_value(low, unit).partition(' ')[0]} to {format_value(high, unit)}"

@@ -1,4 +1,4 @@
-"""Predicted mean opinion scores, through optional packages that carry their weights.
+"""Predict mean opinion scores through optional packages that contain their weights.
 
 ==============  ===================  ======================================================================
 name            package, licence     what it is
@@ -9,7 +9,7 @@ name            package, licence     what it is
                 MIT
 ==============  ===================  ======================================================================
 
-Scores of different predictors can't be compared with each other, nor with UTMOS.
+Scores of different predictors can't be compared with each other or with UTMOS.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ RATE_HZ = 16_000
 
 
 class MosPredictor(Protocol):
-    """Guesses how people would rate a sound."""
+    """Predicts how people would rate a sound."""
 
     name: str
     package: str
     licence: str
 
     def score(self, wave: np.ndarray, sample_rate_hz: int) -> float:
-        """(N,) float32 -> 1 (bad) to 5 (excellent) (AudioError: silence, which nobody can rate)."""
+        """Return the score of samples (N,) float32, from 1 (bad) to 5 (excellent); AudioError for silence."""
 
 
 def _at_16_khz(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def _at_16_khz(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 
 class DistillMos:
-    """Distill-MOS of the package distillmos."""
+    """Runs Distill-MOS from the package distillmos."""
 
     name = "distillmos"
     package = "distillmos==0.9.1"
@@ -57,7 +57,7 @@ class DistillMos:
 
     def __init__(self) -> None:
         try:
-            # It announces its weights on stdout, which belongs to results.
+            # The package prints a line about its weights on stdout, which is for results only.
             with _torchaudio_or_a_placeholder(), contextlib.redirect_stdout(io.StringIO()):
                 self._model: Any = importlib.import_module("distillmos").ConvTransformerSQAModel().eval()
         except ImportError as error:
@@ -72,7 +72,10 @@ class DistillMos:
 
 @contextlib.contextmanager
 def _torchaudio_or_a_placeholder() -> Any:
-    """distillmos imports torchaudio for its own command line only, and there is not one for every torch."""
+    """Put an empty module in place of torchaudio if that isn't installed.
+
+    distillmos imports it only for its own command line, and there isn't a torchaudio for every torch.
+    """
     if find_spec("torchaudio") is not None:
         yield
         return
@@ -84,13 +87,13 @@ def _torchaudio_or_a_placeholder() -> Any:
 
 
 class Dnsmos:
-    """DNSMOS P.835 from the weights of the package speechmos, run as its own script does but without librosa."""
+    """Runs DNSMOS P.835 on the weights of the package speechmos, as its own script does, but without librosa."""
 
     name = "dnsmos"
     package = "speechmos==0.0.1.1"
     licence = "MIT"
 
-    _WINDOW = 144_160  # samples: 9.01 s
+    _WINDOW = 144_160  # 9.01 s
     _HOP = RATE_HZ
     # speechmos/dnsmos.py: get_polyfit_val, overall quality.
     _OVERALL = (-0.06766283, 1.11546468, 0.04602535)
@@ -108,26 +111,26 @@ class Dnsmos:
         self._session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def score(self, wave: np.ndarray, sample_rate_hz: int) -> float:
-        """See the protocol; the mean over windows of 9 s, a second apart. Shorter sound is repeated."""
+        """Return the mean score of windows of 9 s, one second apart; shorter sound is repeated."""
         wave = _at_16_khz(wave, sample_rate_hz)
         while len(wave) < self._WINDOW:
             wave = np.concatenate([wave, wave])
-        starts = range(int(len(wave) // RATE_HZ - self._WINDOW / RATE_HZ) + 1)  # whole seconds, as the script counts
+        starts = range(int(len(wave) // RATE_HZ - self._WINDOW / RATE_HZ) + 1)  # whole seconds, as its script does
         windows = [wave[i * self._HOP : i * self._HOP + self._WINDOW] for i in starts]
         raw = [float(self._session.run(None, {"input_1": w[None].astype(np.float32)})[0][0][2]) for w in windows]
         return float(np.mean(np.polyval(self._OVERALL, raw)))
 
 
 PREDICTORS: dict[str, type[DistillMos] | type[Dnsmos]] = {"distillmos": DistillMos, "dnsmos": Dnsmos}
-"""Predictors by name."""
+"""Maps names to predictors."""
 
 
 def load_predictor(name: str) -> MosPredictor:
-    """Return the predictor of that name.
+    """Return the predictor of this name.
 
     Raises:
-        UnknownNameError: there is none.
-        PluginError: its package is not installed.
+        UnknownNameError: there is no such predictor.
+        PluginError: its package isn't installed.
     """
     if name not in PREDICTORS:
         raise UnknownNameError(f"unknown predictor '{name}'", f"there are: {', '.join(PREDICTORS)}")

@@ -1,4 +1,4 @@
-"""Asking the language model that a talker was made from."""
+"""Ask the language model that a talker was made from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from anytalk.plugins.contracts import Backbone
 
 
 def parent_prompt(talker: Talker, parent: Backbone, question: str) -> list[int]:
-    """Return ids of a question as the parent itself is asked.
+    """Return the ids of a question in the form in which the parent itself is asked.
 
-    For chat talkers that is the text row of their own prompt. A raw talker's prompt holds special tokens that the
-    parent does not know: it is asked by its own chat template, or plainly where it has none.
+    For chat talkers they are the text row of the talker's own prompt. A raw talker's prompt has special tokens that the
+    parent doesn't know, so the parent gets its own chat template, or the plain question if it has none.
     """
     if talker.config.grid.prompt == "chat":
         prompt = talker.prompts.prompt(T1T2, [Turn("user", question)])
@@ -32,7 +32,7 @@ def parent_prompt(talker: Talker, parent: Backbone, question: str) -> list[int]:
 
 @torch.no_grad()
 def parent_logits(parent: Backbone, ids: Sequence[int]) -> Tensor:
-    """Ids -> (T,V): logits after each of them."""
+    """Return the logits (T,V) after each id."""
     device = next(parent.parameters()).device
     states = parent(parent.embed_text(torch.tensor([list(ids)], device=device)))
     return parent.text_logits(states.normed)[0]

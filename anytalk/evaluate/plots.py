@@ -1,4 +1,4 @@
-"""The pictures of a report."""
+"""Draw the plots of a report."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DPI = 120
 
 
 def draw_plot(result: Result, out: Path) -> str | None:
-    """Write the picture of a measure.
+    """Write the plot of a measure.
 
     Returns:
-        Its name in `out`; None for a measure without a picture.
+        Its file name in `out`; None for a measure without a plot.
     """
     if result.kind not in _PLOTS or not result.items or not result.figures:
         return None
@@ -36,7 +36,7 @@ def draw_plot(result: Result, out: Path) -> str | None:
 
 
 def draw_summary(results: Sequence[Result], out: Path) -> str | None:
-    """Write one picture of all shares and rates; None where there are none."""
+    """Write one plot of all shares and rates, and return its file name; None if there are none."""
     return "summary.png" if _draw_shares(results, out / "summary.png") else None
 
 
@@ -53,12 +53,12 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 def _save(canvas: Any, path: Path) -> None:
     with written_whole(path) as partial:
-        # Without the date and version that matplotlib adds, the same figures give the same file.
+        # Without the version that matplotlib writes, the same figures give the same file.
         canvas.savefig(partial, dpi=_DPI, metadata={"Software": None})
 
 
 def _draw_shares(results: Sequence[Result], path: Path) -> bool:
-    """Return all shares and rates with their intervals, measure by measure."""
+    """Plot all shares and rates with their intervals, measure by measure; return whether there are any."""
     rows: list[tuple[str, Figure, str]] = []
     for result in results:
         colour = (_BLUE, _ORANGE, _GREEN, _RED, _GREY)[len({name.partition(".")[0] for name, _, _ in rows}) % 5]
@@ -75,7 +75,7 @@ def _draw_shares(results: Sequence[Result], path: Path) -> bool:
         axes.plot([value], [place], "o", color=colour, markersize=6)
         axes.annotate(f"{value:.1f}", (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=7)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_ylim(len(rows) - 0.4, -0.7)  # reversed, so that the first measure is at the top
     left = min(0.0, *(100 * (f.value if f.low is None else f.low) for _, f, _ in rows))
     right = max(100.0, *(100 * (f.value if f.high is None else f.high) for _, f, _ in rows))
     margin = 0.03 * (right - left)
@@ -86,7 +86,7 @@ def _draw_shares(results: Sequence[Result], path: Path) -> bool:
 
 
 def _draw_latency(axes: Any, result: Result) -> bool:
-    """Return one bar per answer, sorted, segments stacked; p50 and p90 of the whole as lines."""
+    """Plot one stacked bar of segments per answer, in the order of their totals, with lines at p50 and p90."""
     items = sorted(result.items, key=lambda item: float(item["first_sound"]))
     places, below = np.arange(len(items)), np.zeros(len(items))
     for segment, colour in _SEGMENT_COLOURS.items():
@@ -105,7 +105,7 @@ def _draw_latency(axes: Any, result: Result) -> bool:
 
 
 def _draw_errors(axes: Any, result: Result) -> bool:
-    """Return how many examples have how many wrong words."""
+    """Plot how many examples have how many wrong words."""
     wrong = [int(item["errors"]) for item in result.items]
     top = min(max(wrong), 10)
     counts = [sum(1 for w in wrong if min(w, top) == k) for k in range(top + 1)]
@@ -118,11 +118,11 @@ def _draw_errors(axes: Any, result: Result) -> bool:
 
 
 def _draw_kl(axes: Any, result: Result) -> bool:
-    """Return mean KL by place in the answer."""
+    """Plot the mean KL by position in the answer; return False if there is none."""
     curves = [item["kl"] for item in result.items if item["kl"]]
     if not curves:
         return False
-    # Where few answers are left, a mean says little.
+    # Stop where fewer than a fifth of the answers are left: their mean says little.
     enough = max(1, len(curves) // 5)
     places = range(sorted((len(curve) for curve in curves), reverse=True)[enough - 1])
     mean = [float(np.mean([c[i] for c in curves if len(c) > i])) for i in places]
@@ -141,7 +141,7 @@ def _draw_kl(axes: Any, result: Result) -> bool:
 
 
 def _draw_cascade(axes: Any, result: Result) -> bool:
-    """Return first sound and the whole answer, each question of both."""
+    """Plot, for talker and cascade, the time to the first sound and to the end of each answer."""
     marks = {"talker": _BLUE, "cascade": _ORANGE}
     groups = []
     for name, title in (("first_sound_s", "first sound"), ("total_s", "whole answer")):
@@ -152,7 +152,7 @@ def _draw_cascade(axes: Any, result: Result) -> bool:
     for place, (who, _, values) in enumerate(groups):
         if not values:
             continue
-        spread = place + generator.uniform(-0.16, 0.16, len(values))
+        spread = place + generator.uniform(-0.16, 0.16, len(values))  # so that equal times don't hide each other
         axes.plot(values, spread, "o", color=marks[who], markersize=4, alpha=0.4)
         middle = float(np.median(values))
         axes.plot([middle, middle], [place - 0.32, place + 0.32], color=marks[who], linewidth=2.5)

@@ -1,4 +1,4 @@
-"""What a report was made with: models with digests and licences, packages, machine."""
+"""Record what a report was made with: models with digests and licences, packages and machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def packages() -> dict[str, str]:
-    """List versions of the installed packages that figures depend on."""
+    """Return the versions of installed packages that figures depend on."""
     found = {}
     for name in PACKAGES:
         try:
@@ -40,7 +40,7 @@ def packages() -> dict[str, str]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return where it was measured."""
+    """Describe the machine that measures."""
     facts = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -55,7 +55,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Processes that want a core, mean of the last minute; None where the system doesn't say."""
+    """Return the load average of the last minute; None if the system doesn't have one."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
@@ -70,7 +70,7 @@ def _cpu_name() -> str:
 
 
 def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[str, str]]:
-    """Return every model in the report: role, part, digest of its weights, licence."""
+    """List every model in the report, with its role, part, digest of weights and licence."""
     found = []
     if config.base is not None:
         base = {"role": "parent", "part": config.base.model, "digest": config.base.fingerprint}
@@ -104,7 +104,7 @@ def models(config: TalkerConfig, suite: Suite, registry: Registry) -> list[dict[
 
 
 def _built(config: TalkerConfig, role: str) -> dict[str, str]:
-    """Return what talker.yaml knows better than the options of a part."""
+    """Return facts from talker.yaml that are more precise than a part's options."""
     known: dict[str, str] = {}
     if role == "backbone" and config.base is not None:
         known["licence"] = config.base.licence
@@ -133,7 +133,7 @@ def _model(role: str, kind: str, ref: PartRef, registry: Registry) -> dict[str, 
 
 
 def weights_digest(options: Options) -> str:
-    """Return first half of the SHA-256 of the local weight files that options name; ``""`` where they name none."""
+    """Return a digest (half a SHA-256) of the local weight files that options name; "" if there are none."""
     digest, found = hashlib.sha256(), False
     for name in options.weight_sources:
         try:
@@ -150,7 +150,7 @@ def weights_digest(options: Options) -> str:
 
 
 def identity(talker: Talker, suite: Suite, measure: AnyMeasure) -> str:
-    """Return digest of all that a measure's figures depend on: talker, its own options, the suite's shared ones."""
+    """Return a digest of all that a measure's figures depend on: talker, the measure's options, and the suite's."""
     shared = suite.model_dump(mode="json", exclude={"measures", "name"})
     how = [talker.arithmetic, talker.device, torch.get_num_threads()]
     data = [talker.config.model_dump(mode="json"), shared, measure.model_dump(mode="json"), how]

@@ -1,4 +1,4 @@
-"""``report.json``, ``report.md`` and one ``.jsonl`` of examples per measure; written beside, then renamed."""
+"""Write a report: ``report.json``, ``report.md`` and a ``.jsonl`` of examples for each measure."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ _WORST_COLUMNS = {
 
 @dataclass
 class Report:
-    """Everything that a report says."""
+    """Holds the content of a report."""
 
-    suite: Suite  # what was measured
+    suite: Suite
     talker: str  # folder of the talker
-    config: TalkerConfig  # its configuration
-    arithmetic: str  # in which it answered
-    command: list[str]  # command line
-    date: str  # when it began, UTC
-    machine: dict[str, Any]  # where
-    packages: dict[str, str]  # versions
+    config: TalkerConfig  # configuration of the talker
+    arithmetic: str  # arithmetic of its answers
+    command: list[str]  # command line that made the report
+    date: str  # start, in UTC
+    machine: dict[str, Any]  # the machine that measured
+    packages: dict[str, str]  # versions of packages
     models: list[dict[str, str]]  # models with digests and licences
     bounds: list[Bound]  # conditions of `--fail-if`
-    results: list[Result] = field(default_factory=list)  # measures so far
-    is_complete: bool = False  # whether all measures are there
+    results: list[Result] = field(default_factory=list)  # finished measures
+    is_complete: bool = False  # whether all measures are finished
 
     def metrics(self) -> dict[str, float]:
-        """Return all figures by their full names."""
+        """Return all figures by full name."""
         return {name: value for result in self.results for name, value in result.metrics().items()}
 
     def broken_bounds(self) -> list[str]:
-        """Return a sentence for each condition under which the command fails."""
+        """Return a sentence for each bound that is broken."""
         found = (bound.broken_by(self.metrics()) for bound in self.bounds)
         return [sentence for sentence in found if sentence is not None]
 
     def compared(self) -> tuple[list[str], list[list[str]]] | None:
-        """Return the talker beside what others give for the same sets; None for a suite that names nobody."""
+        """Return the talker next to published figures for the same sets; None if the suite has none."""
         return compared(self.suite, Path(self.talker).name or "the talker", self.results)
 
     def failures(self) -> list[str]:
@@ -72,7 +72,7 @@ class Report:
 
 
 def write_report(report: Report, out: Path) -> None:
-    """Write everything that is known so far, after each measure (examples and pictures: those of the last one).
+    """Write everything that is known so far; called after each measure, whose examples and plot are added.
 
     Raises:
         DataError: the folder can't be written.
@@ -115,7 +115,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def read_partial(out: Path) -> dict[str, Result]:
-    """Read the measures that an interrupted run finished here; none where it was complete or can't be read."""
+    """Read the measures that an interrupted run finished; empty if that run was complete or can't be read."""
     try:
         data = json.loads((out / JSON_FILE).read_text(encoding="utf-8"))
         if data["complete"] or data["format_version"] != FORMAT_VERSION:
@@ -135,7 +135,7 @@ def read_partial(out: Path) -> dict[str, Result]:
 
 
 def markdown(report: Report, summary: str | None) -> str:
-    """Return the content of ``report.md``; `summary` is the picture of the whole."""
+    """Return the content of ``report.md``; `summary` is the file name of the plot of all measures."""
     pieces = [f"# {report.suite.name}: {Path(report.talker).name or 'a talker'}", _verdict(report)]
     pieces.append(
         _table(("measure", "headline", "value", "95 % interval", "n"), [_headline(r) for r in report.results])
@@ -247,7 +247,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return one line, and nothing in it that Markdown would take for a table or a picture."""
+    """Return the text on one line, escaped so that Markdown takes no part of it for a table or a picture."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
 
 

@@ -1,4 +1,4 @@
-"""What a measure gives: figures, the worst examples, what was left out. Torch-free."""
+"""Hold what a measure gives: figures, the worst examples, and skipped rows. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from anytalk.evaluate.stats import Figure
 
 @dataclass
 class Result:
-    """One measure of a report."""
+    """Holds one measure of a report."""
 
     label: str  # its name in the report
-    kind: str  # which measure it is
-    headline: str  # metric meant by a bare measure name
-    figures: dict[str, Figure] = field(default_factory=dict)  # metric -> figure; NaN figures are left out
-    items: list[dict[str, Any]] = field(default_factory=list)  # one flat mapping per example, in the order of the rows
-    worst: list[dict[str, Any]] = field(default_factory=list)  # those of the items that are shown, the worst first
-    skipped: list[dict[str, str]] = field(default_factory=list)  # rows that could not be used, with reasons
-    notes: list[str] = field(default_factory=list)  # sentences beside the figures
+    kind: str  # kind of the measure
+    headline: str  # its main metric
+    figures: dict[str, Figure] = field(default_factory=dict)  # by metric; figures that are NaN are left out
+    items: list[dict[str, Any]] = field(default_factory=list)  # one flat mapping per example, in row order
+    worst: list[dict[str, Any]] = field(default_factory=list)  # the items that are shown, the worst first
+    skipped: list[dict[str, str]] = field(default_factory=list)  # rows that can't be used, with reasons
+    notes: list[str] = field(default_factory=list)  # sentences that belong to the figures
     status: str = "ok"  # `"ok"` or `"failed"`
     reason: str = ""  # why it failed
-    plot: str | None = None  # its picture inside the report
-    seconds: float = 0.0  # what it took
-    load_average: float | None = None  # of the machine at its end (1 minute): times on a busy machine say little
-    identity: str = ""  # digest of the talker and of the options, by which an interrupted report goes on
+    plot: str | None = None  # file name of its plot
+    seconds: float = 0.0  # time that it took
+    load_average: float | None = None  # at its end, over 1 minute: times on a busy machine say little
+    identity: str = ""  # digest of talker and options; a report resumes if it is the same
 
     def metrics(self) -> dict[str, float]:
-        """Flat: ``{"asr.wer": 0.125}``."""
+        """Return the figures by full name: ``{"asr.wer": 0.125}``."""
         return {f"{self.label}.{name}": figure.value for name, figure in self.figures.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the items, for ``report.json``."""
+        """Return everything except the items, for ``report.json``."""
         data = asdict(self)
         del data["items"]
         return data
@@ -44,13 +44,13 @@ class Result:
         return cls(**{**data, "figures": figures, "items": items})
 
     def keep(self, **figures: Figure) -> None:
-        """Add figures; those without a number are left out."""
+        """Add figures, except those that are NaN."""
         for name, figure in figures.items():
             if math.isfinite(figure.value):
                 self.figures[name] = figure
 
     def pick_worst(self, key: str, count: int, reverse: bool = True) -> None:
-        """Show the items with the highest (or lowest) `key`; those that are perfect (0 errors) are not shown."""
+        """Choose the items to show by the highest (or lowest) `key`; items with 0 errors are never shown."""
         order = sorted(self.items, key=lambda item: float(item[key]), reverse=reverse)
         flawed = [item for item in order if not reverse or float(item[key]) > 0]
         self.worst = flawed[:count]

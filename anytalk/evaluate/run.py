@@ -1,4 +1,4 @@
-"""Runs a suite: one measure after the other, the report written anew after each."""
+"""Run a suite measure by measure, and rewrite the report after each."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _RUNNERS: dict[str, Callable[[Lab, Any, Result], None]] = {
 
 @dataclass
 class EvalWatcher:
-    """Told what is going on."""
+    """Holds functions that are told about progress."""
 
-    started: Callable[[AnyMeasure], None] = lambda measure: None  # a measure begins
-    progress: Progress = lambda done, total: None  # how far it is
-    # Its result; also of one that an earlier, interrupted run finished.
+    started: Callable[[AnyMeasure], None] = lambda measure: None  # called when a measure starts
+    progress: Progress = lambda done, total: None  # called while it runs
+    # Called with its result, also for measures that an interrupted run finished.
     finished: Callable[[Result], None] = lambda result: None
 
 
@@ -71,15 +71,15 @@ def run_suite(
 ) -> Report:
     """Measure everything in a suite and write the report.
 
-    A measure that fails becomes a line with its reason, and the others go on. A report that was interrupted in the same
-    folder goes on where it was, as far as talker and options are the same; a complete one is replaced.
+    A measure that fails becomes a line with its reason, and the others continue. An interrupted report in the same
+    folder is resumed, where talker and options are the same; a complete one is replaced.
 
     Returns:
         The report as it was written.
 
     Raises:
         ConfigError: packages of the extra `report` are missing.
-        DataError: a folder that can't be written.
+        DataError: the folder can't be written.
     """
     require("a report", "report", "matplotlib", "jiwer")
     watcher = watcher or EvalWatcher()
@@ -100,6 +100,7 @@ def run_suite(
     for measure in suite.measures:
         mark = identity(talker, suite, measure)
         known = finished.get(measure.label)
+        # The measures that it pools may have been measured again.
         if known is not None and known.identity == mark and known.status == "ok" and measure.kind != "pooled":
             result = known
         else:
@@ -115,8 +116,9 @@ def run_suite(
 
 
 def run_measure(lab: Lab, measure: AnyMeasure) -> Result:
-    """Return one measure; whatever goes wrong is kept as its reason."""
+    """Run one measure; if it fails, the result holds the reason."""
     result = Result(measure.label, measure.kind, measure.headline)
+    # A measure must not depend on the measures before it, which a resumed run skips.
     torch.manual_seed(lab.suite.seed)
     np.random.seed(lab.suite.seed)
     began = time.perf_counter()
@@ -130,7 +132,7 @@ def run_measure(lab: Lab, measure: AnyMeasure) -> Result:
     except AnytalkError as error:
         result.status = "failed"
         result.reason = f"{error.message} ({error.hint})" if error.hint else error.message
-    except Exception as error:  # parts of plugins are foreign code, and the other measures have to go on
+    except Exception as error:  # plugins may raise anything, and the other measures have to go on
         result.status, result.reason = "failed", f"a bug of anytalk or of a plugin: {one_line(error)}"
     order = list(METRICS[measure.kind])
     result.figures = dict(sorted(result.figures.items(), key=lambda item: order.index(item[0])))

@@ -1,4 +1,4 @@
-"""The spectrogram of a wave as a picture: sharp vertical edges are consonants, parallel bands are voiced sounds."""
+"""Draw the spectrogram of a wave: sharp vertical edges are consonants, parallel bands are voiced sounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANGE_DB = 80.0
 
 
 def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: str) -> None:
-    """Write a PNG of (N,) float32; what is shorter than one window is padded with silence."""
+    """Write a PNG of the samples (N,) float32; sound shorter than one window is padded with silence."""
     require("a spectrogram", "report", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.mlab import window_hanning
@@ -24,7 +24,7 @@ def draw_spectrogram(path: Path, wave: np.ndarray, sample_rate_hz: int, title: s
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     power, _, _, image = axes.specgram(
-        # A floor of noise far below hearing keeps digital silence from being log(0).
+        # Noise far below hearing keeps digital silence from being log(0).
         wave + 1e-7 * np.random.default_rng(0).standard_normal(len(wave)),
         NFFT=window,
         noverlap=window - int(_HOP_S * sample_rate_hz),

@@ -1,4 +1,4 @@
-"""What a talker hears and says: ``asr``, ``spoken_answers``, ``reading``, ``spoken_qa``."""
+"""Measure what a talker hears and says: ``asr``, ``spoken_answers``, ``reading``, ``spoken_qa``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from anytalk.grid.tasks import A1T1
 from anytalk.plugins.contracts import Row
 
 FULL_SCALE = 0.999
-"""From here on a sample counts as clipped."""
+"""Samples of at least this size count as clipped."""
 
 
 def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
-    """Let the talker write down what it hears (A1T1) and count the words that are wrong.
+    """Let the talker transcribe questions (A1T1) and count wrong words.
 
-    Rows without sound are read aloud, where the suite names a synthesizer.
+    Questions without sound are read aloud if the suite names a synthesizer.
     """
 
     def missing(row: Row) -> str | None:
@@ -66,7 +66,7 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
 
 
 def measure_pooled(lab: Lab, measure: PooledMeasure, result: Result) -> None:
-    """Count the word errors of several measures together (DataError: one of them has failed)."""
+    """Count the word errors of several measures together; DataError if one of them failed."""
     for label in measure.of:
         before = lab.results[label]
         if before.status != "ok":
@@ -77,7 +77,7 @@ def measure_pooled(lab: Lab, measure: PooledMeasure, result: Result) -> None:
 
 
 def measure_spoken_answers(lab: Lab, measure: SpokenAnswersMeasure, result: Result) -> None:
-    """Ask, listen, and compare what is heard with the answer's own text."""
+    """Ask questions, transcribe the spoken answers, and compare them with the answers' own text."""
     rows = lab.rows(measure, result, lambda row: lacks_question(row, measure.ways(), lab.can_speak()))
 
     def speak(row: Row, way: str) -> Reply:
@@ -89,7 +89,7 @@ def measure_spoken_answers(lab: Lab, measure: SpokenAnswersMeasure, result: Resu
 
 
 def measure_reading(lab: Lab, measure: ReadingMeasure, result: Result) -> None:
-    """Let the talker read texts aloud, and compare what is heard with them."""
+    """Let the talker read texts aloud, transcribe what it says, and compare both."""
     rows = lab.rows(measure, result, lambda row: None if row.question_text else "has no question_text")
     _judge(lab, measure, result, rows, lambda row, _: lab.ask("T1A1", text=row.question_text), ["aloud"])
 
@@ -102,7 +102,7 @@ def _judge(
     speak: Callable[[Row, str], Reply],
     ways: Sequence[str],
 ) -> None:
-    """Listen to every row, asked in each way, and keep what is heard and the figures."""
+    """Transcribe the sound of each row in each way of asking, and keep items and figures."""
     predictor = predictor_or_note(lab, result)
     for number, row, guard in lab.each(rows, result):
         for way in ways:
@@ -127,7 +127,7 @@ def _judge(
 
 
 def judge_sound(lab: Lab, reply: Reply) -> dict[str, Any]:
-    """Return what is heard of an answer, the words that are wrong, and plain facts about its sound."""
+    """Transcribe an answer and return its wrong words and facts about its sound."""
     peak = float(np.abs(reply.wave).max()) if len(reply.wave) else 0.0
     silent = peak < SILENCE_PEAK
     heard = "" if silent else lab.transcriber.transcribe(reply.wave, reply.sample_rate_hz)
@@ -145,7 +145,7 @@ def judge_sound(lab: Lab, reply: Reply) -> dict[str, Any]:
 
 
 def predictor_or_note(lab: Lab, result: Result) -> MosPredictor | None:
-    """Return the predictor of opinion scores; None, and a sentence in the report, where its package is missing."""
+    """Return the predictor of opinion scores; if its package is missing, add a note to the report and return None."""
     try:
         return lab.mos
     except PluginError as error:
@@ -158,7 +158,7 @@ def _wer(lab: Lab, items: list[dict[str, Any]]) -> Any:
 
 
 def measure_spoken_qa(lab: Lab, measure: SpokenQaMeasure, result: Result) -> None:
-    """Ask questions whose answers are known."""
+    """Ask questions with known answers and look for these in the talker's answers."""
 
     def missing(row: Row) -> str | None:
         if not expected_answers(row.answer_text):
@@ -195,7 +195,7 @@ def measure_spoken_qa(lab: Lab, measure: SpokenQaMeasure, result: Result) -> Non
 
 
 def heard(lab: Lab, reply: Reply) -> str:
-    """Return what the judge hears; ``""`` for an answer without sound."""
+    """Return the transcript of an answer's sound; "" if it has none or can't be transcribed."""
     try:
         return lab.transcriber.transcribe(reply.wave, reply.sample_rate_hz) if len(reply.wave) else ""
     except AudioError:

@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: means, ratios, percentiles, bootstrap intervals."""
+"""Compute figures with their uncertainty: means, ratios, percentiles, bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number."""
+    """Holds one measured number."""
 
-    value: float  # the number
-    n: int  # examples it is computed from
-    low: float | None = None  # lower end of the 95 % interval; None where there is none
+    value: float
+    n: int  # number of examples
+    low: float | None = None  # lower end of the 95 % interval, if there is one
     high: float | None = None  # upper end
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: percentiles of the figure over examples drawn again with replacement (Efron 1979)."""
+    """Computes intervals as percentiles of the figure over examples resampled with replacement (Efron 1979)."""
 
-    samples: int = 1000  # how many times; 0 gives no intervals
-    seed: int = 0  # of the drawing; each figure starts from it anew
+    samples: int = 1000  # number of resamplings; 0 gives no intervals
+    seed: int = 0  # seed of the resampling, the same for each figure
 
     def mean(self, values: Sequence[float]) -> Figure:
-        """Return the mean of one number per example; NaN for none."""
+        """Return the mean of one number per example; NaN if there are none."""
         return self.ratio(values, [1.0] * len(values))
 
     def ratio(self, above: Sequence[float], below: Sequence[float]) -> Figure:
-        """Sum over sum, examples drawn whole: word errors over words, seconds of work over seconds of sound.
+        """Return the ratio of two sums over examples, e.g. word errors over words, or seconds of work over seconds of
+        sound.
+
+        Examples are resampled as a whole, so each numerator stays with its denominator.
 
         Args:
             above: Numerator of each example.
-            below: Denominator of each example; where they sum to 0 the numerator itself is given.
+            below: Denominator of each example; if they sum to 0, the figure is the sum of the numerators.
         """
         top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
         if not len(top):
@@ -50,7 +53,7 @@ class Bootstrap:
         return Figure(value, len(top), float(low), float(high))
 
     def percentile(self, values: Sequence[float], percent: float) -> Figure:
-        """Return a percentile (linear between the two nearest) of one number per example; NaN for none."""
+        """Return a percentile of one number per example, interpolated linearly; NaN if there are none."""
         array = np.asarray(values, dtype=np.float64)
         if not len(array):
             return Figure(math.nan, 0)

@@ -1,6 +1,4 @@
-"""What is left of the language model: ``text_retention``, and what it loses on the way through the ear:
-``modality_gap``.
-"""
+"""Measure what a talker keeps of its language model (``text_retention``) and what speech loses (``modality_gap``)."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import A1T2, T1T2
 
 _END = -1
-"""Stands for the end of an answer, whatever its token is called on either side."""
+"""Marks the end of an answer in comparisons; talker and parent may have different end tokens."""
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -59,10 +57,12 @@ def measure_text_retention(lab: Lab, measure: TextRetentionMeasure, result: Resu
             mine, ended = write_answer(talker, prompt, [], measure.max_tokens)
             before = parent_logits(parent, [*asked, *theirs[:-1]])
             after = answer_logits(talker, prompt, [], theirs)
+            # Only a chat prompt is the same for both, so that all logits can be compared.
             if talker.config.grid.prompt == "chat":
                 whole = grid_logits(talker, text_columns(talker, [*asked, *theirs[:-1]]))
                 is_identical &= torch.equal(before, whole)
             kl = kl_per_token(before[len(asked) - 1 :], after)
+            # Ending at the same place counts as agreement.
             has_end = theirs[-1] in parent.end_ids
             marked = [*theirs[:-1], _END] if has_end else theirs
             written = [*mine, _END] if ended else mine
@@ -98,7 +98,7 @@ def measure_text_retention(lab: Lab, measure: TextRetentionMeasure, result: Resu
 
 
 def _measure_texts(lab: Lab, texts: Sequence[str], result: Result) -> bool:
-    """Perplexities of both on the texts; whether all logits were equal bit for bit."""
+    """Compute both perplexities of the texts; return whether all logits are equal bit for bit."""
     talker, parent = lab.talker, lab.parent
     lost, mine, counts = [], [], []
     is_identical = True
@@ -121,13 +121,13 @@ def _measure_texts(lab: Lab, texts: Sequence[str], result: Result) -> bool:
 
 
 def _exp(figure: Figure) -> Figure:
-    """Nats per token -> perplexity."""
+    """Convert nats per token to perplexity."""
     low, high = (None if end is None else math.exp(end) for end in (figure.low, figure.high))
     return replace(figure, value=math.exp(figure.value), low=low, high=high)
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return lines with something on them; DataError for a file that isn't there or isn't text."""
+    """Return the non-blank lines of a file; DataError if it is missing or isn't UTF-8."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -140,7 +140,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
     talker, budget = lab.talker, lab.suite.max_columns
     tokenizer, end = talker.model.backbone.tokenizer, talker.model.layout.end_of_text_id
     cascade = None if measure.transcriber is None else lab.build("transcriber", measure.transcriber)
-    answers: dict[bytes, tuple[list[int], bool]] = {}  # the same words have the same answer
+    answers: dict[bytes, tuple[list[int], bool]] = {}  # a question that was heard exactly needs no second answer
 
     def answer(prompt: Prompt, speech: Sequence[torch.Tensor] = ()) -> tuple[list[int], bool]:
         if speech:
@@ -183,7 +183,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
                 by_cascade = tokenizer.decode(answer(typed_in(transcript))[0]).strip() if transcript else ""
                 agree = normalise(by_text) == normalise(by_cascade)
                 item |= {"cascade_heard": transcript, "asked_by_cascade": by_cascade, "cascade_agree": agree}
-            # An eot lies after the vocabulary, where the two distributions are not compared.
+            # The end token eot has an id above the vocabulary, so it isn't part of the logits that are compared.
             along = [*ids, end] if ended and end < talker.model.layout.text_vocab_size else ids
             if along:
                 first, second = (answer_logits(talker, p, s, along) for p, s in ((typed, []), (spoken, speech)))

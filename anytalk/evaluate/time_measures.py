@@ -1,4 +1,4 @@
-"""How long it takes: ``latency`` by segment, and ``cascade``, the baseline that a talker has to beat."""
+"""Measure how long answers take: ``latency`` by segment, and ``cascade``, the baseline that a talker has to beat."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+")
 
 
 def segments(marks: dict[str, float]) -> dict[str, float]:
-    """Moments of an answer -> seconds of each segment and of all together (``first_sound``)."""
+    """Convert the times of an answer's events to seconds per segment, and of all together (``first_sound``)."""
     moments = [0.0, *(marks[name] for name in ("encoded", "prefilled", "first_frame", "first_sound"))]
     lengths = [after - before for before, after in itertools.pairwise(moments)]
     return {**dict(zip(SEGMENTS, lengths, strict=True)), "first_sound": moments[-1]}
 
 
 def playback(arrivals: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Play pieces as they come, from the first one on, at real time.
+    """Simulate the playback of pieces as they arrive, in real time from the first one.
 
     Args:
-        arrivals: (seconds at which it is there, seconds of sound) of each piece.
+        arrivals: (arrival in seconds, seconds of sound) of each piece.
 
     Returns:
-        Seconds of silence in between, and how long to wait after the first piece so that there would be none.
+        Seconds of silence between pieces, and how long playback would have to wait after the first piece to avoid them.
     """
     stalled = needed = 0.0
     heard_until = played = 0.0
@@ -55,7 +55,7 @@ def playback(arrivals: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def measure_latency(lab: Lab, measure: LatencyMeasure, result: Result) -> None:
-    """Take the time of answers that come piece by piece."""
+    """Measure the time of answers that come piece by piece."""
     way = measure.ask[0]
     rows = lab.rows(measure, result, lambda row: lacks_question(row, measure.ways(), lab.can_speak()))
     usable = _questions(lab, rows, way, result)
@@ -104,7 +104,7 @@ def measure_latency(lab: Lab, measure: LatencyMeasure, result: Result) -> None:
 
 
 def _questions(lab: Lab, rows: Sequence[Row], way: str, result: Result) -> list[tuple[Row, np.ndarray | None]]:
-    """Return rows with their sound, read before any clock runs."""
+    """Return rows with their sound, which is read before any clock starts."""
     found: list[tuple[Row, np.ndarray | None]] = []
     for row in rows:
         try:
@@ -115,8 +115,10 @@ def _questions(lab: Lab, rows: Sequence[Row], way: str, result: Result) -> list[
 
 
 def sentences(pieces: Iterable[str]) -> Iterator[str]:
-    """The whole text so far, again and again -> sentences as soon as they are whole, the rest at the end; nothing
-    without a word."""
+    """Yield sentences as soon as they are complete, then the rest; sentences without a word are left out.
+
+    Each of `pieces` is the whole text so far.
+    """
     said, text = 0, ""
     for text in pieces:
         while (found := _SENTENCE.search(text, said)) is not None:
@@ -129,7 +131,7 @@ def sentences(pieces: Iterable[str]) -> Iterator[str]:
 
 
 class Cascade:
-    """A recogniser, the talker's parent and a synthesizer in a row."""
+    """Chains a recogniser, the talker's parent and a synthesizer."""
 
     def __init__(self, lab: Lab, measure: CascadeMeasure) -> None:
         self.lab = lab
@@ -142,7 +144,7 @@ class Cascade:
         self.parent = lab.parent
 
     def ask(self, wave: np.ndarray, sample_rate_hz: int) -> tuple[Reply, str]:
-        """A spoken question -> the answer, and what was heard of the question."""
+        """Answer a spoken question; return the answer, and what was heard of the question."""
         lab = self.lab
         began = lab.now()
         heard = self.ears.transcribe(wave, sample_rate_hz)
@@ -160,7 +162,7 @@ class Cascade:
         pieces, arrivals = [], []
         for sentence in parts:
             if not any(letter.isalnum() for letter in sentence):
-                continue  # nothing to say
+                continue
             sound = self.synthesizer.speak(sentence, self.measure.voice)
             arrivals.append((lab.now() - began, len(sound) / self.synthesizer.sample_rate_hz))
             pieces.append(sound)
@@ -179,7 +181,7 @@ class Cascade:
 
 
 def measure_cascade(lab: Lab, measure: CascadeMeasure, result: Result) -> None:
-    """Ask the talker and the cascade the same spoken questions, by turns."""
+    """Ask the talker and the cascade the same spoken questions in turn."""
     predictor = predictor_or_note(lab, result)
     rows = lab.rows(measure, result, lambda row: lacks_question(row, ("speech",), lab.can_speak()))
     cascade = Cascade(lab, measure)

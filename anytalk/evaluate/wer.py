@@ -1,4 +1,4 @@
-"""Word error rate, the measure of the paper's speech understanding (section 4) and of what answers say aloud."""
+"""Compute the word error rate, the measure of speech understanding in the paper (section 4) and of spoken answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from anytalk.plugins.optional import require
 
 @dataclass(frozen=True)
 class WerResult:
-    """Errors in words, summed over all pairs."""
+    """Holds errors in words, summed over all pairs."""
 
-    wer: float  # errors per reference word; more than 1 is possible. Without any reference word, the errors themselves.
-    substitutions: int  # words heard as others
-    insertions: int  # words heard that were not there
-    deletions: int  # words not heard
-    reference_words: int  # words there were, after normalisation
+    wer: float  # errors per reference word, may exceed 1; without reference words, the number of errors
+    substitutions: int  # words heard as other words
+    insertions: int  # words heard that weren't said
+    deletions: int  # words that weren't heard
+    reference_words: int  # words said, after normalisation
 
     @property
     def errors(self) -> int:
@@ -28,10 +28,10 @@ class WerResult:
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> WerResult:
-    """Compare texts as Whisper's paper does: case, punctuation, spelling and numbers made alike first.
+    """Compare texts as Whisper's paper does, after normalising case, punctuation, spelling and numbers.
 
     Raises:
-        DataError: different numbers of texts.
+        DataError: different numbers of references and hypotheses.
     """
     require("counting wrong words", "report", "jiwer")
     import jiwer
@@ -41,7 +41,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer
             f"{len(references)} references and {len(hypotheses)} hypotheses can't be compared", "give one for each"
         )
     pairs = [(normalise(r), normalise(h)) for r, h in zip(references, hypotheses, strict=True)]
-    # jiwer refuses empty references: whatever was heard there is an insertion.
+    # jiwer refuses empty references; every word heard there is an insertion.
     insertions = sum(len(heard.split()) for said, heard in pairs if not said)
     spoken = [(said, heard) for said, heard in pairs if said]
     substitutions = deletions = 0
@@ -55,7 +55,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer
 
 
 def normalise(text: str) -> str:
-    """Return the normalised words, one space between; the normaliser leaves lone full stops, which nobody hears."""
+    """Return the normalised words joined by spaces, without the lone full stops that the normaliser leaves."""
     return " ".join(word for word in _normaliser()(text).split() if any(letter.isalnum() for letter in word))
 
 
@@ -64,6 +64,6 @@ def _normaliser() -> Any:
     from whisper.normalizers import EnglishTextNormalizer
 
     with warnings.catch_warnings():
-        # The whisper package keeps its spelling table open while it reads it.
+        # The whisper package doesn't close its spelling table after reading it.
         warnings.simplefilter("ignore", ResourceWarning)
         return EnglishTextNormalizer()
