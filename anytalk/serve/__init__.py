@@ -1,1 +1,1 @@
-"""A talker as a server: the OpenAI Realtime protocol over WebSocket, the HTTP endpoints beside it, and a web page."""
+"""Serve a talker by the OpenAI Realtime protocol, by HTTP endpoints and on a web page."""

@@ -1,4 +1,4 @@
-"""The web application: every route of the server, around one talker."""
+"""Build the web application with all routes of the server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 4
 
 
 def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAPI:
-    """Yield the application; its state is ``app.state.server``, and ``/v1/models`` calls the talker `model_name`."""
+    """Build the application; its state is ``app.state.server``, and ``/v1/models`` lists the talker as `model_name`."""
     state = ServerState(talker, settings, model_name)
     calls = Calls(state)
 
@@ -63,7 +63,7 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
         page_paths=frozenset(page) or frozenset({"/"}),
     )
     if settings.allow_origins:
-        # Outside of the gate: browsers ask without a key whether they may, and pages want to read refusals, too.
+        # Outside the gate: browsers send preflight requests without a key, and pages must be able to read refusals.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allow_origins,
@@ -111,9 +111,9 @@ async def _realtime(state: ServerState, socket: WebSocket) -> None:
             transport = SocketTransport(socket, state.settings)
             await RealtimeSession(state, transport, agreed or first_options(state)).run()
     except RequestError as error:
-        # After the handshake, because clients show the reason of a refused one to nobody.
+        # Refuse after the handshake, because clients don't show their users why one was denied.
         state.metrics.refused.labels(error.code).inc()
-        with suppress(WebSocketDisconnect):  # it didn't wait for it
+        with suppress(WebSocketDisconnect):  # the client may have gone already
             await socket.send_json(
                 {"type": "error", "event_id": "event_refused", "error": {**error.body(), "event_id": None}}
             )
@@ -128,7 +128,7 @@ def _add_plain_routes(app: FastAPI, state: ServerState) -> None:
     more = {
         "voices": list(speakers) or [DEFAULT_VOICE],
         "hears": model_parts.listener is not None,
-        "writes": model_parts.ears is not None,  # whether hearing alone gives the words of a spoken question
+        "writes": model_parts.ears is not None,  # whether the ears transcribe spoken questions
     }
 
     @app.get("/v1/models")

@@ -1,4 +1,4 @@
-"""Answers of a model that may call functions: the words are spoken, the calls are not."""
+"""Answer with a model that may call functions: its words are spoken, its calls are not."""
 
 from __future__ import annotations
 
@@ -30,54 +30,56 @@ NO_TOOLS = "this model's chat template knows no functions; choose a model whose 
 
 @dataclass(frozen=True)
 class Called:
-    """The calls at an answer's end; the event before `Ended`."""
+    """Holds the calls at the end of an answer; it is the last event before `Ended`."""
 
     calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The functions that a model may call in one answer."""
+    """Describes the functions that a model may call in one answer."""
 
-    functions: tuple[Mapping[str, Any], ...]  # as chat completions describe them
-    must: bool = False  # whether it has to call one
+    functions: tuple[Mapping[str, Any], ...]  # in the form of chat completions
+    must: bool = False  # whether the model must call one
     many: bool = True  # whether it may call several at once
 
     @property
     def names(self) -> list[str]:
-        """Of the functions."""
+        """Return the names of the functions."""
         return [function["function"]["name"] for function in self.functions]
 
     def written(self, spelling: ToolSpelling, system: str) -> str:
-        """Return the system message with them."""
+        """Return the system message with the functions added."""
         return spelling.system("\n".join(filter(None, [system, _MUST if self.must else ""])), self.functions)
 
 
 def opening_of(tools: Tools | None, talker: Talker, spelling: ToolSpelling | None) -> tuple[str, tuple[str, ...]]:
-    """What an answer begins with that has to call a function, and how it may go on; "" where it needn't, or can only be
-    told so in words, as a model that is served elsewhere."""
+    """Return the text that an answer has to begin with to call a function, and the allowed continuations.
+
+    They are empty if no call is required, or if the model is served elsewhere and can only be asked for one.
+    """
     if tools is None or not tools.must or spelling is None or isinstance(talker.model.backbone, ServedBackbone):
         return "", ()
     return spelling.opening([one["function"]["name"] for one in tools.functions])
 
 
 def with_tools(turns: list[Said], tools: Tools, spelling: ToolSpelling) -> list[Said]:
-    """Turns whose system message, which may be new, holds the functions."""
+    """Return the turns with the functions in their system message, which is added if there is none."""
     has_system = turns[0].role == "system"
     front = (turns[0].text or "") if has_system else ""
     return [Said("system", tools.written(spelling, front)), *turns[has_system:]]
 
 
 def spelling_of(talker: Talker) -> ToolSpelling | None:
-    """Return how a talker's model writes functions; None where it knows none."""
+    """Return how the talker's model writes function calls; None if it can't."""
     return ToolSpelling.of(talker.model.backbone.tokenizer) if talker.prompts.style == "chat" else None
 
 
 def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str) -> Tools | None:
-    """Read functions as clients describe them, in Realtime or chat completions; None where none may be called.
+    """Read functions from a Realtime or chat request; None if none may be called.
 
     Raises:
-        RequestError: something else than functions, or a choice of one that isn't there.
+        RequestError: a tool that isn't a function, or a choice of a function that isn't given.
     """
     functions = tuple(_function(tool, f"{param}.tools[{number}]") for number, tool in enumerate(given))
     if len(functions) > MAX_TOOLS:
@@ -97,7 +99,7 @@ def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str)
 
 
 def call_of(name: Any, arguments: Any, param: str) -> Call:
-    """Return a call that a client shows again (RequestError: no name, or arguments that are no JSON of an object)."""
+    """Read a call that a client sends back; RequestError without a name, or if the arguments aren't a JSON object."""
     try:
         is_object = isinstance(json.loads(arguments or "{}"), dict)
     except (TypeError, ValueError, RecursionError):
@@ -108,6 +110,7 @@ def call_of(name: Any, arguments: Any, param: str) -> Call:
 
 
 def _function(tool: Any, param: str) -> Mapping[str, Any]:
+    # Chat completions nest the function; the Realtime protocol doesn't.
     inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(inner, Mapping) or tool.get("type", "function") != "function":
         raise RequestError("only tools of the type 'function' are called here", "unsupported_value", param)
@@ -121,14 +124,18 @@ def _function(tool: Any, param: str) -> Mapping[str, Any]:
 async def answer_or_calls(
     model: ModelThread, question: Question, tools: Tools | None, memory: Memory | None = None
 ) -> AsyncGenerator[Event | Called, None]:
-    """The events of an answer. Where functions may be called, sound waits while a call may have begun; when one has,
-    the answer goes on without a voice, and what was not yet spoken of words before the call stays unspoken."""
+    """Yield the events of an answer, with its function calls at the end.
+
+    Sound is held back while the text may be the beginning of a call. Once a call has begun, the answer continues
+    without sound, and sound that is still held back is dropped.
+    """
     if tools is None:
         async with aclosing(model.answer(question, memory)) as events:
             async for event in events:
                 yield event
         return
     reader, held, mute = CallReader(tools.names), list[AudioDelta](), threading.Event()
+    # A required call begins in the prompt, which the reader doesn't see otherwise.
     reader.push(question.opening)
     async with aclosing(model.answer(question, memory, mute)) as events:
         async for event in events:
@@ -157,11 +164,12 @@ async def answer_or_calls(
 def _ending(
     reader: CallReader, held: list[AudioDelta], ended: Ended, tools: Tools
 ) -> list[TextDelta | AudioDelta | Called | Ended | Failed]:
-    """Return the last events of an answer."""
+    """Return the last events of an answer: the rest of its text and sound, and its calls."""
     was_cut = ended.done.finish_reason == "length"
     try:
         words, calls = reader.finish()
     except ValueError as error:
+        # A call that was cut off can't be complete.
         if was_cut:
             return [ended]
         log.warning("a call could not be read: %s", error)

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and the server, as the protocol tells it."""
+"""Describe errors between client and server in the form of OpenAI's error objects."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from anytalk.errors import AnytalkError
 
 MAX_VALUES = 100_000
-"""That one body or message may hold."""
+"""How many values one body or message may hold."""
 
 
 class RequestError(Exception):
-    """A request that can't be done, as OpenAI's error objects tell it; the connection stays open."""
+    """A request that can't be served; the connection stays open."""
 
     def __init__(self, message: str, code: str = "invalid_value", param: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -20,7 +20,7 @@ class RequestError(Exception):
 
     @property
     def kind(self) -> str:
-        """OpenAI's `type` of the error."""
+        """Return the error's `type` in OpenAI's terms."""
         if self.status == 429:
             return "rate_limit_error"
         return "server_error" if self.status >= 500 else "invalid_request_error"
@@ -30,10 +30,10 @@ class RequestError(Exception):
 
 
 def check_characters(text: str, param: str | None = None) -> None:
-    """Look whether a text is one: JSON can spell half of a surrogate pair, which no tokenizer reads.
+    """Check that a text has no lone surrogates, which JSON can spell but tokenizers can't read.
 
     Raises:
-        RequestError: it isn't.
+        RequestError: it has one.
     """
     try:
         text.encode()
@@ -44,10 +44,10 @@ def check_characters(text: str, param: str | None = None) -> None:
 
 
 def check_values(data: bytes | str) -> None:
-    """Look how many values JSON may hold, before it is unpacked: sound is one long text, an attack is a million lists.
+    """Count the values in JSON before parsing it: sound is one long string, an attack may be a million lists.
 
     Raises:
-        RequestError: too many.
+        RequestError: there are too many.
     """
     found = sum(data.count(mark.encode()) if isinstance(data, bytes) else data.count(mark) for mark in ",[{")
     if found > MAX_VALUES:
@@ -55,12 +55,12 @@ def check_values(data: bytes | str) -> None:
 
 
 def of_ours(error: AnytalkError, code: str = "invalid_value") -> RequestError:
-    """Return an error of the library as one of a request."""
+    """Convert an error of the library to one of a request."""
     return RequestError(f"{error.message}; {error.hint}" if error.hint else error.message, code)
 
 
 def of_validation(errors: Iterable[Any], whole: str = "event") -> RequestError:
-    """Pydantic's findings about the fields of a `whole` as one sentence; the first field is named in `param`."""
+    """Convert pydantic's errors about a `whole` (an event or a body) to one error; `param` is the first field."""
     found = list(errors)
     if found[0]["type"] == "json_invalid":
         return RequestError(f"the {whole} is not JSON", "invalid_json")

@@ -1,12 +1,12 @@
-"""Memory that Python and the C library keep when it isn't used any more, given back to the system.
+"""Return memory to the system that Python and the C library keep after it is no longer used.
 
-A session that is over is a circle of objects, and holds what the model remembered of it until Python's collector looks
-at old objects. In a process that has loaded torch and a talker it hardly ever does: it waits until a quarter of all
-objects are new. :func:`settle` takes those that stay out of the count.
+A finished session is a cycle of objects, which keep the model's memory of it alive until Python's collector examines
+old objects. In a process that has loaded torch and a talker this almost never happens, because the collector waits
+until the number of new objects reaches a quarter of all. :func:`settle` excludes the permanent objects from this count.
 
-Caches grow by a column in each round, so every round frees blocks a little smaller than those that the next one needs.
-glibc keeps the holes, in the arena of the thread that made them, and early trimming (``M_TRIM_THRESHOLD``) gives back
-only what lies at the top of the first arena. ``malloc_trim`` gives back every whole page in all of them.
+Caches grow by a column in each round, so every round frees blocks that are slightly too small for the next one. glibc
+keeps them in the arena of the thread that allocated them, and its automatic trimming (``M_TRIM_THRESHOLD``) returns
+only the top of the first arena. ``malloc_trim`` returns all free pages of all arenas.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cache
 
 @cache
 def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's; None where there is none (musl, macOS, Windows)."""
+    """Return glibc's ``malloc_trim``; None on systems without it (musl, macOS, Windows)."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError, TypeError):
@@ -30,19 +30,19 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def settle() -> None:
-    """For a process that does nothing but serve, when all is loaded: what is there now stays to the end."""
+    """Exclude all present objects from garbage collection; call this once everything is loaded."""
     gc.collect()
     gc.freeze()
     Heap().give_back()
 
 
 class Heap:
-    """Gives memory back now and then.
+    """Returns free memory to the system from time to time.
 
     Args:
-        pause_s: At least so long between two times: what is given back has to be fetched again.
-        trim: As ``malloc_trim``; None looks for the C library's.
-        clock: Seconds.
+        pause_s: Least time between two returns, because returned memory has to be allocated again.
+        trim: Replaces ``malloc_trim``; None uses the C library's.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Heap:
         self._last: float | None = None
 
     def give_back(self, at_once: bool = False) -> bool:
-        """Give back what is free, `at_once` or unless it was done a moment ago; returns whether it was tried."""
+        """Return free memory unless that was done recently (`at_once` does it anyway); tell whether it was done."""
         now = self._clock()
         is_early = self._last is not None and now - self._last < self._pause_s
         if self._trim is None or (is_early and not at_once):
             return False
         self._last = now
-        if gc.get_freeze_count():  # else it would look at all of torch each time
+        if gc.get_freeze_count():  # without frozen objects, each collection would scan all of torch
             gc.collect()
         self._trim(0)
         return True

@@ -1,4 +1,4 @@
-"""How much of the server one client, and all of them, may take."""
+"""Limit how much of the server one client, and all of them together, may use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 from anytalk.serve.errors import RequestError
 
-_MAX_KNOWN_ADDRESSES = 10_000
+_MAX_KNOWN_ADDRESSES = 10_000  # bounds the memory that many addresses can take
 _LEAVING_S = 0.5
-"""How long a new client waits for one that is leaving."""
-_LOOK_S = 0.01
+"""How long a new client waits for a place that is about to become free."""
+_LOOK_S = 0.01  # time between two looks
 
 
 class TokenBucket:
-    """So many things a second in the long run, and a burst of them at once."""
+    """Limits a rate: `per_second` on average, and up to `burst` at once."""
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = per_second, burst, clock
@@ -36,14 +36,14 @@ class TokenBucket:
 
 
 class RateLimit:
-    """A bucket for each address; the ones that were quiet longest are forgotten first."""
+    """Limits the requests of each address; addresses without a request for the longest time are forgotten first."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute, self._clock = per_minute, clock
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def check(self, address: str) -> None:
-        """Count a request (RequestError: too many)."""
+        """Count a request; RequestError if there were too many."""
         burst = max(1.0, self._per_minute / 4)
         bucket = self._buckets.pop(address, None) or TokenBucket(self._per_minute / 60, burst, self._clock)
         self._buckets[address] = bucket
@@ -56,20 +56,20 @@ class RateLimit:
 
 
 class Admission:
-    """Places for conversations and answers.
+    """Limits the number of simultaneous conversations and answers.
 
     Attributes:
-        is_closed: Nobody is let in any more.
+        is_closed: Whether no more places are given, because the server is stopping.
     """
 
     def __init__(self, places: int) -> None:
         self.places, self.taken, self.is_closed = places, 0, False
 
     async def wait_for_leaving(self) -> None:
-        """Where no place is left, wait a moment for one.
+        """Wait briefly for a place if all are taken.
 
-        A client knows that its connection is closed, or its answer complete, a little before its place is free here:
-        its next request must not be refused for its own sake.
+        A client knows that its connection is closed, or its answer complete, slightly before the server frees its
+        place. Its own next request must not be refused because of that.
         """
         end = time.monotonic() + _LEAVING_S
         while self.taken >= self.places and not self.is_closed and time.monotonic() < end:
@@ -77,7 +77,7 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place (RequestError: none is left, or the server is going down)."""
+        """Hold a place inside a ``with`` block; RequestError if none is left or the server is stopping."""
         if self.is_closed:
             raise RequestError("the server is going down", "server_shutting_down", status=503)
         if self.taken >= self.places:
@@ -94,6 +94,6 @@ class Admission:
 
 
 def same_key(given: str, expected: str) -> bool:
-    """Compare two keys in a time that tells neither how much of them is equal nor how long the right one is."""
+    """Compare two keys in a time that depends neither on how many characters agree nor on their lengths."""
     mine, theirs = (hashlib.sha256(key.encode()).digest() for key in (given, expected))
     return hmac.compare_digest(mine, theirs)

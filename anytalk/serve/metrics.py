@@ -1,4 +1,4 @@
-"""Numbers for Prometheus."""
+"""Count what the server does, for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SECONDS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0
 
 
 class Metrics:
-    """Of one server; each has a registry of its own."""
+    """Holds the metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -27,7 +27,7 @@ class Metrics:
         self.dropped = Counter("anytalk_dropped_clients", "Clients that took too slowly.", registry=registry)
 
     def count_round(self, columns: int) -> None:
-        """Count the answers that got a column in one round of the model."""
+        """Count one round of the model and the columns that it generated."""
         if columns:
             self.columns.inc(columns)
             self.rounds.inc()

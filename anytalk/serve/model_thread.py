@@ -1,6 +1,6 @@
-"""Runs the model in one thread, for everybody: its queue, its sleep and its end, and what clients are told of errors.
+"""Run the model in one thread for all clients: its queue, its waiting, its end, and the errors that clients are told.
 
-:mod:`anytalk.decode.rounds` decides what is done in which order.
+:mod:`anytalk.decode.rounds` decides what is computed in which order.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ log = logging.getLogger("anytalk.serve")
 
 
 class ModelThread:
-    """Answers questions, many at a time.
+    """Answers many questions at the same time.
 
     Args:
-        talker: Who answers; nobody else may use its model while the thread runs.
-        on_columns: Called in the thread after each round with how many answers got a column.
+        talker: The talker; nothing else may use its model while the thread runs.
+        on_columns: Called in the thread after each round, with the number of answers that got a column.
     """
 
     def __init__(
@@ -43,33 +43,33 @@ class ModelThread:
         self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer; once it has begun, nothing happens."""
+        """Start the thread, unless it is running."""
         if not self._thread.is_alive():
             self._thread.start()
 
     def end(self) -> None:
-        """Fail what is unfinished, with the next round at the latest; everybody is told. From any thread."""
+        """Fail all unfinished answers in the next round, and tell their clients. May be called from any thread."""
         self._stops = True
         self._wake()
 
     def _wake(self) -> None:
-        """Let the thread look again at what there is to do."""
+        """Wake the thread up to look for work."""
         with self._arrived:
             self._arrived.notify()
 
     def stop(self) -> None:
-        """:meth:`end`, and wait for the thread."""
+        """End the thread (see :meth:`end`) and wait for it."""
         self.end()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
     @property
     def is_ended(self) -> bool:
-        """Whether it answers no more, because it was told so or has failed."""
+        """Tell whether the thread no longer answers, because it was ended or has failed."""
         return self._stops
 
     def submit(self, job: Job) -> None:
-        """Hand in a question; from any thread."""
+        """Add a question to the queue; may be called from any thread."""
         with self._arrived:
             if self._stops:
                 job.emit(Failed(self._last_words, is_ours=True))
@@ -78,9 +78,9 @@ class ModelThread:
             self._arrived.notify()
 
     def hear_ahead(self, speech: Speech) -> None:
-        """Listen to a turn, or to a piece of one, as soon as nobody waits for anything; from any thread.
+        """Listen to a turn, or a piece of one, when no answer is waiting; may be called from any thread.
 
-        A piece at a time, so that who asks meanwhile waits for no more than one.
+        Speech is heard piece by piece, so that a question never waits for more than one piece.
         """
         with self._arrived:
             self._new.append(speech)
@@ -89,15 +89,15 @@ class ModelThread:
     async def answer(
         self, question: Question, memory: Memory | None = None, mute: threading.Event | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Ask, and iterate for the answer; leaving the iteration (``aclose``) cancels it.
+        """Ask a question and yield the events of its answer; closing the generator (``aclose``) cancels the answer.
 
-        The last event is an ``Ended`` or a ``Failed``. Once `mute` is set no more sound is made, and the answer ends
+        The last event is an ``Ended`` or a ``Failed``. Once `mute` is set, no more sound is made and the answer ends
         with its text.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def emit(event: Event) -> None:
-            with suppress(RuntimeError):  # the loop has been closed: nobody listens any more
+            with suppress(RuntimeError):  # the event loop is closed, so nobody listens
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         job = Job(question, emit, memory, mute or threading.Event())
@@ -115,10 +115,11 @@ class ModelThread:
     # ---- in the thread
 
     def _work(self) -> None:
+        """Run the thread until it is ended or fails."""
         try:
             self._rounds.warm_up()
             self._run_rounds()
-        except Exception as error:  # of a part that belongs to no answer; those who wait must be told
+        except Exception as error:  # an error outside of any answer; everyone who waits must be told
             log.critical("the model's thread has ended; start the server again", exc_info=error)
             self._last_words = f"the model's thread failed: {type(error).__name__}"
         with self._arrived:
@@ -140,7 +141,7 @@ class ModelThread:
                         self._rounds.add(new)
                     else:
                         self._rounds.listen_ahead(new)
-                    del new  # else what nobody keeps would be kept
+                    del new  # otherwise the variable keeps it alive while the thread waits
             before = len(self._rounds.jobs)
             self._on_columns(self._rounds.run())
             left = len(self._rounds.jobs)
@@ -149,9 +150,9 @@ class ModelThread:
 
 
 def tell_failure(job: Job, error: Exception) -> None:
-    """Tell a client of the error that ended its answer, and the operator where it is ours."""
+    """Tell a client why its answer failed; log the error if it isn't the client's."""
     if isinstance(error, AnytalkError):
-        # A client can't fix what is wrong with a model elsewhere.
+        # A client can't fix a model that is served elsewhere, so its error counts as the server's.
         job.emit(Failed(str(error).replace("\n", "; "), is_ours=isinstance(error, ServedError)))
     else:
         log.error("an answer failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""What clients of every endpoint send, read: sound, voices, turns and the task that they ask for."""
+"""Read what clients of all endpoints send: sound, voices, turns and tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anytalk.serve.state import ServerState
 
 DEFAULT_VOICE = "default"
 SILENCE = "..."
-"""What a user says who lets the idle timeout pass, or is answered twice."""
+"""Text of the user's turn after an idle timeout, or if a client asks for two answers in a row."""
 OPENAI_VOICES = (
     "alloy",
     "ash",
@@ -36,16 +36,16 @@ OPENAI_VOICES = (
     "shimmer",
     "verse",
 )
-"""Voices that clients ask for without knowing the talker; they get its first one."""
+"""OpenAI's names of voices, which clients send without knowing the talker; they get its first voice."""
 
 
 def new_id(prefix: str) -> str:
-    """Return a fresh id such as ``item_...``."""
+    """Return a new id such as ``item_...``."""
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
 def from_base64(data: str, param: str) -> bytes:
-    """Base64 -> bytes (RequestError: something else)."""
+    """Decode base64; RequestError if it isn't valid."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
@@ -53,7 +53,7 @@ def from_base64(data: str, param: str) -> bytes:
 
 
 def speaker_of(voice: str | dict[str, Any] | None, talker: Talker, param: str = "voice") -> str | None:
-    """Return the talker's own name of a voice; None for its first (RequestError: a voice that it hasn't)."""
+    """Return the talker's name of a voice, None for its first voice; RequestError if it has no such voice."""
     name = voice.get("id") if isinstance(voice, dict) else voice
     speakers = talker.config.speakers
     if name in speakers:
@@ -66,19 +66,19 @@ def speaker_of(voice: str | dict[str, Any] | None, talker: Talker, param: str = 
 
 
 def task_for(turns: list[Said], spoken: bool) -> Task:
-    """A1A2, A1T2, T1A2 or T1T2, by the last turn."""
+    """Return A1A2, A1T2, T1A2 or T1T2, depending on the last turn."""
     return TASKS[("A1" if turns[-1].speech is not None else "T1") + ("A2" if spoken else "T2")]
 
 
 def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, before: Sequence[Speech] = ()) -> Speech:
-    """Sound that came -> a spoken question (RequestError: too short, too long or silent).
+    """Convert sound to a spoken question; RequestError if it is too short, too long or silent.
 
     Args:
-        wave: (N,) float32, the whole question.
-        from_hz: Its rate.
-        to_hz: That of the ears.
-        max_turn_s: The rest is cut off.
-        before: Pieces at its beginning, at the ears' rate, that are heard by themselves.
+        wave: The whole question, (N,) float32.
+        from_hz: Sample rate of the wave.
+        to_hz: Sample rate of the ears.
+        max_turn_s: Longest question; the rest is cut off.
+        before: Pieces at the beginning, at the ears' rate, which are heard separately.
     """
     try:
         check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
@@ -89,7 +89,7 @@ def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, bef
 
 
 def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
-    """Look how much speech waits to be listened to (RequestError: too much)."""
+    """Limit the speech that waits to be heard; RequestError if there is too much."""
     waiting = sum(t.speech.num_samples for t in turns if t.speech is not None and not t.speech.was_heard)
     most = state.settings.max_unheard_s
     if waiting and waiting > most * state.ear_rate_hz:
@@ -100,7 +100,7 @@ def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
 
 
 def with_instructions(turns: list[Said], instructions: str) -> list[Said]:
-    """Join system messages into one at the front, as chat templates want them."""
+    """Join all system messages into one at the front, because chat templates accept no others."""
     system = [instructions, *(turn.text or "" for turn in turns if turn.role == "system")]
     front = "\n".join(text for text in system if text.strip())
     rest = [turn for turn in turns if turn.role != "system"]

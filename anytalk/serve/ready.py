@@ -1,4 +1,4 @@
-"""In which arithmetic a server answers, where nobody says."""
+"""Choose the arithmetic of a server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ AUTO = "auto"
 
 
 def arithmetic_for_many(talker: Talker, asked: str = AUTO) -> str:
-    """Return what a server's talker is made ready with; see :func:`anytalk.decode.ready.make_talker_ready`.
+    """Return the arithmetic for a server's talker; see :func:`anytalk.decode.ready.make_talker_ready`.
 
-    ``exact`` rounds differently in a batch of eight than alone, so that a server is exact to rounding whatever it does;
-    ``packed`` is no less so, and makes a step of eight rows hardly dearer than one of one row.
+    With ``exact``, a batch of eight rounds differently than a single row, so a server is never more than exact up to
+    rounding. ``packed`` is as exact, and a step of eight rows takes hardly longer than a step of one.
 
     Args:
-        asked: ``auto``: what the talker says; but for ``exact``, which every talker says that wasn't told otherwise,
-            ``packed`` on a CPU where the backbone knows how.
+        asked: An arithmetic, or ``auto`` for the talker's own. The default of talkers, ``exact``, then becomes
+            ``packed`` on a CPU if the backbone supports it.
     """
     if asked != AUTO:
         return asked

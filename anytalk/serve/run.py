@@ -1,4 +1,4 @@
-"""Runs the application until it is told to stop, and then lets running answers end."""
+"""Run the application until it is told to stop, and let running answers finish."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from anytalk.serve.http.connection import ImpatientWebSocket, http_with_patience
 from anytalk.serve.settings import ServeSettings
 
 _LAST_WORDS_S = 1.0
-"""For telling clients that their answers were cut off."""
+"""Time to tell clients that their answers were cut off."""
 
 
 _NO_NEWS = (
-    "ASGI callable returned without completing response.",  # an answer was broken off, and logged with its reason
-    "ASGI callable returned without completing handshake.",  # a WebSocket was refused in words
+    "ASGI callable returned without completing response.",  # an answer was broken off; its reason is logged
+    "ASGI callable returned without completing handshake.",  # a WebSocket was refused with an answer
 )
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether uvicorn's words are to be logged: strangers can't fill the log with refusals."""
+    """Return whether a log record of uvicorn is worth keeping; refusals aren't, or strangers could fill the log."""
     return record.getMessage() not in _NO_NEWS
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that drains."""
+    """Runs uvicorn and, after a signal, lets running answers finish."""
 
     def __init__(self, app: Any, settings: ServeSettings) -> None:
         self._state, self._settings = app.state.server, settings
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=64 << 10,
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
-                # Otherwise everybody on this machine could say where they come from, and each request from elsewhere.
+                # Trust X-Forwarded-For from these proxies only; otherwise clients could claim any address.
                 proxy_headers=bool(settings.proxies),
                 forwarded_allow_ips=list(settings.proxies),
                 log_level="warning",
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
         logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal closes the door and lets answers end; the second one ends at once."""
+        """Drain the server after the first signal; stop at once after the second."""
         if self._drains:
             super().handle_exit(sig, frame)
             return
@@ -68,12 +68,12 @@ class Server(uvicorn.Server):
         self.drain()
 
     def drain(self) -> None:
-        """Let nobody in any more; end when nobody is left, or when it has taken too long."""
+        """Accept no more clients; stop when all have left, or after a time limit."""
         self._drains = True
         self._state.admission.is_closed = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second by uvicorn; True ends the server."""
+        """Look whether the server can stop; uvicorn calls this ten times a second, and True stops the server."""
         if self._drains:
             now = asyncio.get_running_loop().time()
             self._deadline = self._deadline or now + self._settings.drain_s

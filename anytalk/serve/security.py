@@ -1,8 +1,8 @@
-"""Who may come in: hosts, origins, keys, rates and sizes, looked at before any request is.
+"""Check hosts, origins, keys, rates and sizes before a request reaches the application.
 
-Browsers let any web page open a WebSocket to this machine, and a page can point a name of its own at 127.0.0.1. So a
-request that comes from a page must come from a page of this server (or of an allowed origin), and a server without a
-key answers only to names of this machine.
+Browsers let any web page open a WebSocket to this machine, and a page's owner can make a name of their own resolve to
+127.0.0.1. Therefore a request from a page must come from a page of this server (or of an allowed origin), and a server
+without a key answers only to names of this machine.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ KEY_SUBPROTOCOL = "openai-insecure-api-key."
 REALTIME_SUBPROTOCOL = "realtime"
 CALLS_PATH = "/v1/realtime/calls"
 OPEN_PATHS = ("/health",)
-"""Answered without a key, like the page's own files."""
+"""Paths that need no key, like the page's own files."""
 
 
 class Gate:
-    """ASGI middleware.
+    """Refuses requests that may not enter; an ASGI middleware.
 
     Args:
-        keys: Short keys, which open the Realtime WebSocket or a call, and nothing else.
+        keys: Short keys, which allow the Realtime WebSocket or a call and nothing else.
         page_paths: Paths of the page's files, which need no key.
     """
 
@@ -50,7 +50,7 @@ class Gate:
         self.open_paths = page_paths | set(OPEN_PATHS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -109,8 +109,7 @@ class Gate:
 
 
 class _LimitedBody:
-    """Receives a body and stops where it grows too large, whatever length was announced, no more of it comes, or it
-    takes too long in all."""
+    """Receives a body; refuses it if it is too large (whatever length was announced), stalls, or takes too long."""
 
     def __init__(self, receive: Receive, max_bytes: int, patience_s: float, body_s: float) -> None:
         self._receive, self._left, self._max_bytes = receive, max_bytes, max_bytes
@@ -119,7 +118,7 @@ class _LimitedBody:
         self._is_whole = False
 
     async def __call__(self) -> Message:
-        if self._is_whole:  # what comes next is that the client leaves
+        if self._is_whole:  # the only other message is the client's leaving
             return await self._receive()
         now = asyncio.get_running_loop().time()
         self._ends_at = self._ends_at or now + self._body_s
@@ -129,24 +128,24 @@ class _LimitedBody:
             said = f"nothing more of the body came for {self._patience_s:.0f} s"
             if self._ends_at - now < self._patience_s:
                 said = f"the body took more than {self._body_s:.0f} s"
-            # Nothing else can come on a connection that owes half a body: it ends with these words.
+            # A connection that still owes part of a body can't be used again, so close it.
             raise HTTPException(408, said, {"Connection": "close"}) from None
         self._is_whole = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            # FastAPI lets only this kind of exception through while it reads a body.
+            # While FastAPI reads a body, it passes only this kind of exception through.
             error = too_large(self._max_bytes)
             raise HTTPException(error.status, error.message)
         return message
 
 
 def too_large(max_bytes: int) -> RequestError:
-    """Return a body that is too large."""
+    """Return the error for a body that is too large."""
     return RequestError(f"the body is larger than {max_bytes >> 20} MiB", "request_too_large", status=413)
 
 
 def refusal(error: RequestError) -> Response:
-    """Return an error as OpenAI's JSON; before a WebSocket is accepted it denies the handshake."""
+    """Return an error as OpenAI's JSON; before a WebSocket is accepted, it denies the handshake."""
     headers: dict[str, str] = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -157,12 +156,12 @@ def refusal(error: RequestError) -> Response:
 
 
 def chosen_subprotocol(scope: Scope) -> str | None:
-    """Return what is answered to a client that offers subprotocols; never the one with the key in it."""
+    """Return the subprotocol to accept, if the client offers it; never the one that contains the key."""
     return REALTIME_SUBPROTOCOL if REALTIME_SUBPROTOCOL in scope.get("subprotocols", []) else None
 
 
 def given_key(headers: Headers) -> str:
-    """Return the key that a client sends, as a header or as a subprotocol; empty where it sends none."""
+    """Return the key that a client sends in a header or a subprotocol; "" if there is none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         return key.strip()
@@ -171,7 +170,7 @@ def given_key(headers: Headers) -> str:
 
 
 def _name_of(host: str) -> str:
-    """``"[::1]:80"`` -> ``"::1"``; ``"localhost:80"`` -> ``"localhost"``."""
+    """Return a host without its port: ``"[::1]:80"`` -> ``"::1"``, ``"localhost:80"`` -> ``"localhost"``."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()

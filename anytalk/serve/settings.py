@@ -1,4 +1,4 @@
-"""What a server may do and how much of it: addresses, keys, limits. Imports neither torch nor a web framework."""
+"""Define the settings of a server: addresses, keys, limits. Imports neither torch nor a web framework."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from anytalk.errors import ConfigError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
-"""What a WebSocket subprotocol may hold (RFC 9110's token), which is how a browser sends the key."""
+"""Matches what a WebSocket subprotocol may hold (a token of RFC 9110), because browsers send the key in one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Settings of one server."""
+    """Holds the settings of one server."""
 
     host: str = "127.0.0.1"  # address to bind to
     port: int = 8000  # TCP port; 0 lets the system choose one
-    api_key: str | None = None  # what clients must know; None lets everybody in who reaches the port
-    tls_cert: Path | None = None  # certificate chain in PEM; with `tls_key`
+    api_key: str | None = None  # key that clients must send; None admits everyone who reaches the port
+    tls_cert: Path | None = None  # certificate chain in PEM, together with `tls_key`
     tls_key: Path | None = None  # private key in PEM
-    # Web pages of other servers that may use this one, such as `https://example.org`.
+    # Origins of other servers whose pages may use this one, such as `https://example.org`.
     allow_origins: tuple[str, ...] = ()
-    # Addresses of proxies in front, whose word is taken for where a client comes from (X-Forwarded-For).
+    # Addresses of trusted proxies, whose X-Forwarded-For gives the client's address.
     proxies: tuple[str, ...] = ()
     max_sessions: int = 8  # conversations and HTTP answers at the same time
-    max_turn_s: float = 30.0  # longest spoken question; also the encoder's own limit counts
+    max_turn_s: float = 30.0  # longest spoken question; the encoder may have a lower limit
     max_columns: int = 512  # longest answer, in grid columns
-    max_context_columns: int = 2048  # columns of a conversation that the model is shown; the oldest turns go first
-    max_items: int = 200  # items that a conversation keeps
-    max_sound_s: float = 120.0  # sound of the user's turns that a conversation keeps to show it again; 32 kB a second
-    max_file_s: float = 600.0  # longest sound file that is written down, by ears that write; it is cut at silences
-    # Speech of one conversation or chat that no answer has been made of yet; 64 kB a second.
+    max_context_columns: int = 2048  # columns of a conversation that the model sees; the oldest turns are dropped first
+    max_items: int = 200  # most items in a conversation
+    max_sound_s: float = 120.0  # sound of the user's turns that a conversation keeps for retrieval; 32 kB per second
+    max_file_s: float = 600.0  # longest sound file to transcribe with transcribing ears; it is cut at silences
+    # Speech in one conversation or chat that waits for an answer; 64 kB per second.
     max_unheard_s: float = 300.0
-    idle_s: float = 300.0  # a session without a word from its client ends after this time
+    idle_s: float = 300.0  # a session ends after this time without a message
     session_s: float = 3600.0  # any session ends after this time
-    drain_s: float = 10.0  # how long running answers may go on when the server is told to stop
-    send_timeout_s: float = 20.0  # a client that takes nothing for so long is dropped
-    body_s: float = 300.0  # in which all of a body has to come
-    max_unsent_bytes: int = 8 << 20  # a client that has so much waiting for it is dropped
+    drain_s: float = 10.0  # time for running answers when the server is told to stop
+    send_timeout_s: float = 20.0  # a client that accepts nothing for this time is dropped
+    body_s: float = 300.0  # longest time for a whole body to arrive
+    max_unsent_bytes: int = 8 << 20  # a client with more unsent data than this is dropped
     max_frame_bytes: int = 4 << 20  # largest WebSocket message
     max_body_bytes: int = 25 << 20  # largest HTTP body
     max_text_chars: int = 20_000  # longest text in an event or a request
-    requests_per_minute: int = 600  # HTTP requests and new sessions of one address; short bursts may be a quarter of it
-    events_per_second: int = 200  # client events of one session; short bursts may be ten times as many
+    requests_per_minute: int = 600  # HTTP requests and new sessions per address; a burst may be a quarter of it
+    events_per_second: int = 200  # client events per session; a burst may be ten times as many
     stride_frames: int = 2  # codec frames per piece of sound
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class ServeSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach the port."""
+        """Tell whether only this machine can reach the port."""
         return is_loopback(self.host)
 
     @property
@@ -87,14 +87,14 @@ class ServeSettings:
 
 
 def _check_tls(cert: Path, key: Path) -> None:
-    """Now, and not when the talker was loaded and the addresses were printed."""
+    """Load the certificate now, because uvicorn would do so only after the talker is loaded."""
 
     def no_password() -> bytes:
         raise ConfigError(f"'{key}' is locked by a password", "openssl pkey -in KEY -out UNLOCKED writes one without")
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_password)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         raise ConfigError(
             f"'{cert}' and '{key}' are not a certificate and its key: {getattr(error, 'reason', None) or error}",
             "give two PEM files that belong together",
@@ -112,13 +112,13 @@ def is_loopback(host: str) -> bool:
 
 
 def open_socket(settings: ServeSettings) -> socket.socket:
-    """Return a listening socket, so that a port in use is an error of ours and not a traceback of the web server's.
+    """Open a listening socket; a port in use is then an error of ours instead of a traceback of uvicorn.
 
     Raises:
         ConfigError: an address that isn't this machine's, or a port that is taken or not allowed.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, asyncio switches Nagle's algorithm off, which would hold small events for 40 ms.
+    # asyncio disables Nagle's algorithm, which delays small events by 40 ms, only if the protocol is given.
     opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""Keys that hold for a few minutes: what a web page may be given instead of the server's own key."""
+"""Keep keys that are valid for a few minutes, for web pages that must not get the server's own key."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MAX_KEYS = 1_000
 
 
 class ShortKeys:
-    """Keys, and what was agreed on when each was made; the oldest are forgotten when there are too many."""
+    """Maps keys to the values that they were made for; the oldest are dropped if there are too many."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Any]] = OrderedDict()
 
     def make(self, value: Any, seconds: float) -> tuple[str, int]:
-        """Return a new key and when it expires, in seconds since 1970."""
+        """Return a new key and its expiry time, in seconds since 1970."""
         key, expires_at = f"{PREFIX}{secrets.token_hex(24)}", int(self._clock() + seconds)
         self._known[_digest(key)] = expires_at, value
         while len(self._known) > _MAX_KEYS:
@@ -29,7 +29,7 @@ class ShortKeys:
         return key, expires_at
 
     def find(self, key: str) -> Any:
-        """Return what was agreed on for a key, or None where it is unknown or has expired."""
+        """Return the value of a key; None if the key is unknown or has expired."""
         digest = _digest(key)
         expires_at, value = self._known.get(digest, (0.0, None))
         if expires_at <= self._clock():

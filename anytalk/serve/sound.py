@@ -1,4 +1,4 @@
-"""Sound on the wire: bytes of a client's format to samples and back, resampled without seams."""
+"""Convert between a client's bytes and samples, and resample streams without seams."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ FORMAT_NAMES = ("audio/pcm", *_G711)
 
 @dataclass(frozen=True)
 class WireFormat:
-    """A format of the Realtime protocol, mono."""
+    """Describes a mono sound format of the Realtime protocol."""
 
     name: str = "audio/pcm"  # `"audio/pcm"` (16-bit little-endian), `"audio/pcmu"` or `"audio/pcma"` (G.711)
     rate_hz: int = PCM_RATE_HZ  # samples per second
 
     @property
     def bytes_per_sample(self) -> int:
-        """2 for PCM, 1 for G.711."""
+        """Return 2 for PCM and 1 for G.711."""
         return 1 if self.name in _G711 else 2
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Bytes -> (n,) float32 (AudioError: half a sample)."""
+        """Decode bytes to samples (n,) float32; AudioError for half a sample."""
         if self.name in _G711:
             import soundfile
 
@@ -48,7 +48,7 @@ class WireFormat:
         return np.frombuffer(data, dtype="<i2").astype(np.float32) / 32768.0
 
     def encode(self, wave: np.ndarray) -> bytes:
-        """(n,) float32 -> bytes, clipped."""
+        """Encode samples (n,) float32 to bytes, clipped."""
         if self.name not in _G711:
             return to_pcm16(wave)
         import soundfile
@@ -60,13 +60,13 @@ class WireFormat:
 
 
 class Resampler:
-    """Resamples a stream piece by piece; the pieces joined are the whole stream resampled at once."""
+    """Resamples a stream piece by piece, with the same result as resampling all of it at once."""
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
         self._stream = None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> np.ndarray:
-        """(n,) float32 -> (m,) float32; with `is_last` also what was held back."""
+        """Resample (n,) float32 to (m,) float32; `is_last` also returns the samples that the filter holds back."""
         if self._stream is None:
             return np.asarray(wave, dtype=np.float32)
         found = self._stream.resample_chunk(np.ascontiguousarray(wave, dtype=np.float32), last=is_last)
@@ -74,23 +74,23 @@ class Resampler:
 
 
 class WireDecoder:
-    """Bytes from a client -> samples at the rate that the model wants."""
+    """Decodes a client's bytes to samples at the rate of the model."""
 
     def __init__(self, wire: WireFormat, to_hz: int) -> None:
         self.wire = wire
         self._resampler = Resampler(wire.rate_hz, to_hz)
 
     def push(self, data: bytes) -> np.ndarray:
-        """Bytes -> (m,) float32 (AudioError: half a sample)."""
+        """Decode and resample bytes to (m,) float32; AudioError for half a sample."""
         return self._resampler.push(self.wire.decode(data))
 
     def flush(self) -> np.ndarray:
-        """(m,): what was held back; the decoder is then used up."""
+        """Return the samples (m,) that the filter held back; the decoder can't be used afterwards."""
         return self._resampler.push(np.zeros(0, dtype=np.float32), is_last=True)
 
 
 class WireEncoder:
-    """Samples of the codec -> bytes for a client, spoken at a speed."""
+    """Encodes samples of the codec for a client, optionally at another speaking speed."""
 
     def __init__(self, from_hz: int, wire: WireFormat, speed: float = 1.0) -> None:
         self.wire = wire
@@ -98,12 +98,12 @@ class WireEncoder:
         self._resampler = Resampler(from_hz, wire.rate_hz)
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
-        """(n,) float32 -> bytes; with `is_last` also what was held back."""
+        """Encode samples (n,) float32; `is_last` also returns what the filters held back."""
         return self.wire.encode(self._resampler.push(self._stretcher.push(wave, is_last), is_last))
 
 
 class KeptSound:
-    """What a user said, (N,), kept so that the client can have it back; as 16 bits, which is what most clients sent."""
+    """Keeps a user's sound (N,) for retrieval, as 16-bit samples, which most clients sent."""
 
     def __init__(self, wave: np.ndarray, rate_hz: int) -> None:
         self._data, self._rate_hz = to_pcm16(wave), rate_hz

@@ -1,4 +1,4 @@
-"""What all requests of one server share."""
+"""Hold what all requests of one server share."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from anytalk.serve.short_keys import ShortKeys
 
 @dataclass
 class ServerState:
-    """One talker, its thread, and who is let in."""
+    """Holds a talker, its thread and its limits."""
 
-    talker: Talker  # who answers
+    talker: Talker
     settings: ServeSettings  # limits
-    model_name: str  # what `/v1/models` calls it
+    model_name: str  # name in `/v1/models`
     metrics: Metrics = field(default_factory=Metrics)
     model: ModelThread = field(init=False)
     admission: Admission = field(init=False)
     rate: RateLimit = field(init=False)
-    spelling: ToolSpelling | None = field(init=False)  # how the model writes function calls, if it does
-    keys: ShortKeys = field(default_factory=ShortKeys)  # for web pages; each with the options of its session
+    spelling: ToolSpelling | None = field(init=False)  # how the model writes function calls; None if it can't
+    keys: ShortKeys = field(default_factory=ShortKeys)  # short keys, each with the options of its session
 
     def __post_init__(self) -> None:
         self.model = ModelThread(self.talker, self.settings.stride_frames, self.metrics.count_round)
@@ -49,14 +49,14 @@ class ServerState:
 
     @property
     def ear_rate_hz(self) -> int:
-        """Rate of spoken questions (RequestError: a talker without ears)."""
+        """Return the sample rate of spoken questions; RequestError if the talker has no ears."""
         ears = self.talker.model.listener
         if ears is None:
             raise RequestError("this talker has no ears; ask by text", "unsupported_value")
         return ears.sample_rate_hz
 
     def decode_options(self, max_tokens: int | None = None, seed: int | None = None, **text: Any) -> DecodeOptions:
-        """Return how an answer is decoded; greedy unless asked otherwise (RequestError: a value out of its range)."""
+        """Return the options of an answer, greedy by default; RequestError for a value out of range."""
         columns = self.settings.max_columns
         try:
             return DecodeOptions(

@@ -1,4 +1,4 @@
-"""Questions before anybody asks: what is loaded or built when it is first needed is there when people come."""
+"""Answer a few questions before the first client comes, so that everything is loaded and built."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ log = logging.getLogger("anytalk.serve")
 _SPOKEN_S = 1.0
 _TYPED = "Hello! What is 2 and 2?"
 _READ = "The 42 wugs."
-"""With a number, and a word that no dictionary has."""
+"""Text to read; its number and its unknown word load what other texts don't need."""
 _COLUMNS = 40
-"""Long enough for the first sound of any talker that is not slower than a second and a half to begin."""
+"""Enough columns for the first sound of a talker that starts to speak within a second and a half."""
 _PATIENCE_S = 300.0
 
 
 def warm_up(state: ServerState) -> None:
-    """Start the model's thread, and let it hear, answer and read aloud as for clients; nothing of it is remembered.
+    """Start the model's thread and let it hear, answer and read aloud as for clients; nothing of it is remembered.
 
-    A model that is served elsewhere is asked nothing. What fails is logged, and doesn't end the server: a client who
-    asks is told of it again.
+    A model that is served elsewhere is asked nothing. Failures are logged and don't stop the server, because a client
+    that asks gets the error again.
 
     Args:
-        state: Of a server that hasn't started yet.
+        state: State of a server that hasn't started yet.
     """
     state.model.start()
     VoiceDetector().probability(np.zeros(WINDOW, dtype=np.float32))
-    asyncio.run(anyio.to_thread.run_sync(int))  # loads what answers over HTTP are made with
+    asyncio.run(anyio.to_thread.run_sync(int))  # loads anyio's threads, which HTTP answers use
     load_webrtc()
     options = state.decode_options(_COLUMNS)
     if state.talker.model.listener is not None:
         rate_hz = state.ear_rate_hz
-        # Noise: silence is refused before ears hear it, and what they make of noise doesn't matter.
+        # Noise instead of silence, which is refused before the ears hear it; the answer doesn't matter.
         wave = np.random.default_rng(0).standard_normal(round(_SPOKEN_S * rate_hz)).astype(np.float32) / 10
         _ask(state, Question(turns=[Said("user", speech=Speech(wave))], task=TASKS["A1T1"], options=options))
     if not isinstance(state.talker.model.backbone, ServedBackbone):

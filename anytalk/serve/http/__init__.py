@@ -1,1 +1,1 @@
-"""The HTTP endpoints, the web page, and the connections that they come over."""
+"""Serve the HTTP endpoints and the web page, and end connections of clients that don't respond."""

@@ -1,4 +1,4 @@
-"""Answers over HTTP: a place is held, the model is asked, and a client that goes away cancels."""
+"""Answer over HTTP: hold a place, ask the model, and cancel if the client leaves."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ T = TypeVar("T")
 
 @dataclass
 class Whole:
-    """A complete answer."""
+    """Holds a complete answer."""
 
-    text: str  # its text
+    text: str
     wave: np.ndarray  # (N,) float32 at the codec's rate
-    started: Started  # how it began
-    ended: Ended  # how it ended
-    calls: tuple[Call, ...] = ()  # functions that the model wants to be called
-    thoughts: str = ""  # what the model thought before it answered
+    started: Started  # event of its beginning
+    ended: Ended  # event of its end
+    calls: tuple[Call, ...] = ()  # functions that the model calls
+    thoughts: str = ""  # what the model wrote before its answer
 
 
 async def events_of(
     state: ServerState, question: Question, tools: Tools | None = None
 ) -> AsyncGenerator[Event | Called, None]:
-    """Yield the events of an answer, while a place is held (RequestError: no place is left, or the answer failed)."""
+    """Yield the events of an answer while holding a place; RequestError if none is left or the answer fails."""
     await state.admission.wait_for_leaving()
     with state.admission.place():
         status = "cancelled"
@@ -63,18 +63,18 @@ async def events_of(
 
 
 def refused(event: Failed) -> RequestError:
-    """Return what a client is told of an answer that failed."""
+    """Return the error that a client gets if its answer failed."""
     code = "model_failed" if event.is_ours else "invalid_value"
     return RequestError(event.message, code, status=500 if event.is_ours else 400)
 
 
 async def whole_answer(request: Request, state: ServerState, question: Question, tools: Tools | None = None) -> Whole:
-    """Wait for all of an answer (RequestError: as :func:`events_of`, or the client has gone)."""
+    """Wait for a whole answer; RequestError as in :func:`events_of`, or if the client has left."""
     return await unless_gone(request, _gather(state, question, tools))
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for something, and cancel it when the client goes (RequestError)."""
+    """Wait for some work; cancel it and raise RequestError if the client leaves."""
     gathering = asyncio.create_task(work)
     leaving = asyncio.create_task(_gone(request))
     try:
@@ -117,10 +117,10 @@ async def _gone(request: Request) -> None:
 
 
 class Stream(StreamingResponse):
-    """A streamed answer whose generator is always closed, and with it the answer's place.
+    """Streams an answer and always closes its generator, which frees the answer's place.
 
-    One that fails has no end: its connection is closed before it is complete, which is how a client of a sound file
-    knows.
+    If the answer fails, the connection is closed before the response is complete: this is how a client that downloads a
+    sound file notices.
     """
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
@@ -128,7 +128,7 @@ class Stream(StreamingResponse):
         self._pieces = pieces
 
     async def stream_response(self, send: Send) -> None:
-        """Send the pieces."""
+        """Send the pieces; log an error instead of raising it, because the response has begun."""
         try:
             await super().stream_response(send)
         except Exception as error:
@@ -142,7 +142,7 @@ class Stream(StreamingResponse):
 
 
 async def begun(pieces: AsyncGenerator[bytes, None], media_type: str) -> Stream:
-    """Yield a stream whose first piece is there: until then errors still have a status of their own."""
+    """Return a stream once its first piece exists; until then, an error still gets a status of its own."""
     first = await anext(pieces, b"")
 
     async def all_of_it() -> AsyncGenerator[bytes, None]:
@@ -155,21 +155,21 @@ async def begun(pieces: AsyncGenerator[bytes, None], media_type: str) -> Stream:
 
 
 def server_sent(event: dict[str, Any] | str) -> bytes:
-    """Return one server-sent event."""
+    """Format one server-sent event."""
     return f"data: {event if isinstance(event, str) else json.dumps(event, separators=(',', ':'))}\n\n".encode()
 
 
 def told(error: Exception) -> RequestError:
-    """Log why an answer failed halfway, and return it as clients are told."""
+    """Log why an answer failed after it had begun, and return the error for its client."""
     if isinstance(error, RequestError):
         log.warning("an answer failed halfway: %s", error.message)
         return error
-    log.error("an answer failed halfway", exc_info=error)  # a mistake of ours
+    log.error("an answer failed halfway", exc_info=error)  # a bug of the server
     return RequestError(f"the server failed: {type(error).__name__}", "internal_error", status=500)
 
 
 async def errors_as_events(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Yield a stream of events that ends with the error if one comes after its beginning."""
+    """Yield a stream of events; an error after the first event becomes the last one."""
     has_begun = False
     try:
         async with aclosing(pieces):

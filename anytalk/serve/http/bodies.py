@@ -1,4 +1,4 @@
-"""JSON bodies: read beside the event loop where they are large, and with a bound on what they unpack to."""
+"""Read JSON bodies with a limit on their values, in a thread if they are large."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from starlette.requests import Request
 
 from anytalk.serve.errors import RequestError, check_values, of_validation
 
-_SMALL_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 16  # smaller bodies don't delay other clients
 Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_json(request: Request, kind: type[Body]) -> Body:
-    """Return a request's body as a model (RequestError: no JSON, too many values in it, or fields that don't fit)."""
+    """Parse a request's body; RequestError if it isn't JSON, holds too many values, or has fields that don't fit."""
     data = await request.body()
     if len(data) < _SMALL_BYTES:
         return _parsed(data, kind)

@@ -1,4 +1,4 @@
-"""``/v1/chat/completions``: text and sound in, text and sound out, streamed or whole."""
+"""Serve ``/v1/chat/completions``: text and sound in, text and sound out, streamed or whole."""
 
 from __future__ import annotations
 

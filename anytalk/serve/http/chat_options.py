@@ -1,4 +1,4 @@
-"""Fields of a chat completion: supported, without effect on the answer, or refused."""
+"""Define the fields of a chat completion: supported ones, those without effect, and refused ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anytalk.serve.errors import RequestError
 
 
 class ChatAudio(BaseModel):
-    """Format and voice of a spoken answer."""
+    """Chooses format and voice of a spoken answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,16 +20,16 @@ class ChatAudio(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """Options of a streamed answer."""
+    """Holds the options of a streamed answer."""
 
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
-    include_obfuscation: bool | None = None  # ignored: it would pad pieces, to hide their lengths
+    include_obfuscation: bool | None = None  # ignored: it would pad pieces to hide their lengths
 
 
 class ChatRequest(BaseModel):
-    """Holds every field of OpenAI's request; other names are refused."""
+    """Holds all fields of OpenAI's request; other names are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,7 +47,7 @@ class ChatRequest(BaseModel):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
 
-    # Without effect on the answer: one model answers, and who asks, what is stored or kept ready is nothing to it.
+    # Without effect: one model answers all clients alike, and nothing is stored.
     model: str = ""
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
@@ -59,7 +59,7 @@ class ChatRequest(BaseModel):
     store: bool | None = None
     user: str | None = None
 
-    # Not done: see `NOT_DONE`.
+    # Refused, unless their value asks for nothing: see `NOT_DONE`.
     frequency_penalty: float | None = None
     function_call: Any = None
     functions: list[Any] | None = None
@@ -89,11 +89,11 @@ NOT_DONE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "verbosity": (lambda value: value in (None, "medium"), "say in a message how long the answer should be"),
     "web_search_options": (lambda value: value is None, "nothing is looked up here; leave it out"),
 }
-"""Unsupported fields: which values mean nothing, and the message for all others."""
+"""Maps refused fields to a test for values that ask for nothing, and to the message for all other values."""
 
 
 def check_chat(wanted: ChatRequest) -> None:
-    """Check that a chat can be answered as requested (RequestError: it can't)."""
+    """Check that a chat can be answered as requested; RequestError if it can't."""
     for name, (asks_nothing, why) in NOT_DONE.items():
         if not asks_nothing(getattr(wanted, name)):
             raise RequestError(f"`{name}`: {why}", "unsupported_value", name)

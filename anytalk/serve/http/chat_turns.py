@@ -1,4 +1,4 @@
-"""The messages of a chat completion, read: text, sound, earlier answers, function calls and their results."""
+"""Read the messages of a chat completion: text, sound, earlier answers, function calls and their results."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from anytalk.serve.http.files_out import read_sound
 from anytalk.serve.questions import SILENCE, check_unheard, from_base64, speech_of, with_instructions
 from anytalk.serve.state import ServerState
 
-_KEPT_ANSWERS = 1_000
+_KEPT_ANSWERS = 1_000  # transcripts of spoken answers; older ones have to be sent as text
 
 
 class ChatAnswers:
-    """Transcripts of spoken answers by their ids, so that clients may name them in the next request."""
+    """Keeps the transcripts of spoken answers by id, because clients may send the id in their next request."""
 
     def __init__(self) -> None:
         self._texts: OrderedDict[str, str] = OrderedDict()
 
     def keep(self, answer_id: str, text: str) -> None:
-        """Remember one; the oldest is forgotten."""
+        """Keep a transcript, and drop the oldest if there are too many."""
         self._texts[answer_id] = text
         while len(self._texts) > _KEPT_ANSWERS:
             self._texts.popitem(last=False)
 
     def text(self, answer_id: str) -> str:
-        """Return what was said (RequestError: nothing is known of it)."""
+        """Return a transcript; RequestError if it is unknown."""
         if answer_id not in self._texts:
             said = f"no answer '{answer_id[:80]}' is known here (any more); send its text as content"
             raise RequestError(said, "audio_not_found", "messages")
@@ -37,9 +37,10 @@ class ChatAnswers:
 
 
 def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAnswers) -> list[Said]:
-    """Messages -> turns, the user's last (RequestError: content that isn't understood).
+    """Convert messages to turns that end with the user's; RequestError for content that can't be used.
 
-    Models need it so. Instructions at the end are what is asked; after an answer the user is taken to say nothing.
+    Models need a last turn of the user. If the messages end with instructions, these become that turn; if they end with
+    an answer, a silent turn is added.
     """
     turns: list[Said] = []
     for number, message in enumerate(messages):
@@ -55,6 +56,7 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
             turns.append(Said("assistant", known.text(str(earlier.get("id")))))
             continue
         texts, speech = _content(message.get("content"), role, state, f"{param}.content")
+        # A turn is either text or speech, so text beside speech becomes a turn of its own.
         if speech is not None and any(text.strip() for text in texts):
             turns.append(Said("user", "\n".join(texts)))
         if speech is not None:
@@ -65,7 +67,7 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
             if not text.strip() and role == "user":
                 raise RequestError("the message is empty", "invalid_value", f"{param}.content")
             turns.append(Said("system" if role == "developer" else role, text))
-    if turns[-1].role == "system":  # a greeting, for instance
+    if turns[-1].role == "system":  # such as "greet the user"
         turns[-1] = Said("user", turns[-1].text)
     elif turns[-1].role != "user":
         turns.append(Said("user", SILENCE))
@@ -79,7 +81,7 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
 
 
 def _add_tool_message(turns: list[Said], messages: list[dict[str, Any]], number: int, state: ServerState) -> None:
-    """Add calls as an assistant's turn; results that follow one another as one turn of the user's."""
+    """Add function calls as a turn of the assistant, and consecutive results as one turn of the user."""
     message, param = messages[number], f"messages[{number}]"
     if state.spelling is None:
         raise RequestError(NO_TOOLS, "unsupported_value", param)

@@ -1,4 +1,4 @@
-"""Paths that clients ask for and that aren't here: what is there in their place."""
+"""Tell clients that ask for an unknown path which path to use instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HERE = ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/chat/completions",
 
 
 def instead_of(path: str) -> str | None:
-    """Return what a client should ask for in place of a path; None where nobody knows."""
+    """Return a sentence about what to ask for instead of `path`; None if there is no suggestion."""
     plain = path.rstrip("/")
     for other, said in _INSTEAD.items():
         if plain == other or plain.startswith(f"{other}/"):

@@ -1,4 +1,4 @@
-"""Whole answers as sound files, and questions that come as files. Nothing is written to a disk."""
+"""Write answers as sound files, and read questions from files, without touching a disk."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _SOUNDFILE = {
 
 
 def check_format(name: str, param: str) -> None:
-    """Look whether answers can be written so (RequestError: an unknown format)."""
+    """Check that answers can be written in a format; RequestError if it is unknown."""
     if name not in MEDIA_TYPES:
         known = ", ".join(MEDIA_TYPES)
         raise RequestError(f"sound can't be written as {name[:20]!r}; known: {known}", "unsupported_value", param)
 
 
 def write_sound(wave: np.ndarray, sample_rate_hz: int, name: str) -> bytes:
-    """(N,) float32 -> a file at 24 kHz; ``pcm`` has no header."""
+    """Encode samples (N,) float32 as a file at 24 kHz; ``pcm`` has no header."""
     import soundfile
 
     wave = np.clip(resample(wave, sample_rate_hz, PCM_RATE_HZ), -1.0, 1.0)
@@ -56,13 +56,13 @@ def write_sound(wave: np.ndarray, sample_rate_hz: int, name: str) -> bytes:
 
 
 class StreamWriter:
-    """Writes a file at 24 kHz while its sound is made; pieces joined are the file, whose header knows no length.
+    """Writes a file at 24 kHz while its sound is made; the pieces form the file, whose header has no length.
 
     Args:
-        name: A format that :func:`check_format` accepts. ``flac`` comes whole with the last piece: its header is only
-            right when everything is known.
-        from_hz: Rate of the sound.
-        speed: That it is written with, at the same pitch.
+        name: A format that :func:`check_format` accepts. All of a ``flac`` file comes with the last piece, because its
+            header depends on all samples.
+        from_hz: Sample rate of the sound.
+        speed: Speaking speed of the file; the pitch stays the same.
     """
 
     def __init__(self, name: str, from_hz: int, speed: float = 1.0) -> None:
@@ -73,14 +73,14 @@ class StreamWriter:
             import soundfile
 
             kind, subtype = _SOUNDFILE[name]
-            # A stream of variable bit rate is taken for another length by players that know its beginning only.
+            # Players compute the length of a variable-rate file from its beginning, and get it wrong.
             rate = {"bitrate_mode": "CONSTANT", "compression_level": 0.5} if name == "mp3" else {}
             self._file = soundfile.SoundFile(self._out, "w", PCM_RATE_HZ, 1, format=kind, subtype=subtype, **rate)
         elif name == "wav":
             self._head = wav_head(PCM_RATE_HZ, is_float=False)
 
     def push(self, wave: np.ndarray, is_last: bool = False) -> bytes:
-        """(n,) float32 -> the next bytes of the file; the writer is used up with the last piece."""
+        """Add samples (n,) float32 and return the next bytes of the file; nothing may follow the last piece."""
         wave = np.clip(self._resampler.push(self._stretcher.push(wave, is_last), is_last), -1.0, 1.0)
         if self._file is None:
             head, self._head = self._head, b""
@@ -97,12 +97,12 @@ class StreamWriter:
 
 
 def read_sound(data: bytes, name: str, sample_rate_hz: int, max_s: float, param: str) -> np.ndarray:
-    """A sound file's bytes -> (N,) float32.
+    """Decode a sound file to samples (N,) float32 at `sample_rate_hz`.
 
-    It is bounded while it is unpacked: a small file can hold hours of silence.
+    The length is limited during decoding, because a small file can hold hours of silence.
 
     Raises:
-        RequestError: nothing that can be read, or more than `max_s`.
+        RequestError: the file can't be read, or is longer than `max_s`.
     """
     bounds = Bounds(_RATES_HZ, _MAX_CHANNELS, max_s + _SPARE_S, _KINDS)
     try:

@@ -1,6 +1,6 @@
-"""The web page's files: read once when the server starts, served from memory by their exact names.
+"""Serve the web page's files from memory by their exact names; they are read once, when the server starts.
 
-No part of a request ever becomes a path of the file system.
+No part of a request is ever used as a path of the file system.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TYPES = {
     ".ico": "image/x-icon",
     ".webmanifest": "application/manifest+json",
 }
-"""What is served; files of other kinds in the folder are not."""
+"""Media types of the files that are served; files with other suffixes aren't."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -43,7 +43,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class PageFile:
-    """One file of the page."""
+    """Holds one file of the page."""
 
     content: bytes
     media_type: str
@@ -51,7 +51,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Return the packaged files by their paths in addresses; ``index.html`` is also ``/``."""
+    """Read the packaged files, by their URL paths; ``index.html`` is also ``/``."""
     found: dict[str, PageFile] = {}
     _collect(files("anytalk.serve").joinpath("web"), "/", found)
     if "/index.html" in found:

@@ -1,4 +1,4 @@
-"""``/v1/audio/speech``."""
+"""Serve ``/v1/audio/speech``, which reads a text aloud."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_SPEECH_CHARS = 4096
 
 
 class SpeechRequest(BaseModel):
-    """Of ``/v1/audio/speech``."""
+    """Holds a request to ``/v1/audio/speech``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ def speech_routes(state: ServerState) -> APIRouter:
 async def _spoken(
     state: ServerState, question: Question, name: str, speed: float
 ) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
-    """Yield a sound file as it is made, and the end beside the last of it."""
+    """Yield a sound file while it is made, with the end event beside its last piece."""
     writer = StreamWriter(name, state.talker.codec.sample_rate_hz, speed)
     async with aclosing(events_of(state, question)) as events:
         async for event in events:

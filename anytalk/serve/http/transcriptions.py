@@ -1,4 +1,4 @@
-"""``/v1/audio/transcriptions``: sound files written down piece by piece, cut where nobody speaks."""
+"""Serve ``/v1/audio/transcriptions``: cut sound files at pauses and transcribe the pieces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from anytalk.serve.state import ServerState
 def transcription_routes(state: ServerState) -> APIRouter:
     """Return the endpoint."""
     router = APIRouter()
-    # Larger ones would be written to the disk.
+    # Larger files would be written to disk.
     MultiPartParser.spool_max_size = max(MultiPartParser.spool_max_size, state.settings.max_body_bytes + 1)
 
     @router.post("/v1/audio/transcriptions")
@@ -62,10 +62,10 @@ _FIELDS |= {"timestamp_granularities[]", "timestamp_granularities"}
 async def _written(
     state: ServerState, written: Transcript, data: bytes, name: str, temperature: float
 ) -> AsyncGenerator[str, None]:
-    """Write down a file, while a place is held; yields the text as it comes, and puts its segments into `written`.
+    """Transcribe a file while holding a place; yield the text as it comes, and add its segments to `written`.
 
     Raises:
-        RequestError: no place, or sound that can't be read or heard.
+        RequestError: no place is left, or the sound can't be read or heard.
     """
     await state.admission.wait_for_leaving()
     with state.admission.place():
@@ -74,6 +74,7 @@ async def _written(
         wave = await run_in_threadpool(read_sound, data, name, rate_hz, longest_s, "file")
         written.seconds = round(len(wave) / rate_hz, 3)
         for start, piece in _pieces(state, wave):
+            # Pieces that are too short or silent hold no words.
             if len(piece) < MIN_DURATION_S * rate_hz or float(np.abs(piece).max()) < SILENCE_PEAK:
                 continue
             speech = Speech(piece, is_timed="word" in written.granularities)
@@ -89,7 +90,7 @@ async def _written(
 
 
 def _pieces(state: ServerState, wave: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Where each piece begins, and its sound; cut by ears that write, in pauses (RequestError: one is too long)."""
+    """Yield start and sound of each piece, cut in pauses by transcribing ears; RequestError if one is too long."""
     ears, start = state.talker.model.ears, 0
     while start < len(wave):
         rest = wave[start:]
@@ -102,7 +103,7 @@ def _pieces(state: ServerState, wave: np.ndarray) -> Iterator[tuple[int, np.ndar
 
 
 async def _heard(state: ServerState, speech: Speech, temperature: float) -> AsyncGenerator[str, None]:
-    """Yield what is said in one piece: at once where ears write it, else token by token."""
+    """Yield the text of one piece: at once from transcribing ears, token by token from the model."""
     question = Question(
         turns=[Said("user", None, speech)],
         task=TASKS["A1T1"],

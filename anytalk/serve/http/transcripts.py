@@ -1,4 +1,4 @@
-"""A transcript in the formats that clients ask for."""
+"""Format a transcript as clients request it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anytalk.serve.errors import RequestError
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 _GRANULARITIES = ("word", "segment")
 _SOFTER = 10**-2.5
-"""25 dB below the loudest 20 ms nobody speaks."""
+"""Sound that is 25 dB softer than the loudest 20 ms counts as silence."""
 _WHY_NOT = {
     "include[]": "no log probabilities are given",
     "include": "no log probabilities are given",
@@ -26,43 +26,43 @@ _WHY_NOT = {
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said between two silences."""
+    """Holds the words between two silences."""
 
-    text: str  # the words
-    start_s: float  # where they begin, in seconds
-    end_s: float  # where they end
-    words: Sequence[HeardWord] = ()  # with their times, where those were asked for
+    text: str
+    start_s: float  # start of the words, in seconds
+    end_s: float  # end of the words, in seconds
+    words: Sequence[HeardWord] = ()  # words with times, if they were requested
 
     @classmethod
     def of(cls, text: str, offset_s: float, span: tuple[float, float], speech: Speech) -> Self:
-        """Return the words of a piece that begins at `offset_s`, and within which somebody speaks in `span`."""
+        """Build a segment from a piece that starts at `offset_s` and has speech within `span`."""
         words = [HeardWord(word, offset_s + start_s, offset_s + end_s) for word, start_s, end_s in speech.words]
         return cls(text, round(offset_s + span[0], 3), round(offset_s + span[1], 3), words)
 
 
 @dataclass
 class Transcript:
-    """What was said in a file."""
+    """Holds the transcript of a file."""
 
-    language: str  # as the client named it
-    granularities: Sequence[str]  # whose times the client wants
-    seconds: float = 0.0  # how long the file lasts
-    segments: list[Segment] = field(default_factory=list)  # in their order
+    language: str  # as given by the client
+    granularities: Sequence[str]  # `"word"` and `"segment"`, if the client wants their times
+    seconds: float = 0.0  # length of the file
+    segments: list[Segment] = field(default_factory=list)  # in the order of the file
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Return the text of all segments."""
         return " ".join(segment.text for segment in self.segments)
 
 
 def check_wanted(
     response_format: str, granularities: Sequence[str], others: set[str], stream: bool, knows_words: bool
 ) -> None:
-    """Look whether a transcript can be given so (RequestError: it can't).
+    """Check that a transcript can be given as requested; RequestError if it can't.
 
     Args:
-        others: Names of other fields that were sent.
-        knows_words: Whether times of words can be told.
+        others: Names of unknown fields that the client sent.
+        knows_words: Whether the ears give times of words.
     """
     if response_format not in FORMATS:
         said = f"response_format is '{response_format[:20]}'; known: {', '.join(FORMATS)}"
@@ -87,7 +87,7 @@ def check_wanted(
 
 
 def spoken_span(wave: np.ndarray, rate_hz: int) -> tuple[float, float]:
-    """(N,) in which somebody speaks -> from when to when, in seconds."""
+    """Return when speech starts and ends in samples (N,), in seconds."""
     size = rate_hz // 50
     whole = len(wave) - len(wave) % size
     loudness = np.square(wave[:whole]).reshape(-1, size).mean(axis=1)
@@ -96,7 +96,7 @@ def spoken_span(wave: np.ndarray, rate_hz: int) -> tuple[float, float]:
 
 
 def transcript_as(response_format: str, written: Transcript) -> Response:
-    """Return a transcript as a client wants it; nothing was said where it has no segments."""
+    """Format a transcript as the client requested; without segments it is empty."""
     if response_format == "text":
         return PlainTextResponse(written.text + "\n")
     if response_format in ("srt", "vtt"):

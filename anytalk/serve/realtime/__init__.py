@@ -1,1 +1,1 @@
-"""The Realtime protocol: one session per WebSocket."""
+"""Serve the Realtime protocol: one session per WebSocket or call."""

@@ -1,4 +1,4 @@
-"""One call over WebRTC: sound comes and goes by an audio track, events by a data channel. Needs aiortc."""
+"""Run one call over WebRTC: sound uses an audio track, events a data channel. Needs aiortc."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from anytalk.serve.sound import WireEncoder
 log = logging.getLogger("anytalk.serve")
 _FRAME_S = FRAME / TRACK_RATE_HZ
 _LATE_S = 0.1
-"""A playing clock that is later than this is reset, so that nothing is played faster to catch up."""
+"""If playback is later than this, its clock is reset, so that it doesn't catch up by playing faster."""
 _MAX_MESSAGES = 1_000
-"""Most unread messages; a client that sends more is cut off."""
-_MAX_BUFFERED_BYTES = 256 << 10
+"""Limit of unread messages; a client that sends more is cut off."""
+_MAX_BUFFERED_BYTES = 256 << 10  # in the data channel, before sending waits
 _LOOK_S = 0.01
 
 
 class Call(Transport):
-    """A client that calls.
+    """Connects a session to a client that calls.
 
     Attributes:
-        id: Its name in addresses.
-        sdp: The answer to its offer.
+        id: Id of the call, which its address contains.
+        sdp: The answer to the client's offer.
     """
 
     outbox: PlayingOutbox
@@ -49,24 +49,24 @@ class Call(Transport):
         self.id, self.sdp = new_id("rtc"), ""
         self.outbox = PlayingOutbox(self._send, settings.max_unsent_bytes, settings.send_timeout_s)
         self._max_message_bytes = settings.max_frame_bytes
-        # No STUN server is asked: nothing of a call goes to anybody but its client.
+        # Without STUN servers, nobody but the client learns of a call.
         configuration = RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         self._peer = RTCPeerConnection(configuration)
         self._channel: asyncio.Future[RTCDataChannel] = asyncio.get_running_loop().create_future()
         self._messages: asyncio.Queue[str | None] = asyncio.Queue(_MAX_MESSAGES)
         self._gone = asyncio.Event()
-        self._heard: Any = None  # the client's track, where it has one
+        self._heard: Any = None  # the client's track, if it has one
         self._peer.on("connectionstatechange", self._look_at_state)
         self._peer.on("track", self._take_track)
         self._peer.on("datachannel", self._take_channel)
 
     async def answer(self, offer: str) -> None:
-        """Answer an offer (RequestError: it can't be answered)."""
+        """Answer an offer; RequestError if it can't be answered."""
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             self._peer.addTrack(_Track(self.outbox))
             await self._peer.setLocalDescription(await self._peer.createAnswer())
-        except Exception as error:  # the parser's of whatever kind
+        except Exception as error:  # the SDP parser may raise anything
             await self._peer.close()
             said = f"the offer can't be answered ({type(error).__name__}); it has to be a browser's"
             raise RequestError(said, "invalid_sdp", "sdp") from None
@@ -83,7 +83,7 @@ class Call(Transport):
             await self._peer.close()
 
     def hang_up(self) -> None:
-        """End the call; from the event loop."""
+        """End the call; must be called from the event loop."""
         self._gone.set()
 
     # ---- the session's side
@@ -115,7 +115,7 @@ class Call(Transport):
             channel.send(text)
         except InvalidStateError:
             raise ClientGoneError from None
-        except ValueError:  # more than the client takes at once; browsers end the channel then
+        except ValueError:  # larger than the client accepts; browsers would close the channel
             name = text.partition(",")[0].partition(":")[2].strip('"{ ')
             log.warning("an event %s of %d bytes is too large for a call's data channel", name, len(text))
 
@@ -129,7 +129,7 @@ class Call(Transport):
         self._heard = track
 
     def _take_channel(self, channel: RTCDataChannel) -> None:
-        if self._channel.done():  # another one; the first one counts, whatever it is called
+        if self._channel.done():  # only the first channel counts, whatever its name
             return
         channel.on("message", self._take_message)
         channel.on("close", self._gone.set)
@@ -139,15 +139,17 @@ class Call(Transport):
         if self._messages.full() or len(message) > self._max_message_bytes:
             self._gone.set()
         else:
+            # None stands for a binary message.
             self._messages.put_nowait(message if isinstance(message, str) else None)
 
     async def _listen(self, session: RealtimeSession) -> None:
-        """Give the session the sound of the client's track until it ends."""
+        """Pass the sound of the client's track to the session until the track ends."""
         made_for, encoder = None, None
         try:
             while self._heard is not None:
                 frame = await self._heard.recv()
                 wanted = frame.sample_rate, session.buffer.wire
+                # The client may change the format during the call.
                 if encoder is None or made_for != wanted:
                     made_for, encoder = wanted, WireEncoder(*wanted)
                 try:
@@ -164,7 +166,7 @@ class Call(Transport):
 
 
 class _Track(MediaStreamTrack):
-    """What the client hears: a frame every 20 ms, sound or silence."""
+    """Plays the sound that the client hears, as a frame every 20 ms, with silence if there is no sound."""
 
     kind = "audio"
 
@@ -177,6 +179,7 @@ class _Track(MediaStreamTrack):
         if self.readyState != "live":
             raise MediaStreamError
         now = asyncio.get_running_loop().time()
+        # Skip lost time instead of catching up.
         if now - self._due > _LATE_S:
             self._due = now
         await asyncio.sleep(max(0.0, self._due - now))
@@ -190,6 +193,6 @@ class _Track(MediaStreamTrack):
 
 
 def _mono(frame: AudioFrame) -> np.ndarray:
-    """16-bit sound of a few channels, interleaved -> (n,) float32."""
+    """Convert an interleaved 16-bit frame to mono samples (n,) float32."""
     samples = frame.to_ndarray().reshape(-1, len(frame.layout.channels))
     return np.asarray(samples.mean(axis=1) / 32768, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""``/v1/realtime/calls``: the Realtime protocol over WebRTC."""
+"""Serve ``/v1/realtime/calls``, the Realtime protocol over WebRTC."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 _MAX_SDP_BYTES = 64 << 10
 _MAX_SESSION_BYTES = 256 << 10
 _MAX_CANDIDATES = 64
-"""Addresses that an offer may name: to each of them the server sends a few packets."""
+"""Limit of the addresses in an offer, to each of which the server sends a few packets."""
 
 
 def load_webrtc() -> bool:
-    """Import what calls are made with, which takes a moment; returns whether it is installed."""
+    """Import the packages for calls, which takes a moment; return whether they are installed."""
     if find_spec("aiortc") is None:
         return False
     import anytalk.serve.realtime.call  # noqa: F401
@@ -41,17 +41,17 @@ def load_webrtc() -> bool:
 
 
 class Calls:
-    """The calls of one server, by their ids."""
+    """Holds the calls of one server by id."""
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
         self._running: dict[str, tuple[Call, asyncio.Task[None]]] = {}
 
     async def begin(self, offer: str, options: SessionOptions, left_out: list[LeftOut]) -> Call:
-        """Answer an offer; the call goes on by itself and holds a place until it ends.
+        """Answer an offer and start the call, which holds a place until it ends.
 
         Raises:
-            RequestError: an offer that can't be answered, no place is left, or the server is going down.
+            RequestError: the offer can't be answered, no place is left, or the server is stopping.
         """
         check_offer(offer)
         if not await run_in_threadpool(load_webrtc):
@@ -65,18 +65,19 @@ class Calls:
             call = Call(self.state.settings)
             await call.answer(offer)
             session = RealtimeSession(self.state, call, options, left_out)
+            # The call's task now frees the place, not this block.
             task = asyncio.create_task(self._run(call, session, held.pop_all()))
         self._running[call.id] = call, task
         return call
 
     def hang_up(self, call_id: str) -> None:
-        """End a call (RequestError: there is none of this id)."""
+        """End a call; RequestError if there is no call with this id."""
         if call_id not in self._running:
             raise RequestError(f"there is no call '{call_id[:80]}'", "not_found", "call_id", status=404)
         self._running[call_id][0].hang_up()
 
     async def close(self) -> None:
-        """End all of them, and wait for that."""
+        """End all calls and wait until they have ended."""
         running = list(self._running.values())
         for call, _ in running:
             call.hang_up()
@@ -112,7 +113,7 @@ def call_routes(calls: Calls) -> APIRouter:
 
 
 def check_offer(sdp: str) -> None:
-    """Look whether an offer is one for a voice call (RequestError: it isn't)."""
+    """Check that an offer is one for a voice call; RequestError if it isn't."""
     if not sdp.startswith("v=0"):
         raise RequestError("the offer is not SDP: it doesn't begin with v=0", "invalid_sdp", "sdp")
     kinds = re.findall(r"^m=(\w+)", sdp, re.MULTILINE)
@@ -130,7 +131,7 @@ def check_offer(sdp: str) -> None:
 
 
 async def _read_offer(request: Request) -> tuple[str, dict[str, Any]]:
-    """Return the body: an SDP offer alone, or a form with it and a session."""
+    """Read an SDP offer from the body: alone, or in a form together with a session."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/sdp":
         return _text(await request.body(), "sdp", _MAX_SDP_BYTES), {}

@@ -1,4 +1,4 @@
-"""``/v1/realtime/client_secrets``: a server gives its web page a key for one conversation."""
+"""Serve ``/v1/realtime/client_secrets``, where a server gets a key for one conversation of its web page."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from anytalk.serve.state import ServerState
 
 
 class ExpiresAfter(BaseModel):
-    """How long a key holds."""
+    """Sets how long a key is valid."""
 
     anchor: Literal["created_at"] = "created_at"
     seconds: int = Field(600, ge=10, le=7_200)
 
 
 class SecretRequest(BaseModel):
-    """What is asked for."""
+    """Holds a request for a key."""
 
     expires_after: ExpiresAfter = Field(default_factory=ExpiresAfter)
     session: dict[str, Any] = Field(default_factory=dict)
 
 
 def first_options(state: ServerState) -> SessionOptions:
-    """Return what a session is set to before its client says anything."""
+    """Return the options of a session before its client changes any."""
     return SessionOptions(model=state.model_name, instructions=state.talker.config.grid.system or "")
 
 
 def client_secret_routes(state: ServerState) -> APIRouter:
-    """Return the endpoint; a WebSocket that brings the key begins with the session that was given here."""
+    """Return the endpoint; a connection with the key starts with the session that was given here."""
     router = APIRouter()
 
     @router.post("/v1/realtime/client_secrets")

@@ -1,4 +1,4 @@
-"""Client events of the Realtime protocol (GA names): what they may hold, and reading them."""
+"""Define the client events of the Realtime protocol (with GA names), and read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anytalk.serve.errors import RequestError, check_characters, check_values, o
 
 
 class ClientEvent(BaseModel):
-    """Anything a client sends."""
+    """Holds the fields of every client event."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,38 +21,38 @@ class ClientEvent(BaseModel):
 
 
 class SessionUpdate(ClientEvent):
-    """Change what was sent of the session."""
+    """Changes the given fields of the session."""
 
     session: dict[str, Any]
 
 
 class Append(ClientEvent):
-    """Sound, base64."""
+    """Adds sound, in base64, to the input buffer."""
 
     audio: str
 
 
 class Commit(ClientEvent):
-    """The buffer is a turn."""
+    """Makes the input buffer a turn."""
 
 
 class Clear(ClientEvent):
-    """Forget the buffer."""
+    """Empties the input buffer."""
 
 
 class OutputClear(ClientEvent):
-    """WebRTC only."""
+    """Stops the sound that is played; for WebRTC only."""
 
 
 class ItemCreate(ClientEvent):
-    """Put an item into the conversation."""
+    """Adds an item to the conversation."""
 
     item: dict[str, Any]
     previous_item_id: str | None = None
 
 
 class ItemTruncate(ClientEvent):
-    """The user heard so much of an answer."""
+    """Tells how much of an answer the user heard."""
 
     item_id: str
     content_index: int = Field(ge=0)
@@ -60,19 +60,19 @@ class ItemTruncate(ClientEvent):
 
 
 class ItemDelete(ClientEvent):
-    """Take an item out."""
+    """Deletes an item."""
 
     item_id: str
 
 
 class ItemRetrieve(ClientEvent):
-    """Show an item."""
+    """Requests an item."""
 
     item_id: str
 
 
 class AudioOutputChoice(BaseModel):
-    """Of one response."""
+    """Chooses format and voice of one response."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,7 +81,7 @@ class AudioOutputChoice(BaseModel):
 
 
 class AudioChoice(BaseModel):
-    """Of one response."""
+    """Holds the sound options of one response."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,7 +89,7 @@ class AudioChoice(BaseModel):
 
 
 class ResponseOptions(BaseModel):
-    """What one response changes of the session's settings; unknown fields are left out and reported."""
+    """Overrides session settings for one response; unknown fields are ignored and reported."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -110,13 +110,13 @@ class ResponseOptions(BaseModel):
 
 
 class ResponseCreate(ClientEvent):
-    """Answer."""
+    """Requests a response."""
 
     response: ResponseOptions | None = None
 
 
 class ResponseCancel(ClientEvent):
-    """Answer no more."""
+    """Cancels a response."""
 
     response_id: str | None = None
 
@@ -134,11 +134,11 @@ CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
     "response.cancel": ResponseCancel,
     "output_audio_buffer.clear": OutputClear,
 }
-"""By name."""
+"""Maps the names of events to their classes."""
 
 
 class EventError(Exception):
-    """An event that can't be read; the client's own id of it, as far as that could be."""
+    """Reports an event that can't be read, with the client's id of the event if that is known."""
 
     def __init__(self, error: RequestError, event_id: str | None) -> None:
         super().__init__(error.message)
@@ -146,7 +146,7 @@ class EventError(Exception):
 
 
 def read_event(text: str) -> ClientEvent:
-    """A message -> an event (EventError: no JSON, no such event, or fields that don't fit)."""
+    """Parse a message; EventError if it isn't JSON, names an unknown event, or has fields that don't fit."""
     try:
         check_values(text)
         raw = json.loads(text)
@@ -158,6 +158,7 @@ def read_event(text: str) -> ClientEvent:
         raise EventError(RequestError("the message is not a JSON object", "invalid_json"), None)
     given = raw.get("event_id")
     event_id = given if isinstance(given, str) and len(given) <= 512 else None
+    # Raw text can't hold lone surrogates, only escapes can.
     if "\\u" in text:
         try:
             check_characters(json.dumps(raw, ensure_ascii=False))

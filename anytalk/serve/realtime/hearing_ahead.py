@@ -1,7 +1,7 @@
-"""Hearing a turn while it is spoken, so that little is left to do when it is over.
+"""Hear a turn while it is spoken, so that little is left to do at its end.
 
-Only with ears that write: the columns of others change with the sound after them. Pieces that the ears cut off for good
-are heard once, when they are complete; what follows the last cut is heard in pauses that may be the turn's end.
+This needs transcribing ears; the columns of other ears depend on the sound that follows. Pieces that the ears cut off
+are final and heard once; the rest after the last cut is heard in pauses that may be the end of the turn.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from anytalk.serve.realtime.vad import VAD_RATE_HZ
 from anytalk.serve.state import ServerState
 
 _PAUSE_MS = 160
-"""After a pause of this length a turn may be over; within words pauses are shorter."""
+"""After a pause of this length a turn may have ended; pauses within words are shorter."""
 _PAUSES_AT_ONCE, _S_PER_PAUSE = 4, 2.0
-"""Pauses that are heard in any turn, and seconds of a turn for one more."""
+"""Number of pauses that are heard in any turn, and seconds of a turn for each further one."""
 _CUT_EVERY = VAD_RATE_HZ // 2
-"""Samples between looks for a cut."""
+"""Samples between two searches for a cut."""
 
 
 class HearingAhead:
-    """What has been heard of the turn that is being spoken or held.
+    """Hears the current turn ahead of its end.
 
     Args:
-        state: Whose ears hear.
-        buffer: Where its sound arrives.
+        state: State of the server, whose ears hear.
+        buffer: Input buffer of the session.
     """
 
     def __init__(self, state: ServerState, buffer: InputBuffer) -> None:
@@ -41,14 +41,14 @@ class HearingAhead:
         self.drop()
 
     def drop(self) -> None:
-        """Forget the turn; what waits to be heard of it isn't heard."""
-        self._first: int | None = None  # sample of the session at which the turn begins
+        """Forget the turn; its speech that waits to be heard is dropped."""
+        self._first: int | None = None  # first sample of the turn in the session
         self._pieces: list[Speech] = []
-        self._cut = self._looked = self._pauses = 0  # samples in pieces, and looked at for cuts; pauses heard
-        self._ahead: tuple[int, Speech] | None = None  # where a pause began, and the turn until then
+        self._cut = self._looked = self._pauses = 0  # samples in pieces, samples searched for cuts, and pauses heard
+        self._ahead: tuple[int, Speech] | None = None  # start of a pause, and the turn up to it
 
     def look(self) -> None:
-        """Have heard what can be; after each piece of sound that came."""
+        """Hear as much as possible; called after each piece of sound."""
         ears, buffer = self._state.talker.model.ears, self._buffer
         if ears is None or not (buffer.is_in_turn or buffer.is_held):
             return
@@ -70,7 +70,7 @@ class HearingAhead:
         if self._ahead is not None or pause is None or pause[1] < _PAUSE_MS:
             return
         if self._pauses < _PAUSES_AT_ONCE + self._buffer.num_samples / VAD_RATE_HZ / _S_PER_PAUSE:
-            with suppress(RequestError):  # told at the turn's end
+            with suppress(RequestError):  # the end of the turn reports it
                 speech = self._whole()
                 self._pauses += 1
                 self._hear(speech)
@@ -80,7 +80,7 @@ class HearingAhead:
         if is_piece:
             self._pieces.append(speech)
             self._cut += speech.num_samples
-            self._ahead = None  # it has other pieces
+            self._ahead = None  # its pieces are outdated
         self._state.model.hear_ahead(speech)
 
     def _whole(self, wave: np.ndarray | None = None) -> Speech:
@@ -88,17 +88,18 @@ class HearingAhead:
         return speech_of(wave, VAD_RATE_HZ, self._state.ear_rate_hz, self._state.max_turn_s, self._pieces)
 
     def take(self) -> tuple[np.ndarray, Speech]:
-        """Empty the buffer: the turn's sound, (N,) float32 at 16 kHz, and its speech, as far heard as it is.
+        """Empty the buffer; return the turn's sound (N,) float32 at 16 kHz, and its speech, which may be heard already.
 
         Raises:
-            RequestError: too short, too long or silent, or a talker without ears.
+            RequestError: the turn is too short, too long or silent, or the talker has no ears.
         """
         ahead, pause, first = self._ahead, self._buffer.pause, self._buffer.first
-        _ = self._state.ear_rate_hz  # refuses a talker without ears, before the buffer is empty
+        _ = self._state.ear_rate_hz  # raises for a talker without ears, before the buffer is emptied
         wave = self._buffer.take()
         if first != self._first:
             self.drop()
         try:
+            # The pause became the end of the turn, so nothing is left to hear.
             if ahead is not None and pause is not None and pause[0] == ahead[0]:
                 return wave, ahead[1]
             return wave, self._whole(wave)
@@ -106,6 +107,6 @@ class HearingAhead:
             self.drop()
 
     def certain(self) -> str:
-        """Return the words that will be at the beginning of the turn's transcript, whatever comes."""
+        """Return the start of the turn's transcript that further sound can't change."""
         heard = itertools.takewhile(lambda text: text is not None, (piece.text for piece in self._pieces))
         return Heard.joined([Heard(text=text) for text in heard]).text or ""

@@ -1,4 +1,4 @@
-"""The input audio buffer of a session: sound that came, where turns begin and end in it."""
+"""Collect the input sound of a session and detect where turns begin and end."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from anytalk.serve.sound import WireDecoder, WireFormat
 
 MIN_TURN_MS = 100
 _DROPPED_AT_ONCE = 5 * VAD_RATE_HZ
-"""Samples of a held turn that is full; its readers have to begin anew each time."""
+"""Samples dropped at once from a held turn that is full; many at once, because its readers then start again."""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A turn begins or ends."""
+    """Marks the start or the end of a turn."""
 
-    is_start: bool  # whether it begins
-    at_ms: int  # since the session's first sound
+    is_start: bool  # whether the turn starts
+    at_ms: int  # time since the session's first sound
 
 
 class InputBuffer:
-    """Sound at 16 kHz.
+    """Holds sound at 16 kHz until it becomes a turn.
 
     Args:
-        vad: How turns are found; None for manual turns.
-        max_turn_s: A detected turn ends here; a manual one can't grow further.
-        keeps_latest: Whether a manual turn that is full loses its beginning instead; for sound that never pauses.
+        vad: Settings of the turn detection; None if the client ends turns.
+        max_turn_s: A detected turn ends after this time; a turn that the client ends can't grow longer.
+        keeps_latest: Whether a full turn of that kind drops its beginning instead, for sound that never pauses.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class InputBuffer:
         self._keeps_latest = keeps_latest
         self._max_samples = int(max_turn_s * VAD_RATE_HZ)
         self._pieces: list[np.ndarray] = []
-        self._rest = b""  # of a sample of which not all bytes have come
+        self._rest = b""  # of a sample whose bytes haven't all arrived
         self._first = 0  # samples of the session before the buffer
         self._held = 0
         self._turn_began: int | None = None
@@ -48,7 +48,7 @@ class InputBuffer:
         self.configure(wire, vad)
 
     def configure(self, wire: WireFormat, vad: VadSettings | None) -> None:
-        """Change the format or the turn detection; what was heard stays."""
+        """Change the format or the turn detection; the buffered sound stays."""
         self.wire, self._rest = wire, b""
         self._decoder = WireDecoder(wire, VAD_RATE_HZ)
         if vad is None:
@@ -64,23 +64,25 @@ class InputBuffer:
 
     @property
     def is_held(self) -> bool:
-        """Whether its sound is a turn that the client will end."""
+        """Tell whether the buffer holds a turn that the client will end."""
         return self._detector is None and self._held > 0
 
     @property
     def first(self) -> int:
-        """Samples of the session in front of what is held."""
+        """Return the number of samples of the session before the buffer."""
         return self._first
 
     @property
     def num_samples(self) -> int:
-        """Samples held."""
+        """Return the number of samples in the buffer."""
         return self._held
 
     @property
     def pause(self) -> tuple[int, int] | None:
-        """Where the turn's latest pause began, in samples of the session, and how many ms it has lasted. Kept when the
-        turn ends by it; None where nobody pauses."""
+        """Return the start of the latest pause, in samples of the session, and its length in ms; None if there is none.
+
+        It stays available when the pause ends the turn.
+        """
         if self._detector is None or self._detector.quiet_since is None:
             return None
         began = self._detector.quiet_since + self._detector_first
@@ -88,22 +90,22 @@ class InputBuffer:
 
     @property
     def length_ms(self) -> int:
-        """Of what is held."""
+        """Return the length of the buffered sound."""
         return _ms(self._held)
 
     @property
     def end_ms(self) -> int:
-        """Of what was heard, since the session's first sound."""
+        """Return the length of all sound of the session."""
         return _ms(self._first + self._held)
 
     def push(self, data: bytes) -> list[Boundary]:
-        """Bytes of the client's format -> where turns begin and end.
+        """Add bytes in the client's format; return where turns begin and end.
 
-        After an end the turn is in the buffer until :meth:`take`; so push little at a time. A stream may be cut
-        anywhere, also between the bytes of a sample.
+        A finished turn stays in the buffer until :meth:`take`, so call this with little sound at a time. Sound may be
+        split anywhere, even between the bytes of a sample.
 
         Raises:
-            RequestError: a manual turn that is too long; what came is not kept.
+            RequestError: a turn that the client has to end is too long; the new sound isn't kept.
         """
         data = self._rest + data
         whole = len(data) - len(data) % self.wire.bytes_per_sample
@@ -138,15 +140,16 @@ class InputBuffer:
             self._detector.end_turn()
             found.append(Boundary(False, self.end_ms))
         if self._turn_began is None and not found:
+            # Outside of turns, keep only the padding and the few windows that the next turn may begin with.
             padding = self._detector.settings.prefix_padding_ms * VAD_RATE_HZ // 1000
             self._drop_before(self._first + self._held - padding - 4 * WINDOW)
         return found
 
     def take(self) -> np.ndarray:
-        """(N,) float32 at 16 kHz: all that is held; the buffer is empty afterwards.
+        """Return all buffered sound, (N,) float32 at 16 kHz, and empty the buffer.
 
         Raises:
-            RequestError: too little for a turn.
+            RequestError: there is too little sound for a turn.
         """
         if self._held * 1000 < MIN_TURN_MS * VAD_RATE_HZ:
             raise RequestError(
@@ -154,14 +157,14 @@ class InputBuffer:
                 "input_audio_buffer_commit_empty",
             )
         wave = joined([*self._pieces, self._decoder.flush()])
-        # Where turns are detected, one sound comes without a break.
+        # With turn detection the sound is one stream, so a split sample continues in the next turn.
         rest = b"" if self._detector is None else self._rest
         self.clear()
         self._rest = rest
         return wave
 
     def so_far(self) -> np.ndarray:
-        """(N,) float32 at 16 kHz: what is held; it stays."""
+        """Return the buffered sound, (N,) float32 at 16 kHz, and keep it."""
         return joined(self._pieces)
 
     def clear(self) -> None:

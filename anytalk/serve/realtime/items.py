@@ -1,4 +1,4 @@
-"""The items of a conversation, and the turns that the model makes of them."""
+"""Keep the items of a conversation, and convert them to turns for the model."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from anytalk.serve.questions import new_id
 from anytalk.serve.sound import KeptSound, WireFormat
 
 MS_PER_CHARACTER = 65
-"""Of English speech; tells how much of an answer was heard that was cut off before all its sound was made."""
+"""Length of a character of English speech; estimates what was heard of an answer whose sound is incomplete."""
 _TEXT_KINDS = {"user": ("input_text", "text"), "system": ("input_text", "text"), "assistant": ("output_text", "text")}
 
 
 @dataclass
 class Item:
-    """A message, a function call or its result."""
+    """Holds a message, a function call or its result."""
 
-    role: str  # `"user"`, `"assistant"` or `"system"`; of a call the assistant's, of a result the user's
+    role: str  # `"user"`, `"assistant"` or `"system"`; calls are the assistant's, results the user's
     id: str = field(default_factory=lambda: new_id("item"))
-    text: str | None = None  # typed or generated text; of a spoken question its transcript, once it is known
-    speech: Speech | None = None  # of a spoken question
-    sound: KeptSound | None = None  # what was said in it, while it is kept; see `Conversation`
-    audio_ms: int | None = None  # length of the answer's sound that was made; None for an answer in text
+    text: str | None = None  # text, or the transcript of a spoken question once it is known
+    speech: Speech | None = None  # the speech of a spoken question
+    sound: KeptSound | None = None  # sound of a spoken question, while it is kept; see `Conversation`
+    audio_ms: int | None = None  # length of the answer's sound; None for an answer in text
     heard_ms: int | None = None  # how much of it the user heard; None for all
-    is_whole: bool = True  # whether all of the answer's sound was made
+    is_whole: bool = True  # whether the answer's sound is complete
     status: str = "completed"  # as in the protocol
-    call: Call | None = None  # of a function that is called
-    result: str | None = None  # of a function that was called
-    call_id: str = ""  # of a call, and of its result
+    call: Call | None = None  # a function call
+    result: str | None = None  # the result of a function call
+    call_id: str = ""  # of a call and its result
 
     @property
     def kind(self) -> str:
-        """The protocol's type of it."""
+        """Return the item's type in the protocol."""
         return "function_call" if self.call else "message" if self.result is None else "function_call_output"
 
     def shown(self, sound_as: WireFormat | None = None) -> dict[str, Any]:
-        """As the protocol shows it; with `sound_as` also what the user said, in that format, if it is still kept."""
+        """Return the item as the protocol shows it; `sound_as` adds the user's sound in that format, if it is kept."""
         head = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
         if self.call is not None:
             return {**head, "call_id": self.call_id, "name": self.call.name, "arguments": self.call.arguments}
@@ -65,7 +65,7 @@ class Item:
 
     @property
     def heard_text(self) -> str:
-        """The text up to where the sound was heard, cut between words, in proportion to the sound."""
+        """Return the text that the user heard, cut between words in proportion to the sound."""
         text = self.text or ""
         if self.heard_ms is None or self.audio_ms is None:
             return text
@@ -84,11 +84,11 @@ class Item:
 
 
 class Conversation:
-    """Items in order.
+    """Keeps items in order.
 
     Args:
-        max_items: The oldest few are dropped when there are more.
-        max_sound_s: Of what the user said so much sound is kept; older turns keep what the model needs of them.
+        max_items: If there are more, the oldest few are dropped.
+        max_sound_s: Length of the user's sound that is kept; older turns keep only what the model needs.
     """
 
     def __init__(self, max_items: int, max_sound_s: float = 0.0) -> None:
@@ -97,10 +97,11 @@ class Conversation:
         self.items: list[Item] = []
 
     def add(self, item: Item, after: str | None = None) -> str | None:
-        """Add after another (``"root"``: first; None: at the end); returns the id of the one before it.
+        """Insert an item after another (``"root"``: at the front; None: at the end); return the id of the item before
+        it.
 
         Raises:
-            RequestError: no such item, or an id that is taken.
+            RequestError: the other item doesn't exist, or the id is taken.
         """
         if any(known.id == item.id for known in self.items):
             raise RequestError(f"there is an item '{item.id}' already", "item_create_duplicate_item_id", "item.id")
@@ -111,34 +112,35 @@ class Conversation:
             place = self.items.index(self.find(after, "previous_item_id")) + 1
         self.items.insert(place, item)
         previous = self.items[place - 1].id if place else None
+        # Dropping several at once keeps the prompt's beginning, and with it the model's memory, for the next turns.
         if len(self.items) > self.max_items:
             del self.items[:TURNS_DROPPED_AT_ONCE]
         self._drop_old_sound()
         return previous
 
     def find(self, item_id: str, param: str = "item_id", code: str = "item_not_found") -> Item:
-        """Return an item by its id (RequestError: no such item, by the `code` that clients look for)."""
+        """Return an item by id; RequestError with `code`, which clients look for, if there is none."""
         for item in self.items:
             if item.id == item_id:
                 return item
         raise RequestError(f"there is no item '{item_id[:80]}'", code, param)
 
     def delete(self, item_id: str) -> None:
-        """Take an item out (RequestError: no such item)."""
+        """Delete an item; RequestError if there is none with this id."""
         self.items.remove(self.find(item_id, code="item_delete_invalid_item_id"))
 
     def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
         """Note how much of an answer was heard.
 
         Raises:
-            RequestError: no such item, not an answer with sound, or more than there was.
+            RequestError: there is no such item, it has no sound, or it has less sound than this.
         """
         item = self.find(item_id, code="item_truncate_invalid_item_id")
         if item.audio_ms is None:
             raise RequestError("only answers with sound can be truncated", "invalid_value", "item_id")
         if content_index != 0:
             raise RequestError(f"content_index is {content_index}; answers have one part, 0", param="content_index")
-        if not item.is_whole:  # clients whose clock runs ahead of a cut answer mean all that there is
+        if not item.is_whole:  # such clients mean all sound that there is
             audio_end_ms = min(audio_end_ms, item.audio_ms)
         if audio_end_ms > item.audio_ms + 1:  # clients round
             raise RequestError(
@@ -160,10 +162,10 @@ class Conversation:
 
 
 def turns_of(items: Sequence[Item], spelling: ToolSpelling | None) -> list[Said]:
-    """Turn items into turns; answers of which nothing was heard are left out.
+    """Convert items to turns; answers of which nothing was heard are left out.
 
     Args:
-        spelling: How the model writes calls and their results; None leaves them out.
+        spelling: How the model writes calls and results; None leaves these out.
     """
     turns: list[Said] = []
     for kind, group in groupby(items, lambda item: item.kind):
@@ -180,13 +182,13 @@ def turns_of(items: Sequence[Item], spelling: ToolSpelling | None) -> list[Said]
 
 
 def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
-    """Return a message as clients send it.
+    """Read an item from a client.
 
     Args:
-        decode: Base64 of a spoken question -> :class:`~anytalk.decode.jobs.Speech`, and its sound to be kept.
+        decode: Converts base64 to :class:`~anytalk.decode.jobs.Speech` and the sound to keep.
 
     Raises:
-        RequestError: no message, no content, or content of another kind.
+        RequestError: an unknown type, no content, or content that doesn't belong to the role.
     """
     kind, role = given.get("type"), given.get("role")
     if kind in ("function_call", "function_call_output"):
@@ -230,7 +232,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
 
 
 def _tool_item(given: dict[str, Any], max_text_chars: int) -> Item:
-    """Return a call that was made, or what it gave."""
+    """Read a function call or its result."""
     item = Item("user", id=_item_id(given.get("id")), call_id=_text(given.get("call_id"), "item.call_id")[:200])
     if given["type"] == "function_call_output":
         item.result = _text(given.get("output"), "item.output")

@@ -1,4 +1,4 @@
-"""What waits to be sent to one client: bounded, and cancelled sound never leaves it."""
+"""Queue what is sent to one client: the queue is bounded, and sound that is cancelled never leaves it."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class Cut:
-    """An answer that was stopped while it was played."""
+    """Tells that an answer was stopped during playback."""
 
-    item_id: str  # its item
-    heard_ms: int  # what was played of it
+    item_id: str  # item of the answer
+    heard_ms: int  # how much of it was played
 
 
 class SlowClientError(Exception):
-    """The client takes what it is sent too slowly."""
+    """Signals that the client accepts data too slowly."""
 
 
 class Outbox:
-    """Events in order of their sending, and sound among them. A client is too slow when too many bytes wait for it, or
-    one message takes too long to send.
+    """Sends events and sound in order, and drops a client for which too many bytes wait or a message takes too long.
 
     Attributes:
-        plays: Whether sound is played here, in real time, and not sent in events.
+        plays: Whether the server plays sound in real time instead of sending it in events.
     """
 
     plays = False
@@ -52,7 +51,7 @@ class Outbox:
         self._overflowed: str | None = None
 
     def put(self, name: str, /, sound_of: str | None = None, sound_ms: float = 0.0, **fields: Any) -> None:
-        """Send an event when its turn has come; `sound_of` is the response whose sound it carries."""
+        """Queue an event; `sound_of` is the id of the response whose sound it contains."""
         if self._closed or self._overflowed:
             return
         text = json.dumps({"type": name, "event_id": new_id("event"), **fields}, separators=(",", ":"))
@@ -63,46 +62,46 @@ class Outbox:
         self._changed.set()
 
     def put_sound(self, place: dict[str, Any], data: bytes, wire: WireFormat, length_ms: float) -> None:
-        """Send sound of a response.
+        """Queue sound of a response.
 
         Args:
-            place: `response_id`, `item_id` and what else says where in the response it belongs.
+            place: `response_id`, `item_id` and the position in the response.
             data: Sound in the format `wire`.
-            length_ms: How long it lasts.
+            length_ms: Length of the sound.
         """
         delta = base64.b64encode(data).decode()
         name = "response.output_audio.delta"
         self.put(name, sound_of=place["response_id"], sound_ms=length_ms, **place, delta=delta)
 
     def end_sound(self, response_id: str) -> None:
-        """Take note that a response has no more sound; more than once changes nothing."""
+        """Note that a response has no more sound; repeated calls do nothing."""
 
     def drop_all_sound(self) -> None:
-        """Take back what is still to be played here, of all responses."""
+        """Drop the sound of all responses that waits to be played here."""
 
     def take_cuts(self) -> list[Cut]:
-        """Return answers that were stopped while they were played here, since the last call."""
+        """Return the answers that were stopped during playback here since the last call."""
         return []
 
     def overflow(self, reason: str) -> None:
-        """End the client's connection: more waits for it than is kept."""
+        """End the connection, because too much waits for the client."""
         self._overflowed = reason
         self._changed.set()
 
     def drop_sound(self, response_id: str) -> float:
-        """Take back the sound of a response that was not sent yet; returns how many milliseconds."""
+        """Drop unsent sound of a response and return its length in milliseconds."""
         dropped = [waiting for waiting in self._waiting if waiting.sound_of == response_id]
         self._waiting = deque(waiting for waiting in self._waiting if waiting.sound_of != response_id)
         self._bytes -= sum(len(waiting.text) for waiting in dropped)
         return sum(waiting.sound_ms for waiting in dropped)
 
     def close(self) -> None:
-        """Send what waits, then end :meth:`run`."""
+        """Send what is queued, then end :meth:`run`."""
         self._closed = True
         self._changed.set()
 
     async def run(self) -> None:
-        """Send until closed (SlowClientError: the client doesn't take it)."""
+        """Send until closed; SlowClientError if the client doesn't accept the data."""
         while True:
             if self._overflowed:
                 raise SlowClientError(self._overflowed)

@@ -1,4 +1,4 @@
-"""From what a session's client wants to what the model is asked."""
+"""Plan what the model is asked, from a session's options and a client's request."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from anytalk.serve.state import ServerState
 def plan_response(
     state: ServerState, options: SessionOptions, wanted: ResponseOptions, conversation: Conversation
 ) -> ResponsePlan:
-    """Return what a response is to be, by the session and by what this one does otherwise.
+    """Plan a response from the session's options and those of the request.
 
     Raises:
-        RequestError: nothing to answer, or something that this server doesn't do.
+        RequestError: there is nothing to answer, or the request needs something that this server can't do.
     """
     asked = options.tools if wanted.tools is None else wanted.tools
     choice = options.tool_choice if wanted.tool_choice is None else wanted.tool_choice
@@ -70,13 +70,13 @@ def plan_response(
 
 
 def _unknown(wanted: ResponseOptions) -> list[str]:
-    """Return what was sent and has no effect."""
+    """Return sentences about fields of the request that have no effect."""
     names = [*(wanted.model_extra or {}), *(name for name in ("prompt", "reasoning") if getattr(wanted, name))]
     return [f"response.{name[:80]} has no effect here" for name in names[:20]]
 
 
 def transcript_question(state: ServerState, item: Item) -> Question:
-    """Return what was said in a spoken turn."""
+    """Return the question that asks for the transcript of a spoken turn."""
     return Question(
         turns=[Said("user", None, item.speech)],
         task=TASKS["A1T1"],
@@ -86,16 +86,16 @@ def transcript_question(state: ServerState, item: Item) -> Question:
 
 
 def _asked(turns: list[Said], standing: str, once: str | None) -> list[Said]:
-    """Turns that end with the user's, as the model needs it (RequestError: nobody said anything).
+    """Return turns that end with the user's, as models need it; RequestError if nobody said anything.
 
     Args:
         standing: The session's instructions.
-        once: The instructions of this response; where nobody spoke last, they are what is asked.
+        once: The instructions of this response; if the last turn isn't the user's, they become the question.
     """
     if turns and turns[-1].role == "user":
         return with_instructions(turns, standing if once is None else once)
     if once:
-        # A greeting, or a second answer.
+        # Such as a request for a greeting or a second answer.
         return [*with_instructions(turns, standing), Said("user", once)]
     asked = with_instructions(turns, standing)
     if not asked:

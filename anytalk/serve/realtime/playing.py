@@ -1,4 +1,4 @@
-"""The sound of a call's answers: the server plays it, so it knows how much of each was heard."""
+"""Play the sound of a call's answers on the server, which therefore knows how much of each was heard."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from anytalk.serve.sound import WireDecoder, WireFormat
 
 TRACK_RATE_HZ = 48_000
 FRAME = TRACK_RATE_HZ // 50
-"""Samples of one frame: 20 ms."""
+"""Samples per frame of 20 ms."""
 _MAX_WAITING_S = 240.0
-"""Longest sound that may wait: several of the longest answers."""
+"""Limit of sound that waits to be played: several of the longest answers."""
 
 
 @dataclass
@@ -24,11 +24,11 @@ class _Answer:
     response_id: str
     item_id: str
     decoder: WireDecoder
-    waves: deque[np.ndarray] = field(default_factory=deque)  # that wait
+    waves: deque[np.ndarray] = field(default_factory=deque)  # waiting to be played
     waiting: int = 0  # samples in them
-    played: int = 0  # samples
-    is_told: bool = False  # whether the client was told that it plays
-    is_whole: bool = False  # whether nothing follows
+    played: int = 0  # samples played
+    is_told: bool = False  # whether the client knows that it plays
+    is_whole: bool = False  # whether no more sound follows
 
     def push(self, wave: np.ndarray) -> None:
         if len(wave):
@@ -36,7 +36,7 @@ class _Answer:
             self.waiting += len(wave)
 
     def take(self, most: int) -> list[np.ndarray]:
-        """Return the next samples, `most` at most, in pieces."""
+        """Return the next samples in pieces, at most `most` in all."""
         found: list[np.ndarray] = []
         while self.waves and most:
             piece, rest = self.waves[0][:most], self.waves[0][most:]
@@ -52,7 +52,7 @@ class _Answer:
 
 
 class PlayingOutbox(Outbox):
-    """An outbox whose sound is played here, one answer after another, and not sent in events."""
+    """Plays sound instead of sending it in events, one answer after another."""
 
     plays = True
 
@@ -97,7 +97,7 @@ class PlayingOutbox(Outbox):
         return cuts
 
     def frame(self) -> np.ndarray:
-        """(FRAME,) float32 at 48 kHz: what is played next; silence where nothing waits."""
+        """Return the next frame (FRAME,) float32 at 48 kHz, filled up with silence."""
         wave, filled = np.zeros(FRAME, dtype=np.float32), 0
         while self._answers and filled < FRAME:
             answer = self._answers[0]

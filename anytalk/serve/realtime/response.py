@@ -1,4 +1,4 @@
-"""One response of a session: the model's answer as the protocol's events, in their order, each exactly once."""
+"""Send the model's answer as the protocol's events, each exactly once and in order."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from anytalk.serve.sound import WireEncoder, WireFormat
 from anytalk.serve.state import ServerState
 
 log = logging.getLogger("anytalk.serve")
-_MAX_DELTA_MS = 200
+_MAX_DELTA_MS = 200  # longest piece of sound in one event
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponsePlan:
-    """What a response is to be."""
+    """Describes a planned response."""
 
-    question: Question  # for the model
-    spoken: bool  # whether it has sound
-    wire: WireFormat  # format of the sound
+    question: Question
+    spoken: bool  # whether the answer is spoken
+    wire: WireFormat  # format of its sound
     voice: Any  # as the client named it
-    speed: float = 1.0  # of the sound
-    in_conversation: bool = True  # whether it becomes an item of the conversation
+    speed: float = 1.0  # speaking speed
+    in_conversation: bool = True  # whether the answer becomes an item of the conversation
     max_output_tokens: int | str = "inf"  # as the client gave it
-    metadata: dict[str, str] | None = None  # the client's own
+    metadata: dict[str, str] | None = None  # passed back to the client
     tools: Tools | None = None  # functions that the model may call
-    left_out: list[str] = field(default_factory=list)  # what the client asked for and doesn't get
+    left_out: list[str] = field(default_factory=list)  # what the client requested but doesn't get
 
 
 @dataclass
@@ -68,10 +68,10 @@ class _Usage:
 
 
 class Response:
-    """An answer on its way to a client.
+    """Generates an answer and sends it to a client.
 
     Args:
-        when_over: Called once, when ``response.done`` was put into the outbox.
+        when_over: Called once, when ``response.done`` has been queued.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Response:
         self._has_item = self._is_item_closed = False
         self._calls: list[Item] = []
         self._previous: str | None = None
-        # Where it belongs, whatever is said until it begins.
+        # The answer follows this item, even if others are added before it begins.
         self._after = conversation.items[-1].id if conversation.items else "root"
         self._text = ""
         self._sound_ms = 0.0
@@ -107,7 +107,7 @@ class Response:
         self._task = asyncio.create_task(self._run())
 
     def cancel(self, reason: str) -> None:
-        """End at once: sound that was not sent is taken back, and nothing of the answer follows.
+        """End the response at once: unsent sound is dropped, and no more of the answer follows.
 
         Args:
             reason: ``"turn_detected"`` or ``"client_cancelled"``.
@@ -116,7 +116,7 @@ class Response:
             return
         self._sound_ms -= self._outbox.drop_sound(self.id)
         if self._first_sound_at is not None:
-            # Nobody heard more than there was time for; a client that knows better truncates.
+            # Nobody has heard more than the time since the first sound; clients that know better send a truncate event.
             played_ms = (time.monotonic() - self._first_sound_at) * 1000
             self.item.heard_ms = int(min(self._sound_ms, played_ms))
         elif self.plan.spoken:
@@ -125,7 +125,7 @@ class Response:
         self.abandon()
 
     def abandon(self) -> None:
-        """Stop without telling; the client is gone."""
+        """Stop without an event, because the client is gone."""
         self.is_over = True
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
@@ -144,11 +144,12 @@ class Response:
         answering = answer_or_calls(self._state.model, self.plan.question, self.plan.tools, self._memory)
         async with aclosing(answering) as events:
             async for event in events:
-                if self.is_over:  # cancelled while this event was on its way
+                if self.is_over:  # cancelled while the model made this event
                     return
                 if isinstance(event, Started):
                     self._usage.input_tokens, self._usage.cached_tokens = event.prompt_columns, event.cached_columns
                     self._usage.speech_tokens = event.speech_columns
+                    # If functions may be called, there may be nothing to say; the item then opens with the first text.
                     if self.plan.tools is None:
                         self._open_item()
                 elif isinstance(event, TextDelta):
@@ -163,7 +164,7 @@ class Response:
                     self._fail(event)
 
     def _say_text(self, text: str) -> None:
-        if not self._has_item:  # where a function may be called, there may be nothing to say
+        if not self._has_item:  # with functions, the item opens here
             self._open_item()
         self._text += text
         self._usage.text_tokens += 1
@@ -191,7 +192,7 @@ class Response:
             self._outbox.put_sound(self._place(), piece, wire, length_ms)
 
     def _call(self, calls: Sequence[Call]) -> None:
-        """Show the calls, each an item of its own after what was said."""
+        """Send the calls, each as an item after the spoken part of the answer."""
         if self._has_item:
             self._end_sound()
             self.item.is_whole = True
@@ -243,7 +244,7 @@ class Response:
         self._put("response.content_part.added", **self._place(), part=self._part(""))
 
     def _join_conversation(self, item: Item) -> str | None:
-        """Put an item where it belongs; returns the id of the one before it."""
+        """Insert an item into the conversation; return the id of the item before it."""
         if not self.plan.in_conversation:
             return None
         is_there = self._after == "root" or any(known.id == self._after for known in self._conversation.items)
@@ -254,7 +255,7 @@ class Response:
 
     @property
     def _outputs(self) -> list[Item]:
-        """The items of the response so far."""
+        """Return the items of the response so far."""
         return [*([self.item] if self._has_item else []), *self._calls]
 
     def _finish(self, status: str, details: dict[str, Any] | None) -> None:
@@ -266,7 +267,7 @@ class Response:
         self._when_over(self)
 
     def _end_item(self, status: str) -> None:
-        """Say that the message is complete, once."""
+        """Send the end of the message once."""
         if self._is_item_closed:
             return
         self._is_item_closed = True

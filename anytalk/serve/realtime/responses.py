@@ -1,4 +1,4 @@
-"""The responses of one session: one that belongs to the conversation, and a few beside it."""
+"""Manage the responses of a session: one in the conversation, and a few outside of it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from anytalk.serve.realtime.session_options import SessionOptions
 from anytalk.serve.state import ServerState
 
 _MAX_BESIDE = 2
-"""Responses with `conversation: "none"`; each takes a row of everybody's batch."""
+"""Limit of responses with `conversation: "none"`; each takes a row of the batch that all clients share."""
 
 
 class Responses:
-    """What a session is being answered.
+    """Starts, cancels and ends a session's responses.
 
     Args:
-        memory: Of the conversation.
+        memory: The model's memory of the conversation.
         when_over: Called with each response of the conversation when it has ended.
 
     Attributes:
-        active: The response that belongs to the conversation, while there is one.
+        active: The running response of the conversation, or None.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Responses:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is being answered."""
+        """Tell whether any response is running."""
         return self.active is not None or bool(self._beside)
 
     def begin(self, options: SessionOptions, wanted: ResponseOptions) -> None:
-        """Start to answer.
+        """Start a response.
 
         Raises:
-            RequestError: one too many, nothing to answer, or something that this server doesn't do.
+            RequestError: too many responses are running, there is nothing to answer, or something isn't supported.
         """
         if self._state.admission.is_closed:
             raise RequestError("the server is going down", "server_shutting_down", status=503)
@@ -80,24 +80,24 @@ class Responses:
         response.start()
 
     def interrupt(self, reason: str) -> None:
-        """Cancel the response of the conversation, if there is one; `reason` as of :meth:`Response.cancel`."""
+        """Cancel the response of the conversation, if one is running; see :meth:`Response.cancel` for `reason`."""
         if self.active is not None:
             self.active.cancel(reason)
 
     def cancel(self, response_id: str | None) -> None:
-        """Cancel a response by its id, or the one of the conversation (RequestError: there is none)."""
+        """Cancel a response by id, or the one of the conversation; RequestError if it isn't running."""
         running = [*self._beside, *([self.active] if self.active is not None else [])]
         for response in running:
             if response_id == response.id or (response_id is None and response is self.active):
                 response.cancel("client_cancelled")
                 return
-        # Clients look for these words, and don't take them for a failure.
+        # Clients compare the beginning of this message, and then don't treat the error as a failure.
         raise RequestError(
             "Cancellation failed: no such response is in progress", "response_cancel_not_active", "response_id"
         )
 
     def abandon(self) -> None:
-        """Stop them all without telling; the client is gone."""
+        """Stop all responses without events, because the client is gone."""
         for response in [*self._beside, *([self.active] if self.active is not None else [])]:
             response.abandon()
 

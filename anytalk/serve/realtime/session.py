@@ -1,7 +1,7 @@
-"""A session of the Realtime protocol with one client: client events in, server events out.
+"""Run a session of the Realtime protocol with one client: client events in, server events out.
 
-Three tasks work for it: one reads, one sends (so that a slow client stalls nobody), one looks at the clock. The model
-runs in a thread of its own; nothing here waits for it.
+Three tasks work for it: one reads, one sends (so that a slow client delays no other), and one watches the time. The
+model runs in a thread of its own, and nothing here waits for it.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from anytalk.serve.state import ServerState
 log = logging.getLogger("anytalk.serve")
 _TICK_S = 0.1
 _PIECE_MS = 100
-"""Sound is looked at in pieces of this length, so that a long append doesn't hold up other clients."""
+"""Sound is processed in pieces of this length, so that a long append doesn't delay other clients."""
 _SHOWN_S_PER_S = 10.0
-"""Seconds of the user's sound that are given back in a second; in bursts twice as much as is kept."""
+"""Seconds of the user's sound that may be retrieved per second; a burst may be twice what is kept."""
 
 GOING_AWAY, TOO_SLOW, POLICY, TRY_LATER = 1001, 1008, 1008, 1013
 
 
 class RealtimeSession:
-    """One client.
+    """Serves one client.
 
     Args:
-        transport: The connection to it.
-        options: What the session is set to until the client changes it.
-        left_out: What the client asked for with the connection and doesn't get.
+        transport: Connection to the client.
+        options: Options of the session until the client changes them.
+        left_out: Options that the client requested with the connection and doesn't get.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RealtimeSession:
         }
 
     async def run(self) -> None:
-        """Serve the client until one side ends it."""
+        """Serve the client until one side ends the session."""
         self.outbox.put("session.created", session=self._shown(), **told(self._left_out))
         sender = asyncio.create_task(self.outbox.run())
         others = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
@@ -118,7 +118,7 @@ class RealtimeSession:
             self.memory.close()
 
     async def _say_goodbye(self, sender: asyncio.Task[None], code: int, reason: str) -> None:
-        """Send what waits and close; a client that is gone or slow isn't waited for."""
+        """Send what is queued and close the connection, without waiting long for a client that is slow or gone."""
         self.outbox.close()
         if not sender.done():
             await asyncio.wait([sender], timeout=1.0)
@@ -156,7 +156,7 @@ class RealtimeSession:
         except AnytalkError as error:
             self.complain(of_ours(error), event.event_id)
         except Exception as error:
-            # A mistake of ours; what was said until now must not be lost by it.
+            # A bug of the server; the session continues, so that the conversation isn't lost.
             log.error("the event %s failed", event.type, exc_info=error)
             said = f"the server failed: {type(error).__name__}"
             self.complain(RequestError(said, "internal_error", status=500), event.event_id)
@@ -195,7 +195,7 @@ class RealtimeSession:
         """Take sound from the client, in the session's input format.
 
         Raises:
-            RequestError: a held turn that is too long.
+            RequestError: a turn that the client has to end is too long.
         """
         self._last_word = time.monotonic()
         wire = self.buffer.wire
@@ -208,10 +208,10 @@ class RealtimeSession:
                     self._speech_stopped(boundary.at_ms)
             self.ahead.look()
             self._tell_certain()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # lets other clients run
 
     def _tell_certain(self) -> None:
-        """Tell who asked for transcripts what was certainly said of a turn that isn't over."""
+        """Send the final part of a running turn's transcript to clients that requested transcripts."""
         if self.buffer.is_in_turn and self.options.audio.input.transcription is not None:
             self.transcripts.tell(self._turn_item, self.ahead.certain())
 
@@ -267,7 +267,7 @@ class RealtimeSession:
         )
 
     def _break_silence(self) -> None:
-        """The idle timeout: the model says something, as if the user had asked by silence."""
+        """Answer silence after the idle timeout."""
         self._quiet_since = time.monotonic()
         if not self.options.answers:
             return
@@ -312,7 +312,7 @@ class RealtimeSession:
     def _truncate(self, event: e.ItemTruncate) -> None:
         running = self.responses.active
         if running is not None and running.item.id == event.item_id:
-            # Clients whose user interrupts send just this.
+            # Clients whose user interrupts send only this event.
             self.responses.interrupt("client_cancelled")
         self._cut(event.item_id, event.content_index, event.audio_end_ms)
 
@@ -327,7 +327,7 @@ class RealtimeSession:
 
     def _retrieve(self, event: e.ItemRetrieve) -> None:
         item = self.conversation.find(event.item_id, code="item_retrieve_invalid_item_id")
-        # Encoding it holds up everybody else.
+        # Encoding delays all other clients, so its rate is limited.
         if item.sound is not None and not self._shown_s.take(item.sound.seconds):
             raise RequestError("too much sound was asked for in so short a time; wait a moment", "rate_limit_exceeded")
         self.outbox.put("conversation.item.retrieved", item=item.shown(sound_as=self.options.input_format()))
@@ -342,18 +342,18 @@ class RealtimeSession:
         self._tell_cuts()
 
     def _interrupt(self, reason: str) -> None:
-        """End the answer, and where sound is played here also that of answers which are complete."""
+        """Cancel the answer and, if the server plays sound, also the playback of complete answers."""
         self.responses.interrupt(reason)
         self.outbox.drop_all_sound()
         self._tell_cuts()
 
     def _tell_cuts(self) -> None:
         for cut in self.outbox.take_cuts():
-            with suppress(RequestError):  # an answer outside of the conversation
+            with suppress(RequestError):  # the answer isn't in the conversation
                 self._cut(cut.item_id, 0, cut.heard_ms)
 
     def _answer_turn(self) -> None:
-        """Answer the turn that just ended, or, where answers aren't interrupted, when the present one is over."""
+        """Answer the turn that has just ended, or wait for the running answer if answers can't be interrupted."""
         if self.responses.active is not None:
             self._answers_next = True
         else:
@@ -362,7 +362,7 @@ class RealtimeSession:
     def _response_is_over(self, response: Response) -> None:
         self._last_word = self._quiet_since = time.monotonic()
         if response.plan.spoken and response.item.audio_ms:
-            # Sound is sent faster than it is played; silence begins when the client has played it.
+            # Sound is sent faster than it is played; the silence starts when the client has played all of it.
             self._quiet_since += response.item.audio_ms / 1000
         if self._answers_next:
             self._answers_next = False
@@ -386,12 +386,12 @@ class RealtimeSession:
         return int(time.time() + self.settings.session_s - (time.monotonic() - self._began))
 
     def complain(self, error: RequestError, event_id: str | None = None) -> None:
-        """Tell the client of an error; the session goes on."""
+        """Send an error event; the session continues."""
         self.outbox.put("error", error={**error.body(), "event_id": event_id})
 
 
 class _End(Exception):  # noqa: N818
-    """The session ends, for a reason that isn't a failure."""
+    """Ends the session for a reason that isn't a bug."""
 
     def __init__(self, code: int, reason: str, error: RequestError | None = None) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""What a session is set to: the protocol's session object, merged from what clients send, and checked."""
+"""Define the options of a session: the protocol's session object, merged from updates and checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anytalk.serve.sound import FORMAT_NAMES, G711_RATE_HZ, PCM_RATE_HZ, WireFor
 
 _Word = Annotated[str, Field(max_length=200)]
 _MAX_WORDS, _MAX_PROMPT = 100, 2_000
-"""What has no effect here, and is shown again with every update, is not kept at any length."""
+"""Limits of fields that have no effect here, because they are kept and shown with every update."""
 _PCM_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
@@ -25,7 +25,7 @@ class _Part(BaseModel):
 
 
 class TurnDetection(_Part):
-    """Server VAD."""
+    """Configures server VAD."""
 
     type: Literal["server_vad"] = "server_vad"
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -36,12 +36,12 @@ class TurnDetection(_Part):
     idle_timeout_ms: int | None = Field(None, ge=1_000, le=120_000)
 
     def vad(self) -> VadSettings:
-        """Return the part of it that looks at sound."""
+        """Return the settings of the voice activity detection."""
         return VadSettings(self.threshold, self.prefix_padding_ms, self.silence_duration_ms)
 
 
 class Transcription(_Part):
-    """Also write down what the user says; by the talker itself, so what is said here about how is not used."""
+    """Requests transcripts of the user's turns; the talker makes them, so these fields have no effect."""
 
     model: _Word | None = None
     language: _Word | None = None
@@ -52,7 +52,7 @@ class Transcription(_Part):
 
 
 class AudioInput(_Part):
-    """Of the session."""
+    """Holds the session's options for input sound."""
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
     transcription: Transcription | None = None
@@ -60,7 +60,7 @@ class AudioInput(_Part):
 
 
 class AudioOutput(_Part):
-    """Of the session."""
+    """Holds the session's options for output sound."""
 
     format: dict[str, Any] = Field(default_factory=lambda: {"type": "audio/pcm", "rate": PCM_RATE_HZ})
     voice: str | dict[str, Any] = DEFAULT_VOICE
@@ -68,14 +68,14 @@ class AudioOutput(_Part):
 
 
 class Audio(_Part):
-    """Of the session."""
+    """Holds the session's options for sound."""
 
     input: AudioInput = Field(default_factory=AudioInput)
     output: AudioOutput = Field(default_factory=AudioOutput)
 
 
 class SessionOptions(_Part):
-    """The session object."""
+    """Holds the session object."""
 
     type: Literal["realtime", "transcription"] = "realtime"
     model: str
@@ -89,14 +89,14 @@ class SessionOptions(_Part):
 
     @property
     def answers(self) -> bool:
-        """Whether turns are answered; in a session of the type ``transcription`` they are written down only."""
+        """Tell whether turns are answered; sessions of type ``transcription`` only transcribe them."""
         return self.type == "realtime"
 
     def merged(self, changes: dict[str, Any], talker: Talker, max_text_chars: int) -> SessionOptions:
-        """Return these options with some changed; ``None`` switches off.
+        """Return these options with some changed; ``None`` switches an option off.
 
         Raises:
-            RequestError: a field that isn't there or doesn't fit.
+            RequestError: an unknown field, or a value that doesn't fit.
         """
         try:
             options = SessionOptions.model_validate(_merged(self.model_dump(), changes))
@@ -106,7 +106,7 @@ class SessionOptions(_Part):
         return options
 
     def shown(self) -> dict[str, Any]:
-        """As the protocol shows it: what isn't set is left out, but for what is switched off by ``null``."""
+        """Return the options as the protocol shows them; unset ones are left out, those switched off are ``null``."""
         shown = self.model_dump(exclude_none=True)
         heard = self.audio.input
         off = {"noise_reduction": None}
@@ -120,11 +120,11 @@ class SessionOptions(_Part):
         return {**shown, "truncation": "auto"}
 
     def check(self, talker: Talker, max_text_chars: int) -> None:
-        """Look at what pydantic can't know.
+        """Check what pydantic can't.
 
         Raises:
-            RequestError: an unknown voice or format, both or no modality, instructions that are too long, a transcript
-                of a talker that hears nothing.
+            RequestError: an unknown voice or format, not exactly one modality, instructions that are too long, or
+                transcripts from a talker without ears.
         """
         self.input_format()
         self.output_format()
@@ -148,10 +148,10 @@ class SessionOptions(_Part):
 
 
 def wire_format(given: dict[str, Any], param: str) -> WireFormat:
-    """Return the protocol's format object.
+    """Read the protocol's format object.
 
     Raises:
-        RequestError: an unknown one. PCM of other rates than 24 kHz is an extension.
+        RequestError: an unknown format. PCM rates other than 24 kHz are an extension.
     """
     name, rate = given.get("type"), given.get("rate")
     name = "audio/pcm" if name is None else name
@@ -171,7 +171,7 @@ def one_modality(modalities: list[Any], param: str) -> bool:
     """Return whether the answer is spoken.
 
     Raises:
-        RequestError: not exactly one of text and audio (audio always comes with its text).
+        RequestError: not exactly one of text and audio (audio always includes its text).
     """
     if len(modalities) != 1:
         raise RequestError(
@@ -183,7 +183,7 @@ def one_modality(modalities: list[Any], param: str) -> bool:
 
 
 def tokens_of(limit: int | str | None, param: str) -> int | None:
-    """Return a limit of the answer's length in tokens, here columns; None for none (RequestError: less than one)."""
+    """Return the limit of an answer in tokens, here columns, or None for no limit; RequestError if it is below one."""
     if limit is None or limit == "inf":
         return None
     if int(limit) < 1:
@@ -192,7 +192,7 @@ def tokens_of(limit: int | str | None, param: str) -> int | None:
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Deep merge; a format is replaced whole, because its fields belong together."""
+    """Merge nested options; a format is replaced as a whole, because its fields belong together."""
     result = copy.copy(old)
     for name, value in new.items():
         before = result.get(name)

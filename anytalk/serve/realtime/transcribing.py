@@ -1,4 +1,4 @@
-"""Writing down what the user said, beside the answer."""
+"""Transcribe the user's turns beside the answers."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from anytalk.serve.state import ServerState
 log = logging.getLogger("anytalk.serve")
 _EVENT = "conversation.item.input_audio_transcription"
 _MAX_WAITING = 16
-"""Turns come slower than they are written down, except from clients that mean harm."""
+"""Limit of turns that wait; only clients that mean harm send turns faster than they are transcribed."""
 
 
 class Transcripts:
-    """Of one session, one after another: beside its answer no session takes more than one row of the batch."""
+    """Transcribes a session's turns one after another, so that they take only one row of the batch at a time."""
 
     def __init__(self, state: ServerState, outbox: Outbox) -> None:
         self._state, self._outbox = state, outbox
         self._waiting: deque[tuple[Item, Question, float]] = deque()
-        self._told: dict[str, str] = {}  # of turns whose transcript isn't complete, by their items
+        self._told: dict[str, str] = {}  # transcripts that aren't complete, by item
         self._task: asyncio.Task[None] | None = None
 
     def tell(self, item_id: str, text: str) -> None:
-        """Send what is new in the beginning of a turn's transcript; what was sent doesn't change any more."""
+        """Send the new part of a turn's transcript; parts that were sent don't change any more."""
         told = self._told.get(item_id, "")
         if text != told and text.startswith(told):
             self._told[item_id] = text
             self._outbox.put(f"{_EVENT}.delta", item_id=item_id, content_index=0, delta=text[len(told) :])
 
     def forget(self, item_id: str) -> None:
-        """Leave a turn whose transcript never comes."""
+        """Drop a turn whose transcript will never be complete."""
         self._told.pop(item_id, None)
 
     def write_down(self, item: Item, question: Question, seconds: float) -> None:
-        """Send the transcript of a turn when it is there."""
+        """Queue a turn for transcription; its transcript is sent when it exists."""
         if len(self._waiting) >= _MAX_WAITING:
             said = f"{_MAX_WAITING} turns wait for their transcripts already; speak, or commit, less often"
             self._fail(item, "rate_limit_exceeded", said)
@@ -65,11 +65,11 @@ class Transcripts:
                 self._fail(item, "internal_error", f"the server failed: {type(error).__name__}")
 
     async def _transcribe(self, item: Item, question: Question, seconds: float) -> None:
-        """Send the transcript of a spoken turn piece by piece, and keep it in the item."""
+        """Transcribe a spoken turn, send the transcript piece by piece, and keep it in the item."""
         text = ""
         async with aclosing(self._state.model.answer(question)) as events:
             async for event in events:
-                # Ears that write have heard it by now; what is written from others comes token by token.
+                # Transcribing ears have the whole text by now; for other ears the model writes it token by token.
                 heard = None if item.speech is None else item.speech.text
                 if isinstance(event, TextDelta):
                     text += event.text

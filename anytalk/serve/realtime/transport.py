@@ -1,4 +1,4 @@
-"""What a session needs of the connection to its client: messages in both directions, and its end."""
+"""Connect a session to its client: messages in both directions, and the end of the connection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from anytalk.serve.settings import ServeSettings
 
 
 class ClientGoneError(Exception):
-    """The client has ended the connection."""
+    """Signals that the client has ended the connection."""
 
 
 class Transport(ABC):
-    """A connection to one client.
+    """Connects a session to one client.
 
     Attributes:
-        outbox: What waits to be sent over it.
-        has_track: Whether the client's sound comes by a track of its own, and not in events.
+        outbox: Queue of what is sent to the client.
+        has_track: Whether the client's sound has a track of its own instead of coming in events.
     """
 
     outbox: Outbox
@@ -28,15 +28,15 @@ class Transport(ABC):
 
     @abstractmethod
     async def receive(self) -> str | None:
-        """Wait for the next message; None for a binary one (ClientGoneError: none comes any more)."""
+        """Wait for the next message, None for a binary one; ClientGoneError if there are no more."""
 
     @abstractmethod
     async def close(self, code: int, reason: str) -> None:
-        """End the connection, with a WebSocket's close code where it is one; ended ones stay as they are."""
+        """Close the connection, with this close code if it is a WebSocket; does nothing if it is closed."""
 
 
 class SocketTransport(Transport):
-    """A WebSocket that has been accepted."""
+    """Uses a WebSocket that has been accepted."""
 
     def __init__(self, socket: WebSocket, settings: ServeSettings) -> None:
         self._socket = socket

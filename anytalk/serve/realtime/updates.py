@@ -1,4 +1,4 @@
-"""Takes of a session update what this server can do, and says what was left out and why."""
+"""Apply the supported fields of a session update, and report which others were left out and why."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _BRANCHES: tuple[Path, ...] = (
 """Objects of the session whose fields are merged one by one."""
 _CAN_BE_OFF = {"turn_detection", "idle_timeout_ms", *AudioInput.model_fields, *Transcription.model_fields} - {"format"}
 _MODEL: Path = ("model",)
-"""One model answers, whatever it is called; as in the address of the connection."""
+"""There is one model, so any name is accepted, here and in the address of the connection."""
 _DETECTION_TYPE: Path = ("audio", "input", "turn_detection", "type")
 _NOT_SEMANTIC = "no model here judges whether a thought is complete; server_vad is used in its place"
 _KEPT_OF = {"format": ("type", "rate"), "voice": ("id",), "tool_choice": ("type", "name")}
-"""Objects that are shown again with every update: nothing else of them is kept."""
+"""Fields to keep of objects that are shown with every update; all others are dropped."""
 
 NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
     ("audio", "input", "noise_reduction"): (
@@ -50,29 +50,29 @@ NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
         "the oldest turns are left out when a prompt grows too long",
     ),
 }
-"""Fields of OpenAI's session that have no effect: the values that ask for nothing, and why others are left out."""
+"""Maps fields without effect to a test for values that ask for nothing, and to the reason for all other values."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A field of an update that was not applied."""
+    """Names a field of an update that was not applied."""
 
-    param: str  # the field, such as `session.audio.output.voice`
-    reason: str  # a sentence
+    param: str  # the field, e.g. `session.audio.output.voice`
+    reason: str  # the reason, as a sentence
 
     def shown(self) -> dict[str, str]:
         return {"param": self.param, "reason": self.reason}
 
 
 def told(left_out: Sequence[LeftOut]) -> dict[str, Any]:
-    """Return fields of an event or an answer that say what was left out; none where nothing was."""
+    """Return the fields of an event that report what was left out; {} if nothing was."""
     return {"anytalk": {"left_out": [field.shown() for field in left_out]}} if left_out else {}
 
 
 def updated(
     options: SessionOptions, changes: dict[str, Any], talker: Talker, max_text_chars: int
 ) -> tuple[SessionOptions, list[LeftOut]]:
-    """Change of the options what was sent and can be done; a field that can't be doesn't undo the others.
+    """Apply a session update field by field, so that one unsupported field doesn't undo the others.
 
     ``null`` switches off what can be off, and changes nothing elsewhere.
 
@@ -94,6 +94,7 @@ def updated(
             options = _applied(options, path, value, talker, max_text_chars)
         except RequestError as error:
             left_out.append(LeftOut(f"session.{'.'.join(path)}"[:_MAX_NAME], error.message[:_MAX_REASON]))
+    # A session that only transcribes has nothing else to do, so transcription can't be off.
     if not options.answers and options.audio.input.transcription is None:
         options = options.merged({"audio": {"input": {"transcription": {}}}}, talker, max_text_chars)
     return options, left_out
@@ -130,7 +131,7 @@ def _check_tools(given: Any, talker: Talker, max_text_chars: int) -> None:
 
 
 def _leaves(tree: dict[str, Any], above: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield each field that is applied by itself."""
+    """Yield each field that is applied separately."""
     for name, value in tree.items():
         path = (*above, name)
         if path in _BRANCHES and isinstance(value, dict) and value:

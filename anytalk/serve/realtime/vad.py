@@ -1,7 +1,7 @@
-"""Who speaks when: Silero's voice activity detector on the CPU, and the turns that follow from it.
+"""Detect who speaks when, with Silero's voice activity detector on the CPU, and derive the turns.
 
-The detector looks at windows of 32 ms at 16 kHz; its ONNX file ships in the package ``silero-vad``. It is run here
-rather than through that package's wrapper, because the wrapper keeps one client's state for each loaded model.
+The detector processes windows of 32 ms at 16 kHz; its ONNX file is part of the package ``silero-vad``. That package's
+wrapper isn't used, because it keeps the state of one client in each loaded model.
 """
 
 from __future__ import annotations
@@ -20,39 +20,38 @@ VAD_RATE_HZ = 16_000
 WINDOW = 512
 """Samples per decision."""
 _CONTEXT = 64
-"""Samples of the window before that the model is shown again."""
+"""Samples of the previous window that the model gets again."""
 _STATE = (2, 1, 128)
 _HYSTERESIS = 0.15
-"""Speech goes on until the probability is this much below the threshold (Silero's own rule)."""
+"""Speech continues until the probability is this much below the threshold, which is Silero's own rule."""
 _ONSET_WINDOWS = 2
-"""A click fills one window, the shortest syllable two."""
+"""Windows of speech that start a turn: a click fills one, the shortest syllable two."""
 
 
 @dataclass(frozen=True)
 class VadSettings:
-    """Server VAD as the protocol names it."""
+    """Holds the settings of server VAD, as the protocol names them."""
 
-    threshold: float = 0.5  # probability from which a window counts as speech
-    prefix_padding_ms: int = 300  # sound before the decision that belongs to the turn
+    threshold: float = 0.5  # least probability for a window to count as speech
+    prefix_padding_ms: int = 300  # sound before the first speech that belongs to the turn
     silence_duration_ms: int = 500  # silence that ends a turn
 
 
 @dataclass(frozen=True)
 class TurnEvent:
-    """A turn begins or ends."""
+    """Marks the start or the end of a turn."""
 
-    is_start: bool  # whether it begins
-    # Where, in samples at 16 kHz since the detector was made; a start lies `prefix_padding_ms` before the first window
-    # of speech.
+    is_start: bool  # whether the turn starts
+    # Position in samples at 16 kHz since the detector was made; a start is `prefix_padding_ms` before the first speech.
     sample: int
 
 
 @lru_cache(maxsize=1)
 def _silero() -> Any:
-    """Return the shared ONNX session; it keeps no state of its own.
+    """Load the shared ONNX session, which keeps no state of its own.
 
     Raises:
-        WeightsError: the package is missing or holds no model.
+        WeightsError: the package is missing or contains no model.
     """
     found = importlib.util.find_spec("silero_vad")
     folders = list(found.submodule_search_locations or []) if found else []
@@ -68,7 +67,7 @@ def _silero() -> Any:
 
 
 class VoiceDetector:
-    """Probability of speech, window after window."""
+    """Computes the probability of speech, window by window."""
 
     def __init__(self) -> None:
         self._session = _silero()
@@ -79,7 +78,7 @@ class VoiceDetector:
         self._context = np.zeros((1, _CONTEXT), dtype=np.float32)
 
     def probability(self, window: np.ndarray) -> float:
-        """(WINDOW,) float32 at 16 kHz -> [0, 1]."""
+        """Return the probability of speech in a window (WINDOW,) float32 at 16 kHz."""
         sound = np.concatenate([self._context, window[None].astype(np.float32)], axis=1)
         inputs = {"input": sound, "state": self._state, "sr": np.array(VAD_RATE_HZ, dtype=np.int64)}
         found, self._state = self._session.run(None, inputs)
@@ -88,7 +87,7 @@ class VoiceDetector:
 
 
 class TurnDetector:
-    """Sound in, starts and ends of turns out; its `settings` may be replaced at any time."""
+    """Detects starts and ends of turns in a stream of sound; its `settings` may be replaced at any time."""
 
     def __init__(self, settings: VadSettings) -> None:
         self.settings = settings
@@ -96,8 +95,8 @@ class TurnDetector:
         self._detector = VoiceDetector()
         self._rest = np.zeros(0, dtype=np.float32)
         self._heard = 0  # samples that were decided about
-        self._loud = 0  # windows of speech in a row
-        self.quiet_since: int | None = None  # sample where the latest pause of the turn began, also after its end
+        self._loud = 0  # consecutive windows of speech
+        self.quiet_since: int | None = None  # start of the turn's latest pause in samples, also after its end
         self._turn_began = 0
 
     @property
@@ -105,7 +104,7 @@ class TurnDetector:
         return self._heard + len(self._rest)
 
     def push(self, wave: np.ndarray) -> list[TurnEvent]:
-        """(n,) float32 at 16 kHz -> what begins and ends in it."""
+        """Add samples (n,) float32 at 16 kHz and return the starts and ends of turns in them."""
         sound = np.concatenate([self._rest, wave])
         events: list[TurnEvent] = []
         whole = len(sound) - len(sound) % WINDOW
@@ -115,7 +114,7 @@ class TurnDetector:
         return events
 
     def end_turn(self) -> None:
-        """Forget a turn that ended for another reason; the next words begin a new one."""
+        """Forget a turn that ended for another reason; further speech starts a new one."""
         self.speaking, self._loud = False, 0
         self._turn_began = self.num_samples
 
