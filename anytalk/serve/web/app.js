@@ -1,4 +1,4 @@
-/** The page: buttons, fields and pictures around one conversation. */
+/** Connects the page's buttons, fields and pictures to a conversation. */
 
 import { Conversation } from "./conversation.js";
 import { Microphone } from "./microphone.js";
@@ -12,7 +12,7 @@ import { setUpTheme } from "./theme.js";
 import { Transcript } from "./transcript.js";
 
 const KEY = "anytalk-key";
-/** People let go of the button with the last sound still in the air and in the browser's pipeline. */
+/** People release the button while their last sound is still in the air or in the browser's pipeline. */
 const TAIL_MS = 120;
 const STATES = {
   closed: "Ready",
@@ -60,7 +60,7 @@ class App {
     setUpTheme(find("theme"), () => this.lanes.forEach((lane) => lane.recolour()));
   }
 
-  /** Find out who answers here. */
+  /** Ask the server which talker answers. */
   async start() {
     await this.#guarded(() => this.#meet());
   }
@@ -77,7 +77,7 @@ class App {
     };
   }
 
-  /** A sentence for what went wrong, and a button if it helps. */
+  /** Show a problem as a sentence, with a button if that helps. */
   tell(problem) {
     if (!(problem instanceof Problem)) throw problem;
     if (problem.kind.startsWith("key-")) {
@@ -91,7 +91,7 @@ class App {
     this.show();
   }
 
-  /** Bring the page in line with the state. */
+  /** Update the page to the current state. */
   show() {
     const { isHandsFree } = this.settings;
     const state = this.conversation.state;
@@ -131,7 +131,7 @@ class App {
     this.#clearProblem();
     const wasOpen = this.microphone.isOpen;
     await this.#listen();
-    // Permission was asked for meanwhile, and the button let go.
+    // The button may have been released while the browser asked for permission.
     if (this.talkButton.isDown) this.conversation.beginTurn();
     else if (!wasOpen) find("hint").textContent = "The microphone is ready: hold the button and speak";
   }
@@ -220,7 +220,7 @@ class App {
         await this.#connect();
       }),
     );
-    // Browsers keep pages that were left, for the way back, and with them the place at the server.
+    // Browsers may keep a page that was left in memory, and with it the place at the server.
     window.addEventListener("pagehide", () => this.#leave());
     find("key-form").addEventListener("submit", () => {
       this.key = find("key").value.trim();
@@ -239,7 +239,7 @@ class App {
     find("voice").replaceChildren(...voices.map((voice) => new Option(voice, voice)));
     find("voice-field").hidden = voices.length < 2;
     find("writes-field").hidden = !hears;
-    // Words that are known anyway are shown unless somebody doesn't want them; others cost the model's time.
+    // If hearing gives the words anyway, show them by default; otherwise writing them takes the model's time.
     find("writes-down").checked ||= Boolean(writes);
     find("talk").disabled = !hears;
     this.show();
@@ -264,7 +264,7 @@ class App {
     }
   }
 
-  /** Pictures are drawn while there is sound, and stand still otherwise. */
+  /** Draw the pictures in each frame; they stand still without sound. */
   #draw() {
     if (this.isDrawing) return;
     this.isDrawing = true;
@@ -281,11 +281,11 @@ class App {
   }
 }
 
-/** Live regions read out what is set, even if it is the same. */
+/** Set a text only if it differs: live regions would read the same text aloud again. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** The one of this page; tests look at it. */
+/** The app of this page; tests use it. */
 export const app = new App();
 app.start();

@@ -1,4 +1,4 @@
-/** In the audio thread: the microphone's sound in pieces of 20 ms. */
+/** Sends the microphone's sound from the audio thread in pieces of 20 ms. */
 
 const PIECE_S = 0.02;
 

@@ -1,10 +1,10 @@
-/** A client of the Realtime protocol: events as JSON over one WebSocket. */
+/** Speaks the Realtime protocol: events as JSON over one WebSocket. */
 
 import { Problem } from "./problems.js";
 import { whyRefused } from "./server.js";
 
 const KEY_SUBPROTOCOL = "openai-insecure-api-key.";
-/** Errors after which the server ends the session. */
+/** Maps errors after which the server ends the session to kinds of problems. */
 const LAST_WORDS = {
   session_limit_reached: "full",
   server_shutting_down: "stopping",
@@ -13,12 +13,12 @@ const LAST_WORDS = {
 };
 const CLOSE_CODES = { 1001: "stopping", 1008: "slow", 1012: "stopping", 1013: "full" };
 
-/** One session. */
+/** Holds one session with the server. */
 export class Connection {
   /**
    * @param {object} handlers
-   * @param {(event: object) => void} handlers.onEvent a server event
-   * @param {(problem: Problem) => void} handlers.onClosed the session is over, and not because we closed it
+   * @param {(event: object) => void} handlers.onEvent called with each server event
+   * @param {(problem: Problem) => void} handlers.onClosed called if the session ends, unless `close` ended it
    */
   constructor({ onEvent, onClosed }) {
     this.onEvent = onEvent;
@@ -27,16 +27,16 @@ export class Connection {
     this.lastWords = null;
   }
 
-  /** Whether events can be sent. */
+  /** Tell whether events can be sent. */
   get isOpen() {
     return this.socket?.readyState === WebSocket.OPEN;
   }
 
   /**
-   * Begin a session.
+   * Start a session.
    * @param {string} model
    * @param {string} key "" for none
-   * @throws {Problem} it can't begin.
+   * @throws {Problem} the session can't start.
    */
   async open(model, key) {
     const address = new URL("v1/realtime", document.baseURI);
@@ -44,7 +44,7 @@ export class Connection {
     address.searchParams.set("model", model);
     let socket;
     try {
-      // Browsers set no headers here; the key goes the way that OpenAI's own clients send it.
+      // Browsers can't set headers here; OpenAI's own clients send the key in a subprotocol, too.
       socket = new WebSocket(address, key ? ["realtime", KEY_SUBPROTOCOL + key] : ["realtime"]);
     } catch {
       throw new Problem("key-unsendable");

@@ -1,32 +1,32 @@
-/** A conversation: what the server tells becomes sound and text, and who speaks over an answer stops it. */
+/** Runs a conversation: shows and plays what the server sends, and stops an answer when the user speaks. */
 
 import { Connection } from "./connection.js";
 import { Problem } from "./problems.js";
 import { WIRE_RATE_HZ, decode, encode } from "./pcm.js";
 
-/** A held turn shorter than this was a slip of the finger. */
+/** A held turn shorter than this counts as an accident. */
 const SHORTEST_TURN_S = 0.25;
-/** Errors of races that end well: the answer was over before we cancelled it. */
+/** Errors of harmless races, e.g. an answer that ended before it was cancelled. */
 const HARMLESS = new Set(["response_cancel_not_active"]);
 
 /**
  * @typedef {object} Settings
- * @property {boolean} isHandsFree the server finds the turns; else they are held
+ * @property {boolean} isHandsFree whether the server detects turns; otherwise the user holds the button
  * @property {string} voice
  * @property {string} instructions "" for the talker's own
- * @property {number} silenceMs that ends a turn
- * @property {boolean} writesDown whether spoken questions are written down
+ * @property {number} silenceMs silence that ends a turn
+ * @property {boolean} writesDown whether spoken questions are transcribed
  * @property {boolean} speaks whether answers have sound
  */
 
-/** One session and its turns. */
+/** Holds one session and its turns. */
 export class Conversation {
   /**
    * @param {object} parts
    * @param {import("./player.js").Player} parts.player
    * @param {import("./transcript.js").Transcript} parts.transcript
    * @param {(problem: Problem) => void} parts.onProblem
-   * @param {() => void} parts.onChange the state is another
+   * @param {() => void} parts.onChange called when the state changes
    */
   constructor({ player, transcript, onProblem, onChange }) {
     this.player = player;
@@ -49,7 +49,7 @@ export class Conversation {
   }
 
   /**
-   * Begin.
+   * Start a session.
    * @param {string} model
    * @param {string} key
    * @param {Settings} settings
@@ -57,14 +57,14 @@ export class Conversation {
    */
   async begin(model, key, settings) {
     if (this.connection.isOpen) return;
-    // Two buttons pressed quickly begin one session.
+    // Pressing two buttons quickly must start only one session.
     this.opening ??= this.connection.open(model, key).finally(() => (this.opening = null));
     await this.opening;
     this.configure(settings);
     this.onChange();
   }
 
-  /** End; what was said stays on the page. */
+  /** End the session; the transcript stays on the page. */
   end() {
     this.player.stop();
     this.connection.close();
@@ -73,7 +73,7 @@ export class Conversation {
     this.onChange();
   }
 
-  /** Tell the server the settings. */
+  /** Send the settings to the server. */
   configure(settings) {
     const detection = { type: "server_vad", silence_duration_ms: settings.silenceMs };
     this.connection.send("session.update", {
@@ -92,19 +92,19 @@ export class Conversation {
     });
   }
 
-  /** Sound of the microphone, 24 kHz. */
+  /** Send sound of the microphone, at 24 kHz. */
   hear(wave) {
-    // Before its settings are there, the server would look for turns in it.
+    // Without its settings, the server would detect turns in this sound.
     if (this.opening || !this.connection.isOpen || !wave.length) return;
     this.connection.send("input_audio_buffer.append", { audio: encode(wave) });
     const from = this.sentSamples;
     this.sentSamples += wave.length;
     this.loudness.push({ ms: toMs(from), peak: wave.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0) });
-    // More than the longest turn isn't drawn.
+    // Forget what is older than the longest turn, which is all that is drawn.
     if (this.loudness.length > 4000) this.loudness.splice(0, 2000);
   }
 
-  /** A typed question. */
+  /** Send a typed question. */
   async type(text) {
     await this.interrupt();
     const content = [{ type: "input_text", text }];
@@ -112,7 +112,7 @@ export class Conversation {
     this.#ask();
   }
 
-  /** The button is held: a turn begins, and an answer that is spoken ends. */
+  /** Start a turn because the button is held; a running answer ends. */
   beginTurn() {
     this.connection.send("input_audio_buffer.clear");
     this.turn = { item: null, startMs: toMs(this.sentSamples) };
@@ -120,7 +120,7 @@ export class Conversation {
     this.onChange();
   }
 
-  /** The button was let go: the turn is over and wants an answer. */
+  /** End the turn because the button was released, and request an answer. */
   endTurn() {
     if (!this.turn) return;
     const { startMs } = this.turn;
@@ -137,7 +137,7 @@ export class Conversation {
     this.onChange();
   }
 
-  /** The microphone was switched off: a turn that had begun is none. */
+  /** Forget the started turn because the microphone was switched off. */
   forgetTurn() {
     this.connection.send("input_audio_buffer.clear");
     if (this.turn?.item) this.transcript.remove(this.turn.item);
@@ -154,7 +154,7 @@ export class Conversation {
     await this.#silence();
   }
 
-  /** The first sound of an answer is played. */
+  /** Note that the first sound of an answer is played. */
   started(item) {
     const answer = this.answers.get(item);
     if (answer?.askedAt) this.transcript.figure(item, "first sound", seconds(performance.now() - answer.askedAt));
@@ -189,7 +189,7 @@ export class Conversation {
     "input_audio_buffer.speech_started": ({ item_id: item, audio_start_ms: startMs }) => {
       this.turn = { item, startMs };
       this.transcript.listen(item);
-      // The server has cancelled what it was saying; what came before is still here.
+      // The server has cancelled the answer, but sound that it sent before is still queued here.
       if (this.answer && !this.answer.isOver) this.answer.isCancelled = true;
       this.#silence();
     },
@@ -232,7 +232,7 @@ export class Conversation {
     "response.output_audio.done": ({ item_id: item }) => this.player.end(item),
     "response.done": ({ response }) => this.#answered(response),
     "conversation.item.truncated": ({ item_id: item }) => {
-      // Only the server knows how many of the words were heard.
+      // Only the server knows how many words belong to the sound that was heard.
       this.connection.send("conversation.item.retrieve", { item_id: item });
     },
     "conversation.item.retrieved": ({ item }) => this.transcript.heard(item.id, item.content[0]?.transcript ?? ""),

@@ -1,15 +1,15 @@
-/** The microphone: echo cancelled, resampled to 24 kHz, in small pieces. */
+/** Opens the microphone: echo cancelled, resampled to 24 kHz, in small pieces. */
 
 import { WIRE_RATE_HZ } from "./pcm.js";
 import { Problem } from "./problems.js";
 import { Resampler } from "./resampler.js";
 
-/** One microphone that can be opened and closed again and again. */
+/** Holds a microphone that can be opened and closed repeatedly. */
 export class Microphone {
   /**
    * @param {object} handlers
-   * @param {(wave: Float32Array) => void} handlers.onSound pieces at 24 kHz
-   * @param {() => void} handlers.onLost the device is gone
+   * @param {(wave: Float32Array) => void} handlers.onSound called with pieces at 24 kHz
+   * @param {() => void} handlers.onLost called if the device disappears
    */
   constructor({ onSound, onLost }) {
     this.onSound = onSound;
@@ -20,14 +20,14 @@ export class Microphone {
     this.context = null;
   }
 
-  /** Whether sound comes. */
+  /** Tell whether the microphone is open. */
   get isOpen() {
     return this.stream !== null;
   }
 
   /**
-   * Ask for the microphone and begin.
-   * @throws {Problem} there is none, or we may not have it.
+   * Ask for the microphone and start.
+   * @throws {Problem} there is no microphone, or the page may not use it.
    */
   async open() {
     if (this.isOpen) return;
@@ -45,7 +45,7 @@ export class Microphone {
       this.close();
       this.onLost();
     });
-    // The device's own rate: Firefox refuses a microphone in a context of another one.
+    // Use the device's own rate: Firefox refuses a microphone in a context with another one.
     this.context = new AudioContext({ latencyHint: "interactive" });
     await this.context.resume();
     await this.context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
@@ -58,7 +58,7 @@ export class Microphone {
     source.connect(capture);
   }
 
-  /** Let go of it; the browser's recording sign goes out. */
+  /** Close the microphone; the browser's recording sign goes off. */
   close() {
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close();

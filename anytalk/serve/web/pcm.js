@@ -1,11 +1,11 @@
-/** Sound as the protocol carries it: 16-bit little-endian PCM at 24 kHz, in base64. */
+/** Converts sound to and from the protocol's form: 16-bit little-endian PCM at 24 kHz, in base64. */
 
-/** Samples per second on the wire. */
+/** Samples per second in the protocol. */
 export const WIRE_RATE_HZ = 24_000;
 
 /**
- * Samples to base64 of PCM16.
- * @param {Float32Array} wave in [-1, 1]; louder is clipped.
+ * Encode samples as base64 of PCM16.
+ * @param {Float32Array} wave samples in [-1, 1]; louder ones are clipped.
  * @returns {string}
  */
 export function encode(wave) {
@@ -16,7 +16,7 @@ export function encode(wave) {
   });
   const bytes = new Uint8Array(view.buffer);
   let text = "";
-  // In pieces: a call takes only so many arguments.
+  // In pieces, because the number of a call's arguments is limited.
   for (let start = 0; start < bytes.length; start += 8192) {
     text += String.fromCharCode(...bytes.subarray(start, start + 8192));
   }
@@ -24,7 +24,7 @@ export function encode(wave) {
 }
 
 /**
- * Base64 of PCM16 to samples.
+ * Decode base64 of PCM16 to samples.
  * @param {string} data
  * @returns {Float32Array}
  */

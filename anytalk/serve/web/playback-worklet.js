@@ -1,18 +1,18 @@
 /**
- * In the audio thread: the queue of sound that is to be played, and the exact count of what was.
+ * Queues sound for playback in the audio thread, and counts exactly what was played.
  *
- * The page loads this file, too: where there are no worklets (pages that are neither https nor from localhost), the same
+ * The page imports this file as well: without worklets (on pages that are neither https nor from localhost), the same
  * queue feeds an older node.
  */
 
-/** Sound that is collected before playing begins, so that a late piece makes no gap. */
+/** Sound to collect before playback starts, so that a late piece makes no gap. */
 const FIRST_RESERVE_S = 0.1;
-/** A gap makes the reserve larger, up to this. */
+/** A gap doubles the reserve, up to this. */
 const LARGEST_RESERVE_S = 0.8;
-/** How often the count is told while playing. */
+/** Time between two reports during playback. */
 const REPORT_S = 0.05;
 
-/** Sound of one answer after another. */
+/** Plays the sound of one answer after another. */
 export class PlaybackQueue {
   /**
    * @param {number} rateHz
@@ -25,7 +25,7 @@ export class PlaybackQueue {
     this.clear();
   }
 
-  /** Do what a message says: `{type: "push", item, wave}`, `{type: "end", item}` or `{type: "stop"}`. */
+  /** Obey a message: `{type: "push", item, wave}`, `{type: "end", item}` or `{type: "stop"}`. */
   take(message) {
     if (message.type === "push") this.push(message.item, message.wave);
     else if (message.type === "end") this.end(message.item);
@@ -43,20 +43,20 @@ export class PlaybackQueue {
     answer.left += wave.length;
   }
 
-  /** All of an answer's sound is there. */
+  /** Note that all sound of an answer has arrived. */
   end(item) {
     const answer = this.answers.find((one) => one.item === item);
     if (answer) answer.isWhole = true;
   }
 
-  /** Forget everything at once and tell how much of the present answer was played. */
+  /** Drop all sound and report how much of the current answer was played. */
   stop() {
     const answer = this.answers[0];
     this.tell({ type: "stopped", item: answer?.item ?? null, samples: answer?.played ?? 0 });
     this.clear();
   }
 
-  /** Write the next samples; silence where there are none. */
+  /** Write the next samples, or silence if there are none. */
   fill(output) {
     output.fill(0);
     const answer = this.answers[0];
@@ -76,7 +76,7 @@ export class PlaybackQueue {
       this.#report("ended", answer);
       this.answers.shift();
     } else {
-      // The next piece is late: wait for more of them this time.
+      // The next piece is late, so collect more sound before going on.
       this.#report("played", answer);
       answer.isPlaying = false;
       this.reserve = Math.min(2 * this.reserve, LARGEST_RESERVE_S * this.rateHz);

@@ -1,21 +1,21 @@
-/** Plays the answers, and knows to the sample how much of them was heard. */
+/** Plays answers, and knows to the sample how much of each was heard. */
 
 import { WIRE_RATE_HZ } from "./pcm.js";
 import { PlaybackQueue } from "./playback-worklet.js";
 
-/** Samples at once where there is no worklet: 43 ms. */
+/** Samples per block without worklets: 43 ms. */
 const OLD_BLOCK = 1024;
 
-/** The loudspeaker. */
+/** Plays sound through the loudspeaker. */
 export class Player {
   /**
    * @param {object} handlers
-   * @param {(item: string) => void} handlers.onStart the first sound of an answer is played
-   * @param {(item: string) => void} handlers.onEnd all of an answer was played
+   * @param {(item: string) => void} handlers.onStart called when the first sound of an answer is played
+   * @param {(item: string) => void} handlers.onEnd called when all of an answer was played
    */
   constructor({ onStart, onEnd }) {
     this.handlers = { onStart, onEnd };
-    /** Samples of all answers that were played. */
+    /** Samples that were played, of all answers. */
     this.playedSamples = 0;
     /** @type {AnalyserNode | null} */
     this.analyser = null;
@@ -27,12 +27,12 @@ export class Player {
     this.dropped = new Set();
   }
 
-  /** Whether sound of an answer is there that was not played. */
+  /** Tell whether there is sound that wasn't played yet. */
   get isPlaying() {
     return this.playing !== null;
   }
 
-  /** Be ready; browsers let a page make sound only from a click or a key on. */
+  /** Prepare playback; browsers allow a page to make sound only after a click or a key. */
   async resume() {
     this.open ??= this.#open();
     await this.open;
@@ -50,13 +50,13 @@ export class Player {
     this.send?.({ type: "push", item, wave });
   }
 
-  /** All of an answer's sound was given. */
+  /** Note that all sound of an answer was added. */
   end(item) {
     this.send?.({ type: "end", item });
   }
 
   /**
-   * Be silent at once; nothing more of this answer is played.
+   * Stop at once; no more of this answer is played.
    * @returns {Promise<{item: string, heardMs: number} | null>} what was interrupted
    */
   async stop() {
@@ -67,12 +67,12 @@ export class Player {
     const report = await new Promise((resolve) => {
       this.waiting.push(resolve);
       this.send({ type: "stop" });
-      // A context that the browser suspended answers nothing, and has played nothing.
+      // A context that the browser suspended sends no report, and has played nothing.
       setTimeout(resolve, 500, { item, samples: 0 });
     });
-    // Its last sample was played just before: nothing was interrupted.
+    // The last sample was played just before, so nothing was interrupted.
     if (report.item !== item) return null;
-    // What was handed to the system less than its latency ago was not heard yet.
+    // Sound that the system got less than its latency ago hasn't been heard yet.
     const latencyS = (this.context.outputLatency || 0) + (this.context.baseLatency || 0);
     return { item, heardMs: Math.max(0, Math.floor((report.samples / WIRE_RATE_HZ - latencyS) * 1000)) };
   }

@@ -1,4 +1,4 @@
-/** What can go wrong, in sentences for people. */
+/** Describes problems in sentences for people. */
 
 const SENTENCES = {
   insecure:
@@ -27,11 +27,11 @@ const SENTENCES = {
   failed: "The answer failed.",
 };
 
-/** Something that went wrong. `message` is the whole sentence for people. */
+/** Reports a problem. `message` is the whole sentence for people. */
 export class Problem extends Error {
   /**
    * @param {keyof typeof SENTENCES} kind
-   * @param {string} [detail] the program's own words, shown behind the sentence where it adds something
+   * @param {string} [detail] the program's own message, shown after the sentence where it adds something
    */
   constructor(kind, detail = "") {
     super(withDetail(kind, detail));
@@ -39,7 +39,7 @@ export class Problem extends Error {
   }
 }
 
-/** Kinds whose sentence says too little without the details. */
+/** Kinds whose sentence says too little without the detail. */
 const VAGUE = new Set(["microphone-failed", "refused", "failed"]);
 
 function withDetail(kind, detail) {

@@ -1,15 +1,15 @@
-/** Resampling of a stream: the pieces joined are the whole stream resampled at once. */
+/** Resamples a stream piece by piece, with the same result as resampling all of it at once. */
 
-/** Zero crossings of the filter to each side; more is steeper and slower. */
+/** Zero crossings of the filter on each side; with more it is steeper and slower. */
 const CROSSINGS = 16;
-/** The filter begins to fall below half of the lower rate, so that little is folded back. */
+/** The filter starts to fall below half of the lower rate, which limits aliasing. */
 const ROLLOFF = 0.92;
 
-/** A polyphase filter that keeps its state between pieces. */
+/** Filters in polyphase form and keeps its state between pieces. */
 export class Resampler {
   /**
-   * @param {number} fromHz rate of what is pushed
-   * @param {number} toHz rate of what comes out
+   * @param {number} fromHz rate of the input
+   * @param {number} toHz rate of the output
    */
   constructor(fromHz, toHz) {
     const common = greatestDivisor(fromHz, toHz);
@@ -19,14 +19,14 @@ export class Resampler {
     const cutoff = ROLLOFF * Math.min(1, toHz / fromHz);
     this.half = Math.ceil(CROSSINGS / cutoff);
     this.filters = this.isIdle ? [] : Array.from({ length: this.up }, (_, phase) => this.#filter(phase / this.up, cutoff));
-    // Silence before the first sample, so that the filter has something to its left.
+    // Silence before the first sample gives the filter its left half.
     this.held = new Float32Array(this.half);
     this.phase = 0;
   }
 
   /**
    * @param {Float32Array} wave
-   * @returns {Float32Array} what can be told by now; it lags by the filter's half length.
+   * @returns {Float32Array} the samples so far; they lag by half the length of the filter.
    */
   push(wave) {
     if (this.isIdle) return wave;
@@ -48,12 +48,12 @@ export class Resampler {
     return Float32Array.from(found);
   }
 
-  /** @returns {Float32Array} what was held back; the stream may go on afterwards, after a gap. */
+  /** @returns {Float32Array} the samples held back; the stream may continue afterwards, after a gap. */
   flush() {
     return this.isIdle ? new Float32Array(0) : this.push(new Float32Array(this.half));
   }
 
-  /** Taps for a sample that lies `fraction` behind the one in the middle: a sinc under a Hann window. */
+  /** Compute the taps for a sample `fraction` after the middle one: a sinc under a Hann window. */
   #filter(fraction, cutoff) {
     const taps = Float32Array.from({ length: 2 * this.half }, (_, tap) => {
       const distance = tap + 1 - this.half - fraction;

@@ -1,4 +1,4 @@
-/** What the server tells about itself over HTTP. */
+/** Asks the server about itself over HTTP. */
 
 import { Problem } from "./problems.js";
 
@@ -11,10 +11,10 @@ import { Problem } from "./problems.js";
  */
 
 /**
- * Who answers here.
+ * Ask which talker the server has.
  * @param {string} key "" for none
  * @returns {Promise<Talker>}
- * @throws {Problem} the server can't be reached, or lets us not in.
+ * @throws {Problem} the server can't be reached, or refuses us.
  */
 export async function askForTalker(key) {
   let response;
@@ -32,7 +32,7 @@ export async function askForTalker(key) {
 }
 
 /**
- * Why a WebSocket was refused, which browsers tell nobody.
+ * Find out why a WebSocket was refused, which browsers tell nobody.
  * @param {string} key
  * @returns {Promise<Problem>}
  */

@@ -1,19 +1,19 @@
-/** What is heard, as a picture that grows to the right, and as a level. */
+/** Draws sound as a picture that grows to the right, and as a level. */
 
 const LOWEST_HZ = 80;
 const HIGHEST_HZ = 8000;
 const QUIETEST_DB = -92;
 const LOUDEST_DB = -22;
-/** Seconds that the picture holds. */
+/** Seconds in the picture. */
 const WIDTH_S = 6;
 const LEVEL_RANGE_DB = 54;
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** One side's picture. */
+/** Draws the picture of one side of the conversation. */
 export class Spectrogram {
   /**
-   * @param {HTMLElement} lane holds a `canvas` and a `.level`
-   * @param {() => AnalyserNode | null} analyser of the sound; null while there is none
+   * @param {HTMLElement} lane contains a `canvas` and a `.level`
+   * @param {() => AnalyserNode | null} analyser returns the sound's analyser; null without sound
    */
   constructor(lane, analyser) {
     this.lane = lane;
@@ -27,7 +27,7 @@ export class Spectrogram {
     this.recolour();
   }
 
-  /** Take the colours of the present theme, and begin anew. */
+  /** Take the colours of the current theme and start a new picture. */
   recolour() {
     const style = getComputedStyle(this.lane);
     const [near, bright] = ["--tone", "--tone-bright"].map((name) => rgb(style.getPropertyValue(name)));
@@ -61,7 +61,7 @@ export class Spectrogram {
     const { width, height } = this.canvas;
     const decibels = new Float32Array(analyser.frequencyBinCount);
     analyser.getFloatFrequencyData(decibels);
-    // Digital silence is minus infinity.
+    // The level of digital silence is minus infinity.
     const bins = decibels.map((value) => Math.max(value, QUIETEST_DB));
     const perBin = analyser.context.sampleRate / 2 / bins.length;
     const image = this.drawing.createImageData(count, height);
@@ -73,7 +73,7 @@ export class Spectrogram {
       for (let column = 0; column < count; column++) image.data.set(colour, 4 * (row * count + column));
     }
     if (reducedMotion.matches) {
-      // Nothing moves: the picture is written over from left to right.
+      // With reduced motion nothing scrolls: the picture is overwritten from left to right.
       if (this.cursor + count > width) this.cursor = 0;
       this.drawing.putImageData(image, this.cursor, 0);
       this.cursor += count;
@@ -95,7 +95,7 @@ export class Spectrogram {
   }
 }
 
-/** Root mean square as a share of the range that is shown. */
+/** Return the root mean square as a share of the range that is shown. */
 function levelOf(analyser) {
   const wave = new Float32Array(analyser.fftSize);
   analyser.getFloatTimeDomainData(wave);
@@ -103,7 +103,7 @@ function levelOf(analyser) {
   return Math.max(0, Math.min(1, 1 + (10 * Math.log10(power + 1e-12)) / LEVEL_RANGE_DB));
 }
 
-/** The loudest bin of a band; between two bins where the band is narrower than one. */
+/** Return the loudest bin of a band, interpolated if the band is narrower than a bin. */
 function loudest(bins, from, to) {
   const first = Math.ceil(from);
   if (first > to) {
@@ -115,7 +115,7 @@ function loudest(bins, from, to) {
   return most;
 }
 
-/** `#rrggbb` -> [r, g, b]. */
+/** Convert `#rrggbb` to [r, g, b]. */
 function rgb(colour) {
   const digits = colour.trim().slice(1);
   return [0, 2, 4].map((start) => parseInt(digits.slice(start, start + 2), 16));

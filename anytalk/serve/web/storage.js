@@ -1,4 +1,4 @@
-/** What the browser remembers. It may refuse to; then it is remembered until the page is closed. */
+/** Stores values in the browser. If it refuses, they last until the page is closed. */
 
 const ours = new Map();
 
@@ -15,12 +15,12 @@ export function recall(place, name) {
   }
 }
 
-/** Remember a word under a name. */
+/** Store a value under a name. */
 export function remember(place, name, word) {
   ours.set(name, word);
   try {
     window[place].setItem(name, word);
   } catch {
-    // As above.
+    // The browser refuses; the map keeps it until the page is closed.
   }
 }

@@ -1,19 +1,19 @@
 /**
- * The big button in its two ways: pressed once to begin and once to end (hands-free), or held while speaking.
+ * Handles the big button: pressed once to start and once to end (hands-free), or held while speaking.
  *
- * Space anywhere on the page does what the button does. Enter, and the click of a screen reader, can't be held: they
- * begin and end a turn in turn.
+ * Space does the same anywhere on the page. Enter, and a screen reader's click, can't be held: they alternately
+ * start and end a turn.
  */
 
-/** Elements in which Space has a meaning of its own. */
+/** Elements in which Space has its own meaning. */
 const TYPING = "input, textarea, select, button, summary, a, [contenteditable], dialog";
 
-/** The button. */
+/** Turns pointers and keys into presses of the button. */
 export class TalkButton {
   /**
    * @param {HTMLButtonElement} button
    * @param {object} handlers
-   * @param {() => boolean} handlers.isHeld whether it is to be held
+   * @param {() => boolean} handlers.isHeld whether the button has to be held
    * @param {() => void} handlers.onToggle
    * @param {() => void} handlers.onPress
    * @param {() => void} handlers.onRelease
@@ -30,7 +30,7 @@ export class TalkButton {
       this.#release();
     });
     button.addEventListener("click", () => this.#click());
-    // A long press on a phone would open a menu and end the press.
+    // On phones, a long press would open a menu and end the press.
     button.addEventListener("contextmenu", (event) => event.preventDefault());
     document.addEventListener("keydown", (event) => this.#keyDown(event));
     document.addEventListener("keyup", (event) => this.#keyUp(event));
@@ -62,7 +62,7 @@ export class TalkButton {
 
   #keyUp(event) {
     if (!this.#isOurs(event)) return;
-    // A button would take this as a click.
+    // The browser would treat this as a click on the button.
     event.preventDefault();
     this.#release();
   }

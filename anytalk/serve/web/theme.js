@@ -1,4 +1,4 @@
-/** Light and dark: as the system has it until the switch is pressed. */
+/** Sets the theme, light or dark: the system's until the user presses the switch. */
 
 import { recall, remember } from "./storage.js";
 

@@ -1,15 +1,15 @@
-/** What was said, as it comes. */
+/** Shows the words of a conversation as they come. */
 
-/** Of the picture of a spoken question. */
+/** Bars in the picture of a spoken question. */
 const BARS = 48;
-/** Pixels from the end that still count as its end. */
+/** Pixels above the end that still count as the end. */
 const NEAR_END = 40;
 
-/** The list of turns. */
+/** Shows the list of turns. */
 export class Transcript {
   /**
    * @param {HTMLElement} list
-   * @param {HTMLElement} announcer a live region: answers are read out whole, not word by word
+   * @param {HTMLElement} announcer a live region; it gets whole answers, so that they aren't read word by word
    */
   constructor(list, announcer) {
     this.list = list;
@@ -24,13 +24,13 @@ export class Transcript {
     new ResizeObserver(() => this.#follow()).observe(list);
   }
 
-  /** A typed question. */
+  /** Add a typed question. */
   user(item, text) {
     this.#saidOf(this.#turn(item, "user")).textContent = text;
     this.#follow(true);
   }
 
-  /** Somebody begins to speak. */
+  /** Add a turn because the user starts to speak. */
   listen(item) {
     const turn = this.#turn(item, "user");
     turn.classList.add("pending");
@@ -38,7 +38,7 @@ export class Transcript {
     this.#follow();
   }
 
-  /** A spoken question, by its loudness. */
+  /** Draw the loudness of a spoken question. */
   spoken(item, peaks, length) {
     const turn = this.#turn(item, "user");
     turn.classList.remove("pending");
@@ -47,13 +47,13 @@ export class Transcript {
     this.#follow();
   }
 
-  /** More of the words of a spoken question, which may still be being spoken. */
+  /** Add words of a spoken question, which may not have ended yet. */
   hear(item, delta) {
     const turn = this.turns.get(item);
     if (turn) this.write(item, (turn.querySelector(".words")?.textContent ?? "") + delta);
   }
 
-  /** All the words of a spoken question. */
+  /** Set all words of a spoken question. */
   write(item, text) {
     const turn = this.turns.get(item);
     if (!turn || !text.trim()) return;
@@ -63,23 +63,23 @@ export class Transcript {
     this.#follow();
   }
 
-  /** An answer begins. */
+  /** Add an answer. */
   answer(item) {
     this.#turn(item, "answer").classList.add("pending");
     this.#follow();
   }
 
-  /** More of an answer's text. */
+  /** Add text to an answer. */
   append(item, text) {
     const turn = this.turns.get(item);
     if (!turn) return;
     const said = this.#saidOf(turn);
-    // Tokens that begin an answer often begin with a space.
+    // The first token of an answer often begins with a space.
     said.append(said.textContent ? text : text.trimStart());
     this.#follow();
   }
 
-  /** An answer is complete. */
+  /** Mark an answer as complete. */
   done(item, isCancelled) {
     const turn = this.turns.get(item);
     if (!turn) return;
@@ -89,7 +89,7 @@ export class Transcript {
     if (!isCancelled) this.announcer.textContent = `${this.name}: ${text}`;
   }
 
-  /** Of an answer that was interrupted only this was heard. */
+  /** Show how much of an interrupted answer was heard. */
   heard(item, heardText) {
     const turn = this.turns.get(item);
     if (!turn) return;
@@ -101,7 +101,7 @@ export class Transcript {
     said.replaceChildren(text.slice(0, end), ...(end < text.length ? [unheard] : []));
   }
 
-  /** A number of a turn. */
+  /** Show a figure of a turn. */
   figure(item, name, value) {
     const turn = this.turns.get(item);
     if (!turn) return;
@@ -111,13 +111,13 @@ export class Transcript {
     this.#follow();
   }
 
-  /** Take a turn away. */
+  /** Remove a turn. */
   remove(item) {
     this.turns.get(item)?.remove();
     this.turns.delete(item);
   }
 
-  /** The conversation is over; another may begin. */
+  /** Mark the end of the conversation; another may follow. */
   divide() {
     this.turns.forEach((turn) => turn.classList.remove("pending"));
     this.turns.clear();
@@ -141,7 +141,7 @@ export class Transcript {
     return turn.querySelector(".said");
   }
 
-  /** Keep the end in view, unless somebody reads further up. */
+  /** Scroll to the end, unless the user reads further up. */
   #follow(always = false) {
     if (always || this.isAtEnd) this.list.scrollTop = this.list.scrollHeight;
   }
@@ -154,7 +154,7 @@ function element(name, className = "", text = "") {
   return made;
 }
 
-/** Loudness as bars, (n,) in [0, 1]. */
+/** Draw loudness (n,) in [0, 1] as bars. */
 function waveform(peaks, label) {
   const space = "http://www.w3.org/2000/svg";
   const drawing = document.createElementNS(space, "svg");
