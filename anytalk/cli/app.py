@@ -95,8 +95,7 @@ def build_app(plugins: Plugins | None = None, only: str | None = None) -> typer.
 
     Args:
         plugins: Plugins whose commands are added. Default: those of the default registry.
-        only: Import the module of this command alone; ``--help`` still lists the others, but they do nothing. None
-            imports all.
+        only: Import the module of this command alone; ``--help`` still lists the others. None imports all.
     """
     app = typer.Typer(
         name="anytalk",
@@ -153,7 +152,7 @@ def _check_names(app: typer.Typer, first: int) -> None:
 def main() -> None:
     """Run the program with the arguments of the process."""
     options = list(itertools.takewhile(lambda argument: argument.startswith("-"), sys.argv[1:]))
-    if "--no-plugins" in options:  # read here, because plugins can add commands
+    if "--no-plugins" in options:  # plugins add their commands before typer reads any option
         os.environ[NO_PLUGINS_VARIABLE] = "1"
     rest = sys.argv[1 + len(options) :]
     # Importing one command's module keeps the start short, but shell completion needs the options of all of them.

@@ -92,6 +92,7 @@ def part_settings(parts: dict[str, str | None], models: dict[str, str | None], s
                 )
             settings += ["encoder=null", "input_adapter=null", "ears=null"]
         elif name is not None:
+            # Assignments are YAML, and JSON is valid YAML.
             settings.append(f"{part}={json.dumps({'name': name})}")
     if models["ears"] is not None and parts["ears"] is None:
         raise ConfigError("--ears-model names weights, but no ears that write are set", "add --ears transcript")

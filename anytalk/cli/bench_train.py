@@ -28,7 +28,7 @@ def command(
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),
 ) -> None:
-    """Time steps of the training loop, and the bare modules on the same tokens, which no loop can avoid."""
+    """Time steps of the training loop, and the bare modules on the same tokens: the least that any loop takes."""
     with err.status("loading torch and the talker ...") as status:
         import torch
 

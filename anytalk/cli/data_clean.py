@@ -42,7 +42,7 @@ def command(
     retries: int = typer.Option(5, min=0, help="Retries after rate limits, timeouts and server errors."),
 ) -> None:
     """Keep texts that can be spoken; drop or rewrite the others, with reasons."""
-    # Contradicting options are refused before anything is loaded.
+    # Wrong options fail before anything is loaded.
     _check(data, target, rewrite, endpoint, model, rewrite_with)
     with err.status("loading ..."):
         from anytalk.data.config import read_data_config, read_rows

@@ -47,6 +47,7 @@ def command() -> None:
 
 
 def _machine() -> tuple[list[tuple[str, str]], list[str]]:
+    # Containers may allow fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpu = _gpu() if _gpu_is_there() else ""
     flags = _cpu_flags()

@@ -131,7 +131,7 @@ def command(
 
 
 def choose_task(config: TalkerConfig, name: str | None, *, spoken: bool, text_only: bool, is_open: bool) -> Task | None:
-    """Return the task by name, or what a spoken or typed question asks for; None where each turn decides.
+    """Return the task of this name, or the one that a spoken or typed question needs; None if each turn decides.
 
     Raises:
         UnknownNameError: the task doesn't exist.

@@ -242,6 +242,7 @@ def collate(
         sounds, lengths = _pad([_sound(clip, items[0][0].id) for clip in clips])
     else:
         features, lengths = _pad([clip.features for clip in clips if clip.features is not None])
+    # A row without a known voice counts as one of the first voice.
     voices = [speakers.index(e.speaker) if e.speaker in speakers else 0 for e, _, _ in items]
     return Batch(
         tokens=torch.from_numpy(tokens),

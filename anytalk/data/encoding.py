@@ -237,9 +237,11 @@ class RowEncoder:
         features, num_frames = None, 0
         if self.keep_features:
             lengths = torch.tensor([len(samples)], device=self.device)
+            # autocast takes the type of the device without its number.
             with torch.autocast(self.device.partition(":")[0], torch.bfloat16, enabled=self.bf16):
                 encoded, frames = encoder(wave[None].to(self.device), lengths)
             num_frames = int(frames[0])
+            # A copy, because a slice would keep the whole output in memory.
             features = encoded[0, :num_frames].float().cpu().clone()
         else:
             num_frames = encoder.output_length(len(samples))

@@ -1,4 +1,4 @@
-"""Hold examples (rows with sound as features and codes) and lay out their grids for a task."""
+"""Define examples (rows with sound as features and codes) and lay out their grids for a task."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class LedgerFile:
             with self._path.open("ab") as file:
                 file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(file.fileno())  # a shard counts once its line is on disk
         except BaseException:
             # Half a line in the middle would make the ledger unreadable.
             with contextlib.suppress(OSError):

@@ -51,6 +51,7 @@ class Mixture:
         # A feed without rows for a task takes no share of it.
         weights = np.array([feed.weight for feed in feeds]) * (sizes > 0)
         shares = np.array(list(tasks.values()))[:, None] * weights / weights.sum(axis=1, keepdims=True)
+        # A number between 0 and 1 selects the pair whose share it falls into.
         self._bounds = np.cumsum(shares.ravel() / shares.sum())
         self._sizes = sizes.ravel()
         self._counts = np.zeros(shares.size, dtype=np.int64)
@@ -87,6 +88,7 @@ class Mixture:
         epoch, place = divmod(position, int(self._sizes[pair]))
         cached, order = self._orders.get(pair, (-1, None))
         if order is None or cached != epoch:
+            # Each pair of task and feed gets an order of its own.
             order = self._feeds[feed].order(self._names[task], epoch, seed=self._seed * 1_000_003 + pair)
             self._orders[pair] = (epoch, order)
         return int(order[place])

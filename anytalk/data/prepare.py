@@ -94,7 +94,7 @@ def prepare(
     registry, watcher = default_registry(), watcher or PrepareWatcher()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # A lock file alone is what an earlier run leaves that failed early.
+        # An earlier run that failed early leaves only its lock file.
         if any(out.iterdir()) and not (out / PREPARED_FILE).is_file() and not (out / LOCK_FILE).is_file():
             raise ConfigError(f"'{out}' holds other things", "choose a new or empty folder: -o shards")
         with filelock.FileLock(out / LOCK_FILE, timeout=0):
@@ -279,7 +279,7 @@ def clear_partial(out: Path) -> None:
 
 
 def adopt(out: Path, prepared: Prepared, file: LedgerFile) -> None:
-    """Add finished shards to the ledger whose line a crash prevented.
+    """Add finished shards to the ledger if a crash came before their line was written.
 
     Raises:
         DataError: a shard of the ledger that is missing.

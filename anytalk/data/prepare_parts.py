@@ -19,7 +19,7 @@ from anytalk.plugins.registry import Registry
 class Senses:
     """Holds the parts that turn sound into features and codes."""
 
-    encoder: SpeechEncoder | None  # None for a talker that only reads, or that has ears
+    encoder: SpeechEncoder | None  # None if the talker has none
     codec: Codec
     speakers: tuple[str, ...]  # voices that the talker has an embedding for
     encoder_info: EncoderInfo | None  # identifies the encoder

@@ -205,7 +205,7 @@ class ShardFeed(Feed):
         return int(index)
 
     def order(self, task: str, epoch: int, seed: int) -> np.ndarray:
-        """Return the order of an epoch; remote rows move only within a block of row groups, blocks within a shard."""
+        """Return the order of an epoch; remote feeds shuffle shards, blocks of row groups, and rows within a block."""
         if self._rows_per_group is None:
             return super().order(task, epoch, seed)
         indices = self.indices(task)

@@ -40,7 +40,7 @@ class _Measure(Options):
         return self.name or str(self.kind)  # type: ignore[attr-defined]
 
     def switches(self, suite: Suite) -> dict[str, bool]:
-        """Return which conditions (:attr:`Metric.needs`) of this measure's metrics hold."""
+        """Return, for each condition of its metrics (:attr:`Metric.needs`), whether it holds."""
         return {"mos": suite.mos is not None, "expected": True}
 
     def ways(self) -> tuple[Way, ...]:

@@ -44,6 +44,7 @@ def answer_logits(talker: Talker, prompt: Prompt, speech: Sequence[Tensor], ids:
     """
     tokens = np.concatenate([prompt.tokens, text_columns(talker, ids[:-1])], axis=1)
     logits = grid_logits(talker, tokens, [(s, e) for (s, _), e in zip(prompt.speech_spans, speech, strict=True)])
+    # The last column of the prompt predicts the first token of the answer.
     return logits[prompt.num_columns - 1 :]
 
 

@@ -31,8 +31,7 @@ class Bootstrap:
         return self.ratio(values, [1.0] * len(values))
 
     def ratio(self, above: Sequence[float], below: Sequence[float]) -> Figure:
-        """Return the ratio of two sums over examples, e.g. word errors over words, or seconds of work over seconds of
-        sound.
+        """Return the ratio of two sums over examples, such as word errors over words.
 
         Examples are resampled as a whole, so each numerator stays with its denominator.
 

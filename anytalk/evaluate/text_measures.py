@@ -57,10 +57,11 @@ def measure_text_retention(lab: Lab, measure: TextRetentionMeasure, result: Resu
             mine, ended = write_answer(talker, prompt, [], measure.max_tokens)
             before = parent_logits(parent, [*asked, *theirs[:-1]])
             after = answer_logits(talker, prompt, [], theirs)
-            # Only a chat prompt is the same for both, so that all logits can be compared.
+            # Only chat prompts are the same for both models, so that all logits can be compared.
             if talker.config.grid.prompt == "chat":
                 whole = grid_logits(talker, text_columns(talker, [*asked, *theirs[:-1]]))
                 is_identical &= torch.equal(before, whole)
+            # The last column of the prompt predicts the first token of the answer.
             kl = kl_per_token(before[len(asked) - 1 :], after)
             # Ending at the same place counts as agreement.
             has_end = theirs[-1] in parent.end_ids
@@ -140,7 +141,7 @@ def measure_modality_gap(lab: Lab, measure: ModalityGapMeasure, result: Result) 
     talker, budget = lab.talker, lab.suite.max_columns
     tokenizer, end = talker.model.backbone.tokenizer, talker.model.layout.end_of_text_id
     cascade = None if measure.transcriber is None else lab.build("transcriber", measure.transcriber)
-    answers: dict[bytes, tuple[list[int], bool]] = {}  # a question that was heard exactly needs no second answer
+    answers: dict[bytes, tuple[list[int], bool]] = {}  # the same prompt has the same answer
 
     def answer(prompt: Prompt, speech: Sequence[torch.Tensor] = ()) -> tuple[list[int], bool]:
         if speech:

@@ -48,6 +48,7 @@ def playback(arrivals: Sequence[tuple[float, float]]) -> tuple[float, float]:
         elif when > heard_until:
             stalled += when - heard_until
             heard_until = when
+        # This piece is due once all sound before it was played.
         needed = max(needed, when - arrivals[0][0] - played)
         heard_until += duration_s
         played += duration_s

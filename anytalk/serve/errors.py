@@ -12,7 +12,7 @@ MAX_VALUES = 100_000
 
 
 class RequestError(Exception):
-    """A request that can't be served; the connection stays open."""
+    """Reports a request that can't be served; the connection stays open."""
 
     def __init__(self, message: str, code: str = "invalid_value", param: str | None = None, status: int = 400) -> None:
         super().__init__(message)

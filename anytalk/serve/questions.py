@@ -100,7 +100,7 @@ def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:
 
 
 def with_instructions(turns: list[Said], instructions: str) -> list[Said]:
-    """Join all system messages into one at the front, because chat templates accept no others."""
+    """Join all system messages into one at the front, as chat templates expect."""
     system = [instructions, *(turn.text or "" for turn in turns if turn.role == "system")]
     front = "\n".join(text for text in system if text.strip())
     rest = [turn for turn in turns if turn.role != "system"]

@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
         self._state.admission.is_closed = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look whether the server can stop; uvicorn calls this ten times a second, and True stops the server."""
+        """Check whether the server can stop; uvicorn calls this ten times a second, and True stops the server."""
         if self._drains:
             now = asyncio.get_running_loop().time()
             self._deadline = self._deadline or now + self._settings.drain_s

@@ -81,6 +81,7 @@ class Gate:
                 status=401,
             )
         length = headers.get("content-length", "0")
+        # 20 digits exceed any limit, and int() raises for thousands of digits.
         if not length.isascii() or not length.isdigit() or int(length[:20]) > self.settings.max_body_bytes:
             raise too_large(self.settings.max_body_bytes)
 

@@ -1,4 +1,4 @@
-"""Convert between a client's bytes and samples, and resample streams without seams."""
+"""Convert between a client's bytes and samples, and resample streams piece by piece."""
 
 from __future__ import annotations
 

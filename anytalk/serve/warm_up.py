@@ -36,7 +36,7 @@ def warm_up(state: ServerState) -> None:
         state: State of a server that hasn't started yet.
     """
     state.model.start()
-    VoiceDetector().probability(np.zeros(WINDOW, dtype=np.float32))
+    VoiceDetector().probability(np.zeros(WINDOW, dtype=np.float32))  # loads and runs the detector
     asyncio.run(anyio.to_thread.run_sync(int))  # loads anyio's threads, which HTTP answers use
     load_webrtc()
     options = state.decode_options(_COLUMNS)

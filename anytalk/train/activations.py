@@ -131,6 +131,7 @@ def _batch(talker: Talker, module: LossModule, stage: StageConfig, task: Task, s
     settings = StepSettings(
         tasks={task.name: 1.0},
         batch_size=_ROWS,
+        # Without limits, so that all rows fit one pass.
         max_positions=2**40,
         max_padding=0.9,
         losses=list(module.losses),

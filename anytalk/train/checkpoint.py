@@ -52,9 +52,9 @@ def save_checkpoint(folder: Path, state: StageState, engine: Engine) -> None:
         if engine.is_main:
             shutil.rmtree(partial.parent, ignore_errors=True)
             partial.mkdir(parents=True)
-        engine.wait()
+        engine.wait()  # until the folder exists
         engine.save(partial)
-        engine.wait()
+        engine.wait()  # until all processes have written
         if engine.is_main:
             (partial / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             put_in_place(partial, folder)

@@ -103,6 +103,7 @@ class DeepSpeedEngine(Engine):
         for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
             os.environ.setdefault(name, value)  # for one process that no launcher started
         if not torch.distributed.is_initialized():
+            # A store inside the process needs no port.
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=0, world_size=1)
         _hush()

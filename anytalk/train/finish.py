@@ -35,6 +35,7 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
         seconds=round(state.seconds, 1),
         curve=f"history/{config.name}.png",
     )
+    # Collecting the parameters needs every process.
     tensors = engine.trained() if engine.wraps_module else {}
     if engine.is_main:
         _write_history(stage, state.log)

@@ -18,8 +18,7 @@ _DUMMY_FRAMES = 8
 
 
 class BatchPass:
-    """Holds the values of one forward pass on the model's device; see
-    :class:`anytalk.plugins.contracts.ForwardPass`."""
+    """Holds the values of a forward pass, on its device; see :class:`anytalk.plugins.contracts.ForwardPass`."""
 
     def __init__(
         self, model: TalkModel, batch: Batch, *, uniform: bool, listens: bool, speaks: bool, share_prefix: bool
@@ -28,6 +27,7 @@ class BatchPass:
         self._given, self._share_prefix = batch, share_prefix
         text_row = model.layout.text_row
         self._listens = listens
+        # Engines that need the same modules in every pass ignore what this batch needs.
         self._speaks = speaks if uniform else bool(batch.loss_mask[:, :text_row].any())
         self.writes = uniform or bool(batch.loss_mask[:, text_row].any())
 
@@ -95,6 +95,7 @@ class BatchPass:
         """Return logits (n,V) of the tokens in the text loss, these tokens (n,), -100 for a dummy, and rows (n,)."""
         text_row = self.model.layout.text_row
         states = self.states
+        # The state of a column predicts the next one, hence the shift by one.
         mask, targets = self.loss_mask[:, text_row, 1:], self.tokens[:, text_row, 1:]
         chosen = never_empty(mask)
         logits = self.model.text_logits(states.normed[:, :-1][chosen][None])[0].float()

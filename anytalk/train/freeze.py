@@ -70,7 +70,7 @@ def apply_freeze(
 
 def without_encoder(model: TalkModel) -> TalkModel:
     """Return a view of the model without its encoder, for stages that keep the encoder frozen."""
-    # A shallow copy shares all parts; only the encoder is missing from it.
+    # nn.Module keeps its parts in _modules; a new mapping leaves the original model whole.
     bare = copy.copy(model)
     bare._modules = {**model._modules, "encoder": None}
     return bare

@@ -87,6 +87,7 @@ def _train(
     waves: bool,
 ) -> StageRecord:
     watcher = watcher or TrainingWatcher()
+    # Training seeds the global generators; the caller gets their states back.
     devices = [talker.device] if talker.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         with recomputing(talker.model.backbone, config):
@@ -153,7 +154,7 @@ def run(stage: Stage, watcher: TrainingWatcher, workers: int = 0) -> StageState:
                         stage.board.text("plateau", said, step)
                     is_flat = said is not None
 
-                # 5. Save a checkpoint, and stop if asked. Several processes have agreed in the step; one needn't wait.
+                # 5. Save a checkpoint, and stop if asked: a single process now, several after the step they agree on.
                 stops = more and (asked or (wish.wanted and engine.world == 1))
                 if stops or (more and step % config.checkpoint_every == 0):
                     if stage.board is not None:
@@ -185,7 +186,7 @@ def _take_step(stage: Stage, work: Step, step: int, wish: StopWish, idle: set[in
     config, module, engine, guard = stage.config, stage.module, stage.engine, stage.guard
     # 1. Set the rate and seed dropout. Both depend on the step alone, so a checkpoint needs neither.
     begin = time.perf_counter()
-    torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + engine.rank)
+    torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + engine.rank)  # differs by seed, step and device
     rate = learning_rate(
         step,
         steps=config.steps,

@@ -63,17 +63,17 @@ class AudioLoss(Loss):
         if line.spoken is None:
             return torch.zeros(len(self.shares), device=line.device)
         spoken, text_row = line.spoken, self._model.layout.text_row
+        # The state of a column predicts the next one, hence the shift by one.
         mask, targets = spoken.loss_mask[:, :text_row, 1:], spoken.tokens[:, :text_row, 1:]
         chosen = never_empty(mask.any(dim=1))  # (B,T)
         wanted = targets.transpose(0, 1)[:, chosen]  # (K,n)
-        logits = self._model.route.logits(self._model, spoken.hidden[:, :-1][chosen], wanted).float()
+        logits = self._model.route.logits(self._model, spoken.hidden[:, :-1][chosen], wanted).float()  # (K,n,C)
         losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         return (losses * mask.transpose(0, 1)[:, chosen]).sum(dim=1)
 
 
 class DistillLoss(Loss):
-    """Computes the KL divergence from the parent's answer to the typed question to the talker's answer to the spoken
-    one.
+    """Computes the KL divergence between the parent's answer (typed question) and the talker's (spoken question).
 
     This is Ultravox's loss (its ``_compute_kl_loss``), times the squared temperature (arXiv 1503.02531), which keeps
     the gradients at the same scale for any temperature.

@@ -11,8 +11,7 @@ _TABLES = ("audio_embeddings.", "special_tokens.")
 
 
 def make_optimizer(model: nn.Module, stage: StageConfig, fused: bool = True) -> torch.optim.AdamW:
-    """Build AdamW for trainable parameters; weight decay applies to matrices, not to biases, norms and embedding
-    tables.
+    """Build AdamW; its weight decay applies to matrices, not to biases, norms and embedding tables.
 
     `fused` selects torch's fused kernel, which passes over a parameter's memory once instead of several times.
     """

@@ -1,7 +1,7 @@
 """Compute the prompt columns that all rows of a batch share only once, without gradients, if the backbone is frozen.
 
 The system message of a chat template begins every row. Nothing that trains affects these columns, so their keys, values
-and states are the same for all rows; short rows consist of them to a large part.
+and states are the same for all rows. They are a large part of short rows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
         return 0
     same = (tokens == tokens[:1]).all(dim=0)  # (S,T)
     plain = same[layout.text_row] & (tokens[0, layout.text_row] < layout.text_vocab_size)
+    # Under the merge `sum` pads are zero, so such a column is just its text embedding.
     plain &= (same & (tokens[0] == layout.pad_a))[: layout.text_row].all(dim=0)
     return int(plain.long().cumprod(dim=0).sum())
 
@@ -33,6 +34,7 @@ def shared_prefix(model: TalkModel, tokens: Tensor) -> int:
 def run_backbone(model: TalkModel, tokens: Tensor, embeds: Tensor, share: bool = True) -> BackboneStates:
     """Return the backbone's states (B,T,D) for embeddings (B,T,D) of a grid (B,S,T), with or without sharing."""
     rows, steps = embeds.shape[:2]
+    # The second call needs at least one column.
     prefix = min(shared_prefix(model, tokens), steps - 1) if share else 0
     if prefix < _WORTH_IT:
         states: BackboneStates = model.backbone(embeds)

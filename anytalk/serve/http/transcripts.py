@@ -88,7 +88,7 @@ def check_wanted(
 
 def spoken_span(wave: np.ndarray, rate_hz: int) -> tuple[float, float]:
     """Return when speech starts and ends in samples (N,), in seconds."""
-    size = rate_hz // 50
+    size = rate_hz // 50  # 20 ms
     whole = len(wave) - len(wave) % size
     loudness = np.square(wave[:whole]).reshape(-1, size).mean(axis=1)
     spoken = np.flatnonzero(loudness >= _SOFTER * loudness.max(initial=0.0))

@@ -55,6 +55,7 @@ class HearingAhead:
         if self._first != buffer.first:
             self.drop()
             self._first = buffer.first
+        # Pieces are cut from the buffer's sound, which must have the rate of the ears.
         if buffer.num_samples - self._looked >= _CUT_EVERY and ears.sample_rate_hz == VAD_RATE_HZ:
             self._looked = buffer.num_samples
             rest = torch.from_numpy(buffer.so_far()[self._cut :])

@@ -13,7 +13,7 @@ from anytalk.serve.sound import WireDecoder, WireFormat
 
 MIN_TURN_MS = 100
 _DROPPED_AT_ONCE = 5 * VAD_RATE_HZ
-"""Samples dropped at once from a held turn that is full; many at once, because its readers then start again."""
+"""How many samples a full held turn drops at once; its readers have to start again after each drop."""
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,7 @@ class Conversation:
         self.items: list[Item] = []
 
     def add(self, item: Item, after: str | None = None) -> str | None:
-        """Insert an item after another (``"root"``: at the front; None: at the end); return the id of the item before
-        it.
+        """Insert an item after another (``"root"``: first; None: last); return the id of the item before it.
 
         Raises:
             RequestError: the other item doesn't exist, or the id is taken.
@@ -140,7 +139,7 @@ class Conversation:
             raise RequestError("only answers with sound can be truncated", "invalid_value", "item_id")
         if content_index != 0:
             raise RequestError(f"content_index is {content_index}; answers have one part, 0", param="content_index")
-        if not item.is_whole:  # such clients mean all sound that there is
+        if not item.is_whole:  # a client's clock may run ahead of an answer that was cut
             audio_end_ms = min(audio_end_ms, item.audio_ms)
         if audio_end_ms > item.audio_ms + 1:  # clients round
             raise RequestError(

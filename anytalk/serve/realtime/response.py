@@ -167,7 +167,7 @@ class Response:
         if not self._has_item:  # with functions, the item opens here
             self._open_item()
         self._text += text
-        self._usage.text_tokens += 1
+        self._usage.text_tokens += 1  # an estimate, until `Ended` gives the number
         name = "response.output_audio_transcript.delta" if self.plan.spoken else "response.output_text.delta"
         self._put(name, **self._place(), delta=text)
 

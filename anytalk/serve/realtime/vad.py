@@ -126,6 +126,7 @@ class TurnDetector:
                 return []
             self.speaking, self.quiet_since = True, None
             padding = self.settings.prefix_padding_ms * VAD_RATE_HZ // 1000
+            # A turn can't start before the end of the previous one.
             start = max(self._turn_began, self._heard - _ONSET_WINDOWS * WINDOW - padding)
             return [TurnEvent(True, start)]
         if probability >= self.settings.threshold - _HYSTERESIS:
