@@ -140,6 +140,7 @@ def _write(preview: Preview, example: Example, talker: Talker, task: Task, folde
     from anytalk.grid.audio import write_wave
     from anytalk.grid.draw import draw_png
 
+    # Ids may contain characters that file names can't.
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", f"{preview.source}-{example.id}").strip("-.")[:80]
     draw_png(draw_example(talker, example, task), folder / f"{stem}-{task.name}.png", f"{example.id}: {task.summary}")
     encoder_hz = _question_rate_hz(example, talker)

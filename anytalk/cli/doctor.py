@@ -52,6 +52,7 @@ def _machine() -> tuple[list[tuple[str, str]], list[str]]:
     gpu = _gpu() if _gpu_is_there() else ""
     flags = _cpu_flags()
     features = [name for flag, name in _FEATURES.items() if flag in flags]
+    # The variable may list a number for each level of nested parallelism.
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     threads = int(asked) if asked.isdigit() else cores
     rows = [

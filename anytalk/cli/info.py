@@ -62,6 +62,7 @@ def describe(folder: Path, config: TalkerConfig, registry: Registry) -> dict[str
         if ref is not None:
             parts[part] = {"plugin": ref.name, "options": ref.options, "licence": _licence(registry, kind, ref.name)}
     if config.base is not None and config.base.licence != "unknown":
+        # The model has its own licence, which the plugin that loads it doesn't know.
         parts["backbone"]["licence"] = config.base.licence
     for part in ("audio_embeddings", "special_tokens", *(["speaker"] if config.speakers else [])):
         parts[part] = {"plugin": "built in", "options": {}, "licence": "yours"}

@@ -92,6 +92,7 @@ def command(
     else:
         layout, tokenizer, delay, style, system = _from_talker(talker)
     builder = PromptBuilder(layout, tokenizer, style, system)
+    # Each code is the number of its frame, which the picture shows.
     codes = np.tile(np.arange(frames), (delay.codec_streams, 1))
     grid = builder.training_grid(
         chosen,

@@ -29,6 +29,7 @@ def _list_all(registry: Registry) -> None:
                 if len(offers) > 1:
                     summary = f"CLASH, {len(offers)} plugins offer it. {summary}"
                 rows.append((kind, name, summary, f"{offer.plugin} ({offer.distribution} {offer.version})"))
+    # Print each kind only once.
     shown = [("" if i and rows[i - 1][0] == row[0] else row[0], *row[1:]) for i, row in enumerate(rows)]
     out.print(table("Installed parts", ("kind", "name", "what it is", "plugin"), shown))
     for plugin, reason in registry.plugins.failures.items():

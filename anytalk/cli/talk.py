@@ -91,7 +91,7 @@ def command(
     if mic or speaker:
         from anytalk.cli.sound_device import load_sounddevice
 
-        load_sounddevice()
+        load_sounddevice()  # fails before the talker is loaded, if the package is missing
     with loading():
         from anytalk.cli.notes import note_at_start
         from anytalk.decode.engine import DecodeOptions

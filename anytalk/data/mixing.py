@@ -126,6 +126,7 @@ def split_rows(
     used = 0
     for row in sorted(range(len(lengths)), key=lambda r: (-lengths[r], r)):
         if passes:
+            # Rows come by length, so the first row of a pass is its longest.
             width, rows = lengths[passes[-1][0]], len(passes[-1]) + 1
             fits = width * rows <= max_positions and used + lengths[row] >= (1 - max_padding) * width * rows
             if fits:

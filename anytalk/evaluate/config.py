@@ -44,7 +44,6 @@ class _Measure(Options):
         return {"mos": suite.mos is not None, "expected": True}
 
     def ways(self) -> tuple[Way, ...]:
-        """Return how questions are asked."""
         return tuple(getattr(self, "ask", self.DEFAULT_WAYS))
 
     def metrics(self, suite: Suite) -> list[str]:

@@ -45,7 +45,6 @@ class Tools:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the functions."""
         return [function["function"]["name"] for function in self.functions]
 
     def written(self, spelling: ToolSpelling, system: str) -> str:

@@ -113,5 +113,5 @@ class KeptSound:
         return len(self._data) / 2 / self._rate_hz
 
     def encoded(self, wire: WireFormat) -> bytes:
-        wave = np.frombuffer(self._data, dtype="<i2").astype(np.float32) / 32767
+        wave = np.frombuffer(self._data, dtype="<i2").astype(np.float32) / 32767  # the scale of `to_pcm16`
         return WireEncoder(self._rate_hz, wire).push(wave, is_last=True)

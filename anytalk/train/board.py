@@ -53,7 +53,6 @@ class Board:
         self._try(write)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Write a text under `name`."""
         self._try(lambda: self._writer.add_text(name, text, step))
 
     def grid(self, talker: Talker, example: Example, task: Task) -> None:

@@ -149,6 +149,7 @@ class DeepSpeedEngine(Engine):
 
         found = {}
         for name, parameter in self.parameters.items():
+            # Collecting needs every process; only the main one keeps the result.
             whole = safe_get_full_fp32_param(parameter)
             assert whole is not None, name
             if self.is_main:

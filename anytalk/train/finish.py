@@ -52,6 +52,7 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
     if not engine.is_main:
         for name in config.lora:
             merge_lora(talker.model.parts()[name])
+    # Saving added this stage to the configuration.
     talker.config = read_config(folder)
     if engine.is_main:
         stage.tell("stage_finished", folder=folder)

@@ -68,7 +68,7 @@ def merge_lora(part: nn.Module) -> None:
 
     for key, module in list(part.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
+            module.merge(safe_merge=True)  # raises if a merged weight isn't finite
             parent = part.get_submodule(key.rpartition(".")[0])
             setattr(parent, key.rpartition(".")[2], module.get_base_layer())
 

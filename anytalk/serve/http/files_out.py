@@ -26,7 +26,7 @@ MEDIA_TYPES = {
 _KINDS = frozenset({"wav", "flac", "ogg", "mp3", "webm", "mp4"})
 _MAX_CHANNELS = 8
 _RATES_HZ = (4_000, 192_000)
-_SPARE_S = 0.5
+_SPARE_S = 0.5  # tolerance beyond the longest question
 _SOUNDFILE = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "wav": ("WAV", "PCM_16"),

@@ -51,7 +51,6 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """Return the text of all segments."""
         return " ".join(segment.text for segment in self.segments)
 
 

@@ -74,7 +74,6 @@ class InputBuffer:
 
     @property
     def num_samples(self) -> int:
-        """Return the number of samples in the buffer."""
         return self._held
 
     @property

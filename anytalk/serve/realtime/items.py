@@ -172,6 +172,7 @@ def turns_of(items: Sequence[Item], spelling: ToolSpelling | None) -> list[Said]
         if kind == "message":
             turns += [item.said() for item in alike if item.role != "assistant" or item.heard_text]
         elif spelling is not None and kind == "function_call":
+            # Words before the calls belong to the same turn.
             said = turns.pop().text if turns and turns[-1].role == "assistant" else None
             calls = [item.call for item in alike if item.call is not None]
             turns.append(Said("assistant", spelling.calls(said or "", calls)))

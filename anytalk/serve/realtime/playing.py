@@ -108,6 +108,7 @@ class PlayingOutbox(Outbox):
             if pieces and not answer.is_told:
                 answer.is_told = True
                 self.put("output_audio_buffer.started", response_id=answer.response_id)
+            # The next answer must wait: sound of this one may only be late.
             if not answer.is_whole or answer.waves:
                 break
             self._answers.popleft()

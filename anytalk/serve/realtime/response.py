@@ -247,6 +247,7 @@ class Response:
         """Insert an item into the conversation; return the id of the item before it."""
         if not self.plan.in_conversation:
             return None
+        # The item that it should follow may have been deleted meanwhile.
         is_there = self._after == "root" or any(known.id == self._after for known in self._conversation.items)
         previous = self._conversation.add(item, self._after if is_there else None)
         self._after = item.id

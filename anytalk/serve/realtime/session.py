@@ -124,7 +124,7 @@ class RealtimeSession:
             await asyncio.wait([sender], timeout=1.0)
             sender.cancel()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.transport.close(code, reason[:120]), 1.0)
+            await asyncio.wait_for(self.transport.close(code, reason[:120]), 1.0)  # WebSocket allows 123 bytes
 
     # ---- the three tasks
 
