@@ -108,7 +108,7 @@ def _start(setup: WorkerSetup, stop: Any, rows: Any, speech_s: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is gone; otherwise it would write beside the next run's workers."""
+    """End this worker when its parent is gone; otherwise it would write the same shards as the next run's."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

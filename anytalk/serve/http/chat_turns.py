@@ -56,7 +56,7 @@ def read_turns(messages: list[dict[str, Any]], state: ServerState, known: ChatAn
             turns.append(Said("assistant", known.text(str(earlier.get("id")))))
             continue
         texts, speech = _content(message.get("content"), role, state, f"{param}.content")
-        # A turn is either text or speech, so text beside speech becomes a turn of its own.
+        # A turn is either text or speech, so text that comes with speech becomes a turn of its own.
         if speech is not None and any(text.strip() for text in texts):
             turns.append(Said("user", "\n".join(texts)))
         if speech is not None:

@@ -71,7 +71,7 @@ def speech_routes(state: ServerState) -> APIRouter:
 async def _spoken(
     state: ServerState, question: Question, name: str, speed: float
 ) -> AsyncGenerator[tuple[bytes, Ended | None], None]:
-    """Yield a sound file while it is made, with the end event beside its last piece."""
+    """Yield a sound file while it is made, together with the end event for its last piece."""
     writer = StreamWriter(name, state.talker.codec.sample_rate_hz, speed)
     async with aclosing(events_of(state, question)) as events:
         async for event in events:

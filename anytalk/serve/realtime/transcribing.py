@@ -1,4 +1,4 @@
-"""Transcribe the user's turns beside the answers."""
+"""Transcribe the user's turns while they are answered."""
 
 from __future__ import annotations
 
