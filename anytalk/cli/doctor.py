@@ -87,7 +87,7 @@ def _built_for() -> str:
 
 
 def _gpu_is_there() -> bool:
-    devices = (Path("/dev/nvidia0"), Path("/dev/kfd"))
+    devices = (Path("/dev/nvidia0"), Path("/dev/kfd"))  # NVIDIA's and AMD's
     return any(device.exists() for device in devices) or shutil.which("nvidia-smi") is not None
 
 

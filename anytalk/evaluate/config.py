@@ -249,6 +249,7 @@ class Suite(Options):
     def _consistent(self) -> Suite:
         labels = [measure.label for measure in self.measures]
         for source in [self.source, *(measure.source for measure in self.measures)]:
+            # These fields only affect training.
             extra = {"tasks", "weight", "filters"} & (source.model_fields_set if source else set())
             if extra:
                 raise ValueError(f"a source of an evaluation has no {', '.join(sorted(extra))}: leave it out")

@@ -161,6 +161,7 @@ class Lab:
             wave = resample(spoken, self.synthesizer.sample_rate_hz, rate_hz)
         if self.augment is not None:
             wave = self.augment(wave, rate_hz, row.id)
+        # Checked last, because an augmentation may make a question too long or silent.
         check_speech(wave, rate_hz, row.id, ears.max_duration_s)
         return wave
 

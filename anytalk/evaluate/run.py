@@ -134,6 +134,7 @@ def run_measure(lab: Lab, measure: AnyMeasure) -> Result:
         result.reason = f"{error.message} ({error.hint})" if error.hint else error.message
     except Exception as error:  # plugins may raise anything, and the other measures have to go on
         result.status, result.reason = "failed", f"a bug of anytalk or of a plugin: {one_line(error)}"
+    # Reports list figures in the order of METRICS.
     order = list(METRICS[measure.kind])
     result.figures = dict(sorted(result.figures.items(), key=lambda item: order.index(item[0])))
     if result.status == "failed":

@@ -79,6 +79,7 @@ def make_app(talker: Talker, settings: ServeSettings, model_name: str) -> FastAP
     app.include_router(client_secret_routes(state))
     app.include_router(call_routes(calls))
     app.router.routes.extend(page_routes(page))
+    # Without the packaged page, / tells where the API is.
     if "/" not in page:
 
         @app.get("/")

@@ -84,6 +84,7 @@ def read_tools(given: Sequence[Any], choice: Any, many: bool | None, param: str)
     if len(functions) > MAX_TOOLS:
         raise RequestError(f"{len(functions)} functions were given; {MAX_TOOLS} are allowed", param=f"{param}.tools")
     if isinstance(choice, Mapping):
+        # The Realtime protocol names the function here, chat completions inside `function`.
         named = choice.get("name") or (choice.get("function") or {}).get("name")
         functions = tuple(one for one in functions if one["function"]["name"] == named)
         if not functions:

@@ -145,6 +145,7 @@ class ModelThread:
             before = len(self._rounds.jobs)
             self._on_columns(self._rounds.run())
             left = len(self._rounds.jobs)
+            # An answer has ended, and its cache with it.
             if left < before:
                 self._heap.give_back(at_once=not left)
 

@@ -55,6 +55,7 @@ def answer_row(talker: Talker, example: Example, task: Task) -> Sample:
     """
     grid = make_grid(talker, example, task)
     heard = [_hear(talker, clip) for clip in example.clips(task)]
+    # The grid has columns planned for each clip; the adapter may have used fewer.
     columns = iter(heard)
     turns = [
         replace(turn, speech_columns=next(columns).num_columns) if turn.is_heard(task) else turn

@@ -85,6 +85,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         for task in (gathering, leaving):
             task.cancel()
+        # Cancelled work has to release its place first.
         with suppress(asyncio.CancelledError):
             await asyncio.gather(gathering, leaving, return_exceptions=True)
 

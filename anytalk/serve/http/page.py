@@ -81,7 +81,7 @@ def _collect(folder: Traversable, path: str, found: dict[str, PageFile]) -> None
         suffix = "." + entry.name.rpartition(".")[2]
         if entry.is_dir():
             _collect(entry, f"{path}{entry.name}/", found)
-        elif suffix in TYPES and "{" not in entry.name:
+        elif suffix in TYPES and "{" not in entry.name:  # a route takes braces for parameters
             content = entry.read_bytes()
             tag = '"' + hashlib.sha256(content).hexdigest()[:16] + '"'
             found[path + entry.name] = PageFile(content, TYPES[suffix], tag)

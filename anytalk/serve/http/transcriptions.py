@@ -81,6 +81,7 @@ async def _written(
             said = ""
             async with aclosing(_heard(state, speech, temperature)) as texts:
                 async for text in texts:
+                    # One space separates the texts of two pieces.
                     if not said.strip() and text.strip() and written.segments:
                         text = f" {text.lstrip()}"
                     said += text

@@ -119,6 +119,7 @@ def transcript_as(response_format: str, written: Transcript) -> Response:
 
 def _shown(number: int, segment: Segment) -> dict[str, Any]:
     times = {"id": number, "seek": 0, "start": segment.start_s, "end": segment.end_s}
+    # The format has these fields; nothing measures them here.
     scores = {"avg_logprob": 0.0, "compression_ratio": 0.0, "no_speech_prob": 0.0}
     return {**times, "text": segment.text, "tokens": [], "temperature": 0.0, **scores}
 

@@ -108,6 +108,7 @@ class Call(Transport):
         await self._peer.close()
 
     async def _send(self, text: str) -> None:
+        # A send that times out must not cancel the future that all sends wait for.
         channel = await asyncio.shield(self._channel)
         while channel.bufferedAmount > _MAX_BUFFERED_BYTES and channel.readyState == "open":
             await asyncio.sleep(_LOOK_S)

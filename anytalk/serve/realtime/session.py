@@ -286,6 +286,7 @@ class RealtimeSession:
     def _update(self, event: e.SessionUpdate) -> None:
         before = self.options.audio.input
         self.options, left_out = updated(self.options, event.session, self.state.talker, self.settings.max_text_chars)
+        # Configuring drops a sample of which only a part has come, so do it only if needed.
         if self.options.audio.input != before:
             self.buffer.configure(self.options.input_format(), self._vad())
         self._quiet_since = time.monotonic()
