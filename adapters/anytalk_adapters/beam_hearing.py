@@ -1,8 +1,8 @@
-"""The ``beam`` hearing: searches for the likeliest lines of tokens, and asks the backbone which one people would say.
+"""The ``beam`` hearing: searches for likely token sequences and lets the backbone choose among them.
 
-It works on any input adapter that tells how likely each token is in each place
-(:class:`anytalk.plugins.contracts.HearsTokens`), such as ``ctc``. The columns are the text embeddings of one line: for
-the backbone, what was heard is what would have been typed.
+It works with every input adapter that returns token probabilities (:class:`anytalk.plugins.contracts.HearsTokens`),
+such as ``ctc``. The chosen sequence becomes its own text embeddings, so the backbone sees what a typed prompt would
+give it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .reading_hearing import ReadingHearing
 
 
 class BeamHearing(ReadingHearing):
-    """Chooses one line of tokens for each clip."""
+    """Chooses one token sequence for each clip."""
 
     class Options(plugins.Options):
         beam: int = Field(16, ge=1, description="Beam width.")
@@ -52,13 +52,14 @@ class BeamHearing(ReadingHearing):
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) -> one column for each token of the line that was most probably said."""
+        """Return the most probable tokens of each clip of (B,F,E) features with (B,) lengths, as one column each."""
         clips = zip(features, lengths.tolist(), strict=True)
         return self._columns([self._line(clip[:length]) for clip, length in clips], features, lengths)
 
     def _line(self, features: Tensor) -> Line:
-        """(F,E) of one clip -> the line that was most probably said."""
+        """Return the most probable token sequence of one clip (F,E)."""
         options, hearings = self.options, self.options.hearings
+        # The adapter joins frames in groups; each shift groups them differently. Padding at both ends keeps one length.
         later = [F.pad(features, (0, 0, shift, hearings - 1 - shift)) for shift in range(hearings)]
         lengths = torch.arange(hearings, device=features.device) + len(features)
         chances = self._listener[0].token_chances(torch.stack(later), lengths)

@@ -1,13 +1,13 @@
-"""The ``ctc`` input adapter: ears that put what they hear where the backbone keeps its words.
+"""The ``ctc`` input adapter: recognises text tokens by CTC and turns them into the backbone's text embeddings.
 
-Each frame is compared with the backbone's own text embeddings, and the most likely tokens, mixed by their likelihood,
-become a column: LegoSLM's direction (arXiv 2505.11352). What is new here: frames without a token (CTC's blanks) are
-left out and frames of one token become one column, so that a question that was heard well *is* the typed question for
-the backbone, position by position, and gets the typed question's answer. And tokens are told apart by their spelling as
-well: a table of embeddings holds meanings, in which butter lies beside bread, and letters say what is heard.
+Each frame is compared with the backbone's own text embeddings; the most likely tokens, weighted by their probabilities,
+are mixed into a column, as in LegoSLM (arXiv 2505.11352). New here: blank frames are left out and the frames of one
+token become one column, so that a question that was recognised well equals the typed question, position by position,
+and gets the same answer. And tokens are also told apart by their spelling: in a table of embeddings "butter" is close
+to "bread", because they are close in meaning, but they sound different.
 
-Two ways of training, which go together: ``align`` (CTC against the transcript, no backbone in the loop: hundreds of
-questions a second on a CPU) and every loss after the backbone, whose gradients reach the mix.
+It can be trained in two ways, which combine: by ``align`` (CTC against the transcript; it runs no backbone, hence
+hundreds of questions a second on a CPU), and by every loss after the backbone, whose gradients reach the mixed columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_LETTERS = 12
 
 
 class Speller(nn.Module):
-    """Token ids to keys that know their letters: each letter at its place from both ends, then an MLP."""
+    """Maps token ids to keys by their spelling: it embeds each letter by its place from both ends, then runs an MLP."""
 
     def __init__(self, tokenizer: TextTokenizer, vocab_size: int, width: int, out_width: int) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class Speller(nn.Module):
             nn.init.normal_(table.weight, std=0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(n,) int64 -> (n,D)."""
+        """Map ids (n,) int64 to keys (n,D)."""
         letters = self._slots(ids.device)[:, ids]  # (2,n,_MAX_LETTERS)
         x = self.from_start(letters[0]) + self.from_end(letters[1])
         found: Tensor = self.narrow(F.gelu(self.wide(self.norm(x))))
         return found
 
     def _slots(self, device: torch.device) -> Tensor:
-        """(2,V,_MAX_LETTERS) int64, rows of the two tables for each letter of each token; made once."""
+        """Return (2,V,_MAX_LETTERS) int64: the row of each letter of each token in the two tables. Computed once."""
         if self._letters is None or self._letters.device != device:
             empty = _MAX_LETTERS * NUM_LETTERS
             slots = torch.full((2, self._vocab_size, _MAX_LETTERS), empty)
@@ -68,7 +68,7 @@ class Speller(nn.Module):
 
 
 class CtcAdapter(FrameListener):
-    """Frames to the text embeddings of the tokens that are heard in them."""
+    """Turns frames into the text embeddings of the tokens recognised in them."""
 
     class Options(FrameOptions):
         width: int = Field(384, ge=8, description="Width between the encoder and the text embeddings.")
@@ -85,7 +85,7 @@ class CtcAdapter(FrameListener):
         width = options.width
         self.out = nn.Linear(width, backbone.width)
         self.blank = nn.Linear(width, 1)
-        # A tuple, so that the backbone is no part of this one.
+        # A tuple hides the backbone from nn.Module, which would save and train it as part of the adapter.
         self._backbone = (backbone,)
         self._tables: tuple[Tensor, Tensor] | None = None
         self.speller: Speller | None = None
@@ -97,14 +97,16 @@ class CtcAdapter(FrameListener):
         return cls(options, context.need_encoder_width(), context.need_backbone()).to(context.device)
 
     def train(self, mode: bool = True) -> CtcAdapter:
-        """Forget the backbone's embeddings: it may have been trained."""
+        """Drop the kept embeddings of the backbone: its weights may have changed."""
         self._tables = None
         super().train(mode)
         return self
 
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) -> (B,F',D), one column for each token that is heard, at least one; outside of training also
-        the tokens."""
+        """Recognise tokens in (B,F,E) features with (B,) lengths.
+
+        Returns (B,F',D) with a column per token and at least one per clip; outside of training also the tokens.
+        """
         hidden, scores, places = self._listen(features, lengths)
         with torch.no_grad():
             best, is_token = self._likeliest(hidden, scores, places)
@@ -120,7 +122,8 @@ class CtcAdapter(FrameListener):
             embeds, keys = self._embeddings(ids)
             likely = (keys @ hidden[row, at, :, None])[..., 0]  # (n,candidates)
             mixed = ((likely / self.options.temperature).softmax(dim=-1)[..., None] * embeds).sum(dim=1)  # (n,D)
-            # Frames of one token count as much as they are sure that it is one.
+            # Of the frames of one token, those that are more certain that they aren't blank count more. The 1e-4 keeps
+            # the division defined.
             weight = (likely.logsumexp(dim=-1, keepdim=True) - scores[row, at]).sigmoid() + 1e-4
             weights = weight.new_zeros(number, 1).index_add(0, column, weight)
             rows.append(mixed.new_zeros(number, mixed.shape[1]).index_add(0, column, weight * mixed) / weights)
@@ -131,19 +134,20 @@ class CtcAdapter(FrameListener):
 
     @torch.no_grad()
     def token_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
-        """(B,F,E), (B,) -> of each clip (T,1+V) log probabilities: no token, then each of the vocabulary."""
+        """Return (T,1+V) log probabilities for each clip of (B,F,E) frames with (B,) lengths: blank, then tokens."""
         hidden, scores, places = self._listen(features, lengths)
         keys = self._whole_tables(hidden.device)[1]
-        # Of all clips at once: the keys are by far the most that has to be read.
+        # One product for all clips: reading the keys of the whole vocabulary is what takes the time.
         counts = places.tolist()
         is_place = torch.arange(hidden.shape[1])[None] < torch.tensor(counts)[:, None]
         chances = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
         return torch.split(chances, counts)
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
-        """(B,) negative log likelihood of each clip's tokens under CTC (Graves et al., 2006), summed over its tokens.
+        """Return the (B,) negative log likelihood of each clip's tokens under CTC, summed over its tokens.
 
-        The softmax runs over all tokens of the batch and `negatives` others, drawn anew each time.
+        The softmax runs over the tokens of the batch and `negatives` others, drawn anew for each batch: the whole
+        vocabulary would take far more time (CTC: Graves et al., 2006).
         """
         hidden, scores, places = self._listen(features, lengths)
         own = torch.unique(torch.cat(list(transcripts)))
@@ -160,42 +164,44 @@ class CtcAdapter(FrameListener):
         return found
 
     def _listen(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B,F,E), (B,) -> (B,T,D) to compare with embeddings, (B,T,1) scores of the blank, (B,) places that count."""
+        """Encode (B,F,E), (B,) into (B,T,D) to compare with keys, (B,T,1) blank scores, (B,) valid positions."""
         x, places = self._places(features, lengths)
         return self.out(x), self.blank(x), places
 
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,T,candidates) likeliest tokens; (B,T) whether one beats the blank: at least one in each row."""
+        """Return the likeliest tokens (B,T,candidates), and where one beats the blank (B,T), once per row at least."""
         keys = self._whole_tables(hidden.device)[1]
         number = min(self.options.candidates, len(keys))
         logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
         lead = logits[:, :1].view_as(scores) - scores
         steps = torch.arange(hidden.shape[1], device=hidden.device)
+        # Padding never wins, not even where every position of a row prefers the blank.
         lead = lead[..., 0].masked_fill(steps[None] >= places.to(steps.device)[:, None], -torch.inf)
         is_token = lead > 0
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
         return best.view(*hidden.shape[:2], -1), is_token
 
     def _whole_tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(V,D) twice: :meth:`_keys` of the whole vocabulary; remembered outside of training."""
+        """Return :meth:`_keys` of the whole vocabulary, (V,D) each; kept outside of training."""
         everything = torch.arange(self._backbone[0].text_vocab_size, device=device)
-        if self.training:  # spellings are being learned
+        if self.training:  # each optimizer step changes the spelling keys
             return self._keys(everything)
         self._tables = self._tables or self._keys(everything)
         return self._tables
 
     def _keys(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids (n,) -> the backbone's embeddings (n,D), and (n,D) to compare what is heard with."""
+        """Return the backbone's embeddings of ids (n,), and the keys that frames are compared with; (n,D) each."""
         with torch.no_grad():
             embeds = self._backbone[0].embed_text(ids[None])[0].to(self.out.weight.dtype)
             keys = F.normalize(embeds, dim=-1)
         return embeds, keys if self.speller is None else keys + self.speller(ids)
 
     def _embeddings(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`_keys` for ids of any shape; out of the table where nothing is being trained."""
+        """Return :meth:`_keys` for ids of any shape, looked up in the kept tables where no gradient is needed."""
         if self._tables is not None and not torch.is_grad_enabled():
             embeds, keys = (table[ids] for table in self._tables)
         else:
+            # Candidates repeat from frame to frame; each token is embedded once.
             used, where = torch.unique(ids, return_inverse=True)
             embeds, keys = (part[where] for part in self._keys(used))
         return embeds, keys

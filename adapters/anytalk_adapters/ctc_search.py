@@ -1,8 +1,8 @@
-"""Which lines of tokens may have been heard under CTC, and how likely, over all the ways in which frames can say them.
+"""Searches for the token sequences ("lines") that CTC probabilities may spell, summed over all alignments.
 
-The likeliest token of each frame, taken one by one, writes "good goodbye" where one frame leans to "good" and the next
-to "goodbye". A prefix search (Graves et al., 2006; Hannun et al., arXiv 1408.2873) adds up the ways in which a line can
-be heard, and keeps the likeliest lines.
+Taking the likeliest token of each frame writes "good goodbye" where one frame prefers "good" and the next "goodbye". A
+prefix search (Graves et al., 2006; Hannun et al., arXiv 1408.2873) adds up the alignments of each line and keeps the
+likeliest lines.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Line = tuple[int, ...]
-"""Tokens of a text."""
+"""The tokens of a text."""
 
 _NEVER = -math.inf
 _LEAST = -9.0
-"""Log probability of a token below which a frame doesn't hold it."""
+"""Log probability below which a token isn't considered in a frame."""
 
 
 def found_lines(hearings: Sequence[Tensor], candidates: int, beam: int) -> dict[Line, float]:
-    """Lines that were found in any hearing of one clip, best first, and their mean log probability in all of them.
+    """Return the lines found in any pass over one clip with their mean log probability in all passes, best first.
 
-    Which line comes first depends on how the frames happen to fall on the speech; a line that is likely however they
-    fall is more often the right one. At least one line, none of them empty.
+    Which line wins in a single pass depends on how the frames happen to fall on the speech; the mean over shifted
+    passes is right more often. The result has at least one line, and no line is empty.
 
     Args:
-        hearings: Of each (T,1+V) log probabilities of its frames: no token, then each of the vocabulary.
-        candidates: Likeliest tokens of a frame that are looked at.
+        hearings: For each pass, (T,1+V) log probabilities: blank, then each token of the vocabulary.
+        candidates: How many of the likeliest tokens are considered in each frame.
         beam: See :func:`likeliest_lines`.
     """
     lines: dict[Line, None] = {}
@@ -41,15 +41,17 @@ def found_lines(hearings: Sequence[Tensor], candidates: int, beam: int) -> dict[
             for frame in zip(ids.tolist(), values.tolist(), strict=True)
         ]
         lines.update((line, None) for line, _ in likeliest_lines(frames[:, 0].tolist(), tokens, beam) if line)
-    if not lines:
+    if not lines:  # every frame preferred the blank: take the likeliest single token
         lines[(int(hearings[0][:, 1:].amax(dim=0).argmax()),)] = None
+    # A line found in one pass is scored in all of them.
     each = [line_likelihoods(frames, list(lines)) for frames in hearings]
     means = {line: sum(said) / len(said) for line, said in zip(lines, zip(*each, strict=True), strict=True)}
     return dict(sorted(means.items(), key=lambda item: item[1], reverse=True))
 
 
 def line_likelihoods(frames: Tensor, lines: Sequence[Line]) -> list[float]:
-    """Return the log probability of each line in (T,1+V) frames, over all the ways in which they can say it."""
+    """Return the log probability of each line in (T,1+V) frames, summed over all alignments."""
+    # CTC's loss runs over the tokens in use only: with the whole vocabulary, each line would copy (T,1+V).
     own, places = torch.unique(torch.tensor([token for line in lines for token in line]), return_inverse=True)
     kept = torch.cat([frames[:, :1], frames[:, 1 + own.to(frames.device)]], dim=1).float().cpu()
     sizes = torch.tensor([len(line) for line in lines])
@@ -62,17 +64,14 @@ def line_likelihoods(frames: Tensor, lines: Sequence[Line]) -> list[float]:
 def likeliest_lines(
     blanks: Sequence[float], tokens: Sequence[Sequence[tuple[int, float]]], beam: int
 ) -> list[tuple[Line, float]]:
-    """Return lines of tokens, best first.
+    """Return the likeliest lines and their log probabilities, best first.
 
     Args:
-        blanks: For each frame the log probability that it holds no token.
-        tokens: For each frame its likeliest tokens and their log probabilities.
-        beam: Lines that are kept from frame to frame, and at most as many are returned.
-
-    Returns:
-        Lines and their log probabilities.
+        blanks: The log probability of the blank in each frame.
+        tokens: The likeliest tokens of each frame, with their log probabilities.
+        beam: How many lines are kept from frame to frame, and returned at most.
     """
-    # For each line: the log probability that it was heard so far and ends in a blank, and that it ends in its token.
+    # For each line: the log probabilities that its alignment ends in a blank, and that it ends in its last token.
     lines: dict[Line, tuple[float, float]] = {(): (0.0, _NEVER)}
     for blank, heard in zip(blanks, tokens, strict=True):
         grown: dict[Line, tuple[float, float]] = {}
@@ -86,8 +85,8 @@ def likeliest_lines(
             add(line, both + blank, _NEVER)
             for token, chance in heard:
                 if line and token == line[-1]:
-                    add(line, _NEVER, spoken + chance)  # it goes on
-                    add((*line, token), _NEVER, quiet + chance)  # it is said again
+                    add(line, _NEVER, spoken + chance)  # CTC joins repetitions
+                    add((*line, token), _NEVER, quiet + chance)  # only a blank between them makes a double token
                 else:
                     add((*line, token), _NEVER, both + chance)
         best = sorted(grown.items(), key=lambda item: _sum(*item[1]), reverse=True)[:beam]
@@ -96,7 +95,7 @@ def likeliest_lines(
 
 
 def _sum(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
+    """Return log(exp(a) + exp(b)) without overflow."""
     if a < b:
         a, b = b, a
     return a if b == _NEVER else a + math.log1p(math.exp(b - a))

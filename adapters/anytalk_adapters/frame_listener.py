@@ -1,4 +1,4 @@
-"""What input adapters share that hear tokens or letters by CTC: from frames to places, and the loss ``align``."""
+"""The base class of input adapters that recognise tokens or letters by CTC: a frame encoder and the loss ``align``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .input_adapters import zero_padding
 
 _KERNEL = 7
 _HIDDEN_FRAMES = 8
-"""A stretch that `frame_dropout` hides: 0.16 s of Whisper's frames (SpecAugment's time masks, arXiv 1904.08779)."""
+"""Length of the stretches that `frame_dropout` hides: 0.16 s of Whisper's frames (SpecAugment, arXiv 1904.08779)."""
 
 
 class FrameOptions(plugins.Options):
-    """How frames become places."""
+    """Options of the frame encoder."""
 
     width: int = Field(256, ge=8, description="Width between the encoder and what is heard.")
     num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
@@ -33,7 +33,7 @@ class FrameOptions(plugins.Options):
 
 
 class FrameBlock(nn.Module):
-    """A ConvNeXt block (arXiv 2201.03545) along time: neighbours by a depthwise convolution, then an MLP."""
+    """A ConvNeXt block (arXiv 2201.03545) along time: a depthwise convolution over neighbours, then an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,14 +44,15 @@ class FrameBlock(nn.Module):
         nn.init.normal_(self.narrow.weight, std=0.02)
 
     def forward(self, x: Tensor, is_frame: Tensor) -> Tensor:
-        """(B,T,W), (B,T,1) 1.0 where a frame counts -> (B,T,W)."""
+        """Transform (B,T,W); `is_frame`, (B,T,1), is 1.0 at valid positions and 0.0 in padding."""
+        # Padding is cleared in each block: the biases before it have filled it.
         near = self.near((x * is_frame).transpose(1, 2)).transpose(1, 2)
         out: Tensor = x + self.narrow(F.gelu(self.wide(self.norm(near))))
         return out
 
 
 class FrameListener(InputAdapter):
-    """Frames to places of what is heard; what stands in a place, a subclass says."""
+    """Encodes frames into positions, one for every `factor` frames; a subclass reads tokens or letters from them."""
 
     licence = "MIT"
     is_elastic = True
@@ -66,7 +67,7 @@ class FrameListener(InputAdapter):
         self.out_norm = nn.LayerNorm(width)
 
     def output_length(self, num_frames: int) -> int:
-        """``ceil(num_frames / factor)``: the most; the words that are heard need fewer."""
+        """Return ``ceil(num_frames / factor)``, an upper bound: most clips hold fewer words than positions."""
         return -(-num_frames // self._frames.factor)
 
     def losses(self) -> list[Loss]:
@@ -75,20 +76,21 @@ class FrameListener(InputAdapter):
 
     @abstractmethod
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
-        """(B,F,E), (B,) frames, text tokens (n,) of each clip -> (B,) how unlikely it is that they were said."""
+        """Return (B,) how unlikely the text tokens (n,) of each clip are, given (B,F,E) features and (B,) lengths."""
 
     def _places(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,F,E), (B,) frames -> (B,T,width), and (B,) how many of the T places of each row count."""
+        """Encode (B,F,E) features with (B,) lengths into (B,T,width) and the (B,) number of valid positions."""
         dtype = self.norm.weight.dtype
         x = zero_padding(features, lengths).to(dtype)
         x = F.dropout(self.norm(x), self._frames.dropout, self.training)
         if self.training and self._frames.frame_dropout:
+            # Max pooling widens each drawn frame into a stretch, so frames are drawn that much more rarely.
             share = self._frames.frame_dropout / _HIDDEN_FRAMES
             begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < share
             hidden = F.max_pool1d(begins.to(dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
             x = x * (1 - hidden[:, 0, : x.shape[1], None])
-        x = zero_padding(x, lengths)
-        # Filled up, so that a row has as many places whatever it is padded to.
+        x = zero_padding(x, lengths)  # again: the bias of the norm has filled the padding
+        # Padded to whole groups, so that a row gets as many positions in every batch.
         factor = self._frames.factor
         x = F.pad(x, (0, 0, 0, -x.shape[1] % factor))
         x = self.down(x.transpose(1, 2)).transpose(1, 2)
@@ -102,7 +104,7 @@ class FrameListener(InputAdapter):
 
 
 class AlignLoss(Loss):
-    """How badly the ears hear a transcript by themselves, without the backbone."""
+    """The loss ``align``: how badly the adapter by itself recognises the transcripts, without the backbone."""
 
     name = "align"
 
@@ -110,20 +112,21 @@ class AlignLoss(Loss):
         self._adapter = adapter
 
     def counts(self, row: LossRow) -> list[int]:
-        """Return tokens of the transcripts."""
+        """Return the number of transcript tokens."""
         return [sum(len(ids) for ids in row.heard)]
 
     def prepare(self, rows: Sequence[LossRow]) -> list[Tensor]:
-        """(n,) tokens of each clip."""
+        """Return the (n,) tokens of each clip."""
         return [torch.tensor(ids, dtype=torch.int64) for row in rows for ids in row.heard]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(1,) over the clips whose words are known."""
+        """Return the (1,) sum over the clips that have a transcript."""
         known = [place for place, ids in enumerate(prepared) if len(ids)]
         if line.features is None or not (known or line.uniform):
             return torch.zeros(1, device=line.device)
         features, frames = line.features
         if not known:
+            # Sharded engines deadlock unless every rank runs the module, so it runs on one clip that counts nothing.
             nothing = torch.zeros(1, dtype=torch.int64, device=line.device)
             return self._adapter.align(features[:1], frames[:1], [nothing]) * 0.0
         return self._adapter.align(features[known], frames[known], [prepared[place] for place in known]).sum()[None]

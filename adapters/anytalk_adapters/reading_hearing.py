@@ -1,4 +1,4 @@
-"""What the hearings ``beam`` and ``words`` share: an input adapter, a backbone, and the backbone's reader of lines."""
+"""The base class of the hearings ``beam`` and ``words``: an input adapter, a backbone and the reader of its lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .likely_words import Reader
 
 
 class ReadingHearing(Hearing):
-    """A hearing that finds lines of tokens and may ask the backbone which one is likely."""
+    """Finds token sequences that may have been heard, and may ask the backbone which one is likely."""
 
     licence = "MIT"
 
     def __init__(self, options: Any, adapter: InputAdapter, backbone: Backbone) -> None:
         super().__init__()
         self.options = options
-        # Tuples, so that neither is part of this module.
+        # Tuples hide both from nn.Module, which would save and train them as parts of the hearing.
         self._adapter, self._backbone = (adapter,), (backbone,)
         self._reader: Reader | None = None
 
@@ -32,11 +32,11 @@ class ReadingHearing(Hearing):
         return cls(options, context.need_input_adapter(), context.need_backbone())
 
     def train(self, mode: bool = True) -> Self:
-        """Forget what the backbone has read: it may have been trained."""
+        """Drop the reader, which keeps a cache of the backbone: its weights may have changed."""
         self._reader = None
         super().train(mode)
         return self
 
     def _columns(self, lines: list[Line], features: Tensor, lengths: Tensor) -> HeardBatch:
-        """Return the chosen lines of (B,F,E) features as columns."""
+        """Return the chosen tokens of each clip as columns, in the dtype of (B,F,E) features."""
         return typed(lines, self._backbone[0], self._adapter[0], features, lengths)

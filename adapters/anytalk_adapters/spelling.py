@@ -1,31 +1,31 @@
-"""How text tokens are spelt: what adapters read that must know how a token sounds."""
+"""Spells text tokens as bytes, for adapters that must know how a token sounds."""
 
 from __future__ import annotations
 
 from anytalk.plugins.contracts import END_OF_TEXT, TextTokenizer
 
 START, END, PADDING = 256, 257, 258
-"""Letters beside the 256 bytes of UTF-8: before the text, after it, and in empty slots."""
+"""Symbols besides the 256 bytes of UTF-8: before the text, after the text, and in empty slots."""
 
 NUM_LETTERS = 259
 
 MOST_KEPT = 300_000
-"""Spellings that are remembered: more than any model has tokens."""
+"""How many spellings are kept: more than any model has tokens."""
 
 
 class Spelling:
-    """The bytes of each token of a tokenizer, each looked up once."""
+    """Looks up the bytes of each token of a tokenizer, once."""
 
     def __init__(self, tokenizer: TextTokenizer, max_letters: int) -> None:
         self._tokenizer = tokenizer
         self._max_letters = max_letters
-        # After another token: some tokenizers drop a space at the beginning.
+        # Tokens are decoded after another one: some tokenizers drop a space at the beginning of a text.
         self._anchor = tokenizer.encode("a")[-1:]
         self._prefix = len(tokenizer.decode(self._anchor))
         self._spelt: dict[int, list[int]] = {}
 
     def letters_of(self, token: int) -> list[int]:
-        """Return bytes of a text token, at most `max_letters`; END for the end of the text, nothing for other marks."""
+        """Return the bytes of a text token, at most `max_letters`; END for the end of the text, [] for other marks."""
         if token == END_OF_TEXT:
             return [END]
         if token < 0:
@@ -34,7 +34,7 @@ class Spelling:
         if found is None:
             piece = self._tokenizer.decode([*self._anchor, token])[self._prefix :]
             found = list(piece.encode("utf-8"))[: self._max_letters]
-            if len(self._spelt) >= MOST_KEPT:  # pieces of text that is served elsewhere have no end
+            if len(self._spelt) >= MOST_KEPT:  # a served model has no fixed vocabulary, so the table could grow on
                 self._spelt.clear()
             self._spelt[token] = found
         return found

@@ -1,8 +1,8 @@
-"""The ``transcript`` ears: Whisper writes down what was said, and the words are typed into the prompt.
+"""The ``transcript`` ears: Whisper transcribes speech, and the words are typed into the prompt.
 
-They need no training and fit any backbone. The encoder sees at least `window_s` of sound: after shorter windows the
-decoder often repeats itself without end. Where it still runs away, the clip is heard again in Whisper's own 30 s.
-Longer clips are cut in pauses, or where they are quietest, and heard piece by piece.
+They need no training and work with any backbone. The encoder gets at least `window_s` of sound, because after shorter
+windows the decoder often repeats itself without end. If it still does, the clip is transcribed again in Whisper's own
+window of 30 s. Longer clips are cut in pauses, or where they are quietest, and transcribed piece by piece.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, lo
 from anytalk_adapters.whisper_writer import WhisperWriter
 
 _LONGEST_S = 300.0
-"""Longest clip; a bound for what a stranger may ask a server to hear."""
+"""The longest clip accepted, which limits what a stranger can make a server transcribe."""
 _SOONEST_CUT_S, _LONGEST_PIECE_S = 6.0, 14.0
-"""Whisper often stops at a pause in a window of 20 or 30 s, and what comes after it is lost."""
+"""When a clip is cut: in windows of 20 or 30 s Whisper often stops at a pause and loses what comes after it."""
 _QUIETEST = 1e-6
-"""-60 dBFS, mean square: where no 20 ms are louder, there is nothing to hear. People's recordings are 30 dB above."""
+"""Mean square of -60 dBFS: if no 20 ms are louder, a clip counts as silent. Recorded voices are 30 dB louder."""
 _PAUSE_FRAMES, _PAUSE_SHARE = 20, 10**-2.5
 _QUIETEST_FRAMES = 15
-"""A clip without pauses is cut where this many frames (0.3 s) are quietest."""
+"""How many frames (0.3 s) are averaged to find the quietest place of a clip without pauses."""
 
 
 class TranscriptEars(Ears):
-    """Whisper's encoder and decoder, greedy."""
+    """Transcribes with Whisper's encoder and decoder, greedily."""
 
     licence = "MIT"
 
@@ -65,49 +65,50 @@ class TranscriptEars(Ears):
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Load the model, float32 on the context's device.
+        """Load the model in float32 on the context's device.
 
         Raises:
-            WeightsError: weights that can't be found or read.
-            ConfigError: a language that the model doesn't know.
+            WeightsError: The weights can't be found or read.
+            ConfigError: The model doesn't know the language.
         """
         model = load_for_language(options.model, options.language, context.folder)
         return cls(model.to(context.device), options).to(context.device).eval()
 
     @classmethod
     def usual_options(cls) -> list[dict[str, Any]]:
-        """Whisper base from its package, from the cache or the net; else tiny.en from its package."""
+        """Prefer the installed package of Whisper base, then base from the cache or the net, then packaged tiny.en."""
         return [{"model": PACKAGED_BASE}, {}, {"model": PACKAGED_TINY_EN}]
 
     @property
     def sample_rate_hz(self) -> int:
-        """16000."""
+        """Return 16000, Whisper's only rate."""
         return int(SAMPLE_RATE)
 
     @property
     def max_duration_s(self) -> float:
-        """300: longer clips than one window are heard in pieces."""
+        """Return 300: clips longer than a window are transcribed in pieces."""
         return _LONGEST_S
 
     @torch.no_grad()
     def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
-        """(N,) of each clip -> its words, and how sure Whisper is of them.
+        """Transcribe clips (N,), each with Whisper's confidence.
 
         Raises:
-            AudioError: a clip without samples.
+            AudioError: A clip has no samples.
         """
         return [Heard.joined([self._write(piece) for piece in cut(wave)]) for wave in waves]
 
     def first_cut(self, wave: Tensor) -> int:
-        """In the first pause after 6 s, or where it is softest by 14 s; see :func:`first_cut`."""
+        """Cut in the first pause after 6 s, or at the quietest place before 14 s; see :func:`first_cut`."""
         return first_cut(wave)
 
     def word_times(self, wave: Tensor, text: str) -> list[HeardWord]:
-        """(N,) of a clip of at most 30 s and its words -> when each was said; the clip is encoded once more."""
+        """Return when each word of a clip (N,) of at most 30 s was said; this encodes the clip again."""
         window = max(self._window_frames, covering_frames(len(wave)))
         return word_times(self.writer, self.encoder.encode_clip(wave, window), covering_frames(len(wave)), text)
 
     def _write(self, wave: Tensor) -> Heard:
+        # Of silence Whisper writes "you" or "Thank you." The padding makes one whole frame of a shorter clip.
         if len(wave) and float(_loudness(nn.functional.pad(wave, (0, SAMPLES_PER_FRAME))).max()) < _QUIETEST:
             return Heard(text="", confidence=1.0)
         duration_s = len(wave) / SAMPLE_RATE
@@ -119,7 +120,7 @@ class TranscriptEars(Ears):
 
 
 def cut(wave: Tensor) -> list[Tensor]:
-    """(N,) -> pieces of at most 14 s, which together are the wave."""
+    """Split (N,) into pieces of at most 14 s that together are the wave."""
     pieces = []
     while at := first_cut(wave):
         pieces.append(wave[:at])
@@ -128,10 +129,11 @@ def cut(wave: Tensor) -> list[Tensor]:
 
 
 def first_cut(wave: Tensor) -> int:
-    """Return where (N,) is cut first, in samples; 0 where nothing is cut, or not yet: what comes later moves no cut.
+    """Return the first sample after the first piece of (N,), or 0 if there is no cut (yet).
 
-    In the middle of the first pause after 6 s, as soon as speech goes on; a pause is 0.4 s in which every 20 ms
-    are 25 dB softer than the loudest before. Without one by 14 s, where it is quietest.
+    The cut is in the middle of the first pause after 6 s; a pause is 0.4 s in which every 20 ms are 25 dB softer than
+    the loudest before them. Without a pause within 14 s, the cut is where the sound is quietest. More samples never
+    move a cut that was found, so a turn can be transcribed while it is spoken: a pause counts once speech follows it.
     """
     soonest, longest = (
         int(seconds * SAMPLE_RATE // SAMPLES_PER_FRAME) for seconds in (_SOONEST_CUT_S, _LONGEST_PIECE_S)
@@ -152,6 +154,6 @@ def first_cut(wave: Tensor) -> int:
 
 
 def _loudness(wave: Tensor) -> Tensor:
-    """(N,) -> (F,), the mean square of each whole frame of 20 ms."""
+    """Return (F,), the mean square of each whole frame of 20 ms."""
     whole = len(wave) - len(wave) % SAMPLES_PER_FRAME
     return wave[:whole].reshape(-1, SAMPLES_PER_FRAME).square().mean(dim=1)

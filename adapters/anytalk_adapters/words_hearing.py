@@ -1,6 +1,7 @@
-"""The ``words`` hearing: which words the heard letters make, by how common words are and by what the backbone expects.
+"""The ``words`` hearing: turns letter probabilities into words.
 
-It works on input adapters that tell how likely each letter is in each place, such as ``letters``.
+It weighs the letters against how common each word is and how likely the backbone finds the text. It works with input
+adapters that return letter probabilities, such as ``letters``.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from .words_search import WordChance, common_words, likeliest_texts
 
 @runtime_checkable
 class HearsLetters(Protocol):
-    """An input adapter that tells how likely each letter is in each place of the sound."""
+    """An input adapter that returns the probability of each letter at each position of the sound."""
 
     def letter_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
-        """(B,F,E), (B,) frames -> of each clip (T,1+28) log probabilities: nothing, then each of the letters."""
+        """Return (T,1+28) log probabilities for each clip of (B,F,E) frames with (B,) lengths: blank, then letters."""
 
 
 class WordsHearing(ReadingHearing):
@@ -56,18 +57,18 @@ class WordsHearing(ReadingHearing):
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) -> one column for each token of the words that were most probably said."""
+        """Return the most probable words of each clip of (B,F,E) features with (B,) lengths, one column per token."""
         lines = [self._line(chances) for chances in self._listener[0].letter_chances(features, lengths)]
         return self._columns(lines, features, lengths)
 
     def _line(self, chances: Tensor) -> Line:
-        """(T,1+28) of one clip -> tokens of the words that were most probably said, at least one."""
+        """Return the tokens of the most probable words of one clip (T,1+28), at least one token."""
         options, backbone = self.options, self._backbone[0]
         tokenizer = backbone.tokenizer
         self._word_chance = self._word_chance or common_words(tokenizer, backbone.text_vocab_size)
         texts = likeliest_texts(chances, LETTERS, options.beam, options.candidates, self._word_chance, options.common)
         lines = {tuple(tokenizer.encode(text)): score for text, score in texts.items() if text}
-        if not lines:
+        if not lines:  # a prompt needs at least one column: the likeliest letter, without the space
             return tuple(tokenizer.encode(LETTERS[int(chances[:, 1:-1].amax(dim=0).argmax())]))
         self._reader = self._reader or Reader(backbone, options.context, options.weight, num_lines=options.lines)
         return self._reader.choose(lines)

@@ -1,4 +1,4 @@
-"""Which words may have been heard letter by letter: a prefix search that knows how common each word is."""
+"""Searches for the texts that letter probabilities may spell: a prefix search that knows how common each word is."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from anytalk.plugins.contracts import TextTokenizer
 
 _NEVER = -math.inf
 _LEAST = -7.0
-"""Log probability of a letter below which a place doesn't hold it."""
+"""Log probability below which a letter isn't considered at a position."""
 
 WordChance = Callable[[str], float]
-"""A word -> how common it is, as a log probability up to a constant for each word."""
+"""Returns how common a word is: its log probability, up to a constant that is the same for each word."""
 
 
 def likeliest_texts(
     chances: Tensor, letters: str, beam: int, candidates: int, word_chance: WordChance, weight: float
 ) -> dict[str, float]:
-    """Search texts that may have been heard; likeliest first, with their scores.
+    """Return the likeliest texts and their scores, best first.
 
-    As :func:`anytalk_adapters.ctc_search.likeliest_lines`, and each word that ends adds `weight` times its chance.
+    The search is :func:`anytalk_adapters.ctc_search.likeliest_lines` with a term per word: each word that ends adds
+    `weight` times its log probability.
 
     Args:
-        chances: (T,1+N) log probabilities of each place: nothing, then each of the N letters.
-        letters: The N letters; the space ends a word.
-        beam: Texts that are kept from place to place, and at most so many come back.
-        candidates: Likeliest letters of a place that are looked at.
+        chances: (T,1+N) log probabilities at each position: blank, then each of the N letters.
+        letters: The N letters; a space ends a word.
+        beam: How many texts are kept from position to position, and returned at most.
+        candidates: How many of the likeliest letters are considered at each position.
     """
     values, ids = chances[:, 1:].topk(min(candidates, len(letters)), dim=-1)
     places = zip(chances[:, 0].tolist(), values.tolist(), ids.tolist(), strict=True)
-    # For each text the log probability that it was heard so far and ends in nothing, and that it ends in its letter.
+    # For each text: the log probabilities that its alignment ends in a blank, and that it ends in its last letter.
     texts: dict[str, tuple[float, float]] = {"": (0.0, _NEVER)}
-    words: dict[str, float] = {"": 0.0}  # what the words of each text add
+    words: dict[str, float] = {"": 0.0}  # the summed word terms of each text
     for nothing, scores, numbers in places:
         heard = [(letters[number], score) for number, score in zip(numbers, scores, strict=True) if score > _LEAST]
         grown: dict[str, tuple[float, float]] = {}
@@ -46,11 +47,11 @@ def likeliest_texts(
             for letter, score in heard:
                 if text and letter == text[-1]:
                     before = grown[text]
-                    grown[text] = before[0], _sum(before[1], spoken + score)  # it goes on
-                    start = quiet  # it is said again
+                    grown[text] = before[0], _sum(before[1], spoken + score)  # CTC joins repetitions
+                    start = quiet  # only a blank between them makes a double letter
                 else:
                     start = both
-                if letter == " " and text[-1:] in ("", " "):  # no word is empty
+                if letter == " " and text[-1:] in ("", " "):  # spaces at the start or in a row would make empty words
                     if not text:
                         grown[text] = _sum(grown[text][0], both + score), grown[text][1]
                     continue
@@ -67,16 +68,18 @@ def likeliest_texts(
     for text, ways in texts.items():
         ended = word_chance(_last_word(text)) if text and text[-1] != " " else 0.0
         score = _sum(*ways) + words[text] + weight * ended
+        # "text" and "text " are one text now; their probabilities add up.
         whole[text.strip()] = _sum(whole.get(text.strip(), _NEVER), score)
     return dict(sorted(whole.items(), key=lambda item: item[1], reverse=True))
 
 
 def common_words(tokenizer: TextTokenizer, vocab_size: int) -> WordChance:
-    """Return how common words are, by the tokens that a vocabulary has for them.
+    """Return a function that estimates how common a word is from its token ids.
 
-    Vocabularies are made by joining what is most frequent, in that order: a low number is a frequent word (Zipf: its
-    chance is one over its rank), and a word of several tokens is a rare one.
+    Byte-pair vocabularies are built by joining the most frequent pairs first, so a low id is a frequent piece (Zipf:
+    its probability is one over its rank), and a word of several tokens is rare.
     """
+    # Each word is encoded after "a": most tokenizers have other tokens for the start of a text.
     anchor = tokenizer.encode("a")
 
     @lru_cache(maxsize=100_000)
@@ -92,7 +95,7 @@ def _last_word(text: str) -> str:
 
 
 def _sum(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
+    """Return log(exp(a) + exp(b)) without overflow."""
     if a < b:
         a, b = b, a
     return a if b == _NEVER else a + math.log1p(math.exp(b - a))
