@@ -1,1 +1,1 @@
-"""From a prompt to an answer: sampling, the column loop, and the session that streams text and sound."""
+"""Generates answers from prompts: sampling, the decoding loop, and the session that streams text and sound."""

@@ -1,4 +1,4 @@
-"""An answer as far as it was generated: text, columns, and the codec's frames in them."""
+"""An answer as far as it is generated: its text, its columns, and the codec frames in them."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from anytalk.grid.delay import DelayPattern
 
 @dataclass(frozen=True)
 class Column:
-    """One generated column."""
+    """One generated column of the grid."""
 
-    index: int  # answer column
-    text: int | None  # text token; None once the text has ended
-    audio: np.ndarray | None  # (K,) int64; None in a task that does not speak
+    index: int  # its index in the answer
+    text: int | None  # the text token; None after the end of the text
+    audio: np.ndarray | None  # (K,) int64; None in tasks without speech
 
 
 @dataclass
 class Answer:
-    """What was generated so far."""
+    """Holds what has been generated so far."""
 
     pattern: DelayPattern
-    text_ids: list[int] = field(default_factory=list)  # text tokens, the end token left out
-    columns: list[np.ndarray] = field(default_factory=list)  # audio columns (K,) so far
-    num_frames: int | None = None  # frames of the answer, once it is known where audio ends
+    text_ids: list[int] = field(default_factory=list)  # text tokens without the end token
+    columns: list[np.ndarray] = field(default_factory=list)  # audio columns (K,)
+    num_frames: int | None = None  # how many frames the answer has, once the end of its audio is known
     text_ended: bool = False  # whether the text is complete
-    finish_reason: str | None = None  # `"stop"` or `"length"` at the end, None before
+    finish_reason: str | None = None  # `"stop"` or `"length"` at the end, None until then
 
     @property
     def frames_ready(self) -> int:
-        """Whole frames that can be read out."""
+        """How many whole frames can be decoded."""
         if self.pattern.text_lead == "all" and not self.text_ended:
             return 0
         ready = self.pattern.frames_ready(len(self.columns), len(self.text_ids))
         return ready if self.num_frames is None else min(ready, self.num_frames)
 
     def codes(self, first_frame: int = 0, stop_frame: int | None = None) -> np.ndarray:
-        """Return frames that are ready: (codec streams, n) int64, every id a code of the codec.
+        """Return the codes of ready frames, (codec streams, n) int64, each a valid code.
 
-        An id that is no code (possible under the rule ``"original"`` only) is replaced by the stream's code before it.
+        Under the rule ``"original"`` an id may be no code; the stream's previous code takes its place.
         """
         stop = self.frames_ready if stop_frame is None else stop_frame
         if stop <= 0 or first_frame >= stop:
             return np.zeros((self.pattern.codec_streams, 0), dtype=np.int64)
-        # Only the columns of these frames are looked at, so that a frame costs the same late in a long answer.
+        # Only the columns of these frames are stacked, so that a frame takes the same time late in a long answer.
         recent = self.columns[first_frame * self.pattern.steps_per_frame :]
         codes = self.pattern.undo(np.stack(recent, axis=1), stop - first_frame, len(self.text_ids))
         if self._is_legal(codes).all():
             return codes
+        # A repair may need a code from any earlier frame, so now all columns are stacked.
         codes = self.pattern.undo(np.stack(self.columns, axis=1), stop, len(self.text_ids))
         return _repaired(codes, self._is_legal(codes))[:, first_frame:]
 

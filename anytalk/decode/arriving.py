@@ -1,4 +1,4 @@
-"""The text of an answer that is written elsewhere, as tokens, as far as it has come."""
+"""The text of a served model's answer, split into tokens as it arrives."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from anytalk.plugins.piece_tokenizer import pieces_of
 
 
 class ArrivingText:
-    """Asks for the text of one answer once that is wanted, and cuts what comes back into tokens.
+    """Requests the text of one answer from a served model and splits what arrives into tokens.
 
-    The tokens don't depend on how the text is cut up on its way: the last piece waits until more text or the end says
-    that it is whole. So the same text sounds the same, however slowly it came.
+    The tokens don't depend on how the text was cut up in transit: the last piece is held until more text, or the end,
+    shows that it is complete. So the same text sounds the same, however it arrived.
 
     Attributes:
-        ids: Tokens so far.
+        ids: The tokens so far.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class ArrivingText:
         self._is_whole = False
 
     def begin(self, wake: Callable[[], None]) -> None:
-        """Send the request, once; `wake` is called, from any thread, whenever more has come."""
+        """Send the request, the first time; `wake` is called from any thread whenever text arrives."""
         if self._stream is None:
             self._stream = self._backbone.answer(self._request)
             self._stream.wake = wake
-            wake()  # for what came before
+            wake()  # text may have arrived before `wake` was set
 
     def has(self, index: int) -> bool:
-        """Return whether a column's content is known: a token, or the end of the text."""
+        """Return whether the text of a column is known: a token, or the end of the text."""
         if index >= len(self.ids) and not self._is_whole:
             self._take()
         return index < len(self.ids) or self._is_whole
@@ -56,7 +56,7 @@ class ArrivingText:
             return
         text, self._is_whole = self._stream.take()
         text = self._rest + text
-        # The other half of a surrogate pair may still come.
+        # Half of a surrogate pair is held until its other half may have arrived.
         half = text[-1:] if not self._is_whole and "\ud800" <= text[-1:] <= "\udbff" else ""
         pieces = pieces_of(whole_characters(text.removesuffix(half)))
         self._rest = (pieces.pop() if pieces and not self._is_whole else "") + half
@@ -64,20 +64,20 @@ class ArrivingText:
             self.ids += self._backbone.tokenizer.encode(piece)
 
     def thoughts(self) -> str:
-        """Return what came of the model's thoughts since the last call."""
+        """Return what arrived of the model's thoughts since the last call."""
         return "" if self._stream is None else self._stream.take_thoughts()
 
     @property
     def error(self) -> AnytalkError | None:
-        """Why the text ended too early, once it has ended."""
+        """The error that ended the text early, once it has ended."""
         return self._stream.error if self._stream is not None and self._is_whole else None
 
     @property
     def was_cut(self) -> bool:
-        """Whether the model had more to say than it was allowed to."""
+        """Whether the text was cut off at the maximum length."""
         return self._stream is not None and self._is_whole and self._stream.was_cut
 
     def close(self) -> None:
-        """Cancel the request, where it is still running."""
+        """Cancel the request if it is still running."""
         if self._stream is not None:
             self._stream.close()

@@ -1,10 +1,10 @@
-"""The choices of an answer: which tokens are legal, which is taken, where text and sound end.
+"""Chooses the tokens of an answer: which are legal, which is taken, and where text and sound end.
 
-It knows token ids and columns; nothing of text, sound files or codecs, and runs no model.
+This module knows token ids and columns. It runs no model and knows nothing of text, sound files or codecs.
 
-Batch-parallel decoding (paper 3.2): two rows, the second with a text-only prompt. Text is sampled from the second,
-audio from the first, and the same text token is fed to both: so the text is what the model would write if it did not
-speak. Once text has ended the second row is dropped.
+Batch-parallel decoding (paper 3.2) uses two rows, the second with a text-only prompt. Text is sampled from the second
+row and audio from the first, and both are fed the same text token, so the text is what the model would write if it
+didn't speak. The second row is dropped once the text has ended.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from anytalk.plugins.contracts import StreamLogits
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """How an answer is generated."""
+    """Options for generating an answer."""
 
     text: SamplingOptions = GREEDY  # sampling of the text row
     # Sampling of the audio rows: one for all, or one per stream.
     audio: SamplingOptions | tuple[SamplingOptions, ...] = GREEDY
-    batch_parallel: bool = True  # text from a row of its own
-    max_columns: int = 512  # answer columns at most
-    # `"staircase"` allows legal tokens only; `"original"` is Mini-Omni's loop: every id may be sampled, audio ends when
+    batch_parallel: bool = True  # whether text comes from a row of its own
+    max_columns: int = 512  # the most columns that an answer may have
+    # `"staircase"` allows legal tokens only. `"original"` is Mini-Omni's loop: every id may be sampled, audio ends when
     # the last stream says eoa, and the first sampled column can't end anything.
     rule: str = "staircase"
-    beginnings: tuple[tuple[int, ...], ...] = ()  # tokens of texts, with one of which the text begins; (): with any
-    seed: int | None = None  # of the random state; None takes torch's own
-    # Once the text has ended, columns of speech that are looked back at, beside the prompt and the columns with text
-    # (`anytalk.decode.reach`); 0: all.
+    beginnings: tuple[tuple[int, ...], ...] = ()  # the text begins with one of these token sequences; (): with any
+    seed: int | None = None  # seeds the random state; None uses torch's global one
+    # After the text's end: how many columns of speech the model looks back at, besides the prompt and the columns with
+    # text (`anytalk.decode.reach`); 0 for all.
     reach: int = REACH
 
 
 def no_mark(name: str) -> None:
-    """Takes no time; see ``Session.mark``."""
+    """Do nothing; the default of ``Session.mark``."""
 
 
 def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
-    """Return text logits (R,V+specials) in which the only special token left is eot; (R,V) comes back as it is."""
+    """Mask every special token but eot in text logits (R,V+specials); logits (R,V) are returned unchanged."""
     if logits.shape[-1] == layout.text_vocab_size:
         return logits
     is_legal = torch.arange(logits.shape[-1], device=logits.device) <= layout.eot
@@ -60,7 +60,7 @@ def legal_text(logits: Tensor, layout: StreamLayout) -> Tensor:
 
 
 class Generation:
-    """The choices of one answer, for which :mod:`anytalk.decode.runner` runs the model; :attr:`answer` holds them."""
+    """Chooses the tokens of one answer, kept in :attr:`answer`; :mod:`anytalk.decode.runner` runs the model."""
 
     def __init__(
         self,
@@ -76,16 +76,16 @@ class Generation:
         speaker: int | None = None,
         mark: Callable[[str], None] = no_mark,
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare an answer; nothing runs yet.
 
         Args:
-            model: In eval mode.
+            model: The model, in eval mode.
             prompts: One prompt, or two for batch-parallel decoding: the one that speaks, then the text-only one.
             speech: Speech embeddings (L,D), one for each span of the prompt.
-            given_text: Text ids (without the end) that are spoken instead of generated (T1A1), or that were heard
-                (A1T1).
-            arriving: Text that is written elsewhere, in place of `given_text`; a column can only be chosen when its
-                token has come (:attr:`is_waiting`).
+            given_text: Text ids, without the end token, that are used instead of generated text: the text to read aloud
+                (T1A1) or the recognised words (A1T1).
+            arriving: The text of a served model, instead of `given_text`. A column can be chosen only once its token
+                has arrived (:attr:`is_waiting`).
             speaker: Row of the speaker embedding.
             mark: Called with ``"prefilled"`` when the prompt has been read.
         """
@@ -106,6 +106,7 @@ class Generation:
         self.mark = mark
         self.answer = Answer(pattern, text_ended=False)
         self._audio_sampling = audio
+        # Mini-Omni's own rule knows one end only; and where the grid has an end of its own, the model's don't apply.
         uses_own_end = model.layout.end_of_text_id in model.backbone.end_ids and options.rule == "staircase"
         self._ends = model.backbone.end_ids if uses_own_end else frozenset()
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
@@ -117,37 +118,37 @@ class Generation:
 
     @property
     def is_given(self) -> bool:
-        """Whether all of the answer is known, so that nothing has to be run: a given text that isn't spoken."""
+        """Whether the whole answer is known already, because its text is given and isn't spoken; no model runs then."""
         return self.given_text is not None and self.arriving is None and not self.audio_out
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the next column has to wait for text that is written elsewhere."""
+        """Whether the next column has to wait for text from a served model."""
         arriving, answer = self.arriving, self.answer
         return arriving is not None and not answer.text_ended and not arriving.has(len(answer.text_ids))
 
     @property
     def error(self) -> AnytalkError | None:
-        """Why the text ended too early; what had come until then is said."""
+        """The error that ended a served model's text early; what arrived before it is still spoken."""
         return None if self.arriving is None else self.arriving.error
 
     @property
     def has_failed(self) -> bool:
-        """Whether the text ended too early before it began, so that there is nothing to say."""
+        """Whether a served model's text failed before its first token, so that there is nothing to say."""
         return self.error is not None and not self.given_text
 
     @property
     def was_cut(self) -> bool:
-        """Whether a text that is written elsewhere would have gone on."""
+        """Whether a served model's text was cut off at its maximum length."""
         return self.arriving is not None and self.arriving.was_cut
 
     def close(self) -> None:
-        """Want no more of text that is written elsewhere."""
+        """Cancel the request to a served model, if there is one."""
         if self.arriving is not None:
             self.arriving.close()
 
     def given_columns(self) -> Iterator[Column]:
-        """Yield the whole answer, where it :attr:`is_given`."""
+        """Yield the columns of an answer that :attr:`is_given`."""
         self.mark("prefilled")
         for index in range(self.options.max_columns):
             column = self.choose(None, None, index)
@@ -167,12 +168,12 @@ class Generation:
         """Choose a column and add it to the answer.
 
         Args:
-            text_logits: (1,V) of the row that writes; looked at only where the answer `writes`.
-            audio_logits: Of the row that speaks; None in a task that does not.
-            index: Answer column, counted from 0 without gaps.
+            text_logits: (1,V) of the row that writes; ignored unless the answer `writes`.
+            audio_logits: Logits of the row that speaks; None in tasks without speech.
+            index: Index of the column in the answer, counted from 0 without gaps.
 
         Returns:
-            The column; None where the rule ``"original"`` ends before it.
+            The column, or None if the rule ``"original"`` ends before it.
         """
         answer = self.answer
         text = self._next_text(None if text_logits is None else on_host(text_logits), index)
@@ -190,7 +191,7 @@ class Generation:
         return Column(index, None if was_ended else text, audio)
 
     def next_text(self, column: Column) -> int:
-        """Return the text token that is fed back with a column: a pad after the text's end."""
+        """Return the text token that is fed back with a column; after the text's end it is a pad."""
         return self.model.layout.pad_t if column.text is None else column.text
 
     # ---- choosing tokens
@@ -211,16 +212,16 @@ class Generation:
             logits = logits.masked_fill(~is_allowed, -torch.inf)
         recent = torch.tensor([answer.text_ids], device=logits.device)
         token = int(choose(logits, self.options.text, recent, self._generator))
-        # The layout has one end of text: the model's other end tokens become it.
+        # The grid has a single end of text; the model's other end tokens are mapped to it.
         return layout.end_of_text_id if token in self._ends else token
 
     def _allowed_by_beginnings(self) -> list[int]:
-        """The tokens that may come next while the text is the beginning of one of those given; none where any may."""
+        """Return the tokens that may come next while the text is still in one of the beginnings; [] if any may."""
         said = tuple(self.answer.text_ids)
         return [ids[len(said)] for ids in self.options.beginnings if len(ids) > len(said) and ids[: len(said)] == said]
 
     def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
-        """Return one column (K,)."""
+        """Choose one audio column (K,), stream by stream."""
         layout, answer = self.model.layout, self.answer
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
@@ -230,6 +231,7 @@ class Generation:
         for stream, sampling in enumerate(self._audio_sampling):
             row = on_host(logits.of(stream, column[:stream].tolist()))
             if enforce:
+                # Logits matter only where the pattern leaves a choice: in the middle, and at the end of stream 0.
                 legal = answer.pattern.legal(
                     stream, index, num_frames, num_text=len(answer.text_ids), text_ended=answer.text_ended
                 )
@@ -244,18 +246,21 @@ class Generation:
             before = None if recent is None else recent[stream : stream + 1].to(row.device)
             column[stream] = int(choose(row, sampling, before, self._generator))
             if enforce and stream == 0 and column[0] == layout.eoa:
-                # Streams without a delay between them end in this very column.
+                # Streams without a delay between them must end in this same column.
                 num_frames = answer.pattern.frames_at_end(index, len(answer.text_ids))
         return column
 
     # ---- ends
 
     def _ignores_end(self, index: int) -> bool:
-        """The original never looks for an end in the column that the prompt predicts."""
+        """Return whether an end is ignored: the original never checks the column that the prompt predicts."""
         return self.options.rule == "original" and index == 0
 
     def _original_end(self, text: int, audio: np.ndarray | None, index: int) -> bool:
-        """The original stops on the last stream's eoa, or on eot where it does not speak; that column is dropped."""
+        """Return whether the original rule stops here: on the last stream's eoa, or without speech on eot.
+
+        The column itself is dropped.
+        """
         if self.options.rule != "original" or index == 0:
             return False
         if audio is not None:

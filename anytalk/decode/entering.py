@@ -1,4 +1,4 @@
-"""Answers in the batch of a runner: their places, and what several of them feed as one."""
+"""Answers in a runner's batch: their slots, and the tensors that several of them feed to the model together."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from anytalk.plugins.contracts import BackboneStates, Cache, Columns, Layout, Me
 
 @dataclass(eq=False)
 class Slot:
-    """One answer's place in the batch.
+    """An answer's place in the batch.
 
     Attributes:
-        generation: Its choices.
-        memory: Of its conversation; None for an answer without one.
-        speech_numbers: As in :func:`~anytalk.decode.memory.column_keys`.
-        column: The last one chosen.
-        cached_columns: Columns of the prompt that were remembered and not read again.
-        is_done: Whether the answer is complete, or has failed.
-        error: What it failed by.
-        num_rows: How many rows it has now.
-        keys: What tells the columns of its prompt apart.
-        fed: The columns that the backbone was fed since, each (rows that it sees, 1).
+        generation: Chooses its tokens.
+        memory: The memory of its conversation; None for an answer without one.
+        speech_numbers: See :func:`~anytalk.decode.memory.column_keys`.
+        column: The last column chosen.
+        cached_columns: How many columns of the prompt were in the memory and not read again.
+        is_done: Whether the answer is complete or has failed.
+        error: The error that ended it.
+        num_rows: How many rows of the batch it has now.
+        keys: Keys of the prompt's columns, which tell whether a cache holds the same ones.
+        fed: Keys of the columns fed to the backbone since then, each (rows that it sees, 1).
     """
 
     generation: Generation
@@ -52,15 +52,15 @@ class Slot:
 
 @dataclass
 class Entering:
-    """An answer on its way in.
+    """An answer that is about to enter the batch.
 
     Attributes:
-        slot: Its place.
-        reading: What the backbone has to read; None where it has no part in the answer.
-        prompt: The columns of the row that speaks, as ``Route.prefill`` wants them.
-        adapter: The output adapter's cache, where the route reads prompts.
-        states: (R,n,D) when read.
-        heard: (1,1,W) for the audio heads.
+        slot: Its slot.
+        reading: What the backbone has to read; None if it takes no part in the answer.
+        prompt: The columns of the row that speaks, as ``Route.prefill`` expects them.
+        adapter: The output adapter's cache, if the route reads prompts.
+        states: The backbone's states, (R,n,D), once it has read.
+        heard: Input of the audio heads, (1,1,W).
     """
 
     slot: Slot
@@ -72,19 +72,19 @@ class Entering:
 
 
 def slot_row(slot: Slot, row: int) -> tuple[Slot, int]:
-    """Names one row of an answer."""
+    """Return the key under which the lanes hold one row of an answer."""
     return slot, row
 
 
 def prompts_of(entering: Sequence[Entering]) -> Columns:
-    """Return the columns of several prompts, equally many of each, as one."""
+    """Concatenate the prompt columns of several answers, which must be equally many."""
     backbone, adapter = zip(*(e.prompt.merged for e in entering), strict=True)
     merged = Merged(torch.cat(backbone), None if adapter[0] is None else torch.cat(adapter))
     return Columns(torch.cat([e.prompt.tokens for e in entering]), merged)
 
 
 def states_of(entering: Sequence[Entering]) -> BackboneStates:
-    """Return the states of these columns; zero of answers in which the backbone takes no part."""
+    """Return the backbone's states of these columns; zero for answers in which the backbone takes no part."""
     found = []
     for e in entering:
         none = torch.zeros_like(e.prompt.merged.backbone)
@@ -94,7 +94,7 @@ def states_of(entering: Sequence[Entering]) -> BackboneStates:
 
 
 def last_columns(slots: Sequence[Slot], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    """What answers feed back: tokens (R,S,1) of all their rows, (R,) their voices, and (R,1) which rows have one."""
+    """Return what answers feed back: tokens (R,S,1) of all rows, (R,) speakers, and (R,1) whether a row has one."""
     tokens, voices, voiced = [], [], []
     for slot in slots:
         assert slot.column is not None
@@ -104,13 +104,13 @@ def last_columns(slots: Sequence[Slot], layout: Layout) -> tuple[Tensor, Tensor,
             own[0, : layout.text_row, 0] = torch.from_numpy(slot.column.audio)
         tokens.append(own)
         speaker = slot.generation.speaker if slot.generation.audio_out else None
-        # A second row writes and doesn't speak.
+        # A second row only writes; the speaker embedding would disturb its text.
         voices += [speaker or 0] + [0] * (slot.num_rows - 1)
         voiced += [[speaker is not None]] + [[False]] * (slot.num_rows - 1)
     return torch.cat(tokens), torch.tensor(voices), torch.tensor(voiced)
 
 
 def shared_columns(tokens: Tensor) -> int:
-    """Return how many columns at the front are the same in all of several rows (R,S,T), the last one never counted."""
+    """Return how many leading columns are equal in all rows of (R,S,T); the last column never counts."""
     differs = (tokens != tokens[:1]).any(dim=0).any(dim=0)
     return int(differs[:-1].int().argmax()) if bool(differs[:-1].any()) else tokens.shape[2] - 1

@@ -1,4 +1,4 @@
-"""Greedy written answers: of a talker, many at once, and of a bare language model."""
+"""Greedy text answers: many at once from a talker, or one from a bare language model."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def greedy_answers(
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Return the talker's own greedy text answers (task T1T2) to typed questions, many at once.
+    """Return the talker's greedy text answers (task T1T2) to typed questions, decoded in batches.
 
     Args:
-        progress: Told the questions done, of how many.
+        progress: Called with the number of questions answered and their total.
 
     Raises:
-        ServedError: a model that is served elsewhere didn't answer them all.
+        ServedError: A served model left a question unanswered.
     """
     options = DecodeOptions(max_columns=max_tokens)
     turns = [Turn("user", question) for question in questions]
@@ -47,9 +47,10 @@ def greedy_answers(
 
 @torch.no_grad()
 def bare_answer(backbone: Backbone, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
-    """Yield a bare backbone's greedy answer by token; its end token is last if it comes within `max_tokens`.
+    """Yield the tokens of a bare backbone's greedy answer, with the end token if it comes within `max_tokens`.
 
-    It shares nothing with the runner: whether a talker's text is still its base model's is measured against it.
+    This loop shares no code with the runner, because it is the reference for whether a talker's text is still its base
+    model's.
     """
     device = next(backbone.parameters()).device
     cache = backbone.new_cache(1, len(prompt) + max_tokens)

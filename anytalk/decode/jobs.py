@@ -1,4 +1,4 @@
-"""One answer on its way: ears, prompt, columns, text and sound; all in the model's thread, piece by piece."""
+"""One answer of the server from question to end: listening, prompt, columns, text and sound, in the model's thread."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from anytalk.plugins.contracts import CodecStream, Heard, HeardWord, TimesWords
 
 _NUMBERS = itertools.count()
 TURNS_DROPPED_AT_ONCE = 16
-"""Old turns that prompts, and those who keep conversations, leave out together: what is remembered then still fits."""
+"""How many old turns prompts and conversations leave out together; prompts then share a beginning that is cached."""
 
 
 class Speech:
-    """A spoken question; heard when an answer first needs it, and then kept in that form only.
+    """A spoken question. It is encoded or transcribed when an answer first needs it; then its samples are dropped.
 
     Args:
         wave: (N,) float32 at the encoder's rate.
-        before: Pieces in front of it, which ears that write hear by themselves; they may have been heard already. Who
-            cut them has looked at the whole: a piece alone may be silent.
-        is_timed: Whether ears that can are asked when each word was said.
+        before: Earlier pieces of the same turn, which may have been listened to already. They aren't checked for
+            speech, because a piece by itself may be silent; whoever cut them has checked the whole turn.
+        is_timed: Whether to find out when each word was said, if the ears can.
 
     Attributes:
-        words: With their times, where that was asked for, the ears can tell, and it was heard.
+        words: The words with their times, if `is_timed` and the ears can tell.
     """
 
     def __init__(self, wave: np.ndarray, before: Sequence[Speech] = (), is_timed: bool = False) -> None:
@@ -54,38 +54,38 @@ class Speech:
 
     @property
     def was_heard(self) -> bool:
-        """Whether :meth:`heard` costs nothing."""
+        """Whether :meth:`heard` returns at once."""
         return self._heard is not None
 
     @property
     def text(self) -> str | None:
-        """Its words, where ears that write have heard it."""
+        """The words, once ears that transcribe have listened."""
         return None if self._heard is None else self._heard.text
 
     def heard(self, talker: Talker) -> Heard:
-        """Return what the talker's ears make of it.
+        """Listen, the first time; return the columns or the words for the prompt.
 
         Raises:
-            AnytalkError: see :func:`anytalk.decode.session.listen`.
+            AnytalkError: See :func:`anytalk.decode.session.listen`.
         """
         self.hear_all(talker, [self])
         assert self._heard is not None
         return self._heard
 
     def hear_next(self, talker: Talker) -> bool:
-        """Hear its first piece that wasn't heard yet; returns whether it is heard as a whole now. Raises as above."""
+        """Listen to the next piece, and return whether all are done now; raises what :meth:`heard` raises."""
         unheard = [piece for piece in self._before if not piece.was_heard]
         self.hear_all(talker, unheard[:1] or [self])
         return not unheard
 
     @staticmethod
     def hear_all(talker: Talker, questions: Sequence[Speech]) -> None:
-        """Hear those that were not heard yet, in one call of the ears.
+        """Listen to several questions in one call of the ears.
 
         Raises:
-            AnytalkError: as :meth:`heard`; nothing is heard then.
+            AnytalkError: As :meth:`heard`; none of the questions counts as listened to then.
         """
-        # Once each: a transcript is asked for beside the answer.
+        # A dict, because a question may be here twice: for its answer and for its transcript.
         speeches = [part for speech in questions for part in (*speech._before, speech)]
         new = {speech: speech._wave for speech in speeches if speech._wave is not None}
         if not new:
@@ -103,7 +103,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Said:
-    """One turn of a conversation; see :class:`anytalk.grid.prompts.Turn`."""
+    """A turn of a conversation; see :class:`anytalk.grid.prompts.Turn`."""
 
     role: str
     text: str | None = None
@@ -112,41 +112,41 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of the model."""
+    """What is asked of the model, and how to answer it."""
 
-    turns: Sequence[Said]  # the conversation, the user's turn last
-    task: Task  # what is done with it
-    options: DecodeOptions  # how it is decoded
+    turns: Sequence[Said]  # the conversation; the user's question is last
+    task: Task  # what to do with the question
+    options: DecodeOptions  # how to decode the answer
     speaker: str | None = None  # name of the answering voice
-    # What the answer begins with, as the template writes it; it is part of the prompt, and not told. Chat prompts only.
+    # How the answer begins, as the chat template writes it: part of the prompt, not of the events. Chat prompts only.
     opening: str = ""
-    choices: tuple[str, ...] = ()  # how it may go on; any way where there are none
-    max_context_columns: int = 2048  # the oldest turns are left out until the prompt is no longer than this
+    choices: tuple[str, ...] = ()  # the texts with which it may go on; () for any
+    max_context_columns: int = 2048  # longest prompt; the oldest turns are left out until it fits
 
 
 @dataclass(frozen=True)
 class Started:
-    """The prompt has been read."""
+    """Tells that the prompt has been read."""
 
-    prompt_columns: int  # its length
-    cached_columns: int  # columns of it that were remembered from the turn before
-    speech_columns: int = 0  # columns of it that spoken turns take, as speech or as the words that were heard
+    prompt_columns: int  # columns of the prompt
+    cached_columns: int  # those of them that were in the caches since the turn before
+    speech_columns: int = 0  # those of them that spoken turns take, as speech or as recognised words
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of an answer."""
+    """Ends an answer."""
 
-    done: AnswerDone  # with what it took
-    text_tokens: int  # tokens of its text
+    done: AnswerDone  # the whole answer, with its times
+    text_tokens: int  # how many tokens its text has
 
 
 @dataclass(frozen=True)
 class Failed:
-    """No answer, or no end of one."""
+    """Ends an answer with an error."""
 
-    message: str  # what was wrong, for the client
-    is_ours: bool  # whether the server is to blame
+    message: str  # what went wrong, in words for the client
+    is_ours: bool  # whether the fault is the server's
 
 
 Event = Started | ThoughtDelta | TextDelta | AudioDelta | Ended | Failed
@@ -154,14 +154,15 @@ Event = Started | ThoughtDelta | TextDelta | AudioDelta | Ended | Failed
 
 @dataclass(eq=False)
 class Job:
-    """A question, and where its answer goes."""
+    """A question on its way to becoming an answer; see :class:`Question`."""
 
-    question: Question  # what is asked
-    emit: Callable[[Event], None]  # called in the model's thread with each event, the last one an `Ended` or a `Failed`
+    question: Question
+    # Called in the model's thread with each event; the last one is an `Ended` or a `Failed`.
+    emit: Callable[[Event], None]
     memory: Memory | None = None  # of the conversation
-    # Once it is set, from any thread, the answer has no more sound, and ends with its text.
+    # Once set, from any thread, the answer makes no more sound, and ends with its text.
     mute: threading.Event = field(default_factory=threading.Event)
-    is_cancelled: bool = False  # set from any thread; the answer then ends without another event
+    is_cancelled: bool = False  # may be set from any thread; the answer then ends without another event
     slot: Slot | None = None
     _started: float = field(default_factory=time.perf_counter)
     _telling: Telling | None = None
@@ -175,12 +176,12 @@ class Job:
 
     @property
     def unheard(self) -> list[Speech]:
-        """Spoken turns that were not listened to yet."""
+        """The spoken turns that were not listened to yet."""
         found = (said.speech for said in self.question.turns)
         return [speech for speech in found if speech is not None and not speech.was_heard]
 
     def prepare(self, talker: Talker, stride_frames: int) -> None:
-        """Lay out the prompt."""
+        """Build the prompt and the generation; called again after thoughts, which then precede the answer."""
         question, last = self.question, self.question.turns[-1].speech
         self._task = question.task if last is None else task_after(question.task, last.heard(talker))
         speaker = talker.speaker_index(question.speaker)
@@ -206,11 +207,12 @@ class Job:
             started=self._started,
             stride_frames=stride_frames,
         )
+        # A transcript, or a text read aloud, is no part of the conversation.
         memory = self.memory if question.task.answer == "answer" else None
         self.slot = Slot(generation, memory, [speech.number for speech in heard])
 
     def begin(self) -> None:
-        """Tell that the prompt was read, once."""
+        """Emit :class:`Started`, the first time it is called."""
         assert self.slot is not None
         if self._has_begun:
             return
@@ -219,7 +221,7 @@ class Job:
         self.emit(Started(columns, self.slot.cached_columns, self._speech_columns))
 
     def write(self) -> None:
-        """Say what the last column brought of the text, or of thoughts before it."""
+        """Emit what the last column added to the text, or to the thoughts before it."""
         if self.mute.is_set():
             self.telling.stream = None
         if self._is_thinking:
@@ -234,13 +236,13 @@ class Job:
 
     @property
     def telling(self) -> Telling:
-        """Its answer as events; there once it was prepared."""
+        """Turns the answer into events; exists once :meth:`prepare` has run."""
         assert self._telling is not None
         return self._telling
 
     @property
     def has_thought(self) -> bool:
-        """Whether its thoughts are complete; it has to be prepared again then, for the answer."""
+        """Whether its thoughts are complete, so that it has to be prepared again, for the answer."""
         return self._is_thinking and self.slot is not None and self.slot.is_done
 
     @property
@@ -251,24 +253,24 @@ class Job:
 
     @property
     def has_sound(self) -> bool:
-        """Whether the codec has something to do for it now."""
+        """Whether the codec has frames to decode, or held-back samples to release."""
         return self.telling.is_due or (self.is_done and self.telling.stream is not None)
 
     def take_codes(self) -> tuple[CodecStream, Tensor]:
-        """Return what the codec is to decode, (1,K,t), and in which stream; where there is sound, once."""
+        """Return the stream and the new codes (1,K,t) that it has to decode; each code is returned once."""
         assert self.telling.stream is not None
         return self.telling.stream, self.telling.take()
 
     def speak(self, pushed: Tensor) -> None:
-        """Say the (1,n) samples that came of the codes."""
+        """Emit the (1,n) samples that the codec decoded."""
         for piece in self.telling.sound(pushed, is_last=self.is_done):
             self.emit(piece)
 
     def finish(self) -> None:
-        """Say the end.
+        """Emit the rest of the text and :class:`Ended`.
 
         Raises:
-            AnytalkError: what ended the text of a model that is served elsewhere too early.
+            AnytalkError: A served model's text ended early with this error.
         """
         for delta in self.telling.rest_of_text():
             self.emit(delta)
@@ -277,18 +279,19 @@ class Job:
         self.emit(Ended(self.telling.done(), len(self.telling.answer.text_ids)))
 
     def _fit(self, talker: Talker) -> tuple[Prompt, list[Speech]]:
-        """Return the longest prompt that fits, and the spoken turns in it; the instructions in front stay.
+        """Return the longest prompt that fits, and the spoken turns in it; a system turn always stays.
 
-        Old turns go several at a time, so that the turns after it begin with the same ones and little is read again.
+        Old turns are left out several at a time, so that the next prompts begin with the same turns, which are cached.
         """
         *earlier, last = self.question.turns
-        # A breath that was taken for a turn says nothing, and has no answer.
+        # A breath that was taken for a turn has no words, and no answer.
         turns = [*(said for said in earlier if said.speech is None or said.speech.heard(talker).text != ""), last]
         front = 1 if turns and turns[0].role == "system" else 0
         prompt, heard = self._lay_out(talker, turns, front, 0)
         if prompt is not None:
             return prompt, heard
         dropped = [*range(0, len(turns) - front - 1, TURNS_DROPPED_AT_ONCE), len(turns) - front - 1]
+        # Fewer turns make a shorter prompt, so a binary search finds how few have to go.
         place = bisect.bisect_left(dropped, True, key=lambda n: self._lay_out(talker, turns, front, n)[0] is not None)
         prompt, heard = self._lay_out(talker, turns, front, dropped[min(place, len(dropped) - 1)])
         if prompt is None:
@@ -301,8 +304,9 @@ class Job:
     def _lay_out(
         self, talker: Talker, turns: list[Said], front: int, dropped: int
     ) -> tuple[Prompt | None, list[Speech]]:
-        """Return the prompt without the oldest turns, or None if it is too long."""
+        """Build the prompt without the `dropped` oldest turns; None if it is too long. Also return its spoken turns."""
         rest = turns[front + dropped :]
+        # The rest must not begin with an answer whose question is gone.
         while dropped and len(rest) > 1 and rest[0].role == "assistant":
             rest = rest[1:]
         kept = [*turns[:front], *rest]
@@ -317,13 +321,13 @@ class Job:
         return (prompt if prompt.num_columns <= self._most_columns(talker) else None), heard
 
     def _most_columns(self, talker: Talker) -> int:
-        """Return columns that a prompt may take: a quarter of the model's positions is left for the answer."""
+        """Return the longest prompt in columns; a quarter of the model's positions is left for the answer."""
         wanted, positions = self.question.max_context_columns, talker.model.backbone.max_positions
         return wanted if positions is None else min(wanted, positions * 3 // 4)
 
 
 def front_of(talker: Talker) -> Generation:
-    """Return the prompt that conversations begin with: the talker's own instructions, and a question of one letter."""
+    """Return a generation for the beginning that all conversations share, up to a question of one letter."""
     system = talker.config.grid.system
     turns = [*([Turn("system", system)] if system else []), Turn("user", "a")]
     prompt = talker.prompts.prompt(TASKS["T1A2"], turns)

@@ -1,8 +1,7 @@
-"""Rows of one stateful part of the model, run together.
+"""Runs one stateful part of the model (the backbone, or the output adapter) on the rows of all answers.
 
-A lane holds the caches of all answers that a part is working on. Joinable caches
-(:class:`~anytalk.plugins.contracts.JoinableCache`) become one cache and one call of the part; of others each is run on
-its own. Which it is, nobody outside has to know.
+A lane holds the part's caches. Joinable ones (:class:`~anytalk.plugins.contracts.JoinableCache`) become one cache and
+one call of the part; with others the part runs once per cache. Callers see no difference.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ class _Group:
 
 
 class Lane:
-    """Rows and their caches. All rows take a step in each :meth:`run`: who has nothing to say leaves.
+    """Holds rows and their caches. Each :meth:`run` takes a step in all rows, so a row with nothing to do must leave.
 
     Args:
-        joins: False keeps the caches of each answer apart, so that one that is alone is computed as ever.
+        joins: Whether caches are joined. If not, an answer's arithmetic doesn't depend on which others there are.
     """
 
     def __init__(self, joins: bool = True) -> None:
@@ -35,15 +34,15 @@ class Lane:
 
     @property
     def owners(self) -> list[Hashable]:
-        """Whose rows these are, in the order in which :meth:`run` expects and returns them."""
+        """The owner of each row, in the order in which :meth:`run` takes and returns rows."""
         return [owner for group in self._groups for owner in group.owners]
 
     def cache_of(self, owner: Hashable) -> Cache | None:
-        """Return the cache in which a row lies, with all rows that it holds; None for a row that isn't here."""
+        """Return the cache that holds a row, perhaps with other rows; None for a row that isn't here."""
         return next((group.cache for group in self._groups if owner in group.owners), None)
 
     def join(self, owners: Sequence[Hashable], cache: Cache | None) -> None:
-        """Add the rows that a cache holds; the cache is used up. None: a part without memory."""
+        """Add rows with their cache, which is used up; None is the cache of a part without memory."""
         first = self._groups[0] if self._groups and self._joins else None
         if first is not None and first.cache is None and cache is None:
             first.owners += owners
@@ -54,7 +53,7 @@ class Lane:
             self._groups.append(_Group(list(owners), cache))
 
     def leave(self, owner: Hashable, kept: bool = False) -> Cache | None:
-        """Take a row out, and return its cache if `kept` is set and it can be had alone. No error if it isn't here."""
+        """Remove a row; with `kept`, return its cache if the row can be separated. An unknown row is no error."""
         group = next((g for g in self._groups if owner in g.owners), None)
         if group is None:
             return None
@@ -62,25 +61,27 @@ class Lane:
         group.owners.remove(owner)
         taken = None
         if kept:
-            # Taken also where it was alone: what is kept between turns needs no room for an answer.
+            # A lone row is copied out too: the copy doesn't keep the memory that was reserved for the answer.
             taken = group.cache.take(row) if isinstance(group.cache, JoinableCache) else group.cache
         if not group.owners:
             self._groups.remove(group)
             return taken
         if group.cache is not None:
             group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
+        # A cache that can't be joined still serves its other rows, so it isn't returned.
         return taken if isinstance(group.cache, JoinableCache) else None
 
     @property
     def lengths(self) -> list[int]:
-        """How many steps the longest row of each cache holds, for :meth:`undo`."""
+        """The number of steps in the longest row of each cache, for :meth:`undo`."""
         return [0 if group.cache is None else group.cache.length for group in self._groups]
 
     def undo(self, lengths: Sequence[int]) -> None:
-        """Take back what was added since the caches had these lengths, steps that failed halfway included."""
+        """Remove the steps added since the caches had these lengths, also those of a step that failed halfway."""
         for group, length in zip(self._groups, lengths, strict=True):
             cache = group.cache
             if isinstance(cache, JoinableCache):
+                # Rows are shorter than the longest one by different numbers, so each is cropped by itself.
                 steps = cache.length - length
                 rows = [cache.take(row) for row in range(len(group.owners))]
                 for row in rows:
@@ -92,7 +93,7 @@ class Lane:
                 cache.crop(length)
 
     def part(self, owners: Sequence[Hashable]) -> Lane:
-        """Move the rows of one answer to a lane of their own; :meth:`merge` brings them back."""
+        """Move the rows of one answer to a new lane; :meth:`merge` brings them back."""
         own = Lane(self._joins)
         for group in list(self._groups):
             if set(group.owners) <= set(owners):
@@ -109,18 +110,18 @@ class Lane:
             self.join(group.owners, group.cache)
 
     def at(self, places: Mapping[Hashable, int], device: torch.device) -> LaneOfStep:
-        """This lane as a route sees it, for a step whose row numbers are given by owner."""
+        """Return this lane as a route sees it, for a step in which `places` gives each owner's row number."""
         return LaneOfStep(self, [places[owner] for owner in self.owners], device)
 
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
-        """Return one step of every row.
+        """Run one step of every row.
 
         Args:
-            part: Called with the cache and the rows' inputs; returns tensors (rows,...).
-            inputs: (B,...) each, B rows in the order of `owners`.
+            part: Called with a cache and the inputs of its rows; returns tensors (rows,...).
+            inputs: (B,...) each; B rows in the order of `owners`.
 
         Returns:
-            What `part` returned, (B,...) each.
+            What `part` returned for all rows, (B,...) each.
         """
         found, first = [], 0
         for group in self._groups:
@@ -131,7 +132,7 @@ class Lane:
 
 
 class LaneOfStep:
-    """A lane whose rows are some of a step's; see :class:`anytalk.plugins.contracts.Lane`."""
+    """A lane that holds some of the rows of a step; see :class:`anytalk.plugins.contracts.Lane`."""
 
     def __init__(self, lane: Lane, rows: list[int], device: torch.device) -> None:
         self._lane, self._rows = lane, rows
@@ -141,7 +142,7 @@ class LaneOfStep:
         return len(self._rows)
 
     def run(self, part: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> list[Tensor]:
-        """Run a part on these rows; zero in the others."""
+        """Run a part on this lane's rows; the results of other rows are zero."""
         count = len(inputs[0])
         if self._rows == list(range(count)):
             return self._lane.run(part, *inputs)

@@ -1,7 +1,7 @@
-"""What the model remembers of a conversation: the caches of the columns that it has read, and which columns those were.
+"""What a conversation keeps from turn to turn: the caches of the columns read so far, and the columns themselves.
 
-A turn reads only what is new. What was taken back (a truncated answer, a deleted item) no longer matches, so the caches
-are cropped to the columns before it: rolling back needs no bookkeeping of its own.
+A turn reads only what is new. After a truncated answer or a deleted item the columns no longer match, and the caches
+are cropped to the last column that does, so rolling back needs no bookkeeping of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from anytalk.plugins.contracts import Cache, JoinableCache
 
 
 class Memory:
-    """Of one conversation; touched by the model's thread only.
+    """Holds the caches of one conversation; used by the model's thread only.
 
     Attributes:
-        columns: (S,T) int64, the tokens of each column that the caches hold; see :func:`column_keys`.
-        cache: One row; None when nothing is kept.
-        is_closed: The conversation is over: nothing is kept any more. May be set from any thread.
+        columns: (S,T) int64, the keys of the columns in the caches; see :func:`column_keys`.
+        cache: The caches, with one row; None if nothing is kept.
+        is_closed: Whether the conversation is over, so that nothing is kept any more. May be set from any thread.
     """
 
     def __init__(self) -> None:
@@ -33,21 +33,22 @@ class Memory:
         self.columns, self.cache = np.zeros((0, 0), dtype=np.int64), None
 
     def close(self) -> None:
-        """Forget everything for good; the one thing that may be done from another thread."""
+        """Forget everything for good; unlike the other methods, this may be called from another thread."""
         self.is_closed = True
         self.forget()
 
     def keep(self, columns: np.ndarray, backbone: Cache | None, output_adapter: Cache | None) -> None:
-        """Remember caches of one row that hold these columns."""
+        """Keep caches of one row that hold these columns."""
         if backbone is None or self.is_closed:
             self.forget()
             return
         self.columns, self.cache = columns, TalkCache(backbone, output_adapter)
 
     def take(self, columns: np.ndarray, needs_adapter: bool) -> tuple[TalkCache | None, int]:
-        """Return caches of the remembered columns, and how many those are; at least the last one is left to read.
+        """Return the kept caches, cropped to what `columns` begins with, and that length; (None, 0) if nothing matches.
 
-        The memory is empty afterwards: the caches are the caller's.
+        At least the last column is left to read, because the answer starts from its state. The memory is empty
+        afterwards: the caches are the caller's.
         """
         cache, length = self.cache, self._shared(columns)
         self.forget()
@@ -56,7 +57,7 @@ class Memory:
         return _cropped(cache.backbone, cache.output_adapter if needs_adapter else None, length), length
 
     def copy(self, columns: np.ndarray, needs_adapter: bool) -> tuple[TalkCache | None, int]:
-        """As :meth:`take`, but what is remembered stays: for what many conversations begin with."""
+        """Return what :meth:`take` would, as a copy; for a beginning that many conversations share."""
         length, cache = self._shared(columns), self.cache
         if cache is None or length == 0 or not isinstance(cache.backbone, JoinableCache):
             return None, 0
@@ -67,7 +68,7 @@ class Memory:
         return _cropped(cache.backbone.take(0), copied, length), length
 
     def _shared(self, columns: np.ndarray) -> int:
-        """Return how many columns in front are the same, the last one of `columns` not counted."""
+        """Return how many leading columns match, not counting the last of `columns`."""
         known = self.columns
         if self.cache is None or known.shape[0] != columns.shape[0]:
             return 0
@@ -84,14 +85,14 @@ def _cropped(backbone: Cache, output_adapter: Cache | None, length: int) -> Talk
 
 
 def column_keys(prompt: Prompt, speech: Sequence[int], seen: slice) -> np.ndarray:
-    """Return what tells the columns of a prompt apart.
+    """Return keys that tell the columns of a prompt apart.
 
     Args:
-        speech: A number for each spoken turn, never used for another recording.
-        seen: The grid's rows that the backbone sees.
+        speech: A number for each spoken turn, unique to its recording.
+        seen: The rows of the grid that the backbone sees.
 
     Returns:
-        (rows,T) int64; columns of speech hold negative numbers.
+        (rows,T) int64: tokens, and negative numbers in columns of speech, whose embeddings have no token.
     """
     keys = prompt.tokens[seen].copy()
     for (start, count), number in zip(prompt.speech_spans, speech, strict=True):

@@ -1,10 +1,10 @@
-"""How far back an answer looks, so that a long one neither slows down nor grows.
+"""Limits how far back an answer looks, so that a long one neither slows down nor grows in memory.
 
-A step looks at everything before it: the prompt, the answer's text, and its own speech. Text has to stay, because the
-voice speaks it long after it was written (the paper writes a token in each column, and a token takes three or four
-columns to say). Once the text has ended, nothing but speech comes, and of that only the latest matters: how a word goes
-on, and in which tone. So older columns of speech are left out of the caches. All others keep their positions, and what
-was computed while they were still there.
+A step attends to everything before it: the prompt, the answer's text and its own speech. Text has to stay, because it
+is spoken long after it was written: the paper writes a token per column, and speaking a token takes three or four
+columns. After the end of the text only speech follows, and for that only the latest speech matters (how a word
+continues, and in which tone). So older columns of speech are dropped from the caches. All other columns keep their
+positions, and their states, which were computed while the dropped columns were still there.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from anytalk.model.talk_model import TalkCache
 from anytalk.plugins.contracts import ForgetfulCache
 
 REACH = 1024
-"""Columns of speech: 82 s of SNAC, more than anybody trains a single answer on."""
+"""How many columns of speech are kept: 82 s of SNAC, longer than the answers that talkers are trained on."""
 FORGOTTEN_AT_ONCE = 256
-"""Moving the rest together costs about a step each time."""
+"""How many columns are dropped together: moving the rest of the cache takes about as long as a step each time."""
 
 
 def columns_held(kept: int, columns: int, reach: int = REACH) -> int:
-    """Return how many of these columns (prompt and answer) a cache holds at most; the first `kept` always stay."""
+    """Return how many of an answer's columns (with its prompt) a cache holds at most; the first `kept` always stay."""
     return columns if not reach else min(columns, kept + reach + FORGOTTEN_AT_ONCE)
 
 
 def forget_old_speech(cache: TalkCache, kept: int, reach: int) -> None:
-    """Leave out columns that lie after the first `kept` and before the last `reach`, speech alone, many at once.
+    """Drop columns of speech between the first `kept` and the last `reach`, many at once.
 
-    Where one of the parts can't forget, everything stays.
+    If the cache of one part isn't a :class:`ForgetfulCache`, nothing is dropped.
     """
     surplus = cache.backbone.length - kept - reach
     if surplus < FORGOTTEN_AT_ONCE:

@@ -1,4 +1,4 @@
-"""Prompts of several answers, read together."""
+"""Reads the prompts of several answers in one call of the backbone."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, JoinableC
 
 @dataclass
 class Reading:
-    """The prompt of one answer."""
+    """The prompt of one answer, as rows to read."""
 
-    cache: Cache  # of one row, with the columns that were remembered; afterwards of all rows, with all columns
-    embeds: Tensor  # (R,n,D), the columns to be read
-    shared: int  # how many of them are the same in all rows; all, where there is one row
-    room: int  # columns that the cache may come to hold
+    cache: Cache  # before: one row with the remembered columns; after: all rows with all columns
+    embeds: Tensor  # (R,n,D), the columns to read
+    shared: int  # how many leading columns are the same in all rows; all of them if there is one row
+    room: int  # the most columns that the cache may come to hold
 
 
 @dataclass
 class _Piece:
-    """Columns (R,n,D) to be read in one call, with a cache of R rows."""
+    """Columns (R,n,D) to read in one call, and a cache of R rows."""
 
     cache: Cache
     embeds: Tensor
@@ -32,10 +32,11 @@ class _Piece:
 
 
 def read_prompts(backbone: Backbone, readings: Sequence[Reading]) -> list[BackboneStates]:
-    """Read all prompts; returns the states (R,n,D) of each.
+    """Read all prompts and return the states (R,n,D) of each.
 
-    What the rows of an answer share is read once. Answers whose caches don't join are read one by one.
+    Columns that the rows of an answer share are read once. Answers whose caches don't join are read one by one.
     """
+    # First the shared columns in one row, then a copy of that row's cache for each row, then the rest.
     fronts = [_Piece(r.cache, r.embeds[:1, : r.shared], r.room) for r in readings]
     before = _read(backbone, fronts)
     for reading, front in zip(readings, fronts, strict=True):
@@ -54,11 +55,11 @@ def read_prompts(backbone: Backbone, readings: Sequence[Reading]) -> list[Backbo
 
 
 def _read(backbone: Backbone, pieces: Sequence[_Piece]) -> list[BackboneStates | None]:
-    """Return states of each piece; None of an empty one."""
+    """Return the states of each piece; None for an empty one."""
     found: dict[int, BackboneStates] = {}
     full = [number for number, piece in enumerate(pieces) if piece.embeds.shape[1]]
     joinable = [number for number in full if isinstance(pieces[number].cache, JoinableCache)]
-    # A cache that holds nothing has no shape yet that another one could be joined to.
+    # Empty caches have no shape yet, so they can't be joined with filled ones.
     begun, fresh = ([n for n in joinable if bool(pieces[n].cache.length) is held] for held in (True, False))
     for numbers in (begun, fresh):
         if len(numbers) > 1:
@@ -80,7 +81,7 @@ def _read_joined(backbone: Backbone, pieces: Sequence[_Piece]) -> list[BackboneS
         joint = backbone.new_cache(sum(counts), max(piece.room for piece in pieces))
     assert isinstance(joint, JoinableCache)
     longest = max(piece.embeds.shape[1] for piece in pieces)
-    # Padded at the end: nothing before padding sees it, and the cache is cropped to what was there.
+    # Padding goes at the end: no real column attends to it, and the caches are cropped to the real columns.
     embeds = torch.cat([F.pad(piece.embeds, (0, 0, 0, longest - piece.embeds.shape[1])) for piece in pieces])
     states: BackboneStates = backbone(embeds, joint)
     found, first = [], 0

@@ -1,9 +1,8 @@
-"""Make a talker ready for nothing but answering: the matrices of a decoding step in another arithmetic.
+"""Prepares a talker for inference: the matrices of a decoding step are multiplied in another arithmetic.
 
-``exact`` leaves it as it is: text is bit-identical to the base model's. ``fused``, ``graphs`` and ``packed`` are
-float32 (or what the weights are in) and equal to rounding; ``int8`` trades some exactness, which
-``anytalk bench precision`` measures, for four times less memory to read in each step; see
-:mod:`anytalk.kernels`.
+``exact`` changes nothing: text is bit-identical to the base model's. ``fused``, ``graphs`` and ``packed`` compute in
+the weights' dtype and equal ``exact`` up to rounding. ``int8`` reads four times less memory per step and is less exact;
+``anytalk bench precision`` measures by how much. See :mod:`anytalk.kernels`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.sources import resolve
 
 _STEPS_PARTS = ("backbone", "output_adapter", "heads")
-"""Parts that are made ready. Ears are left alone: they run once per question, on many frames at a time."""
+"""The parts that run in every step. Ears stay as they are: they run once per question, on many frames at a time."""
 
 _MATRICES = "matrices.safetensors"
 
@@ -38,21 +37,21 @@ CALIBRATION_TEXT = (
     "down? Of course: take two eggs, 250 g of flour, a little salt and half a litre of milk, stir well, and wait for "
     'twenty minutes. "I\'d rather not," she said, "it was raining." def area(r): return 3.14159 * r ** 2'
 )
-"""Read once before ``int8``, to see how large the inputs of each matrix get."""
+"""Text that is read once for ``int8``, to find the largest inputs of each matrix."""
 
 
 def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
-    """Change a talker for inference only; it can't be trained or saved afterwards.
+    """Prepare a talker for inference; it can't be trained or saved afterwards.
 
     Args:
-        talker: Changed in place.
-        arithmetic: ``exact`` or one of :data:`anytalk.kernels.ARITHMETICS`; None: what its configuration says.
+        talker: The talker, changed in place.
+        arithmetic: ``exact`` or one of :data:`anytalk.kernels.ARITHMETICS`; None takes the talker's configuration.
 
     Returns:
         The same talker.
 
     Raises:
-        ConfigError: an unknown arithmetic, or one that these weights or this device don't allow.
+        ConfigError: The arithmetic is unknown, or these weights or this device don't allow it.
     """
     chosen = arithmetic or talker.config.arithmetic
     if chosen == "exact":
@@ -63,7 +62,7 @@ def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
         _make_int8(talker)
     else:
         _make_parts_ready(talker, chosen, {})
-    talker.model.eval()  # parts that keep something of the old matrices forget it
+    talker.model.eval()  # parts drop what they have kept of the old matrices
     talker.arithmetic = chosen
     return talker
 
@@ -75,7 +74,7 @@ def _make_parts_ready(talker: Talker, arithmetic: Arithmetic, peaks: Peaks) -> N
 
 
 def _make_int8(talker: Talker) -> None:
-    """In 8 bits, by way of a file that is made from these weights once, and then mapped."""
+    """Convert the matrices to 8 bits once, keep them in the disk cache, and map that file from then on."""
     made: MadeBefore | None = None
     names = {module: name for name, module in talker.model.named_modules()}
 
@@ -93,8 +92,8 @@ def _make_int8(talker: Talker) -> None:
     base = talker.config.base
     folder = None if name is None else kept(name, base.model if base else talker.config.backbone.name, make)
     if made is not None:
-        return
-    if folder is None:
+        return  # `make` has just run, for the cache
+    if folder is None:  # no name or no cache: convert for this process only
         make(None)
         return
     tensors = safetensors.torch.load_file(folder / _MATRICES)
@@ -104,7 +103,10 @@ def _make_int8(talker: Talker) -> None:
 
 
 def _name_of(talker: Talker) -> str | None:
-    """Says all that matrices in 8 bits depend on; None where that can't be told without reading all weights."""
+    """Name the cache entry by a digest of everything the 8-bit matrices depend on; None if that can't be known cheaply.
+
+    Weights on the hub have no files here to look at.
+    """
     config = talker.config
     try:
         options = talker.registry.options("backbone", config.backbone)
@@ -121,21 +123,21 @@ def _name_of(talker: Talker) -> str | None:
     facts = (
         digest_of([file for file in files if file.is_file()]) if files else "",
         "" if config.weights is None else config.weights.sha256,
-        # A talker may have been trained since it was loaded.
+        # Trained weights differ from the files that they were loaded from.
         fingerprint(talker.model, without=("encoder.", "ears.")),
         config.grid.model_dump_json(),
         CALIBRATION_TEXT,
         torch.__version__,
     )
-    # The digit says how it is made and written down.
+    # The 1 is the version of the conversion and of the file's layout.
     return f"int8-1-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
 @torch.no_grad()
 def calibrate(talker: Talker) -> Peaks:
-    """Measure the largest inputs of each matrix while the talker reads :data:`CALIBRATION_TEXT`, half as an answer.
+    """Measure the largest inputs of each matrix while the talker reads :data:`CALIBRATION_TEXT`.
 
-    Its codes are noise then: what it would say isn't known before it has said it.
+    The second half is read as a spoken answer whose codes are random, because nothing has been generated yet.
     """
     model = talker.model
     layout = model.layout
@@ -152,7 +154,7 @@ def calibrate(talker: Talker) -> Peaks:
 
 @dataclass
 class _Answer:
-    """A grid as one answer, all of it said aloud; see :class:`anytalk.plugins.contracts.Answers`."""
+    """A grid as one spoken answer; see :class:`anytalk.plugins.contracts.Answers`."""
 
     tokens: Tensor
     loss_mask: Tensor

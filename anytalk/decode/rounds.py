@@ -1,8 +1,8 @@
-"""The rounds in which one talker answers everybody: who is listened to when, whose prompts are read, who gets a column.
+"""Schedules one talker among all who ask: which questions are encoded, which prompts are read, who gets a column.
 
-Each round does at most one piece of preparation (listening to questions, or reading prompts, of all who wait for it)
-and then makes one column for all answers in the batch: an answer goes on while others ask. Where nothing else is to be
-done, it listens to turns that may be over.
+Each round does at most one piece of preparation (it listens to questions, or reads prompts, of all who wait for that)
+and then generates a column for every answer in the batch, so answers go on while others ask. If there is nothing else
+to do, a round listens ahead to turns that may be over.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ log = logging.getLogger("anytalk.decode")
 
 
 class Rounds:
-    """All answers of a talker that are asked for, from their questions to their ends. Not for use by several threads.
+    """Runs all answers of a talker from question to end. Not thread-safe.
 
     Args:
-        talker: Who answers.
-        stride_frames: Codec frames per piece of sound.
-        failed: Told of each answer that an error has ended, whether its own or everybody's.
-        wake: Called, from any thread, when text has come that an answer was waiting for.
+        talker: The talker that answers.
+        stride_frames: How many codec frames make a piece of sound.
+        failed: Called for each answer that an error has ended, its own or one that ends all answers.
+        wake: Called from any thread when text arrives that an answer waits for.
     """
 
     def __init__(
@@ -44,48 +44,48 @@ class Rounds:
         self._failed = failed
         self._wake = wake
         self._runner = Runner(talker.model, wake=wake)
-        # What nobody keeps any longer, because its speaker went on, isn't listened to.
+        # A weak set: a turn whose owner drops it, because the speaker went on, needn't be encoded any more.
         self._ahead: weakref.WeakSet[Speech] = weakref.WeakSet()
         self._preparing: list[Job] = []
         self._speaking: list[Job] = []
 
     def warm_up(self) -> None:
-        """Read what conversations begin with, so that new ones read only what follows it."""
+        """Read the beginning that new conversations share, so that they read only what follows it."""
         if isinstance(self.talker.model.backbone, ServedBackbone):
             return
         try:
             self._runner.warm_up(front_of(self.talker))
-        except Exception:  # nothing depends on it
+        except Exception:  # the warm-up only saves time, so answers work without it
             log.exception("the first prompt could not be read")
 
     @property
     def jobs(self) -> list[Job]:
-        """Answers that are prepared or spoken."""
+        """The answers that are being prepared or generated."""
         return self._preparing + self._speaking
 
     @property
     def can_go_on(self) -> bool:
-        """Whether there is something to do now; not where all wait for text that is written elsewhere."""
+        """Whether a round has something to do; False while all answers wait for text from served models."""
         if self._preparing or any(job.is_cancelled for job in self._speaking):
             return True
         return bool(self._ahead and not self._speaking) or not self._runner.is_waiting
 
     def add(self, job: Job) -> None:
-        """Answer a question from the next round on."""
+        """Start to answer a question in the next round."""
         self._preparing.append(job)
 
     def listen_ahead(self, speech: Speech) -> None:
-        """Listen to a turn, or to a piece of one, in the rounds in which nobody waits for anything."""
+        """Listen to a turn, or to a piece of one, in rounds with nothing else to do."""
         self._ahead.add(speech)
 
     def run(self) -> int:
-        """Do one round; returns how many answers got a column."""
+        """Do one round; return how many answers got a column."""
         self._drop_cancelled()
         self._prepare()
         try:
             stepped = self._runner.step()
         except Exception as error:
-            # Not of one answer, or it would have ended that one only: nobody can tell whose caches are still whole.
+            # An error of one answer ends only that answer, so this one left the shared caches in an unknown state.
             self._runner = Runner(self.talker.model, wake=self._wake)
             for job in self._speaking:
                 self._end(job, error)
@@ -95,7 +95,7 @@ class Rounds:
         return len(stepped)
 
     def give_up(self) -> list[Job]:
-        """Drop all answers and return them, without a word; where the model itself can't be trusted any more, too."""
+        """Drop all answers and return them; emits no events and calls no model, which may be broken."""
         given_up, self._preparing, self._speaking = self.jobs, [], []
         for job in given_up:
             if job.slot is not None:
@@ -108,7 +108,7 @@ class Rounds:
                 self._leave(job)
 
     def _prepare(self) -> None:
-        """Read the prompts of all who were listened to; where there are none, listen to all others."""
+        """Read the prompts of all questions that were listened to; if there are none, listen to the others."""
         ready = [job for job in self._preparing if not job.unheard]
         if ready:
             self._read(ready)
@@ -118,8 +118,8 @@ class Rounds:
             self._listen_ahead()
 
     def _listen_ahead(self) -> None:
-        """Listen to a piece: who asks meanwhile waits for no more than one."""
-        with suppress(Exception):  # told to those who ask; and it may be gone in this moment
+        """Listen to one piece, so that a new question waits for one piece at most."""
+        with suppress(Exception):  # whoever asks for it hears of the error; and the weak set may be empty by now
             speech = self._ahead.pop()
             if not speech.hear_next(self.talker):
                 self._ahead.add(speech)
@@ -127,7 +127,7 @@ class Rounds:
     def _listen(self, jobs: Sequence[Job]) -> None:
         try:
             Speech.hear_all(self.talker, [job.unheard[0] for job in jobs])
-        except Exception:  # one of them is to blame
+        except Exception:  # try each question by itself, so that only the one that raises ends
             for job in jobs:
                 with self._errors_of(job):
                     Speech.hear_all(self.talker, job.unheard[:1])
@@ -146,7 +146,7 @@ class Rounds:
         self._tell(read)
 
     def _tell(self, jobs: Sequence[Job]) -> None:
-        """Tell what the last column brought: text, sound (of all from one call of the codec), and ends."""
+        """Emit the events of the last column: text, sound (decoded for all answers in one call) and ends."""
         for job in jobs:
             with self._errors_of(job):
                 if job.slot is not None and job.slot.error is not None:
@@ -158,7 +158,7 @@ class Rounds:
             with self._errors_of(job):
                 if job in sounds:
                     job.speak(sounds[job])
-                if job.has_thought:  # the answer follows
+                if job.has_thought:  # it is prepared again, now with its thoughts in the prompt
                     self._leave(job)
                     self.add(job)
                 elif job.is_done:
@@ -179,7 +179,8 @@ class Rounds:
             if len(taken) == 1:
                 self._end(next(iter(taken)), error)
                 return {}
-        # Nobody can tell which streams are still whole: each answer is decoded anew, and who is to blame fails again.
+        # Any stream may be broken after the error: each answer is decoded again in a new one, and only the one that
+        # raised fails.
         sounds: dict[Job, Tensor] = {}
         for job in taken:
             with self._errors_of(job):
@@ -188,7 +189,7 @@ class Rounds:
 
     @contextmanager
     def _errors_of(self, job: Job) -> Iterator[None]:
-        """End an answer by what goes wrong inside, and no other."""
+        """End this answer, and no other, with any error raised in the block."""
         try:
             yield
         except Exception as error:

@@ -1,8 +1,8 @@
-"""Runs the model for all answers that are being generated, one column after the other.
+"""Runs the model for all answers in progress, one grid column per step.
 
-Each answer makes its own choices (:class:`anytalk.decode.engine.Generation`), and has its own prompt, age and end; rows
-join after their prefill and leave when they have nothing more to say. The route decides which parts run on which rows.
-One answer alone (:func:`columns_of`) never joins caches, so its arithmetic depends on nobody else.
+Each answer chooses its own tokens (:class:`anytalk.decode.engine.Generation`) and has its own prompt, age and end. Its
+rows join the batch after their prefill and leave when it is done. The route decides which parts run on which rows. An
+answer alone (:func:`columns_of`) never joins caches, so no other answer can affect its arithmetic.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from anytalk.plugins.contracts import Cache, Columns, GridBatch, JoinableCache, 
 
 
 class Runner:
-    """The answers in progress of one model. Not for use by several threads.
+    """Holds the answers in progress of one model and steps them together. Not thread-safe.
 
     Args:
-        model: In eval mode.
-        joins: Whether answers share calls of the model; without, old speech of long answers is forgotten.
-        wake: Called, from any thread, when text has come that an answer was waiting for; default: :meth:`wait` ends.
+        model: The model, in eval mode.
+        joins: Whether answers share calls of the model. If not, old speech of long answers is dropped from the caches.
+        wake: Called from any thread when text arrives that an answer waits for; by default it ends :meth:`wait`.
     """
 
     def __init__(self, model: TalkModel, joins: bool = True, wake: Callable[[], None] | None = None) -> None:
@@ -40,18 +40,18 @@ class Runner:
         self._joins = joins
         self._came = threading.Event()
         self._wake = wake or self._came.set
-        # Answers whose text has not begun to come, and the output adapter's caches of others that wait for more of it.
+        # Answers whose text has yet to begin, and the output adapter's caches of answers that wait for more text.
         self._expected: list[Slot] = []
         self._parked: dict[Hashable, Cache | None] = {}
         self._backbone, self._adapter = Lane(joins), Lane(joins)
-        # The last prompt that was read whole: new conversations begin with the same instructions.
+        # The caches of the warm-up prompt: new conversations begin with the same instructions.
         self._front = Memory()
 
     def warm_up(self, generation: Generation) -> None:
-        """Read a prompt that new conversations share the beginning of; they then read only what follows it.
+        """Read a prompt whose beginning all new conversations share, so that they read only what follows it.
 
-        It belongs to the server: prompts of users are never shared, because the time that reading takes would tell
-        whether a prompt was known.
+        Only the server's own prompt is shared. If users' prompts were, the time an answer takes to start would reveal
+        whether somebody else had sent the same one.
         """
         slot = Slot(generation, self._front)
         self.add(slot)
@@ -60,14 +60,16 @@ class Runner:
         self.remove(slot)
 
     def add(self, slot: Slot) -> None:
-        """:meth:`add_all` for one answer."""
+        """Add one answer; see :meth:`add_all`."""
         self.add_all([slot])
 
     @torch.no_grad()
     def add_all(self, slots: Sequence[Slot]) -> None:
-        """Read prompts, together where caches join, and choose first columns; the answers then take part in each
-        :meth:`step`. An answer that waits for its text begins in the step after this has begun to come. One that fails
-        is done at once, with its :attr:`Slot.error`; the others are not affected."""
+        """Read the prompts of new answers, in one call if their caches join, and choose their first columns.
+
+        The answers then take part in each :meth:`step`. One that waits for text begins in the step after the text does.
+        One that fails is done at once and holds its :attr:`Slot.error`; the others go on.
+        """
         entering: list[Slot] = []
         for slot in slots:
             if slot.generation.arriving is not None:
@@ -91,7 +93,7 @@ class Runner:
             if len(slots) == 1:
                 self._fail(slots[0], error)
             else:
-                # One of them is to blame. What was remembered of them is used up, so whole prompts are read.
+                # Any of them may have raised. The failed call used up their memories, so whole prompts are read again.
                 for slot in slots:
                     self._let_in([slot])
             return
@@ -101,7 +103,7 @@ class Runner:
             self._choose(slot, text.get(slot), speech.get(slot), 0)
 
     def _read(self, slots: Sequence[Slot]) -> tuple[dict[Slot, Tensor], dict[Slot, StreamLogits]]:
-        """Read prompts, let their rows into the lanes, and return what :meth:`_logits` does for their first columns."""
+        """Read prompts, add their rows to the lanes, and return :meth:`_logits` of their first columns."""
         entering = [self._lay_out(slot) for slot in slots]
         readers = [(e, e.reading) for e in entering if e.reading is not None]
         for (e, _), states in zip(readers, read_prompts(self.model.backbone, [r for _, r in readers]), strict=True):
@@ -109,7 +111,7 @@ class Runner:
         speaking = self._begin_to_speak([e for e in entering if e.slot.generation.audio_out])
         normed = {e.slot: e.states.normed[-1:, -1:] for e in entering if e.states is not None}
         logits = self._logits(normed, {e.slot: e.heard for e in entering if e.heard is not None})
-        # Not before all of it has worked: a failed answer leaves nothing.
+        # Rows join only after every part has run, so that a failure leaves nothing in the lanes.
         for e, reading in readers:
             self._backbone.join([slot_row(e.slot, row) for row in range(e.slot.num_rows)], reading.cache)
         for owners, cache in speaking:
@@ -118,8 +120,11 @@ class Runner:
 
     @torch.no_grad()
     def step(self) -> list[Slot]:
-        """Make one more column of every answer that doesn't wait for text; return those that got one or ended. Done
-        ones have left the batch. One that fails is done, with its :attr:`Slot.error`; the others are not affected."""
+        """Generate a column for every answer that isn't waiting for text; return the answers that got one or ended.
+
+        Answers that are done have left the batch. One that fails is done and holds its :attr:`Slot.error`; the others
+        go on.
+        """
         active = [slot for slot in self.slots if not slot.generation.is_waiting]
         if active:
             self._park_all_but(active)
@@ -127,7 +132,7 @@ class Runner:
         return active + self._begin_expected()
 
     def _go_on(self, active: Sequence[Slot]) -> None:
-        """Make one more column of these answers, whose rows are all that the lanes hold."""
+        """Generate a column for these answers; the lanes must hold exactly their rows."""
         before = self._backbone.lengths, self._adapter.lengths
         try:
             fed, normed, heard = self._run(active)
@@ -136,6 +141,7 @@ class Runner:
             if len(active) == 1:
                 self._fail(active[0], error)
                 return
+            # Some parts or layers may have stored this step already. All go back to the lengths before it.
             for lane, lengths in zip((self._backbone, self._adapter), before, strict=True):
                 lane.undo(lengths)
             self._go_on_apart(active)
@@ -146,7 +152,7 @@ class Runner:
             self._choose(slot, text.get(slot), speech.get(slot), slot.index + 1)
 
     def _go_on_apart(self, active: Sequence[Slot]) -> None:
-        """Make one more column of each answer by itself: what failed for all fails for the one that is to blame."""
+        """Generate a column for each answer separately, so that only the answer that raises fails."""
         together = self._backbone, self._adapter
         for slot in active:
             rows = [slot_row(slot, row) for row in range(slot.num_rows)]
@@ -157,23 +163,23 @@ class Runner:
         self._backbone, self._adapter = together
 
     def _fail(self, slot: Slot, error: Exception) -> None:
-        """End an answer by its own error; what was read of it isn't kept."""
+        """End an answer with its error and keep nothing of it."""
         slot.error, slot.is_done, slot.memory = error, True, None
         self.remove(slot)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no answer can go on before more text has come; so also where there is none."""
+        """Whether every answer waits for text; also true if there are no answers."""
         return all(slot.generation.is_waiting for slot in self.slots + self._expected)
 
     def wait(self) -> None:
-        """Sleep until some answer can go on."""
+        """Block until an answer can go on."""
         self._came.clear()
         if self.slots + self._expected and self.is_waiting:
             self._came.wait()
 
     def remove(self, slot: Slot) -> None:
-        """Take an answer out, finished or not; what the model read and wrote stays in the conversation's memory."""
+        """Take an answer out, finished or not; the columns that it read and wrote stay in its conversation's memory."""
         slot.generation.close()
         self._expected = [other for other in self._expected if other is not slot]
         self._parked.pop(slot_row(slot, 0), None)
@@ -181,23 +187,23 @@ class Runner:
         adapter = self._adapter.leave(slot_row(slot, 0), kept=reads_prompt and slot.memory is not None)
         if slot.num_rows == 2:
             self._backbone.leave(slot_row(slot, 1))
-        if slot not in self.slots:  # it never came in whole
+        if slot not in self.slots:  # it has yet to enter, or failed while it entered
             self._backbone.leave(slot_row(slot, 0))
             return
         self.slots.remove(slot)
         self._remember(slot, adapter)
 
-    # ---- text that is written elsewhere
+    # ---- text from a served model
 
     def _begin_expected(self) -> list[Slot]:
-        """Let those in whose text has begun to come."""
+        """Add the answers whose text has begun to arrive."""
         begun = [slot for slot in self._expected if not slot.generation.is_waiting]
         self._expected = [slot for slot in self._expected if slot not in begun]
         self.add_all(begun)
         return begun
 
     def _park_all_but(self, active: Sequence[Slot]) -> None:
-        """Take the rows of answers that wait out of the lane, whose rows all take a step, and put the others back."""
+        """Move the rows of waiting answers out of the lane and those of active ones back: every row there steps."""
         going = {slot_row(slot, 0) for slot in active}
         for row in [row for row in self._parked if row in going]:
             self._adapter.join([row], self._parked.pop(row))
@@ -207,7 +213,7 @@ class Runner:
     # ---- caches
 
     def _lay_out(self, slot: Slot) -> Entering:
-        """Lay out the prompt as rows to read; none where the backbone takes no part in the answer."""
+        """Build the rows that an answer has to read. It reads none if the backbone takes no part in it."""
         generation, model = slot.generation, self.model
         prompt = generation.prompts[0]
         slot.num_rows = len(generation.prompts)
@@ -219,6 +225,7 @@ class Runner:
         ]
         merged = model.embed(GridBatch(tokens, spans))
         cache, length = self._recall(slot)
+        # Routes that don't run the output adapter over the prompt start it at the prompt's last column.
         first = length if model.route.reads_prompt else -1
         adapter = None if merged.adapter is None else merged.adapter[:1, first:]
         columns = Columns(tokens[:1, :, first:], Merged(merged.backbone[:1, first:], adapter))
@@ -226,12 +233,13 @@ class Runner:
             return Entering(slot, None, columns, cache.output_adapter)
         slot.cached_columns = length
         room = prompt.num_columns + generation.options.max_columns
+        # Both rows of an answer have the same prompt but for its end, so the common part is read once.
         shared = max(0, shared_columns(tokens) - length) if slot.num_rows > 1 else prompt.num_columns - length
         reading = Reading(cache.backbone, merged.backbone[:, length:], shared, room)
         return Entering(slot, reading, columns, cache.output_adapter)
 
     def _recall(self, slot: Slot) -> tuple[TalkCache, int]:
-        """Find or make the cache of an answer, and say how many columns it holds already."""
+        """Return an answer's cache, remembered or new, and how many columns it holds already."""
         generation, model = slot.generation, self.model
         columns = generation.prompts[0].num_columns + generation.options.max_columns
         fresh = model.new_cache(1, columns, int(generation.audio_out and model.route.reads_prompt))
@@ -248,8 +256,10 @@ class Runner:
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
     def _begin_to_speak(self, entering: Sequence[Entering]) -> list[tuple[list[Slot], Cache | None]]:
-        """Run the output adapter up to the first columns of answers that speak; returns its caches, and whose rows each
-        of them holds."""
+        """Run the output adapter up to the first columns of answers that speak.
+
+        Returns its caches, each with the answers whose rows it holds.
+        """
         model = self.model
         if not entering:
             return []
@@ -271,8 +281,9 @@ class Runner:
             slot.memory.keep(np.concatenate([slot.keys, *slot.fed], axis=1), cache, adapter)
 
     def _let_go(self, slot: Slot) -> None:
-        """Drop what an answer doesn't need once its text has ended."""
+        """Drop cache entries that an answer doesn't need after the end of its text."""
         if not self.model.route.needs_backbone(writes=False):
+            # The backbone is done with this answer, so the conversation can keep its cache now.
             self._remember(slot, None)
             return
         if slot.num_rows == 2:
@@ -280,7 +291,7 @@ class Runner:
             slot.num_rows = 1
         generation, backbone = slot.generation, self._backbone.cache_of(slot_row(slot, 0))
         if generation.options.reach and not self._joins and backbone is not None:
-            # The prompt, the text and its end stay.
+            # The prompt, the text and its end token stay.
             kept = generation.prompts[0].num_columns + len(generation.answer.text_ids) + 1
             adapter = self._adapter.cache_of(slot_row(slot, 0))
             forget_old_speech(TalkCache(backbone, adapter), kept, generation.options.reach)
@@ -288,8 +299,11 @@ class Runner:
     # ---- running and choosing
 
     def _run(self, active: Sequence[Slot]) -> tuple[dict[Slot, np.ndarray], dict[Slot, Tensor], dict[Slot, Tensor]]:
-        """Feed the last columns: what the backbone sees of them (rows,1), normed states (1,1,D) of the rows that write,
-        and what the audio heads read (1,1,W)."""
+        """Feed the last columns of active answers.
+
+        Returns, for each answer: the rows of its column that the backbone sees, (rows,1); the normed states of the row
+        that writes, (1,1,D); the input of the audio heads, (1,1,W).
+        """
         model = self.model
         rows: list[Hashable] = [slot_row(slot, row) for slot in active for row in range(slot.num_rows)]
         place = {owner: number for number, owner in enumerate(rows)}
@@ -302,14 +316,17 @@ class Runner:
         lanes = (lane.at(place, model.device) for lane in (self._backbone, self._adapter))
         hidden = model.route.step(model, columns, *lanes)
         states, audio = hidden.states.normed, hidden.audio
+        # With batch-parallel decoding the last row, which has the text-only prompt, writes.
         normed = {slot: states[row + slot.num_rows - 1, None] for slot, row in first.items()}
         return fed, normed, {} if audio is None else {slot: audio[row, None] for slot, row in first.items()}
 
     def _logits(
         self, normed: dict[Slot, Tensor], heard: dict[Slot, Tensor]
     ) -> tuple[dict[Slot, Tensor], dict[Slot, StreamLogits]]:
-        """Text logits (1,V) of the answers that write, and those of the audio streams of the answers that speak; of
-        normed states (1,1,D) and what the audio heads read (1,1,W)."""
+        """Return text logits (1,V) of the answers that write, and audio logits of the answers that speak.
+
+        The inputs are normed states (1,1,D) and the inputs of the audio heads (1,1,W).
+        """
         writers = [slot for slot in normed if slot.generation.writes]
         text: dict[Slot, Tensor] = {}
         if writers:
@@ -342,12 +359,12 @@ class Runner:
 
 
 def _single(rows: Tensor) -> list[Tensor]:
-    """(B,...) -> B times (1,...)."""
+    """Split (B,...) into B tensors (1,...)."""
     return [rows[i : i + 1] for i in range(len(rows))]
 
 
 def columns_of(generation: Generation) -> Iterator[Column]:
-    """Run one answer alone, column by column."""
+    """Run one answer by itself and yield its columns."""
     if generation.is_given:
         yield from generation.given_columns()
         return
@@ -366,10 +383,10 @@ def columns_of(generation: Generation) -> Iterator[Column]:
 
 
 def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 32) -> Iterator[int]:
-    """Run answers to their ends, `at_once` at a time; yield the number of each as it ends.
+    """Run answers to their ends, at most `at_once` at a time; yield the index of each as it ends.
 
     Raises:
-        Exception: what ended an answer, once all others have ended.
+        Exception: The first error that ended an answer, raised once all others have ended.
     """
     runner, waiting = Runner(model), list(enumerate(generations))[::-1]
     running: dict[int, Slot] = {}

@@ -1,4 +1,4 @@
-"""Choosing a token from logits. Pure; the random state is the caller's."""
+"""Chooses tokens from logits. The functions are pure; the caller owns the random state."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from anytalk.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How tokens of one stream are chosen."""
+    """Options for sampling the tokens of one stream."""
 
-    temperature: float = 0.0  # 0 takes the likeliest token (then nothing else counts but the repetition penalty)
-    top_k: int = 0  # only the k likeliest; 0 for all
-    top_p: float = 1.0  # only the likeliest that together reach this probability; 1 for all
-    # Above 1 makes recent tokens less likely (positive logits divided, negative multiplied).
+    temperature: float = 0.0  # 0 takes the likeliest token; of the other options only the penalty matters then
+    top_k: int = 0  # sample among the k likeliest; 0 for all
+    top_p: float = 1.0  # sample among the likeliest that together reach this probability; 1 for all
+    # Values above 1 make recent tokens less likely: positive logits are divided by it, negative ones multiplied.
     repetition_penalty: float = 1.0
-    repetition_window: int = 64  # how many recent tokens count
+    repetition_window: int = 64  # how many recent tokens the penalty looks at
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -39,7 +39,7 @@ GREEDY = SamplingOptions()
 
 
 def on_host(logits: Tensor) -> Tensor:
-    """Return logits where tokens are chosen: a GPU is waited for once, not once for each stream."""
+    """Move logits to the CPU, where tokens are chosen: one wait for a GPU instead of one per operation."""
     return logits.cpu()
 
 
@@ -50,9 +50,9 @@ def choose(
 
     Args:
         logits: (R,V); illegal tokens are -inf.
-        options: The same for all rows.
+        options: Sampling options, the same for all rows.
         recent: (R,n) tokens for the repetition penalty, or None; ids outside V are ignored.
-        generator: Random state; None for torch's own.
+        generator: Random state; None for torch's global one.
 
     Returns:
         (R,) int64.
@@ -81,6 +81,6 @@ def _penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True)
     probs = ordered.softmax(dim=-1)
-    # A token stays while the ones before it have not reached top_p: the likeliest always stays.
+    # A token stays while those before it haven't reached top_p, so the likeliest always stays.
     drop = probs.cumsum(dim=-1) - probs >= top_p
     return logits.masked_fill(drop.scatter(1, order, drop), -torch.inf)

@@ -1,6 +1,7 @@
-"""A conversation with a talker: questions in, text and sound out as they come.
+"""A conversation with a talker: it takes questions and streams text and sound.
 
-wave -> encoder -> input adapter -> prompt -> columns -> text deltas, and codes -> codec stream -> PCM.
+Sound goes through the encoder and the input adapter into the prompt; the columns that follow become text deltas, and
+codes that the codec's stream decodes to PCM.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ Event = ThoughtDelta | TextDelta | AudioDelta | AnswerDone
 
 @dataclass
 class Session:
-    """A conversation; it remembers its turns."""
+    """A conversation, which remembers its turns."""
 
-    talker: Talker  # who answers
-    # Codec frames per piece of sound; more is cheaper, fewer is sooner. The first piece never waits.
+    talker: Talker
+    # Codec frames per piece of sound: more take less time in total, fewer make each piece come sooner. The first piece
+    # always comes with the first frame.
     stride_frames: int = 1
-    # Called with a name when a part of an answer is done, to measure times: `"encoded"` (speech is embedded;
-    # also for typed questions), `"prefilled"`, `"first_frame"` (a whole frame of codes is there) and `"first_sound"`.
+    # Called with a name at each point of an answer, to measure times: `"encoded"` (the speech is embedded; also called
+    # for typed questions), `"prefilled"`, `"first_frame"` (a whole frame of codes is ready) and `"first_sound"`.
     mark: Callable[[str], None] = no_mark
     _turns: list[Turn] = field(default_factory=list)
     _heard: list[Heard] = field(default_factory=list)
@@ -58,20 +60,19 @@ class Session:
         options: DecodeOptions | None = None,
         speaker: str | None = None,
     ) -> Generator[Event, None, None]:
-        """Ask by text or by voice; iterate for the answer as it comes, or ``close()`` it to want no more.
+        """Ask by text or by voice and yield the answer as it is generated; ``close()`` the generator to stop early.
 
         Args:
-            text: A typed question (for T1A1: what to read aloud).
+            text: A typed question (for T1A1: the text to read aloud).
             wave: A spoken question, (N,) float32 at the encoder's rate.
-            task: Default: A1A2 for a spoken question, T1A2 for a typed one.
-            options: How to decode; default: greedy, batch-parallel, the talker's own rule.
+            task: The task; by default A1A2 for a spoken question and T1A2 for a typed one.
+            options: Decoding options; by default greedy and batch-parallel, with the talker's own rule.
             speaker: Name of the answering voice.
 
         Raises:
-            ConfigError: neither or both of text and wave, or a task that doesn't fit them.
-            AudioError: a wave that is too short, too long or silent.
-            ServedError: a model that is served elsewhere can't answer, or stops in the middle; then at the end, after
-                what had come.
+            ConfigError: Neither or both of text and wave were given, or the task doesn't fit them.
+            AudioError: The wave is too short, too long or silent.
+            ServedError: A served model can't answer, or stops early; then it is raised at the end, after what arrived.
         """
         if (text is None) == (wave is None):
             raise ConfigError("give either a typed or a spoken question", "pass text=... or wave=...")
@@ -81,7 +82,7 @@ class Session:
         options = options or DecodeOptions(rule=self.talker.config.decode_rule)
         return self._answer(text, wave, chosen, options, speaker)
 
-    # As a decorator it holds only while this generator runs; a `with` around a yield would reach into the caller.
+    # The decorator sets no_grad only while this generator runs. A `with` around its yields would leak to the caller.
     @torch.no_grad()
     def _answer(
         self, text: str | None, wave: np.ndarray | None, task: Task, options: DecodeOptions, speaker: str | None
@@ -153,16 +154,16 @@ def begin_generation(
     speaker: int | None,
     mark: Callable[[str], None] = no_mark,
 ) -> Generation:
-    """Return the generation that a prompt asks for: which rows it runs, what is given, how long it may be.
+    """Return the generation of a prompt's answer: its rows, its given text and its maximum length.
 
     Args:
-        turn: The last one, for the words to read aloud or the length of what is written down.
-        prompt: Of the whole conversation.
-        heard: Its spoken turns.
+        turn: The last turn, which has the text to read aloud, or whose length bounds a transcript.
+        prompt: The prompt of the whole conversation.
+        heard: The spoken turns in it.
         speaker: Row of the speaker embedding.
 
     Raises:
-        ConfigError: a prompt that leaves the model no position for an answer.
+        ConfigError: The prompt leaves the model no position for an answer.
     """
     check_room(talker, prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns))
@@ -194,17 +195,17 @@ def begin_generation(
 
 
 def spoken_turn(role: str, text: str | None, heard: Heard) -> Turn:
-    """Return a turn that was spoken: its columns, or its words typed where the ears wrote them."""
+    """Return a spoken turn: its columns, or the words that transcribing ears wrote."""
     if heard.columns is None:
         return Turn(role, heard.text if text is None else text)
     return Turn(role, text, speech_columns=heard.num_columns)
 
 
 def task_after(task: Task, heard: Heard) -> Task:
-    """Return the task of a spoken question once it was heard: as of a typed one where the ears wrote its words.
+    """Return the task of a spoken question once it was listened to: that of a typed one if the ears transcribed it.
 
     Raises:
-        AudioError: no words were heard, so there is nothing to answer.
+        AudioError: No words were recognised, so there is nothing to answer.
     """
     if heard.columns is not None or not task.speech_in:
         return task
@@ -214,20 +215,20 @@ def task_after(task: Task, heard: Heard) -> Task:
 
 
 def longest_transcript(speech_columns: int) -> int:
-    """Return columns at most for the transcript of this many columns of speech.
+    """Return the most tokens that a transcript of so many columns of speech may have.
 
-    Adapters give several columns for each word, or one for each token that is heard, so twice as many tokens were never
-    said: a small model that loses the thread must not go on for as long as an answer may.
+    Input adapters give several columns per word, or one per token, so nobody says twice as many tokens. Without this
+    limit, a small model that loses track would go on for as long as an answer may.
     """
     return 2 * speech_columns + 8
 
 
 def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Heard:
-    """Hear one wave, (N,) float32 at the encoder's rate.
+    """Encode or transcribe one wave, (N,) float32 at the encoder's rate.
 
     Raises:
-        ConfigError: a talker without ears.
-        AudioError: a wave that is too short, too long or silent.
+        ConfigError: The talker has no ears.
+        AudioError: The wave is too short, too long or silent.
     """
     return listen_to_all(talker, [wave], name)[0]
 
@@ -236,13 +237,13 @@ def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Hear
 def listen_to_all(
     talker: Talker, waves: Sequence[np.ndarray], name: str = "the question", checked: bool = False
 ) -> list[Heard]:
-    """Hear several waves (N,) in one call of the ears; raises what :func:`listen` raises.
+    """Listen to several waves (N,) in one call of the ears; raises what :func:`listen` raises.
 
     Args:
-        talker: Who hears.
-        waves: At the encoder's rate.
-        name: What messages call them.
-        checked: Whether they are known to be questions, or pieces of some.
+        talker: The talker that listens.
+        waves: (N,) float32 each, at the encoder's rate.
+        name: What error messages call them.
+        checked: Whether the waves were checked before, for example as one turn that was then cut into pieces.
     """
     model = talker.model
     ears = model.listener

@@ -1,4 +1,4 @@
-"""An answer as events: its text and its sound, piece by piece, as they become ready."""
+"""Turns an answer into events: its text and its sound, piece by piece, as they become ready."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from anytalk.plugins.thoughts import MARKS
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A piece of the text answer; pieces joined are the whole."""
+    """A piece of the answer's text; all pieces joined are the whole text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ThoughtDelta:
-    """A piece of what the model thinks before it answers; it isn't part of the answer, and never spoken."""
+    """A piece of the model's thoughts, which are no part of the answer and never spoken."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class AudioDelta:
-    """A piece of the spoken answer."""
+    """A piece of the answer's sound."""
 
     wave: np.ndarray  # (n,) float32 at the codec's rate
 
 
 @dataclass(frozen=True)
 class AnswerDone:
-    """The end of an answer, with what it took."""
+    """The end of an answer, with its size and its times."""
 
     text: str  # the whole text
-    finish_reason: str  # `"stop"`, or `"length"` when the column budget ran out
-    num_columns: int  # generated columns
-    num_frames: int  # codec frames spoken
-    wall_s: float  # from the question's arrival to the last sample
-    first_audio_s: float | None  # from the question's arrival to the first sample; None without sound
-    audio_s: float  # length of the spoken answer
+    finish_reason: str  # `"stop"`, or `"length"` if the answer reached its maximum length
+    num_columns: int  # how many columns were generated
+    num_frames: int  # how many codec frames were spoken
+    wall_s: float  # seconds from the question's arrival to the last sample
+    first_audio_s: float | None  # seconds from the question's arrival to the first sample; None without sound
+    audio_s: float  # duration of the spoken answer in seconds
 
     @property
     def real_time_factor(self) -> float | None:
-        """Wall-clock seconds per second of speech (below 1 is faster than real time); None without sound."""
+        """Wall-clock seconds per second of speech: below 1 is faster than real time. None without sound."""
         return self.wall_s / self.audio_s if self.audio_s else None
 
 
@@ -60,10 +60,10 @@ class Telling:
     """Turns an answer into events, each piece once.
 
     Args:
-        answer: As far as it is generated.
+        answer: The answer, which may still grow.
         speaks: Whether it is spoken.
-        started: ``time.perf_counter()`` of the question's arrival.
-        stride_frames: Codec frames per piece of sound; the first piece never waits.
+        started: ``time.perf_counter()`` at the question's arrival.
+        stride_frames: How many codec frames make a piece of sound; the first piece is sent with the first frame.
         mark: See :class:`anytalk.decode.session.Session`.
     """
 
@@ -92,19 +92,19 @@ class Telling:
     def text(self) -> Iterator[TextDelta]:
         """Yield what the last column added to the text."""
         ids = self.answer.text_ids
-        # All ids are decoded again only where there are new ones: not in the columns after the text's end.
+        # Decoding all ids again takes time, so it happens only if there are new ones, not in columns after the text.
         if len(ids) == self._num_read:
             return
         self._num_read = len(ids)
         whole = self._decoded()
-        if whole.endswith("\ufffd"):  # perhaps a character of which more bytes are to come
+        if whole.endswith("\ufffd"):  # perhaps an incomplete character whose other bytes follow
             return
-        # Some tokenizers decode bytes that make no character anew with what comes after them.
+        # With invalid bytes, some tokenizers change what they decoded before once more bytes follow.
         same = takewhile(lambda pair: pair[0] == pair[1], zip(whole, self._seen, strict=False))
         yield from self._told(whole, len(self._seen) if whole.startswith(self._seen) else sum(1 for _ in same))
 
     def thought(self) -> Iterator[ThoughtDelta]:
-        """Yield what the last column added to thoughts, which are the text of this answer."""
+        """Yield what the last column added, as thoughts; the marks around them are left out."""
         for delta in self.text():
             text = delta.text
             for first, _ in MARKS:
@@ -114,20 +114,20 @@ class Telling:
 
     @staticmethod
     def thought_elsewhere(generation: Generation) -> Iterator[ThoughtDelta]:
-        """Yield the thoughts that came from a model that is served elsewhere."""
+        """Yield the thoughts that arrived from a served model."""
         text = generation.arriving.thoughts() if generation.arriving is not None else ""
         if text:
             yield ThoughtDelta(text)
 
     def rest_of_text(self) -> Iterator[TextDelta]:
-        """Yield text that was held back because it might have changed; the last pieces of :attr:`answer`'s text."""
+        """Yield text that was held back because it might have changed; it completes the answer's text."""
         whole = self._decoded()
-        # Otherwise the answer was cut inside a character, and its bytes would change what was said.
+        # Otherwise the answer was cut inside a character, and its bytes would contradict text that was sent.
         if whole.startswith(self._seen):
             yield from self._told(whole, len(self._seen))
 
     def _told(self, whole: str, place: int) -> Iterator[TextDelta]:
-        """Yield `whole` from `place` on."""
+        """Yield `whole` from index `place` on."""
         self._seen = whole
         if whole[place:]:
             self._said += whole[place:]
@@ -135,12 +135,12 @@ class Telling:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough frames are ready for the next piece of sound: one until the first sound, then a stride."""
+        """Whether enough frames are ready for a piece of sound: one for the first piece, then a stride."""
         wanted = 1 if self._first_audio_s is None else self._stride_frames
         return self.stream is not None and self.answer.frames_ready - self._num_frames >= wanted
 
     def take(self) -> Tensor:
-        """Return the (1,K,t) codes that are ready and were not taken yet, for :attr:`stream` to decode."""
+        """Return the ready codes (1,K,t) that were not taken yet, for :attr:`stream` to decode."""
         ready = max(self._num_frames, self.answer.frames_ready)
         if ready and not self._num_frames:
             self._mark("first_frame")
@@ -149,7 +149,7 @@ class Telling:
         return codes
 
     def sound(self, pushed: Tensor, is_last: bool = False) -> Iterator[AudioDelta]:
-        """Yield the (1,n) samples that the stream made of taken codes; with `is_last` also those it holds back."""
+        """Yield the (1,n) samples that the stream made of taken codes; with `is_last` also those that it holds back."""
         assert self.stream is not None
         pieces = [pushed] + ([self.stream.flush()] if is_last else [])
         wave = torch.cat(pieces, dim=1)[0].cpu().numpy()
@@ -161,18 +161,18 @@ class Telling:
             yield AudioDelta(wave)
 
     def decode_again(self) -> Tensor:
-        """Decode all codes that were taken, in a new stream, and return the (1,n) samples that were not told yet."""
+        """Decode all codes taken so far in a new stream; return the (1,n) samples that were not yielded yet."""
         self.stream = self._talker.codec.new_stream()
         codes = torch.from_numpy(self.answer.codes(0, self._num_frames))[None].to(self._talker.device)
         return self.stream.push(codes)[:, self._num_samples :]
 
     def say(self, is_last: bool = False) -> Iterator[AudioDelta]:
-        """Decode the codes that are ready and yield their sound; with `is_last` also what the codec holds back."""
+        """Decode the ready codes and yield their sound; with `is_last` also what the codec holds back."""
         if self.stream is not None:
             yield from self.sound(self.stream.push(self.take()), is_last)
 
     def done(self) -> AnswerDone:
-        """Return the last event, with what the answer took; its text is what :meth:`text` and its rest said."""
+        """Return the last event; its text is what :meth:`text` and :meth:`rest_of_text` have yielded."""
         answer = self.answer
         return AnswerDone(
             text=self._said,

@@ -1,4 +1,4 @@
-"""Thoughts that a model writes before its answer: written first, without a voice, and kept apart from what is said."""
+"""Generates the thoughts that a model writes before its answer, without a voice and apart from the answer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talker import Talker
 
 _TEMPLATE_TOKENS = 4
-"""Of a prompt's end that can be the template's: ``<think>``, its end, and line breaks around them."""
+"""How many tokens at a prompt's end may be the template's: ``<think>``, ``</think>``, and line breaks around them."""
 
 
 class Thinking(Generation):
-    """Chooses the tokens of the thoughts before one answer, up to the mark that ends them; none where none begin.
+    """Chooses the tokens of the thoughts before an answer, up to the mark that ends them.
+
+    If the model begins without the opening mark, it doesn't think, and this generation ends at once.
 
     Attributes:
-        is_open: Whether the mark in front of thoughts was written, by the template or by the model.
+        is_open: Whether the opening mark was written, by the template or by the model.
     """
 
     def __init__(
@@ -38,12 +40,12 @@ class Thinking(Generation):
     def _next_text(self, logits: Tensor | None, index: int) -> int:
         token = super()._next_text(logits, index)
         if not self.is_open and token != self._first:
-            return self.model.layout.end_of_text_id  # it answers at once
+            return self.model.layout.end_of_text_id  # the model answers without thinking
         self.is_open = True
         return self.model.layout.end_of_text_id if token == self._last else token
 
     def prompt_of_answer(self, prompt: Prompt) -> Prompt:
-        """Return the prompt of the answer, followed by the thoughts, and ended where they were too long."""
+        """Return the answer's prompt followed by the thoughts, with the closing mark even if they were cut off."""
         if not self.is_open:
             return prompt
         return _continued(prompt, [*self.answer.text_ids, self._last], self.model.layout)
@@ -52,14 +54,14 @@ class Thinking(Generation):
 def thoughts_before(
     talker: Talker, task: Task, prompt: Prompt, speech: Sequence[Tensor], options: DecodeOptions
 ) -> Thinking | None:
-    """Return the thoughts that have to be written before an answer; None where the model doesn't think.
+    """Return the generation of the thoughts before an answer; None if the model doesn't think here.
 
     Args:
-        talker: Who answers.
-        task: What is asked for; only answers are thought about.
-        prompt: Of the answer.
+        talker: The talker that answers.
+        task: The task; models think only before answers.
+        prompt: The prompt of the answer.
         speech: Embeddings of its spoken turns, (L,D) each.
-        options: Of the answer; thoughts may take as many columns, and half of the positions that are left.
+        options: Options of the answer. Thoughts may be as long as an answer, but leave half of the free positions.
     """
     marks, layout = talker.model.backbone.thought_ids, talker.model.layout
     if marks is None or task.answer != "answer" or talker.prompts.style != "chat":
@@ -67,14 +69,14 @@ def thoughts_before(
     first, last = marks
     end = prompt.tokens[layout.text_row, -_TEMPLATE_TOKENS:].tolist()
     if last in end:
-        return None  # the template has closed them
+        return None  # the template has closed the thoughts already
     silent = talker.prompts.text_only_row(prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns, share=2))
     return Thinking(talker, silent, speech, options, is_open=first in end)
 
 
 def check_room(talker: Talker, prompt: Prompt) -> None:
-    """Refuse a prompt that leaves the model no position for an answer (ConfigError: how long it is)."""
+    """Raise ConfigError, with the prompt's length, if it leaves the model no position for an answer."""
     positions = talker.model.backbone.max_positions
     if positions is not None and prompt.num_columns >= positions:
         raise ConfigError(
@@ -84,13 +86,13 @@ def check_room(talker: Talker, prompt: Prompt) -> None:
 
 
 def columns_left(talker: Talker, prompt: Prompt, wanted: int, share: int = 1) -> int:
-    """Return how many columns may be written after a prompt: `wanted`, or a share of the positions that it leaves."""
+    """Return how many columns may follow a prompt: `wanted`, or a `share`-th of the positions that it leaves."""
     positions = talker.model.backbone.max_positions
     return wanted if positions is None else max(1, min(wanted, (positions - prompt.num_columns) // share))
 
 
 def _continued(prompt: Prompt, ids: Sequence[int], layout: StreamLayout) -> Prompt:
-    """Return a prompt whose text goes on; its last column's audio rows move to the new last one."""
+    """Append text tokens to a prompt; the audio marks of its last column, which start the answer, move to the end."""
     more = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
     more[layout.text_row] = ids
     before = prompt.tokens.copy()
