@@ -1,1 +1,1 @@
-"""How fast it is: answers, their parts, the exactness that speed costs, and training."""
+"""Measures speed: of answers and their parts, and of training; and how exact faster arithmetic is."""

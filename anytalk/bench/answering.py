@@ -1,4 +1,4 @@
-"""One spoken answer with a clock around each of its parts."""
+"""Generates one spoken answer and times each part of it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from anytalk.grid.tasks import TASKS
 from anytalk.model.talker import Talker
 
 FIRST_SOUND = SEGMENTS
-"""What the first sound waits for: ears, the prompt, columns until a whole frame of codes, the codec's look-ahead."""
+"""What the first sound waits for: listening, the prompt, columns up to a frame of codes, the codec's look-ahead."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long an answer is."""
+    """The length of an answer."""
 
-    text_columns: int = 48  # columns with text: batch-parallel
-    audio_columns: int = 48  # columns after the text's end
+    text_columns: int = 48  # columns with text
+    audio_columns: int = 48  # columns after the end of the text
 
     @property
     def columns(self) -> int:
@@ -40,16 +40,16 @@ class Pace:
 
 @dataclass
 class Timed:
-    """What an answer took."""
+    """The times of an answer."""
 
-    watch: Stopwatch  # laps: the first one is the prompt's, then one for each step
-    marks: dict[str, float]  # seconds from the question to the moments of `anytalk.decode.session.Session`
-    wall_s: float  # from the question to the last sample
+    watch: Stopwatch  # its first lap is the prompt, each other lap a step
+    marks: dict[str, float]  # seconds from the question to each mark of `anytalk.decode.session.Session`
+    wall_s: float  # seconds from the question to the last sample
     audio_s: float  # seconds of sound
-    cache_bytes: int  # memory that backbone and output adapter reserved; 0 for caches that grow
+    cache_bytes: int  # memory that the caches of backbone and output adapter reserved; 0 for caches that grow
 
     def first_sound(self) -> dict[str, float]:
-        """Return seconds of each of :data:`FIRST_SOUND`."""
+        """Return the seconds of each of :data:`FIRST_SOUND`."""
         found = segments(self.marks)
         return {name: found[name] for name in FIRST_SOUND}
 
@@ -64,13 +64,13 @@ def answer(
     reach: int = REACH,
     lapped: Callable[[], None] = lambda: None,
 ) -> Timed:
-    """Answer a spoken question as a :class:`anytalk.decode.session.Session` does, at a pace.
+    """Answer a spoken question as :class:`anytalk.decode.session.Session` does, but with a fixed length.
 
     Args:
         wave: (N,) float32 at the encoder's rate.
-        stride_frames: Codec frames per chunk of sound after the first.
+        stride_frames: How many codec frames make a piece of sound, after the first piece.
         reach: See :class:`anytalk.decode.engine.DecodeOptions`.
-        lapped: Called after each column; its time counts.
+        lapped: Called after each column; the time it takes is counted.
     """
     watch = Stopwatch(talker.device)
     marks: dict[str, float] = {}
@@ -117,7 +117,7 @@ def answer(
 
 
 class _Caches:
-    """Looks at the caches that a model makes while it answers."""
+    """Records how much memory the caches reserve that a model creates during an answer."""
 
     def __init__(self, talker: Talker) -> None:
         self.model, self.num_bytes = talker.model, 0
@@ -139,7 +139,7 @@ class _Caches:
 
 
 def merged(answers: Sequence[Timed], first: int, stop: int | None) -> Stopwatch:
-    """Return the laps of several answers together, those from `first` to `stop` of each."""
+    """Return a stopwatch with the laps of several answers, from `first` to `stop` of each."""
     watch = Stopwatch()
     for timed in answers:
         watch.laps += timed.watch.laps[first:stop]
@@ -147,5 +147,5 @@ def merged(answers: Sequence[Timed], first: int, stop: int | None) -> Stopwatch:
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the middle one; 0 for none."""
+    """Return the median; 0 for no values."""
     return statistics.median(values) if values else 0.0

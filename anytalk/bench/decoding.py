@@ -1,4 +1,4 @@
-"""``anytalk bench decode``: answers of a talker, timed part by part, beside the straightforward loop."""
+"""Implements ``anytalk bench decode``: times a talker's answers part by part, and a straightforward loop."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import Columns, ForgetfulCache, Merged
 
 NAIVE_STEPS = 14
-"""Columns of the straightforward loop: enough for its first sound and a median."""
+"""How many columns the straightforward loop generates: enough for its first sound and a median."""
 _READ_AT_ONCE = 256
 _TURNS = 8
 _STEPS_A_TURN = 5
 TEXT_SHARE = 0.3
-"""Text tokens for each column of an answer: 200 tokens a minute in SNAC's 703 columns, rounded up."""
+"""Text tokens per column of an answer: 200 tokens a minute in SNAC's 703 columns, rounded up."""
 
 
 @dataclass(frozen=True)
 class DecodeBench:
-    """What is measured."""
+    """Options of the measurement."""
 
     arithmetic: str = "int8"  # see `anytalk.decode.ready.make_talker_ready`
-    question_s: float = 3.0  # length of the question, which is noise
-    question: Path | None = None  # sound file of a question instead, for ears that write what was said
+    question_s: float = 3.0  # duration of the question, which is noise
+    question: Path | None = None  # sound file of a question to use instead, for transcribing ears
     pace: Pace = field(default_factory=Pace)  # length of each answer
-    repeats: int = 2  # answers that count; one more runs before them
-    baseline: bool = True  # also run the straightforward loop
-    stride_frames: int = 2  # codec frames per chunk of sound after the first
-    lengths: tuple[int, ...] = ()  # conversation lengths at which a step is timed
+    repeats: int = 2  # how many answers count; one more runs before them
+    baseline: bool = True  # whether to run the straightforward loop, too
+    stride_frames: int = 2  # codec frames per piece of sound, after the first
+    lengths: tuple[int, ...] = ()  # conversation lengths in columns at which a step is timed
 
 
 def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Measure, the straightforward loop first; afterwards the talker is ready for inference only.
+    """Measure the straightforward loop and then the talker, which can be used for inference only afterwards.
 
     Args:
-        talker: Of float32 weights; changed in place.
-        told: Called with what begins now.
+        talker: A talker with float32 weights; it is changed in place.
+        told: Called with a description of each measurement when it starts.
 
     Returns:
         Figures by name, as ``--json`` writes them; times of steps in milliseconds, all others in seconds.
 
     Raises:
-        ConfigError: a talker that can't do this.
+        ConfigError: The talker can't be measured in this way.
     """
     rate_hz = 16_000 if talker.model.listener is None else talker.model.listener.sample_rate_hz
     if bench.question is not None:
         wave = read_wave(bench.question, rate_hz)
-    else:  # sound, not silence: a question that nobody hears is refused
+    else:  # noise, because a silent question is refused
         wave = np.random.default_rng(0).normal(0, 0.05, int(bench.question_s * rate_hz)).astype(np.float32)
-    _ = talker.codec
+    _ = talker.codec  # load it now, so that no measurement includes that
     naive = None
     if bench.baseline:
         told("the straightforward loop")
@@ -91,7 +91,7 @@ def bench_decode(talker: Talker, bench: DecodeBench, told: Callable[[str], None]
 
 
 def machine(talker: Talker) -> dict[str, Any]:
-    """Return what the figures were taken on."""
+    """Return the versions and hardware that the figures depend on, and the load."""
     return {
         "torch": torch.__version__,
         "device": talker.device,
@@ -103,7 +103,7 @@ def machine(talker: Talker) -> dict[str, Any]:
 
 def _figures(talker: Talker, answers: Sequence[Timed], pace: Pace) -> dict[str, Any]:
     frame_s = 1.0 / talker.codec.frame_rate_hz / talker.config.grid.delay_pattern().steps_per_frame
-    speaking = merged(answers, 1, pace.text_columns)  # the first lap is the prompt's
+    speaking = merged(answers, 1, pace.text_columns)  # the first lap is the prompt
     ended = merged(answers, pace.text_columns, None)
     firsts = [timed.first_sound() for timed in answers]
     figures: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _mean_wall(laps: Sequence[dict[str, float]]) -> float:
 
 
 def _against(naive: NaiveAnswer, figures: dict[str, Any]) -> dict[str, Any]:
-    """Return the straightforward loop's figures, and how many times faster ours are."""
+    """Return the straightforward loop's figures, and by what factor ours are faster."""
     step_ms, ours = 1e3 * median(naive.steps_s), figures["segments"]["step_ms"]
     return {
         "baseline_step_ms": step_ms,
@@ -146,17 +146,18 @@ def _against(naive: NaiveAnswer, figures: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Return milliseconds of a step after `length` columns, for two rows and for one: backbone, adapter and heads.
+    """Time a step of the backbone, output adapter and heads after conversations of several lengths.
 
-    Two rows write text after a conversation of that length, which they share. One row speaks after the text's end,
-    and holds what :mod:`anytalk.decode.reach` leaves of an answer whose text filled :data:`TEXT_SHARE` of the columns.
+    With two rows, text is written after a conversation of that length, which both rows share. With one row, speech goes
+    on after the end of the text; it holds what :mod:`anytalk.decode.reach` keeps of an answer whose text filled
+    :data:`TEXT_SHARE` of its columns.
 
     Args:
-        lengths: Increasing.
+        lengths: Lengths in columns, increasing.
 
     Returns:
-        For each length ``rows_2`` (where an answer has two), ``rows_1``, and ``rows_1_held``, the
-        columns that the row holds.
+        For each length: milliseconds ``rows_2`` (if an answer has two rows) and ``rows_1``, and ``rows_1_held``, the
+        number of columns that the single row holds.
     """
     model = talker.model
     found: dict[int, dict[str, float]] = {length: {} for length in sorted(lengths)}
@@ -172,7 +173,7 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
             if rows == 1:
                 found[length]["rows_1_held"] = held
         seconds: dict[int, list[float]] = {length: [] for length in found}
-        for _ in range(_TURNS):  # in turn: what else the machine does hits all lengths alike
+        for _ in range(_TURNS):  # alternating, so that other work on the machine slows all lengths alike
             for length, cache in caches.items():
                 seconds[length] += _timed_steps(talker, cache, rows)
         for length, times in seconds.items():
@@ -181,7 +182,7 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
 
 
 def _timed_steps(talker: Talker, cache: TalkCache, rows: int) -> list[float]:
-    """Seconds of some steps that are taken back again; the first, which finds nothing of its length near, left out."""
+    """Return the seconds of a few steps, which are cropped again; the first step only warms the processor's caches."""
     held, seconds = cache.backbone.length, []
     for _ in range(_STEPS_A_TURN):
         began = _clock(talker)
@@ -200,7 +201,7 @@ def _held_behind_text(cache: TalkCache, length: int) -> int:
 
 
 def _lengthen(talker: Talker, cache: TalkCache, length: int) -> None:
-    """Fill caches of one row up to `length` steps: with noise where memory is reserved, by reading where not."""
+    """Extend caches of one row to `length` steps: with noise if they reserve memory, otherwise by reading."""
     both = [part for part in (cache.backbone, cache.output_adapter) if part is not None]
     reserved = [part for part in both if isinstance(part, KeyValueCache)]
     if len(reserved) == len(both):
@@ -212,7 +213,7 @@ def _lengthen(talker: Talker, cache: TalkCache, length: int) -> None:
 
 
 def run_step(talker: Talker, cache: TalkCache, rows: int, steps: int) -> None:
-    """Noise through backbone, adapter (of the first row) and heads, after the cached steps."""
+    """Run noise through backbone, output adapter (first row only) and heads, after the cached steps."""
     model = talker.model
     embeds = torch.randn(rows, steps, model.backbone.width, device=talker.device)
     tokens = torch.full((rows, model.layout.num_streams, steps), model.layout.pad_t, device=talker.device)

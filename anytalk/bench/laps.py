@@ -1,6 +1,6 @@
-"""A clock inside a process that starts: what it spends on imports, on each part, and on its first question.
+"""Times a process from its start: imports, the building of each part, and the first question.
 
-Runs in the measured process alone (:mod:`anytalk.bench.starting`), which is why it replaces functions of others.
+It runs inside the measured process only (:mod:`anytalk.bench.starting`), so it may replace functions of other modules.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 
 _SESSIONS = "anytalk.decode.session"
 _PARTS = {"backbone": "backbone", "ears": "ears", "speech encoder": "ears", "codec": "codec"}
+# Private, but the only function that all imports pass through.
 _machinery: Any = importlib._bootstrap
 
 
 class Laps:
-    """Wall seconds by segment, each without those inside it, until the first text of the first answer.
+    """Adds up seconds by segment until the first text of the first answer; nested segments count only once.
 
     Args:
-        place: File that they are written to, as JSON, when the text is there.
-        began: ``time.perf_counter()`` when the process was asked for, in the process that asked.
+        place: File to write the times to, as JSON, when the first text arrives.
+        began: ``time.perf_counter()`` of the parent process, just before it started this one.
     """
 
     def __init__(self, place: Path, began: float) -> None:
@@ -32,7 +33,7 @@ class Laps:
         self._inner = 0.0
 
     def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the same function with a clock around it."""
+        """Return the function with its time added to segment `name`, less the time of segments inside it."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             outer, self._inner = self._inner, 0.0
@@ -47,11 +48,12 @@ class Laps:
         return timed
 
     def importing(self, load: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-        """Python's import of a module that isn't there yet, with a clock around it."""
+        """Wrap Python's import of a module that isn't loaded yet, to time it."""
         timed = self.around("imports", load)
 
         def imported(name: str, import_: Any) -> Any:
             found = timed(name, import_)
+            # Sessions can be wrapped only once their module has been imported.
             if name == _SESSIONS:
                 session = sys.modules[name].Session
                 session.ask = self.asking(session.ask)
@@ -60,12 +62,12 @@ class Laps:
         return imported
 
     def building(self, build: Callable[..., Any]) -> Callable[..., Any]:
-        """``Registry.build`` with a clock for each kind of part."""
+        """Wrap ``Registry.build`` to time each kind of part separately."""
         clocks = {segment: self.around(segment, build) for segment in {*_PARTS.values(), "other parts"}}
         return lambda registry, kind, *args: clocks[_PARTS.get(kind, "other parts")](registry, kind, *args)
 
     def asking(self, ask: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        """``Session.ask``, which tells of its first text."""
+        """Wrap ``Session.ask`` to write the times when its first text arrives."""
 
         def asked(*args: Any, **kwargs: Any) -> Iterator[Any]:
             began, before = time.perf_counter(), sum(self._seconds.values())
@@ -75,7 +77,7 @@ class Laps:
                 for event in events:
                     if is_first and type(event).__name__ == "TextDelta":
                         is_first = False
-                        # What was imported or built inside the question counts there.
+                        # Imports and parts during the question count in their own segments.
                         inside = sum(self._seconds.values()) - before
                         self._seconds["first question"] = time.perf_counter() - began - inside
                         self._write()
@@ -94,7 +96,7 @@ class Laps:
 
 
 def watch(place: str, began: float) -> None:
-    """Take the time of this process; see :class:`Laps`."""
+    """Time this process; see :class:`Laps`."""
     laps = Laps(Path(place), began)
     _machinery._find_and_load = laps.importing(_machinery._find_and_load)
     from anytalk.plugins.registry import Registry

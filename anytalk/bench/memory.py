@@ -1,4 +1,4 @@
-"""What the benches ask of caches: how much memory they reserve, and to hold steps that nobody has read."""
+"""Inspects and fills caches for the benches: how much memory they reserve, and late steps without a long prompt."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from anytalk.plugins.contracts import Cache
 
 
 def num_bytes(cache: Cache | None) -> int:
-    """Return memory that a :class:`KeyValueCache` reserves; 0 for others, which don't reserve any."""
+    """Return how many bytes a :class:`KeyValueCache` reserves; 0 for other caches, which reserve none."""
     if not isinstance(cache, KeyValueCache):
         return 0
     return sum(memory.numel() * memory.element_size() for memory in cache.layers.values())
 
 
 def pretend(cache: KeyValueCache, length: int) -> None:
-    """Hold noise up to `length` steps, as if they had been read: how a late step is timed without reading so much.
+    """Extend a cache with noise to `length` steps, so that a late step can be timed without reading so much.
 
-    The rows of the cache are equally long, and hold at least one step.
+    The cache's rows must be equally long and hold at least one step.
     """
+    # The first step has given each layer its shape.
     steps = length - cache.length
     for layer in list(cache.layers):
         held = cache.held(layer)

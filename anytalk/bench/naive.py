@@ -1,8 +1,8 @@
-"""The straightforward loop that speed is compared with: Mini-Omni's own, step by step, on the same talker.
+"""A straightforward decoding loop to compare speed with: Mini-Omni's own, step by step, on the same talker.
 
-Thirty seconds are encoded whatever was said. Both rows read the whole prompt, all logits of all its positions are
-computed, and both rows run to the end, output adapter and audio heads included. The cache grows. Every four frames the
-codec decodes those four alone.
+It encodes thirty seconds however short the question is. Both rows read the whole prompt and run to the end, output
+adapter and audio heads included, and the logits of all prompt positions are computed. The cache grows. Every four
+frames the codec decodes these four by themselves.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from anytalk.model.talker import Talker
 from anytalk.plugins.contracts import BackboneAdapter, BackboneStates, GridBatch, Heard
 
 STRIDE_FRAMES = 4
-"""Frames per piece of sound, as released."""
+"""Frames per piece of sound, as in the released code."""
 
 
 @dataclass
 class NaiveAnswer:
-    """What the loop took."""
+    """The times of the loop, in seconds."""
 
-    encode_s: float = 0.0  # until the question was embedded
-    prefill_s: float = 0.0  # of the prompt
-    steps_s: list[float] = field(default_factory=list)  # of each step, its share of the codec not counted
+    encode_s: float = 0.0  # to embed the question
+    prefill_s: float = 0.0  # to read the prompt
+    steps_s: list[float] = field(default_factory=list)  # of each step without the codec
     codec_s: list[float] = field(default_factory=list)  # of each piece of sound
-    first_audio_s: float = 0.0  # from the question to the first piece
+    first_audio_s: float = 0.0  # from the question to the first piece of sound
 
 
 @torch.no_grad()
 def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveAnswer:
-    """Answer a spoken question, greedily, for this many columns; at least those of the first piece of sound.
+    """Answer a spoken question greedily with `num_columns` columns, or as many as the first piece of sound needs.
 
     Args:
-        talker: One that was not made ready, whose audio is fed back into the backbone.
+        talker: A talker in exact arithmetic whose audio is fed back into the backbone.
         wave: (N,) float32 at the encoder's rate.
 
     Raises:
-        ConfigError: a talker that the original's loop doesn't fit.
+        ConfigError: The original's loop can't run this talker.
     """
     model, layout = talker.model, talker.model.layout
     if not isinstance(model.output_adapter, BackboneAdapter):
@@ -93,7 +93,7 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
 
 
 def _listen_padded(talker: Talker, wave: np.ndarray) -> Heard:
-    """Return what is heard, from 30 s of sound where the encoder can be told to hear so much."""
+    """Encode a question padded to 30 s, if the encoder has an option for it."""
     encoder: Any = talker.model.encoder
     before = getattr(encoder, "pad_to_30s", None)
     if encoder is None or before is None:

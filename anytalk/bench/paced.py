@@ -1,4 +1,4 @@
-"""Answers of a fixed length: a talker that was never trained doesn't know when to stop, one that was stops too soon."""
+"""Generates answers of a fixed length: an untrained talker wouldn't end them, and a trained one ends them too soon."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from anytalk.plugins.contracts import StreamLogits
 
 
 class PacedGeneration(Generation):
-    """Chooses tokens as ever, and then keeps to its length: a number of columns with text, sound to the last column.
+    """Chooses tokens as usual, but keeps to a fixed number of columns with text, and speaks to the last column.
 
     Args:
-        text_columns: Columns with text, its end included.
+        text_columns: How many columns have text, including its end.
     """
 
     def __init__(self, *arguments: Any, text_columns: int, **named: Any) -> None:
@@ -23,7 +23,7 @@ class PacedGeneration(Generation):
         self.text_columns = text_columns
 
     def is_done(self, index: int) -> bool:
-        """Only the column budget ends it."""
+        """Return False: only the maximum number of columns ends the answer."""
         return False
 
     def _next_text(self, logits: Tensor | None, index: int) -> int:
@@ -33,9 +33,11 @@ class PacedGeneration(Generation):
             return token
         if index + 1 >= self.text_columns:
             return end
+        # Any other token will do: only the number of columns matters here.
         return token if token != end else (end + 1) % self.model.layout.text_vocab_size
 
     def _next_audio(self, logits: StreamLogits, index: int) -> np.ndarray:
         column = super()._next_audio(logits, index)
+        # An end of audio becomes a code, so that the codec has something to decode in every frame.
         column[column == self.model.layout.eoa] = 0
         return column

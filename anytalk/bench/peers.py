@@ -1,4 +1,4 @@
-"""Our decoder beside llama.cpp's: the same GGUF file, prompt and threads, a round of one after a round of the other."""
+"""Compares the decoder with llama.cpp's: same GGUF file, prompt and threads, in alternating rounds."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from anytalk.model.attach import attach
 from anytalk.plugins.sources import ModelSource
 
 PEER = "xllamacpp"
-"""The package that brings llama.cpp, compiled for CPUs."""
+"""The package that contains llama.cpp, compiled for CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One prompt read and one answer written, greedily. Processor time is that of all threads."""
+    """The times of one prompt and one greedy answer. Processor time is summed over all threads."""
 
     prompt_ms: float  # until the first token is chosen
-    token_ms: float  # of each token after the first, on average
+    token_ms: float  # mean of the tokens after the first
     prompt_processor_ms: float
     token_processor_ms: float
     tokens: tuple[int, ...]
 
 
 class Contestant(Protocol):
-    """Somebody who reads prompts and writes tokens."""
+    """A decoder that takes part in the comparison."""
 
     def write(self, prompt: Sequence[int], num_tokens: int) -> Round:
-        """Read a prompt that nothing is remembered of, and write so many tokens, whatever they say."""
+        """Read a prompt without any cached prefix and generate `num_tokens` tokens, ignoring end tokens."""
 
 
 class Ours:
-    """A backbone of anytalk, text only.
+    """Decodes with a backbone of anytalk, text only.
 
     Args:
-        model: As `anytalk attach` takes it.
-        folder: Where a talker may be written.
+        model: A model as `anytalk attach` takes it.
+        folder: Folder in which a talker may be written.
         arithmetic: See :func:`anytalk.decode.ready.make_talker_ready`.
     """
 
@@ -107,18 +107,18 @@ for line in sys.stdin:
 
 
 class LlamaCpp:
-    """llama.cpp in a process of its own; use it in a ``with`` statement.
+    """Decodes with llama.cpp in a separate process; use it in a ``with`` statement.
 
     Args:
         file: The GGUF file.
-        positions: Tokens of prompt and answer together, at most.
+        positions: The most tokens that prompt and answer have together.
         threads: CPU threads.
 
     Attributes:
-        system: What it says of the processor's instructions that it was compiled for.
+        system: The processor features that llama.cpp says it was compiled for.
 
     Raises:
-        ConfigError: it can't read the file.
+        ConfigError: llama.cpp can't read the file.
     """
 
     def __init__(self, file: Path, positions: int, threads: int) -> None:
@@ -146,7 +146,7 @@ class LlamaCpp:
         timings = told["timings"]
         return Round(
             prompt_ms=timings["prompt_ms"],
-            # Its first token comes out of the prompt, and is counted with no time of its own.
+            # The prompt yields the first token, which is counted without a time of its own.
             token_ms=timings["predicted_ms"] / (num_tokens - 1),
             prompt_processor_ms=told["first"],
             token_processor_ms=(told["whole"] - told["first"]) / (num_tokens - 1),
@@ -155,7 +155,7 @@ class LlamaCpp:
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
-        for line in self._process.stdout:  # its log comes between
+        for line in self._process.stdout:  # its log is mixed in
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))
         raise ConfigError("llama.cpp ended", "can it read this file? Try another GGUF")
@@ -167,10 +167,10 @@ def has_peer() -> bool:
 
 
 def whole_file(source: ModelSource, folder: Path) -> Path:
-    """Return the one GGUF file of a model; pieces are put together in `folder`.
+    """Return a model's GGUF file; a model in several pieces is joined into one in `folder`.
 
     Raises:
-        ConfigError: it is no GGUF file.
+        ConfigError: The model is no GGUF file.
     """
     if not source.is_gguf:
         raise ConfigError(f"'{source.spec}' is not a GGUF file", "give one that both can read: MODEL.gguf")
@@ -178,7 +178,7 @@ def whole_file(source: ModelSource, folder: Path) -> Path:
 
 
 def prompt_of(tokenizer: Any, num_tokens: int) -> list[int]:
-    """Return an English text of `num_tokens` tokens."""
+    """Return `num_tokens` tokens of English text."""
     text: list[int] = list(tokenizer.encode(CALIBRATION_TEXT))
     return (text * (1 + num_tokens // len(text)))[:num_tokens]
 
@@ -190,18 +190,18 @@ def compare(
     repeats: int,
     told: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Rounds by turns, the first of each not counted.
+    """Let the contestants decode in alternating rounds, of which the first doesn't count.
 
     Returns:
-        For each contestant the medians of what a :class:`Round` holds, ``token_ms`` of each round, and
-        ``same_tokens``: how many tokens from the first on are those of the first contestant.
+        For each contestant: the medians of the times in :class:`Round`; ``rounds``, the ``token_ms`` of each round;
+        ``same_tokens``, how many leading tokens equal those of the first contestant.
     """
     rounds: dict[str, list[Round]] = {name: [] for name in contestants}
     for number in range(repeats + 1):
         for name, contestant in contestants.items():
             told(f"round {number} of {repeats}: {name}")
             made = contestant.write(prompt, num_tokens)
-            if number:
+            if number:  # the first round loads weights and caches
                 rounds[name].append(made)
     first = next(iter(rounds.values()))[0].tokens
     figures = {}

@@ -1,4 +1,4 @@
-"""Where a step goes, as a picture."""
+"""Draws how the time of a step is distributed over the parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from anytalk.bench.stopwatch import STEP_SEGMENTS
 
 
 def draw_step(figures: dict[str, Any], path: Path) -> None:
-    """Two bars, one for each kind of step, cut into segments, beside the length of the sound that they make."""
+    """Draw a bar with segments for each kind of step, and a line at the duration of the sound that a step makes."""
+    # Matplotlib is an optional package; Agg draws without a display.
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What another arithmetic costs: how far its logits are from the exact ones, on answers that the exact model gives."""
+"""Measures how far the logits of another arithmetic are from the exact ones, along the exact model's answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ QUESTIONS = (
 
 @dataclass
 class _Answers:
-    """What one talker says: ids of each greedy answer, and logits along given grids."""
+    """A talker's greedy answers, and its logits along given answers."""
 
     ids: list[list[int]] = field(default_factory=list)
     columns: list[np.ndarray] = field(default_factory=list)
@@ -58,20 +58,21 @@ def measure_precision(
     max_tokens: int = 64,
     told: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
-    """Compare arithmetics with ``exact``, on typed questions.
+    """Compare arithmetics with ``exact`` on typed questions.
 
-    The exact talker answers greedily, aloud. Along these answers, column by column, the logits of each arithmetic are
-    compared with the exact ones; then it answers by itself.
+    The exact talker answers greedily, with speech. Each arithmetic then computes logits along these answers, column by
+    column, and answers by itself.
 
     Args:
-        make: Loads the talker anew.
+        make: Loads the talker again.
         max_tokens: Columns of each answer.
-        told: Called with what begins now.
+        told: Called with a description of each measurement when it starts.
 
     Returns:
-        For each arithmetic: ``positions`` compared; ``text_kl`` (mean, nats) and ``text_agreement`` (share of positions
-        where the likeliest token is the same), ``audio_kl`` and ``audio_agreement`` likewise over all streams;
-        ``same_start``: the mean share of an answer, in tokens, until the talker's own greedy text leaves the exact one.
+        For each arithmetic: ``positions``, how many were compared; ``text_kl``, the mean KL divergence in nats;
+        ``text_agreement``, the share of positions with the same likeliest token; ``audio_kl`` and ``audio_agreement``,
+        the same over all audio streams; ``same_start``, the mean share of an answer's tokens before the arithmetic's
+        own greedy text differs from the exact one.
     """
     told("exact answers")
     exact = make()
@@ -114,7 +115,7 @@ def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answ
 
 
 def _generation(kind: type[G], talker: Talker, prompt: Prompt, options: DecodeOptions) -> G:
-    """Return a spoken answer to a prompt, batch-parallel where the talker's route asks for it."""
+    """Return the generation of a spoken answer to a prompt, batch-parallel if the talker's route is."""
     model = talker.model
     rows = [prompt, talker.prompts.text_only_row(prompt)][: model.route.num_rows]
     pattern, speaker = talker.config.grid.delay_pattern(), talker.speaker_index(None)
@@ -122,7 +123,7 @@ def _generation(kind: type[G], talker: Talker, prompt: Prompt, options: DecodeOp
 
 
 def _grids(talker: Talker, questions: Sequence[str], wanted: _Answers) -> list[tuple[Prompt, np.ndarray, np.ndarray]]:
-    """For each answer: its prompt, its text row (n,) and its audio columns (K,n), those with text."""
+    """Return each answer's prompt, its text tokens (n,) and those of its audio columns (K,n) that have text."""
     end = talker.model.layout.end_of_text_id
     made = []
     for question, ids, columns in zip(questions, wanted.ids, wanted.columns, strict=True):
@@ -132,10 +133,10 @@ def _grids(talker: Talker, questions: Sequence[str], wanted: _Answers) -> list[t
 
 
 class _Following(Generation):
-    """Says what another talker said, and keeps the logits that it would have chosen from."""
+    """Repeats a given answer, and records the logits that this talker would have chosen from."""
 
     def follow(self, text: np.ndarray, columns: np.ndarray) -> _Following:
-        """Along an answer's text (n,) and its audio columns (K,n)."""
+        """Set the answer's text (n,) and audio columns (K,n)."""
         self._given_answer = text, columns
         self.text_seen: list[Tensor] = []
         self.audio_seen: list[Tensor] = []
@@ -152,16 +153,16 @@ class _Following(Generation):
         return Column(index, int(text[index]), columns[:, index])
 
     def is_done(self, index: int) -> bool:
-        """Only the column budget ends it."""
+        """Return False: only the maximum number of columns ends the answer."""
         return False
 
 
 def _logits(
     talker: Talker, grids: Sequence[tuple[Prompt, np.ndarray, np.ndarray]]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Along given answers, read as an answer is: text logits (n,V) and audio logits (n*K,C).
+    """Return text logits (n,V) and audio logits (n*K,C) along each given answer.
 
-    The prompt at once and then column by column, so that what a cache rounds counts too.
+    Prompt and columns are read as in decoding, so that rounding in the caches counts, too.
     """
     texts, audios = [], []
     for prompt, text, columns in grids:
@@ -181,7 +182,7 @@ def _compare(name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> di
 
 
 def _same_start(wanted: Sequence[int], found: Sequence[int]) -> float:
-    """Return the share of an answer before another one leaves it; 1 for the same answer."""
+    """Return the share of an answer before the other one differs; 1 if they are equal."""
     if list(wanted) == list(found):
         return 1.0
     same = 0

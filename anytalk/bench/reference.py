@@ -1,7 +1,8 @@
-"""The stack that speed is told of: the paper's, at its true shapes, filled at random, so that nothing is downloaded.
+"""The reference stack of the speed figures: the paper's, in its true shapes, with random weights instead of downloads.
 
-Qwen2-0.5B, Whisper small, a two-layer input adapter, six output blocks, parallel heads, SNAC at 24 kHz, eight streams.
-Speed doesn't depend on what weights say. What they say is noise: no answer ends, and no sound is speech.
+It has Qwen2-0.5B, Whisper small, a two-layer input adapter, six output blocks, parallel heads, and SNAC at 24 kHz with
+eight streams. Speed doesn't depend on the weights' values. Answers are noise: they never end, and don't sound like
+speech.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SIZES = {
     "reference": {"backbone": "0.5b", "encoder": "small", "codec": "24khz", "blocks": 6, "codes": 4096, "width": 768},
     "tiny": {"backbone": "tiny", "encoder": "toy", "codec": "toy", "blocks": 1, "codes": 64, "width": 64},
 }
-"""``tiny`` is for tests: the same kinds of parts, and figures that mean nothing."""
+"""Sizes by name. ``tiny`` is for tests: it has the same kinds of parts, but its figures mean nothing."""
 
 
 def reference_config(size: str = "reference") -> TalkerConfig:
@@ -38,6 +39,6 @@ def reference_config(size: str = "reference") -> TalkerConfig:
 
 
 def reference_talker(size: str = "reference") -> Talker:
-    """Return the reference stack, in memory only."""
+    """Build the reference stack in memory."""
     config, registry = reference_config(size), default_registry()
     return Talker(config, assemble(config, registry), registry)

@@ -1,4 +1,4 @@
-"""Where the time of an answer goes: a clock around each part of a talker."""
+"""Times the parts of a talker during an answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from anytalk.model.talker import Talker
 
 STEP_SEGMENTS = ("backbone", "output_adapter", "text_head", "audio_heads", "sampling", "codec", "other")
-"""What a step of an answer is made of, in the order of the line."""
+"""The segments of a step, in the order in which they run."""
 
 
 @dataclass
@@ -22,23 +22,23 @@ class Stopwatch:
     """Adds up seconds by segment."""
 
     device: str = "cpu"
-    seconds: dict[str, float] = field(default_factory=dict)  # of each segment since the last `lap`
-    laps: list[dict[str, float]] = field(default_factory=list)  # one mapping for each lap: a step
+    seconds: dict[str, float] = field(default_factory=dict)  # seconds of each segment since the last `lap`
+    laps: list[dict[str, float]] = field(default_factory=list)  # the same for each lap, which is one step
     _began: float = 0.0
 
     def start(self) -> None:
-        """Forget what was taken; the first lap begins."""
+        """Clear all times and start the first lap."""
         self.seconds, self.laps = {}, []
         self._began = self.now()
 
     def now(self) -> float:
-        """Return seconds; waits for what a GPU still has to do."""
+        """Return the time in seconds, once a GPU has finished its work."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def lap(self) -> None:
-        """End a step: ``wall`` is all of it, ``other`` what no segment claimed."""
+        """End a step: ``wall`` is its whole time, ``other`` the part that no segment took."""
         now = self.now()
         wall = now - self._began
         self.laps.append({**self.seconds, "wall": wall, "other": wall - sum(self.seconds.values())})
@@ -56,7 +56,7 @@ class Stopwatch:
         return timed
 
     def medians(self) -> dict[str, float]:
-        """Return the median of each segment; the mean of ``codec``, which not every step has, and of ``wall``."""
+        """Return the median of each segment, but the mean of ``codec``, which only some steps run, and of ``wall``."""
         found = {}
         for name in (*STEP_SEGMENTS, "wall"):
             middle = statistics.fmean if name in ("codec", "wall") else statistics.median
@@ -66,7 +66,7 @@ class Stopwatch:
 
 @contextmanager
 def timed_parts(talker: Talker, watch: Stopwatch) -> Iterator[None]:
-    """Put clocks around a talker's parts; they are taken off again at the end."""
+    """Time a talker's parts in the block, by replacing their methods."""
     model = talker.model
     places: list[tuple[Any, str, str]] = [
         (model.backbone, "forward", "backbone"),

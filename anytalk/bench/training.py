@@ -1,12 +1,13 @@
-"""What the training loop costs above the arithmetic that no loop can do without, for the paper's stages 1 to 3.
+"""Measures how much longer a training step takes than its bare arithmetic, for the paper's stages 1 to 3.
 
-In one run, on the same tokens, alternating step by step: our loop (layout of batches, embedding tables, losses,
-clipping, guards, logging), and the floor: input adapter, backbone with its own word embeddings, output adapter and
-heads as plain modules on ready-made tensors of the same shapes, forward, cross-entropy, backward, and the same
-optimizer. The ratio of each step is taken for itself, and the median of those told, so that other work on the machine
-hurts little.
+Two things alternate step by step in one run, on the same tokens. One is the training loop: laying out batches,
+embedding tables, losses, clipping, guards, logging. The other is the floor: input adapter, backbone with its own word
+embeddings, output adapter and heads as plain modules on ready-made tensors of the same shapes, with forward pass,
+cross-entropy, backward pass and the same optimizer. The result is the median of the ratios of single steps, which other
+work on the machine hardly affects.
 
-The floor runs each row whole. The loop may run what all rows share only once (`train/prefix.py`) and so fall below it.
+The floor computes each row whole. The loop may compute a prefix that all rows share only once (`train/prefix.py`), so
+it can be faster than the floor.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ENCODER_WIDTH = 384
 
 
 class Ready(TrainingData):
-    """Examples that are already numbers: what a frozen encoder and a codec do is done once, before the first step."""
+    """Examples as numbers: what a frozen encoder and a codec compute is ready before the first step."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         super().__init__(rows=[])
@@ -55,11 +56,11 @@ class Ready(TrainingData):
 
 
 class Enough(Exception):  # noqa: N818 (not an error)
-    """All steps are measured: nothing has to be saved."""
+    """Stops the training after the last measured step, so that nothing is saved."""
 
 
 def make_talker(folder: Path, model: str | None) -> Path:
-    """Attach a language model, without ears; None: random tiny parts."""
+    """Attach a language model without ears; None builds random tiny parts."""
     if model is None:
         parts = [
             "backbone.options={}",
@@ -79,7 +80,7 @@ def make_talker(folder: Path, model: str | None) -> Path:
 
 
 def make_examples(talker: Talker, count: int, seed: int) -> list[Example]:
-    """Rows of many lengths: questions of about 2.5 s at 50 frames a second, answers of about 3 s, ten words each."""
+    """Return rows of many lengths: questions of about 2.5 s at 50 frames/s, answers of about 3 s, ten words each."""
     random = np.random.default_rng(seed)
     grid = talker.config.grid
     words = ["the", "day", "is", "long", "and", "warm", "but", "I", "know", "a", "good", "place", "near", "the", "sea"]
@@ -104,14 +105,14 @@ def make_examples(talker: Talker, count: int, seed: int) -> list[Example]:
 
 
 def make_stage(name: str, steps: int, rows: int, positions: int) -> StageConfig:
-    """Return a stage of the paper, short, with batches for this machine."""
+    """Return a stage of the paper, shortened, with batches for this machine."""
     (stage,) = (s for s in find_recipe("paper", default_registry()).stages if s.name == name)
     changes = {"steps": steps + WARM_UP, "batch_size": rows, "max_positions": positions}
     return stage.model_copy(update={**changes, "warmup_steps": 0, "log_every": 1, "checkpoint_every": 10**9})
 
 
 def make_steps(talker: Talker, stage: StageConfig, examples: Sequence[Example]) -> Steps:
-    """Return the work of the stage's steps, as the loop lays it out: a function of seed and step."""
+    """Return the batches of a stage's steps, equal to the loop's, because they depend on seed and step only."""
     settings = StepSettings(
         tasks=stage.tasks,
         batch_size=stage.batch_size,
@@ -123,7 +124,7 @@ def make_steps(talker: Talker, stage: StageConfig, examples: Sequence[Example]) 
 
 
 class Floor:
-    """The arithmetic itself: plain modules on ready-made tensors."""
+    """The arithmetic of a training step: plain modules on ready-made tensors."""
 
     def __init__(self, talker: Talker, stage: StageConfig) -> None:
         self.model = talker.model
@@ -132,11 +133,11 @@ class Floor:
         self.optimizer = make_optimizer(self.model, stage)
         fed = [self.model.input_adapter, self.model.audio_embeddings, self.model.special_tokens]
         self.feeds_train = any(p.requires_grad for part in fed if part is not None for p in part.parameters())
-        # No embedding is looked up here; the optimizer moves the tables all the same.
+        # The floor looks up no embeddings, but the optimizer's work on their tables belongs to the step.
         self.tables = [p for part in fed[1:] if part is not None for p in part.parameters() if p.requires_grad]
 
     def prepare(self, batch: Batch) -> dict[str, Any]:
-        """Return tensors of a pass's shapes."""
+        """Return tensors with the shapes of a pass."""
         layout = self.model.layout
         mask, targets = batch.loss_mask[:, :, 1:], batch.tokens[:, :, 1:]
         text, audio = mask[:, layout.text_row], mask[:, : layout.text_row]
@@ -167,7 +168,7 @@ class Floor:
         outputs: list[torch.Tensor] = []
         if ready["features"] is not None and model.input_adapter is not None:
             outputs.append(model.input_adapter(ready["features"], ready["lengths"]).columns)
-        # Looking up its own words, and their gradient, is part of the bare backbone.
+        # The embedding of words, and its gradient, is part of the bare backbone.
         states = model.backbone(model.backbone.embed_text(ready["ids"]) + ready["embeds"])
         if bool(ready["text"].any()):
             logits = model.backbone.text_logits(states.normed[:, :-1][ready["text"]])
@@ -181,7 +182,7 @@ class Floor:
 
 
 def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    """Return seconds of each step: of the loop, and of the floor right after it."""
+    """Return the seconds of each step of the loop, and of the floor right after it."""
     talker, bare = load_talker(folder, with_encoder=False), load_talker(folder, with_encoder=False)
     floor, steps = Floor(bare, stage), make_steps(bare, stage, examples)
     loop_s: list[float] = []
@@ -227,7 +228,7 @@ def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) 
 
 
 def cells(figure: dict[str, Any]) -> list[str]:
-    """Return a figure of :func:`measure_time` as cells: stage, positions, both speeds, ratio, its range, padding."""
+    """Return a figure of :func:`measure_time` as table cells: stage, positions, both speeds, ratio, range, padding."""
     return [
         figure["stage"],
         f"{figure['positions_per_step']:.0f}",
@@ -240,7 +241,7 @@ def cells(figure: dict[str, Any]) -> list[str]:
 
 
 def _columns(talker: Talker, batch: Batch) -> torch.Tensor:
-    """(B,) columns of each row without its padding: up to the last one that is no pad in all rows."""
+    """Return (B,) how many columns each row has without padding: up to its last column that isn't all pads."""
     layout = talker.model.layout
     empty = (batch.tokens[:, layout.text_row] == layout.pad_t) & (
         batch.tokens[:, : layout.text_row] == layout.pad_a

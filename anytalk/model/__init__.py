@@ -1,1 +1,1 @@
-"""The model: its configuration, its assembly from parts, and the talker folder on disk."""
+"""Describes, builds and stores the model: its configuration, its assembly from parts, and the talker folder."""

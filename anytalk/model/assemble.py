@@ -1,4 +1,4 @@
-"""From a configuration to a model: build each part, check that they fit. Used by attach and by loading alike."""
+"""Builds a model from a configuration, part by part, and checks that the parts fit. Attach and load both use it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 @contextmanager
 def part_seed(seed: int, part: str) -> Iterator[None]:
-    """A random state that depends on the talker's seed and the part's name only; the caller's is restored."""
+    """Seed the random state by the talker's seed and the part's name; the caller's state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 1_000_003 + zlib.crc32(part.encode()))
         yield
 
 
 def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = None, device: str = "cpu") -> Codec:
-    """Return the talker's codec, checked against the grid and the fingerprint in ``talker.yaml``.
+    """Build the talker's codec and check it against the grid and the fingerprint in ``talker.yaml``.
 
     Raises:
-        ConfigError: a codec of another shape than the grid was made for, or one whose codes mean something else.
+        ConfigError: The codec has another shape than the grid, or its codes mean something else.
     """
     codec: Codec = registry.build("codec", config.codec, BuildContext(device=device, folder=folder))
     codec = codec.to(device).eval()
@@ -55,7 +55,7 @@ def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = 
 
 
 def _build_backbone(config: TalkerConfig, registry: Registry, context: BuildContext) -> Backbone:
-    """Return the backbone as it was trained, or else as it was attached."""
+    """Build the trained backbone if there is one, or else the attached one."""
     if config.backbone_folder is None:
         base: Backbone = registry.build("backbone", config.backbone, context)
         return base
@@ -78,18 +78,18 @@ def assemble(
     backbone: Backbone | None = None,
     ears: Ears | None = None,
 ) -> TalkModel:
-    """Build the model that a configuration describes, untrained parts seeded from ``config.seed``.
+    """Build the model that a configuration describes; untrained parts are seeded from ``config.seed``.
 
     Args:
-        config: With ``grid.codec_streams`` and ``codebook_size`` filled.
-        folder: What relative paths in options are relative to.
-        dtype: Of the backbone's weights.
-        with_encoder: False leaves the ears out, for typed questions only.
-        backbone: One that is already built, instead of building it again.
-        ears: The same of ears that write.
+        config: Needs ``grid.codec_streams`` and ``grid.codebook_size``.
+        folder: The folder that relative paths in options start from.
+        dtype: Dtype of the backbone's weights.
+        with_encoder: Whether to build the speech encoder or the ears; without, only typed questions can be asked.
+        backbone: An existing backbone to use instead of building it again.
+        ears: Existing transcribing ears, likewise.
 
     Raises:
-        AnytalkError: a part that can't be found or built, or parts that don't fit.
+        AnytalkError: A part can't be found or built, or parts don't fit together.
     """
     context = BuildContext(device=device, dtype=dtype, folder=folder, encoder_width=config.encoder_width)
     if backbone is None:
@@ -155,7 +155,7 @@ def assemble(
         hearing=None if hearing_ref is None else registry.build("hearing", hearing_ref, context),
         output_adapter=output_adapter,
         heads=seeded("heads", lambda: registry.build("heads", config.heads, context)),
-        # K rows are summed: this keeps an audio column about as large as a text column.
+        # K rows are summed, so this scale keeps the sum about as large as a text embedding.
         audio_embeddings=seeded(
             "audio_embeddings", lambda: AudioEmbeddings(layout, audio_width, audio_std / layout.num_audio_streams**0.5)
         ),
@@ -189,7 +189,7 @@ def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | 
 
 @torch.no_grad()
 def _embedding_std(backbone: Backbone) -> float:
-    """Root mean square of the backbone's text embeddings (over its first rows)."""
+    """Return the root mean square of the backbone's text embeddings, over its first rows."""
     device = next(backbone.parameters()).device
     ids = torch.arange(min(backbone.text_vocab_size, 4096), device=device)[None]
     return float(backbone.embed_text(ids).float().pow(2).mean().sqrt())

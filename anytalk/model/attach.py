@@ -1,4 +1,4 @@
-"""``attach``: find the plugin that knows a model, probe it, and write a talker folder around it."""
+"""Implements ``attach``: finds the plugin that knows a model, probes its parts, and writes a talker folder."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ DEFAULTS: dict[str, Any] = {
     "output_adapter": {"name": "blocks"},
     "heads": {"name": "parallel"},
 }
-"""The paper's stack, but for the codec: see :func:`default_codec`."""
+"""The paper's parts; only the codec depends on what is installed, see :func:`default_codec`."""
 DEFAULTS_OF_SERVED = {**DEFAULTS, "encoder": None, "input_adapter": None, "output_adapter": {"name": "talker"}}
-"""For a model that is served elsewhere: parts that need only its text."""
+"""Parts for a served model, which need only its text."""
 
 
 def default_codec(registry: Registry) -> str:
-    """Name the codec of a talker for which nobody chose one: the one of the highest ``Component.rank``.
+    """Return the codec to use if none was chosen: the one with the highest ``Component.rank``.
 
     Raises:
-        ConfigError: no codec is installed.
+        ConfigError: No codec is installed.
     """
     ranks = {name: offers[0].component.rank for name, offers in registry.components("codec").items()}
     if not ranks:
@@ -57,23 +57,23 @@ def default_codec(registry: Registry) -> str:
 
 
 def choose_backbone(source: ModelSource, registry: Registry) -> str:
-    """Name of the backbone plugin that recognises a model; ``hf`` when none does.
+    """Return the name of the backbone plugin that recognises a model, or ``hf`` if none does.
 
-    A plugin that fails is passed over: attach must not depend on a broken package of others.
+    A plugin that fails is skipped, so that attach doesn't depend on somebody else's broken package.
 
     Raises:
-        ConfigError: more than one plugin recognises the model.
+        ConfigError: More than one plugin recognises the model.
     """
     found = []
     for name in registry.components("backbone"):
         try:
             if name != FALLBACK_BACKBONE and registry.load("backbone", name).recognises(source):
                 found.append(name)
-        except AnytalkError:  # its package can't be imported, which `anytalk plugins` tells
+        except AnytalkError:  # the plugin can't be imported; `anytalk plugins` reports it
             continue
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # foreign code may raise SystemExit
+        except BaseException as error:  # a plugin may even raise SystemExit
             log.warning("the backbone plugin '%s' is left out, it can't look at '%s': %s", name, source.spec, error)
     if len(found) > 1:
         raise ConfigError(
@@ -84,10 +84,10 @@ def choose_backbone(source: ModelSource, registry: Registry) -> str:
 
 
 def needs_no_model(model: str, backbone: str | None, registry: Registry) -> bool:
-    """Return whether `model` is the name of a backbone plugin that makes its own weights (``attach tiny``).
+    """Return whether `model` names a backbone plugin that makes its own weights (``attach tiny``).
 
-    That is so when it can be built without options, no other plugin was asked for, and no file or folder has that name
-    (a path always wins).
+    That is so if the plugin can be built without options, no other plugin was asked for, and no file or folder has that
+    name (a path takes precedence).
     """
     if backbone not in (None, model) or model not in registry.components("backbone") or Path(model).exists():
         return False
@@ -109,23 +109,24 @@ def attach(
     """Attach speech to a language model.
 
     Args:
-        model: Hub id, folder, ``.gguf`` file, ``package:NAME/PATH``, a plugin name (:func:`needs_no_model`), or the
-            address of an OpenAI-compatible endpoint, whose model `assignments` name: ``backbone.options.name=NAME``.
+        model: A hub id, a folder, a ``.gguf`` file, ``package:NAME/PATH``, a plugin's name (:func:`needs_no_model`), or
+            the address of an OpenAI-compatible endpoint, whose model `assignments` name:
+            ``backbone.options.name=NAME``.
         out: The talker folder to write.
-        backbone: Name of the backbone plugin; default: the one that recognises the model.
+        backbone: Name of the backbone plugin; by default the one that recognises the model.
         revision: Hub revision.
-        assignments: ``part.options.name=value`` settings over the defaults.
-        voice: Name or folder of a voice, which is trained. Where the settings name no ears, those that
-            the voice suggests, or else ``transcript``, are put beside it if they can be built here.
-        registry: Where parts are found.
-        overwrite: Replace a talker that is already there.
+        assignments: Settings ``part.options.name=value`` that override the defaults.
+        voice: Name or folder of a trained voice. If the settings choose no ears, the talker gets those that the voice
+            suggests, or else ``transcript``, if they can be built here.
+        registry: The registry that parts are found in.
+        overwrite: Whether to replace a talker that is already there.
 
     Returns:
-        The talker, saved: untrained but for the voice, and on the text path bit-identical to its base model.
+        The talker, saved. Only its voice is trained, and its text is bit-identical to its base model's.
 
     Raises:
-        TalkerError: `out` is there already.
-        AnytalkError: a model, plugin, part or voice that can't be found or doesn't fit; nothing is written then.
+        TalkerError: `out` exists already.
+        AnytalkError: A model, plugin, part or voice can't be found or doesn't fit; nothing is written then.
     """
     out, assignments = Path(out), assignments or []
     registry = registry or default_registry()
@@ -188,7 +189,7 @@ def attach(
 
 
 def _build_ears(voices: PartRef | None, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
-    """Build ears that write where nobody chose any, a voice's own first; None, and a warning, where that fails."""
+    """Build transcribing ears if none were chosen, a voice's own first; return None with a warning if all fail."""
     why, candidates = "", [] if voices is None else [voices]
     try:
         usual = registry.load("ears", EARS_OF_VOICES).usual_options()
@@ -207,10 +208,10 @@ def _build_ears(voices: PartRef | None, registry: Registry) -> tuple[dict[str, A
 
 
 def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
-    """Refuse to write where something is, unless that holds a file `mark` (a talker) and `overwrite` is set.
+    """Refuse to write to an existing path, unless it holds a file `mark` (a talker) and `overwrite` is set.
 
     Raises:
-        TalkerError: `out` is there already.
+        TalkerError: `out` exists already.
     """
     is_ours = (out / mark).is_file()
     if out.exists() and not (overwrite and is_ours) and any(out.iterdir() if out.is_dir() else [out]):
@@ -220,7 +221,7 @@ def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
 
 
 def _with_absolute_paths(part: Any, kind: str, registry: Registry) -> Any:
-    """Make local paths absolute: weights are looked up from other working folders later on."""
+    """Make local paths absolute, because the talker will be loaded from other working folders."""
     if not isinstance(part, dict) or not isinstance(part.get("options"), dict) or "name" not in part:
         return part
     options = dict(part["options"])
@@ -234,7 +235,7 @@ def _with_absolute_paths(part: Any, kind: str, registry: Registry) -> Any:
 def _probe(
     draft: TalkerConfig, data: dict[str, Any], backbone: Backbone, registry: Registry, folder: Path | None
 ) -> TalkerConfig:
-    """Fill in what only the parts themselves know: widths, codec shape and fingerprint, prompt style."""
+    """Fill in what only the built parts know: widths, the codec's shape and fingerprint, the prompt style."""
     codec = build_codec(draft, registry, folder)
     grid = {**data.get("grid", {}), "codec_streams": codec.num_streams, "codebook_size": codec.codebook_size}
     grid.setdefault("prompt", "chat" if backbone.tokenizer.has_chat_template else "raw")

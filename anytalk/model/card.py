@@ -1,4 +1,4 @@
-"""The README.md of talker folders and voice folders."""
+"""Writes the README.md of talker folders and voice folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from anytalk.model.voice import Voice
 
 
 def model_card(config: TalkerConfig, name: str) -> str:
-    """Return markdown that says what the talker is made of, what was trained, and how to use it."""
+    """Return markdown that lists the talker's parts and training, and shows how to use it."""
     base = config.base
     lines = [
         f"# {name}",
@@ -63,7 +63,7 @@ def model_card(config: TalkerConfig, name: str) -> str:
 
 
 def voice_card(voice: Voice) -> str:
-    """Return markdown that says what a voice is, whose, and how to use it."""
+    """Return markdown that describes a voice and shows how to use it."""
     grid = voice.grid
     return "\n".join(
         [

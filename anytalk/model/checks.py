@@ -1,4 +1,4 @@
-"""Looks at a language model once, when a talker is made of it: whether its weights and its template can be used."""
+"""Checks, when a talker is made of a language model, that its weights and its chat template can be used."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PROBES = ("anytalk asks: 1 < 2 & 3?", "anytalk answers", "anytalk asks again")
 
 
 def check_weights(backbone: Backbone, name: str) -> None:
-    """Refuse weights that hold infinities or no numbers at all.
+    """Refuse weights that are, or lead to, NaN or infinity.
 
     Raises:
-        WeightsError: the first such tensor.
+        WeightsError: Names the first such tensor, or says that the model computes such values.
     """
     for tensor, values in backbone.named_parameters():
         if not bool(torch.isfinite(values).all()):
@@ -25,6 +25,7 @@ def check_weights(backbone: Backbone, name: str) -> None:
             )
     if isinstance(backbone, ServedBackbone):
         return
+    # Finite weights aren't enough: a wrong number in config.json, such as an epsilon, also makes logits NaN.
     with torch.no_grad():
         first = torch.zeros((1, 1), dtype=torch.int64, device=next(backbone.parameters()).device)
         logits = backbone.text_logits(backbone(backbone.embed_text(first)).normed)
@@ -33,10 +34,10 @@ def check_weights(backbone: Backbone, name: str) -> None:
 
 
 def check_template(backbone: Backbone, grid: GridConfig) -> None:
-    """Ask as a conversation would, and see whether the prompt holds what was said, in tokens that the model has.
+    """Render a short conversation; check that the prompt holds all of its text, in tokens that the model embeds.
 
     Raises:
-        ConfigError: a chat template that can't be used, with what to do instead.
+        ConfigError: The chat template can't be used; the hint says what to do instead.
     """
     if grid.prompt != "chat":
         return

@@ -1,4 +1,4 @@
-"""What ``talker.yaml`` says. Torch-free, so that a wrong file answers at once."""
+"""Defines ``talker.yaml``. Torch-free, so that a wrong file is reported at once."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PART_KINDS = {
     "heads": "heads",
     "codec": "codec",
 }
-"""Fields of ``talker.yaml`` that name a part, and the kind under which it is registered, along the line."""
+"""Fields of ``talker.yaml`` that name a part, with the kind under which it is registered, in the order of the data."""
 
 
 class AudioGrid(Options):
-    """The audio side of the token grid, fixed by a voice's training."""
+    """The audio side of the token grid, which a voice's training fixes."""
 
     pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
     text_lead: int | Literal["all"] = Field(
@@ -56,7 +56,7 @@ class AudioGrid(Options):
 
 
 class GridConfig(AudioGrid):
-    """The token grid: delay pattern, merge, prompt style, sizes."""
+    """The token grid: its audio side, prompt style and text side."""
 
     prompt: Literal["chat", "raw"] = Field(
         "chat", description="'chat': the backbone's template; 'raw': the original's."
@@ -86,7 +86,7 @@ class GridConfig(AudioGrid):
 
 
 class BaseInfo(Options):
-    """The language model that the talker sits on."""
+    """The language model that the talker was attached to."""
 
     model: str = Field(description="Name of the model as given to attach.")
     revision: str | None = Field(None, description="Hub revision, if one was given.")
@@ -96,7 +96,7 @@ class BaseInfo(Options):
 
 
 class VoiceInfo(Options):
-    """The voice that the talker was given."""
+    """The voice that the talker was attached with."""
 
     name: str = Field(description="The voice's name.")
     fingerprint: str = Field(description="SHA-256 digest of the voice's weights file.")
@@ -104,7 +104,7 @@ class VoiceInfo(Options):
 
 
 class WeightsFile(Options):
-    """A file of trained parts."""
+    """A file of trained parts, with its digest."""
 
     file: str = Field(description="File name inside the folder.")
     num_bytes: int = Field(description="Size of the file in bytes.")
@@ -113,7 +113,7 @@ class WeightsFile(Options):
 
 
 class StageRecord(Options):
-    """One stage that was trained."""
+    """A finished training stage."""
 
     name: str = Field(description="Stage name.")
     trained: list[str] = Field(description="Trained parts.")
@@ -125,7 +125,7 @@ class StageRecord(Options):
 
 
 class TalkerConfig(Options):
-    """Everything about a talker but its weights."""
+    """Everything about a talker except its weights."""
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this file's format.")
     library_version: str = Field("", description="Version of anytalk that wrote it.")
@@ -175,11 +175,11 @@ class TalkerConfig(Options):
 
     @property
     def hears(self) -> bool:
-        """Whether it can be asked by voice."""
+        """Whether the talker takes spoken questions."""
         return self.encoder is not None or self.ears is not None
 
     def check_speaker(self, name: str | None, asked_by: str) -> None:
-        """Refuse a voice that the talker hasn't (TalkerError: those that it has)."""
+        """Raise TalkerError, with the voices that there are, for a voice that the talker doesn't have."""
         if name is not None and name not in self.speakers:
             known = (
                 f"voices: {', '.join(self.speakers)}" if self.speakers else f"it has one, unnamed: leave out {asked_by}"
@@ -192,7 +192,7 @@ class TalkerConfig(Options):
 
 
 def parse_config(data: dict[str, Any], name: str) -> TalkerConfig:
-    """Validate a configuration; ConfigError lists everything that is wrong with it."""
+    """Validate the content of ``talker.yaml``; ConfigError lists everything that is wrong with it."""
     return parse(TalkerConfig, data, name)
 
 
@@ -205,8 +205,8 @@ def read_config(folder: Path) -> TalkerConfig:
     """Read ``talker.yaml`` of a talker folder.
 
     Raises:
-        TalkerError: no such folder, no such file, a file that is not YAML, or one of a newer anytalk.
-        ConfigError: a file with wrong fields.
+        TalkerError: The folder or file doesn't exist, is not YAML, or is of a newer anytalk.
+        ConfigError: The file has wrong fields.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -217,10 +217,10 @@ def read_config(folder: Path) -> TalkerConfig:
 
 
 def read_mapping(path: Path, newest: int) -> dict[str, Any]:
-    """Read a YAML file that says its ``format_version``, which may be up to `newest`.
+    """Read a YAML mapping whose ``format_version`` is at most `newest`.
 
     Raises:
-        TalkerError: a file that is not YAML, or one of a newer anytalk.
+        TalkerError: The file is not YAML, or is of a newer anytalk.
     """
     data = read_yaml(path, TalkerError, "restore the file")
     if not isinstance(data, dict):
@@ -232,7 +232,7 @@ def read_mapping(path: Path, newest: int) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks."""
+    """Writes multi-line texts as blocks."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -243,23 +243,23 @@ _Dumper.add_representer(str, _text)
 
 
 def dump_config(config: Options) -> str:
-    """Return the YAML text of a configuration."""
+    """Return a configuration as YAML."""
     text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
 def make_room_for_ears(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Leave encoder and input adapter out of settings with transcribing ears, unless both were set."""
+    """Remove the encoder and input adapter from settings with transcribing ears, except where they were set."""
     chosen = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
     absent = {part: None for part in ("encoder", "input_adapter") if part not in chosen}
     return data | absent if data.get("ears") is not None else data
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Apply ``a.b=c`` assignments (values are YAML) to nested mappings; returns a new mapping.
+    """Return a copy of nested mappings with ``a.b=c`` assignments applied; the values are YAML.
 
     Raises:
-        ConfigError: text without '=', or a path through something that is no mapping.
+        ConfigError: An assignment has no '=', or its path leads through a value that is no mapping.
     """
     import copy
 

@@ -1,7 +1,7 @@
 """Imports the published Mini-Omni (``model_config.yaml`` and ``lit_model.pth``) as a talker folder.
 
-Its Qwen2 becomes a backbone that transformers alone can load, its other rows and matrices become parts. Streams,
-prompts and the decoding rule are set to the original's, so that the talker generates the same tokens.
+Its Qwen2 becomes a backbone that transformers can load by itself; its other rows and matrices become parts. Streams,
+prompts and the decoding rule are those of the original, so the talker generates the same tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from anytalk.plugins.settings import read_yaml, validated
 CONFIG_NAME = "model_config.yaml"
 WEIGHTS_NAME = "lit_model.pth"
 LICENCE = "MIT"
-"""Of the published weights (gpt-omni/mini-omni)."""
+"""Licence of the published weights (gpt-omni/mini-omni)."""
 
 _NATIVE = "backbone-0001"
 _DOWNLOAD = "download the whole folder of gpt-omni/mini-omni again"
@@ -66,23 +66,23 @@ def import_mini_omni(
     tokenizer: Path | str | None = None,
     overwrite: bool = False,
 ) -> Talker:
-    """Make a talker folder from the published checkpoint.
+    """Convert the published checkpoint to a talker folder.
 
-    Mini-Omni2's checkpoint is taken too: its speech is the same; its vision adapter is left out, with a warning.
+    Mini-Omni2's checkpoint works too, because its speech is the same; its vision adapter is left out with a warning.
 
     Args:
-        folder: Holds ``model_config.yaml`` and ``lit_model.pth``. Weights are read without unpickling code.
+        folder: Folder with ``model_config.yaml`` and ``lit_model.pth``. Reading the weights runs no pickled code.
         out: The talker folder to write.
-        tokenizer: A folder with Qwen2's tokenizer files; default: `folder`, where they are published.
-        overwrite: Replace a talker that is already there.
+        tokenizer: Folder with Qwen2's tokenizer files; by default `folder`, where they are published.
+        overwrite: Whether to replace a talker that is already there.
 
     Returns:
-        The talker, saved; all of its parts count as trained. Its ears are not loaded: ``load_talker(out)`` loads them.
+        The talker, saved, with all of its parts trained. Its encoder isn't loaded: ``load_talker(out)`` loads it.
 
     Raises:
-        TalkerError: `out` is there already, or can't be written.
-        WeightsError: a missing or damaged file, or keys or shapes that `model_config.yaml` doesn't describe.
-        ConfigError: a `model_config.yaml` with unknown fields or of another architecture.
+        TalkerError: `out` exists already or can't be written.
+        WeightsError: A file is missing or damaged, or `model_config.yaml` doesn't describe its keys and shapes.
+        ConfigError: `model_config.yaml` has unknown fields or describes another architecture.
     """
     folder, out = Path(folder), Path(out)
     registry = default_registry()
@@ -97,7 +97,7 @@ def import_mini_omni(
         load_parts(model, weights, source)
         base = BaseInfo(model=str(folder), fingerprint=fingerprint(model.backbone), licence=LICENCE)
         talker = Talker(config.replace(base=base.model_dump()), model, registry)
-        # The backbone is in its own folder already: saving it here would only write it twice.
+        # The backbone is written already, in its own folder.
         save_talker(talker, partial, trained=set(model.parts()) - {"backbone"})
     talker.folder = out
     return talker
@@ -107,8 +107,8 @@ def read_mini_omni_config(folder: Path) -> MiniOmniConfig:
     """Read ``model_config.yaml``.
 
     Raises:
-        WeightsError: it is not there or no YAML mapping.
-        ConfigError: fields that are unknown, missing, or of an architecture that isn't Mini-Omni's.
+        WeightsError: The file doesn't exist or is no YAML mapping.
+        ConfigError: Fields are unknown or missing, or the architecture isn't Mini-Omni's.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -121,10 +121,10 @@ def read_mini_omni_config(folder: Path) -> MiniOmniConfig:
 
 
 def read_mini_omni_weights(folder: Path, source: MiniOmniConfig) -> dict[str, Tensor]:
-    """Read ``lit_model.pth``, memory-mapped, strictly by key. With tied embeddings there is one table for both names.
+    """Read ``lit_model.pth`` memory-mapped and check its keys; tied embeddings get the same tensor for both names.
 
     Raises:
-        WeightsError: a missing or damaged file, missing or unexpected keys, or wrong shapes.
+        WeightsError: The file is missing or damaged, or keys or shapes aren't those that the config describes.
     """
     path = folder / WEIGHTS_NAME
     if not path.is_file():
@@ -141,7 +141,7 @@ def read_mini_omni_weights(folder: Path, source: MiniOmniConfig) -> dict[str, Te
         warnings.warn(f"the vision adapter in '{path}' is left out: talkers don't see", stacklevel=3)
         weights = {key: tensor for key, tensor in weights.items() if key not in VISION_KEYS}
     if source.tie_word_embeddings:
-        # The original registers the head first and the embedding over it: where both are there, the embedding wins.
+        # The original registers the embedding over the head, so if a file has both, the embedding is the one in use.
         table = weights.get(WTE, weights.get(HEAD))
         if table is not None:
             weights[WTE] = weights[HEAD] = table
@@ -183,7 +183,7 @@ def _find_tokenizer(folder: Path) -> list[Path]:
 
 
 def talker_config(source: MiniOmniConfig, folder: Path) -> TalkerConfig:
-    """Return the talker that decodes as the original in `folder` does."""
+    """Return the configuration of a talker that decodes as the original in `folder` does."""
     swiglu = {"name": "swiglu", "options": {"hidden_width": source.intermediate_size}}
     heads_of_its_own = {"name": "shared", "options": {"tied": source.tie_word_embeddings}}
     blocks = {"name": "blocks", "options": {"num_blocks": source.post_adapter_layers}}
@@ -214,7 +214,7 @@ def talker_config(source: MiniOmniConfig, folder: Path) -> TalkerConfig:
 def _write_backbone(
     weights: dict[str, Tensor], source: MiniOmniConfig, folder: Path, tokenizer_files: list[Path]
 ) -> None:
-    """Write the text model: text rows of the embedding and the head, all blocks; loadable by transformers alone."""
+    """Write the text model (text rows of embedding and head, all blocks) so that transformers can load it by itself."""
     from transformers import Qwen2Config
 
     config = Qwen2Config(
@@ -250,9 +250,9 @@ def _write_backbone(
 
 @torch.no_grad()
 def load_parts(model: TalkModel, weights: dict[str, Tensor], source: MiniOmniConfig) -> None:
-    """Give an assembled model (by :func:`talker_config`) everything that is not the backbone.
+    """Load everything but the backbone into a model that was assembled from :func:`talker_config`.
 
-    With a post adapter the audio rows of ``lm_head`` are left out: the original doesn't read them then.
+    With a post adapter the audio rows of ``lm_head`` are skipped, because the original doesn't use them then.
     """
     rows, slots = audio_rows(weights[WTE], source), slice(source.base_vocab_size, source.text_vocab_size)
     model.audio_embeddings.load_state_dict({"weight": rows[:, : source.codebook_size]})

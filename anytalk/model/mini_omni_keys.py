@@ -1,7 +1,7 @@
-"""The published Mini-Omni format: fields of ``model_config.yaml``, keys of ``lit_model.pth``, and their new names.
+"""The format of the published Mini-Omni: fields of ``model_config.yaml``, keys of ``lit_model.pth``, their new names.
 
-Pure renaming and reshaping. The format is that of litgpt 0.4.3 as extended by Mini-Omni (arXiv 2408.16725): fused
-qkv matrices, and one embedding and one head for text and all audio streams.
+The functions only rename and reshape. The format is litgpt 0.4.3's with Mini-Omni's extensions (arXiv 2408.16725):
+fused qkv matrices, and one embedding and one head for text and all audio streams.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 SPECIAL_SLOTS = 64
-"""Rows that the original reserves for special tokens after the text vocabulary and after each stream's codes."""
+"""How many rows the original reserves for special tokens, after the text vocabulary and after each stream's codes."""
 
 WTE, HEAD = "transformer.wte.weight", "lm_head.weight"
 POST_NORM = "transformer.post_adapter_audio_ln.weight"
 POST_HEAD = "transformer.post_adapter_audio_lm_head.weight"
 VISION_KEYS = frozenset(f"vision_adapter.{name}.weight" for name in ("fc_1", "fc_2", "proj"))
-"""Mini-Omni2's eyes."""
+"""Keys of Mini-Omni2's vision adapter."""
 
 
 class MiniOmniConfig(pydantic.BaseModel):
-    """``model_config.yaml``. What can't be converted is refused; fields without effect here may hold anything."""
+    """Validates ``model_config.yaml``: values that can't be converted are refused, fields without effect are not."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -89,12 +89,12 @@ class MiniOmniConfig(pydantic.BaseModel):
 
     @property
     def num_rows(self) -> int:
-        """Rows of the one embedding: text, then all audio streams."""
+        """How many rows the shared embedding has: those of text, then those of all audio streams."""
         return self.text_vocab_size + self.cat_audio_vocab_size
 
     @property
     def base_vocab_size(self) -> int:
-        """V: text rows without the special slots."""
+        """V: the number of text rows without special slots."""
         return self.text_vocab_size - SPECIAL_SLOTS
 
     @property
@@ -107,7 +107,7 @@ class MiniOmniConfig(pydantic.BaseModel):
 
 
 def expected_shapes(config: MiniOmniConfig) -> dict[str, tuple[int, ...]]:
-    """List keys of ``lit_model.pth`` with their shapes: 198 as released, 248 with the six-block post adapter."""
+    """Return the shapes of all keys in ``lit_model.pth``: 198 as released, 248 with a post adapter of six blocks."""
     width, hidden, rows = config.n_embd, config.intermediate_size, config.num_rows
     shapes: dict[str, tuple[int, ...]] = {HEAD: (rows, width), WTE: (rows, width), "transformer.ln_f.weight": (width,)}
     if config.asr_adapter == "llamamlp":
@@ -136,13 +136,13 @@ def expected_shapes(config: MiniOmniConfig) -> dict[str, tuple[int, ...]]:
 
 
 def split_qkv(fused: Tensor, config: MiniOmniConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Fused rows to query, key and value rows.
+    """Split a fused qkv matrix or bias into query, key and value rows.
 
     Args:
-        fused: ((heads + 2 * groups) * head_size, ...): for each group its query heads, one key head, one value head.
+        fused: ((heads + 2 * groups) * head_size, ...); each group has its query heads, a key head and a value head.
 
     Returns:
-        (heads * head_size, ...), and twice (groups * head_size, ...).
+        Queries (heads * head_size, ...), keys and values (groups * head_size, ...).
     """
     rest = fused.shape[1:]
     # g: query group, h: its query heads, then key and value, d: head size
@@ -152,7 +152,7 @@ def split_qkv(fused: Tensor, config: MiniOmniConfig) -> tuple[Tensor, Tensor, Te
 
 
 def qwen2_layers(weights: dict[str, Tensor], stack: str, count: int, config: MiniOmniConfig) -> dict[str, Tensor]:
-    """Blocks ``{stack}.N`` under the names of a transformers Qwen2 decoder, ``layers.N....``; float32."""
+    """Rename blocks ``{stack}.N`` to those of a transformers Qwen2 decoder, ``layers.N....``, in float32."""
     plain = {
         "norm_1.weight": "input_layernorm.weight",
         "norm_2.weight": "post_attention_layernorm.weight",
@@ -173,10 +173,10 @@ def qwen2_layers(weights: dict[str, Tensor], stack: str, count: int, config: Min
 
 
 def audio_rows(rows: Tensor, config: MiniOmniConfig) -> Tensor:
-    """Audio rows of the one table (text + K * (C+64), D) -> (K, C+64, D) float32."""
+    """Cut the audio rows out of the shared table (text + K * (C+64), D); return (K, C+64, D) float32."""
     return owned(rows[config.text_vocab_size :]).view(config.num_streams, config.audio_vocab_size, -1)
 
 
 def owned(tensor: Tensor) -> Tensor:
-    """Return a float32 copy that no longer hangs on the memory-mapped file."""
+    """Return a float32 copy that no longer refers to the memory-mapped file."""
     return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)

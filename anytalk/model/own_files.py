@@ -1,4 +1,4 @@
-"""Files beside the weights that go along when a talker or a voice is copied: what options name, licences, notices."""
+"""Finds and copies files that belong to a talker or a voice besides its weights: those in options, and licences."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
 def own_files(folder: Path, parts: Iterable[PartRef]) -> dict[Path, Path]:
-    """Find what belongs to a folder.
+    """Return the files and folders that belong to a talker or voice folder.
 
     Args:
-        folder: A talker's or a voice's.
-        parts: Whose options may name files in it.
+        folder: The talker or voice folder.
+        parts: Parts whose options may name files in it.
 
     Returns:
-        Path relative to the folder -> where it lies.
+        The path relative to the folder, and where it is.
 
     Raises:
-        TalkerError: an option names a file outside by a relative path.
+        TalkerError: An option names a file outside of the folder by a relative path.
     """
     found = {path.relative_to(folder) for pattern in _LEGAL for path in folder.glob(pattern) if path.is_file()}
     for part in parts:
@@ -46,10 +46,10 @@ def own_files(folder: Path, parts: Iterable[PartRef]) -> dict[Path, Path]:
 
 
 def copy_files(files: Mapping[Path, Path], target: Path) -> None:
-    """Copy files and folders to a folder, whose relative paths they are given by; what isn't shared is not copied.
+    """Copy files and folders to the given paths below `target`, without checkpoints and other private files.
 
     Raises:
-        OSError: a file can't be read or written.
+        OSError: A file can't be read or written.
     """
     for path, source in files.items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def copy_files(files: Mapping[Path, Path], target: Path) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Write a folder (TalkerError: it can't be written)."""
+    """Turn errors of writing the folder `out` into a TalkerError that says why."""
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
@@ -71,7 +71,7 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why, in one line: copying a folder collects (source, target, reason) of each file."""
+    """Return the reason in one line: an error of copying a folder lists (source, target, reason) of each file."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
         return str(error.args[0][0][-1])
     return str(error)

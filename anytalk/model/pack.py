@@ -1,4 +1,4 @@
-"""Packing: a talker folder fit for sharing, in half precision, with parts of others that were trained beside it."""
+"""Packs talkers for sharing: in half precision, and with parts of other talkers that were trained separately."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _PARTS_FILE = "parts-0001.safetensors"
 
 @dataclass(frozen=True)
 class PackedPart:
-    """A part in a packed folder."""
+    """A part in a packed folder, with its size."""
 
-    name: str  # of the part
+    name: str  # the part's name
     parameters: int  # how many numbers it has
-    num_bytes: int  # their size
-    rounding: float  # largest change that rounding made, relative to the root mean square of the part's numbers
+    num_bytes: int  # their size in the file
+    rounding: float  # largest change by rounding, relative to the root mean square of the part's numbers
 
 
 def pack(
@@ -57,24 +57,24 @@ def pack(
     take: Mapping[str, Path] | None = None,
     overwrite: bool = False,
 ) -> list[PackedPart]:
-    """Write a talker folder anew with what sharing needs and nothing else: no checkpoints, one file of weights.
+    """Write a copy of a talker folder with only what others need: one file of weights and no checkpoints.
 
-    A trained backbone, codec weights that lie in the talker folder, licences and notices are copied as they are.
+    A trained backbone, codec weights inside the talker folder, licences and notices are copied unchanged.
 
     Args:
-        folder: A talker folder of which a stage was trained.
-        out: Where the new one goes.
-        precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
-        take: Parts that come from other talker folders, which were trained beside this one from the same start.
-        overwrite: Replace the talker that lies at `out`.
+        folder: A talker folder with at least one trained stage.
+        out: The folder to write.
+        precision: Precision of the file, ``"fp16"`` or ``"fp32"``; loading converts both to float32.
+        take: Parts to take from other talker folders, which were trained separately from the same start.
+        overwrite: Whether to replace a talker at `out`.
 
     Returns:
-        The parts in the file, by name.
+        The parts in the file, sorted by name.
 
     Raises:
-        TalkerError: no talker or no weights, a file that is missing or damaged, a part that isn't there or has another
-            form, a value that is no number or that half precision can't hold, or a place that is taken or can't be
-            written; nothing half-written is left.
+        TalkerError: There is no talker, or it has no weights; a file is missing or damaged; a part doesn't exist or has
+            another shape; a value isn't finite or doesn't fit half precision; `out` exists or can't be written. Nothing
+            half-written is left.
     """
     take, registry = take or {}, default_registry()
     config = pinned(read_config(folder), registry)
@@ -112,17 +112,17 @@ def pack_voice(
 
     Args:
         folder: A talker folder with a trained speech decoder.
-        out: Where the voice goes; its name is the voice's, unless `settings` say otherwise.
-        settings: ``field=value`` of ``voice.yaml``, such as ``licence=MIT``.
-        precision: ``"fp16"`` or ``"fp32"`` of the file; loading makes float32 of both.
-        overwrite: Replace the voice that lies at `out`.
+        out: The folder to write; its name becomes the voice's name, unless `settings` give another.
+        settings: Values for ``voice.yaml``, ``field=value``, such as ``licence=MIT``.
+        precision: Precision of the file, ``"fp16"`` or ``"fp32"``; loading converts both to float32.
+        overwrite: Whether to replace a voice at `out`.
 
     Returns:
-        The parts in the file, by name.
+        The parts in the file, sorted by name.
 
     Raises:
-        TalkerError: a speech decoder that is untrained or needs its backbone, and as :func:`pack`.
-        ConfigError: settings that ``voice.yaml`` doesn't have.
+        TalkerError: The speech decoder is untrained or needs its backbone; otherwise as :func:`pack`.
+        ConfigError: ``voice.yaml`` doesn't have one of the settings.
     """
     _check_place(out, (folder,), overwrite, VOICE_FILE)
     talker = load_talker(folder, with_encoder=False)
@@ -144,7 +144,7 @@ def pack_voice(
 
 
 def _brought_in(role: str, part: PartRef, files: dict[Path, Path]) -> dict[str, Any]:
-    """A part whose options name files of this machine inside the voice; `files` gets what is to be copied there."""
+    """Make local files in a part's options relative to the voice folder, and add them to `files` to be copied there."""
     options = dict(part.options)
     for name, value in options.items():
         path = Path(value) if isinstance(value, str) else Path()
@@ -173,7 +173,7 @@ def _check_voice(talker: Talker, folder: Path) -> None:
 
 
 def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool, mark: str = CONFIG_FILE) -> None:
-    """Refuse to write into a talker that is read, or over anything that `mark` doesn't lie in."""
+    """Refuse to write into a talker that is read, or over a folder that doesn't hold a file `mark`."""
     place = out.resolve()
     for source in (source.resolve() for source in sources):
         if place.is_relative_to(source) or source.is_relative_to(place):
@@ -199,7 +199,7 @@ def _taken(
     tensors: Mapping[str, Tensor],
     source: tuple[Path, TalkerConfig],
 ) -> tuple[dict[str, Tensor], list[StageRecord]]:
-    """Tensors of a part of another talker, and its history; base model, grid, part and codes have to be the same."""
+    """Return a part's tensors and history from another talker with the same base model, grid, part and codes."""
     other, theirs = source
     codes = () if part in _EARS else ("codec_fingerprint",)
     for field in ("base", "grid", part, *codes):
@@ -225,7 +225,7 @@ def _taken(
 
 
 def _own_files(folder: Path, config: TalkerConfig) -> dict[Path, Path]:
-    """What else of the talker lies in its folder: path relative to it -> where it lies."""
+    """Return the talker's other files: from the path relative to its folder to where they are."""
     parts = [getattr(config, role) for role in PART_KINDS if role != "backbone"]
     found = own_files(folder, [part for part in parts if part is not None])
     if config.backbone_folder is not None:

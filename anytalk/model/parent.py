@@ -1,4 +1,4 @@
-"""The parent: the text language model as it was before any stage of ours trained it."""
+"""Loads the parent: the text language model as it was before any stage trained it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def load_parent(talker: Talker) -> Backbone:
     """Load the parent in float32 on the talker's device, frozen and in eval mode.
 
     Raises:
-        TalkerError: no base model in talker.yaml, or one whose weights are not those that the talker was made from.
-        AnytalkError: weights that can't be found.
+        TalkerError: talker.yaml names no base model, or the base weights have changed since the talker was attached.
+        AnytalkError: The weights can't be found.
     """
     config = talker.config
     if config.base is None:

@@ -1,6 +1,6 @@
-"""How an answer's audio is fed back: through the backbone, as in the paper, or beside it.
+"""The two routes by which an answer's audio is fed back: through the backbone, as in the paper, or beside it.
 
-Nothing else asks which of the two a talker takes. Their contract is :class:`anytalk.plugins.contracts.Route`.
+No other module distinguishes them. Their contract is :class:`anytalk.plugins.contracts.Route`.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from anytalk.plugins.contracts import (
 
 
 class ThroughBackbone(Route):
-    """The paper's route: audio tokens are part of the backbone's input, and the adapter reads all its states."""
+    """The paper's route: the backbone's input contains audio tokens, and the adapter reads its states in every step."""
 
     num_rows = 2
     reads_prompt = True
 
     def seen(self, layout: Layout) -> slice:
-        """Show the backbone all rows."""
+        """Return all rows: the backbone sees text and audio."""
         return slice(None)
 
     def needs_backbone(self, writes: bool) -> bool:
-        """Run it for every column: speech goes on after the text has ended."""
+        """Return True: the backbone runs for every column, also after the end of the text."""
         return True
 
     def merge(self, line: Line, parts: Embedded) -> Merged:
-        """Sum text and audio for the backbone; the adapter gets nothing of its own."""
+        """Sum text and audio for the backbone; the adapter gets no input of its own."""
         merged = _merged(line, parts.text + parts.audio, parts.speech)
         return Merged((merged if parts.voice is None else merged + parts.voice).to(parts.text.dtype), None)
 
@@ -74,20 +74,21 @@ class ThroughBackbone(Route):
 
 
 class BesideBackbone(Route):
-    """Audio tokens are fed back into a speech decoder, which runs over the answer alone.
+    """Feeds audio tokens back into a speech decoder, which runs over the answer alone.
 
-    The backbone writes as if nobody spoke, one step for each text token, and needs no second row for that.
+    The backbone sees text only and takes one step per text token, so it writes what it would without a voice, and needs
+    no second row for that.
     """
 
     num_rows = 1
     reads_prompt = False
 
     def seen(self, layout: Layout) -> slice:
-        """Show the backbone the text row."""
+        """Return the text row, all that the backbone sees."""
         return slice(layout.text_row, layout.text_row + 1)
 
     def needs_backbone(self, writes: bool) -> bool:
-        """Run it only while text is written."""
+        """Return whether text is being written: the backbone runs for nothing else."""
         return writes
 
     def merge(self, line: Line, parts: Embedded) -> Merged:
@@ -96,7 +97,7 @@ class BesideBackbone(Route):
         return Merged(_merged(line, parts.text, parts.speech).to(parts.text.dtype), audio)
 
     def prefill(self, line: Line, states: BackboneStates, prompt: Columns, cache: Cache | None) -> Tensor:
-        """Start the decoder at the prompts' last columns, which hold no text token of the answers."""
+        """Start the decoder at each prompt's last column, which holds no text token of the answer."""
         audio = prompt.merged.adapter
         assert audio is not None
         text = torch.full(audio.shape[:2], NO_TEXT, device=audio.device)
@@ -104,7 +105,7 @@ class BesideBackbone(Route):
         return hidden
 
     def step(self, line: Line, columns: Columns, backbone: Lane, adapter: Lane) -> Hidden:
-        """Run the backbone for rows that write, the decoder for rows that speak."""
+        """Run the backbone on rows that write and the decoder on rows that speak."""
         states = _run_backbone(line, columns, backbone)
         if not len(adapter):
             return Hidden(states, None)
@@ -118,11 +119,11 @@ class BesideBackbone(Route):
         return Hidden(states, hidden)
 
     def train(self, line: Line, answers: Answers, states: BackboneStates | None, always: bool = False) -> Spoken:
-        """Run the decoder over the answers, each shifted to the left by its prompt."""
+        """Run the decoder over the answers, without their prompts."""
         layout = line.layout
         cut = answer_windows(layout, answers.tokens, answers.loss_mask, answers.answer_mask)
         voiced = cut.gather(answers.answer_mask[..., None])[..., 0]
-        # Columns after an answer's end repeat the batch's last.
+        # Columns after an answer's end are clamped, so their index no longer grows; they get no speaker embedding.
         voiced = voiced & (torch.diff(cut.columns, prepend=cut.columns[:, :1] - 1) > 0)
         audio = line.embed(GridBatch(cut.tokens, (), answers.speaker[cut.rows], voiced), always=always).adapter
         assert audio is not None
@@ -136,7 +137,7 @@ class BesideBackbone(Route):
 
 
 def route_of(adapter: OutputAdapter) -> Route:
-    """Return the route that an output adapter takes (ConfigError: the adapter names no route)."""
+    """Return the route of an output adapter (ConfigError: the adapter has none)."""
     own = adapter.own_route()
     if own is not None:
         return own
@@ -151,9 +152,9 @@ def route_of(adapter: OutputAdapter) -> Route:
 
 
 def _merged(line: Line, embeds: Tensor, speech: Tensor | None) -> Tensor:
-    """Merge streams and speech into one embedding per step."""
+    """Merge streams and speech into one embedding per step, by ``grid.merge``."""
     if speech is not None:
-        # Under `mean` the original lays the speech into all K audio rows.
+        # Under `mean` the original puts the speech into all K audio rows.
         scale = 1.0 if line.merge == "sum" else float(line.layout.num_audio_streams)
         embeds = embeds + scale * speech
     return embeds / line.layout.num_streams if line.merge == "mean" else embeds
@@ -168,7 +169,7 @@ def _run_backbone(line: Line, columns: Columns, lane: Lane) -> BackboneStates:
 
 
 def _written(line: Line, ids: Tensor, states: BackboneStates | None) -> tuple[Tensor, BackboneStates | None]:
-    """Return the text as speech decoders get it, and the states of its tokens, zero in steps without one."""
+    """Return the text in the form that speech decoders read, and the states of its tokens, zero in other steps."""
     layout, decoder = line.layout, cast("SpeechDecoder", line.output_adapter)
     is_token = (ids < layout.text_vocab_size) & (ids != layout.end_of_text_id)
     text = torch.where(is_token, ids, NO_TEXT).masked_fill(ids == layout.end_of_text_id, END_OF_TEXT)

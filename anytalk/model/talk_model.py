@@ -1,7 +1,7 @@
-"""The talking model: parts in a straight line.
+"""The talking model: its parts, and the computation between them.
 
-speech columns and token grid -> one embedding per step -> backbone -> text logits;
-output adapter -> heads -> audio logits, by the route that the adapter takes (:mod:`anytalk.model.routes`).
+The token grid and speech columns become one embedding per step for the backbone. Its states go to the text head, and
+through the output adapter to the audio heads, by the route that the adapter takes (:mod:`anytalk.model.routes`).
 
 It knows nothing about tokenizers, codecs, sound files or sampling.
 """
@@ -44,11 +44,11 @@ PART_NAMES = (
     "special_tokens",
     "speaker",
 )
-"""Names of the trainable parts: the unit of freezing and saving."""
+"""Names of the parts that stages freeze or train, and that are saved separately."""
 
 
 class AudioEmbeddings(nn.Module):
-    """One row per code of each audio stream. ``weight``: (K, C, W)."""
+    """Holds an embedding for each code of each audio stream, ``weight`` (K,C,W)."""
 
     def __init__(self, layout: StreamLayout, width: int, std: float) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class AudioEmbeddings(nn.Module):
 
 
 class SpecialTokens(nn.Module):
-    """The small tables of special tokens.
+    """Holds the small tables of special tokens.
 
-    ``text`` (text slots, D) and ``audio`` (K, audio slots, W) are embedding rows; ``text_head`` (text slots, D) are
-    head rows, only there when the text answer ends with eot.
+    ``text`` (text slots,D) and ``audio`` (K,audio slots,W) are embeddings. ``text_head`` (text slots,D) has rows of the
+    text head; it exists only if a text answer ends with eot.
     """
 
     text_head: nn.Parameter | None
@@ -75,14 +75,14 @@ class SpecialTokens(nn.Module):
 
 @dataclass
 class TalkCache:
-    """Caches of the backbone (all batch rows) and the output adapter (the rows that speak)."""
+    """The caches of the backbone (all batch rows) and of the output adapter (the rows that speak)."""
 
     backbone: Cache
     output_adapter: Cache | None
 
 
 class TalkModel(nn.Module):
-    """Assembled parts and the arithmetic between them; made by :func:`anytalk.model.assemble.assemble`."""
+    """Connects the parts and computes what lies between them; built by :func:`anytalk.model.assemble.assemble`."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class TalkModel(nn.Module):
         self.speaker = speaker
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the parts that are there, by name, in the order of the line."""
+        """Return the parts that exist, by name, in the order in which data passes them."""
         found = {name: getattr(self, name) for name in PART_NAMES}
         return {name: part for name, part in found.items() if part is not None}
 
@@ -125,28 +125,30 @@ class TalkModel(nn.Module):
     def device(self) -> torch.device:
         return self.audio_embeddings.weight.device
 
-    # ---- ears
+    # ---- listening
 
     @property
     def listener(self) -> Ears | SpeechEncoder | None:
-        """The part that takes the sound of questions; None without ears."""
+        """The part that takes the sound of questions; None for a talker without ears."""
         return self.ears or self.encoder
 
     def encode_speech(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) samples, (B,) -> encoder features (B,F,E), (B,) frames."""
+        """Encode (B,N) samples with (B,) lengths into features (B,F,E) with (B,) frame counts."""
         assert self.encoder is not None, "this talker has no speech encoder"
         features, frames = self.encoder(wave, lengths)
         return features, frames
 
     def adapt_speech(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) frames -> columns as they are trained: by the input adapter alone."""
+        """Turn features (B,F,E) with (B,) frame counts into columns as in training, by the input adapter alone."""
         assert self.input_adapter is not None, "this talker has no input adapter"
         heard: HeardBatch = self.input_adapter(features, lengths)
         return heard
 
     def listen(self, wave: Tensor, lengths: Tensor) -> list[Heard]:
-        """(B,N) samples, (B,) -> what was heard of each clip: written by ears that write, or else columns, chosen by
-        the hearing where there is one."""
+        """Return what was recognised in each clip of (B,N) samples with (B,) lengths.
+
+        Transcribing ears return text. Otherwise the hearing, or without one the input adapter, returns columns.
+        """
         if self.ears is not None:
             return self.ears.listen([row[:length] for row, length in zip(wave, lengths.tolist(), strict=True)])
         features = self.encode_speech(wave, lengths)
@@ -156,14 +158,14 @@ class TalkModel(nn.Module):
     # ---- grid to embeddings
 
     def embed(self, batch: GridBatch, always: bool = False) -> Merged:
-        """Look the streams up and merge them into one embedding per step, by :attr:`route`.
+        """Look up the embeddings of all streams and merge them into one per step, by :attr:`route`.
 
-        ``sum``: text + sum of audio rows, pads being zero, so that a text-only column is exactly the base model's.
-        ``mean``: the average over all S rows (paper; Mini-Omni), speech standing in all K audio rows.
+        ``sum`` adds the audio rows to the text; pads are zero, so a text-only column is exactly the base model's.
+        ``mean`` averages all S rows (as the paper and Mini-Omni do), with speech in all K audio rows.
 
         Args:
             batch: Grids.
-            always: Look up every table even where no token needs it (see ``train.losses.LossModule``).
+            always: Whether to use every table even if no token needs it (see ``train.losses.LossModule``).
         """
         text = self._embed_text(batch.tokens[:, self.layout.text_row], always)
         audio = self._embed_audio(batch.tokens[:, : self.layout.text_row], always)
@@ -180,9 +182,10 @@ class TalkModel(nn.Module):
         return self.route.merge(self, Embedded(text, speech, audio, voice))
 
     def _embed_text(self, ids: Tensor, always: bool) -> Tensor:
-        """(B,T) -> (B,T,D)."""
+        """Embed text tokens (B,T) to (B,T,D)."""
         layout = self.layout
         is_special = ids >= layout.text_vocab_size
+        # Special ids are beyond the backbone's vocabulary; they look up row 0 here and are replaced below.
         embeds = self.backbone.embed_text(torch.where(is_special, 0, ids))
         if not always and not bool(is_special.any()):
             return embeds
@@ -192,7 +195,7 @@ class TalkModel(nn.Module):
         return torch.where(is_special[..., None], special, embeds)
 
     def _embed_audio(self, ids: Tensor, always: bool) -> Tensor:
-        """(B,K,T) -> (B,T,W), summed over the streams."""
+        """Embed audio tokens (B,K,T) to (B,T,W), summed over the streams."""
         layout = self.layout
         tables = self.special_tokens.audio
         stream = torch.arange(layout.num_audio_streams, device=ids.device)[:, None]
@@ -215,22 +218,22 @@ class TalkModel(nn.Module):
 
     @property
     def route(self) -> Route:
-        """How this model's audio is fed back."""
+        """The route by which this model's audio is fed back."""
         return route_of(self.output_adapter)
 
     def text_logits(self, normed: Tensor) -> Tensor:
-        """(B,T,D) -> (B,T,V), with the special slots appended when the text ends with eot."""
+        """Compute text logits (B,T,V) of states (B,T,D), with the special slots appended if text ends with eot."""
         logits = self.backbone.text_logits(normed)
         if self.special_tokens.text_head is None:
             return logits
         return torch.cat([logits, F.linear(normed, self.special_tokens.text_head.to(normed.dtype))], dim=-1)
 
     def audio_logits(self, hidden: Tensor) -> Tensor:
-        """(B,T,W) -> (B,K,T,C+specials)."""
+        """Compute audio logits (B,K,T,C+specials) of (B,T,W)."""
         logits: Tensor = self.heads(hidden, AudioTables(self.audio_embeddings.weight, self.special_tokens.audio))
         return logits
 
     def new_cache(self, batch_size: int, max_steps: int, audio_rows: int) -> TalkCache:
-        """Make empty caches for `batch_size` rows, of which the first `audio_rows` speak."""
+        """Create empty caches for `batch_size` rows, of which the first `audio_rows` speak."""
         speaking = self.output_adapter.new_cache(audio_rows, max_steps) if audio_rows else None
         return TalkCache(self.backbone.new_cache(batch_size, max_steps), speaking)

@@ -1,10 +1,10 @@
-"""The talker folder: what attach writes and everything else reads.
+"""The talker folder, which attach and training write and everything else reads.
 
 ==========================  =======================================================================================
-``talker.yaml``             configuration, base model, history; replaced last and at once, so that it never points at
-                            a file that is not whole
-``parts-NNNN.safetensors``  trained parts, and the untrained tables that they rely on
-``backbone-NNNN/``          the backbone in its own format, only when a stage trained it
+``talker.yaml``             configuration, base model and history; replaced last and atomically, so that it only ever
+                            names complete files
+``parts-NNNN.safetensors``  trained parts, and the untrained tables that they depend on
+``backbone-NNNN/``          the backbone in its own format, only if a stage trained it
 ``README.md``               model card
 ``history/``                loss curves and logs of the stages
 ==========================  =======================================================================================
@@ -49,12 +49,12 @@ _AGAIN = "copy the folder again, or train again"
 class Talker:
     """A talker in memory."""
 
-    config: TalkerConfig  # what `talker.yaml` says
-    model: TalkModel  # the assembled parts
-    registry: Registry  # where its parts came from
-    folder: Path | None = None  # where it lies; None for one that was never saved
-    device: str = "cpu"  # Torch device
-    # What it was made ready with (`decode.ready`); what `config` says is what it is to be made ready with.
+    config: TalkerConfig  # the content of `talker.yaml`
+    model: TalkModel
+    registry: Registry  # the registry that its parts came from
+    folder: Path | None = None  # its folder; None if it was never saved
+    device: str = "cpu"  # torch device
+    # The arithmetic that it computes in now (see `decode.ready`); `config.arithmetic` is the one to use for answers.
     arithmetic: str = "exact"
     _codec: Codec | None = field(default=None, repr=False)
 
@@ -64,7 +64,7 @@ class Talker:
 
     @property
     def codec(self) -> Codec:
-        """The codec, loaded when it is first needed."""
+        """The codec, which is loaded on first use."""
         if self._codec is None:
             self._codec = build_codec(self.config, self.registry, self.folder, self.device)
         return self._codec
@@ -76,7 +76,7 @@ class Talker:
         return PromptBuilder(self.model.layout, self.model.backbone.tokenizer, grid.prompt, grid.system, grid.template)
 
     def speaker_index(self, name: str | None) -> int | None:
-        """Return the row of a voice's embedding; None when the talker has none. The first voice is the default."""
+        """Return the row of a voice's embedding, by default the first; None if the talker has no embeddings."""
         if not self.config.speakers:
             return None
         if name is None:
@@ -89,21 +89,21 @@ class Talker:
 def save_talker(
     talker: Talker, folder: Path, trained: set[str] | None = None, record: StageRecord | None = None
 ) -> TalkerConfig:
-    """Write a talker folder; whatever was there stays valid until ``talker.yaml`` is replaced at the very end.
+    """Write a talker folder; an old one stays valid until its ``talker.yaml`` is replaced at the end.
 
     Args:
-        talker: What to save; its ``config`` and ``folder`` are updated.
-        trained: Parts that moved since the last save. With none, a folder that was just attached holds no weights:
-            its new parts are made again from the seed.
+        talker: The talker to save; its ``config`` and ``folder`` are updated.
+        trained: Parts that changed since the last save. If none ever did, the folder holds no weights: its new parts
+            are made again from the seed.
         record: The stage to add to the history.
 
     Raises:
-        TalkerError: the folder can't be written or the disk is full; nothing half-written is left.
+        TalkerError: The folder can't be written or the disk is full; nothing half-written is left.
     """
     trained = set(trained or ())
     config = talker.config
     if config.weights is not None and (talker.folder is None or folder.absolute() != talker.folder.absolute()):
-        # What earlier saves wrote lies in another folder; this one has to be whole by itself.
+        # Weights of earlier saves are in another folder; the new folder has to be complete by itself.
         trained |= set(config.weights.parts) | ({"backbone"} if config.backbone_folder else set())
     made: list[Path] = []
     text = ""
@@ -120,7 +120,7 @@ def save_talker(
         text = dump_config(config)
         write_whole(folder / CONFIG_FILE, text)
     except BaseException as error:
-        # An interrupt may come when the new talker.yaml is already written: then its files must stay.
+        # An interrupt may come after the new talker.yaml was written: then its files must stay.
         if not _holds(folder / CONFIG_FILE, text):
             for path in made:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def save_talker(
 
 
 def pinned(config: TalkerConfig, registry: Registry) -> TalkerConfig:
-    """Return a configuration with every option as it is built: a default that moves later changes no talker."""
+    """Return the configuration with all options filled in, so that a default that changes later changes no talker."""
     parts = {}
     for role, kind in PART_KINDS.items():
         ref = getattr(config, role)
@@ -143,7 +143,7 @@ def pinned(config: TalkerConfig, registry: Registry) -> TalkerConfig:
             try:
                 parts[role] = {"name": ref.name, "options": registry.options(kind, ref).model_dump(mode="json")}
             except (PluginError, UnknownNameError):
-                continue  # A part that isn't installed here and wasn't loaded, such as the encoder of a deaf talker.
+                continue  # A part that isn't installed or wasn't loaded, such as the encoder if only text is asked.
     return config.replace(**parts)
 
 
@@ -152,7 +152,7 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _next_number(folder: Path) -> int:
-    """Return one more than any weights in the folder have: a save never touches a file that the last one wrote."""
+    """Return a number above those of all weights in the folder: a save never overwrites the last one's files."""
     names = [path.name for pattern in ("parts-*", f"{_OWN_BACKBONE}*") for path in folder.glob(pattern)]
     numbers = [int(digits) for name in names if (digits := name.partition("-")[2].partition(".")[0]).isdigit()]
     return max(numbers, default=0) + 1
@@ -161,7 +161,7 @@ def _next_number(folder: Path) -> int:
 def _save_weights(
     talker: Talker, config: TalkerConfig, folder: Path, trained: set[str], made: list[Path]
 ) -> TalkerConfig:
-    """Write the backbone (when trained) and all new parts; returns the configuration that points at them."""
+    """Write the backbone, if trained, and all new parts; return the configuration that names them."""
     saved_before = set(config.weights.parts) if config.weights else set()
     parts = talker.model.parts()
     if "encoder" in saved_before and "encoder" not in parts:
@@ -175,8 +175,8 @@ def _save_weights(
         with written_whole(native) as partial:
             talker.model.backbone.save_native(partial)
         config = config.replace(backbone_folder=native.name)
-    # Every part that attach made is kept from the first stage on: an untrained table that a trained part relies on must
-    # not depend on the random numbers of a later torch. Encoder and backbone come from their own files.
+    # From the first stage on all new parts are saved: a trained part may depend on an untrained table, and torch's
+    # random numbers may change between versions. Encoder and backbone have files of their own.
     keep = [n for n in parts if n not in ("encoder", "backbone") or (n == "encoder" and n in trained | saved_before)]
     tensors = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
@@ -190,12 +190,12 @@ def _save_weights(
 
 
 def write_parts(path: Path, tensors: dict[str, Tensor], parts: Iterable[str]) -> WeightsFile:
-    """Write a parts file whole; returns what ``talker.yaml`` says of it.
+    """Write a parts file as a whole; return its entry in ``talker.yaml``.
 
     Args:
-        path: Where it goes.
-        tensors: On the CPU and contiguous, named ``PART.TENSOR``.
-        parts: Names of the parts that it holds, those without tensors too.
+        path: Path of the file.
+        tensors: Tensors on the CPU and contiguous, named ``PART.TENSOR``.
+        parts: Names of the parts in the file, including those without tensors.
     """
     with written_whole(path) as partial:
         safetensors.torch.save_file(tensors, str(partial))
@@ -225,8 +225,8 @@ def load_talker(
     """Load a talker folder. Nothing is unpickled.
 
     Raises:
-        TalkerError: a folder or file that is missing, truncated or of another base model.
-        AnytalkError: a part that can't be found or built.
+        TalkerError: The folder or a file is missing or damaged, or the base model is another one.
+        AnytalkError: A part can't be found or built.
     """
     folder = Path(folder)
     registry = registry or default_registry()
@@ -240,10 +240,10 @@ def load_talker(
 
 
 def check_base(config: TalkerConfig, base: Backbone) -> None:
-    """Compare the base model in float32 with the one that the talker was attached to, where that is known.
+    """Compare a base model in float32 with the one that the talker was attached to, if that is recorded.
 
     Raises:
-        TalkerError: its weights are others.
+        TalkerError: The weights differ.
     """
     found = fingerprint(base)
     if config.base is not None and found != config.base.fingerprint:
@@ -255,15 +255,15 @@ def check_base(config: TalkerConfig, base: Backbone) -> None:
 
 
 def read_parts(folder: Path, weights: WeightsFile, described_in: str = CONFIG_FILE) -> dict[str, Tensor]:
-    """Return the tensors of a parts file, named ``PART.TENSOR``.
+    """Read the tensors of a parts file, named ``PART.TENSOR``, and check its size and digest.
 
     Args:
-        folder: Where it lies.
-        weights: What is known of it.
-        described_in: The file that says so, for messages.
+        folder: The folder of the file.
+        weights: The file's entry in the configuration.
+        described_in: Name of that configuration file, for messages.
 
     Raises:
-        TalkerError: a file that is missing, or not the one that is described.
+        TalkerError: The file is missing, or is not the one that is described.
     """
     path = folder / weights.file
     if not path.is_file():
@@ -294,14 +294,14 @@ def _load_parts(model: TalkModel, folder: Path, weights: WeightsFile, with_encod
 def load_part(
     part: nn.Module, name: str, tensors: Mapping[str, Tensor], path: Path, described_in: str = CONFIG_FILE
 ) -> None:
-    """Give a part its trained weights.
+    """Load a part's trained weights into it.
 
     Args:
-        tensors: Of all parts (:func:`read_parts`).
-        described_in: The file that describes it, for messages.
+        tensors: The tensors of all parts (:func:`read_parts`).
+        described_in: Name of the configuration file, for messages.
 
     Raises:
-        TalkerError: tensors that aren't those of the part.
+        TalkerError: The tensors don't fit the part.
     """
     state = {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
     wanted = {key: tuple(t.shape) for key, t in part.state_dict().items()}

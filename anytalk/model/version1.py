@@ -1,6 +1,7 @@
-"""Reads version 1 of ``talker.yaml``, which held only the options that were typed.
+"""Reads version 1 of ``talker.yaml``, which holds only the options that a user gave.
 
-No default of a first-party part has moved since. Whoever moves one puts the old value into version 1's data here.
+No default of a first-party part has changed since version 1. A change that does change one has to fill in the old value
+here.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ _OF_HEARING = {
     "fusion": "weight",
     "fusion_context": "context",
 }
-"""Option of ``ctc`` in version 1 -> the option of the hearing ``beam``; `candidates` belongs to both."""
+"""Maps options of ``ctc`` in version 1 to those of the hearing ``beam``; both parts have `candidates`."""
 _MOVED = {"beam", "hearings", "fusion", "fusion_context", "fusion_lines", "fusion_margin"}
 
 
 def from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Return what version 2 says of a version 1 talker. Mistakes in `data` stay in it, for validation to name.
+    """Convert the data of version 1 to version 2. Mistakes in it are left for the validation to report.
 
     Raises:
-        ConfigError: a talker whose speech decoder was as wide as its backbone.
+        ConfigError: The talker has a speech decoder as wide as its backbone, a kind that no longer exists.
     """
     data = {**data, "format_version": 2}
     ears, speech, backbone, base, grid = (
@@ -36,7 +37,7 @@ def from_version_1(data: dict[str, Any]) -> dict[str, Any]:
             "the speech decoder 'talker' of version 1 was as wide as its backbone, and is not there any more",
             "attach and train anew, or read it with the code of `git checkout ea7c5dc`",
         )
-    if "asr" in grid:  # it changed only how a transcript was asked of the backbone
+    if "asr" in grid:  # it set how the backbone was asked for a transcript; the ears make transcripts now
         data["grid"] = {name: value for name, value in grid.items() if name != "asr"}
     typed = ears.get("options")
     if ears.get("name") == "ctc" and isinstance(typed, dict):
@@ -47,8 +48,8 @@ def from_version_1(data: dict[str, Any]) -> dict[str, Any]:
     typed = backbone.get("options")
     folder = typed.get("model") if isinstance(typed, dict) and base else None
     if isinstance(typed, dict) and isinstance(folder, str) and folder.startswith("backbone-"):
-        # The folder of a trained backbone stood in the place of the model's name, which a plugin that makes its own
-        # weights has not.
+        # Version 1 gave the folder of a trained backbone as its `model`, an option that plugins with weights of their
+        # own don't have.
         own = {} if base.get("model") == backbone.get("name") else {"model": base.get("model")}
         rest = {name: value for name, value in typed.items() if name != "model"}
         data |= {"backbone": {**backbone, "options": own | rest}, "backbone_folder": folder}

@@ -1,11 +1,11 @@
-"""A voice: a folder with a speech decoder that fits any backbone. Torch-free.
+"""Reads voices: folders with a speech decoder that fits any backbone. Torch-free.
 
 ====================== ============================================================================================
-``voice.yaml``         parts, layout of its audio in the grid, licence
-``voice.safetensors``  output adapter, heads, audio tables, the audio special tokens, speakers
-``README.md``          card
-``LICENSE*, NOTICE*``  of its weights; they go along into every talker
-other files            what options name by a relative path, such as the codec's weights
+``voice.yaml``         the voice's parts, the layout of its audio in the grid, its licence
+``voice.safetensors``  weights of the output adapter, heads, audio tables, audio special tokens and speakers
+``README.md``          the card
+``LICENSE*, NOTICE*``  licences of its weights, which are copied into every talker with this voice
+other files            files that options name by a relative path, such as the codec's weights
 ====================== ============================================================================================
 """
 
@@ -27,17 +27,17 @@ VOICE_FILE = "voice.yaml"
 VOICE_WEIGHTS = "voice.safetensors"
 VOICE_FORMAT_VERSION = 1
 VOICE_PARTS = ("output_adapter", "heads", "audio_embeddings", "special_tokens", "speaker")
-"""Parts of the model that a voice holds; of the special tokens those of the audio streams alone."""
+"""The model's parts that a voice holds; of the special tokens it holds only those of the audio streams."""
 WHERE_VOICES_ARE = (
     "install a package that brings voices, such as anytalk-heart (in a checkout: pip install ./examples/anytalk-heart),"
     " or name a voice folder (`anytalk pack TALKER --voice-only` makes one)"
 )
 _OF_TALKER = ("output_adapter", "heads", "codec", "codec_fingerprint", "speakers")
-"""Fields that ``voice.yaml`` and ``talker.yaml`` have in common."""
+"""The fields that ``voice.yaml`` and ``talker.yaml`` share."""
 
 
 class Voice(Options):
-    """What ``voice.yaml`` says."""
+    """The content of ``voice.yaml``."""
 
     format_version: int = Field(VOICE_FORMAT_VERSION, description="Version of this file's format.")
     library_version: str = Field("", description="Version of anytalk that wrote it.")
@@ -60,19 +60,19 @@ class Voice(Options):
 
     @property
     def info(self) -> VoiceInfo:
-        """What a talker keeps of where its voice came from."""
+        """What a talker records about its voice."""
         return VoiceInfo(name=self.name, fingerprint=self.weights.sha256, licence=self.licence)
 
 
 @dataclass(frozen=True)
 class VoiceFolder:
-    """A voice and where it lies."""
+    """A voice and the folder that it was read from."""
 
     folder: Path
     voice: Voice
 
     def settings(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings of attach with what the voice fixes."""
+        """Return the settings of attach, with the voice's own values in place of them."""
         mine = self.voice.model_dump()
         fixed = {name: mine[name] for name in _OF_TALKER}
         grid = {**data.get("grid", {}), **mine["grid"]}
@@ -80,11 +80,11 @@ class VoiceFolder:
 
 
 def read_voice(folder: Path) -> VoiceFolder:
-    """Read ``voice.yaml`` of a voice folder; the weights aren't looked at.
+    """Read ``voice.yaml`` of a voice folder, but not its weights.
 
     Raises:
-        TalkerError: no such folder or file, a file that is not YAML, or one of a newer anytalk.
-        ConfigError: a file with wrong fields.
+        TalkerError: The folder or file doesn't exist, is not YAML, or is of a newer anytalk.
+        ConfigError: The file has wrong fields.
     """
     path = folder / VOICE_FILE
     if not path.is_file():
@@ -97,13 +97,13 @@ def read_voice(folder: Path) -> VoiceFolder:
 
 
 def find_voice(spec: str, registry: Registry) -> VoiceFolder:
-    """Find a voice by its folder, by ``package:NAME/PATH``, or by the name that a plugin registered.
+    """Find a voice by its folder, by ``package:NAME/PATH``, or by the name under which a plugin registered it.
 
-    A folder counts before a name if it holds a voice.
+    A folder with a voice in it takes precedence over a name.
 
     Raises:
-        UnknownNameError: nothing is called so.
-        AnytalkError: a voice that can't be read.
+        UnknownNameError: There is no such voice.
+        AnytalkError: The voice can't be read.
     """
     path = Path(spec).expanduser()
     if (path / VOICE_FILE).is_file():
@@ -122,7 +122,7 @@ def registered_voice(name: str, registry: Registry) -> VoiceFolder:
     """Read the voice that a plugin registered under a name.
 
     Raises:
-        AnytalkError: nothing or more than one is called so, or its folder can't be read.
+        AnytalkError: No voice, or more than one, has this name, or its folder can't be read.
     """
     target = registry.load("voice", name)
     plugin = registry.find("voice", name).plugin
@@ -140,7 +140,7 @@ def registered_voice(name: str, registry: Registry) -> VoiceFolder:
 
 
 def refuse_fixed_settings(assignments: list[str]) -> None:
-    """Refuse ``a.b=c`` settings of what a voice brings (ConfigError: the first of them)."""
+    """Raise ConfigError for the first ``a.b=c`` setting that the voice decides itself."""
     fixed = (*_OF_TALKER, "voice", *(f"grid.{name}" for name in AudioGrid.model_fields))
     for assignment in assignments:
         path = assignment.partition("=")[0]
@@ -151,6 +151,6 @@ def refuse_fixed_settings(assignments: list[str]) -> None:
 
 
 def ears_are_chosen(assignments: list[str]) -> bool:
-    """Return whether ``a.b=c`` settings say something of the ears."""
+    """Return whether any ``a.b=c`` setting chooses the ears."""
     chosen = {assignment.partition("=")[0].partition(".")[0] for assignment in assignments}
     return bool(chosen & {"encoder", "input_adapter", "hearing", "ears"})

@@ -1,4 +1,4 @@
-"""A voice's tensors: read from a model, written to a folder, given to another model."""
+"""Reads a voice's tensors from a model, writes them to a folder, and loads them into another model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from anytalk.model.talker import load_part, read_parts, write_parts
 from anytalk.model.voice import VOICE_FILE, VOICE_PARTS, VOICE_WEIGHTS, Voice, VoiceFolder
 
 _OF_BACKBONE = ("special_tokens.text", "special_tokens.text_head")
-"""Tensors of a voice's parts that are as wide as the backbone, and stay with it."""
+"""Tensors of a voice's parts that are as wide as the backbone, so that they stay with it."""
 
 
 def voice_tensors(model: TalkModel) -> dict[str, Tensor]:
-    """Return the tensors of a model that a voice holds, named ``PART.TENSOR``, on the CPU and contiguous."""
+    """Return a model's tensors that belong to its voice, named ``PART.TENSOR``, on the CPU and contiguous."""
     found = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
         for name, part in model.parts().items()
@@ -35,18 +35,18 @@ def voice_tensors(model: TalkModel) -> dict[str, Tensor]:
 def write_voice(
     out: Path, settings: dict[str, Any], tensors: dict[str, Tensor], files: Mapping[Path, Path] | None = None
 ) -> Voice:
-    """Write a voice folder whole, with its card; what lies at `out` is replaced.
+    """Write a voice folder with its card, as a whole; it replaces what is at `out`.
 
     Args:
-        out: Where.
+        out: Path of the folder.
         settings: The fields of ``voice.yaml`` without `weights`.
-        tensors: As :func:`voice_tensors` gives them: of ``output_adapter``, ``heads`` (tied ones have none),
-            ``audio_embeddings``, ``special_tokens.audio``, and ``speaker`` where there are speakers.
-        files: What else lies in it: path relative to the folder -> where it is copied from.
+        tensors: Named as by :func:`voice_tensors`: those of ``output_adapter``, ``heads`` (none if tied),
+            ``audio_embeddings``, ``special_tokens.audio``, and with several speakers ``speaker``.
+        files: Other files to copy into the folder: from the path relative to it to the source.
 
     Raises:
-        ConfigError: settings that aren't those of a voice.
-        TalkerError: the folder can't be written; nothing half-written is left.
+        ConfigError: The settings aren't those of a voice.
+        TalkerError: The folder can't be written; nothing half-written is left.
     """
     parts = sorted(name for name in VOICE_PARTS if name != "speaker" or settings.get("speakers"))
     draft = WeightsFile(file=VOICE_WEIGHTS, num_bytes=0, sha256="", parts=parts)
@@ -62,14 +62,15 @@ def write_voice(
 
 
 def load_voice(model: TalkModel, found: VoiceFolder) -> None:
-    """Give a model the voice that its configuration names.
+    """Load the voice that a model's configuration names into the model.
 
     Raises:
-        TalkerError: a file that is missing, damaged or of another form.
+        TalkerError: A file is missing or damaged, or its tensors don't fit.
     """
     weights = found.voice.weights
     tensors = read_parts(found.folder, weights, VOICE_FILE)
     own = {f"special_tokens.{key}": tensor for key, tensor in model.special_tokens.state_dict().items()}
+    # The voice has no tensors as wide as a backbone; the model's own stay.
     tensors |= {name: own[name] for name in _OF_BACKBONE if name in own}
     for name, part in model.parts().items():
         if name in VOICE_PARTS:
