@@ -1,1 +1,1 @@
-"""First-party encoders, adapters, heads, codecs, engines, tasks and recipes; `plugin.py` names them."""
+"""Contains the first-party parts around the backbone, data sources and recipes; `plugin.py` registers them."""

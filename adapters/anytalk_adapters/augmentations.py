@@ -1,4 +1,4 @@
-"""Changes of how a spoken question sounds: noise, gain, speed, room. All chance comes from the generator handed in."""
+"""Changes how spoken questions sound: noise, gain, speed, room. All randomness comes from the generator passed in."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Augmentation
 
 MAX_PEAK = 0.999
-"""Louder results are scaled down as a whole, never clipped."""
+"""Louder results are scaled down as a whole instead of being clipped."""
 
 
 class _Options(plugins.Options):
-    """What all of them have in common."""
+    """Options of every augmentation."""
 
     probability: float = pydantic.Field(1.0, ge=0, le=1, description="Share of questions to change.")
 
@@ -34,7 +34,7 @@ class _Options(plugins.Options):
 
 
 class _Chance(Augmentation):
-    """Leaves a share of the waves as they are."""
+    """Applies a change to a random share of the waves."""
 
     licence = "MIT"
 
@@ -52,21 +52,19 @@ class _Chance(Augmentation):
             return wave
         changed = self._change(wave.astype(np.float64), sample_rate_hz, generator)
         peak = float(np.abs(changed).max())
-        # A wave that came in louder than MAX_PEAK may stay as loud as it was.
+        # A wave that was louder than MAX_PEAK before may stay as loud.
         limit = max(MAX_PEAK, float(np.abs(wave).max()))
         return (changed * min(1.0, limit / peak)).astype(np.float32) if peak > 0 else wave
 
     @abstractmethod
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
-        """(N,) float64, not silent -> (N',) float64 of any peak."""
+        """Change a wave (N,) float64 that isn't silent; return (N',) float64 with any peak."""
 
 
 class NoiseAugmentation(_Chance):
-    """Adds steady noise. The signal's power is its mean over the whole wave, pauses included."""
+    """Adds steady noise. The signal's power is the mean over the whole wave, including its pauses."""
 
     class Options(_Options):
-        """Which noise, and how much."""
-
         colour: Literal["white", "pink"] = pydantic.Field(
             "pink", description="white: the same power in each hertz; pink: in each octave, like fans and traffic."
         )
@@ -85,7 +83,7 @@ class NoiseAugmentation(_Chance):
 
 
 def pink(white: np.ndarray) -> np.ndarray:
-    """(N,) white noise -> (N,) with power falling by 3 dB an octave and no constant part."""
+    """Filter white noise (N,) so that its power falls by 3 dB per octave, and remove its mean."""
     spectrum = np.fft.rfft(white)
     if len(spectrum) < 2:
         return white
@@ -95,11 +93,9 @@ def pink(white: np.ndarray) -> np.ndarray:
 
 
 class GainAugmentation(_Chance):
-    """Louder or softer; where it would clip, only as loud as fits."""
+    """Makes a wave louder or softer; a wave that would clip gets only as loud as possible."""
 
     class Options(_Options):
-        """How much."""
-
         min_gain_db: float = pydantic.Field(-15.0, ge=-60, le=60, description="Smallest gain, in dB.")
         max_gain_db: float = pydantic.Field(
             6.0, ge=-60, le=60, description="Largest, in dB; drawn uniformly in between."
@@ -111,14 +107,12 @@ class GainAugmentation(_Chance):
 
 
 class SpeedAugmentation(_Chance):
-    """Faster or slower by resampling: pitch and formants move with the speed, as on a turntable.
+    """Makes a wave faster or slower by resampling, which shifts pitch and formants, too.
 
-    A wave is not slowed down beyond ``max_duration_s``, so that encoders with a limit still accept it.
+    A wave isn't slowed down beyond ``max_duration_s``, so that encoders with a limit still accept it.
     """
 
     class Options(_Options):
-        """How much."""
-
         min_speed: float = pydantic.Field(0.9, ge=0.5, le=2, description="Slowest; 1 is the speaker's own speed.")
         max_speed: float = pydantic.Field(1.1, ge=0.5, le=2, description="Fastest; drawn uniformly in between.")
         max_duration_s: float = pydantic.Field(
@@ -136,15 +130,13 @@ class SpeedAugmentation(_Chance):
 
 
 class RoomAugmentation(_Chance):
-    """A synthetic room: the direct sound as it is, then exponentially decaying noise (no early reflections, no codec).
+    """Adds a synthetic room: exponentially decaying noise after the unchanged direct sound, without early reflections.
 
     The impulse response is a unit pulse and, after a short gap, white noise whose level falls by 60 dB in RT60. The
-    wave keeps its length: what rings on after its end is cut off.
+    wave keeps its length: reverberation after its end is cut off.
     """
 
     class Options(_Options):
-        """Which room."""
-
         min_rt60_s: float = pydantic.Field(0.15, gt=0, le=5, description="Shortest time to decay by 60 dB, in seconds.")
         max_rt60_s: float = pydantic.Field(
             0.6, gt=0, le=5, description="Longest, in seconds; drawn uniformly in between."
@@ -165,6 +157,7 @@ class RoomAugmentation(_Chance):
         rt60_s = generator.uniform(options.min_rt60_s, options.max_rt60_s)
         direct_db = generator.uniform(options.min_direct_db, options.max_direct_db)
         response = impulse_response(rt60_s, direct_db, options.gap_s, sample_rate_hz, generator)
+        # A power of two makes the FFT fast, and one this long keeps the circular convolution from wrapping around.
         size = 1 << (len(wave) + len(response) - 2).bit_length()
         ringing = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)
         return np.asarray(ringing[: len(wave)])
@@ -173,12 +166,12 @@ class RoomAugmentation(_Chance):
 def impulse_response(
     rt60_s: float, direct_db: float, gap_s: float, sample_rate_hz: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return a room's response, (M,) float64: 1 at sample 0, then decaying noise.
+    """Return a room's impulse response, (M,) float64: 1 at sample 0, then decaying noise.
 
     Args:
-        rt60_s: Time in which the noise decays by 60 dB.
-        direct_db: Energy of the direct sound over that of the noise.
-        gap_s: Silence between the two.
+        rt60_s: Time in seconds in which the noise decays by 60 dB.
+        direct_db: Energy of the direct sound relative to the noise, in dB.
+        gap_s: Silence between them, in seconds.
     """
     gap = 1 + round(gap_s * sample_rate_hz)
     time_s = np.arange(max(1, round(rt60_s * sample_rate_hz))) / sample_rate_hz

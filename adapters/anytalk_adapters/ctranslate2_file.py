@@ -1,10 +1,10 @@
-"""Reads Whisper weights from CTranslate2's ``model.bin``, the form in which faster-whisper passes them on.
+"""Reads Whisper weights from CTranslate2's ``model.bin``, the format in which faster-whisper distributes them.
 
-Pure parsing: bytes in, tensors out. Layout, little-endian, format version 6: uint32 version; string spec; uint32
-revision; uint32 count; per variable a string name, uint8 rank, uint32 dims, uint8 dtype, uint32 byte length and the
-data; then uint32 count of aliases and a pair of strings for each. A string is a uint16 length that includes its
-closing NUL. Attention is stored fused: ``linear_0`` holds q, k and v of self-attention, or q alone of
-cross-attention, whose ``linear_1`` holds k and v; the last linear is the output projection.
+It only parses bytes into tensors. Layout of format version 6, little-endian: uint32 version; string spec; uint32
+revision; uint32 count; for each variable a string name, uint8 rank, uint32 dims, uint8 dtype, uint32 byte length and
+the data; then a uint32 count of aliases and a pair of strings for each. A string has a uint16 length that includes its
+final NUL. Attention is stored fused: ``linear_0`` holds q, k and v of self-attention, or only q of cross-attention,
+whose ``linear_1`` holds k and v; the last linear layer is the output projection.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from anytalk.errors import WeightsError
 
 FORMAT_VERSION = 6
 WHISPER_SPEC = "WhisperSpec"
-# Index is the dtype code of the file; numpy spells them little-endian.
+# The index is the file's dtype code.
 _DTYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"))
 _BROKEN_HINT = "is the file complete? copy it again; pieces must be named in order (package:A/x+B/y)"
 
 
 @dataclass(frozen=True)
 class CTranslate2File:
-    """What one ``model.bin`` holds."""
+    """The content of a ``model.bin``."""
 
-    spec: str  # kind of model, e.g. `"WhisperSpec"`
-    variables: Mapping[str, np.ndarray]  # name -> read-only array in the file's own dtype, aliases resolved
+    spec: str  # kind of model, such as `"WhisperSpec"`
+    variables: Mapping[str, np.ndarray]  # read-only arrays by name, in the file's own dtype, with aliases resolved
 
 
 class _Cursor:
-    """Reads forward through bytes; what isn't there is a WeightsError."""
+    """Reads bytes from front to back; raises WeightsError if they end too early."""
 
     def __init__(self, content: bytes, name: str) -> None:
         self.content = content
@@ -78,13 +78,13 @@ class _Cursor:
 
 
 def parse_ctranslate2(content: bytes, name: str) -> CTranslate2File:
-    """Parse a whole ``model.bin`` (WeightsError: truncated, another format, or another version of it)."""
+    """Parse a whole ``model.bin`` (WeightsError: it is truncated, or of another format or version)."""
     cursor = _Cursor(content, name)
     version = cursor.uint(4)
     if version != FORMAT_VERSION:
         raise cursor.broken(f"it begins with version {version}, {FORMAT_VERSION} was expected")
     spec = cursor.string()
-    cursor.uint(4)  # revision of the spec: the tensors say all we need
+    cursor.uint(4)  # the spec's revision; the tensors' names and shapes are enough
     variables = {}
     for _ in range(cursor.uint(4)):
         variable = cursor.string()
@@ -98,16 +98,16 @@ def parse_ctranslate2(content: bytes, name: str) -> CTranslate2File:
 
 
 def whisper_state_dict(file: CTranslate2File, name: str) -> dict[str, Tensor]:
-    """Return the state dict of openai-whisper's ``Whisper`` module.
+    """Convert a parsed model to the state dict of openai-whisper's ``Whisper`` module.
 
     Args:
-        file: A parsed model of spec ``WhisperSpec``.
+        file: A parsed model with the spec ``WhisperSpec``.
 
     Returns:
-        Encoder and decoder, float32, fresh memory.
+        Encoder and decoder in float32, in new memory.
 
     Raises:
-        WeightsError: another kind of model, or a tensor that is missing.
+        WeightsError: It is another kind of model, or a tensor is missing.
     """
     if file.spec != WHISPER_SPEC:
         raise WeightsError(f"'{name}' holds a {file.spec}, a {WHISPER_SPEC} was expected", "give a Whisper model")
@@ -120,7 +120,7 @@ def whisper_state_dict(file: CTranslate2File, name: str) -> dict[str, Tensor]:
 
 
 def _float32(variables: Mapping[str, np.ndarray], key: str) -> Tensor:
-    """Return a tensor, dequantised: int8 and int16 were multiplied by their scale (one per row, or one in all)."""
+    """Return a tensor in float32; int8 and int16 values are divided by their scale, one per row or one for all."""
     stored = variables[key]
     values = torch.from_numpy(stored.astype(np.float32))
     if np.issubdtype(stored.dtype, np.integer):
@@ -143,12 +143,12 @@ def _norm(variables: Mapping[str, np.ndarray], source: str, target: str) -> dict
 def _fused(
     variables: Mapping[str, np.ndarray], source: str, target: str, members: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Return rows of one linear layer, cut into equal layers of these names."""
+    """Split a fused linear layer into equal layers with these names."""
     tensors: dict[str, Tensor] = {}
     for leaf in ("weight", "bias"):
         rows = _float32(variables, f"{source}/{leaf}").chunk(len(members))
         tensors |= {f"{target}.{member}.{leaf}": part.clone() for member, part in zip(members, rows, strict=True)}
-    # Whisper's keys have no bias: the stored one is zeros.
+    # Whisper's key projection has no bias; the stored one is zero.
     tensors.pop(f"{target}.key.bias", None)
     return tensors
 

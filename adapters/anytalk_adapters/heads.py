@@ -1,7 +1,7 @@
-"""Parallel audio heads: hidden (B,T,W) to logits (B,K,T,C+specials), all K streams at once.
+"""Audio heads: they turn hidden states (B,T,W) into logits (B,K,T,C+specials) of all K streams at once.
 
-``parallel`` has a matrix of its own (arXiv 2408.16725, section 3.1); ``shared`` reads with the audio embedding rows, as
-the released Mini-Omni's one tied ``lm_head`` does.
+``parallel`` has a matrix of its own (arXiv 2408.16725, section 3.1). ``shared`` multiplies by the audio embeddings,
+like the tied ``lm_head`` of the released Mini-Omni.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import AudioTables, Heads
 
 INIT_STD = 0.02
-"""Standard deviation of fresh rows, as GPT-2 and Qwen2 initialise theirs."""
+"""Standard deviation of initial weights, as in GPT-2 and Qwen2."""
 
 
 def _grid_of(context: BuildContext) -> tuple[int, int]:
-    """(K, C+specials); ConfigError when the grid isn't known yet."""
+    """Return K and C+specials (ConfigError: the grid isn't known yet)."""
     if context.num_streams < 1 or context.stream_vocab_size < 1:
         raise ConfigError(
             f"audio heads need the grid before them, got num_streams={context.num_streams} and "
@@ -31,7 +31,7 @@ def _grid_of(context: BuildContext) -> tuple[int, int]:
 
 
 class ParallelHeads(Heads):
-    """One fused matrix; stream k owns its rows ``k * (C+specials)`` up to ``(k+1) * (C+specials)``."""
+    """One matrix for all streams; rows ``k * (C+specials)`` to ``(k+1) * (C+specials)`` belong to stream k."""
 
     licence = "MIT"
 
@@ -50,16 +50,16 @@ class ParallelHeads(Heads):
         return cls(context.need_audio_width(), num_streams, stream_vocab_size).to(context.device)
 
     def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
-        """(B,T,W) -> (B,K,T,C+specials); `tables` is not used."""
+        """Compute logits (B,K,T,C+specials) of (B,T,W); `tables` is not used."""
         logits: Tensor = self.linear(hidden.to(self.linear.weight.dtype))
         # (B,T,K*V) -> (B,T,K,V) -> (B,K,T,V)
         return logits.view(*hidden.shape[:2], self.num_streams, -1).transpose(1, 2)
 
 
 class SharedHeads(Heads):
-    """Reads with embedding rows: ``logits[k] = hidden @ rows[k].T``.
+    """Multiplies by embeddings: ``logits[k] = hidden @ rows[k].T``.
 
-    Tied, it has no parameters and learns through the audio embeddings; untied, it owns ``rows`` (K,C+specials,W).
+    Tied heads have no parameters and learn through the audio embeddings; untied ones have ``rows`` (K,C+specials,W).
     """
 
     licence = "MIT"
@@ -80,14 +80,14 @@ class SharedHeads(Heads):
         return cls(nn.Parameter(nn.init.normal_(rows, std=INIT_STD))).to(context.device)
 
     def forward(self, hidden: Tensor, tables: AudioTables) -> Tensor:
-        """(B,T,W) -> (B,K,T,C+specials), codes first."""
+        """Compute logits (B,K,T,C+specials) of (B,T,W), with codes before special tokens."""
         if self.rows is not None:
             return _read(hidden, self.rows)
-        # Two products and a join of logits: joining the tables would copy all of them at every step.
+        # Joining the logits copies less than joining the tables, which would be copied in every step.
         return torch.cat([_read(hidden, tables.codes), _read(hidden, tables.specials)], dim=-1)
 
 
 def _read(hidden: Tensor, rows: Tensor) -> Tensor:
-    """(B,T,W), (K,R,W) -> (B,K,T,R)."""
+    """Multiply (B,T,W) by rows (K,R,W) to (B,K,T,R)."""
     # b: batch, t: step, d: width, k: stream, r: row
     return torch.einsum("btd,krd->bktr", hidden.to(rows.dtype), rows)

@@ -1,4 +1,4 @@
-"""Any audio encoder of transformers as ears: HuBERT, WavLM, Wav2Vec2, Wav2Vec2-BERT, Whisper, Qwen2-Audio's ..."""
+"""The ``hf`` speech encoder: audio encoders of transformers, such as HuBERT, WavLM, Wav2Vec2, Whisper, Qwen2-Audio."""
 
 from __future__ import annotations
 
@@ -20,22 +20,20 @@ from anytalk.plugins.sources import resolve
 
 
 class HFEncoder(SpeechEncoder):
-    """The last hidden states of a transformers audio encoder, with the feature extractor that belongs to it.
+    """Returns the last hidden states of a transformers audio encoder, with its own feature extractor.
 
-    Rows are encoded one by one: families differ in how padding leaks into their convolutions and norms, so this is
-    the one way in which a row never depends on its neighbours. Frame rate and width are measured on two probes.
+    Rows are encoded one by one: model families differ in how padding affects their convolutions and norms, and only
+    this way a row never depends on its neighbours. Frame rate and width are measured on two probes.
 
-    Some families always encode one fixed window (Whisper and Qwen2-Audio: 30 s). There a frame counts if any of its
-    samples belongs to the clip; longer clips are refused. Elsewhere all frames count, and clips shorter than 0.1 s
-    are padded to that, since no frame may fit otherwise.
+    Some families always encode a fixed window (Whisper and Qwen2-Audio: 30 s). Their frames count if any of their
+    samples belongs to the clip, and longer clips are refused. In other families all frames count, and clips shorter
+    than 0.1 s are padded to that length, because otherwise no frame might fit.
 
     Args:
-        model: A transformers audio encoder that gives ``last_hidden_state`` (1,F,E).
+        model: A transformers audio encoder that returns ``last_hidden_state`` (1,F,E).
     """
 
     class Options(plugins.Options):
-        """Which model."""
-
         weight_sources = ("model",)
 
         model: str = Field(description="Hub id or folder of a transformers audio model with its feature extractor.")
@@ -46,6 +44,7 @@ class HFEncoder(SpeechEncoder):
         self.extractor = extractor
         training = model.training
         model.eval()
+        # The same number of frames for 1 s and 2 s means a fixed window.
         with torch.no_grad():
             one, two = (self._encode(torch.zeros(seconds * self.sample_rate_hz)) for seconds in (1, 2))
         model.train(training)
@@ -58,10 +57,10 @@ class HFEncoder(SpeechEncoder):
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Load model and feature extractor; of a model with a decoder only the ears are kept.
+        """Load the model and its feature extractor; of a model with a decoder only the encoder is kept.
 
         Raises:
-            WeightsError: not found, or not an audio model.
+            WeightsError: The model isn't found, or is no audio model.
         """
         source = resolve(options.model, context.folder)
         place = options.model if source.is_hub else str(source.path)
@@ -73,7 +72,7 @@ class HFEncoder(SpeechEncoder):
                 f"'{options.model}' can't be loaded as an audio model of transformers: {_line(error)}",
                 "give a hub id or a folder with config.json, preprocessor_config.json and weights",
             ) from None
-        # Random masking of features is for pre-training, and fails on clips shorter than its masks.
+        # Random masking of features is for pre-training, and raises for clips shorter than its masks.
         model.config.apply_spec_augment = False
         try:
             return cls(_ears(model), extractor).to(context.device).eval()
@@ -85,36 +84,36 @@ class HFEncoder(SpeechEncoder):
 
     @property
     def sample_rate_hz(self) -> int:
-        """Rate of the feature extractor; 16000 for all families known so far."""
+        """The feature extractor's rate; 16000 in all families known so far."""
         return int(self.extractor.sampling_rate)
 
     @property
     def frame_rate_hz(self) -> float:
-        """Features per second, measured."""
+        """Features per second, as measured."""
         return self._frame_rate_hz
 
     @property
     def width(self) -> int:
-        """E, measured."""
+        """E, as measured."""
         return self._width
 
     @property
     def max_duration_s(self) -> float | None:
-        """The window of a model that always encodes one; None for the others."""
+        """The window of a model that has a fixed one; None for the others."""
         return None if self._window_frames is None else self.extractor.n_samples / self.sample_rate_hz
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) float32, right-padded, (B,) samples -> (B,F,E) float32, zeros after each row's end, (B,).
+        """Encode (B,N) float32, right-padded, with (B,) lengths: (B,F,E) float32, zero in padding, and (B,) frames.
 
         Raises:
-            AudioError: a row without samples, or longer than the window of the model.
+            AudioError: A row has no samples, or is longer than the model's window.
         """
         rows = [self._counted(wave[row, :num_samples]) for row, num_samples in enumerate(lengths.tolist())]
         counted = torch.tensor([row.shape[0] for row in rows], device=wave.device)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), counted
 
     def _counted(self, clip: Tensor) -> Tensor:
-        """(n,) -> the frames that count (F,E)."""
+        """Encode a clip (n,) and return the frames (F,E) that count."""
         num_samples = clip.shape[0]
         if num_samples == 0:
             raise AudioError("a clip without samples can't be encoded", "record it again")
@@ -131,7 +130,7 @@ class HFEncoder(SpeechEncoder):
         return self._encode(clip)[: -(-num_samples * self._window_frames // window)]
 
     def _encode(self, clip: Tensor) -> Tensor:
-        """(n,) -> all frames (F,E) float32."""
+        """Encode a clip (n,) and return all frames (F,E), float32."""
         samples = clip.detach().cpu().numpy().astype(np.float32)
         inputs = self.extractor(samples, sampling_rate=self.sample_rate_hz, return_tensors="pt")
         parameter = next(self.model.parameters())
@@ -144,7 +143,7 @@ class HFEncoder(SpeechEncoder):
 
 
 def _ears(model: Any) -> Any:
-    """Return the audio encoder inside: a speech recogniser's encoder, an audio language model's tower, or the model."""
+    """Return the audio encoder inside a model: a recogniser's encoder, an audio language model's, or the model."""
     if model.config.is_encoder_decoder:
         return model.get_encoder()
     return getattr(model, "audio_tower", model)

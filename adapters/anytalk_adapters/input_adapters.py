@@ -1,7 +1,7 @@
-"""Input adapters: encoder features (B,F,E) to columns in the backbone's embedding space (B,F',D).
+"""Input adapters: they turn encoder features (B,F,E) into columns (B,F',D) in the backbone's embedding space.
 
-The paper's ASR adapter is a two-layer MLP (arXiv 2408.16725, section 3.1); the released Mini-Omni has a gated
-one (``swiglu``) and, as ``asr_adapter: mlp``, a single linear layer (``mlp`` with ``num_layers=1``).
+The paper's ASR adapter is a two-layer MLP (arXiv 2408.16725, section 3.1). The released Mini-Omni has a gated one
+(``swiglu``) and, as ``asr_adapter: mlp``, a single linear layer (``mlp`` with ``num_layers=1``).
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, HeardBatch, InputAdapter
 
 MLP_WIDTH_RATIO = 4
-"""Hidden width of ``mlp`` and ``stack`` in backbone widths, the customary ratio of a transformer's MLP."""
+"""Hidden width of ``mlp`` and ``stack`` in backbone widths: the usual ratio in transformer MLPs."""
 
 SWIGLU_WIDTH_RATIO = 5.4
 SWIGLU_WIDTH_MULTIPLE = 128
 """The released Mini-Omni has 4864 hidden units at width 896: 5.4 widths, rounded up to a multiple of 128."""
 
 SAMPLED_EMBEDDINGS = 1000
-"""Text embeddings measured for the size of speech embeddings; the vocabulary's first rows are its common bytes."""
+"""How many text embeddings are measured to scale speech embeddings; the first are those of common bytes."""
 
 
 def zero_padding(features: Tensor, lengths: Tensor) -> Tensor:
-    """(B,F,E), (B,) -> the same with every frame beyond a row's length set to zero, NaN included."""
+    """Set frames of (B,F,E) beyond each row's length to zero, NaN included."""
     padded = torch.arange(features.shape[1], device=features.device)[None] >= lengths.to(features.device)[:, None]
     return features.masked_fill(padded[:, :, None], 0.0)
 
 
 def padded_columns(rows: Sequence[Tensor], most: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad rows (n,D) to `most` columns; returns (B,most,D), and (B,) how many each has, beside `lengths`."""
+    """Pad rows (n,D) to (B,most,D) and return them with the (B,) number of columns, in the dtype of `lengths`."""
     columns = torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows])
     return columns, torch.tensor([len(row) for row in rows], device=lengths.device, dtype=lengths.dtype)
 
@@ -46,9 +46,9 @@ def padded_columns(rows: Sequence[Tensor], most: int, lengths: Tensor) -> tuple[
 def typed(
     lines: Sequence[tuple[int, ...]], backbone: Backbone, adapter: InputAdapter, features: Tensor, lengths: Tensor
 ) -> HeardBatch:
-    """Return the text embeddings of lines of tokens, in the dtype of (B,F,E) features.
+    """Return the text embeddings of token sequences, in the dtype of (B,F,E) features.
 
-    A line that is longer than the columns that `adapter` allows for its (B,) frames is cut off.
+    A sequence is cut off at the number of columns that `adapter` allows for its (B,) frames.
     """
     counts = [adapter.output_length(length) for length in lengths.tolist()]
     lines = [line[:count] for line, count in zip(lines, counts, strict=True)]
@@ -58,20 +58,20 @@ def typed(
 
 
 def stack_frames(features: Tensor, factor: int) -> Tensor:
-    """(B,F,E) -> (B,ceil(F/factor),factor*E); the last group is filled up with zeros."""
+    """Join `factor` frames of (B,F,E) to one, (B,ceil(F/factor),factor*E); the last group is padded with zeros."""
     batch, frames, width = features.shape
     filled = F.pad(features, (0, 0, 0, -frames % factor))
     return filled.reshape(batch, -1, factor * width)
 
 
 def swiglu_width(width: int) -> int:
-    """Hidden width of ``swiglu`` for a backbone of that width: 896 -> 4864, as released."""
+    """Return the hidden width of ``swiglu`` for a backbone of this width: 4864 for 896, as released."""
     return math.ceil(width * SWIGLU_WIDTH_RATIO / SWIGLU_WIDTH_MULTIPLE) * SWIGLU_WIDTH_MULTIPLE
 
 
 @torch.no_grad()
 def text_embedding_rms(backbone: Backbone) -> float:
-    """Return mean over tokens of the root mean square of a text embedding of `backbone`."""
+    """Return the root mean square of a text embedding of `backbone`, averaged over tokens."""
     device = next(backbone.parameters()).device
     ids = torch.arange(min(backbone.text_vocab_size, SAMPLED_EMBEDDINGS), device=device)[None]
     # (1,n,D) -> (n,)
@@ -79,11 +79,11 @@ def text_embedding_rms(backbone: Backbone) -> float:
 
 
 class OutputNorm(nn.Module):
-    """Brings each column to the size of the backbone's text embeddings: RMS norm, then a learned gain (D,).
+    """Scales each column to the size of the backbone's text embeddings: RMS norm, then a learned gain (D,).
 
     Args:
         width: D.
-        scale: First value of every gain: the RMS that outputs start with.
+        scale: Initial gain, and so the RMS of the first outputs.
     """
 
     def __init__(self, width: int, scale: float) -> None:
@@ -91,7 +91,7 @@ class OutputNorm(nn.Module):
         self.gain = nn.Parameter(torch.full((width,), scale))
 
     def forward(self, columns: Tensor) -> Tensor:
-        """(B,F',D) -> (B,F',D)."""
+        """Normalise columns (B,F',D)."""
         return F.rms_norm(columns, columns.shape[-1:], eps=1e-6) * self.gain
 
 
@@ -104,7 +104,7 @@ def _linears(widths: list[int]) -> nn.ModuleList:
 
 
 def _run(layers: nn.ModuleList, x: Tensor) -> Tensor:
-    """Linear, or Linear-GELU-Linear, in the dtype of the layers."""
+    """Apply one linear layer, or two with a GELU between them, in the dtype of their weights."""
     x = x.to(next(layers.parameters()).dtype)
     for i, layer in enumerate(layers):
         x = layer(F.gelu(x) if i else x)
@@ -112,7 +112,7 @@ def _run(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 class MlpAdapter(InputAdapter):
-    """One or two linear layers per frame (paper 3.1: two)."""
+    """Applies one or two linear layers to each frame (paper 3.1: two)."""
 
     licence = "MIT"
 
@@ -134,17 +134,17 @@ class MlpAdapter(InputAdapter):
         return cls(widths, _output_norm(options.output_norm, backbone)).to(context.device)
 
     def output_length(self, num_frames: int) -> int:
-        """Return one column per frame."""
+        """Return `num_frames`: each frame becomes a column."""
         return num_frames
 
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) -> (B,F,D), the same (B,)."""
+        """Turn features (B,F,E) with (B,) lengths into columns (B,F,D) with the same lengths."""
         x = zero_padding(features, lengths)
         return HeardBatch(self.norm(_run(self.layers, x)), lengths)
 
 
 class SwigluAdapter(InputAdapter):
-    """Gated MLP of the released Mini-Omni: ``proj(silu(fc_1 x) * fc_2 x)``, no bias."""
+    """Applies the gated MLP of the released Mini-Omni to each frame: ``proj(silu(fc_1 x) * fc_2 x)``, no bias."""
 
     licence = "MIT"
 
@@ -171,17 +171,17 @@ class SwigluAdapter(InputAdapter):
         return cls(encoder_width, hidden, backbone.width, norm).to(context.device)
 
     def output_length(self, num_frames: int) -> int:
-        """Return one column per frame."""
+        """Return `num_frames`: each frame becomes a column."""
         return num_frames
 
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) -> (B,F,D), the same (B,)."""
+        """Turn features (B,F,E) with (B,) lengths into columns (B,F,D) with the same lengths."""
         x = zero_padding(features, lengths).to(self.fc_1.weight.dtype)
         return HeardBatch(self.norm(self.proj(F.silu(self.fc_1(x)) * self.fc_2(x))), lengths)
 
 
 class StackAdapter(InputAdapter):
-    """Stacks neighbouring frames, then a two-layer MLP: the prompt gets `factor` times shorter."""
+    """Joins neighbouring frames and applies a two-layer MLP, which makes prompts `factor` times shorter."""
 
     licence = "MIT"
 
@@ -206,12 +206,12 @@ class StackAdapter(InputAdapter):
         return cls(options.factor, widths, _output_norm(options.output_norm, backbone)).to(context.device)
 
     def output_length(self, num_frames: int) -> int:
-        """``ceil(num_frames / factor)``."""
+        """Return ``ceil(num_frames / factor)``."""
         return -(-num_frames // self.factor)
 
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
-        """(B,F,E), (B,) -> (B,ceil(F/factor),D), (B,) columns."""
-        # Frames beyond a row's length would otherwise leak into its last column.
+        """Turn features (B,F,E) with (B,) lengths into columns (B,ceil(F/factor),D) with their (B,) number."""
+        # Padding would otherwise be mixed into a row's last column.
         x = stack_frames(zero_padding(features, lengths), self.factor)
         columns = torch.div(lengths + self.factor - 1, self.factor, rounding_mode="floor")
         return HeardBatch(self.norm(_run(self.layers, x)), columns)

@@ -1,7 +1,7 @@
-"""Output adapters: backbone states to what the audio heads read, (B,T,D) to (B,T,D).
+"""Output adapters: they turn backbone states (B,T,D) into the input (B,T,D) of the audio heads.
 
-``blocks`` is the paper's TTS adapter (arXiv 2408.16725, section 3.1: six more transformer blocks that start
-before the backbone's final norm); ``none`` is what the released Mini-Omni has.
+``blocks`` is the paper's TTS adapter (arXiv 2408.16725, section 3.1): six more transformer blocks, which start before
+the backbone's final norm. ``none`` is what the released Mini-Omni has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from anytalk.plugins.contracts import BackboneAdapter, BackboneStates, Cache
 
 
 class BlocksAdapter(BackboneAdapter):
-    """A causal stack of the backbone's own kind of block, with its own final norm."""
+    """Runs more causal blocks of the backbone's own kind, with a final norm of their own."""
 
     licence = "MIT"
 
@@ -39,12 +39,12 @@ class BlocksAdapter(BackboneAdapter):
 
     @property
     def width(self) -> int:
-        """D."""
+        """The backbone's width D."""
         return self._width
 
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
-        """States before the final norm (B,T,D) -> (B,T,D)."""
-        # The backbone may run in a smaller dtype than the blocks, which are trained.
+        """Run the blocks on the states before the final norm, (B,T,D), and return (B,T,D)."""
+        # The blocks are trained, so their dtype may be larger than the backbone's.
         dtype = next(self.blocks.parameters()).dtype
         return cast("Tensor", self.blocks(states.pre_norm.to(dtype), cache))
 
@@ -54,7 +54,7 @@ class BlocksAdapter(BackboneAdapter):
 
 
 class NoAdapter(BackboneAdapter):
-    """Nothing in between: the audio heads read what the text head reads."""
+    """Passes the backbone's states on: the audio heads read what the text head reads."""
 
     licence = "MIT"
 
@@ -71,13 +71,13 @@ class NoAdapter(BackboneAdapter):
 
     @property
     def width(self) -> int:
-        """D."""
+        """The backbone's width D."""
         return self._width
 
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
-        """Return states after the final norm (B,T,D), as they are."""
+        """Return the states after the final norm, (B,T,D), unchanged."""
         return states.normed
 
     def new_cache(self, batch_size: int, max_steps: int) -> None:
-        """None: it remembers nothing."""
+        """Return None: the adapter has no state."""
         return

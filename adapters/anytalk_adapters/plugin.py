@@ -1,11 +1,11 @@
-"""The first-party parts around the backbone, offered through the same door as anybody's. No torch."""
+"""Registers the first-party parts around the backbone, by the hooks that every plugin uses. It doesn't import torch."""
 
 from anytalk.plugins import Component, hookimpl
 
 
 @hookimpl
 def register_speech_encoders() -> list[Component]:
-    """Ears."""
+    """Register the speech encoders."""
     return [
         Component(
             "whisper",
@@ -28,7 +28,7 @@ def register_speech_encoders() -> list[Component]:
 
 @hookimpl
 def register_input_adapters() -> list[Component]:
-    """Maps encoder features to backbone embeddings."""
+    """Register the input adapters."""
     return [
         Component("mlp", "anytalk_adapters.input_adapters:MlpAdapter", "two-layer MLP (the paper)"),
         Component("swiglu", "anytalk_adapters.input_adapters:SwigluAdapter", "gated MLP (released Mini-Omni)"),
@@ -42,7 +42,7 @@ def register_input_adapters() -> list[Component]:
 
 @hookimpl
 def register_ears() -> list[Component]:
-    """Ears that write."""
+    """Register the transcribing ears."""
     return [
         Component(
             "transcript",
@@ -61,7 +61,7 @@ def register_ears() -> list[Component]:
 
 @hookimpl
 def register_hearings() -> list[Component]:
-    """What chooses between lines that may have been heard."""
+    """Register the hearings, which choose between what may have been said."""
     return [
         Component(
             "beam",
@@ -75,7 +75,7 @@ def register_hearings() -> list[Component]:
 
 @hookimpl
 def register_output_adapters() -> list[Component]:
-    """Backbone states to what the audio heads read."""
+    """Register the output adapters."""
     return [
         Component("blocks", "anytalk_adapters.output_adapters:BlocksAdapter", "blocks like the backbone's (the paper)"),
         Component("none", "anytalk_adapters.output_adapters:NoAdapter", "no adapter (released Mini-Omni)"),
@@ -85,7 +85,7 @@ def register_output_adapters() -> list[Component]:
 
 @hookimpl
 def register_heads() -> list[Component]:
-    """Parallel audio heads."""
+    """Register the audio heads."""
     return [
         Component("parallel", "anytalk_adapters.heads:ParallelHeads", "one fused matrix, K slices (the paper)"),
         Component("shared", "anytalk_adapters.heads:SharedHeads", "the audio embedding rows (released Mini-Omni)"),
@@ -94,7 +94,7 @@ def register_heads() -> list[Component]:
 
 @hookimpl
 def register_codecs() -> list[Component]:
-    """Mouths."""
+    """Register the codecs."""
     return [
         Component(
             "snac",
@@ -110,7 +110,7 @@ def register_codecs() -> list[Component]:
 
 @hookimpl
 def register_synthesizers() -> list[Component]:
-    """Engines that make training speech."""
+    """Register the synthesizers, which make training speech."""
     return [
         Component(
             "piper",
@@ -135,7 +135,7 @@ def register_synthesizers() -> list[Component]:
 
 @hookimpl
 def register_transcribers() -> list[Component]:
-    """Judges."""
+    """Register the transcribers, which judge spoken answers."""
     return [
         Component(
             "whisper",
@@ -148,7 +148,7 @@ def register_transcribers() -> list[Component]:
 
 @hookimpl
 def register_recipes() -> list[Component]:
-    """Stages as data."""
+    """Register the recipes, which are data."""
     return [
         Component("paper", "anytalk_adapters.recipes:PAPER", "the paper's three stages and final annealing"),
         Component("paper-authors", "anytalk_adapters.recipes:PAPER_AUTHORS", "the same, as its authors corrected it"),
@@ -160,7 +160,7 @@ def register_recipes() -> list[Component]:
 
 @hookimpl
 def register_data_sources() -> list[Component]:
-    """Readers of training rows."""
+    """Register the data sources."""
     return [
         Component("jsonl", "anytalk_adapters.source_manifests:JsonlSource", "a manifest: one JSON object per line"),
         Component("csv", "anytalk_adapters.source_manifests:CsvSource", "a manifest: the same fields as columns"),
@@ -182,7 +182,7 @@ def register_data_sources() -> list[Component]:
 
 @hookimpl
 def register_augmentations() -> list[Component]:
-    """Ways to change how a spoken question sounds."""
+    """Register the augmentations of spoken questions."""
     return [
         Component("noise", "anytalk_adapters.augmentations:NoiseAugmentation", "white or pink noise at a drawn SNR"),
         Component("gain", "anytalk_adapters.augmentations:GainAugmentation", "louder or softer, never clipped"),

@@ -1,4 +1,4 @@
-"""SNAC, the reference codec: three codebooks at 1:2:4 flattened to seven streams, on the `snac` package."""
+"""The codec ``snac``, the reference: three codebooks at rates 1:2:4 as seven streams, by the package ``snac``."""
 
 from __future__ import annotations
 
@@ -41,28 +41,26 @@ SNAC_24KHZ: dict[str, Any] = {
     "noise": True,
     "depthwise": True,
 }
-"""config.json of hubertsiuzdak/snac_24khz."""
+"""The content of config.json of hubertsiuzdak/snac_24khz."""
 _TOY = SNAC_24KHZ | {"encoder_dim": 4, "decoder_dim": 64, "codebook_size": 64}
 
 
 class SnacCodec(Codec):
-    """SNAC (Siuzdak 2024; hubertsiuzdak/snac) without local attention, e.g. the 24 kHz speech model.
+    """Wraps SNAC (Siuzdak 2024; hubertsiuzdak/snac) without local attention, such as the 24 kHz speech model.
 
-    At 24 kHz: 7 streams of 4096 codes, 2048 samples (85.3 ms) per frame. Rows are in the order of
-    :mod:`anytalk_adapters.snac_order`. Streaming holds back 2.3 frames (198 ms), which is exact
+    At 24 kHz it has 7 streams of 4096 codes and 2048 samples (85.3 ms) per frame, in the order of
+    :mod:`anytalk_adapters.snac_order`. Streaming is exact and holds back 2.3 frames, 198 ms
     (:mod:`anytalk_adapters.snac_stream`).
 
     Args:
         model: A ``snac.SNAC``; it is frozen.
-        noise_seed: Seed of the decoder's noise, None for none.
-        stream_context_frames: Most frames on each side that :meth:`new_stream` uses; None for all.
+        noise_seed: Seed of the decoder's noise; None adds none.
+        stream_context_frames: The most frames that :meth:`new_stream` uses on each side; None for all.
     """
 
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Which SNAC, and how its noise and its stream behave."""
-
         weight_sources = ("model",)
 
         model: str = pydantic.Field(
@@ -102,11 +100,11 @@ class SnacCodec(Codec):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> SnacCodec:
-        """Load from a folder or the hub.
+        """Load the model from a folder or the hub.
 
         Raises:
-            WeightsError: files that are missing, damaged or not SNAC's.
-            ConfigError: a SNAC model with local attention.
+            WeightsError: Files are missing, damaged or not SNAC's.
+            ConfigError: The model has local attention.
         """
         shapes = random_shapes(options.model, {"24khz": SNAC_24KHZ, "toy": _TOY})
         if shapes is None:
@@ -120,32 +118,32 @@ class SnacCodec(Codec):
 
     @property
     def token_format(self) -> str:
-        """``"snac/24000/7x4096"`` for the 24 kHz model.
+        """The format's name, ``"snac/24000/7x4096"`` for the 24 kHz model.
 
-        A name without a digest, because data sets of SNAC codes carry none: whatever has this shape is taken for the
-        published model's. The codec of a talker and the codes of `prepare` are told apart by :attr:`fingerprint`.
+        It has no digest, because data sets of SNAC codes carry none: a model of this shape is assumed to be the
+        published one. A talker's codec and the codes of `prepare` are identified by :attr:`fingerprint`.
         """
         return snac_token_format(self.sample_rate_hz, self.num_streams, self.codebook_size)
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> Tensor:
-        """(B,N) float32 -> (B,K,T) int64 (AudioError: a wave of another shape)."""
+        """Encode a wave (B,N) float32 into codes (B,K,T) int64 (AudioError: the wave has another shape)."""
         padded = pad_to_frames(wave, self.samples_per_frame)
         if padded.numel() == 0:
             return torch.zeros((len(wave), self.num_streams, 0), dtype=torch.int64, device=wave.device)
         return snac_order.flatten(self.model.encode(padded[:, None]), self.vq_strides)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(B,K,T) int64 -> (B, T * samples_per_frame) float32.
+        """Decode codes (B,K,T) int64 into a wave (B, T * samples_per_frame) float32.
 
         Raises:
-            AudioError: codes of another shape or outside the codebook.
+            AudioError: The codes have another shape or lie outside the codebook.
         """
         return self.decode_window(codes, 0)
 
     @torch.no_grad()
     def decode_window(self, codes: Tensor, first_frame: int) -> Tensor:
-        """As :meth:`decode`, of frames that begin at `first_frame` of an answer (it sets the noise)."""
+        """Decode frames that begin at `first_frame` of an answer, which decides their noise; see :meth:`decode`."""
         check_codes(codes, self.num_streams, self.codebook_size)
         num_frames = codes.shape[-1]
         if codes.numel() == 0:
@@ -154,13 +152,14 @@ class SnacCodec(Codec):
         return decode_latents(self.model.decoder, latents, num_frames, first_frame, self.noise_seed)[:, 0]
 
     def new_stream(self) -> CodecStream:
-        """A :class:`SnacStream`, or one over windows of codes where `stream_context_frames` asks for less than all."""
+        """Return an exact stream, or one over windows of codes if `stream_context_frames` limits the context."""
         if self.stream_context_frames == self.context_frames:
             return SnacStream(self._folded())
         return WindowedStream(self.decode_window, self.num_streams, self.samples_per_frame, self.stream_context_frames)
 
     def _folded(self) -> SnacWeights:
-        """Return the weights that streams run on, laid out anew when those of the model have changed or moved."""
+        """Return the streams' weights, folded again if the model's have changed or moved."""
+        # Each tensor counts its in-place changes in `_version`, which optimizers and `load_state_dict` raise.
         tensors = list(self.model.parameters())
         state = (tensors[0].device, tensors[0].dtype, self.noise_seed, sum(t._version for t in tensors))
         if self._stream_weights is None or self._stream_weights[0] != state:
@@ -169,10 +168,10 @@ class SnacCodec(Codec):
 
 
 def load_snac(source: ModelSource) -> SNAC:
-    """Return a SNAC model from a folder or the hub, on the CPU in float32.
+    """Load a SNAC model from a folder or the hub, on the CPU in float32.
 
     Raises:
-        WeightsError: files that are missing, damaged or not SNAC's.
+        WeightsError: Files are missing, damaged or not SNAC's.
     """
     if source.is_hub:
         config_path, weights_path = (_from_hub(source.spec, name) for name in (CONFIG_FILE, WEIGHT_FILES[-1]))

@@ -1,4 +1,4 @@
-"""SNAC codes as text: the name of their format, and the strings of VoiceAssistant-400K. No model is loaded."""
+"""Names the format of SNAC codes and parses the strings of VoiceAssistant-400K, without a model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ CODEBOOK_SIZE = 4096
 
 
 def snac_token_format(sample_rate_hz: int, num_streams: int, codebook_size: int) -> str:
-    """``Codec.token_format`` of a SNAC model, whatever the class that wraps it."""
+    """Return ``Codec.token_format`` of a SNAC model, which is the same for every class that wraps the model."""
     return f"snac/{sample_rate_hz}/{num_streams}x{codebook_size}"
 
 
 SNAC_24KHZ = snac_token_format(24_000, CODES_PER_FRAME, CODEBOOK_SIZE)
-"""hubertsiuzdak/snac_24khz, the codec of Mini-Omni."""
+"""The format of hubertsiuzdak/snac_24khz, Mini-Omni's codec."""
 
 
 def parse_snac(text: str, where: str) -> np.ndarray:
-    """``"# t0 .. t6 # t0 .. t6"`` -> (7,F) int64, streams in the order of :mod:`anytalk_adapters.snac_order`.
+    """Parse ``"# t0 .. t6 # t0 .. t6"`` into (7,F) int64, in the order of :mod:`anytalk_adapters.snac_order`.
 
-    The format of VoiceAssistant-400K (column ``answer_snac``; explained in SLAM-LLM issue 217): a ``#`` opens each
-    frame of seven codes, which are not shifted.
+    This is the format of VoiceAssistant-400K (column ``answer_snac``; explained in SLAM-LLM issue 217): each frame
+    begins with ``#`` and has seven codes, which are not shifted.
 
     Raises:
-        DataError: text of another form; it names the frame.
+        DataError: The text has another form; the message names the frame.
     """
     hint = "expected '# t0 t1 t2 t3 t4 t5 t6 # ...' with codes of 0 to 4095"
     head, *frames = text.split("#")

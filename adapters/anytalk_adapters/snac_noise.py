@@ -1,8 +1,8 @@
-"""SNAC's decoder with noise that can be repeated: a function of the absolute position, not of the draw.
+"""Runs SNAC's decoder with repeatable noise, which depends on the absolute position and not on random draws.
 
-The released decoder adds fresh Gaussian noise after each upsampling (``snac.layers.NoiseBlock``), so two decodes
-differ and overlapping chunks never match. Here the noise of a sample is computed from its absolute position, the
-layer and a seed alone: any window of an answer gets the same noise as the whole answer.
+The released decoder adds new Gaussian noise after each upsampling (``snac.layers.NoiseBlock``), so two decodes differ
+and overlapping chunks never match. Here a sample's noise is computed from its absolute position, the layer and a seed,
+so any window of an answer gets the noise that the whole answer gets.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from anytalk_adapters.snac_package import Decoder, DecoderBlock, NoiseBlock
 _WORD = 0xFFFFFFFF
 
 KEYS_PER_SEED = 1009
-"""Each seed has this many noises, one per layer."""
+"""How many noise keys each seed has; a decoder needs one per noise layer."""
 
 
 def _mix(words: Tensor) -> Tensor:
-    """Scramble 32-bit words held in int64: MurmurHash3's finaliser (public domain, Austin Appleby)."""
+    """Scramble 32-bit words held in int64 with MurmurHash3's finaliser (public domain, Austin Appleby)."""
     words = words & _WORD
     words = ((words ^ (words >> 16)) * 0x85EBCA6B) & _WORD
     words = ((words ^ (words >> 13)) * 0xC2B2AE35) & _WORD
@@ -29,18 +29,18 @@ def _mix(words: Tensor) -> Tensor:
 
 
 def position_noise(first: int, count: int, key: int, device: torch.device | str = "cpu") -> Tensor:
-    """(count,) float32 standard normal noise of the positions first, first + 1, ...
+    """Return standard normal noise, (count,) float32, for the positions first, first + 1, ...
 
-    The same in every window, and on every device to rounding (Box-Muller over hashed positions).
+    A position's noise is the same in every window, and on every device up to rounding (Box-Muller on hashed positions).
 
     Args:
         first: Absolute position of the first value.
-        key: Another key is another noise.
+        key: Selects one of many independent noises.
     """
     position = torch.arange(first, first + count, device=device)
     stem = _mix(position ^ _mix(torch.tensor(key, device=device)))
     radius_word, angle_word = _mix(stem + 1), _mix(stem + 0x9E3779B9)
-    # 24 bits are what float32 holds exactly; + 0.5 keeps the logarithm finite.
+    # float32 holds 24 bits exactly; + 0.5 keeps the logarithm finite.
     radius_uniform, angle_uniform = (((word >> 8).float() + 0.5) / 2**24 for word in (radius_word, angle_word))
     return (-2.0 * radius_uniform.log()).sqrt() * (2 * math.pi * angle_uniform).cos()
 
@@ -53,9 +53,9 @@ def decode_latents(
     Args:
         decoder: A ``snac.layers.Decoder`` without attention.
         latents: (B, latent width, T latents).
-        num_frames: Codec frames that the latents span; at least 1.
-        first_frame: Absolute index of the first of them.
-        seed: Of the noise; None adds none.
+        num_frames: How many codec frames the latents span; at least 1.
+        first_frame: Absolute index of the first of these frames.
+        seed: Seed of the noise; None adds none.
 
     Returns:
         (B,1,N) float32.
@@ -77,11 +77,11 @@ def decode_latents(
 
 
 def decoder_context_frames(decoder_rates: list[int], latents_per_frame: int) -> tuple[int, int]:
-    """(past, future) frames that a sample depends on beside its own frame, traced back through the decoder's layers.
+    """Return how many past and future frames a sample depends on, besides its own, by the decoder's layers.
 
-    (3, 3) for the 24 kHz model: rates [8, 8, 4, 2], 4 latents per frame.
+    The result for the 24 kHz model, with rates [8, 8, 4, 2] and 4 latents per frame, is (3, 3).
     """
-    low, high = 0, latents_per_frame * math.prod(decoder_rates) - 1  # samples of frame 0
+    low, high = 0, latents_per_frame * math.prod(decoder_rates) - 1  # samples of frame 0, traced back to its inputs
     low, high = low - 3, high + 3  # last convolution, kernel 7
     for stride in reversed(decoder_rates):
         reach = sum(3 * dilation for dilation in (1, 3, 9))  # residual units, kernel 7

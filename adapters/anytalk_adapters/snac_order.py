@@ -1,12 +1,13 @@
-"""SNAC's ragged codes as rectangular streams and back: a tree read depth first. Arithmetic only, no model.
+"""Arranges SNAC's codebooks of different rates as streams of one rate, and back, without a model.
 
-One frame is a tree: codebook 0 gives one code, each finer codebook divides the time of its parent evenly.
-With ``vq_strides`` [4, 2, 1] codebooks give 1, 2 and 4 codes per frame, and depth first their order is::
+The codes of a frame are a tree: codebook 0 gives one code, and each finer codebook divides the time of a code before it
+evenly. With ``vq_strides`` [4, 2, 1] the codebooks give 1, 2 and 4 codes per frame, and the tree, read depth first,
+is::
 
     row   0       1        2        3          4          5          6
     code  cb0[k]  cb1[2k]  cb2[4k]  cb2[4k+1]  cb1[2k+1]  cb2[4k+2]  cb2[4k+3]
 
-This is the order of rows A_0 .. A_6 of Mini-Omni (paper section 3.2; its ``utils/snac_utils.py``).
+This is the order of Mini-Omni's rows A_0 .. A_6 (paper section 3.2; its ``utils/snac_utils.py``).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor
 
 
 def codes_per_frame(vq_strides: Sequence[int]) -> list[int]:
-    """How many codes each codebook gives per frame: [4, 2, 1] -> [1, 2, 4].
+    """Return how many codes each codebook gives per frame: [1, 2, 4] for [4, 2, 1].
 
     Raises:
-        ValueError: strides that don't divide one another, coarse to fine.
+        ValueError: The strides, from coarse to fine, don't divide one another.
     """
     if not vq_strides or any(fine < 1 or coarse % fine for coarse, fine in pairwise(vq_strides)):
         raise ValueError(f"vq_strides must each be a multiple of the next, got {list(vq_strides)}")
@@ -30,7 +31,7 @@ def codes_per_frame(vq_strides: Sequence[int]) -> list[int]:
 
 
 def depth_first_order(vq_strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(codebook, position inside the frame) of each row."""
+    """Return the codebook of each row and the position of its code in the frame."""
     counts = codes_per_frame(vq_strides)
 
     def visit(codebook: int, position: int) -> list[tuple[int, int]]:
@@ -45,10 +46,10 @@ def depth_first_order(vq_strides: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def flatten(codes: Sequence[Tensor], vq_strides: Sequence[int]) -> Tensor:
-    """One (B, T * m) tensor per codebook, m its codes per frame -> (B,K,T).
+    """Arrange one tensor (B, T * m) per codebook, m being its codes per frame, as (B,K,T).
 
     Raises:
-        ValueError: tensors whose lengths don't belong to one number of frames.
+        ValueError: The tensors' lengths belong to different numbers of frames.
     """
     counts = codes_per_frame(vq_strides)
     num_frames = codes[0].shape[-1]
@@ -61,10 +62,10 @@ def flatten(codes: Sequence[Tensor], vq_strides: Sequence[int]) -> Tensor:
 
 
 def unflatten(codes: Tensor, vq_strides: Sequence[int]) -> list[Tensor]:
-    """(B,K,T) -> one (B, T * m) tensor per codebook: the inverse of :func:`flatten`.
+    """Split (B,K,T) into one tensor (B, T * m) per codebook, the inverse of :func:`flatten`.
 
     Raises:
-        ValueError: K is not the number of codes that these strides give per frame.
+        ValueError: K is not the number of codes per frame of these strides.
     """
     counts = codes_per_frame(vq_strides)
     if codes.shape[1] != sum(counts):

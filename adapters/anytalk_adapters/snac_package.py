@@ -1,11 +1,11 @@
-"""What is used of the package ``snac``, imported in one place because its import warns."""
+"""Imports what is used of the package ``snac`` in one place, because that import warns."""
 
 from __future__ import annotations
 
 import warnings
 
 with warnings.catch_warnings():
-    # snac scripts one function when imported; newer torch calls that deprecated.
+    # On import, snac compiles a function with TorchScript, which newer versions of torch deprecate.
     warnings.simplefilter("ignore", DeprecationWarning)
     from snac import SNAC
     from snac.layers import Decoder, DecoderBlock, NoiseBlock

@@ -1,11 +1,13 @@
-"""SNAC's decoder piece by piece, exactly: every layer keeps the few inputs that its next output still needs.
+"""Decodes SNAC codes piece by piece, exactly: each layer keeps the inputs that its next outputs need.
 
-A window of codes that is decoded again with each new frame (``plugins.codec_stream``) does most of its work several
-times: 3 frames of past and 3 of future around each new one. Here each layer computes each output once, so the cost of a
-frame doesn't depend on how few come at a time, and only as much is held back as the layers look ahead (2.3 frames).
+Decoding a window of codes again for each new frame (``plugins.codec_stream``) does most of its work several times,
+because the window has 3 frames of past and 3 of future around the new one. Here each layer computes each output once.
+The time per frame doesn't depend on how many frames come at once, and only as much is held back as the layers look
+ahead (2.3 frames).
 
-The arithmetic is laid out for a CPU: time by channels, weight norm folded into the weights, codebooks projected once,
-upsampling as one matrix product whose halves overlap. ``tests/test_snac_stream.py`` compares it with the plain decoder.
+The arithmetic is arranged for a CPU: tensors are time by channels, weight norm is folded into the weights, codebooks
+are projected once, and upsampling is one matrix product whose halves overlap. ``tests/test_snac_stream.py`` compares
+the result with the plain decoder.
 
 Letters: T positions in time, C channels, s upsampling stride.
 """
@@ -27,17 +29,17 @@ from anytalk_adapters import snac_order
 from anytalk_adapters.snac_noise import KEYS_PER_SEED, position_noise
 
 _NOISE_AHEAD = 32
-"""Noise is computed for this many pieces like the present one."""
+"""How many pieces of the present size noise is computed for in advance."""
 Step = Callable[[Tensor, bool], Tensor]
-"""(T,C) and whether nothing follows -> (T',C') what is final now."""
+"""Takes (T,C) and whether nothing follows; returns the outputs (T',C') that are final."""
 
 
 class SnacWeights:
-    """What streams share: the weights of a SNAC decoder, folded and laid out.
+    """The weights of a SNAC decoder, folded and rearranged; all streams share them.
 
     Args:
-        model: ``snac.SNAC`` without attention; copied, not changed.
-        noise_seed: Of its noise, None for none.
+        model: A ``snac.SNAC`` without attention; its weights are copied and not changed.
+        noise_seed: Seed of the noise; None adds none.
     """
 
     @torch.no_grad()
@@ -45,7 +47,7 @@ class SnacWeights:
         self.vq_strides = [int(stride) for stride in model.vq_strides]
         self.num_streams = sum(snac_order.codes_per_frame(self.vq_strides))
         self.codebook_size = int(model.codebook_size)
-        # (codes, latent width) of each codebook: what its code adds to the latents.
+        # For each codebook (codes, latent width): what each code adds to the latents.
         self.tables = [
             F.linear(q.codebook.weight, q.out_proj.weight[:, :, 0], q.out_proj.bias).clone()
             for q in model.quantizer.quantizers
@@ -66,7 +68,7 @@ class SnacWeights:
                     self.layers.append(_maker(inner))
 
     def latents(self, codes: Tensor) -> Tensor:
-        """(1,K,t) codes -> (T, latent width)."""
+        """Return the latents (T, latent width) of codes (1,K,t)."""
         total: Tensor | None = None
         for ids, table, stride in zip(
             snac_order.unflatten(codes, self.vq_strides), self.tables, self.vq_strides, strict=True
@@ -78,7 +80,7 @@ class SnacWeights:
 
 
 class SnacStream(CodecStream):
-    """Decodes codes as they come, equal to the offline decode to rounding."""
+    """Decodes codes as they come; the result equals offline decoding up to rounding."""
 
     def __init__(self, weights: SnacWeights) -> None:
         self._weights = weights
@@ -89,10 +91,10 @@ class SnacStream(CodecStream):
         self._is_empty = True
 
     def push(self, codes: Tensor) -> Tensor:
-        """(1,K,t) frames, t >= 0 -> (1,n) samples that are final now.
+        """Decode (1,K,t) frames, t >= 0, and return the (1,n) samples that are final.
 
         Raises:
-            AudioError: codes of another shape or outside the codebook.
+            AudioError: The codes have another shape or lie outside the codebook.
         """
         if codes.dim() != 3 or codes.shape[:2] != (1, self._weights.num_streams):
             raise AudioError(
@@ -106,7 +108,7 @@ class SnacStream(CodecStream):
         return self._run(self._weights.latents(codes), False)
 
     def flush(self) -> Tensor:
-        """(1,n): what was held back; the stream starts anew."""
+        """Return the (1,n) samples that were held back, and reset the stream."""
         table = self._weights.tables[0]
         if self._is_empty:
             return table.new_zeros(1, 0)
@@ -122,14 +124,15 @@ class SnacStream(CodecStream):
 
 
 class _Convolution:
-    """A convolution that keeps the length; depthwise, or from all channels to all."""
+    """A convolution that keeps the length, either depthwise or over all channels."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dilation: int, is_depthwise: bool) -> None:
         taps, channels = weight.shape[0], weight.shape[1]
         self.weight, self.bias, self.dilation, self.is_depthwise = weight, bias, dilation, is_depthwise
         self.reach = (taps - 1) * dilation
+        # The plain decoder pads half of the reach on each side: at the start here, at the end in the last call.
         self.pad = bias.new_zeros(self.reach // 2, channels)
-        self.kept = self.pad  # the inputs that outputs to come still need
+        self.kept = self.pad  # the inputs that later outputs need
 
     def __call__(self, rows: Tensor, is_last: bool) -> Tensor:
         rows = torch.cat([self.kept, rows, self.pad] if is_last else [self.kept, rows])
@@ -145,11 +148,11 @@ class _Convolution:
 
 
 class _Upsampling:
-    """A transposed convolution whose kernel is two strides: each output overlaps two inputs."""
+    """A transposed convolution with a kernel of two strides, so that each output depends on two inputs."""
 
     def __init__(self, matrix: nn.Module, bias: Tensor, stride: int) -> None:
         self.matrix, self.bias, self.stride = matrix, bias, stride
-        self.early = -(-stride // 2)  # outputs that belong to the padding in front
+        self.early = -(-stride // 2)  # how many outputs fall into the padding at the start
         self.tail = bias.new_zeros(1, stride, bias.shape[0])  # the last input's second half
         self.skip = self.early
 
@@ -171,7 +174,7 @@ class _Upsampling:
 
 
 class _Snake:
-    """x + sin(alpha x)^2 / alpha: without memory."""
+    """The activation x + sin(alpha x)^2 / alpha, which needs no state."""
 
     def __init__(self, alpha: Tensor, inverse: Tensor) -> None:
         self.alpha, self.inverse = alpha, inverse
@@ -182,7 +185,7 @@ class _Snake:
 
 
 class _Pointwise:
-    """A convolution with one tap: without memory."""
+    """A convolution with one tap, which needs no state."""
 
     def __init__(self, matrix: nn.Module) -> None:
         self.matrix = matrix
@@ -193,16 +196,16 @@ class _Pointwise:
 
 
 class _Noise:
-    """Noise of the absolute position, as loud as a linear map of the input says."""
+    """Adds the noise of absolute positions, scaled by a linear map of the input."""
 
     def __init__(self, matrix: nn.Module, key: int) -> None:
         self.matrix, self.key, self.position = matrix, key, 0
-        self.ahead: Tensor | None = None  # noise of the positions from `position` on
+        self.ahead: Tensor | None = None  # noise of the positions from `position` on, computed in advance
 
     def __call__(self, rows: Tensor, is_last: bool) -> Tensor:
         count = rows.shape[0]
         if self.ahead is None or self.ahead.shape[0] < count:
-            # Many positions at once: for a few, the forty operations cost more than what they compute.
+            # For a few positions, starting the forty operations takes longer than computing, so many are done at once.
             made = position_noise(self.position, _NOISE_AHEAD * max(count, 1), self.key, rows.device)
             self.ahead = made[:, None].to(rows.dtype)
         noise, self.ahead = self.ahead[:count], self.ahead[count:]
@@ -211,7 +214,7 @@ class _Noise:
 
 
 class _Residual:
-    """Steps whose output is added to their input, which waits for it."""
+    """Steps whose output is added to their input, which is kept until the output is there."""
 
     def __init__(self, steps: Sequence[Step], waiting: Tensor) -> None:
         self.steps, self.waiting = steps, waiting
@@ -235,9 +238,9 @@ def _bind(kind: Callable[..., Step], *arguments: Any) -> Callable[[], Step]:
 
 
 def _maker(layer: Any) -> Callable[[], Step]:
-    """What makes a fresh step of a layer of the plain decoder; its weights are folded and laid out once, here."""
+    """Return a function that makes a new step for a layer; the layer's weights are folded and rearranged here, once."""
     kind = type(layer).__name__
-    # Modules with weight norm are subclasses of the modules that they normalise, under another name.
+    # A module with weight norm is a subclass, with a name of its own, of the module that it normalises.
     if isinstance(layer, nn.Conv1d):
         bias = layer.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.detach().clone()
         if layer.kernel_size == (1,):
@@ -265,6 +268,6 @@ def _maker(layer: Any) -> Callable[[], Step]:
 
 
 def _matrix(weight: Tensor) -> nn.Module:
-    """Upsampling has large matrices for few rows, which is what packed weights are good for."""
+    """Return the matrix of an upsampling; it is large and multiplies few rows, which packed weights are good for."""
     can_pack = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch._C._has_mkldnn
     return make_matrix("packed" if can_pack else "fused", weight)

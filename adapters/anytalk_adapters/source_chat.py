@@ -1,7 +1,7 @@
-"""Chat records as turns: the shapes that people write conversations with sound in.
+"""Reads chat records as turns, in the formats in which conversations with sound are published.
 
 - ``messages: [{role, content}]`` with ``<audio>`` (ms-swift, LLaMA-Factory) or ``<|audio|>`` (VITA) in the content,
-  each standing for the next of ``audios: [path, ...]``;
+  each of which refers to the next of ``audios: [path, ...]``;
 - content lists of OpenAI's chat API: ``[{type: text, text}, {type: input_audio, input_audio: {data, format}}]``, or
   ``{type: audio, audio: path}`` as in transformers' chat templates;
 - ShareGPT's ``conversations: [{from, value}]``.
@@ -27,17 +27,18 @@ ROLES = {
     "model": "assistant",
     "bot": "assistant",
 }
-"""Names that chat sets give to the three roles."""
+"""Names that chat data sets use for the three roles."""
 
 TAG = re.compile(r"<audio>|<\|audio\|>")
 _NEXT = object()
 
 
 def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Message]:
-    """Return all turns of a record, a top-level ``system`` included.
+    """Return all turns of a record, including a top-level ``system``.
 
     Raises:
-        DataError: a shape that is none of these, a role or a content of another kind, more or fewer tags than sounds.
+        DataError: The record has none of these formats, a role or content is of an unknown kind, or the number of tags
+            differs from that of sounds.
     """
     messages = next((data[key] for key in ("messages", "conversations") if data.get(key) is not None), None)
     if not isinstance(messages, list) or not messages:
@@ -56,7 +57,7 @@ def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Messag
 
 
 class _Sounds:
-    """The record's list of sounds, handed out in order."""
+    """Returns the sounds of a record in order."""
 
     def __init__(self, values: list[Any], where: str, folder: Folder) -> None:
         self.values, self.where, self.folder, self.used = values, where, folder, 0
@@ -103,7 +104,7 @@ def _turn(message: Any, where: str, sounds: _Sounds) -> Message:
 
 
 def _parts(content: Any, where: str) -> Iterator[Any]:
-    """Yield words, :data:`_NEXT` for the next sound of the record, or a one-tuple with a sound's value."""
+    """Yield text, :data:`_NEXT` for the record's next sound, or a one-tuple with the value of a sound."""
     if content is None:
         return
     if isinstance(content, str):
@@ -137,7 +138,7 @@ def _tagged(text: str) -> Iterator[Any]:
 
 
 def _given(value: Any, where: str, folder: Folder) -> Audio | None:
-    """Return sound inside the message itself: a path, an address, or OpenAI's base64."""
+    """Return the sound inside a message: a path, an address, or OpenAI's base64."""
     if isinstance(value, Mapping) and isinstance(value.get("url"), str):
         value = value["url"]
     if isinstance(value, Mapping) and isinstance(value.get("data"), str):
@@ -150,5 +151,5 @@ def _given(value: Any, where: str, folder: Folder) -> Audio | None:
 def _decoded(data: str, where: str) -> Sound:
     try:
         return Sound(name=f"{where}, audio", data=base64.b64decode(data, validate=True))
-    except ValueError as error:  # also of characters that are not ASCII
+    except ValueError as error:  # also raised for characters outside of ASCII
         raise DataError(f"{where}: its audio is not base64: {error}", "encode the bytes of a wav or mp3 file") from None

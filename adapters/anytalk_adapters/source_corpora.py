@@ -1,6 +1,6 @@
-"""Corpora of read speech in the folders they are published in: LibriSpeech, LibriTTS, Multilingual LibriSpeech, VCTK.
+"""Reads corpora of read speech in their published folders: LibriSpeech, LibriTTS, Multilingual LibriSpeech, VCTK.
 
-Each utterance serves A1T1 (write down what was said) and T1A1 (read the text aloud).
+Each utterance serves the tasks A1T1 (transcribe it) and T1A1 (read its text aloud).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class CorpusOptions(plugins.Options):
 
 
 class CorpusSource(DataSource):
-    """Walks a folder in sorted order. A subclass says where transcripts lie."""
+    """Walks a folder in sorted order; a subclass knows where its corpus keeps transcripts."""
 
     licence = "of the data"
     holds: ClassVar[str]
-    """What makes a folder this corpus, for messages."""
+    """What a folder of this corpus contains, for messages."""
 
     def __init__(self, root: Path, options: Any) -> None:
         self.root, self.options = root, options
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """See the contract; a folder that doesn't exist, or that is something else, is a DataError."""
+        """Build the source (DataError: the folder doesn't exist, or isn't of this corpus)."""
         root = Path(options.path).expanduser().absolute()
         if not root.is_dir():
             raise DataError(f"folder '{options.path}' doesn't exist", f"give the folder that holds {cls.holds}")
@@ -53,10 +53,10 @@ class CorpusSource(DataSource):
 
     @abstractmethod
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
-        """(sound file, its transcript or what is wrong, speaker), in a fixed order."""
+        """Yield each sound file, its transcript or what is wrong with it, and its speaker, in a fixed order."""
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """See the contract; ids are the corpus's name and the utterance's place in it."""
+        """Yield a row per utterance; its id is the corpus's name and the utterance's path in it."""
         for audio, text, speaker in self.utterances():
             where = f"{self.root.name}:{audio.relative_to(self.root).with_suffix('').as_posix()}"
             if isinstance(text, DataError):
@@ -80,16 +80,16 @@ class CorpusSource(DataSource):
 
 
 class LibriSpeechSource(CorpusSource):
-    """``SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` with lines ``ID TEXT``, beside ``ID.flac`` (openslr.org/12)."""
+    """Reads ``SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt``, with lines ``ID TEXT``, and ``ID.flac`` (openslr.org/12)."""
 
     licence = "CC-BY-4.0 (the corpus)"
     holds = "*.trans.txt files with their .flac files"
 
     class Options(CorpusOptions):
-        """Options of the source."""
+        """This corpus has no options of its own."""
 
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
-        """See the base class. Sound that no line names is wrong too."""
+        """Yield each utterance; sound that no line names is reported, too."""
         for folder, names in _walk(self.root):
             transcripts = [name for name in names if name.endswith(".trans.txt")]
             texts = {key: text for name in transcripts for key, text in _lines(folder / name, " ")}
@@ -101,7 +101,7 @@ class LibriSpeechSource(CorpusSource):
 
 
 class LibriTTSSource(CorpusSource):
-    """``SPEAKER/CHAPTER/ID.wav`` beside ``ID.normalized.txt`` and ``ID.original.txt`` (openslr.org/60)."""
+    """Reads ``SPEAKER/CHAPTER/ID.wav`` with ``ID.normalized.txt`` and ``ID.original.txt`` (openslr.org/60)."""
 
     licence = "CC-BY-4.0 (the corpus)"
     holds = "SPEAKER/CHAPTER/*.wav with their .normalized.txt files"
@@ -112,7 +112,7 @@ class LibriTTSSource(CorpusSource):
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
         suffix = "original" if self.options.original else "normalized"
         for folder, names in _walk(self.root):
-            # Folders without any transcript are no chapters.
+            # Folders without any transcript aren't chapters.
             if any(name.endswith((".normalized.txt", ".original.txt")) for name in names):
                 for name in names:
                     if name.endswith(".wav"):
@@ -121,19 +121,19 @@ class LibriTTSSource(CorpusSource):
 
 
 class MlsSource(CorpusSource):
-    """``transcripts.txt`` with lines ``ID<tab>TEXT``, sound in ``audio/SPEAKER/BOOK/ID.flac`` (openslr.org/94).
+    """Reads ``transcripts.txt``, with lines ``ID<tab>TEXT``, and ``audio/SPEAKER/BOOK/ID.flac`` (openslr.org/94).
 
-    The original-bitrate release has ``.opus`` instead, which is found too.
+    The release in original quality has ``.opus`` files instead, which are found, too.
     """
 
     licence = "CC-BY-4.0 (the corpus)"
     holds = "transcripts.txt beside an audio folder"
 
     class Options(CorpusOptions):
-        """Options of the source."""
+        """This corpus has no options of its own."""
 
     def utterances(self) -> Iterator[tuple[Path, str | DataError, str]]:
-        """See the base class; in the order of the transcripts, which is that of the publisher."""
+        """Yield each utterance in the order of the transcripts, which is the publisher's."""
         for folder, names in _walk(self.root):
             if "transcripts.txt" in names:
                 for key, text in _lines(folder / "transcripts.txt", "\t"):
@@ -144,9 +144,9 @@ class MlsSource(CorpusSource):
 
 
 class VctkSource(CorpusSource):
-    """``wav48_silence_trimmed/pXXX/ID_mic1.flac`` (0.92) or ``wav48/pXXX/ID.wav`` (0.80), text in ``txt/pXXX/ID.txt``.
+    """Reads ``wav48_silence_trimmed/pXXX/ID_mic1.flac`` (0.92) or ``wav48/pXXX/ID.wav`` (0.80).
 
-    Speaker p315 is published without texts: its utterances come as bad rows.
+    Transcripts are in ``txt/pXXX/ID.txt``. Speaker p315 is published without them, so its utterances are bad rows.
     """
 
     licence = "CC-BY-4.0 (the corpus)"
@@ -165,14 +165,14 @@ class VctkSource(CorpusSource):
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders and the names of their files, both sorted; a folder is read when its turn comes."""
+    """Yield folders with the names of their files, both sorted; each folder is read only when it is due."""
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
+        folders.sort()  # in place: os.walk goes on with this list
         yield Path(folder), sorted(names)
 
 
 def _lines(path: Path, separator: str) -> Iterator[tuple[str, str | DataError]]:
-    """(utterance, its text or what is wrong with it)."""
+    """Yield each utterance's name, and its text or what is wrong with it."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             here = f"{path.name}:{number}"

@@ -1,7 +1,7 @@
-"""Tables through Hugging Face `datasets`: a hub id, a local folder or file, or what ``save_to_disk`` wrote.
+"""Opens tables through Hugging Face `datasets`: a hub id, a local folder or file, or the output of ``save_to_disk``.
 
-Nothing is decoded here (sound stays the bytes of its file), no script of a data set is run, and local files are read
-from where they lie: no copy of them is made in the cache of `datasets`.
+Sound isn't decoded here but stays the bytes of its file. Scripts of data sets are never run. Local files are read where
+they are and not copied to the cache of `datasets`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _READERS = {
     **dict.fromkeys(CSV_SUFFIXES, "csv"),
 }
 _SAVED = ("state.json", "dataset_dict.json")
-"""One of them lies in a folder that ``save_to_disk`` wrote."""
+"""Files of which one is in every folder that ``save_to_disk`` wrote."""
 
 
 class TableOptions(plugins.Options):
-    """Where a table lies; base of the options of all sources that read tables."""
+    """Options of all sources that read tables: where the table is."""
 
     path: str = Field(description="A file (parquet, arrow, json, jsonl, csv), a folder, an address, or a hub id.")
     config: str | None = Field(None, description="Configuration (subset) of a data set that has several.")
@@ -53,14 +53,14 @@ class TableOptions(plugins.Options):
 class Table:
     """An opened table."""
 
-    name: str  # for messages
+    name: str  # its name in messages
     columns: list[str]  # names of its columns
-    records: Iterator[Record | BadRow]  # its records; they can be read once
-    folder: Folder  # what relative paths in it are relative to
+    records: Iterator[Record | BadRow]  # its records, which can be read once
+    folder: Folder  # the folder that relative paths in it start from
 
 
 class TableSource(DataSource):
-    """Base of the sources that read tables."""
+    """The base class of sources that read tables."""
 
     licence = "of the data"
 
@@ -69,16 +69,16 @@ class TableSource(DataSource):
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """See the contract; a path that doesn't exist is a DataError."""
+        """Build the source (DataError: the path doesn't exist)."""
         locate(options.path)
         return cls(options)
 
 
 def locate(path: str) -> Path | str:
-    """Return a local path (absolute; a path that exists always wins), an address, or a hub id.
+    """Return an absolute local path, an address, or a hub id; a path that exists takes precedence over a hub id.
 
     Raises:
-        DataError: a path that doesn't exist.
+        DataError: The path doesn't exist.
     """
     if "://" in path:
         return path
@@ -91,18 +91,18 @@ def locate(path: str) -> Path | str:
 
 
 def is_hub_id(location: Path | str) -> bool:
-    """Return whether what :func:`locate` found must come from the hub or its cache."""
+    """Return whether a result of :func:`locate` is a hub id."""
     return isinstance(location, str) and "://" not in location
 
 
 @contextmanager
 def open_table(options: TableOptions) -> Iterator[Table]:
-    """Open a table. JSON and CSV files are read by our own readers, which go on after a broken line.
+    """Open a table. JSON and CSV files are read without `datasets`, which would stop at a broken line.
 
     Raises:
-        DataError: nothing there, nothing that can be read, an unknown split or configuration; later, while reading: a
-            file that ends too early or a connection that is lost.
-        ConfigError: `datasets` is not installed and is needed.
+        DataError: There is nothing there, it can't be read, or the split or configuration is unknown. While records
+            are read, also for a file that ends too early or a lost connection.
+        ConfigError: `datasets` is needed and isn't installed.
     """
     location = locate(options.path)
     place = Place(location)
@@ -118,7 +118,7 @@ def open_table(options: TableOptions) -> Iterator[Table]:
 
 
 def open_dataset(options: TableOptions) -> Table:
-    """Open a table through `datasets`, whatever it is. Raises as :func:`open_table` does."""
+    """Open a table of any kind through `datasets`; raises what :func:`open_table` raises."""
     location = locate(options.path)
     try:
         with _quiet():
@@ -131,7 +131,7 @@ def open_dataset(options: TableOptions) -> Table:
 
 
 def _peeked(name: str, columns: list[str] | None, records: Iterator[Record | BadRow], folder: Folder) -> Table:
-    """Return a table whose columns, where they aren't known, are those of its first good record."""
+    """Return a table; if its columns aren't known, they are those of its first good record."""
     if columns is not None:
         return Table(name, columns, records, folder)
     seen: list[Record | BadRow] = []
@@ -147,13 +147,13 @@ def _is_folder(location: Path | str) -> bool:
 
 
 def _suffix(name: str) -> str:
-    """Of a data file, that of a compression left out."""
+    """Return the suffix of a data file, without that of a compression."""
     path = Path(name)
     return Path(path.stem).suffix.lower() if path.suffix in (".gz", ".zst", ".bz2", ".xz") else path.suffix.lower()
 
 
 def _load(location: Path | str, options: TableOptions) -> Any:
-    """Return a ``datasets.IterableDataset``."""
+    """Load the table as a ``datasets.IterableDataset``."""
     datasets = _datasets()
     if is_hub_id(location):
         loaded = datasets.load_dataset(
@@ -178,7 +178,7 @@ def _load(location: Path | str, options: TableOptions) -> Any:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Return the same data set with sound (and pictures) left as they lie in the file: torchcodec is not needed."""
+    """Return the data set with sound and pictures left encoded, so that torchcodec isn't needed."""
     if dataset.features is None:
         return dataset
     features = {name: _plain(feature) for name, feature in dataset.features.items()}
@@ -211,10 +211,10 @@ def _records(dataset: Any, name: str) -> Iterator[Record]:
 
 
 def pick(data: Any, path: str) -> Any:
-    """Return a value by its column name, or by a dotted path through dicts and lists: ``"answers.text.0"``.
+    """Return the value of a column, or of a dotted path through dicts and lists such as ``"answers.text.0"``.
 
     Raises:
-        KeyError: there is no such place; its argument is the step that failed.
+        KeyError: The path doesn't exist; the argument is the step that failed.
     """
     if isinstance(data, Mapping) and path in data:
         return data[path]
@@ -232,7 +232,7 @@ def pick(data: Any, path: str) -> Any:
 
 
 def picked(data: Mapping[str, Any], path: str, where: str) -> Any:
-    """:func:`pick`, where a path that leads nowhere is a DataError that names the row."""
+    """Return what :func:`pick` finds (DataError: the path doesn't exist; it names the row)."""
     try:
         return pick(data, path)
     except KeyError as error:
@@ -250,7 +250,7 @@ def _datasets() -> Any:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what `datasets` and its dependencies raise for data that isn't there or isn't well-formed."""
+    """Return the exceptions that `datasets` and its dependencies raise for data that is missing or malformed."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 
@@ -287,7 +287,7 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines of `datasets` and the hub (the error says it once), no progress bars but on a terminal."""
+    """Silence log lines of `datasets` and the hub, whose error will be raised, and progress bars off a terminal."""
     datasets = _datasets()
     from huggingface_hub.utils import logging as hub_logging
 

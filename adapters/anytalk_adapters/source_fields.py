@@ -1,4 +1,4 @@
-"""What the data sources share: from a value in a table to a field of a row, or a sentence about what is wrong."""
+"""Converts values in tables to fields of rows, or says what is wrong with them; shared by the data sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anytalk.errors import DataError, did_you_mean
 from anytalk.plugins.contracts import MANIFEST_FIELDS, Audio, Message, Row, Sound
 
 Folder = Path | str | None
-"""What relative paths are relative to: a local folder, an address, or nothing (a hub data set)."""
+"""What relative paths start from: a local folder, an address, or nothing (in a hub data set)."""
 
 ALIASES = {"audio": "question_audio", "text": "question_text"}
 """Short names of manifest fields."""
@@ -21,11 +21,11 @@ ROLES = ("system", "user", "assistant")
 
 _LONGEST_PATH = 4096
 _SHOWN = 100
-"""Letters of a path that a message shows: it may be a whole sound in base64."""
+"""How many letters of a path a message shows: the value may be a whole sound in base64."""
 
 
 def check_names(names: Sequence[str], known: Sequence[str], where: str, word: str = "field") -> None:
-    """Refuse a name that is none of the known ones (DataError: the name, the nearest known one, and all of them)."""
+    """Refuse unknown names (DataError: the first one, the nearest known name, and all known names)."""
     for name in names:
         if name not in known:
             raise DataError(
@@ -35,10 +35,10 @@ def check_names(names: Sequence[str], known: Sequence[str], where: str, word: st
 
 
 def need_columns(columns: Sequence[str], needed: Sequence[str], where: str) -> None:
-    """Refuse a table without a column.
+    """Refuse a table without a needed column.
 
     Raises:
-        DataError: the first that is missing, the nearest one that is there, and all of them.
+        DataError: Names the first missing column, the most similar one, and all columns.
     """
     for name in needed:
         if name not in columns:
@@ -49,22 +49,22 @@ def need_columns(columns: Sequence[str], needed: Sequence[str], where: str) -> N
 
 
 def text_of(value: Any, field: str, where: str) -> str | None:
-    """Return text or None (DataError: anything else)."""
+    """Return text or None (DataError: the value is anything else)."""
     if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: field '{field}' is a {type(value).__name__}; text is expected", "quote it")
     return value
 
 
 def sound_of(value: Any, field: str, where: str, folder: Folder) -> Audio | None:
-    """Return sound as manifests and tables hold it.
+    """Return a sound in any of the forms in which manifests and tables hold it.
 
     Args:
         value: A path, an address (with ``://``), the bytes of a sound file, or a dict of `datasets`: ``{bytes, path}``
             or ``{array, sampling_rate}``.
-        folder: What a relative path is relative to.
+        folder: The folder that a relative path starts from.
 
     Raises:
-        DataError: a file that doesn't exist, or a value of another kind.
+        DataError: The file doesn't exist, or the value is of another kind.
     """
     if value is None:
         return None
@@ -114,7 +114,7 @@ def _sound_at(name: str, where: str, folder: Folder) -> Audio:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long, a NUL, half of a character: no file is called that
+    except (OSError, ValueError):  # no file has such a name: it is too long, or has a NUL or half a character
         return False
 
 
@@ -143,10 +143,10 @@ def _samples(value: Mapping[str, Any], field: str, where: str) -> Sound:
 
 
 def history_of(value: Any, where: str, folder: Folder) -> tuple[Message, ...]:
-    """Return a list of ``{role, text, audio}`` (or ``content`` for ``text``) as messages.
+    """Convert a list of ``{role, text, audio}`` (or ``content`` for ``text``) to messages.
 
     Raises:
-        DataError: what is wrong, and with which turn.
+        DataError: Names the turn that is wrong.
     """
     if value is None:
         return ()
@@ -170,10 +170,10 @@ def history_of(value: Any, where: str, folder: Folder) -> tuple[Message, ...]:
 
 
 def check_history(messages: Sequence[Message], where: str) -> None:
-    """Turns before a question: a system message or none, then user and assistant by turns, all of them with words.
+    """Check the turns before a question: perhaps a system message, then user and assistant in turn, all with content.
 
     Raises:
-        DataError: the first turn that breaks this.
+        DataError: Names the first turn that is wrong.
     """
     expected = "user"
     for number, message in enumerate(messages, start=1):
@@ -198,7 +198,7 @@ def check_history(messages: Sequence[Message], where: str) -> None:
 
 
 def tasks_of(value: Any, where: str) -> tuple[str, ...] | None:
-    """Return task names, or None (DataError: no list of names, or an empty one)."""
+    """Return task names or None (DataError: the value is no list of names, or is empty)."""
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
@@ -209,10 +209,10 @@ def tasks_of(value: Any, where: str) -> tuple[str, ...] | None:
 
 
 def row_of(data: Mapping[str, Any], where: str, folder: Folder) -> Row:
-    """Return a row from a dict whose keys are manifest fields or their aliases.
+    """Make a row of a dict whose keys are manifest fields or their aliases.
 
     Raises:
-        DataError: an unknown field, one given twice, or a value that doesn't fit.
+        DataError: A field is unknown or given twice, or a value doesn't fit.
     """
     for short, name in ALIASES.items():
         if short in data and name in data:

@@ -1,4 +1,4 @@
-"""The ``hf`` data source: any table that Hugging Face `datasets` reads, with a map of its columns."""
+"""The ``hf`` data source: tables that Hugging Face `datasets` reads, with a mapping of columns to fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anytalk_adapters.source_records import Record, make_rows
 
 
 class HubSource(TableSource):
-    """Rows of a data set on the hub or on disk; columns that no field asks for are passed over."""
+    """Reads a data set on the hub or on disk; columns that belong to no field are ignored."""
 
     class Options(TableOptions):
         columns: dict[str, str] = Field(
@@ -27,7 +27,7 @@ class HubSource(TableSource):
 
     @classmethod
     def build(cls, options: HubSource.Options, context: BuildContext) -> Self:
-        """See the contract; a path that doesn't exist is a DataError, an unknown field of `columns` a ConfigError."""
+        """Build the source; DataError if the path doesn't exist, ConfigError if `columns` names an unknown field."""
         for field in options.columns:
             if field not in MANIFEST_FIELDS:
                 raise ConfigError(
@@ -42,11 +42,12 @@ class HubSource(TableSource):
         yield from make_rows(table.records, lambda record: [_row(record, columns, table)])
 
     def _columns(self, table: Table) -> dict[str, str]:
-        """Field -> column or dotted path."""
+        """Return the column, or the dotted path, of each field."""
         columns = dict(self.options.columns)
         for field, path in columns.items():
             if path not in table.columns:
                 need_columns(table.columns, [path.partition(".")[0]], f"{table.name} (for '{field}')")
+        # Columns with a field's own name are used unless they are mapped already.
         for name, field in [*zip(MANIFEST_FIELDS, MANIFEST_FIELDS, strict=True), *ALIASES.items()]:
             if name in table.columns and name not in columns.values():
                 columns.setdefault(field, name)
@@ -60,6 +61,6 @@ class HubSource(TableSource):
 
 def _row(record: Record, columns: dict[str, str], table: Table) -> Row:
     fields: dict[str, Any] = {field: picked(record.data, path, record.id) for field, path in columns.items()}
-    if isinstance(fields.get("speaker"), int):
+    if isinstance(fields.get("speaker"), int):  # many data sets number their speakers
         fields["speaker"] = str(fields["speaker"])
     return row_of(fields, record.id, table.folder)

@@ -1,4 +1,4 @@
-"""The ``jsonl`` and ``csv`` data sources: manifests of one's own. Paths are relative to the manifest."""
+"""The ``jsonl`` and ``csv`` data sources, for a user's own manifests. Paths are relative to the manifest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from anytalk_adapters.source_records import Place, Record, find_manifest, make_r
 
 
 class JsonlSource(DataSource):
-    """One JSON object per line; fields are those of :data:`anytalk.plugins.contracts.MANIFEST_FIELDS`.
+    """Reads one JSON object per line, with the fields of :data:`anytalk.plugins.contracts.MANIFEST_FIELDS`.
 
-    ``audio`` and ``text`` are other names of ``question_audio`` and ``question_text``.
+    ``audio`` and ``text`` are aliases of ``question_audio`` and ``question_text``.
     """
 
     licence = "of the data"
@@ -32,7 +32,7 @@ class JsonlSource(DataSource):
 
     @classmethod
     def build(cls, options: JsonlSource.Options, context: BuildContext) -> Self:
-        """See the contract; a manifest that isn't there is a DataError."""
+        """Build the source (DataError: the manifest doesn't exist)."""
         return cls(find_manifest(options.path))
 
     def rows(self) -> Iterator[Row | BadRow]:
@@ -41,9 +41,9 @@ class JsonlSource(DataSource):
 
 
 class CsvSource(DataSource):
-    """The same fields as columns, with a header; an empty cell is no value.
+    """Reads the same fields from the columns of a CSV file with a header; an empty cell is no value.
 
-    ``history`` holds JSON; ``tasks`` holds JSON or names between commas or blanks.
+    ``history`` is JSON; ``tasks`` is JSON, or names separated by commas or blanks.
     """
 
     licence = "of the data"
@@ -59,7 +59,7 @@ class CsvSource(DataSource):
 
     @classmethod
     def build(cls, options: CsvSource.Options, context: BuildContext) -> Self:
-        """See the contract; a manifest that isn't there is a DataError."""
+        """Build the source (DataError: the manifest doesn't exist)."""
         place = find_manifest(options.path)
         return cls(place, options.delimiter or ("\t" if place.suffix == ".tsv" else ","))
 

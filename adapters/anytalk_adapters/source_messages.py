@@ -1,4 +1,4 @@
-"""The ``messages`` data source: conversations with sound, in the shapes of :mod:`anytalk_adapters.source_chat`."""
+"""The ``messages`` data source: conversations with sound, in the formats of :mod:`anytalk_adapters.source_chat`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anytalk_adapters.source_records import Record, make_rows
 
 
 class MessagesSource(TableSource):
-    """The last turns of user and assistant are question and answer, or each pair in turn; the rest is history."""
+    """Makes the last user and assistant turns question and answer, or each pair in turn; earlier turns are history."""
 
     class Options(TableOptions):
         all_turns: bool = Field(
@@ -56,7 +56,7 @@ class MessagesSource(TableSource):
         ]
 
     def _settled(self, turns: list[Message], where: str) -> list[Message]:
-        """Turns where text beside a user's sound is its transcript."""
+        """Return the turns with text beside a user's sound treated as `words` says."""
         settled, instructions = [], []
         for number, turn in enumerate(turns, start=1):
             if turn.role == "user" and turn.audio is not None and turn.text and self.options.words != "transcript":

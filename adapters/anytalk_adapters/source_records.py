@@ -1,4 +1,4 @@
-"""Tables of records: JSON lines, a JSON array or CSV, local or at an address, read a record at a time."""
+"""Reads tables of records one at a time: JSON lines, a JSON array or CSV, from a file or an address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CSV_SUFFIXES = (".csv", ".tsv")
 class Record:
     """One record of a table."""
 
-    id: str  # `NAME:NUMBER`: the file's name and the line, or the place counted from 1
+    id: str  # `NAME:NUMBER`: the file's name, and the line or the index from 1
     data: dict[str, Any]  # values by column
 
 
@@ -38,22 +38,22 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """``".jsonl"``, ``".csv"`` ..."""
+        """The suffix in lower case, such as ``".jsonl"``."""
         return Path(self.name).suffix.lower()
 
     @property
     def folder(self) -> Path | str:
-        """What relative paths in it are relative to."""
+        """The folder that relative paths in the file start from."""
         return self.location.parent if isinstance(self.location, Path) else self.location.rpartition("/")[0]
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The file's bytes (DataError: it can't be read)."""
+        """Open the file for reading bytes (DataError: it can't be read)."""
         import fsspec
 
         try:
             opening = fsspec.open(str(self.location), "rb")
-        except ValueError as error:  # an unknown protocol
+        except ValueError as error:  # fsspec doesn't know the protocol
             raise DataError(f"'{self.location}' can't be read: {error}", "check the address") from None
         try:
             with opening as file:
@@ -65,7 +65,7 @@ class Place:
 
 
 def find_manifest(path: str) -> Place:
-    """Return the place of a manifest (DataError: no such file)."""
+    """Return the place of a manifest (DataError: there is no such file)."""
     if "://" in path:
         return Place(path)
     found = Path(path).expanduser().absolute()
@@ -75,13 +75,13 @@ def find_manifest(path: str) -> Place:
 
 
 def read_json(place: Place, fields: str = "") -> Iterator[Record | BadRow]:
-    """Yield records of a JSONL file (one object per line), or of a JSON file that holds one array of objects.
+    """Yield the records of a JSONL file, or of a JSON file that holds one array of objects.
 
     Args:
-        fields: Names of the fields, for the hint of a line that is no object.
+        fields: Names of the fields, for the hint if a line is no object.
 
     Raises:
-        DataError: a file that can't be read, or an array that is not JSON.
+        DataError: The file can't be read, or an array isn't JSON.
     """
     with place.open() as file:
         if place.suffix == ".json" and _begins_array(file):
@@ -125,12 +125,12 @@ def _checked(item: Any, where: str, fields: str) -> Record | BadRow:
 
 @contextmanager
 def open_csv(place: Place, delimiter: str) -> Iterator[tuple[list[str], Iterator[Record | BadRow]]]:
-    """Column names and records of a CSV file with a header; empty cells are None.
+    """Open a CSV file with a header and return its column names and records; empty cells are None.
 
-    Records are numbered as rows of a spreadsheet: the header is row 1.
+    Records are numbered like the rows of a spreadsheet: the header is row 1.
 
     Raises:
-        DataError: a file that can't be read, without a header or with a column named twice, or not UTF-8 text.
+        DataError: The file can't be read, has no header or a column twice, or isn't UTF-8.
     """
     with place.open() as file:
         lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
@@ -171,15 +171,15 @@ def _csv_records(header: list[str], lines: Iterable[list[str]], place: Place) ->
 
 
 def make_rows(records: Iterable[Record | BadRow], make: Callable[[Record], Iterable[Row]]) -> Iterator[Row | BadRow]:
-    """Yield rows of records; what one record raises becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
+    """Yield the rows of records; an error in one record becomes its :class:`~anytalk.plugins.contracts.BadRow`."""
     for record in records:
         if isinstance(record, BadRow):
             yield record
             continue
         try:
-            yield from list(make(record))
+            yield from list(make(record))  # a list, so that a record that fails halfway gives no rows
         except DataError as error:
             yield BadRow(id=record.id, reason=error.message, hint=error.hint)
-        except Exception as error:  # one record must not end the table
+        except Exception as error:  # one record must not end the whole run
             reason = f"{record.id}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
             yield BadRow(id=record.id, reason=reason)

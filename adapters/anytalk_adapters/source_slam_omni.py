@@ -1,4 +1,4 @@
-"""The ``slam-omni`` data source: what SLAM-Omni trains on, as JSONL or as the parquet columns of its published sets."""
+"""The ``slam-omni`` data source: SLAM-Omni's training data, as JSONL or as the published parquet sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anytalk_adapters.source_fields import check_history, need_columns, sound_of
 from anytalk_adapters.source_records import Record, make_rows
 
 COSYVOICE = "cosyvoice/22050/1x4096"
-"""Token format of CosyVoice 1's semantic tokens (one codebook of 4096, 50 per second), which SLAM-Omni learns."""
+"""Token format of CosyVoice 1's semantic tokens (one codebook of 4096, 50 per second), on which SLAM-Omni trains."""
 
 CODEBOOK_SIZE = 4096
 COLUMNS = {
@@ -27,14 +27,14 @@ COLUMNS = {
     "target_token": "answer_cosyvoice_speech_token",
     "target_text": "answer",
 }
-"""Keys of the JSONL, and the columns of the published parquet sets with the same meaning."""
+"""Keys of the JSONL, with the columns of the published parquet sets that mean the same."""
 
 
 class SlamOmniSource(TableSource):
-    """Keys key, source_wav, source_text, target_token (or target_wav), target_text.
+    """Reads the keys key, source_wav, source_text, target_token (or target_wav) and target_text.
 
-    The tokens are CosyVoice's: no codec of anytalk decodes them, so a spoken answer is voiced anew by `anytalk prepare`
-    from its text, and the question's sound is used as it is.
+    The tokens are CosyVoice's, which no codec of anytalk decodes, so `anytalk prepare` synthesizes spoken answers from
+    their text. The sound of questions is used as it is.
     """
 
     class Options(TableOptions):
@@ -71,10 +71,10 @@ class SlamOmniSource(TableSource):
 
 
 def split_history(text: str, where: str) -> tuple[str, tuple[Message, ...]]:
-    """``"USER: q ASSISTANT: a <USER>: now"`` -> ``"now"`` and two messages; text without ``<USER>:`` stays whole.
+    """Split ``"USER: q ASSISTANT: a <USER>: now"`` into ``"now"`` and two messages; other text stays whole.
 
     Raises:
-        DataError: turns that don't alternate.
+        DataError: The turns don't alternate.
     """
     past, mark, question = text.rpartition("<USER>:")
     if not mark:
@@ -90,7 +90,7 @@ def split_history(text: str, where: str) -> tuple[str, tuple[Message, ...]]:
 
 
 def _codes(value: Any, where: str) -> CodecCodes | None:
-    """(1,F) CosyVoice tokens, or (7,F) for a string of SNAC codes (a common mistake; SLAM-LLM issue 217)."""
+    """Return CosyVoice tokens (1,F), or (7,F) for a string of SNAC codes (a common mistake; SLAM-LLM issue 217)."""
     if value is None:
         return None
     if isinstance(value, str) and "#" in value:

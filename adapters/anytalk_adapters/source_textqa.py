@@ -16,17 +16,17 @@ from anytalk_adapters.source_fields import text_of
 from anytalk_adapters.source_records import Record, make_rows
 
 NO_INPUT = "<noinput>"
-"""What some Alpaca-like sets write into an empty `input`."""
+"""What some Alpaca-like data sets write into an empty `input`."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns hold what."""
+    """The columns of a table of questions and answers."""
 
-    question: str  # what is asked
-    answer: str  # what is answered
-    more: str | None = None  # what the question is about; joined to it on a line of its own
-    system: str | None = None  # the system message
+    question: str  # column of the question
+    answer: str  # column of the answer
+    more: str | None = None  # column of what the question is about, which is appended to it on a new line
+    system: str | None = None  # column of the system message
 
 
 LAYOUTS = {
@@ -42,11 +42,11 @@ LAYOUTS = {
     "prompt-completion": Layout("prompt", "completion"),
     "query-response": Layout("query", "response"),
 }
-"""Known column layouts; the first whose columns are all there is taken."""
+"""Known layouts; the first one whose columns all exist is used."""
 
 
 class TextQASource(TableSource):
-    """Text only: `anytalk prepare` gives it a voice, or it serves T1T2 as it is."""
+    """Reads text only: `anytalk prepare` synthesizes its speech, or it serves T1T2 as it is."""
 
     class Options(TableOptions):
         question: str | None = Field(
@@ -58,7 +58,7 @@ class TextQASource(TableSource):
 
     @classmethod
     def build(cls, options: TextQASource.Options, context: BuildContext) -> Self:
-        """See the contract; a path that doesn't exist, is a DataError, half a pair of columns a ConfigError."""
+        """Build the source; DataError if the path doesn't exist, ConfigError if only one of two columns is named."""
         if (options.question is None) != (options.answer is None):
             raise ConfigError("textqa: one of 'question' and 'answer' is given", "name both columns, or neither")
         return super().build(options, context)

@@ -18,9 +18,9 @@ CONVERSATION = ("split_name", "index", "round")
 
 
 class VoiceAssistantSource(TableSource):
-    """Columns split_name, index, round, question, question_audio, answer, answer_snac.
+    """Reads the columns split_name, index, round, question, question_audio, answer and answer_snac.
 
-    The answers are codes of SNAC at 24 kHz: a talker with that codec uses them without encoding anything.
+    The answers are codes of SNAC at 24 kHz, which a talker with that codec uses as they are.
     """
 
     licence = "Apache-2.0 (the data set; see its page)"
@@ -45,7 +45,7 @@ class VoiceAssistantSource(TableSource):
 def _row(record: Record, table: Table, rounds: _Rounds | None) -> Row:
     where, data = record.id, record.data
     question, answer = (text_of(data.get(name), name, where) for name in ("question", "answer"))
-    # First of all: codes that are wrong don't take a round out of the conversation.
+    # Before anything raises: a row with wrong codes is still a round of its conversation.
     history = () if rounds is None else rounds.before(record, question, answer)
     codes = text_of(data.get("answer_snac"), "answer_snac", where)
     return Row(
@@ -59,7 +59,7 @@ def _row(record: Record, table: Table, rounds: _Rounds | None) -> Row:
 
 
 class _Rounds:
-    """The conversation so far."""
+    """Collects the rounds of the current conversation."""
 
     def __init__(self) -> None:
         self._key: tuple[str, str] | None = None
@@ -68,10 +68,10 @@ class _Rounds:
         self._is_broken = False
 
     def before(self, record: Record, question: str | None, answer: str | None) -> tuple[Message, ...]:
-        """Turns before a row, which then counts as the latest.
+        """Return the turns before a row, and add the row's own turns.
 
         Raises:
-            DataError: an earlier round that isn't there, is elsewhere, or is without text.
+            DataError: An earlier round is missing, is elsewhere in the table, or has no text.
         """
         where, data = record.id, record.data
         number = data.get("round")

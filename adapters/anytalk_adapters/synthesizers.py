@@ -1,4 +1,4 @@
-"""Engines that make training speech: Piper voices, and the programs espeak-ng and flite."""
+"""Synthesizers that make training speech: Piper voices, and the programs espeak-ng and flite."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from anytalk.plugins.contracts import Synthesizer
 from anytalk.plugins.sources import resolve
 
 PITCH_OF_SUFFIX = {"": 1.0, "-low": 0.87, "-high": 1.15}
-"""Derived voices of each Piper speaker. About 2.4 semitones each way: still a human voice, clearly another one."""
+"""Voices derived from each Piper speaker, about 2.4 semitones up and down: still human, but clearly different."""
 
 ESPEAK_WORDS_PER_MINUTE = 175
-"""espeak-ng's own default."""
+"""The default of espeak-ng."""
 
 PROGRAM_TIMEOUT_S = 60.0
 
 
 def shift_pitch(wave: np.ndarray, pitch: float, sample_rate_hz: int) -> np.ndarray:
-    """(N,) -> (N / pitch,) float32: played `pitch` times as fast, so pitch, formants and speed all rise by it."""
+    """Speed (N,) up by the factor `pitch`, which raises pitch and formants as much; return (N / pitch,) float32."""
     if pitch == 1.0:
         return np.asarray(wave, dtype=np.float32)
     shifted = resample(wave, round(sample_rate_hz * pitch), sample_rate_hz)
@@ -38,7 +38,7 @@ def shift_pitch(wave: np.ndarray, pitch: float, sample_rate_hz: int) -> np.ndarr
 
 
 def _check_request(text: str, voice: str | None, voices: list[str], speed: float) -> str:
-    """Return the voice to use; AnytalkError for an empty text, an unknown voice or a speed out of range."""
+    """Return the voice to use; AnytalkError if the text has no word, the voice is unknown or the speed out of range."""
     if not any(c.isalnum() for c in text):
         raise AudioError(f"{text!r} holds nothing to say", "give a text with at least one word")
     if not 0.25 <= speed <= 4.0:
@@ -49,22 +49,20 @@ def _check_request(text: str, voice: str | None, voices: list[str], speed: float
 
 
 class PiperSynthesizer(Synthesizer):
-    """A Piper voice (VITS, ONNX, on the CPU), without its random parts: the same text gives the same samples.
+    """Speaks with a Piper voice (VITS, ONNX, on the CPU) without randomness: a text always gives the same samples.
 
-    Each speaker of the file is offered three times: as it is, and as ``NAME-low`` and ``NAME-high``. Those two are
-    the same speaker resampled with the tempo compensated: other pitch and formants, the same accent and melody. They
-    add some variety to training questions; they don't replace other people's voices.
+    Each speaker of the file is offered three times: unchanged, and as ``NAME-low`` and ``NAME-high``. Those are the
+    same speaker resampled, with the tempo corrected: pitch and formants differ, accent and intonation don't. They add
+    some variety to training questions, but don't replace other people's voices.
 
     Args:
         engine: A loaded ``piper.PiperVoice``.
-        name: Name of the speaker when the file has only one.
+        name: Name of the speaker if the file has only one.
     """
 
     licence = "GPL-3.0-or-later"
 
     class Options(plugins.Options):
-        """Which voice file."""
-
         weight_sources = ("voice_file",)
 
         voice_file: str = pydantic.Field(
@@ -82,10 +80,10 @@ class PiperSynthesizer(Synthesizer):
         """Load the voice.
 
         Raises:
-            PluginError: the package piper-tts is not installed.
-            WeightsError: a voice file that is missing or damaged.
+            PluginError: The package piper-tts isn't installed.
+            WeightsError: The voice file is missing or damaged.
         """
-        # Here and not at the top: GPL code is touched only by those who ask for it, and espeak lives without it.
+        # Imported here and not at the top, because it is GPL code and the other synthesizers don't need it.
         try:
             from piper import PiperVoice
         except ImportError as error:
@@ -107,19 +105,20 @@ class PiperSynthesizer(Synthesizer):
 
     @property
     def voices(self) -> list[str]:
-        """Speakers of the file, then each one lower and higher."""
+        """The file's speakers, then each of them lower and higher."""
         return [speaker + suffix for suffix in PITCH_OF_SUFFIX for speaker in self._speakers]
 
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
-        """Text -> (N,) float32.
+        """Speak a text and return (N,) float32.
 
         Raises:
-            AudioError: a text without a word.
-            UnknownNameError: an unknown voice.
-            ConfigError: a speed outside 0.25 to 4.
+            AudioError: The text has no word.
+            UnknownNameError: The voice is unknown.
+            ConfigError: The speed isn't between 0.25 and 4.
         """
         from piper import SynthesisConfig
 
+        # The empty suffix matches every name, so it has to be tried last.
         chosen = _check_request(text, voice, self.voices, speed)
         suffix = next(
             s for s in reversed(PITCH_OF_SUFFIX) if chosen.endswith(s) and chosen.removesuffix(s) in self._speakers
@@ -138,16 +137,16 @@ class PiperSynthesizer(Synthesizer):
 
 
 def _speaker_name(path: Path) -> str:
-    """``en_US-joe-medium.onnx`` -> ``"joe"``; the whole stem of files named otherwise."""
+    """Return ``"joe"`` for ``en_US-joe-medium.onnx``, or the whole stem of files with other names."""
     parts = path.stem.split("-")
     return parts[1] if len(parts) == 3 else path.stem
 
 
 class ProgramSynthesizer(Synthesizer):
-    """A speech program that is run once per text and answers with a WAV on its standard output.
+    """Runs a speech program once per text and reads a WAV from its standard output.
 
     Args:
-        voices: What it is asked for; the first is the default.
+        voices: Names that the program knows; the first is the default.
     """
 
     def __init__(self, program: str, voices: list[str]) -> None:
@@ -156,20 +155,20 @@ class ProgramSynthesizer(Synthesizer):
 
     @abstractmethod
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
-        """Return arguments after the program's name, and its standard input."""
+        """Return the arguments after the program's name, and its standard input."""
 
     @property
     def voices(self) -> list[str]:
-        """As the options name them."""
+        """The voices that the options name."""
         return list(self._voices)
 
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
-        """Text -> (N,) float32.
+        """Speak a text and return (N,) float32.
 
         Raises:
-            AudioError: a text without a word, or a program that fails.
-            UnknownNameError: an unknown voice.
-            ConfigError: a speed outside 0.25 to 4.
+            AudioError: The text has no word, or the program fails.
+            UnknownNameError: The voice is unknown.
+            ConfigError: The speed isn't between 0.25 and 4.
         """
         chosen = _check_request(text, voice, self.voices, speed)
         arguments, given = self._call(text, chosen, speed)
@@ -192,7 +191,7 @@ class ProgramSynthesizer(Synthesizer):
 
 
 def _find_program(engine: str, program: str, package: str) -> str:
-    """Return path of a program, or PluginError that says how to get it."""
+    """Return the path of a program (PluginError: it isn't installed)."""
     found = shutil.which(program)
     if found is None:
         raise PluginError(
@@ -203,14 +202,12 @@ def _find_program(engine: str, program: str, package: str) -> str:
 
 
 class EspeakSynthesizer(ProgramSynthesizer):
-    """The program espeak-ng: robotic, tiny, a hundred languages."""
+    """Runs the program espeak-ng, which is small, robotic, and speaks a hundred languages."""
 
     licence = "GPL-3.0-or-later"
     sample_rate_hz = 22_050
 
     class Options(plugins.Options):
-        """Where the program is, and which voices it offers."""
-
         program: str = pydantic.Field("espeak-ng", description="Name or path of the program.")
         voices: list[str] = pydantic.Field(
             ["en-us", "en-gb", "en-us+f3", "en-us+m3", "en-gb+f4"],
@@ -220,7 +217,7 @@ class EspeakSynthesizer(ProgramSynthesizer):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> EspeakSynthesizer:
-        """Find the program (PluginError: it is not installed)."""
+        """Find the program (PluginError: it isn't installed)."""
         return cls(_find_program("espeak", options.program, "espeak-ng"), list(options.voices))
 
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
@@ -228,14 +225,12 @@ class EspeakSynthesizer(ProgramSynthesizer):
 
 
 class FliteSynthesizer(ProgramSynthesizer):
-    """The program flite: small, quick, four human American voices and one Scottish."""
+    """Runs the program flite, which is small and fast and has four American voices and a Scottish one, all human."""
 
     licence = "MIT-like (CMU)"
     sample_rate_hz = 16_000
 
     class Options(plugins.Options):
-        """Where the program is, and which voices it offers."""
-
         program: str = pydantic.Field("flite", description="Name or path of the program.")
         voices: list[str] = pydantic.Field(
             ["slt", "rms", "awb", "kal16"], min_length=1, description="Voices to offer; `flite -lv` lists them."
@@ -243,7 +238,7 @@ class FliteSynthesizer(ProgramSynthesizer):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> FliteSynthesizer:
-        """Find the program (PluginError: it is not installed)."""
+        """Find the program (PluginError: it isn't installed)."""
         return cls(_find_program("flite", options.program, "flite"), list(options.voices))
 
     def _call(self, text: str, voice: str, speed: float) -> tuple[list[str], str]:
@@ -252,16 +247,16 @@ class FliteSynthesizer(ProgramSynthesizer):
 
 
 def parse_wav(data: bytes) -> tuple[np.ndarray, int]:
-    """A 16-bit mono WAV as a program streams it (its length field may be wrong) -> (N,) float32, rate in Hz.
+    """Parse a 16-bit mono WAV, whose length field may be wrong in streams, into (N,) float32 and its rate in Hz.
 
     Raises:
-        AudioError: no WAV, another sample format, or no samples.
+        AudioError: The data is no WAV, has another sample format, or has no samples.
     """
     try:
         with wave.open(io.BytesIO(data)) as file:
             layout = (file.getnchannels(), file.getsampwidth())
             rate = file.getframerate()
-            frames = file.readframes(len(data))
+            frames = file.readframes(len(data))  # never less than there are, whatever the header says
     except (wave.Error, EOFError) as error:
         raise AudioError(f"the speech program gave no WAV: {error}", "run it by hand to see what it prints") from None
     if layout != (1, 2) or not frames:

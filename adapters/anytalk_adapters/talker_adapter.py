@@ -1,14 +1,14 @@
-"""The ``talker`` output adapter: a small speech decoder beside the backbone that spells what the backbone writes.
+"""The ``talker`` output adapter: a small speech decoder beside the backbone that reads the text letter by letter.
 
-Audio tokens are fed back into the adapter only, so that the backbone runs once per text token and its text path is
-never disturbed: the direction of Qwen2.5-Omni's talker (arXiv 2503.20215) and LLaMA-Omni 2 (arXiv 2505.02625). What is
-new here: the adapter reads the *letters* of each text token beside the backbone's state of it, because a table of
-tokens can't tell how a rare token is pronounced, and letters can; and it decides for each letter, as it comes, how long
-it will take to say (FastSpeech's durations, arXiv 1905.09263, but of letters, and without an aligner). Speech looks at
-letters by the time at which they are spoken (see ``talker_layers``), so it can't lose its place.
+Audio tokens are fed back into the adapter only, so the backbone runs once per text token and audio never affects the
+text. This follows Qwen2.5-Omni's talker (arXiv 2503.20215) and LLaMA-Omni 2 (arXiv 2505.02625). Two things are new. The
+adapter reads the *letters* of each text token, because letters tell how a rare token is pronounced and a table of
+tokens doesn't. And when a letter arrives, the adapter predicts how long it takes to speak: FastSpeech's durations
+(arXiv 1905.09263), but of letters and without an aligner. Speech attends to letters by the time at which they are
+spoken (``talker_layers``), so it can't lose its place in the text.
 
-How long letters take is learned from the lengths of whole answers, the loss ``pace``. While the rest trains, an
-answer's durations are stretched to its true length, so that letters are where they were really said.
+Durations are learned from the lengths of whole answers (loss ``pace``). While everything else trains, an answer's
+durations are scaled to its true length, so that letters are where they were really spoken.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from anytalk.plugins.contracts import BackboneStates, Cache, ForwardPass, Loss, 
 from .spelling import END, NUM_LETTERS, PADDING, START, Spelling
 from .talker_layers import FAR, HEAD_WIDTH, NEVER, LetterBlock, SpeechBlock, TalkerMemory
 
-_SOFTPLUS_OF_ONE = 0.5413
+_SOFTPLUS_OF_ONE = 0.5413  # softplus of it is 1: a letter takes its expected number of steps at first
 _FIRST_RIMS = (3.6, 10.4)
-"""Steps before the first letter and after the last one, before anything is learned: a little silence, and what the
-delay pattern of seven streams with a text lead of two adds."""
+"""Initial steps before the first letter and after the last one: a little silence, and the steps that the delay pattern
+of seven streams with a text lead of two adds."""
 _RIM_UNIT = 10.0
-"""Steps per unit of the parameter, which an optimizer moves by no more than its learning rate at once."""
+"""Steps per unit of the parameter, because an optimizer's step is never larger than its learning rate."""
 _TABLE_STD = 0.1
-"""Of a step's fresh audio rows, summed: small beside letters, so that both can be told apart from the start."""
+"""Initial size of a step's summed audio embeddings: small against letters, so that the two can be told apart."""
 _DIGITS = range(ord("0"), ord("9") + 1)
 _LETTER_STEPS, _DIGIT_STEPS = 1.0, 4.0
-"""Steps of speech that a letter and a digit take before anything is learned; a digit is spoken as a word."""
+"""Steps that a letter and a digit take before training; a digit is spoken as a whole word."""
 
 
 class LetterTimes(nn.Module):
-    """How long each letter takes to say."""
+    """Predicts how many steps each letter takes to speak."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class LetterTimes(nn.Module):
         nn.init.constant_(self.duration.bias, _SOFTPLUS_OF_ONE)
 
     def forward(self, x: Tensor, expected: Tensor, codes: Tensor) -> Tensor:
-        """(B,n,W') letters, (B,n) steps that they take before anything is learned, (B,n) bytes -> (B,n) steps."""
+        """Return (B,n) steps for letters (B,n,W') with (B,n) expected steps and (B,n) bytes."""
         durations = F.softplus(self.duration(x)[..., 0].float()) * expected
         for rim, code in zip(self.rims.abs() * _RIM_UNIT, (START, END), strict=True):
             durations = torch.where(codes == code, rim, durations)
@@ -60,7 +60,7 @@ class LetterTimes(nn.Module):
 
 
 class TalkerAdapter(SpeechDecoder):
-    """Letters of the text and past speech to what the audio heads read."""
+    """Turns the letters of the text and past speech into the input of the audio heads."""
 
     licence = "MIT"
     table_std = _TABLE_STD
@@ -107,10 +107,10 @@ class TalkerAdapter(SpeechDecoder):
         for table in (self.letters, self.place):
             nn.init.normal_(table.weight, std=0.5)
         if self.state_in is not None:
-            # Almost silent at first: a decoder that has learnt to read aloud speaks answers as well.
+            # Nearly zero at first: a decoder that was trained to read aloud then speaks answers equally well.
             nn.init.normal_(self.state_in.weight, std=1e-4)
             nn.init.zeros_(self.state_in.bias)
-        # Blocks start as almost nothing beside the residual path, which keeps young deep stacks stable.
+        # Blocks start with nearly no effect on the residual stream, which keeps deep stacks stable early in training.
         depth = options.num_layers + options.num_letter_layers
         for name, parameter in self.named_parameters():
             if name.endswith(("_out.weight", "mlp.2.weight")):
@@ -123,7 +123,7 @@ class TalkerAdapter(SpeechDecoder):
 
     @property
     def width(self) -> int:
-        """W: the decoder's own."""
+        """The decoder's own width W."""
         return self.options.width
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
@@ -157,25 +157,25 @@ class TalkerAdapter(SpeechDecoder):
         return [PaceLoss(self)]
 
     def pace(self, audio: Tensor, text: Tensor, states: BackboneStates | None = None) -> Tensor:
-        """(B,) how many steps wrong the decoder guesses the length of each answer from its text.
+        """Return the (B,) error in steps of each answer's length, as predicted from its text.
 
         Args:
-            audio: (B,T,W) merged audio rows of whole answers, zero after their ends.
+            audio: (B,T,W) merged audio embeddings of whole answers, zero after their ends.
             text: (B,T) int64.
-            states: As :meth:`forward` gets them.
+            states: See :meth:`forward`.
         """
         _, durations = self._read(states, text, TalkerMemory())
         return (durations.sum(dim=1) - spoken_steps(audio)).abs()
 
     def _read(self, states: BackboneStates | None, text: Tensor, memory: TalkerMemory) -> tuple[Tensor, Tensor]:
-        """Return the letters that come with these steps: (B,n,W'), and (B,n) how many steps each takes to say."""
+        """Return the letters that arrive with these steps, (B,n,W'), and the (B,n) steps that each takes to speak."""
         device = text.device
         first = memory.places(1, device)
         letters, places, sources, ends = self._spell(text.tolist(), memory)
         codes = torch.tensor(letters, device=device)
         source = torch.tensor(sources, device=device)  # (B,n) index of the step among these, NEVER for empty slots
         arrival = torch.where(source == NEVER, NEVER, source + first)
-        # The start comes before everything.
+        # The start symbol arrives before all steps.
         arrival = torch.where(codes == START, -1, arrival)
         end = torch.tensor(ends, device=device, dtype=torch.float32)
         memory.arrive(arrival, end)
@@ -185,14 +185,14 @@ class TalkerAdapter(SpeechDecoder):
             x = x + self._states(states.normed, source)
         assert memory.arrival is not None
         seen = memory.arrival[:, None, :] <= arrival[:, :, None]
-        # An empty slot looks at itself and at everything: its output is never looked at, but must be a number.
+        # Empty slots attend to everything, themselves included. Their output isn't used, but NaN would spread.
         for number, block in enumerate(self.letter_blocks):
             x = block(x, end - expected / 2, seen, memory, f"encoder.{number}")
         x = self.letter_norm(x)
         return x, self.times(x, expected, codes) * (codes != PADDING)
 
     def _states(self, normed: Tensor, source: Tensor) -> Tensor:
-        """(B,T,D) states -> (B,n,W'), what the backbone knows of the token of each letter."""
+        """Return what the backbone's states (B,T,D) add to each letter of their tokens, (B,n,W')."""
         known = (normed != 0).any(dim=-1, keepdim=True)  # states of steps without text are zero
         if self.training and self.options.state_dropout:
             kept = torch.rand(len(normed), 1, 1, device=normed.device) >= self.options.state_dropout
@@ -206,10 +206,10 @@ class TalkerAdapter(SpeechDecoder):
         return shown
 
     def _past(self, audio: Tensor) -> Tensor:
-        """(B,T,W) audio rows; hiding some in training is the dropout of Tacotron's prenet (arXiv 1703.10135)."""
+        """Hide some audio embeddings (B,T,W) in training, like the dropout in Tacotron's prenet (arXiv 1703.10135)."""
         past = audio
         if self.training and self.options.audio_dropout:
-            # From almost nothing to twice as much: some answers are learned from their letters, some from both.
+            # Shares differ between answers, from 0 to twice the mean: some answers have to be learned from letters.
             share = 2 * self.options.audio_dropout * torch.rand(len(past), 1, 1, device=past.device)
             past = past * (torch.rand(*past.shape[:2], 1, device=past.device) >= share)
         return past
@@ -217,7 +217,7 @@ class TalkerAdapter(SpeechDecoder):
     def _spell(
         self, ids: list[list[int]], memory: TalkerMemory
     ) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[list[float]]]:
-        """Letters of all rows, padded to one length: letter, place in its token, step among these, time of its end."""
+        """Spell the tokens of all rows, padded to one length: letter, place in its token, step, time of its end."""
         if memory.arrival is None or memory.end is None:
             before = [0.0] * len(ids)
         else:
@@ -240,7 +240,7 @@ class TalkerAdapter(SpeechDecoder):
 
 
 class PaceLoss(Loss):
-    """How wrongly the decoder guesses the lengths of answers: steps of error per step of speech."""
+    """The loss ``pace``: the error of predicted answer lengths, in steps per step of speech."""
 
     name = "pace"
 
@@ -248,11 +248,11 @@ class PaceLoss(Loss):
         self._decoder = decoder
 
     def counts(self, row: LossRow) -> list[int]:
-        """Return steps of speech."""
+        """Return the number of steps with speech."""
         return [int(row.loss_mask[0].sum())]
 
     def sums(self, line: ForwardPass, prepared: Sequence[Tensor]) -> Tensor:
-        """(1,)."""
+        """Return the (1,) sum of errors in steps."""
         if line.spoken is None:
             return torch.zeros(1, device=line.device)
         told = line.spoken.told
@@ -262,18 +262,18 @@ class PaceLoss(Loss):
 
 
 def spoken_steps(audio: Tensor) -> Tensor:
-    """(B,T,W) audio rows of whole answers -> (B,) steps up to the last that holds audio; 0 for none."""
+    """Return the (B,) number of steps up to the last one with audio in (B,T,W); 0 if there is none."""
     steps = torch.arange(1, audio.shape[1] + 1, device=audio.device)
     return ((audio != 0).any(dim=-1) * steps).amax(dim=1)
 
 
 def _expected(codes: Tensor) -> Tensor:
-    """(B,n) letters -> (B,n) steps that each takes before anything is learned; none for the start."""
+    """Return how many steps each letter (B,n) takes before training, (B,n); the start symbol takes none."""
     digit = (codes >= _DIGITS.start) & (codes < _DIGITS.stop)
     return torch.where(digit, _DIGIT_STEPS, _LETTER_STEPS).masked_fill(codes == START, 0.0)
 
 
 def _stretched(durations: Tensor, steps: Tensor) -> Tensor:
-    """(B,n) durations so that each row takes (B,) steps; nothing is learned from the places of letters."""
+    """Scale durations (B,n) so that each row takes (B,) steps; no gradient passes."""
     durations = durations.detach()
     return durations * torch.where(steps > 0, steps / durations.sum(dim=1).clamp(min=1e-3), 1.0)[:, None]

@@ -1,9 +1,9 @@
-"""The layers of the ``talker`` adapter: attention with rotary positions that are times, and its memory.
+"""The layers of the ``talker`` output adapter: attention by time, and the adapter's cache.
 
-Two kinds of things have a place in time: steps of speech (one per codec frame) and letters of the text, each at the
-time at which it is expected to be spoken. Rotary positions (arXiv 2104.09864) see differences only, so "what is spoken
-about now" is the same direction everywhere; and each head of the attention from speech to letters looks at letters some
-steps away from now, more or less sharply, so that it begins close to where it must end.
+Two kinds of things have a time: steps of speech (one per codec frame), and letters of the text, each at the time at
+which it is expected to be spoken. Rotary positions (arXiv 2104.09864) see only differences of time, so "what is spoken
+about now" looks the same everywhere. Each head of the attention from speech to letters prefers letters at a learned
+distance from now, with a learned width, and so starts close to what it has to learn.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from anytalk.plugins.caches import KeyValueCache
 HEAD_WIDTH = 64
 _FIRST_OFFSETS = (-8.0, 4.0)
 _FIRST_SPREAD = 2.0
-"""Where heads look before anything is learned, in steps: around letters said 8 steps ago (a delay pattern's last stream
-lags so far behind) to 4 steps ahead."""
+"""The heads' initial windows, in steps: from letters spoken 8 steps ago (a delay pattern's last stream lags so much) to
+letters 4 steps ahead."""
 _ROTARY_BASE = 10_000.0
 NEVER = 1 << 30
-"""Arrival of a slot that holds no letter."""
+"""Arrival of a slot without a letter."""
 FAR = 1e4
-"""Steps away of a letter that hasn't come: not infinite, so that gradients stay numbers."""
+"""Distance in steps of a letter that hasn't arrived: not infinite, so that gradients stay finite."""
 
 
 def rotate(x: Tensor, times: Tensor) -> Tensor:
-    """(B,H,L,HEAD_WIDTH) rotated by times (B,L) float32, in steps."""
+    """Rotate (B,H,L,HEAD_WIDTH) by times (B,L) float32 in steps."""
     half = x.shape[-1] // 2
     rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = times[:, None, :, None] * rates
@@ -39,27 +39,27 @@ def rotate(x: Tensor, times: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor) -> Tensor:
-    """(B,L,H*HEAD_WIDTH) -> (B,H,L,HEAD_WIDTH)."""
+    """Split (B,L,H*HEAD_WIDTH) into heads (B,H,L,HEAD_WIDTH)."""
     return x.view(*x.shape[:2], -1, HEAD_WIDTH).transpose(1, 2)
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
-    """(B,H,L,w) x (B,H,M,w) with a mask (B,L,M) bool or (B,H,L,M) of numbers to add -> (B,L,H*w)."""
+    """Attend from (B,H,L,w) to (B,H,M,w); return (B,L,H*w). The mask is (B,L,M) bool, or (B,H,L,M) added to scores."""
     seen = mask[:, None] if mask is not None and mask.dim() == 3 else mask
     found = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, is_causal=causal)
     return found.transpose(1, 2).flatten(2)
 
 
 class TalkerMemory:
-    """What the adapter remembers of answers: steps, and the letters that have come so far.
+    """Holds the steps of answers, and the letters that have arrived so far.
 
     Attributes:
         steps: Keys and values of the steps.
-        letters: Of the letters; beside those of the layers ``come`` (:attr:`arrival` and :attr:`end`) and ``said`` (the
-            times at which letters are spoken to their ends and to their middles).
-        arrival: (B,C), the step in which each letter came; NEVER for a slot without one. None: no letter came yet.
-        end: (B,C) float32, the time at which each letter would be over if all took equally long.
-        middle: (B,C) float32, the time at which each letter is said to its middle.
+        letters: Keys and values of the letters, with two more entries: ``come`` (:attr:`arrival` and :attr:`end`), and
+            ``said`` (the times at which letters are spoken, to their ends and to their middles).
+        arrival: (B,C), the step in which each letter arrived; NEVER in empty slots. None if no letter has arrived yet.
+        end: (B,C) float32, the time at which each letter would end if all took the expected number of steps.
+        middle: (B,C) float32, the time at which the middle of each letter is spoken.
     """
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class TalkerMemory:
 
     @property
     def length(self) -> int:
-        """Steps of the longest row."""
+        """The number of steps in the longest row."""
         return self.steps.length
 
     def places(self, steps: int, device: torch.device) -> Tensor:
-        """(1,steps) or (B,steps): which steps of their own answers the next ones are."""
+        """Return the indices of the next steps in their own answers, (1,steps) or (B,steps)."""
         return self.steps.rows.positions(steps, device)
 
     def arrive(self, arrival: Tensor, end: Tensor) -> None:
-        """Letters (B,n) that come in the next steps; those of a row come before its empty slots."""
+        """Add letters (B,n) that arrive in the next steps; in each row they come before its empty slots."""
         if self.arrival is None:
             self.steps, self.letters = KeyValueCache(len(arrival)), KeyValueCache(len(arrival))
         self._counts = (arrival < NEVER).sum(dim=1).tolist()
@@ -87,7 +87,7 @@ class TalkerMemory:
         self._show(came, arrival.shape[1])
 
     def speak(self, durations: Tensor) -> Tensor:
-        """(B,n) steps that the letters that came last take -> (B,n) times of their middles."""
+        """Set how many steps the letters that arrived last take, (B,n); return the times of their middles, (B,n)."""
         before = torch.zeros_like(durations[:, :1])
         if self.letters.length:
             assert self.arrival is not None
@@ -101,18 +101,18 @@ class TalkerMemory:
         return middles
 
     def advance(self, steps: int) -> None:
-        """Count the steps that all layers added, and the letters that came with them."""
+        """Count the steps that all layers have added, and the letters that arrived with them."""
         self.steps.advance(steps)
         self.letters.advance(self._counts)
 
     def join(self, other: TalkerMemory) -> None:
-        """Add the rows of another memory after these."""
+        """Add the rows of another cache after these."""
         self.steps.join(other.steps)
         self.letters.join(other.letters)
         self._change()
 
     def take(self, row: int) -> TalkerMemory:
-        """Return a memory of this row alone."""
+        """Return a cache of this row alone."""
         taken = TalkerMemory()
         taken.steps, taken.letters = self.steps.take(row), self.letters.take(row)
         taken._change()
@@ -125,7 +125,7 @@ class TalkerMemory:
         self._change()
 
     def crop(self, length: int) -> None:
-        """Forget the steps after the first `length` of each row, and the letters that came with them."""
+        """Remove the steps after the first `length` of each row, and the letters that arrived with them."""
         self.steps.crop(length)
         if self.arrival is not None:
             left = torch.tensor(self.steps.rows.lengths, device=self.arrival.device)[:, None]
@@ -137,25 +137,25 @@ class TalkerMemory:
             self._show(self.letters.held("come"), 0)
 
     def _show(self, came: Tensor, new: int) -> None:
-        """Tell of letters (2,B,1,C,1), `new` ones included."""
+        """Set :attr:`arrival` and :attr:`end` from letters (2,B,1,C,1), of which `new` aren't counted yet."""
         arrival, self.end = came[:, :, 0, :, 0]
         self.arrival = torch.where(self._own(new, came.device), arrival, NEVER)
 
     def _own(self, new: int, device: torch.device) -> Tensor:
-        """(B,C) bool: slots of letters that a row holds, with this many new ones."""
+        """Return (B,C) bool, which slots of letters a row holds, counting `new` more than it has advanced by."""
         lengths = torch.tensor(self.letters.rows.lengths, device=device)[:, None] + new
         return torch.arange(self.letters.length + new, device=device) < lengths
 
 
 class Mlp(nn.Sequential):
-    """Two layers with a GELU between them."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__(nn.Linear(width, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))
 
 
 class LetterBlock(nn.Module):
-    """A letter looks at the letters that came with it or before it, so that no later token changes what is known."""
+    """Lets a letter attend to letters that arrived with it or earlier, so that later tokens change nothing."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class LetterBlock(nn.Module):
         self.mlp = Mlp(width, hidden_width)
 
     def forward(self, x: Tensor, times: Tensor, mask: Tensor, memory: TalkerMemory, name: str) -> Tensor:
-        """(B,n,W) new letters at times (B,n); mask (B,n,C) over all letters -> (B,n,W)."""
+        """Transform (B,n,W) new letters at times (B,n); the mask (B,n,C) runs over all letters."""
         query, key, value = (split_heads(part) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
         keys, values = memory.letters.append(name, rotate(key, times), value)
         x = x + self.attention_out(attend(rotate(query, times), keys, values, mask))
@@ -175,7 +175,7 @@ class LetterBlock(nn.Module):
 
 
 class Window(nn.Module):
-    """Where each head looks for letters: around how many steps from now, and how sharply."""
+    """Scores how far each letter is from where each head prefers letters, by a learned distance and width."""
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
@@ -183,12 +183,12 @@ class Window(nn.Module):
         self.spread = nn.Parameter(torch.full((num_heads,), _FIRST_SPREAD))
 
     def forward(self, away: Tensor) -> Tensor:
-        """(B,T,C) steps -> (B,H,T,C) to add to scores: 0 where a head expects its letters, below that elsewhere."""
+        """Return what to add to attention scores, (B,H,T,C): 0 at the preferred distance `away` (B,T,C), else less."""
         return -0.5 * ((away[:, None] - self.offset[:, None, None]) / self.spread[:, None, None]).square()
 
 
 class SpeechBlock(nn.Module):
-    """A step of speech looks at the steps before it, then at the letters that have come."""
+    """Lets a step of speech attend to the steps before it, and then to the letters that have arrived."""
 
     def __init__(self, width: int, letter_width: int, hidden_width: int) -> None:
         super().__init__()
@@ -213,20 +213,21 @@ class SpeechBlock(nn.Module):
         memory: TalkerMemory,
         name: str,
     ) -> Tensor:
-        """Return one layer.
+        """Run one layer.
 
         Args:
             x: (B,T,W) steps.
-            times: (B,T) of the steps.
-            letters: (B,n,W') letters that came with these steps.
-            letter_times: (B,n).
-            away: (B,T,C) float32, how many steps later each of all letters is said; FAR: it has not come yet.
-            memory: What came before; it grows.
-            name: Of this layer in the memory.
+            times: (B,T) times of the steps.
+            letters: (B,n,W') letters that arrived with these steps.
+            letter_times: (B,n) times of these letters.
+            away: (B,T,C) float32, how many steps after each step each letter is spoken; FAR if it hasn't arrived.
+            memory: The cache of earlier steps and letters; this layer appends to it.
+            name: The layer's key in the cache.
         """
         query, key, value = (split_heads(part) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
         begins, steps = memory.length == 0, x.shape[1]
         keys, values = memory.steps.append(name, rotate(key, times), value)
+        # No mask is needed for rows of one length with a single new step, nor for a start, which is causal.
         seen = None
         if not memory.steps.rows.are_level or (steps > 1 and not begins):
             seen = memory.steps.rows.seen(steps, x.device)

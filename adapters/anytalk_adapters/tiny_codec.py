@@ -1,4 +1,4 @@
-"""A codec without weights for tests and examples: each code is a short fixed sound, a frame is their sum."""
+"""A codec without weights, for tests and examples: each code is a short fixed sound, and a frame is their sum."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Codec, CodecStream
 
 PEAK = 0.9
-"""No mix of codes is louder, so sound files hold every one unclipped."""
+"""Peak of the loudest possible sum of codes, so that sound files never clip."""
 
 
 def cosine_basis(size: int) -> Tensor:
-    """(size,size) float64, rows orthonormal: the cosine tones of a DCT-II, lowest first."""
+    """Return the orthonormal cosines of a DCT-II, lowest first, as rows of (size,size) float64."""
     time = torch.arange(size, dtype=torch.float64) + 0.5
     tone = torch.arange(size, dtype=torch.float64)[:, None]
     basis = torch.cos(math.pi / size * tone * time) * math.sqrt(2 / size)
@@ -29,18 +29,16 @@ def cosine_basis(size: int) -> Tensor:
 
 
 class TinyCodec(Codec):
-    """Deterministic sounds; ``encode(decode(codes)) == codes`` for all codes.
+    """Makes deterministic sounds; ``encode(decode(codes)) == codes`` for all codes.
 
-    The cosine tones of one frame are dealt out to the streams, and a code is a seeded direction of unit length among
-    its stream's tones. Streams are orthogonal, so the code of each is found by correlation alone.
+    The cosines of a frame are shared out among the streams, and each code is a seeded unit vector in the span of its
+    stream's cosines. Streams are orthogonal, so correlation alone finds the code of each.
     """
 
     licence = "MIT"
     context_frames = (0, 0)
 
     class Options(plugins.Options):
-        """What a tiny codec is like."""
-
         num_streams: int = pydantic.Field(3, ge=1, description="K, rectangular streams of codes.")
         codebook_size: int = pydantic.Field(16, ge=2, description="Codes per stream.")
         sample_rate_hz: int = pydantic.Field(8000, ge=1, description="Rate of the wave.")
@@ -48,7 +46,7 @@ class TinyCodec(Codec):
         seed: int = pydantic.Field(0, ge=0, description="Seed of the sounds.")
 
     table: Tensor
-    """(K, C, samples_per_frame)."""
+    """The sound of each code, (K, C, samples_per_frame)."""
 
     def __init__(
         self, num_streams: int, codebook_size: int, sample_rate_hz: int, samples_per_frame: int, seed: int
@@ -69,6 +67,7 @@ class TinyCodec(Codec):
             (num_streams, codebook_size, tones_per_stream), generator=generator, dtype=torch.float64
         )
         tones = cosine_basis(samples_per_frame)[: num_streams * tones_per_stream]
+        # Each stream gets every K-th cosine, and so both low and high tones.
         tones = tones.view(tones_per_stream, num_streams, samples_per_frame).transpose(0, 1)
         table = F.normalize(directions, dim=-1) @ tones
         loudest = table.abs().amax((1, 2)).sum()
@@ -76,29 +75,29 @@ class TinyCodec(Codec):
 
     @classmethod
     def build(cls, options: Options, context: BuildContext) -> TinyCodec:
-        """Seeded; reads no files."""
+        """Make the sounds from the seed; no files are read."""
         return cls(**options.model_dump()).to(context.device)
 
     @torch.no_grad()
     def encode(self, wave: Tensor) -> Tensor:
-        """(B,N) float32 -> (B,K,T) int64."""
+        """Encode a wave (B,N) float32 into codes (B,K,T) int64."""
         padded = pad_to_frames(wave, self.samples_per_frame)
         frames = padded.view(len(wave), padded.shape[-1] // self.samples_per_frame, self.samples_per_frame)
         return torch.einsum("bts,kcs->bktc", frames, self.table).argmax(-1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """(B,K,T) int64 -> (B, T * samples_per_frame) float32.
+        """Decode codes (B,K,T) int64 into a wave (B, T * samples_per_frame) float32.
 
         Raises:
-            AudioError: codes of another shape or outside the codebook.
+            AudioError: The codes have another shape or lie outside the codebook.
         """
         check_codes(codes, self.num_streams, self.codebook_size)
         sounds = [self.table[stream, codes[:, stream]] for stream in range(self.num_streams)]  # K x (B,T,samples)
         return torch.stack(sounds).sum(0).flatten(1)
 
     def new_stream(self) -> CodecStream:
-        """Frames don't touch, so nothing is held back."""
+        """Return a stream that holds nothing back, because frames don't overlap."""
         return WindowedStream(
             lambda codes, _: self.decode(codes), self.num_streams, self.samples_per_frame, self.context_frames
         )

@@ -1,4 +1,4 @@
-"""A seeded, untrained log-mel projection: ears for tests, in plain torch."""
+"""A seeded, untrained speech encoder for tests: a log-mel projection in plain torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_MELS = 32
 
 
 def mel_filters(num_mels: int, window: int, sample_rate_hz: int) -> Tensor:
-    """Triangles, equally spaced on the mel scale (2595 log10(1 + f / 700)): (num_mels, window // 2 + 1) float32."""
+    """Return triangular filters (num_mels, window // 2 + 1), evenly spaced on the mel scale 2595 log10(1 + f / 700)."""
     top = 2595.0 * torch.log10(torch.tensor(1.0 + sample_rate_hz / 2 / 700.0))
     corners = 700.0 * (10.0 ** (torch.linspace(0.0, float(top), num_mels + 2) / 2595.0) - 1.0)
     bins = torch.linspace(0.0, sample_rate_hz / 2, window // 2 + 1)
@@ -29,12 +29,12 @@ def mel_filters(num_mels: int, window: int, sample_rate_hz: int) -> Tensor:
 
 
 class TinyEncoder(SpeechEncoder):
-    """Log-mel frames through two linear layers, 50 per second; frame f sees samples 320 f .. 320 f + 399.
+    """Passes log-mel frames through two linear layers, 50 per second; frame f sees samples 320 f .. 320 f + 399.
 
     Args:
         width: E.
-        seed: Of the weights; no other random state is read or moved.
-        max_duration_s: Longest question; None: any.
+        seed: Seed of the weights; the global random state is neither read nor changed.
+        max_duration_s: Longest question; None for any.
     """
 
     licence = "MIT"
@@ -42,8 +42,6 @@ class TinyEncoder(SpeechEncoder):
     filters: Tensor
 
     class Options(plugins.Options):
-        """Size and seed."""
-
         width: int = Field(default=16, gt=0, description="Numbers per feature frame (E).")
         seed: int = Field(default=0, description="Seed of the weights.")
         max_duration_s: float | None = Field(default=30.0, gt=0, description="Longest question; null: any.")
@@ -59,7 +57,7 @@ class TinyEncoder(SpeechEncoder):
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Make it from its options; always float32."""
+        """Build the encoder from its options, always in float32."""
         return cls(options.width, options.seed, options.max_duration_s).to(context.device)
 
     @property
@@ -77,20 +75,21 @@ class TinyEncoder(SpeechEncoder):
 
     @property
     def max_duration_s(self) -> float | None:
-        """As it was told; nothing in it depends on the length."""
+        """The option's value; the encoder itself has no limit."""
         return self._max_duration_s
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E), (B,) frames: ceil(samples / 320).
+        """Encode (B,N) float32 at 16 kHz, right-padded, with (B,) lengths: (B,F,E), and (B,) ceil(samples / 320).
 
         Raises:
-            AudioError: a row without samples.
+            AudioError: A row has no samples.
         """
         if int(lengths.min()) < 1:
             raise AudioError("a clip without samples can't be encoded", "record it again")
         counted = (lengths + SAMPLES_PER_FRAME - 1) // SAMPLES_PER_FRAME
         num_frames = int(counted.max())
         num_samples = (num_frames - 1) * SAMPLES_PER_FRAME + WINDOW
+        # Padding is cleared: the last frame of a row reaches up to 399 samples past its end.
         inside = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]
         padded = nn.functional.pad(wave * inside, (0, max(0, num_samples - wave.shape[1])))
         windows = padded[:, :num_samples].unfold(1, WINDOW, SAMPLES_PER_FRAME) * self.window  # (B,F,400)
@@ -100,7 +99,7 @@ class TinyEncoder(SpeechEncoder):
 
 
 def _seeded_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    # Born without weights, so that the global random state stays where it is.
+    # On the meta device no weights are drawn, so the global random state stays as it is.
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.normal_(std=inputs**-0.5, generator=generator)

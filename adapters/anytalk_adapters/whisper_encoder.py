@@ -1,4 +1,4 @@
-"""Whisper's encoder as ears, run on the real length of the sound."""
+"""The ``whisper`` speech encoder: Whisper's encoder on sound of its real length instead of 30 s."""
 
 from __future__ import annotations
 
@@ -18,43 +18,41 @@ from anytalk_adapters.whisper_weights import load_whisper
 __all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "covering_frames", "mini_omni_frames"]
 
 SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
-"""320 samples, 20 ms: the second convolution halves the 10 ms steps of the mel spectrogram."""
+"""320 samples, 20 ms: the second convolution halves the rate of the mel spectrogram, which has 10 ms steps."""
 
 
 def covering_frames(num_samples: int) -> int:
-    """Return frames that cover this many samples: ``ceil(num_samples / 320)``."""
+    """Return how many frames cover so many samples: ``ceil(num_samples / 320)``."""
     return -(-num_samples // SAMPLES_PER_FRAME)
 
 
 def mini_omni_frames(num_samples: int) -> int:
-    """Return frames that the original Mini-Omni counts, in its own floating point.
+    """Return how many frames the original Mini-Omni counts, in its floating point.
 
-    Whole 20 ms steps plus one; for 9 of the exact multiples of 320 below 30 s (64320 samples, for one) rounding
-    makes it one less, and adapters were trained with that.
+    They are the whole 20 ms steps plus one. For 9 of the exact multiples of 320 below 30 s (64320 samples, for example)
+    rounding makes it one less, and its adapters were trained with that.
     """
     return int(((num_samples / SAMPLE_RATE) * 1000) / 20) + 1
 
 
 class WhisperEncoder(SpeechEncoder):
-    """Features of Whisper after its last layer norm, 50 per second.
+    """Returns Whisper's features after its last layer norm, 50 per second.
 
-    By default each clip is padded to a whole frame only, its positions are the first ones, and it costs what it
-    lasts. With `pad_to_30s` the encoder sees 30 s as Whisper does in training and in the original Mini-Omni; then the
-    frames that count are :func:`mini_omni_frames`.
+    By default each clip is padded only to a whole frame and takes the first positions, so that its time depends on its
+    length. With `pad_to_30s` the encoder sees 30 s, as in Whisper's training and in the original Mini-Omni, and
+    :func:`mini_omni_frames` of them count.
 
-    Rows never see each other: the mel spectrogram is normalised per clip, and only rows with the same number of
+    Rows don't affect one another: the mel spectrogram is normalised per clip, and only rows with the same number of
     frames run together.
 
     Args:
-        encoder: ``whisper.model.AudioEncoder``.
-        pad_to_30s: See above.
+        encoder: A ``whisper.model.AudioEncoder``.
+        pad_to_30s: Whether to pad clips to 30 s.
     """
 
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Which Whisper, and how long it listens."""
-
         weight_sources = ("model",)
 
         model: str = Field(
@@ -75,7 +73,7 @@ class WhisperEncoder(SpeechEncoder):
         """Load the model and keep its encoder; the decoder is dropped.
 
         Raises:
-            WeightsError: weights that can't be found or read.
+            WeightsError: The weights can't be found or read.
         """
         encoder = load_whisper(options.model, context.folder).encoder
         _cast(encoder, torch_dtype(context.dtype))
@@ -83,34 +81,34 @@ class WhisperEncoder(SpeechEncoder):
 
     @property
     def sample_rate_hz(self) -> int:
-        """16000."""
+        """Return 16000, Whisper's only rate."""
         return int(SAMPLE_RATE)
 
     @property
     def frame_rate_hz(self) -> float:
-        """50."""
+        """Return 50."""
         return float(SAMPLE_RATE / SAMPLES_PER_FRAME)
 
     @property
     def width(self) -> int:
-        """E: 384 (tiny), 512 (base), 768 (small) ..."""
+        """Return E: 384 (tiny), 512 (base), 768 (small) ..."""
         return int(self.encoder.positional_embedding.shape[1])
 
     @property
     def max_frames(self) -> int:
-        """Frames of the longest clip: 1500, 30 s."""
+        """Return the number of frames of the longest clip: 1500, which is 30 s."""
         return int(self.encoder.positional_embedding.shape[0])
 
     @property
     def max_duration_s(self) -> float:
-        """30: Whisper has no positions beyond."""
+        """Return 30: Whisper has no more positions."""
         return float(self.max_frames * SAMPLES_PER_FRAME / SAMPLE_RATE)
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,N) float32 at 16 kHz, right-padded, (B,) samples -> (B,F,E) float32, zeros after each row's end, (B,).
+        """Encode (B,N) float32 at 16 kHz, right-padded, with (B,) lengths: (B,F,E) float32, zero in padding, and (B,).
 
         Raises:
-            AudioError: a row without samples or of more than 30 s.
+            AudioError: A row has no samples, or more than 30 s.
         """
         samples = [self._checked(int(n)) for n in lengths]
         encoded = [self.max_frames if self.pad_to_30s else covering_frames(n) for n in samples]
@@ -125,10 +123,10 @@ class WhisperEncoder(SpeechEncoder):
         return features, torch.tensor(counted, device=wave.device)
 
     def encode_clip(self, wave: Tensor, num_frames: int) -> Tensor:
-        """(N,) of one clip -> (num_frames,E), silence after its end.
+        """Encode one clip (N,), padded with silence, into (num_frames,E).
 
         Raises:
-            AudioError: a clip without samples or of more than 30 s.
+            AudioError: The clip has no samples, or more than 30 s.
         """
         self._checked(len(wave))
         return self._encode(self._mel(wave, num_frames)[None])[0].float()
@@ -144,14 +142,14 @@ class WhisperEncoder(SpeechEncoder):
         return num_samples
 
     def _mel(self, wave: Tensor, num_frames: int) -> Tensor:
-        """(n,) -> (mels, 2 * num_frames). In float32 even under autocast: bfloat16 would blur the spectrum."""
+        """Return the mel spectrogram (mels, 2 * num_frames), in float32 even under autocast: bfloat16 would blur it."""
         with torch.autocast(wave.device.type, enabled=False):
             padding = num_frames * SAMPLES_PER_FRAME - wave.shape[0]
             mel: Tensor = log_mel_spectrogram(wave.float(), self.encoder.conv1.in_channels, padding=padding)
         return mel
 
     def _encode(self, mel: Tensor) -> Tensor:
-        """(B,mels,2F) -> (B,F,E): whisper's ``AudioEncoder.forward`` with the positions cropped to F."""
+        """Run whisper's ``AudioEncoder.forward`` on (B,mels,2F), with the positions cropped to F; return (B,F,E)."""
         hidden = mel.to(self.encoder.conv1.weight.dtype)
         hidden = nn.functional.gelu(self.encoder.conv1(hidden))
         hidden = nn.functional.gelu(self.encoder.conv2(hidden)).transpose(1, 2)
@@ -163,7 +161,7 @@ class WhisperEncoder(SpeechEncoder):
 
 
 def _cast(encoder: nn.Module, dtype: torch.dtype) -> None:
-    """Whisper's layer norms always work in float32 and need their weights so; all others follow their input."""
+    """Cast all layers but the norms: Whisper's layer norms compute in float32 and need float32 weights."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear | nn.Conv1d):
             module.to(dtype)

@@ -1,7 +1,7 @@
-"""When words were said, by what Whisper's decoder looks at while it writes them (as `whisper.timing` does it).
+"""Finds when words were said, by where Whisper's decoder attends while it writes them (as `whisper.timing` does).
 
-The words are read once more, all at once; the heads that follow the sound tell for each token where they look, and a
-path through that table, which only goes forward, gives each token its place.
+The words are read again in one pass. The attention heads that follow the sound give a table of tokens by frames, and a
+monotonic path through that table gives each token its time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from anytalk_adapters.whisper_writer import WhisperWriter, heads_of
 
 _FRAMES_PER_S = 50
 _SMOOTHED = 7
-"""Frames over which a median is taken; whisper's own."""
+"""How many frames a median is taken over, as in whisper."""
 _MARKS = string.punctuation + "。，！？：”、“‘’…"
 
 
 @torch.no_grad()
 def word_times(writer: WhisperWriter, features: Tensor, num_frames: int, text: str) -> list[HeardWord]:
-    """(F,E) of one clip, of whose frames so many hold its sound, and its words -> the words with their times."""
+    """Return the times of the words in a clip's features (F,E), of which the first `num_frames` hold its sound."""
     tokenizer = writer.tokenizer_of(features[None])
     ids = tokenizer.encode(f" {text.strip()}")
     if not text.strip():
@@ -36,6 +36,7 @@ def word_times(writer: WhisperWriter, features: Tensor, num_frames: int, text: s
     chances = looks.softmax(dim=-1)
     spread, mean = torch.std_mean(chances, dim=1, keepdim=True, unbiased=False)
     even = F.pad((chances - mean) / (spread + 1e-9), (_SMOOTHED // 2, _SMOOTHED // 2), mode="replicate")
+    # Row i is the step that predicts text token i; the last row predicts the end of the text.
     table = even.unfold(2, _SMOOTHED, 1).median(dim=-1).values.mean(dim=0)[start:]
     begins = first_frames(table.double().cpu().numpy())
     words, place = [], 0
@@ -47,9 +48,10 @@ def word_times(writer: WhisperWriter, features: Tensor, num_frames: int, text: s
 
 
 def first_frames(table: np.ndarray) -> list[int]:
-    """(R,F) how well each row fits each frame -> the first frame of each row, on the path that fits best.
+    """Return the first frame of each row on the best path through a table (R,F) of scores (dynamic time warping).
 
-    The path begins in the first frame, ends in the last, and goes forward by a row, a frame, or both.
+    The path starts in the first row and frame, ends in the last, and each of its steps advances the row, the frame or
+    both.
     """
     rows, frames = table.shape
     best = np.full((rows + 1, frames + 1), -np.inf)
@@ -70,7 +72,7 @@ def first_frames(table: np.ndarray) -> list[int]:
 
 
 def _looks(writer: WhisperWriter, features: Tensor, ids: Sequence[int]) -> Tensor:
-    """Return where the heads that follow the sound look: (heads, tokens, F), before the softmax."""
+    """Return the attention scores (heads,tokens,F), before the softmax, of the heads that follow the sound."""
     follows = writer.model.alignment_heads.to_dense()
     decoder = writer.decoder
     x = decoder.token_embedding(torch.tensor([ids], device=features.device)) + decoder.positional_embedding[: len(ids)]
@@ -87,7 +89,7 @@ def _looks(writer: WhisperWriter, features: Tensor, ids: Sequence[int]) -> Tenso
 
 
 def _words(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, int, int]]:
-    """Return words, of how many tokens each is spoken, and how many it has with the punctuation after it."""
+    """Return each word, its number of tokens, and that number with the punctuation that follows it."""
     words: list[tuple[str, int, int]] = []
     for text, tokens in zip(*tokenizer.split_to_word_tokens([*ids, tokenizer.eot]), strict=True):
         if tokens[-1] == tokenizer.eot:

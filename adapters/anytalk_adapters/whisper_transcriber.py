@@ -1,4 +1,4 @@
-"""OpenAI Whisper as the judge of what an answer says."""
+"""The ``whisper`` transcriber, by which evaluation judges what an answer says."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ __all__ = ["WhisperTranscriber"]
 
 
 class WhisperTranscriber(Transcriber):
-    """Greedy decoding without timestamps or fallbacks, so that the same sound always gives the same text.
+    """Decodes greedily without timestamps or fallbacks, so that the same sound always gives the same text.
 
     Args:
-        model: The whole Whisper.
-        language: Code such as ``"en"``, or None: detected in each clip.
+        model: A whole Whisper model.
+        language: A code such as ``"en"``; None detects the language of each clip.
     """
 
     licence = "MIT"
 
     class Options(plugins.Options):
-        """Which Whisper judges, and in which language."""
-
         weight_sources = ("model",)
 
         model: str = Field(
@@ -48,20 +46,20 @@ class WhisperTranscriber(Transcriber):
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
-        """Load the model, float32 on the context's device.
+        """Load the model in float32 on the context's device.
 
         Raises:
-            WeightsError: weights that can't be found or read.
-            ConfigError: a language that the model doesn't know.
+            WeightsError: The weights can't be found or read.
+            ConfigError: The model doesn't know the language.
         """
         model = load_for_language(options.model, options.language, context.folder)
         return cls(model.to(context.device), options.language)
 
     def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
-        """(N,) float32 -> text; ``""`` for silence, for no samples and where Whisper hears no speech.
+        """Transcribe (N,) float32; return ``""`` for silence, no samples, or sound in which Whisper finds no speech.
 
         Raises:
-            AudioError: more than one channel, or samples that are not finite.
+            AudioError: There is more than one channel, or a sample isn't finite.
         """
         if wave.ndim != 1 or not np.isfinite(wave).all():
             raise AudioError(
@@ -77,7 +75,7 @@ class WhisperTranscriber(Transcriber):
             fp16=False,
             without_timestamps=True,
             condition_on_previous_text=False,
-            # Whisper keeps text where it is sure of it even if it hears no speech; sure words in noise are invented.
+            # By default Whisper keeps text that it is sure of, even without speech; in noise such text is made up.
             logprob_threshold=None,
         )
         return str(heard["text"]).strip()

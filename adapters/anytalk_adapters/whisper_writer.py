@@ -1,4 +1,4 @@
-"""Whisper's decoder as a writer: greedy, with a key-value cache of its own, stopped when it repeats itself."""
+"""Decodes with Whisper greedily, with a key-value cache, and stops when the text repeats itself."""
 
 from __future__ import annotations
 
@@ -15,41 +15,43 @@ from whisper.tokenizer import Tokenizer
 from anytalk_adapters.whisper_weights import writer_tokenizer
 
 _TOKENS_PER_S = 10
-"""More text tokens than anybody says in a second: fast speech has 5 words, about 7 tokens."""
+"""More text tokens than anybody speaks in a second: fast speech has 5 words, which are about 7 tokens."""
 _SPARE_TOKENS = 8
 _LONGEST_PERIOD = 12
 _LOOP_TIMES, _LOOP_TOKENS = 4, 24
-"""A loop: the same tokens at least four times in a row, at least 24 in all. "No, no, no, no, no, no!" has twelve."""
+"""A loop is a sequence that occurs at least four times in a row and has 24 tokens in all; "No, no, no, no, no, no!" has
+twelve."""
 _SURE = -0.5
 
 
 def says_nothing(silence: float, mean: float) -> bool:
-    """Judge by the chance of no speech, and the mean log likelihood of the words that were written nevertheless.
+    """Return whether a clip has no speech, by Whisper's probability of that and the words' mean log likelihood.
 
-    Of silence, fans and breath Whisper writes "you" and "Thank you.", at -0.6 to -2. The line goes through the point at
-    which its own loop decides, 0.6 and -1; of people it hears no speech with 0.4 at most, where it is unsure less.
+    Of silence, fans and breath Whisper writes "you" and "Thank you.", at -0.6 to -2. The bound is a line through the
+    point by which Whisper itself decides (0.6 and -1). For people's speech the probability is at most 0.4, and less
+    where Whisper is unsure of the words.
     """
     return mean < _SURE and silence > 1 + 0.4 * mean
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written down."""
+    """A transcript of one clip."""
 
-    text: str  # `""` where no speech was heard
-    confidence: float  # geometric mean of the tokens' likelihoods, the end included
-    ran_away: bool  # whether the writer was stopped: it repeated itself or wrote more than anybody says
+    text: str  # `""` if no speech was found
+    confidence: float  # geometric mean of the tokens' likelihoods, including the end token's
+    ran_away: bool  # whether decoding was stopped, because it repeated itself or wrote too many tokens
 
 
 class _Keys:
-    """Keys and values of one attention, each (1,H,T,W)."""
+    """The keys and values of one attention layer, each (1,H,T,W)."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
     def add(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append; returns all of them."""
+        """Append keys and values; return all of them."""
         if self.keys is None or self.values is None:
             self.keys, self.values = keys, values
         else:
@@ -58,24 +60,24 @@ class _Keys:
 
 
 class WhisperWriter(nn.Module):
-    """Writes what Whisper's encoder heard.
+    """Decodes the features of Whisper's encoder to text.
 
     Args:
-        model: The whole Whisper; its decoder is used.
-        language: Code such as ``"en"``; None detects it in each clip.
+        model: A whole Whisper model, of which the decoder is used.
+        language: A code such as ``"en"``; None detects the language of each clip.
     """
 
     def __init__(self, model: Whisper, language: str | None) -> None:
         super().__init__()
         self.decoder = model.decoder
-        # A tuple: only its decoder is part of this module.
+        # A tuple hides the whole model from nn.Module; only its decoder is part of this one.
         self._model = (model,)
         self._language = language
         self._tokenizers: dict[str, Tokenizer] = {}
 
     @torch.no_grad()
     def forward(self, features: Tensor, duration_s: float) -> Written:
-        """(F,E) of one clip and how long its speech lasts -> its words."""
+        """Transcribe the features (F,E) of one clip with `duration_s` seconds of speech."""
         features = features[None]
         tokenizer = self.tokenizer_of(features)
         prompt = [*tokenizer.sot_sequence_including_notimestamps]
@@ -90,7 +92,7 @@ class WhisperWriter(nn.Module):
         silence = float(logits[start].softmax(dim=-1)[tokenizer.no_speech])
         while len(ids) < room:
             last = logits[-1].masked_fill(forbidden, -torch.inf)
-            if not ids:  # neither an end nor a space begins a text
+            if not ids:  # as in whisper, a text must not begin with its end or a space
                 last[[tokenizer.eot, *tokenizer.encode(" ")]] = -torch.inf
             scores = last.log_softmax(dim=-1)
             token = int(scores.argmax())
@@ -101,7 +103,7 @@ class WhisperWriter(nn.Module):
             if loop_length(ids):
                 break
             logits = self._step([token], len(prompt) + len(ids) - 1, own, heard)
-        ran_away = len(ids) == len(chances)
+        ran_away = len(ids) == len(chances)  # otherwise the last token was the end
         loop = loop_length(ids)
         ids = ids[: len(ids) - loop] if loop else ids
         mean = sum(chances) / len(chances)
@@ -109,7 +111,7 @@ class WhisperWriter(nn.Module):
         return Written(text, math.exp(mean), ran_away)
 
     def _step(self, ids: list[int], position: int, own: list[_Keys], heard: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Tokens that follow `position` others -> (n,V) logits."""
+        """Decode tokens that follow `position` others; return their logits (n,V)."""
         decoder = self.decoder
         x = decoder.token_embedding(torch.tensor([ids], device=decoder.positional_embedding.device))
         x = x + decoder.positional_embedding[position : position + len(ids)]
@@ -127,7 +129,7 @@ class WhisperWriter(nn.Module):
         return self._model[0]
 
     def tokenizer_of(self, features: Tensor) -> Tokenizer:
-        """That of the language that is written of (1,F,E)."""
+        """Return the tokenizer for the language of features (1,F,E)."""
         return self._tokenizer(self._language or self._detected(features))
 
     def _tokenizer(self, language: str) -> Tokenizer:
@@ -142,7 +144,7 @@ class WhisperWriter(nn.Module):
         return str(max(chances[0], key=lambda code: chances[0][code]))
 
     def _forbidden(self, tokenizer: Tokenizer, device: torch.device) -> Tensor:
-        """(V,) bool: tokens that are not speech, and all special tokens but the end."""
+        """Return (V,) bool: tokens that aren't speech, and all special tokens except the end."""
         mask = torch.zeros(self._model[0].dims.n_vocab, dtype=torch.bool, device=device)
         mask[tokenizer.eot + 1 :] = True
         mask[list(tokenizer.non_speech_tokens)] = True
@@ -150,7 +152,7 @@ class WhisperWriter(nn.Module):
 
 
 def loop_length(ids: list[int]) -> int:
-    """Return how many tokens at the end only repeat the ones before them; 0 where nothing loops.
+    """Return how many tokens at the end only repeat the ones before them; 0 if nothing repeats.
 
     >>> loop_length([5] + [1, 2, 3] * 4)
     9
@@ -164,12 +166,12 @@ def loop_length(ids: list[int]) -> int:
 
 
 def _projected(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys and values of (1,T,W) in heads: (1,H,T,W/H) each."""
+    """Return keys and values of (1,T,W), split into heads (1,H,T,W/H)."""
     return heads_of(attention, attention.key(x)), heads_of(attention, attention.value(x))
 
 
 def heads_of(attention: MultiHeadAttention, x: Tensor) -> Tensor:
-    """(1,T,W) -> (1,H,T,W/H)."""
+    """Split (1,T,W) into heads (1,H,T,W/H)."""
     return x.view(*x.shape[:2], attention.n_head, -1).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""``anytalk bench start``: how long people wait, from a command in a fresh process to the first text of its answer."""
+"""Implements ``anytalk bench start``: times commands in fresh processes, up to the first text of an answer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from typing import Any
 from anytalk.errors import ConfigError
 
 SEGMENTS = ("python", "imports", "backbone", "ears", "codec", "other parts", "first question", "other")
-"""What the time to the first text is made of."""
+"""The segments of the time to the first text."""
 _ANYTALK = [sys.executable, "-m", "anytalk"]
 _WATCHED = "from anytalk.bench import laps; laps.watch({place!r}, {began!r}); from anytalk.cli import main; main()"
 _COLUMNS = 12
-"""Longest answer: only its beginning is waited for."""
+"""Maximum length of the answers, because only their beginning is timed."""
 
 Told = Callable[[str], None]
 
 
 def measure_commands(folder: Path, repeats: int, told: Told) -> dict[str, dict[str, float]]:
-    """Measure commands that only look: medians of wall and processor seconds, by name."""
+    """Time commands that only print something; return medians of wall and processor seconds, by command."""
     found = {}
     for words in (["--help"], ["plugins"], ["info", str(folder)], ["doctor"]):
         told(f"anytalk {words[0]}")
@@ -42,22 +42,22 @@ def measure_commands(folder: Path, repeats: int, told: Told) -> dict[str, dict[s
 def measure_answers(
     folder: Path, text: str, question: Path | None, repeats: int, options: Sequence[str], told: Told
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return seconds to the first text of ``anytalk talk``, by how it is asked and whether the cache is empty.
+    """Time ``anytalk talk`` from its start to the first text.
 
     Args:
         folder: Talker folder.
         text: A typed question.
-        question: A sound file with a spoken one; None leaves it out.
-        repeats: Times that each is measured; each with a cache of its own, used once and then again.
-        options: More for ``anytalk talk``.
-        told: Called with what is being measured.
+        question: A sound file with a spoken question; None skips it.
+        repeats: How often each is measured, each time with a new cache folder, first empty and then filled.
+        options: More options for ``anytalk talk``.
+        told: Called with a description of each measurement when it starts.
 
     Returns:
-        ``"typed"`` and ``"spoken"``: ``"first"`` and ``"second"`` time: medians of ``"total"``, ``"processor"`` (of the
-        whole process so far) and each of :data:`SEGMENTS`, which are wall times.
+        For ``"typed"`` and ``"spoken"``, for ``"first"`` and ``"second"`` (cache empty and filled): the median seconds
+        ``"total"``, ``"processor"`` (of the whole process up to then) and each of :data:`SEGMENTS`, in wall time.
 
     Raises:
-        ConfigError: the command failed.
+        ConfigError: The command failed.
     """
     asked = {"typed": ["--text", text], **({"spoken": [str(question)]} if question is not None else {})}
     found = {}
@@ -89,7 +89,7 @@ def _first_text(words: Sequence[str], cache: Path) -> dict[str, float]:
 
 
 def _run(command: Sequence[str], more: dict[str, str]) -> tuple[float, float]:
-    """Wall and processor seconds of a command (ConfigError: it failed)."""
+    """Run a command and return its wall and processor seconds (ConfigError: it failed)."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, check=False)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -100,16 +100,16 @@ def _run(command: Sequence[str], more: dict[str, str]) -> tuple[float, float]:
 
 
 def measure_server(folder: Path, text: str, question: Path | None, told: Told) -> dict[str, Any]:
-    """Return a server in a fresh process: seconds until it prints its addresses, and to the first sound of its answers.
+    """Time a server in a fresh process: until it prints its addresses, and until the first sound of its answers.
 
     Args:
         folder: Talker folder.
-        text: What is typed.
-        question: What is spoken: a sound file; None leaves it out.
-        told: Called with what is being measured.
+        text: A typed question.
+        question: A sound file with a spoken question; None skips it.
+        told: Called with a description of each measurement when it starts.
 
     Returns:
-        ``"ready"``, and for ``"typed"`` and ``"spoken"`` three answers each, of a server of its own.
+        ``"ready"``, and three answers each for ``"typed"`` and ``"spoken"``, which get a server of their own; seconds.
     """
     messages: dict[str, Any] = {"typed": text}
     if question is not None:
@@ -134,7 +134,7 @@ def _serving(folder: Path) -> Iterator[str]:
         assert server.stdout is not None
         assert server.stderr is not None
         try:
-            lines = [server.stdout.readline() for _ in range(2)]
+            lines = [server.stdout.readline() for _ in range(2)]  # the page's address, then that of the API
             if not lines[1]:
                 raise ConfigError(
                     f"the server didn't start: {server.stderr.read().strip()}", "`anytalk serve` tells more"

@@ -1,4 +1,4 @@
-"""First-party recipes: the YAML files beside this module, as data (``train.config.Recipe`` validates them)."""
+"""Loads the first-party recipes, the YAML files in this folder, as data (``train.config.Recipe`` validates them)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def _read(name: str) -> dict[str, Any]:
 
 
 PAPER = _read("paper")
-"""The paper's three stages and the final annealing, with its figures (sections 3.3 and 4.2)."""
+"""The paper's three stages and the final annealing, with its values (sections 3.3 and 4.2)."""
 
 PAPER_AUTHORS = _read("paper-authors")
-"""The same with what the authors say in their issue tracker."""
+"""The same stages with the values that the authors give in their issue tracker."""
 
 SINGLE_STAGE = _read("single-stage")
-"""Everything but the encoder at once (SLAM-Omni)."""
+"""One stage that trains everything but the encoder (SLAM-Omni)."""
 
 LAPTOP = _read("laptop")
-"""Ears, voice, then low-rank updates of the language model: an evening on a laptop."""
+"""Trains listening, speaking, then low-rank updates of the language model: an evening on a laptop."""
 
 DEMO = _read("demo")
-"""Ears, then voice, in a few minutes on two cores; the language model is frozen."""
+"""Trains listening, then speaking, in a few minutes on two cores; the language model is frozen."""
