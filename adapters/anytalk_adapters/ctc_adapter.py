@@ -146,7 +146,7 @@ class CtcAdapter(FrameListener):
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """Return the (B,) negative log likelihood of each clip's tokens under CTC, summed over its tokens.
 
-        The softmax runs over the tokens of the batch and `negatives` others, drawn anew for each batch: the whole
+        The softmax runs over the tokens of the batch and `negatives` others, drawn again for each batch: the whole
         vocabulary would take far more time (CTC: Graves et al., 2006).
         """
         hidden, scores, places = self._listen(features, lengths)

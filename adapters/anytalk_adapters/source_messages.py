@@ -56,7 +56,7 @@ class MessagesSource(TableSource):
         ]
 
     def _settled(self, turns: list[Message], where: str) -> list[Message]:
-        """Return the turns with text beside a user's sound treated as `words` says."""
+        """Apply the option `words` to turns in which a user has both sound and text."""
         settled, instructions = [], []
         for number, turn in enumerate(turns, start=1):
             if turn.role == "user" and turn.audio is not None and turn.text and self.options.words != "transcript":

@@ -129,7 +129,7 @@ def _mean_wall(laps: Sequence[dict[str, float]]) -> float:
 
 
 def _against(naive: NaiveAnswer, figures: dict[str, Any]) -> dict[str, Any]:
-    """Return the straightforward loop's figures, and by what factor ours are faster."""
+    """Return the straightforward loop's figures, and by what factor the talker is faster."""
     step_ms, ours = 1e3 * median(naive.steps_s), figures["segments"]["step_ms"]
     return {
         "baseline_step_ms": step_ms,

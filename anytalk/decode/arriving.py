@@ -59,6 +59,7 @@ class ArrivingText:
         # Half of a surrogate pair is held until its other half may have arrived.
         half = text[-1:] if not self._is_whole and "\ud800" <= text[-1:] <= "\udbff" else ""
         pieces = pieces_of(whole_characters(text.removesuffix(half)))
+        # The last piece is complete only if the text is: "hell" may become "hello".
         self._rest = (pieces.pop() if pieces and not self._is_whole else "") + half
         for piece in pieces:
             self.ids += self._backbone.tokenizer.encode(piece)

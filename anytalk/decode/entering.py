@@ -87,6 +87,7 @@ def states_of(entering: Sequence[Entering]) -> BackboneStates:
     """Return the backbone's states of these columns; zero for answers in which the backbone takes no part."""
     found = []
     for e in entering:
+        # Only the first row speaks, and its prompt for the route may be shorter than what was read.
         none = torch.zeros_like(e.prompt.merged.backbone)
         steps = none.shape[1]
         found.append((none, none) if e.states is None else [part[:1, -steps:] for part in e.states])
@@ -98,6 +99,7 @@ def last_columns(slots: Sequence[Slot], layout: Layout) -> tuple[Tensor, Tensor,
     tokens, voices, voiced = [], [], []
     for slot in slots:
         assert slot.column is not None
+        # A second row (batch-parallel decoding) gets the same text and pads instead of audio.
         own = torch.full((slot.num_rows, layout.num_streams, 1), layout.pad_a, dtype=torch.int64)
         own[:, layout.text_row] = slot.generation.next_text(slot.column)
         if slot.column.audio is not None:

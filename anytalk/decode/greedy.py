@@ -31,6 +31,7 @@ def greedy_answers(
     Raises:
         ServedError: A served model left a question unanswered.
     """
+    # Greedy sampling is the default of the options.
     options = DecodeOptions(max_columns=max_tokens)
     turns = [Turn("user", question) for question in questions]
     generations = [

@@ -35,8 +35,8 @@ class Speech:
 
     Args:
         wave: (N,) float32 at the encoder's rate.
-        before: Earlier pieces of the same turn, which may have been listened to already. They aren't checked for
-            speech, because a piece by itself may be silent; whoever cut them has checked the whole turn.
+        before: Earlier pieces of the same turn, which may have been listened to already. No piece is checked for
+            speech, because one by itself may be silent; the turn was checked before it was cut.
         is_timed: Whether to find out when each word was said, if the ears can.
 
     Attributes:
@@ -126,7 +126,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Started:
-    """Tells that the prompt has been read."""
+    """Begins an answer, once its prompt has been read."""
 
     prompt_columns: int  # columns of the prompt
     cached_columns: int  # those of them that were in the caches since the turn before
@@ -183,6 +183,7 @@ class Job:
     def prepare(self, talker: Talker, stride_frames: int) -> None:
         """Build the prompt and the generation; called again after thoughts, which then precede the answer."""
         question, last = self.question, self.question.turns[-1].speech
+        # Listening may raise, for example because there are no words; that ends this answer only.
         self._task = question.task if last is None else task_after(question.task, last.heard(talker))
         speaker = talker.speaker_index(question.speaker)
         prompt, heard = self._fit(talker)
@@ -290,6 +291,7 @@ class Job:
         prompt, heard = self._lay_out(talker, turns, front, 0)
         if prompt is not None:
             return prompt, heard
+        # The last entry drops everything but the question itself.
         dropped = [*range(0, len(turns) - front - 1, TURNS_DROPPED_AT_ONCE), len(turns) - front - 1]
         # Fewer turns make a shorter prompt, so a binary search finds how few have to go.
         place = bisect.bisect_left(dropped, True, key=lambda n: self._lay_out(talker, turns, front, n)[0] is not None)
@@ -315,6 +317,7 @@ class Job:
         spoken = [(said.speech, turn) for said, turn in zip(kept, laid_out, strict=True) if said.speech is not None]
         heard = [speech for speech, turn in spoken if turn.is_heard(self._task)]
         encode = talker.model.backbone.tokenizer.encode
+        # Clients are told how much of the prompt is speech, as OpenAI's usage counts it.
         self._speech_columns = sum(
             turn.speech_columns if turn.is_heard(self._task) else len(encode(turn.text or "")) for _, turn in spoken
         )

@@ -43,6 +43,7 @@ class Lane:
 
     def join(self, owners: Sequence[Hashable], cache: Cache | None) -> None:
         """Add rows with their cache, which is used up; None is the cache of a part without memory."""
+        # Only the first group grows; a cache that doesn't fit it gets a group, and a call of the part, of its own.
         first = self._groups[0] if self._groups and self._joins else None
         if first is not None and first.cache is None and cache is None:
             first.owners += owners
@@ -67,6 +68,7 @@ class Lane:
             self._groups.remove(group)
             return taken
         if group.cache is not None:
+            # `owners` has lost the row already, the cache hasn't.
             group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
         # A cache that can't be joined still serves its other rows, so it isn't returned.
         return taken if isinstance(group.cache, JoinableCache) else None
@@ -146,5 +148,6 @@ class LaneOfStep:
         count = len(inputs[0])
         if self._rows == list(range(count)):
             return self._lane.run(part, *inputs)
+        # Routes work on all rows of a step, while this lane holds only some of them.
         found = self._lane.run(part, *(given[self._at] for given in inputs))
         return [one.new_zeros(count, *one.shape[1:]).index_copy(0, self._at, one) for one in found]

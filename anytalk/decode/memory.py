@@ -62,6 +62,7 @@ class Memory:
         if cache is None or length == 0 or not isinstance(cache.backbone, JoinableCache):
             return None, 0
         adapter = cache.output_adapter if needs_adapter else None
+        # A cache of another kind can't be copied, so the prompt is read as if nothing were known.
         if needs_adapter and not isinstance(adapter, JoinableCache):
             return None, 0
         copied = adapter.take(0) if isinstance(adapter, JoinableCache) else None
@@ -96,5 +97,6 @@ def column_keys(prompt: Prompt, speech: Sequence[int], seen: slice) -> np.ndarra
     """
     keys = prompt.tokens[seen].copy()
     for (start, count), number in zip(prompt.speech_spans, speech, strict=True):
+        # Negative, so that no key of speech equals a token; 100,000 is far more than the columns of a clip.
         keys[:, start : start + count] = -1 - (number * 100_000 + np.arange(count))
     return keys

@@ -41,6 +41,7 @@ def read_prompts(backbone: Backbone, readings: Sequence[Reading]) -> list[Backbo
     before = _read(backbone, fronts)
     for reading, front in zip(readings, fronts, strict=True):
         if len(reading.embeds) > 1:
+            # Naming row 0 several times copies it.
             front.cache.keep_rows([0] * len(reading.embeds))
         reading.cache = front.cache
     rests = [_Piece(r.cache, r.embeds[:, r.shared :], r.room) for r in readings]
@@ -49,6 +50,7 @@ def read_prompts(backbone: Backbone, readings: Sequence[Reading]) -> list[Backbo
     for reading, rest, first, last in zip(readings, rests, before, after, strict=True):
         reading.cache = rest.cache
         rows = len(reading.embeds)
+        # Each row's states are those of the shared columns followed by its own.
         pairs = [(a.expand(rows, -1, -1), b) for a, b in zip(first or (), last or (), strict=False)]
         found.append(BackboneStates(*map(torch.cat, pairs, [1] * 2)) if pairs else first or last)
     return [states for states in found if states is not None]
@@ -89,6 +91,7 @@ def _read_joined(backbone: Backbone, pieces: Sequence[_Piece]) -> list[BackboneS
         steps = piece.embeds.shape[1]
         own = [joint.take(row) for row in range(first, first + rows)]
         for cache in own:
+            # Crop the padding, which was read as if it were columns.
             cache.crop(cache.length - (longest - steps))
         for cache in own[1:]:
             own[0].join(cache)

@@ -96,6 +96,7 @@ def _make_int8(talker: Talker) -> None:
     if folder is None:  # no name or no cache: convert for this process only
         make(None)
         return
+    # This maps the file into memory instead of reading it.
     tensors = safetensors.torch.load_file(folder / _MATRICES)
     peaks = {module: tensors[f"peaks.{n}"] for module, n in names.items() if f"peaks.{n}" in tensors}
     with MadeBefore(tensors).used():
@@ -143,6 +144,7 @@ def calibrate(talker: Talker) -> Peaks:
     layout = model.layout
     ids = np.array(model.backbone.tokenizer.encode(CALIBRATION_TEXT)[:256], dtype=np.int64)
     tokens = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
+    # The first half is read as text alone, like a prompt; the second half has audio, like an answer.
     tokens[layout.text_row] = ids
     half = len(ids) // 2
     noise = np.random.default_rng(0).integers(0, layout.codebook_size, (layout.num_audio_streams, len(ids) - half))

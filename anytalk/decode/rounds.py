@@ -119,7 +119,7 @@ class Rounds:
 
     def _listen_ahead(self) -> None:
         """Listen to one piece, so that a new question waits for one piece at most."""
-        with suppress(Exception):  # whoever asks for it hears of the error; and the weak set may be empty by now
+        with suppress(Exception):  # the answer that needs it will raise the error; and the weak set may be empty by now
             speech = self._ahead.pop()
             if not speech.hear_next(self.talker):
                 self._ahead.add(speech)

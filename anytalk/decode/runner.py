@@ -265,6 +265,7 @@ class Runner:
             return []
         cache, together = entering[0].adapter, False
         if not model.route.reads_prompt:
+            # Such a route starts at the prompt's last column, hence one step more than the answer.
             room = max(e.slot.generation.options.max_columns for e in entering) + 1
             cache = model.output_adapter.new_cache(len(entering), room)
             together = cache is None or isinstance(cache, JoinableCache)
@@ -346,6 +347,7 @@ class Runner:
         except Exception as error:
             self._fail(slot, error)
             return
+        # The rule "original" ends before a column, and the last one stays.
         slot.column = column or slot.column
         if column is None or generation.is_done(index):
             answer.finish_reason = "length" if generation.was_cut else "stop"
@@ -388,6 +390,7 @@ def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 
     Raises:
         Exception: The first error that ended an answer, raised once all others have ended.
     """
+    # Reversed, because `pop` takes from the end.
     runner, waiting = Runner(model), list(enumerate(generations))[::-1]
     running: dict[int, Slot] = {}
     failed: list[Exception] = []

@@ -64,6 +64,7 @@ def choose(
         return logits.argmax(dim=-1)
     logits = logits / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
+        # Tokens as likely as the k-th stay, so ties can leave more than k.
         kth = logits.topk(options.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if options.top_p < 1:
@@ -74,6 +75,7 @@ def choose(
 def _penalised(logits: Tensor, recent: Tensor, penalty: float) -> Tensor:
     vocab = logits.shape[-1]
     is_known = (recent >= 0) & (recent < vocab)
+    # Whether a token occurred matters, not how often.
     counts = torch.zeros_like(logits).scatter_add_(1, recent.clamp(0, vocab - 1), is_known.to(logits.dtype))
     return torch.where(counts > 0, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 

@@ -90,6 +90,7 @@ class Session:
         started = time.perf_counter()
         talker = self.talker
         speaker_row = talker.speaker_index(speaker)
+        # Transcribing ears turn a spoken question into a typed one: the words go into the prompt.
         heard = None if wave is None else listen(talker, wave)
         self.mark("encoded")
         turn = Turn("user", text) if heard is None else spoken_turn("user", None, heard)
@@ -104,6 +105,7 @@ class Session:
             thoughts = Telling(talker, thinking.answer, speaks=False, started=started)
             for _ in columns_of(thinking):
                 yield from thoughts.thought()
+            # The answer's generation continues the prompt, with the thoughts as text.
             prompt = thinking.prompt_of_answer(prompt)
         generation = begin_generation(talker, task, turn, prompt, in_prompt, options, speaker_row, self.mark)
         telling = Telling(
@@ -125,6 +127,7 @@ class Session:
         yield from telling.rest_of_text()
         yield from telling.say(is_last=True)
         done = telling.done()
+        # Transcripts and texts read aloud are no part of the conversation; what arrived before an error is.
         if task.answer == "answer" and (done.text or generation.error is None):
             self._turns += [turn, Turn("assistant", done.text)]
             self._heard += spoken
@@ -174,6 +177,7 @@ def begin_generation(
     elif task.answer == "question":
         given = talker.model.backbone.tokenizer.encode(turn.text or "")
     prompts = [prompt]
+    # Given text can't be disturbed by audio, so it needs no row of its own.
     if task.audio_out and options.batch_parallel and given is None and talker.model.route.num_rows > 1:
         prompts.append(talker.prompts.text_only_row(prompt))
     pattern = talker.config.grid.delay_pattern()
@@ -217,8 +221,8 @@ def task_after(task: Task, heard: Heard) -> Task:
 def longest_transcript(speech_columns: int) -> int:
     """Return the most tokens that a transcript of so many columns of speech may have.
 
-    Input adapters give several columns per word, or one per token, so nobody says twice as many tokens. Without this
-    limit, a small model that loses track would go on for as long as an answer may.
+    Input adapters give several columns per word, or one per token, so speech never has twice as many tokens as columns.
+    Without this limit, a small model that loses track would go on for as long as an answer may.
     """
     return 2 * speech_columns + 8
 
@@ -254,6 +258,7 @@ def listen_to_all(
             raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
         check_speech(wave, ears.sample_rate_hz, name, ears.max_duration_s)
     lengths = torch.tensor([len(wave) for wave in waves], device=talker.device)
+    # Padded on the right; encoders are given the lengths and ignore the rest.
     samples = torch.zeros(len(waves), max(len(wave) for wave in waves), device=talker.device)
     for row, wave in zip(samples, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))

@@ -136,6 +136,7 @@ class Telling:
     @property
     def is_due(self) -> bool:
         """Whether enough frames are ready for a piece of sound: one for the first piece, then a stride."""
+        # The first sound doesn't wait for a whole stride.
         wanted = 1 if self._first_audio_s is None else self._stride_frames
         return self.stream is not None and self.answer.frames_ready - self._num_frames >= wanted
 
@@ -177,6 +178,7 @@ class Telling:
         return AnswerDone(
             text=self._said,
             finish_reason=answer.finish_reason or "stop",
+            # Text answers have no audio columns.
             num_columns=max(len(answer.columns), len(answer.text_ids)),
             num_frames=self._num_frames,
             wall_s=time.perf_counter() - self._started,

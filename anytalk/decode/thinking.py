@@ -70,6 +70,7 @@ def thoughts_before(
     end = prompt.tokens[layout.text_row, -_TEMPLATE_TOKENS:].tolist()
     if last in end:
         return None  # the template has closed the thoughts already
+    # Thoughts are text, so their prompt has no mark that starts audio.
     silent = talker.prompts.text_only_row(prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns, share=2))
     return Thinking(talker, silent, speech, options, is_open=first in end)
@@ -96,6 +97,7 @@ def _continued(prompt: Prompt, ids: Sequence[int], layout: StreamLayout) -> Prom
     more = np.full((layout.num_streams, len(ids)), layout.pad_a, dtype=np.int64)
     more[layout.text_row] = ids
     before = prompt.tokens.copy()
+    # The mark that starts the answer's audio belongs to the last column, wherever that is.
     more[: layout.text_row, -1] = before[: layout.text_row, -1]
     before[: layout.text_row, -1] = layout.pad_a
     return replace(prompt, tokens=np.concatenate([before, more], axis=1))
