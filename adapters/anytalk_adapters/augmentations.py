@@ -88,6 +88,7 @@ def pink(white: np.ndarray) -> np.ndarray:
     if len(spectrum) < 2:
         return white
     shape = np.zeros(len(spectrum))
+    # Amplitudes are 1 / sqrt(frequency), so power is 1 / frequency.
     shape[1:] = 1.0 / np.sqrt(np.arange(1, len(spectrum)))
     return np.fft.irfft(spectrum * shape, n=len(white))
 
@@ -123,6 +124,7 @@ class SpeedAugmentation(_Chance):
 
     def _change(self, wave: np.ndarray, sample_rate_hz: int, generator: np.random.Generator) -> np.ndarray:
         speed = generator.uniform(self._options.min_speed, self._options.max_speed)
+        # At this speed the wave would just reach the limit.
         slowest = len(wave) / (self._options.max_duration_s * sample_rate_hz)
         speed = max(speed, min(1.0, slowest))
         changed = resample(wave.astype(np.float32), int(np.ceil(sample_rate_hz * speed)), sample_rate_hz)

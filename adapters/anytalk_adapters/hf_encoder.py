@@ -127,6 +127,7 @@ class HFEncoder(SpeechEncoder):
                 f"this model hears up to {window / self.sample_rate_hz:.0f} s",
                 "cut it into shorter turns",
             )
+        # The window was padded to its full length; only frames with samples of the clip count.
         return self._encode(clip)[: -(-num_samples * self._window_frames // window)]
 
     def _encode(self, clip: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ class LettersAdapter(FrameListener):
         """Return the (B,) negative log likelihood of each clip's letters under CTC, summed over its letters."""
         x, places = self._places(features, lengths)
         spelt = [letters_of(self._backbone[0].tokenizer.decode(ids.tolist())) for ids in transcripts]
+        # Index 0 is the blank.
         targets = torch.tensor([1 + letter for line in spelt for letter in line], device=places.device)
         sizes = torch.tensor([len(line) for line in spelt], device=places.device)
         chances = self.out(x).float().log_softmax(dim=-1).transpose(0, 1)

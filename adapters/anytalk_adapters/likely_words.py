@@ -47,6 +47,7 @@ class Reader:
         """Return the best of some lines, given their acoustic log probabilities."""
         if not self.weight or len(lines) == 1:
             return max(lines, key=lambda line: lines[line])
+        # 1) Group the lines by their words without the mark at the end.
         marks = mark_tokens(self.backbone.tokenizer)
         heard: dict[Line, dict[int | None, float]] = {}
         for line, chance in lines.items():
@@ -55,6 +56,7 @@ class Reader:
         chances = {words: _log_sum(list(ways.values())) for words, ways in heard.items()}
         likeliest = sorted(chances, key=lambda words: chances[words], reverse=True)[: self.num_lines]
         likeliest = [words for words in likeliest if chances[words] >= chances[likeliest[0]] - self.margin]
+        # 2) Let the backbone score the likeliest words, and each mark after them.
         said, fits = self.read(likeliest, marks)
         ends = [
             [fit + _MELODY * melody for fit, melody in zip(of_line, _melodies(heard[words], marks), strict=True)]
@@ -66,6 +68,7 @@ class Reader:
             chances[words] + self.weight * (score + len(words) + max(end, default=0.0))
             for words, score, end in zip(likeliest, said, ends, strict=True)
         ]
+        # 3) Take the best words, with the best mark if they were heard with any.
         place = scores.index(max(scores))
         words, end = likeliest[place], ends[place]
         return words if set(heard[words]) == {None} else (*words, marks[end.index(max(end))])
@@ -79,6 +82,7 @@ class Reader:
         ids = torch.tensor([[start[-1], *line, *[0] * (longest - len(line))] for line in lines], device=device)
         cache = None
         if isinstance(self._kept, JoinableCache):
+            # A copy of the context's cache, repeated for each line.
             cache = self._kept.take(0)
             cache.keep_rows([0] * len(lines))
         elif len(start) > 1:

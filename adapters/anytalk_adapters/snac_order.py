@@ -37,6 +37,7 @@ def depth_first_order(vq_strides: Sequence[int]) -> list[tuple[int, int]]:
     def visit(codebook: int, position: int) -> list[tuple[int, int]]:
         rows = [(codebook, position)]
         if codebook + 1 < len(counts):
+            # How many codes of the next finer codebook share this code's time.
             children = counts[codebook + 1] // counts[codebook]
             for child in range(children):
                 rows += visit(codebook + 1, position * children + child)

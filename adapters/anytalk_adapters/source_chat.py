@@ -95,6 +95,7 @@ def _turn(message: Any, where: str, sounds: _Sounds) -> Message:
         if isinstance(value, str):
             words.append(value)
         else:
+            # A part without a value of its own refers to the record's list of sounds.
             audio.append(sounds.next() if value is _NEXT else _given(value[0], where, sounds.folder))
     if message.get("audio") is not None:
         audio.append(_given(message["audio"], where, sounds.folder))

@@ -46,6 +46,7 @@ class CorpusSource(DataSource):
         root = Path(options.path).expanduser().absolute()
         if not root.is_dir():
             raise DataError(f"folder '{options.path}' doesn't exist", f"give the folder that holds {cls.holds}")
+        # The first utterance shows whether this is the corpus, without a walk through all of it.
         source = cls(root, options)
         if next(source.utterances(), None) is None:
             raise DataError(f"folder '{options.path}' holds no {cls.holds}", "give the folder as it was unpacked")

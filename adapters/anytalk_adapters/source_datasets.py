@@ -166,6 +166,7 @@ def _load(location: Path | str, options: TableOptions) -> Any:
                 raise ValueError(f"Unknown split '{options.split}'. It has: {', '.join(loaded)}")
             loaded = loaded[options.split]
     elif _is_folder(location):
+        # Streaming reads files where they are; without, `datasets` would copy them into its cache.
         loaded = datasets.load_dataset(str(location), options.config, split=options.split, streaming=True)
     else:
         suffix = _suffix(Place(location).name)
@@ -191,6 +192,7 @@ def _plain(feature: Any) -> Any:
     if isinstance(feature, list):
         return [_plain(inner) for inner in feature]
     if getattr(feature, "decode", False):
+        # Features are dataclasses, and `decode=False` leaves sound and pictures as bytes.
         return replace(feature, decode=False)
     return replace(feature, feature=_plain(feature.feature)) if hasattr(feature, "feature") else feature
 
@@ -259,6 +261,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def _explained(error: Exception, options: TableOptions) -> DataError:
     said = _one_line(error)
+    # Most of these cases differ only in the words of the message.
     if isinstance(error, ConnectionError) or "offline" in said.lower():
         return DataError(
             f"'{options.path}' can't be reached on the hub: {said}",

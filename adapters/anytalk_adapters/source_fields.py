@@ -102,6 +102,7 @@ def _bytes_of(data: bytes | bytearray | list[Any], field: str, where: str) -> by
 def _sound_at(name: str, where: str, folder: Folder) -> Audio:
     if "://" in name:
         return Sound(name=name, url=name)
+    # The manifest itself is at an address, so its relative paths are, too.
     if isinstance(folder, str):
         return Sound(name=name, url=f"{folder}/{name}")
     path = Path(name) if folder is None else folder / name
@@ -136,6 +137,7 @@ def _samples(value: Mapping[str, Any], field: str, where: str) -> Sound:
             f"{where}: field '{field}' has samples of {wave.ndim} dimensions; 1 or 2 are expected", "give a flat array"
         )
     if samples.dtype.kind in "iu":
+        # Whole numbers are taken for 16-bit samples.
         wave = wave / 32768.0
     # `datasets` puts channels first, soundfile and Sound put them last.
     wave = wave.T if wave.ndim == 2 and wave.shape[0] < wave.shape[1] else wave

@@ -71,6 +71,7 @@ class CsvSource(DataSource):
     def _row(self, record: Record) -> list[Row]:
         data = dict(record.data)
         for field in ("history", "tasks"):
+            # A cell is text, and these fields are lists.
             if data.get(field) is not None:
                 data[field] = _listed(data[field], field, record.id)
         return [row_of(data, record.id, self.place.folder)]

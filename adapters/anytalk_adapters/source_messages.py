@@ -38,6 +38,7 @@ class MessagesSource(TableSource):
     def _rows(self, record: Record, table: Table) -> list[Row]:
         where, data = record.id, record.data
         turns = self._settled(turns_of(data, where, table.folder), where)
+        # A last question without an answer can't be trained on.
         while turns and turns[-1].role != "assistant":
             turns.pop()
         answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
@@ -76,6 +77,7 @@ class MessagesSource(TableSource):
 
 
 def _row(where: str, turns: Sequence[Message], speaker: str | None, tasks: tuple[str, ...] | None) -> Row:
+    # A lone answer gets an empty question here, which the next check reports.
     *past, question, answer = turns if len(turns) > 1 else (Message(role=""), *turns)
     if question.role != "user":
         raise DataError(f"{where}: turn {len(turns)}, the assistant's, doesn't follow on the user's", "fix the row")

@@ -45,6 +45,7 @@ class SlamOmniSource(TableSource):
 
     def rows(self) -> Iterator[Row | BadRow]:
         with open_table(self.options) as table:
+            # The JSONL's keys win where a table has both.
             columns = {key: name for key, name in COLUMNS.items() if name in table.columns and key not in table.columns}
             needed = [columns.get(key, key) for key in ("source_text", "target_text")]
             need_columns(table.columns, needed, table.name)
@@ -79,6 +80,7 @@ def split_history(text: str, where: str) -> tuple[str, tuple[Message, ...]]:
     past, mark, question = text.rpartition("<USER>:")
     if not mark:
         return text.strip(), ()
+    # `split` keeps the roles, so `parts` alternates between a role and its text.
     before, *parts = re.split(r"\b(USER|ASSISTANT):", past)
     if before.strip():
         raise DataError(f"{where}: the history begins with '{before.strip()[:20]}', not with 'USER:'", "fix the row")

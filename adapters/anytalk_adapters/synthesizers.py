@@ -126,6 +126,7 @@ class PiperSynthesizer(Synthesizer):
         pitch = PITCH_OF_SUFFIX[suffix]
         config = SynthesisConfig(
             speaker_id=self._speakers[chosen.removesuffix(suffix)],
+            # The pitch shift will change the tempo by `pitch`, so it is slowed down by as much here.
             length_scale=pitch / speed,
             noise_scale=0.0,
             noise_w_scale=0.0,
@@ -264,4 +265,5 @@ def parse_wav(data: bytes) -> tuple[np.ndarray, int]:
             f"the speech program gave {len(frames)} bytes of {layout[0]} channel(s) of {8 * layout[1]} bits",
             "expected 16-bit mono sound",
         )
+    # A program may stop in the middle of a sample.
     return np.frombuffer(frames[: len(frames) // 2 * 2], dtype="<i2").astype(np.float32) / 32768.0, rate

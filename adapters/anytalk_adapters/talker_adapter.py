@@ -136,6 +136,7 @@ class TalkerAdapter(SpeechDecoder):
         rows, steps = audio.shape[:2]
         places = memory.places(steps, audio.device)
         x, durations = self._read(states, text, memory)
+        # Only whole answers: a cache holds steps of an answer that goes on.
         if self.training and cache is None:
             durations = _stretched(durations, spoken_steps(audio))
         letter_times = memory.speak(durations)
@@ -144,6 +145,7 @@ class TalkerAdapter(SpeechDecoder):
         assert memory.arrival is not None
         assert memory.middle is not None
         away = memory.middle[:, None, :] - times[:, :, None]
+        # In training all letters are there at once; each step sees only those that would have arrived.
         hidden = memory.arrival[:, None, :] > places[:, :, None]
         away = away.masked_fill(hidden, FAR)
         h = self._past(audio.to(self.norm.weight.dtype))

@@ -93,6 +93,7 @@ class TalkerMemory:
             assert self.arrival is not None
             spoken = self.letters.held("said")[0, :, 0, :, 0]
             known = self._own(0, spoken.device) & (self.arrival[:, : spoken.shape[1]] < NEVER)
+            # Letters are spoken one after another: the new ones begin where the last known one ends.
             before = torch.where(known, spoken, 0.0).amax(dim=1, keepdim=True)
         ends = before + durations.cumsum(dim=1)
         middles = ends - durations / 2
@@ -129,6 +130,7 @@ class TalkerMemory:
         self.steps.crop(length)
         if self.arrival is not None:
             left = torch.tensor(self.steps.rows.lengths, device=self.arrival.device)[:, None]
+            # A letter goes with the step in which it arrived.
             self.letters.crop((self.arrival < left).sum(dim=1).tolist())
         self._change()
 
@@ -232,6 +234,7 @@ class SpeechBlock(nn.Module):
         if not memory.steps.rows.are_level or (steps > 1 and not begins):
             seen = memory.steps.rows.seen(steps, x.device)
         x = x + self.attention_out(attend(rotate(query, times), keys, values, seen, causal=begins and steps > 1))
+        # Letters keep their own times as positions, so the attention sees how far in time a letter is from a step.
         query = rotate(split_heads(self.letter_query(self.letter_norm(x))), times)
         key, value = (split_heads(part) for part in self.letter_keys(letters).chunk(2, dim=-1))
         keys, values = memory.letters.append(f"letter.{name}", rotate(key, letter_times), value)

@@ -94,6 +94,7 @@ class TinyEncoder(SpeechEncoder):
         padded = nn.functional.pad(wave * inside, (0, max(0, num_samples - wave.shape[1])))
         windows = padded[:, :num_samples].unfold(1, WINDOW, SAMPLES_PER_FRAME) * self.window  # (B,F,400)
         power = torch.fft.rfft(windows).abs().square() @ self.filters.T  # (B,F,mels)
+        # The scale of Whisper's log mel; silence becomes -1.
         mel = (power.clamp(min=1e-8).log10() + 4.0) / 4.0
         return self.leave(nn.functional.gelu(self.enter(mel))), counted
 

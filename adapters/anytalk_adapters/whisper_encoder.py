@@ -115,6 +115,7 @@ class WhisperEncoder(SpeechEncoder):
         count = mini_omni_frames if self.pad_to_30s else covering_frames
         counted = [min(count(n), self.max_frames) for n in samples]
         features = wave.new_zeros(len(samples), max(counted), self.width)
+        # Rows are grouped by length, so no row is padded to a longer one.
         for num_frames in sorted(set(encoded)):
             rows = [row for row, frames in enumerate(encoded) if frames == num_frames]
             mel = torch.stack([self._mel(wave[row, : samples[row]], num_frames) for row in rows])

@@ -98,7 +98,7 @@ def load_for_language(spec: str, language: str | None, folder: Path | None = Non
             f"'{spec}' hears English only, language '{language}' was asked for",
             "take a multilingual Whisper (its name doesn't end in .en)",
         )
-    writer_tokenizer(model)  # reads the vocabulary file now, so that the first transcript doesn't wait for it
+    writer_tokenizer(model)  # reads the vocabulary file now; whisper keeps it
     return model
 
 
@@ -218,6 +218,7 @@ def _read_ctranslate2(source: ModelSource) -> tuple[ModelDimensions, dict[str, T
         source = ModelSource(f"{source.spec}/model.bin", (binary,))
     file = parse_ctranslate2(source.read_bytes(), source.spec)
     state = whisper_state_dict(file, source.spec)
+    # The number of heads can't be read from shapes.
     heads = {side: int(file.variables[f"{side}/num_heads"]) for side in ("encoder", "decoder")}
     return infer_dimensions(state, heads["encoder"], heads["decoder"]), state
 

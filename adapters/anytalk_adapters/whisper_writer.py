@@ -82,6 +82,7 @@ class WhisperWriter(nn.Module):
         tokenizer = self.tokenizer_of(features)
         prompt = [*tokenizer.sot_sequence_including_notimestamps]
         room = min(self._model[0].dims.n_text_ctx - len(prompt), math.ceil(duration_s * _TOKENS_PER_S) + _SPARE_TOKENS)
+        # Self-attention grows with each token; the keys of the sound are computed once per clip.
         own = [_Keys() for _ in self.decoder.blocks]
         heard = [_projected(block.cross_attn, features) for block in self.decoder.blocks]
         forbidden = self._forbidden(tokenizer, features.device)
@@ -89,6 +90,7 @@ class WhisperWriter(nn.Module):
         chances: list[float] = []
         logits = self._step(prompt, 0, own, heard)
         start = prompt.index(tokenizer.sot)
+        # Whisper predicts "no speech" at the position of its start token.
         silence = float(logits[start].softmax(dim=-1)[tokenizer.no_speech])
         while len(ids) < room:
             last = logits[-1].masked_fill(forbidden, -torch.inf)
@@ -105,6 +107,7 @@ class WhisperWriter(nn.Module):
             logits = self._step([token], len(prompt) + len(ids) - 1, own, heard)
         ran_away = len(ids) == len(chances)  # otherwise the last token was the end
         loop = loop_length(ids)
+        # The first occurrence stays.
         ids = ids[: len(ids) - loop] if loop else ids
         mean = sum(chances) / len(chances)
         text = "" if says_nothing(silence, mean) else tokenizer.decode(ids).strip()

@@ -61,6 +61,7 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
     tokens = torch.from_numpy(np.stack([row.tokens for row in rows])).to(talker.device)
     spans = [[(start, speech) for start, _ in row.speech_spans] for row in rows]
     pattern = talker.config.grid.delay_pattern()
+    # The last stream lags most, so its codes complete the first frames.
     first_piece = pattern.lag(layout.num_audio_streams - 1) + STRIDE_FRAMES * pattern.steps_per_frame
     num_columns = max(num_columns, first_piece)
     cache = model.new_cache(2, tokens.shape[2] + num_columns, 2)

@@ -67,6 +67,7 @@ class Ours:
             tokens.append(int(backbone.text_logits(states.normed[:, -1:])[0, 0].argmax()))
             ids = torch.tensor([tokens[-1:]])
             clocks.append((time.perf_counter(), time.process_time()))
+        # The first clock is before the prompt, the second after the first token.
         wall, processor = ([clock[i] * 1000 for clock in clocks] for i in (0, 1))
         return Round(
             prompt_ms=wall[1] - wall[0],

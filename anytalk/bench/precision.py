@@ -77,8 +77,10 @@ def measure_precision(
     told("exact answers")
     exact = make()
     wanted = _answers(exact, questions, max_tokens)
+    # Logits are compared along the exact answers, because two greedy answers soon differ in their text.
     grids = [(prompt, ids, columns) for prompt, ids, columns in _grids(exact, questions, wanted)]
     wanted.text, wanted.audio = _logits(exact, grids)
+    # Only one talker is in memory at a time.
     del exact
     found: dict[str, dict[str, Any]] = {}
     for arithmetic in arithmetics:
@@ -107,6 +109,7 @@ def _answers(talker: Talker, questions: Sequence[str], max_tokens: int) -> _Answ
         options = DecodeOptions(max_columns=columns_left(talker, prompt, max_tokens))
         generation = _generation(Generation, talker, prompt, options)
         for _ in columns_of(generation):
+            # Columns without text aren't compared, so their speech isn't needed.
             if generation.answer.text_ended:
                 break
         made.ids.append(list(generation.answer.text_ids))
@@ -149,6 +152,7 @@ class _Following(Generation):
             self.text_seen.append(text_logits.cpu())
         if audio_logits is not None:
             size = self.model.layout.codebook_size
+            # Only codes are compared, not special tokens.
             self.audio_seen.append(torch.cat([audio_logits.of(k, codes[:k])[:, :size] for k in range(len(codes))]))
         return Column(index, int(text[index]), columns[:, index])
 

@@ -76,6 +76,7 @@ def measure_answers(
 
 
 def _first_text(words: Sequence[str], cache: Path) -> dict[str, float]:
+    # Beside the cache folder, which has to stay empty until the command runs.
     laps = cache.with_name(f"{cache.name}.laps.json")
     began = time.perf_counter()
     code = _WATCHED.format(place=str(laps), began=began)

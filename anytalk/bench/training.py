@@ -183,6 +183,7 @@ class Floor:
 
 def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) -> dict[str, Any]:
     """Return the seconds of each step of the loop, and of the floor right after it."""
+    # Two copies, because both train.
     talker, bare = load_talker(folder, with_encoder=False), load_talker(folder, with_encoder=False)
     floor, steps = Floor(bare, stage), make_steps(bare, stage, examples)
     loop_s: list[float] = []
@@ -200,6 +201,7 @@ def measure_time(folder: Path, stage: StageConfig, examples: Sequence[Example]) 
         nonlocal began
         loop_s.append(time.perf_counter() - began)
         work = steps[number - 1]
+        # Outside of the measured time: the floor starts from ready-made tensors.
         passes = [floor.prepare(batch) for batch in work.passes]
         began = time.perf_counter()
         floor.step(passes)

@@ -39,6 +39,7 @@ def build_codec(config: TalkerConfig, registry: Registry, folder: Path | None = 
     codec: Codec = registry.build("codec", config.codec, BuildContext(device=device, folder=folder))
     codec = codec.to(device).eval()
     have, want = (codec.num_streams, codec.codebook_size), (config.grid.codec_streams, config.grid.codebook_size)
+    # A configuration from before attach has probed the codec has 0 streams: there is nothing to compare yet.
     if want[0] and have != want:
         raise ConfigError(
             f"codec '{config.codec.name}' has {have[0]} streams of {have[1]} codes; the talker was made for "
@@ -96,6 +97,7 @@ def assemble(
         backbone = _build_backbone(config, registry, context)
     if isinstance(backbone, ServedBackbone):
         _check_served(config)
+    # Parts are built in the order of the data, because each may read sizes of the parts before it from the context.
     context = replace(context, backbone=backbone)
     if ears is None and config.ears is not None and with_encoder:
         ears = registry.build("ears", config.ears, context)
@@ -138,6 +140,7 @@ def assemble(
         )
     context = replace(context, audio_width=audio_width)
     text_std = _embedding_std(backbone)
+    # Audio tables start at the size of text embeddings, unless the adapter has a scale of its own.
     audio_std = text_std if output_adapter.table_std is None else output_adapter.table_std
     input_ref, hearing_ref, speakers = config.input_adapter, config.hearing, config.speakers
     input_adapter = None
@@ -191,5 +194,6 @@ def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | 
 def _embedding_std(backbone: Backbone) -> float:
     """Return the root mean square of the backbone's text embeddings, over its first rows."""
     device = next(backbone.parameters()).device
+    # The first rows are enough to tell the size.
     ids = torch.arange(min(backbone.text_vocab_size, 4096), device=device)[None]
     return float(backbone.embed_text(ids).float().pow(2).mean().sqrt())

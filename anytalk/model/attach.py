@@ -132,6 +132,7 @@ def attach(
     registry = registry or default_registry()
     check_vacant(out, overwrite)
     chosen_voice = None if voice is None else find_voice(str(voice), registry)
+    # 1) Find the model and its plugin.
     is_plugin_name = needs_no_model(model, backbone, registry)
     source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
     if source is not None and (Path(model) / CONFIG_FILE).is_file():
@@ -146,6 +147,7 @@ def attach(
     if revision is not None:
         options["revision"] = revision
     is_served = issubclass(registry.load("backbone", name), ServedBackbone)
+    # 2) Merge the settings: defaults, then the user's assignments, then what a voice fixes.
     defaults = DEFAULTS_OF_SERVED if is_served else DEFAULTS
     parts = {"backbone": {"name": name, "options": options}, "codec": {"name": default_codec(registry)}}
     data = override({**defaults, **parts}, assignments)
@@ -162,6 +164,7 @@ def attach(
         data |= {"encoder": None, "input_adapter": None, "ears": ref}
     draft = parse_config(data, "the settings of attach")
 
+    # 3) Build the backbone and check it, before anything is written.
     part: Backbone = registry.build("backbone", draft.backbone, BuildContext())
     if isinstance(part, ServedBackbone):
         part.check()
@@ -179,6 +182,7 @@ def attach(
     )
     config = config.replace(base=base.model_dump())
     talker = Talker(config, assemble(config, registry, folder=folder, backbone=part, ears=ears), registry)
+    # 4) Write the folder beside `out`, and put it in place when it is complete.
     with writing(out), written_whole(out) as partial:
         if chosen_voice is not None:
             load_voice(talker.model, chosen_voice)
@@ -214,6 +218,7 @@ def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
         TalkerError: `out` exists already.
     """
     is_ours = (out / mark).is_file()
+    # An empty folder may be written to in any case.
     if out.exists() and not (overwrite and is_ours) and any(out.iterdir() if out.is_dir() else [out]):
         raise TalkerError(
             f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_ours else "")

@@ -8,6 +8,7 @@ from anytalk.errors import AnytalkError, ConfigError, WeightsError
 from anytalk.model.config import GridConfig
 from anytalk.plugins.contracts import Backbone, ServedBackbone
 
+# "<" and "&" show whether a template escapes text.
 _PROBES = ("anytalk asks: 1 < 2 & 3?", "anytalk answers", "anytalk asks again")
 
 
@@ -48,6 +49,7 @@ def check_template(backbone: Backbone, grid: GridConfig) -> None:
         rendered = tokenizer.render_chat([{"role": r, "content": text} for r, text in said], **grid.template)
     except AnytalkError as error:
         raise ConfigError(error.message, hint) from None
+    # Stripped text is fine; escaped or dropped text isn't.
     lost = next((role for role, text in said if text.strip() not in rendered), None)
     if lost is not None:
         raise ConfigError(f"the model's chat template leaves out what messages of the role '{lost}' say", hint)

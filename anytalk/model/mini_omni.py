@@ -130,6 +130,7 @@ def read_mini_omni_weights(folder: Path, source: MiniOmniConfig) -> dict[str, Te
     if not path.is_file():
         raise WeightsError(f"'{folder}' holds no {WEIGHTS_NAME}", f"{_DOWNLOAD}, and give its path")
     try:
+        # weights_only refuses pickled code; mmap reads a tensor only when it is used.
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
@@ -137,6 +138,7 @@ def read_mini_omni_weights(folder: Path, source: MiniOmniConfig) -> dict[str, Te
     if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
         raise WeightsError(f"'{path}' is no plain dictionary of tensors", _DOWNLOAD)
     weights: dict[str, Tensor] = dict(loaded)
+    # Mini-Omni2 has these keys besides Mini-Omni's.
     if weights.keys() >= VISION_KEYS:
         warnings.warn(f"the vision adapter in '{path}' is left out: talkers don't see", stacklevel=3)
         weights = {key: tensor for key, tensor in weights.items() if key not in VISION_KEYS}

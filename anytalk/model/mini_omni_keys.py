@@ -27,6 +27,7 @@ class MiniOmniConfig(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
+    # Sizes and switches that the conversion uses.
     n_layer: int = pydantic.Field(ge=1)
     n_embd: int = pydantic.Field(ge=1)
     n_head: int = pydantic.Field(ge=1)
@@ -46,6 +47,7 @@ class MiniOmniConfig(pydantic.BaseModel):
     post_adapter_layers: int = pydantic.Field(6, ge=1)
     tie_word_embeddings: bool = False
 
+    # The architecture: only Qwen2's values can be converted.
     mlp_class_name: Literal["LLaMAMLP"]
     norm_class_name: Literal["RMSNorm"]
     add_qkv_bias: Literal[True]
@@ -59,6 +61,7 @@ class MiniOmniConfig(pydantic.BaseModel):
     rope_condense_ratio: Literal[1] = 1
     n_expert: Literal[0] = 0
 
+    # Fields without effect on the weights or on decoding.
     name: Any = None
     hf_config: Any = None
     vocab_size: Any = None

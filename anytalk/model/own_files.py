@@ -34,6 +34,7 @@ def own_files(folder: Path, parts: Iterable[PartRef]) -> dict[Path, Path]:
     for part in parts:
         for value in part.options.values():
             path = Path(value) if isinstance(value, str) else Path()
+            # An option's text counts as a path only if such a file exists.
             if not path.parts or path.is_absolute() or not is_there(folder / path):
                 continue
             if ".." in path.parts:

@@ -89,6 +89,7 @@ def pack(
     files = _own_files(folder, config)
     with writing(out), written_whole(out) as partial:
         partial.mkdir(parents=True)
+        # The talker's own history comes last and wins where names are equal.
         for source in (*take.values(), folder):
             if (source / "history").is_dir():
                 shutil.copytree(source / "history", partial / "history", ignore=NOT_SHARED, dirs_exist_ok=True)
@@ -201,6 +202,7 @@ def _taken(
 ) -> tuple[dict[str, Tensor], list[StageRecord]]:
     """Return a part's tensors and history from another talker with the same base model, grid, part and codes."""
     other, theirs = source
+    # The parts that listen never see codes.
     codes = () if part in _EARS else ("codec_fingerprint",)
     for field in ("base", "grid", part, *codes):
         if getattr(config, field, None) != getattr(theirs, field, None):
@@ -241,6 +243,7 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         return tensor.contiguous()
     if not bool(torch.isfinite(tensor).all()):
         raise TalkerError(f"tensor '{name}' holds values that are no finite numbers", "train again from before that")
+    # Values beyond half precision become infinite, which the next check finds.
     found = tensor.to(dtype)
     if not bool(torch.isfinite(found).all()):
         raise TalkerError(

@@ -198,6 +198,7 @@ class TalkModel(nn.Module):
         """Embed audio tokens (B,K,T) to (B,T,W), summed over the streams."""
         layout = self.layout
         tables = self.special_tokens.audio
+        # All streams are looked up in one flattened table, each at its own offset.
         stream = torch.arange(layout.num_audio_streams, device=ids.device)[:, None]
         is_code = ids < layout.codebook_size
         special_ids = torch.where(is_code, 0, ids - layout.codebook_size)

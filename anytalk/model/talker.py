@@ -113,6 +113,7 @@ def save_talker(
             config = _save_weights(talker, config, folder, trained, made)
         if record is not None:
             config = config.replace(history=[*config.history, record])
+        # A talker of version 1 has no fingerprint yet.
         if config.codec_fingerprint is None and talker.has_codec:
             config = config.replace(codec_fingerprint=talker.codec.fingerprint)
         config = pinned(config, talker.registry).replace(library_version=anytalk.__version__)
@@ -206,6 +207,7 @@ def write_parts(path: Path, tensors: dict[str, Tensor], parts: Iterable[str]) ->
 
 def _remove_stale(folder: Path, config: TalkerConfig) -> None:
     """Remove weights that ``talker.yaml`` no longer names."""
+    # Only now, when the new talker.yaml is in place, does nothing name these files any more.
     for path in folder.glob("parts-*.safetensors"):
         if config.weights is None or path.name != config.weights.file:
             path.unlink()
@@ -232,6 +234,7 @@ def load_talker(
     registry = registry or default_registry()
     config = read_config(folder)
     model = assemble(config, registry, folder=folder, device=device, dtype=dtype, with_encoder=with_encoder)
+    # The fingerprint is that of float32 weights; a trained backbone differs from the base model.
     if config.backbone_folder is None and dtype == "float32":
         check_base(config, model.backbone)
     if config.weights is not None:

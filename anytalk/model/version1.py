@@ -42,6 +42,7 @@ def from_version_1(data: dict[str, Any]) -> dict[str, Any]:
     typed = ears.get("options")
     if ears.get("name") == "ctc" and isinstance(typed, dict):
         data["input_adapter"] = {**ears, "options": {name: typed[name] for name in typed if name not in _MOVED}}
+        # A beam of 1 was no search, so there is no hearing.
         if typed.get("beam", 1) != 1:
             found = {new: typed[old] for old, new in _OF_HEARING.items() if old in typed}
             data["hearing"] = {"name": "beam", "options": found}

@@ -111,6 +111,7 @@ def find_voice(spec: str, registry: Registry) -> VoiceFolder:
     if spec.startswith(PACKAGE_PREFIX):
         return read_voice(resolve(spec).path)
     known = registry.components("voice")
+    # It looks like a path, so the error should be about a folder and not about a name.
     if spec not in known and (path.exists() or path.name != spec):
         return read_voice(path)
     if not known:
@@ -144,6 +145,7 @@ def refuse_fixed_settings(assignments: list[str]) -> None:
     fixed = (*_OF_TALKER, "voice", *(f"grid.{name}" for name in AudioGrid.model_fields))
     for assignment in assignments:
         path = assignment.partition("=")[0]
+        # A setting clashes with a fixed field above it, below it, or equal to it.
         if any(f"{path}.".startswith(f"{name}.") or f"{name}.".startswith(f"{path}.") for name in fixed):
             raise ConfigError(
                 f"'{path}' is set, but the voice brings its own", f"leave '{path}' out, or leave out --voice"

@@ -49,6 +49,7 @@ def write_voice(
         TalkerError: The folder can't be written; nothing half-written is left.
     """
     parts = sorted(name for name in VOICE_PARTS if name != "speaker" or settings.get("speakers"))
+    # Validated with an empty weights entry, so that wrong settings are reported before anything is written.
     draft = WeightsFile(file=VOICE_WEIGHTS, num_bytes=0, sha256="", parts=parts)
     known = {"library_version": anytalk.__version__, **settings, "weights": draft.model_dump()}
     voice = parse(Voice, known, "the settings of the voice")
