@@ -1,4 +1,4 @@
-"""The ``beam`` hearing: searches for likely token sequences and lets the backbone choose among them.
+"""Implements the hearing ``beam``: it searches for likely token sequences and lets the backbone choose among them.
 
 It works with every input adapter that returns token probabilities (:class:`anytalk.plugins.contracts.HearsTokens`),
 such as ``ctc``. The chosen sequence becomes its own text embeddings, so the backbone sees what a typed prompt would

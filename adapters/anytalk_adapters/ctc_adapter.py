@@ -1,4 +1,4 @@
-"""The ``ctc`` input adapter: recognises text tokens by CTC and turns them into the backbone's text embeddings.
+"""Implements the input adapter ``ctc``: it recognises text tokens by CTC and returns their text embeddings.
 
 Each frame is compared with the backbone's own text embeddings; the most likely tokens, weighted by their probabilities,
 are mixed into a column, as in LegoSLM (arXiv 2505.11352). New here: blank frames are left out and the frames of one

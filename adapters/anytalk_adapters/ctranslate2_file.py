@@ -29,7 +29,7 @@ _BROKEN_HINT = "is the file complete? copy it again; pieces must be named in ord
 
 @dataclass(frozen=True)
 class CTranslate2File:
-    """The content of a ``model.bin``."""
+    """Holds the content of a ``model.bin``."""
 
     spec: str  # kind of model, such as `"WhisperSpec"`
     variables: Mapping[str, np.ndarray]  # read-only arrays by name, in the file's own dtype, with aliases resolved

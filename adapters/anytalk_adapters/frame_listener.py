@@ -1,4 +1,4 @@
-"""The base class of input adapters that recognise tokens or letters by CTC: a frame encoder and the loss ``align``."""
+"""Defines the base class of input adapters that recognise tokens or letters by CTC, with a frame encoder and a loss."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FrameOptions(plugins.Options):
 
 
 class FrameBlock(nn.Module):
-    """A ConvNeXt block (arXiv 2201.03545) along time: a depthwise convolution over neighbours, then an MLP."""
+    """Applies a ConvNeXt block (arXiv 2201.03545) along time: a depthwise convolution over neighbours, then an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class FrameListener(InputAdapter):
 
 
 class AlignLoss(Loss):
-    """The loss ``align``: how badly the adapter by itself recognises the transcripts, without the backbone."""
+    """Implements the loss ``align``: how badly the adapter recognises the transcripts, without the backbone's help."""
 
     name = "align"
 

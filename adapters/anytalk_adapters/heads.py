@@ -1,4 +1,4 @@
-"""Audio heads: they turn hidden states (B,T,W) into logits (B,K,T,C+specials) of all K streams at once.
+"""Turns hidden states (B,T,W) into logits (B,K,T,C+specials) of all K streams at once: the audio heads.
 
 ``parallel`` has a matrix of its own (arXiv 2408.16725, section 3.1). ``shared`` multiplies by the audio embeddings,
 like the tied ``lm_head`` of the released Mini-Omni.
@@ -31,7 +31,7 @@ def _grid_of(context: BuildContext) -> tuple[int, int]:
 
 
 class ParallelHeads(Heads):
-    """One matrix for all streams; rows ``k * (C+specials)`` to ``(k+1) * (C+specials)`` belong to stream k."""
+    """Multiplies by one matrix, of which rows ``k * (C+specials)`` to ``(k+1) * (C+specials)`` belong to stream k."""
 
     licence = "MIT"
 

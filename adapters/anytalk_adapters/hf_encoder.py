@@ -1,4 +1,4 @@
-"""The ``hf`` speech encoder: audio encoders of transformers, such as HuBERT, WavLM, Wav2Vec2, Whisper, Qwen2-Audio."""
+"""Implements the speech encoder ``hf``: audio encoders of transformers, such as HuBERT, WavLM, Wav2Vec2 or Whisper."""
 
 from __future__ import annotations
 
@@ -84,22 +84,22 @@ class HFEncoder(SpeechEncoder):
 
     @property
     def sample_rate_hz(self) -> int:
-        """The feature extractor's rate; 16000 in all families known so far."""
+        """Return the feature extractor's rate: 16000 in all families known so far."""
         return int(self.extractor.sampling_rate)
 
     @property
     def frame_rate_hz(self) -> float:
-        """Features per second, as measured."""
+        """Return the features per second, as measured."""
         return self._frame_rate_hz
 
     @property
     def width(self) -> int:
-        """E, as measured."""
+        """Return E, as measured."""
         return self._width
 
     @property
     def max_duration_s(self) -> float | None:
-        """The window of a model that has a fixed one; None for the others."""
+        """Return the window of a model that has a fixed one; None for the others."""
         return None if self._window_frames is None else self.extractor.n_samples / self.sample_rate_hz
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Input adapters: they turn encoder features (B,F,E) into columns (B,F',D) in the backbone's embedding space.
+"""Turns encoder features (B,F,E) into columns (B,F',D) in the backbone's embedding space: the input adapters.
 
 The paper's ASR adapter is a two-layer MLP (arXiv 2408.16725, section 3.1). The released Mini-Omni has a gated one
 (``swiglu``) and, as ``asr_adapter: mlp``, a single linear layer (``mlp`` with ``num_layers=1``).

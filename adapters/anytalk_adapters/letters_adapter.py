@@ -1,4 +1,4 @@
-"""The ``letters`` input adapter: recognises letters by CTC and types the words that they spell into the prompt.
+"""Implements the input adapter ``letters``: it recognises letters by CTC and types their words into the prompt.
 
 A vocabulary of tokens needs many hours of speech until each token has been heard; for 28 letters, minutes are enough.
 The recognised text is encoded into the backbone's own tokens, as with ``ctc``. No loss after the backbone can train

@@ -1,4 +1,4 @@
-"""Output adapters: they turn backbone states (B,T,D) into the input (B,T,D) of the audio heads.
+"""Turns backbone states (B,T,D) into the input (B,T,D) of the audio heads: the output adapters.
 
 ``blocks`` is the paper's TTS adapter (arXiv 2408.16725, section 3.1): six more transformer blocks, which start before
 the backbone's final norm. ``none`` is what the released Mini-Omni has.
@@ -39,7 +39,7 @@ class BlocksAdapter(BackboneAdapter):
 
     @property
     def width(self) -> int:
-        """The backbone's width D."""
+        """Return the backbone's width D."""
         return self._width
 
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:
@@ -71,7 +71,7 @@ class NoAdapter(BackboneAdapter):
 
     @property
     def width(self) -> int:
-        """The backbone's width D."""
+        """Return the backbone's width D."""
         return self._width
 
     def forward(self, states: BackboneStates, cache: Cache | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The base class of the hearings ``beam`` and ``words``: an input adapter, a backbone and the reader of its lines."""
+"""Defines the base class of the hearings ``beam`` and ``words``, which lets the backbone choose between lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codec ``snac``, the reference: three codebooks at rates 1:2:4 as seven streams, by the package ``snac``."""
+"""Implements the codec ``snac``, the reference: three codebooks at rates 1:2:4 become seven streams."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class SnacCodec(Codec):
 
     @property
     def token_format(self) -> str:
-        """The format's name, ``"snac/24000/7x4096"`` for the 24 kHz model.
+        """Return the format's name, ``"snac/24000/7x4096"`` for the 24 kHz model.
 
         It has no digest, because data sets of SNAC codes carry none: a model of this shape is assumed to be the
         published one. A talker's codec and the codes of `prepare` are identified by :attr:`fingerprint`.

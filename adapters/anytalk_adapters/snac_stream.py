@@ -35,7 +35,7 @@ Step = Callable[[Tensor, bool], Tensor]
 
 
 class SnacWeights:
-    """The weights of a SNAC decoder, folded and rearranged; all streams share them.
+    """Holds the weights of a SNAC decoder, folded and rearranged; all streams share them.
 
     Args:
         model: A ``snac.SNAC`` without attention; its weights are copied and not changed.
@@ -124,7 +124,7 @@ class SnacStream(CodecStream):
 
 
 class _Convolution:
-    """A convolution that keeps the length, either depthwise or over all channels."""
+    """Applies a convolution that keeps the length, either depthwise or over all channels."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dilation: int, is_depthwise: bool) -> None:
         taps, channels = weight.shape[0], weight.shape[1]
@@ -148,7 +148,7 @@ class _Convolution:
 
 
 class _Upsampling:
-    """A transposed convolution with a kernel of two strides, so that each output depends on two inputs."""
+    """Applies a transposed convolution with a kernel of two strides, so that each output depends on two inputs."""
 
     def __init__(self, matrix: nn.Module, bias: Tensor, stride: int) -> None:
         self.matrix, self.bias, self.stride = matrix, bias, stride
@@ -174,7 +174,7 @@ class _Upsampling:
 
 
 class _Snake:
-    """The activation x + sin(alpha x)^2 / alpha, which needs no state."""
+    """Applies the activation x + sin(alpha x)^2 / alpha, which needs no state."""
 
     def __init__(self, alpha: Tensor, inverse: Tensor) -> None:
         self.alpha, self.inverse = alpha, inverse
@@ -185,7 +185,7 @@ class _Snake:
 
 
 class _Pointwise:
-    """A convolution with one tap, which needs no state."""
+    """Applies a convolution with one tap, which needs no state."""
 
     def __init__(self, matrix: nn.Module) -> None:
         self.matrix = matrix
@@ -214,7 +214,7 @@ class _Noise:
 
 
 class _Residual:
-    """Steps whose output is added to their input, which is kept until the output is there."""
+    """Adds the output of some steps to their input, which is kept until the output is there."""
 
     def __init__(self, steps: Sequence[Step], waiting: Tensor) -> None:
         self.steps, self.waiting = steps, waiting

@@ -51,7 +51,7 @@ class TableOptions(plugins.Options):
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table."""
+    """Holds an opened table."""
 
     name: str  # its name in messages
     columns: list[str]  # names of its columns
@@ -60,7 +60,7 @@ class Table:
 
 
 class TableSource(DataSource):
-    """The base class of sources that read tables."""
+    """Reads rows from a table; the base class of several data sources."""
 
     licence = "of the data"
 

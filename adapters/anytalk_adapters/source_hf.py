@@ -1,4 +1,4 @@
-"""The ``hf`` data source: tables that Hugging Face `datasets` reads, with a mapping of columns to fields."""
+"""Implements the data source ``hf``: tables that Hugging Face `datasets` reads, with columns mapped to fields."""
 
 from __future__ import annotations
 

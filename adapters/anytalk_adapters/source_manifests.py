@@ -1,4 +1,4 @@
-"""The ``jsonl`` and ``csv`` data sources, for a user's own manifests. Paths are relative to the manifest."""
+"""Implements the data sources ``jsonl`` and ``csv``, for a user's own manifests. Paths are relative to the manifest."""
 
 from __future__ import annotations
 

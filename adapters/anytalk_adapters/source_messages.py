@@ -1,4 +1,4 @@
-"""The ``messages`` data source: conversations with sound, in the formats of :mod:`anytalk_adapters.source_chat`."""
+"""Implements the data source ``messages``: conversations with sound (:mod:`anytalk_adapters.source_chat`)."""
 
 from __future__ import annotations
 

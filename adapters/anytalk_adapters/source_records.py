@@ -20,7 +20,7 @@ CSV_SUFFIXES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a table."""
+    """Holds one record of a table."""
 
     id: str  # `NAME:NUMBER`: the file's name, and the line or the index from 1
     data: dict[str, Any]  # values by column
@@ -28,7 +28,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Place:
-    """A file on this machine or at an address."""
+    """Locates a file on this machine or at an address."""
 
     location: Path | str  # absolute path, or an address that fsspec opens
 
@@ -38,12 +38,12 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """The suffix in lower case, such as ``".jsonl"``."""
+        """Return the suffix in lower case, such as ``".jsonl"``."""
         return Path(self.name).suffix.lower()
 
     @property
     def folder(self) -> Path | str:
-        """The folder that relative paths in the file start from."""
+        """Return the folder that relative paths in the file start from."""
         return self.location.parent if isinstance(self.location, Path) else self.location.rpartition("/")[0]
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The ``slam-omni`` data source: SLAM-Omni's training data, as JSONL or as the published parquet sets."""
+"""Implements the data source ``slam-omni``: SLAM-Omni's training data, as JSONL or as published parquet sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``textqa`` data source: written questions and answers, such as Open-Orca, Alpaca or Dolly."""
+"""Implements the data source ``textqa``: written questions and answers, such as Open-Orca, Alpaca or Dolly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_INPUT = "<noinput>"
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table of questions and answers."""
+    """Names the columns of a table of questions and answers."""
 
     question: str  # column of the question
     answer: str  # column of the answer

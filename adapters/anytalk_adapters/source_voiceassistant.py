@@ -1,4 +1,4 @@
-"""The ``voiceassistant`` data source: VoiceAssistant-400K as published (hub: gpt-omni/VoiceAssistant-400K)."""
+"""Implements the data source ``voiceassistant``: VoiceAssistant-400K as published (gpt-omni on the hub)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthesizers that make training speech: Piper voices, and the programs espeak-ng and flite."""
+"""Implements synthesizers that make training speech: Piper voices, and the programs espeak-ng and flite."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class PiperSynthesizer(Synthesizer):
 
     @property
     def voices(self) -> list[str]:
-        """The file's speakers, then each of them lower and higher."""
+        """Return the file's speakers, then each of them lower and higher."""
         return [speaker + suffix for suffix in PITCH_OF_SUFFIX for speaker in self._speakers]
 
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:
@@ -160,7 +160,7 @@ class ProgramSynthesizer(Synthesizer):
 
     @property
     def voices(self) -> list[str]:
-        """The voices that the options name."""
+        """Return the voices that the options name."""
         return list(self._voices)
 
     def speak(self, text: str, voice: str | None = None, speed: float = 1.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The ``talker`` output adapter: a small speech decoder beside the backbone that reads the text letter by letter.
+"""Implements the output adapter ``talker``: a small speech decoder that reads the text letter by letter.
 
 Audio tokens are fed back into the adapter only, so the backbone runs once per text token and audio never affects the
 text. This follows Qwen2.5-Omni's talker (arXiv 2503.20215) and LLaMA-Omni 2 (arXiv 2505.02625). Two things are new. The
@@ -123,7 +123,7 @@ class TalkerAdapter(SpeechDecoder):
 
     @property
     def width(self) -> int:
-        """The decoder's own width W."""
+        """Return the decoder's own width W."""
         return self.options.width
 
     def new_cache(self, batch_size: int, max_steps: int) -> Cache:
@@ -242,7 +242,7 @@ class TalkerAdapter(SpeechDecoder):
 
 
 class PaceLoss(Loss):
-    """The loss ``pace``: the error of predicted answer lengths, in steps per step of speech."""
+    """Implements the loss ``pace``: the error of predicted answer lengths, in steps per step of speech."""
 
     name = "pace"
 

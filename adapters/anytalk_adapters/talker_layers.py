@@ -1,4 +1,4 @@
-"""The layers of the ``talker`` output adapter: attention by time, and the adapter's cache.
+"""Implements the layers of the output adapter ``talker``: attention by time, and the adapter's cache.
 
 Two kinds of things have a time: steps of speech (one per codec frame), and letters of the text, each at the time at
 which it is expected to be spoken. Rotary positions (arXiv 2104.09864) see only differences of time, so "what is spoken
@@ -71,7 +71,7 @@ class TalkerMemory:
 
     @property
     def length(self) -> int:
-        """The number of steps in the longest row."""
+        """Return the number of steps in the longest row."""
         return self.steps.length
 
     def places(self, steps: int, device: torch.device) -> Tensor:
@@ -150,7 +150,7 @@ class TalkerMemory:
 
 
 class Mlp(nn.Sequential):
-    """Two linear layers with a GELU between them."""
+    """Applies two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__(nn.Linear(width, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))

@@ -1,4 +1,4 @@
-"""A codec without weights, for tests and examples: each code is a short fixed sound, and a frame is their sum."""
+"""Implements the codec ``tiny`` for tests, without weights: each code is a short sound, and a frame is their sum."""
 
 from __future__ import annotations
 

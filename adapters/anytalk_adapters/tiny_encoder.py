@@ -1,4 +1,4 @@
-"""A seeded, untrained speech encoder for tests: a log-mel projection in plain torch."""
+"""Implements the speech encoder ``tiny`` for tests: a seeded, untrained log-mel projection in plain torch."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class TinyEncoder(SpeechEncoder):
 
     @property
     def width(self) -> int:
-        """E."""
+        """Return E."""
         return self.leave.out_features
 
     @property
     def max_duration_s(self) -> float | None:
-        """The option's value; the encoder itself has no limit."""
+        """Return the option's value; the encoder itself has no limit."""
         return self._max_duration_s
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The ``transcript`` ears: Whisper transcribes speech, and the words are typed into the prompt.
+"""Implements the ears ``transcript``: Whisper transcribes speech, and the words are typed into the prompt.
 
 They need no training and work with any backbone. The encoder gets at least `window_s` of sound, because after shorter
 windows the decoder often repeats itself without end. If it still does, the clip is transcribed again in Whisper's own

@@ -1,4 +1,4 @@
-"""The ``whisper`` speech encoder: Whisper's encoder on sound of its real length instead of 30 s."""
+"""Implements the speech encoder ``whisper``: Whisper's encoder runs on sound of its real length instead of 30 s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``whisper`` transcriber, by which evaluation judges what an answer says."""
+"""Implements the transcriber ``whisper``, by which evaluation judges what an answer says."""
 
 from __future__ import annotations
 

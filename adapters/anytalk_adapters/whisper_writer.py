@@ -36,7 +36,7 @@ def says_nothing(silence: float, mean: float) -> bool:
 
 @dataclass(frozen=True)
 class Written:
-    """A transcript of one clip."""
+    """Holds the transcript of one clip."""
 
     text: str  # `""` if no speech was found
     confidence: float  # geometric mean of the tokens' likelihoods, including the end token's
@@ -44,7 +44,7 @@ class Written:
 
 
 class _Keys:
-    """The keys and values of one attention layer, each (1,H,T,W)."""
+    """Holds the keys and values of one attention layer, (1,H,T,W) each."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
@@ -128,7 +128,7 @@ class WhisperWriter(nn.Module):
 
     @property
     def model(self) -> Whisper:
-        """The whole model."""
+        """Return the whole model."""
         return self._model[0]
 
     def tokenizer_of(self, features: Tensor) -> Tokenizer:

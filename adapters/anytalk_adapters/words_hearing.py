@@ -1,4 +1,4 @@
-"""The ``words`` hearing: turns letter probabilities into words.
+"""Implements the hearing ``words``: it turns letter probabilities into words.
 
 It weighs the letters against how common each word is and how likely the backbone finds the text. It works with input
 adapters that return letter probabilities, such as ``letters``.
@@ -26,7 +26,7 @@ from .words_search import WordChance, common_words, likeliest_texts
 
 @runtime_checkable
 class HearsLetters(Protocol):
-    """An input adapter that returns the probability of each letter at each position of the sound."""
+    """Returns the probability of each letter at each position of the sound; some input adapters do."""
 
     def letter_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
         """Return (T,1+28) log probabilities for each clip of (B,F,E) frames with (B,) lengths: blank, then letters."""

@@ -28,7 +28,7 @@ FIRST_SOUND = SEGMENTS
 
 @dataclass(frozen=True)
 class Pace:
-    """The length of an answer."""
+    """Sets the length of an answer."""
 
     text_columns: int = 48  # columns with text
     audio_columns: int = 48  # columns after the end of the text
@@ -40,7 +40,7 @@ class Pace:
 
 @dataclass
 class Timed:
-    """The times of an answer."""
+    """Holds the times of an answer."""
 
     watch: Stopwatch  # its first lap is the prompt, each other lap a step
     marks: dict[str, float]  # seconds from the question to each mark of `anytalk.decode.session.Session`

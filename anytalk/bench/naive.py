@@ -1,4 +1,4 @@
-"""A straightforward decoding loop to compare speed with: Mini-Omni's own, step by step, on the same talker.
+"""Runs a straightforward decoding loop to compare speed with: Mini-Omni's own, step by step, on the same talker.
 
 It encodes thirty seconds however short the question is. Both rows read the whole prompt and run to the end, output
 adapter and audio heads included, and the logits of all prompt positions are computed. The cache grows. Every four
@@ -27,7 +27,7 @@ STRIDE_FRAMES = 4
 
 @dataclass
 class NaiveAnswer:
-    """The times of the loop, in seconds."""
+    """Holds the times of the loop, in seconds."""
 
     encode_s: float = 0.0  # to embed the question
     prefill_s: float = 0.0  # to read the prompt

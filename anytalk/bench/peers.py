@@ -27,7 +27,7 @@ PEER = "xllamacpp"
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """The times of one prompt and one greedy answer. Processor time is summed over all threads."""
+    """Holds the times of one prompt and one greedy answer. Processor time is summed over all threads."""
 
     prompt_ms: float  # until the first token is chosen
     token_ms: float  # mean of the tokens after the first
@@ -37,7 +37,7 @@ class Round:
 
 
 class Contestant(Protocol):
-    """A decoder that takes part in the comparison."""
+    """Reads prompts and generates tokens, as one side of the comparison."""
 
     def write(self, prompt: Sequence[int], num_tokens: int) -> Round:
         """Read a prompt without any cached prefix and generate `num_tokens` tokens, ignoring end tokens."""

@@ -41,7 +41,7 @@ QUESTIONS = (
 
 @dataclass
 class _Answers:
-    """A talker's greedy answers, and its logits along given answers."""
+    """Holds a talker's greedy answers, and its logits along given answers."""
 
     ids: list[list[int]] = field(default_factory=list)
     columns: list[np.ndarray] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The reference stack of the speed figures: the paper's, in its true shapes, with random weights instead of downloads.
+"""Builds the stack that speed figures refer to: the paper's, in its true shapes, with random weights.
 
 It has Qwen2-0.5B, Whisper small, a two-layer input adapter, six output blocks, parallel heads, and SNAC at 24 kHz with
 eight streams. Speed doesn't depend on the weights' values. Answers are noise: they never end, and don't sound like

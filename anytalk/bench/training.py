@@ -45,7 +45,7 @@ ENCODER_WIDTH = 384
 
 
 class Ready(TrainingData):
-    """Examples as numbers: what a frozen encoder and a codec compute is ready before the first step."""
+    """Provides examples as numbers: what a frozen encoder and a codec compute is ready before the first step."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         super().__init__(rows=[])
@@ -124,7 +124,7 @@ def make_steps(talker: Talker, stage: StageConfig, examples: Sequence[Example]) 
 
 
 class Floor:
-    """The arithmetic of a training step: plain modules on ready-made tensors."""
+    """Runs the arithmetic of a training step: plain modules on ready-made tensors."""
 
     def __init__(self, talker: Talker, stage: StageConfig) -> None:
         self.model = talker.model

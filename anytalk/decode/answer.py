@@ -1,4 +1,4 @@
-"""An answer as far as it is generated: its text, its columns, and the codec frames in them."""
+"""Holds an answer as far as it is generated: its text, its columns, and the codec frames in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anytalk.grid.delay import DelayPattern
 
 @dataclass(frozen=True)
 class Column:
-    """One generated column of the grid."""
+    """Holds one generated column of the grid."""
 
     index: int  # its index in the answer
     text: int | None  # the text token; None after the end of the text
@@ -31,7 +31,7 @@ class Answer:
 
     @property
     def frames_ready(self) -> int:
-        """How many whole frames can be decoded."""
+        """Return how many whole frames can be decoded."""
         if self.pattern.text_lead == "all" and not self.text_ended:
             return 0
         ready = self.pattern.frames_ready(len(self.columns), len(self.text_ids))

@@ -1,4 +1,4 @@
-"""The text of a served model's answer, split into tokens as it arrives."""
+"""Splits the text of a served model's answer into tokens as it arrives."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ArrivingText:
 
     @property
     def error(self) -> AnytalkError | None:
-        """The error that ended the text early, once it has ended."""
+        """Return the error that ended the text early, once it has ended."""
         return self._stream.error if self._stream is not None and self._is_whole else None
 
     @property

@@ -129,7 +129,7 @@ class Generation:
 
     @property
     def error(self) -> AnytalkError | None:
-        """The error that ended a served model's text early; what arrived before it is still spoken."""
+        """Return the error that ended a served model's text early; what arrived before it is still spoken."""
         return None if self.arriving is None else self.arriving.error
 
     @property

@@ -1,4 +1,4 @@
-"""Answers in a runner's batch: their slots, and the tensors that several of them feed to the model together."""
+"""Defines the slots of answers in a runner's batch, and joins the tensors that they feed to the model together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anytalk.plugins.contracts import BackboneStates, Cache, Columns, Layout, Me
 
 @dataclass(eq=False)
 class Slot:
-    """An answer's place in the batch.
+    """Holds an answer in the batch.
 
     Attributes:
         generation: Chooses its tokens.
@@ -52,7 +52,7 @@ class Slot:
 
 @dataclass
 class Entering:
-    """An answer that is about to enter the batch.
+    """Holds an answer that is about to enter the batch.
 
     Attributes:
         slot: Its slot.

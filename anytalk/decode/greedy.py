@@ -1,4 +1,4 @@
-"""Greedy text answers: many at once from a talker, or one from a bare language model."""
+"""Generates greedy text answers: many at once from a talker, or one from a bare language model."""
 
 from __future__ import annotations
 

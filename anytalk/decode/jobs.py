@@ -1,4 +1,4 @@
-"""One answer of the server from question to end: listening, prompt, columns, text and sound, in the model's thread."""
+"""Takes one answer from question to end: listening, prompt, columns, text and sound, in the model's thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TURNS_DROPPED_AT_ONCE = 16
 
 
 class Speech:
-    """A spoken question. It is encoded or transcribed when an answer first needs it; then its samples are dropped.
+    """Holds a spoken question. An answer that needs it has it encoded or transcribed, and its samples are then dropped.
 
     Args:
         wave: (N,) float32 at the encoder's rate.
@@ -59,7 +59,7 @@ class Speech:
 
     @property
     def text(self) -> str | None:
-        """The words, once ears that transcribe have listened."""
+        """Return the words, once ears that transcribe have listened."""
         return None if self._heard is None else self._heard.text
 
     def heard(self, talker: Talker) -> Heard:
@@ -103,7 +103,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Said:
-    """A turn of a conversation; see :class:`anytalk.grid.prompts.Turn`."""
+    """Holds a turn of a conversation; see :class:`anytalk.grid.prompts.Turn`."""
 
     role: str
     text: str | None = None
@@ -112,7 +112,7 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of the model, and how to answer it."""
+    """Says what is asked of the model, and how to answer it."""
 
     turns: Sequence[Said]  # the conversation; the user's question is last
     task: Task  # what to do with the question
@@ -154,7 +154,7 @@ Event = Started | ThoughtDelta | TextDelta | AudioDelta | Ended | Failed
 
 @dataclass(eq=False)
 class Job:
-    """A question on its way to becoming an answer; see :class:`Question`."""
+    """Turns a question into events: the start, thoughts, text, sound, and the end or an error."""
 
     question: Question
     # Called in the model's thread with each event; the last one is an `Ended` or a `Failed`.
@@ -176,7 +176,7 @@ class Job:
 
     @property
     def unheard(self) -> list[Speech]:
-        """The spoken turns that were not listened to yet."""
+        """Return the spoken turns that were not listened to yet."""
         found = (said.speech for said in self.question.turns)
         return [speech for speech in found if speech is not None and not speech.was_heard]
 
@@ -237,7 +237,7 @@ class Job:
 
     @property
     def telling(self) -> Telling:
-        """Turns the answer into events; exists once :meth:`prepare` has run."""
+        """Return what turns the answer into events; it exists once :meth:`prepare` has run."""
         assert self._telling is not None
         return self._telling
 

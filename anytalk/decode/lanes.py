@@ -34,7 +34,7 @@ class Lane:
 
     @property
     def owners(self) -> list[Hashable]:
-        """The owner of each row, in the order in which :meth:`run` takes and returns rows."""
+        """Return the owner of each row, in the order in which :meth:`run` takes and returns rows."""
         return [owner for group in self._groups for owner in group.owners]
 
     def cache_of(self, owner: Hashable) -> Cache | None:
@@ -75,7 +75,7 @@ class Lane:
 
     @property
     def lengths(self) -> list[int]:
-        """The number of steps in the longest row of each cache, for :meth:`undo`."""
+        """Return the number of steps in the longest row of each cache, for :meth:`undo`."""
         return [0 if group.cache is None else group.cache.length for group in self._groups]
 
     def undo(self, lengths: Sequence[int]) -> None:
@@ -134,7 +134,7 @@ class Lane:
 
 
 class LaneOfStep:
-    """A lane that holds some of the rows of a step; see :class:`anytalk.plugins.contracts.Lane`."""
+    """Runs a lane that holds some of the rows of a step; see :class:`anytalk.plugins.contracts.Lane`."""
 
     def __init__(self, lane: Lane, rows: list[int], device: torch.device) -> None:
         self._lane, self._rows = lane, rows

@@ -1,4 +1,4 @@
-"""What a conversation keeps from turn to turn: the caches of the columns read so far, and the columns themselves.
+"""Keeps a conversation's caches from turn to turn, with the columns that they hold.
 
 A turn reads only what is new. After a truncated answer or a deleted item the columns no longer match, and the caches
 are cropped to the last column that does, so rolling back needs no bookkeeping of its own.

@@ -14,7 +14,7 @@ from anytalk.plugins.contracts import Backbone, BackboneStates, Cache, JoinableC
 
 @dataclass
 class Reading:
-    """The prompt of one answer, as rows to read."""
+    """Holds the prompt of one answer, as rows to read."""
 
     cache: Cache  # before: one row with the remembered columns; after: all rows with all columns
     embeds: Tensor  # (R,n,D), the columns to read
@@ -24,7 +24,7 @@ class Reading:
 
 @dataclass
 class _Piece:
-    """Columns (R,n,D) to read in one call, and a cache of R rows."""
+    """Holds columns (R,n,D) to read in one call, and a cache of R rows."""
 
     cache: Cache
     embeds: Tensor

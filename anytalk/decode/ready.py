@@ -156,7 +156,7 @@ def calibrate(talker: Talker) -> Peaks:
 
 @dataclass
 class _Answer:
-    """A grid as one spoken answer; see :class:`anytalk.plugins.contracts.Answers`."""
+    """Presents a grid as one spoken answer; see :class:`anytalk.plugins.contracts.Answers`."""
 
     tokens: Tensor
     loss_mask: Tensor

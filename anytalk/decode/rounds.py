@@ -60,7 +60,7 @@ class Rounds:
 
     @property
     def jobs(self) -> list[Job]:
-        """The answers that are being prepared or generated."""
+        """Return the answers that are being prepared or generated."""
         return self._preparing + self._speaking
 
     @property

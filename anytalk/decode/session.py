@@ -1,4 +1,4 @@
-"""A conversation with a talker: it takes questions and streams text and sound.
+"""Holds a conversation with a talker: it takes questions and streams text and sound.
 
 Sound goes through the encoder and the input adapter into the prompt; the columns that follow become text deltas, and
 codes that the codec's stream decodes to PCM.
@@ -30,7 +30,7 @@ Event = ThoughtDelta | TextDelta | AudioDelta | AnswerDone
 
 @dataclass
 class Session:
-    """A conversation, which remembers its turns."""
+    """Holds a conversation and remembers its turns."""
 
     talker: Talker
     # Codec frames per piece of sound: more take less time in total, fewer make each piece come sooner. The first piece

@@ -19,28 +19,28 @@ from anytalk.plugins.thoughts import MARKS
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A piece of the answer's text; all pieces joined are the whole text."""
+    """Carries a piece of the answer's text; all pieces joined are the whole text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ThoughtDelta:
-    """A piece of the model's thoughts, which are no part of the answer and never spoken."""
+    """Carries a piece of the model's thoughts, which are never spoken and don't belong to the answer."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class AudioDelta:
-    """A piece of the answer's sound."""
+    """Carries a piece of the answer's sound."""
 
     wave: np.ndarray  # (n,) float32 at the codec's rate
 
 
 @dataclass(frozen=True)
 class AnswerDone:
-    """The end of an answer, with its size and its times."""
+    """Ends an answer, with its size and its times."""
 
     text: str  # the whole text
     finish_reason: str  # `"stop"`, or `"length"` if the answer reached its maximum length
@@ -52,7 +52,7 @@ class AnswerDone:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Wall-clock seconds per second of speech: below 1 is faster than real time. None without sound."""
+        """Return wall-clock seconds per second of speech: below 1 is faster than real time. None without sound."""
         return self.wall_s / self.audio_s if self.audio_s else None
 
 

@@ -34,7 +34,7 @@ PART_KINDS = {
 
 
 class AudioGrid(Options):
-    """The audio side of the token grid, which a voice's training fixes."""
+    """Describes the audio side of the token grid, which a voice's training fixes."""
 
     pattern: str = Field("delay", description=f"Delay pattern: {', '.join(PATTERNS)}.")
     text_lead: int | Literal["all"] = Field(
@@ -56,7 +56,7 @@ class AudioGrid(Options):
 
 
 class GridConfig(AudioGrid):
-    """The token grid: its audio side, prompt style and text side."""
+    """Describes the token grid: its audio side, prompt style and text side."""
 
     prompt: Literal["chat", "raw"] = Field(
         "chat", description="'chat': the backbone's template; 'raw': the original's."
@@ -86,7 +86,7 @@ class GridConfig(AudioGrid):
 
 
 class BaseInfo(Options):
-    """The language model that the talker was attached to."""
+    """Describes the language model that the talker was attached to."""
 
     model: str = Field(description="Name of the model as given to attach.")
     revision: str | None = Field(None, description="Hub revision, if one was given.")
@@ -96,7 +96,7 @@ class BaseInfo(Options):
 
 
 class VoiceInfo(Options):
-    """The voice that the talker was attached with."""
+    """Describes the voice that the talker was attached with."""
 
     name: str = Field(description="The voice's name.")
     fingerprint: str = Field(description="SHA-256 digest of the voice's weights file.")
@@ -104,7 +104,7 @@ class VoiceInfo(Options):
 
 
 class WeightsFile(Options):
-    """A file of trained parts, with its digest."""
+    """Describes a file of trained parts, with its digest."""
 
     file: str = Field(description="File name inside the folder.")
     num_bytes: int = Field(description="Size of the file in bytes.")
@@ -113,7 +113,7 @@ class WeightsFile(Options):
 
 
 class StageRecord(Options):
-    """A finished training stage."""
+    """Describes a finished training stage."""
 
     name: str = Field(description="Stage name.")
     trained: list[str] = Field(description="Trained parts.")
@@ -125,7 +125,7 @@ class StageRecord(Options):
 
 
 class TalkerConfig(Options):
-    """Everything about a talker except its weights."""
+    """Describes everything about a talker except its weights."""
 
     format_version: int = Field(FORMAT_VERSION, description="Version of this file's format.")
     library_version: str = Field("", description="Version of anytalk that wrote it.")

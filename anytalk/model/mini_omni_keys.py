@@ -1,4 +1,4 @@
-"""The format of the published Mini-Omni: fields of ``model_config.yaml``, keys of ``lit_model.pth``, their new names.
+"""Defines the format of the published Mini-Omni: fields of ``model_config.yaml``, keys of ``lit_model.pth``, new names.
 
 The functions only rename and reshape. The format is litgpt 0.4.3's with Mini-Omni's extensions (arXiv 2408.16725):
 fused qkv matrices, and one embedding and one head for text and all audio streams.
@@ -92,12 +92,12 @@ class MiniOmniConfig(pydantic.BaseModel):
 
     @property
     def num_rows(self) -> int:
-        """How many rows the shared embedding has: those of text, then those of all audio streams."""
+        """Return how many rows the shared embedding has: those of text, then those of all audio streams."""
         return self.text_vocab_size + self.cat_audio_vocab_size
 
     @property
     def base_vocab_size(self) -> int:
-        """V: the number of text rows without special slots."""
+        """Return V, the number of text rows without special slots."""
         return self.text_vocab_size - SPECIAL_SLOTS
 
     @property

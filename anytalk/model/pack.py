@@ -41,7 +41,7 @@ _PARTS_FILE = "parts-0001.safetensors"
 
 @dataclass(frozen=True)
 class PackedPart:
-    """A part in a packed folder, with its size."""
+    """Describes a part in a packed folder."""
 
     name: str  # the part's name
     parameters: int  # how many numbers it has

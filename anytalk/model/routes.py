@@ -1,4 +1,4 @@
-"""The two routes by which an answer's audio is fed back: through the backbone, as in the paper, or beside it.
+"""Implements the two routes by which an answer's audio is fed back: through the backbone (the paper), or beside it.
 
 No other module distinguishes them. Their contract is :class:`anytalk.plugins.contracts.Route`.
 """
@@ -36,7 +36,7 @@ from anytalk.plugins.contracts import (
 
 
 class ThroughBackbone(Route):
-    """The paper's route: the backbone's input contains audio tokens, and the adapter reads its states in every step."""
+    """Takes the paper's route: the backbone's input contains audio tokens, and the adapter reads all its states."""
 
     num_rows = 2
     reads_prompt = True

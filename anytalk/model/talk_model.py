@@ -1,4 +1,4 @@
-"""The talking model: its parts, and the computation between them.
+"""Defines the talking model: its parts, and the computation between them.
 
 The token grid and speech columns become one embedding per step for the backbone. Its states go to the text head, and
 through the output adapter to the audio heads, by the route that the adapter takes (:mod:`anytalk.model.routes`).
@@ -75,7 +75,7 @@ class SpecialTokens(nn.Module):
 
 @dataclass
 class TalkCache:
-    """The caches of the backbone (all batch rows) and of the output adapter (the rows that speak)."""
+    """Holds the caches of the backbone (all batch rows) and of the output adapter (the rows that speak)."""
 
     backbone: Cache
     output_adapter: Cache | None
@@ -129,7 +129,7 @@ class TalkModel(nn.Module):
 
     @property
     def listener(self) -> Ears | SpeechEncoder | None:
-        """The part that takes the sound of questions; None for a talker without ears."""
+        """Return the part that takes the sound of questions; None for a talker without ears."""
         return self.ears or self.encoder
 
     def encode_speech(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +219,7 @@ class TalkModel(nn.Module):
 
     @property
     def route(self) -> Route:
-        """The route by which this model's audio is fed back."""
+        """Return the route by which this model's audio is fed back."""
         return route_of(self.output_adapter)
 
     def text_logits(self, normed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The talker folder, which attach and training write and everything else reads.
+"""Reads and writes the talker folder, which attach and training make and everything else uses.
 
 ==========================  =======================================================================================
 ``talker.yaml``             configuration, base model and history; replaced last and atomically, so that it only ever
@@ -47,7 +47,7 @@ _AGAIN = "copy the folder again, or train again"
 
 @dataclass
 class Talker:
-    """A talker in memory."""
+    """Holds a talker in memory."""
 
     config: TalkerConfig  # the content of `talker.yaml`
     model: TalkModel
@@ -64,14 +64,14 @@ class Talker:
 
     @property
     def codec(self) -> Codec:
-        """The codec, which is loaded on first use."""
+        """Return the codec; it is loaded on first use."""
         if self._codec is None:
             self._codec = build_codec(self.config, self.registry, self.folder, self.device)
         return self._codec
 
     @property
     def prompts(self) -> PromptBuilder:
-        """Builds this talker's prompts."""
+        """Return the builder of this talker's prompts."""
         grid = self.config.grid
         return PromptBuilder(self.model.layout, self.model.backbone.tokenizer, grid.prompt, grid.system, grid.template)
 

@@ -37,7 +37,7 @@ _OF_TALKER = ("output_adapter", "heads", "codec", "codec_fingerprint", "speakers
 
 
 class Voice(Options):
-    """The content of ``voice.yaml``."""
+    """Holds the content of ``voice.yaml``."""
 
     format_version: int = Field(VOICE_FORMAT_VERSION, description="Version of this file's format.")
     library_version: str = Field("", description="Version of anytalk that wrote it.")
@@ -60,13 +60,13 @@ class Voice(Options):
 
     @property
     def info(self) -> VoiceInfo:
-        """What a talker records about its voice."""
+        """Return what a talker records about its voice."""
         return VoiceInfo(name=self.name, fingerprint=self.weights.sha256, licence=self.licence)
 
 
 @dataclass(frozen=True)
 class VoiceFolder:
-    """A voice and the folder that it was read from."""
+    """Holds a voice and the folder that it was read from."""
 
     folder: Path
     voice: Voice

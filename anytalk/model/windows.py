@@ -16,7 +16,7 @@ from anytalk.plugins.contracts import Layout
 
 @dataclass(frozen=True)
 class Windows:
-    """The answers of the rows that speak, padded on the right."""
+    """Holds the answers of the rows that speak, padded on the right."""
 
     rows: Tensor  # (R,) indices of these rows in the batch
     columns: Tensor  # (R,W) int64, indices of their columns in the batch, clamped to its last column
