@@ -29,7 +29,7 @@ from anytalk_adapters import snac_order
 from anytalk_adapters.snac_noise import KEYS_PER_SEED, position_noise
 
 _NOISE_AHEAD = 32
-"""How many pieces of the present size noise is computed for in advance."""
+"""Noise is computed in advance for this many pieces of the present size."""
 Step = Callable[[Tensor, bool], Tensor]
 """Takes (T,C) and whether nothing follows; returns the outputs (T',C') that are final."""
 
