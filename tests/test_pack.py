@@ -201,7 +201,7 @@ def test_a_place_that_is_taken_is_kept(mouth: Path, tmp_path: Path) -> None:
         pack(mouth, tmp_path / "there", overwrite=True)
     assert files(tmp_path / "there") == ["letters.txt"]
     for place in (mouth, mouth / "small", mouth.parent):
-        with pytest.raises(TalkerError, match="lie in one another"):
+        with pytest.raises(TalkerError, match="inside one another"):
             pack(mouth, place, overwrite=True)
     tiny_talker(tmp_path / "old")
     with pytest.raises(TalkerError, match="is there already"):
@@ -248,7 +248,7 @@ def test_numbers_beyond_half_precision_name_their_tensor(mouth: Path, tmp_path: 
     for number in (float("nan"), float("inf")):
         change(source, name, number)
         for precision in ("fp16", "fp32"):
-            with pytest.raises(TalkerError, match=f"'{name}' holds values that are no finite numbers"):
+            with pytest.raises(TalkerError, match=f"'{name}' holds values that are not finite"):
                 pack(source, tmp_path / "out", precision=precision)
     assert names_in(tmp_path) == ["fp32", "t"]
 

@@ -72,11 +72,11 @@ class CtcAdapter(FrameListener):
 
     class Options(FrameOptions):
         width: int = Field(384, ge=8, description="Width between the encoder and the text embeddings.")
-        candidates: int = Field(16, ge=1, description="Likeliest tokens that a column is mixed of.")
-        temperature: float = Field(1.0, gt=0, description="Below 1, columns come closer to the likeliest token.")
-        negatives: int = Field(2048, ge=1, description="Other tokens that `align` tells a batch's own tokens from.")
+        candidates: int = Field(16, ge=1, description="How many of the likeliest tokens are mixed into a column.")
+        temperature: float = Field(1.0, gt=0, description="Values below 1 move columns towards the likeliest token.")
+        negatives: int = Field(2048, ge=1, description="Random tokens per batch that `align` uses as negatives.")
         spelling_width: int = Field(
-            96, ge=0, description="Width of what tells tokens apart by their letters; 0: by their meaning alone."
+            96, ge=0, description="Width of the spelling encoder; 0 compares by the text embeddings alone."
         )
 
     def __init__(self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone) -> None:

@@ -23,13 +23,11 @@ _HIDDEN_FRAMES = 8
 class FrameOptions(plugins.Options):
     """Options of the frame encoder."""
 
-    width: int = Field(256, ge=8, description="Width between the encoder and what is heard.")
-    num_blocks: int = Field(3, ge=0, description="Convolution blocks.")
-    factor: int = Field(2, ge=1, description="Frames per place; 2: 25 places a second of Whisper's.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Share of features left out in training.")
-    frame_dropout: float = Field(
-        0.0, ge=0, lt=1, description="Share of frames that are hidden in training, in short stretches."
-    )
+    width: int = Field(256, ge=8, description="Width of the convolution blocks.")
+    num_blocks: int = Field(3, ge=0, description="Number of convolution blocks.")
+    factor: int = Field(2, ge=1, description="Frames per position; 2 gives 25 positions a second with Whisper.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of features in training.")
+    frame_dropout: float = Field(0.0, ge=0, lt=1, description="Share of frames hidden in training, in short stretches.")
 
 
 class FrameBlock(nn.Module):

@@ -36,14 +36,14 @@ class WordsHearing(ReadingHearing):
     """Chooses the words of each clip."""
 
     class Options(plugins.Options):
-        beam: int = Field(32, ge=1, description="Texts that are weighed against each other.")
-        candidates: int = Field(6, ge=1, le=28, description="Likeliest letters of each place that are looked at.")
-        common: float = Field(0.3, ge=0, description="Weight of how common each word is; 0: letters only.")
+        beam: int = Field(32, ge=1, description="Beam width: texts kept from position to position.")
+        candidates: int = Field(6, ge=1, le=28, description="Likeliest letters considered at each position.")
+        common: float = Field(0.3, ge=0, description="Weight of how common each word is; 0 ignores it.")
         weight: float = Field(
-            0.0, ge=0, description="Weight of how likely the backbone finds a text, beside that; 0: it isn't asked."
+            0.0, ge=0, description="Weight of the backbone's log probability of a text; 0 skips the backbone."
         )
-        lines: int = Field(8, ge=1, description="The likeliest texts, which the backbone reads.")
-        context: str = Field("", description="Text in front of it for the backbone; empty: it begins a text.")
+        lines: int = Field(8, ge=1, description="How many of the likeliest texts the backbone reads.")
+        context: str = Field("", description="Text before a hypothesis for the backbone; empty: none.")
 
     def __init__(self, options: WordsHearing.Options, adapter: InputAdapter, backbone: Backbone) -> None:
         super().__init__(options, adapter, backbone)

@@ -179,7 +179,7 @@ def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool, mark: st
     for source in (source.resolve() for source in sources):
         if place.is_relative_to(source) or source.is_relative_to(place):
             raise TalkerError(
-                f"'{out}' and the talker '{source}' lie in one another; packing never changes what it reads",
+                f"'{out}' and the talker '{source}' are inside one another; packing never changes what it reads",
                 "name a folder beside it",
             )
     if out.exists() and not overwrite:
@@ -242,7 +242,7 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.contiguous()
     if not bool(torch.isfinite(tensor).all()):
-        raise TalkerError(f"tensor '{name}' holds values that are no finite numbers", "train again from before that")
+        raise TalkerError(f"tensor '{name}' holds values that are not finite", "train again from before that")
     # Values beyond half precision become infinite, which the next check finds.
     found = tensor.to(dtype)
     if not bool(torch.isfinite(found).all()):
