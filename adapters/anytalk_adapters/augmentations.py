@@ -78,6 +78,7 @@ class NoiseAugmentation(_Chance):
         noise = generator.standard_normal(len(wave))
         if self._options.colour == "pink":
             noise = pink(noise)
+        # 20 dB are a factor of 10 in amplitude.
         gain = np.sqrt(np.mean(wave**2) / np.mean(noise**2)) * 10 ** (-snr_db / 20)
         return np.asarray(wave + gain * noise)
 

@@ -60,6 +60,7 @@ class Speller(nn.Module):
             slots = torch.full((2, self._vocab_size, _MAX_LETTERS), empty)
             for token in range(self._vocab_size):
                 spelt = self._spelling.letters_of(token)
+                # Reversed for the second table, which counts from the end.
                 for end, line in enumerate((spelt, spelt[::-1])):
                     for place, letter in enumerate(line):
                         slots[end, token, place] = place * NUM_LETTERS + letter
@@ -156,6 +157,7 @@ class CtcAdapter(FrameListener):
         kept = torch.cat([own, torch.unique(others[~torch.isin(others, own)])])
         _, keys = self._keys(kept)
         logits = torch.cat([scores, hidden @ keys.T], dim=-1).float()
+        # Indices into `kept`, of which `own` are the first; 0 is the blank.
         targets = torch.cat([torch.searchsorted(own, ids) + 1 for ids in transcripts])
         sizes = torch.tensor([len(ids) for ids in transcripts], device=own.device)
         found: Tensor = F.ctc_loss(
@@ -173,11 +175,13 @@ class CtcAdapter(FrameListener):
         keys = self._whole_tables(hidden.device)[1]
         number = min(self.options.candidates, len(keys))
         logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
+        # How much better than the blank the likeliest token is.
         lead = logits[:, :1].view_as(scores) - scores
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         # Padding never wins, not even where every position of a row prefers the blank.
         lead = lead[..., 0].masked_fill(steps[None] >= places.to(steps.device)[:, None], -torch.inf)
         is_token = lead > 0
+        # A prompt needs at least one column of speech.
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
         return best.view(*hidden.shape[:2], -1), is_token
 

@@ -39,6 +39,7 @@ class FrameBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.wide = nn.Linear(width, 3 * width)
         self.narrow = nn.Linear(3 * width, width)
+        # Small, so that a block starts close to the identity.
         nn.init.normal_(self.narrow.weight, std=0.02)
 
     def forward(self, x: Tensor, is_frame: Tensor) -> Tensor:
@@ -91,6 +92,7 @@ class FrameListener(InputAdapter):
         # Padded to whole groups, so that a row gets as many positions in every batch.
         factor = self._frames.factor
         x = F.pad(x, (0, 0, 0, -x.shape[1] % factor))
+        # A strided convolution joins `factor` frames.
         x = self.down(x.transpose(1, 2)).transpose(1, 2)
         places = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
         steps = torch.arange(x.shape[1], device=x.device)

@@ -50,7 +50,8 @@ class LettersAdapter(FrameListener):
         """Recognise (B,F,E) features with (B,) lengths: (B,F',D), a column per token and at least one, and tokens."""
         encode = self._backbone[0].tokenizer.encode
         texts = [likeliest_letters(chances) for chances in self.letter_chances(features, lengths)]
-        lines = [tuple(encode(text) or encode("a")) for text in texts]  # a lone space may encode to nothing
+        # A prompt needs at least one column.
+        lines = [tuple(encode(text) or encode("a")) for text in texts]
         return typed(lines, self._backbone[0], self, features, lengths)
 
     @torch.no_grad()
@@ -73,7 +74,7 @@ class LettersAdapter(FrameListener):
 
 
 def likeliest_letters(chances: Tensor) -> str:
-    """Return the text of the likeliest letters of (T,1+28), repetitions joined: never "", though perhaps one space."""
+    """Return the text of the likeliest letters of (T,1+28), repetitions joined; "" if they are only spaces."""
     best = torch.unique_consecutive(chances.argmax(dim=-1)).tolist()
     heard = [place - 1 for place in best if place] or [int(chances[:, 1:].amax(dim=0).argmax())]
     return " ".join("".join(LETTERS[letter] for letter in heard).split())

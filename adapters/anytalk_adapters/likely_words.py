@@ -88,7 +88,7 @@ class Reader:
         elif len(start) > 1:
             ids = torch.cat([torch.tensor([start[:-1]] * len(lines), device=device), ids], dim=1)
         normed = self.backbone(self.backbone.embed_text(ids), cache).normed[:, -longest - 1 :]
-        # Lines that share a beginning share its states: the text head, the slowest part, reads each of them once.
+        # Lines that share a beginning share its states, so the text head reads each state once.
         known: dict[Line, int] = {}
         states: list[torch.Tensor] = []
         for row, line in enumerate(lines):

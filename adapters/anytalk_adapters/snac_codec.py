@@ -110,6 +110,7 @@ class SnacCodec(Codec):
         if shapes is None:
             model = load_snac(resolve(options.model, context.folder))
         else:
+            # Random weights are seeded without changing the caller's random state.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model = SNAC(**shapes)

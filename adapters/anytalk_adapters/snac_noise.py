@@ -63,12 +63,14 @@ def decode_latents(
     hidden = latents
     layer_index = 0
     for layer in decoder.model:
+        # Noise layers are inside of the decoder's blocks.
         for inner in layer.block if isinstance(layer, DecoderBlock) else [layer]:
             if not isinstance(inner, NoiseBlock):
                 hidden = inner(hidden)
             else:
                 if seed is not None:
                     length = hidden.shape[-1]
+                    # The same position at this layer's rate.
                     first = first_frame * (length // num_frames)
                     noise = position_noise(first, length, seed * KEYS_PER_SEED + layer_index, hidden.device)
                     hidden = hidden + noise.to(hidden.dtype) * inner.linear(hidden)

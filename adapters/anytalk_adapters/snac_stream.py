@@ -73,6 +73,7 @@ class SnacWeights:
         for ids, table, stride in zip(
             snac_order.unflatten(codes, self.vq_strides), self.tables, self.vq_strides, strict=True
         ):
+            # A coarse code is held for as many latents as its stride.
             part = table[ids[0]].repeat_interleave(stride, dim=0)
             total = part if total is None else total + part
         assert total is not None
@@ -138,6 +139,7 @@ class _Convolution:
         rows = torch.cat([self.kept, rows, self.pad] if is_last else [self.kept, rows])
         count = max(0, rows.shape[0] - self.reach)
         self.kept = rows[count:]
+        # One shifted view of the input per tap.
         spans = [rows[first : first + count] for first in range(0, self.reach + 1, self.dilation)]
         if not self.is_depthwise:
             return torch.addmm(self.bias, torch.cat(spans, dim=1), self.weight.flatten(0, 1))
@@ -160,6 +162,7 @@ class _Upsampling:
         channels = self.bias.shape[0]
         if rows.shape[0]:
             halves = self.matrix(rows).view(-1, 2, self.stride, channels)
+            # The second half of each input overlaps the first half of the next one.
             later = torch.cat([self.tail, halves[:, 1]])
             self.tail = later[-1:].clone()
             made = (halves[:, 0] + later[:-1]).flatten(0, 1)

@@ -45,6 +45,7 @@ def turns_of(data: Mapping[str, Any], where: str, folder: Folder) -> list[Messag
         near = did_you_mean("messages", list(data)).replace("did you mean", "is it")
         raise DataError(f"{where} has no 'messages'{near}", "write {messages: [{role, content}, ...]}")
     audios = data.get("audios")
+    # A single sound is often given without a list.
     audios = [audios] if isinstance(audios, str) else audios or []
     if not isinstance(audios, list):
         raise DataError(f"{where}: field 'audios' is a {type(audios).__name__}; a list of paths is expected", "")

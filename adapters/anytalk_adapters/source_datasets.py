@@ -85,6 +85,7 @@ def locate(path: str) -> Path | str:
     local = Path(path).expanduser()
     if local.exists():
         return local.absolute()
+    # Such a name is meant as a path, so it isn't looked up on the hub.
     if path.startswith((".", "/", "~")) or _suffix(path) in _READERS or not _HUB_ID.match(path):
         raise DataError(f"'{path}' doesn't exist", "give a file, a folder, or a hub id such as 'tatsu-lab/alpaca'")
     return path
@@ -172,6 +173,7 @@ def _load(location: Path | str, options: TableOptions) -> Any:
         suffix = _suffix(Place(location).name)
         if suffix not in _READERS:
             raise ValueError(f"its suffix is '{suffix}'; {', '.join(_READERS)} are known")
+        # The csv reader of `datasets` expects commas.
         more = {"sep": "\t"} if suffix == ".tsv" else {}
         files = {"train": [str(location)]}
         loaded = datasets.load_dataset(_READERS[suffix], data_files=files, split=options.split, streaming=True, **more)

@@ -93,6 +93,7 @@ def read_json(place: Place, fields: str = "") -> Iterator[Record | BadRow]:
 
 
 def _begins_array(file: IO[bytes]) -> bool:
+    # The prefix is the byte order mark that some editors write into UTF-8 files.
     begin = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     file.seek(0)
     return begin == b"["

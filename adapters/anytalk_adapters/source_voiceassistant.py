@@ -84,6 +84,7 @@ class _Rounds:
         is_broken = self._is_broken if follows else number > 1
         said = (Message(role="user", text=question), Message(role="assistant", text=answer))
         self._key, self._round, self._messages = key, number, (*before, *said)
+        # Later rounds can't use a conversation with a gap.
         self._is_broken = is_broken or not question or not answer
         if is_broken:
             raise DataError(

@@ -128,6 +128,7 @@ class PiperSynthesizer(Synthesizer):
             speaker_id=self._speakers[chosen.removesuffix(suffix)],
             # The pitch shift will change the tempo by `pitch`, so it is slowed down by as much here.
             length_scale=pitch / speed,
+            # Both scales of VITS's random parts: speech would differ from run to run.
             noise_scale=0.0,
             noise_w_scale=0.0,
         )

@@ -54,6 +54,7 @@ class LetterTimes(nn.Module):
     def forward(self, x: Tensor, expected: Tensor, codes: Tensor) -> Tensor:
         """Return (B,n) steps for letters (B,n,W') with (B,n) expected steps and (B,n) bytes."""
         durations = F.softplus(self.duration(x)[..., 0].float()) * expected
+        # Silence before and after the text has learned lengths of its own.
         for rim, code in zip(self.rims.abs() * _RIM_UNIT, (START, END), strict=True):
             durations = torch.where(codes == code, rim, durations)
         return durations
@@ -144,7 +145,7 @@ class TalkerAdapter(SpeechDecoder):
         times = places.float().expand(rows, -1)
         assert memory.arrival is not None
         assert memory.middle is not None
-        away = memory.middle[:, None, :] - times[:, :, None]
+        away = memory.middle[:, None, :] - times[:, :, None]  # (B,T,C) steps
         # In training all letters are there at once; each step sees only those that would have arrived.
         hidden = memory.arrival[:, None, :] > places[:, :, None]
         away = away.masked_fill(hidden, FAR)
@@ -186,6 +187,7 @@ class TalkerAdapter(SpeechDecoder):
         if states is not None and self.state_in is not None:
             x = x + self._states(states.normed, source)
         assert memory.arrival is not None
+        # A letter sees all letters of its own token, whatever their order.
         seen = memory.arrival[:, None, :] <= arrival[:, :, None]
         # Empty slots attend to everything, themselves included. Their output isn't used, but NaN would spread.
         for number, block in enumerate(self.letter_blocks):

@@ -32,7 +32,7 @@ def rotate(x: Tensor, times: Tensor) -> Tensor:
     """Rotate (B,H,L,HEAD_WIDTH) by times (B,L) float32 in steps."""
     half = x.shape[-1] // 2
     rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = times[:, None, :, None] * rates
+    angles = times[:, None, :, None] * rates  # (B,1,L,HEAD_WIDTH/2)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     left, right = x[..., :half], x[..., half:]
     return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
@@ -82,6 +82,7 @@ class TalkerMemory:
         """Add letters (B,n) that arrive in the next steps; in each row they come before its empty slots."""
         if self.arrival is None:
             self.steps, self.letters = KeyValueCache(len(arrival)), KeyValueCache(len(arrival))
+        # Rows get different numbers of letters; the cache counts them per row, so empty slots are overwritten later.
         self._counts = (arrival < NEVER).sum(dim=1).tolist()
         came = self.letters.write("come", torch.stack([arrival.to(end.dtype), end])[:, :, None, :, None])
         self._show(came, arrival.shape[1])
@@ -170,7 +171,7 @@ class LetterBlock(nn.Module):
     def forward(self, x: Tensor, times: Tensor, mask: Tensor, memory: TalkerMemory, name: str) -> Tensor:
         """Transform (B,n,W) new letters at times (B,n); the mask (B,n,C) runs over all letters."""
         query, key, value = (split_heads(part) for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1))
-        keys, values = memory.letters.append(name, rotate(key, times), value)
+        keys, values = memory.letters.append(name, rotate(key, times), value)  # all letters so far
         x = x + self.attention_out(attend(rotate(query, times), keys, values, mask))
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out

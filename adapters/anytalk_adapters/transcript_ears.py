@@ -114,6 +114,7 @@ class TranscriptEars(Ears):
         duration_s = len(wave) / SAMPLE_RATE
         window = max(self._window_frames, covering_frames(len(wave)))
         written = self.writer(self.encoder.encode_clip(wave, window), duration_s)
+        # Once more, in the window that Whisper was trained with.
         if written.ran_away and window < self.encoder.max_frames:
             written = self.writer(self.encoder.encode_clip(wave, self.encoder.max_frames), duration_s)
         return Heard(text=written.text, confidence=written.confidence)

@@ -35,6 +35,7 @@ def word_times(writer: WhisperWriter, features: Tensor, num_frames: int, text: s
     looks = _looks(writer, features, [*tokenizer.sot_sequence, tokenizer.no_timestamps, *ids])[:, :, :num_frames]
     chances = looks.softmax(dim=-1)
     spread, mean = torch.std_mean(chances, dim=1, keepdim=True, unbiased=False)
+    # Normalised per frame and smoothed along time, as in whisper.
     even = F.pad((chances - mean) / (spread + 1e-9), (_SMOOTHED // 2, _SMOOTHED // 2), mode="replicate")
     # Row i is the step that predicts text token i; the last row predicts the end of the text.
     table = even.unfold(2, _SMOOTHED, 1).median(dim=-1).values.mean(dim=0)[start:]

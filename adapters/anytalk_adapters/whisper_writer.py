@@ -150,6 +150,7 @@ class WhisperWriter(nn.Module):
         """Return (V,) bool: tokens that aren't speech, and all special tokens except the end."""
         mask = torch.zeros(self._model[0].dims.n_vocab, dtype=torch.bool, device=device)
         mask[tokenizer.eot + 1 :] = True
+        # Whisper suppresses these by default, too: brackets, musical notes and other annotations.
         mask[list(tokenizer.non_speech_tokens)] = True
         return mask
 

@@ -167,6 +167,7 @@ def steps_at_lengths(talker: Talker, lengths: Sequence[int]) -> dict[int, dict[s
             most = length + _STEPS_A_TURN
             adapters = model.output_adapter.new_cache(1, most) if model.route.reads_prompt else None
             caches[length] = cache = TalkCache(model.backbone.new_cache(1, most), adapters)
+            # With one row the text has ended, so older speech has been dropped.
             held = length if rows == 2 else _held_behind_text(cache, length)
             _lengthen(talker, cache, held)
             cache.backbone.keep_rows([0] * rows)

@@ -42,6 +42,7 @@ class Laps:
                 return function(*args, **kwargs)
             finally:
                 took = time.perf_counter() - began
+                # A segment doesn't count the time of segments inside it.
                 self._seconds[name] = self._seconds.get(name, 0.0) + took - self._inner
                 self._inner = outer + took
 

@@ -202,7 +202,7 @@ def compare(
         for name, contestant in contestants.items():
             told(f"round {number} of {repeats}: {name}")
             made = contestant.write(prompt, num_tokens)
-            if number:  # the first round loads weights and caches
+            if number:  # the first round only warms up
                 rounds[name].append(made)
     first = next(iter(rounds.values()))[0].tokens
     figures = {}

@@ -75,6 +75,7 @@ def timed_parts(talker: Talker, watch: Stopwatch) -> Iterator[None]:
         (model, "audio_logits", "audio_heads"),
     ]
     for owner, method, segment in places:
+        # Set on the instance, where it hides the class's method; `delattr` below shows that again.
         setattr(owner, method, watch.around(segment, getattr(owner, method)))
     try:
         yield

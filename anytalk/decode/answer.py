@@ -35,6 +35,7 @@ class Answer:
         if self.pattern.text_lead == "all" and not self.text_ended:
             return 0
         ready = self.pattern.frames_ready(len(self.columns), len(self.text_ids))
+        # After the end is known, later columns hold ends and pads, not frames.
         return ready if self.num_frames is None else min(ready, self.num_frames)
 
     def codes(self, first_frame: int = 0, stop_frame: int | None = None) -> np.ndarray:
@@ -59,5 +60,6 @@ class Answer:
 
 
 def _repaired(codes: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    # For each column, the index of the last legal code up to it; -1 before the first.
     last = np.maximum.accumulate(np.where(legal, np.arange(codes.shape[1]), -1), axis=1)
     return np.where(last >= 0, np.take_along_axis(codes, np.maximum(last, 0), axis=1), 0)

@@ -176,6 +176,7 @@ class Generation:
             The column, or None if the rule ``"original"`` ends before it.
         """
         answer = self.answer
+        # Text is chosen first: it doesn't depend on this column's audio.
         text = self._next_text(None if text_logits is None else on_host(text_logits), index)
         audio = None if audio_logits is None else self._next_audio(audio_logits, index)
         if self._original_end(text, audio, index):
@@ -186,6 +187,7 @@ class Generation:
         if audio is not None:
             answer.columns.append(audio)
             self._note_audio_end(audio, index)
+        # The column that ends the text still has that token; the ones after it have none.
         was_ended = answer.text_ended
         answer.text_ended = was_ended or ends_text
         return Column(index, None if was_ended else text, audio)
@@ -225,19 +227,21 @@ class Generation:
         layout, answer = self.model.layout, self.answer
         enforce = self.options.rule == "staircase"
         column = np.empty(layout.num_audio_streams, dtype=np.int64)
+        # Without a penalty no earlier column is needed, which spares stacking them.
         window = max(s.repetition_window if s.repetition_penalty != 1.0 else 0 for s in self._audio_sampling)
         recent = torch.from_numpy(np.stack(answer.columns[-window:], axis=1)) if answer.columns and window else None
         num_frames = answer.num_frames
         for stream, sampling in enumerate(self._audio_sampling):
             row = on_host(logits.of(stream, column[:stream].tolist()))
             if enforce:
-                # Logits matter only where the pattern leaves a choice: in the middle, and at the end of stream 0.
+                # The pattern forces pads and ends. A choice is left among codes, and for stream 0 whether to end.
                 legal = answer.pattern.legal(
                     stream, index, num_frames, num_text=len(answer.text_ids), text_ended=answer.text_ended
                 )
                 if legal.is_forced:
                     column[stream] = layout.pad_a if legal.may_pad else layout.eoa
                     continue
+                # Only the codes of this stream, and perhaps its end, may be sampled.
                 mask = torch.full_like(row, -torch.inf)
                 mask[:, legal.first : legal.stop] = 0.0
                 if legal.may_end:

@@ -191,6 +191,7 @@ class Job:
         if self.has_thought and self.slot is not None:
             self._thoughts = self.slot.generation
         generation: Generation | None = None
+        # Second pass: the thoughts are complete and become part of the prompt.
         if isinstance(self._thoughts, Thinking):
             prompt = self._thoughts.prompt_of_answer(prompt)
         elif not question.opening:
@@ -199,6 +200,7 @@ class Job:
         turn = _turn(question.turns[-1], talker)
         self._is_thinking = generation is not None
         encode = talker.model.backbone.tokenizer.encode
+        # Texts become tokens here, because only the talker's tokenizer can make them.
         options = replace(question.options, beginnings=tuple(tuple(encode(choice)) for choice in question.choices))
         generation = generation or begin_generation(talker, self._task, turn, prompt, in_prompt, options, speaker)
         self._telling = Telling(

@@ -70,6 +70,7 @@ class Runner:
         The answers then take part in each :meth:`step`. One that waits for text begins in the step after the text does.
         One that fails is done at once and holds its :attr:`Slot.error`; the others go on.
         """
+        # Answers take one of four ways: they wait for text, have failed, are known already, or enter the batch.
         entering: list[Slot] = []
         for slot in slots:
             if slot.generation.arriving is not None:
@@ -224,6 +225,7 @@ class Runner:
             [(s, e) for (s, _), e in zip(p.speech_spans, generation.speech, strict=True)] for p in generation.prompts
         ]
         merged = model.embed(GridBatch(tokens, spans))
+        # A conversation's caches hold the columns that this prompt begins with; only the rest is read.
         cache, length = self._recall(slot)
         # Routes that don't run the output adapter over the prompt start it at the prompt's last column.
         first = length if model.route.reads_prompt else -1
@@ -250,6 +252,7 @@ class Runner:
         if slot.memory is not None:
             known, length = slot.memory.take(slot.keys, needs_adapter)
         if known is None:
+            # A new conversation still shares its beginning with the warm-up prompt.
             known, length = self._front.copy(slot.keys, needs_adapter)
         if known is None:
             return fresh, 0
@@ -269,6 +272,7 @@ class Runner:
             room = max(e.slot.generation.options.max_columns for e in entering) + 1
             cache = model.output_adapter.new_cache(len(entering), room)
             together = cache is None or isinstance(cache, JoinableCache)
+        # Caches that don't join are prefilled one by one.
         if len(entering) > 1 and not together:
             return [held for e in entering for held in self._begin_to_speak([e])]
         heard = model.route.prefill(model, states_of(entering), prompts_of(entering), cache)
@@ -311,6 +315,7 @@ class Runner:
         first = {slot: place[slot_row(slot, 0)] for slot in active}
         tokens, voices, voiced = last_columns(active, model.layout)
         fed = {slot: tokens[row, model.route.seen(model.layout)].numpy().copy() for slot, row in first.items()}
+        # Without any speaker embedding the model skips that table.
         given = (voices.to(model.device), voiced.to(model.device)) if bool(voiced.any()) else (None, None)
         tokens = tokens.to(model.device)
         columns = Columns(tokens, model.embed(GridBatch(tokens, (), *given)))

@@ -39,7 +39,7 @@ GREEDY = SamplingOptions()
 
 
 def on_host(logits: Tensor) -> Tensor:
-    """Move logits to the CPU, where tokens are chosen: one wait for a GPU instead of one per operation."""
+    """Move logits to the CPU, where tokens are chosen, so that a GPU is waited for only once."""
     return logits.cpu()
 
 

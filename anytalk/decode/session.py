@@ -171,6 +171,7 @@ def begin_generation(
     check_room(talker, prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns))
     given = None
+    # Ears that recognise tokens have the transcript already; otherwise the backbone writes it, up to a limit.
     if task.answer == "question" and turn.speech_columns:
         given = None if heard[-1].line is None else list(heard[-1].line)
         options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))

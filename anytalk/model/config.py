@@ -213,6 +213,7 @@ def read_config(folder: Path) -> TalkerConfig:
         what = "has no talker.yaml" if folder.is_dir() else "doesn't exist"
         raise TalkerError(f"talker folder '{folder}' {what}", f"make one: anytalk attach MODEL -o {folder}")
     data = read_mapping(path, FORMAT_VERSION)
+    # Files without a version are of version 1.
     return parse_config(from_version_1(data) if data.get("format_version", 1) == 1 else data, str(path))
 
 
@@ -263,6 +264,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """
     import copy
 
+    # The defaults are shared, so they must not be changed in place.
     data = copy.deepcopy(data)
     for assignment in assignments:
         path, equals, value = assignment.partition("=")

@@ -129,6 +129,7 @@ class BesideBackbone(Route):
         assert audio is not None
         known = None
         if states is not None:
+            # When a given text is read aloud, the backbone doesn't run, so training must not use its states either.
             writes = ~answers.reads[cut.rows][:, None, None]
             known = BackboneStates(cut.gather(states.pre_norm) * writes, cut.gather(states.normed) * writes)
         text, written = _written(line, cut.tokens[:, layout.text_row], known)
@@ -157,6 +158,7 @@ def _merged(line: Line, embeds: Tensor, speech: Tensor | None) -> Tensor:
         # Under `mean` the original puts the speech into all K audio rows.
         scale = 1.0 if line.merge == "sum" else float(line.layout.num_audio_streams)
         embeds = embeds + scale * speech
+    # The mean divides by S = K + 1 rows, of which K hold the speech.
     return embeds / line.layout.num_streams if line.merge == "mean" else embeds
 
 
@@ -171,6 +173,7 @@ def _run_backbone(line: Line, columns: Columns, lane: Lane) -> BackboneStates:
 def _written(line: Line, ids: Tensor, states: BackboneStates | None) -> tuple[Tensor, BackboneStates | None]:
     """Return the text in the form that speech decoders read, and the states of its tokens, zero in other steps."""
     layout, decoder = line.layout, cast("SpeechDecoder", line.output_adapter)
+    # Pads and other special tokens are no text to a speech decoder; the end has a mark of its own.
     is_token = (ids < layout.text_vocab_size) & (ids != layout.end_of_text_id)
     text = torch.where(is_token, ids, NO_TEXT).masked_fill(ids == layout.end_of_text_id, END_OF_TEXT)
     if states is None or not decoder.reads_states:

@@ -167,14 +167,15 @@ class TalkModel(nn.Module):
             batch: Grids.
             always: Whether to use every table even if no token needs it (see ``train.losses.LossModule``).
         """
-        text = self._embed_text(batch.tokens[:, self.layout.text_row], always)
-        audio = self._embed_audio(batch.tokens[:, : self.layout.text_row], always)
+        text = self._embed_text(batch.tokens[:, self.layout.text_row], always)  # (B,T,D)
+        audio = self._embed_audio(batch.tokens[:, : self.layout.text_row], always)  # (B,T,W)
         speech = torch.zeros_like(text) if any(batch.speech) else None
         for row, spans in enumerate(batch.speech):
             for start, embeds in spans:
                 end = start + embeds.shape[0]
                 assert speech is not None
                 speech[row, start:end] = embeds.to(text.dtype)
+                # Speech takes the place of audio tokens in its columns.
                 audio[row, start:end] = 0.0
         voice = None
         if self.speaker is not None and batch.speaker is not None and batch.speaker_mask is not None:
@@ -187,6 +188,7 @@ class TalkModel(nn.Module):
         is_special = ids >= layout.text_vocab_size
         # Special ids are beyond the backbone's vocabulary; they look up row 0 here and are replaced below.
         embeds = self.backbone.embed_text(torch.where(is_special, 0, ids))
+        # Most columns of a typed prompt have no special token; the tables, and their gradients, are then left alone.
         if not always and not bool(is_special.any()):
             return embeds
         special_ids = torch.where(is_special, ids - layout.text_vocab_size, 0)
@@ -200,7 +202,7 @@ class TalkModel(nn.Module):
         tables = self.special_tokens.audio
         # All streams are looked up in one flattened table, each at its own offset.
         stream = torch.arange(layout.num_audio_streams, device=ids.device)[:, None]
-        is_code = ids < layout.codebook_size
+        is_code = ids < layout.codebook_size  # (B,K,T); ids above are special tokens
         special_ids = torch.where(is_code, 0, ids - layout.codebook_size)
         special = F.embedding(special_ids + stream * layout.audio_special_slots, tables.flatten(0, 1))
         special = self._zero_pads(special, special_ids, layout.pad_a - layout.codebook_size)
@@ -211,11 +213,12 @@ class TalkModel(nn.Module):
         return torch.where(is_code[..., None], codes, special).sum(dim=1)
 
     def _zero_pads(self, embeds: Tensor, special_ids: Tensor, pad: int) -> Tensor:
+        # The paper's merge learns its pads; with `sum` they must add nothing.
         if self.merge == "mean":
             return embeds
         return embeds.masked_fill((special_ids == pad)[..., None], 0.0)
 
-    # ---- the line
+    # ---- logits and caches
 
     @property
     def route(self) -> Route:

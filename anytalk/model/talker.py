@@ -206,7 +206,7 @@ def write_parts(path: Path, tensors: dict[str, Tensor], parts: Iterable[str]) ->
 
 
 def _remove_stale(folder: Path, config: TalkerConfig) -> None:
-    """Remove weights that ``talker.yaml`` no longer names."""
+    """Remove weights that the new ``talker.yaml``, which must be in place, no longer names."""
     # Only now, when the new talker.yaml is in place, does nothing name these files any more.
     for path in folder.glob("parts-*.safetensors"):
         if config.weights is None or path.name != config.weights.file:

@@ -43,7 +43,7 @@ def answer_windows(layout: Layout, tokens: Tensor, loss_mask: Tensor, answer_mas
     first = (speaking.argmax(dim=1) - 1).clamp(min=0)  # the prompt's last column
     lengths = speaking.sum(dim=1) + 1
     width = max(2, int(lengths.max()))  # one column would leave nothing to predict
-    # Columns after an answer's end are clamped to the batch's last column, and set to pads below.
+    # Indices past the batch's end are clamped; all columns after an answer's end become pads below.
     offsets = torch.arange(width, device=tokens.device)
     beyond = offsets[None] >= lengths[:, None]
     columns = (first[:, None] + offsets[None]).clamp(max=tokens.shape[2] - 1)
