@@ -221,7 +221,10 @@ class TalkerAdapter(SpeechDecoder):
     def _spell(
         self, ids: list[list[int]], memory: TalkerMemory
     ) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[list[float]]]:
-        """Spell the tokens of all rows, padded to one length: letter, place in its token, step, time of its end."""
+        """Return the letters of each row, their places in their tokens, their steps and the times of their ends.
+
+        Rows are padded to one length. Steps are counted from the first of these tokens.
+        """
         if memory.arrival is None or memory.end is None:
             before = [0.0] * len(ids)
         else:

@@ -227,7 +227,7 @@ def _taken(
 
 
 def _own_files(folder: Path, config: TalkerConfig) -> dict[Path, Path]:
-    """Return the talker's other files: from the path relative to its folder to where they are."""
+    """Return the talker's other files: the path of each relative to its folder, and where it is."""
     parts = [getattr(config, role) for role in PART_KINDS if role != "backbone"]
     found = own_files(folder, [part for part in parts if part is not None])
     if config.backbone_folder is not None:

@@ -42,7 +42,7 @@ def write_voice(
         settings: The fields of ``voice.yaml`` without `weights`.
         tensors: Named as by :func:`voice_tensors`: those of ``output_adapter``, ``heads`` (none if tied),
             ``audio_embeddings``, ``special_tokens.audio``, and with several speakers ``speaker``.
-        files: Other files to copy into the folder: from the path relative to it to the source.
+        files: Other files to copy into the folder: where each goes in it, and where it is now.
 
     Raises:
         ConfigError: The settings aren't those of a voice.
