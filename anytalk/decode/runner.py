@@ -1,8 +1,8 @@
 """Runs the model for all answers in progress, one grid column per step.
 
-Each answer chooses its own tokens (:class:`anytalk.decode.engine.Generation`) and has its own prompt, age and end. Its
-rows join the batch after their prefill and leave when it is done. The route decides which parts run on which rows. An
-answer alone (:func:`columns_of`) never joins caches, so no other answer can affect its arithmetic.
+Each answer chooses its own tokens (:class:`anytalk.decode.engine.Generation`); its rows join the batch after their
+prefill and leave when it is done. The route decides which parts run on which rows. An answer alone
+(:func:`columns_of`) never joins caches, so no other answer can affect its arithmetic.
 """
 
 from __future__ import annotations
@@ -48,11 +48,8 @@ class Runner:
         self._front = Memory()
 
     def warm_up(self, generation: Generation) -> None:
-        """Read a prompt whose beginning all new conversations share, so that they read only what follows it.
-
-        Only the server's own prompt is shared. If users' prompts were, the time an answer takes to start would reveal
-        whether somebody else had sent the same one.
-        """
+        """Read a prompt whose beginning all new conversations share, so that they read only what follows it."""
+        # Users' prompts are never shared: the time to the first column would reveal whether one had been sent before.
         slot = Slot(generation, self._front)
         self.add(slot)
         if slot.error is not None:
@@ -65,10 +62,9 @@ class Runner:
 
     @torch.no_grad()
     def add_all(self, slots: Sequence[Slot]) -> None:
-        """Read the prompts of new answers, in one call if their caches join, and choose their first columns.
+        """Read prompts and choose first columns; then each :meth:`step` continues the answers.
 
-        The answers then take part in each :meth:`step`. One that waits for text begins in the step after the text does.
-        One that fails is done at once and holds its :attr:`Slot.error`; the others go on.
+        An answer that waits for text begins when the text does. One that fails is done, with its :attr:`Slot.error`.
         """
         # Answers take one of four ways: they wait for text, have failed, are known already, or enter the batch.
         entering: list[Slot] = []
@@ -121,10 +117,9 @@ class Runner:
 
     @torch.no_grad()
     def step(self) -> list[Slot]:
-        """Generate a column for every answer that isn't waiting for text; return the answers that got one or ended.
+        """Generate a column for every answer that isn't waiting for text; return those that got one or ended.
 
-        Answers that are done have left the batch. One that fails is done and holds its :attr:`Slot.error`; the others
-        go on.
+        Answers that are done have left the batch. One that fails is done, with its :attr:`Slot.error`.
         """
         active = [slot for slot in self.slots if not slot.generation.is_waiting]
         if active:
@@ -225,7 +220,6 @@ class Runner:
             [(s, e) for (s, _), e in zip(p.speech_spans, generation.speech, strict=True)] for p in generation.prompts
         ]
         merged = model.embed(GridBatch(tokens, spans))
-        # A conversation's caches hold the columns that this prompt begins with; only the rest is read.
         cache, length = self._recall(slot)
         # Routes that don't run the output adapter over the prompt start it at the prompt's last column.
         first = length if model.route.reads_prompt else -1
@@ -259,20 +253,15 @@ class Runner:
         return TalkCache(known.backbone, known.output_adapter if needs_adapter else fresh.output_adapter), length
 
     def _begin_to_speak(self, entering: Sequence[Entering]) -> list[tuple[list[Slot], Cache | None]]:
-        """Run the output adapter up to the first columns of answers that speak.
-
-        Returns its caches, each with the answers whose rows it holds.
-        """
+        """Run the output adapter up to the first columns; return its caches, each with the answers in its rows."""
         model = self.model
         if not entering:
             return []
         cache, together = entering[0].adapter, False
         if not model.route.reads_prompt:
-            # Such a route starts at the prompt's last column, hence one step more than the answer.
             room = max(e.slot.generation.options.max_columns for e in entering) + 1
             cache = model.output_adapter.new_cache(len(entering), room)
             together = cache is None or isinstance(cache, JoinableCache)
-        # Caches that don't join are prefilled one by one.
         if len(entering) > 1 and not together:
             return [held for e in entering for held in self._begin_to_speak([e])]
         heard = model.route.prefill(model, states_of(entering), prompts_of(entering), cache)
@@ -288,7 +277,6 @@ class Runner:
     def _let_go(self, slot: Slot) -> None:
         """Drop cache entries that an answer doesn't need after the end of its text."""
         if not self.model.route.needs_backbone(writes=False):
-            # The backbone is done with this answer, so the conversation can keep its cache now.
             self._remember(slot, None)
             return
         if slot.num_rows == 2:
@@ -304,10 +292,9 @@ class Runner:
     # ---- running and choosing
 
     def _run(self, active: Sequence[Slot]) -> tuple[dict[Slot, np.ndarray], dict[Slot, Tensor], dict[Slot, Tensor]]:
-        """Feed the last columns of active answers.
+        """Feed the answers' last columns.
 
-        Returns, for each answer: the rows of its column that the backbone sees, (rows,1); the normed states of the row
-        that writes, (1,1,D); the input of the audio heads, (1,1,W).
+        Returns what the backbone sees of them (rows,1), normed states (1,1,D), and the audio heads' inputs (1,1,W).
         """
         model = self.model
         rows: list[Hashable] = [slot_row(slot, row) for slot in active for row in range(slot.num_rows)]
@@ -315,7 +302,6 @@ class Runner:
         first = {slot: place[slot_row(slot, 0)] for slot in active}
         tokens, voices, voiced = last_columns(active, model.layout)
         fed = {slot: tokens[row, model.route.seen(model.layout)].numpy().copy() for slot, row in first.items()}
-        # Without any speaker embedding the model skips that table.
         given = (voices.to(model.device), voiced.to(model.device)) if bool(voiced.any()) else (None, None)
         tokens = tokens.to(model.device)
         columns = Columns(tokens, model.embed(GridBatch(tokens, (), *given)))
@@ -329,10 +315,7 @@ class Runner:
     def _logits(
         self, normed: dict[Slot, Tensor], heard: dict[Slot, Tensor]
     ) -> tuple[dict[Slot, Tensor], dict[Slot, StreamLogits]]:
-        """Return text logits (1,V) of the answers that write, and audio logits of the answers that speak.
-
-        The inputs are normed states (1,1,D) and the inputs of the audio heads (1,1,W).
-        """
+        """Return text logits (1,V) and audio logits, of normed states (1,1,D) and the audio heads' inputs (1,1,W)."""
         writers = [slot for slot in normed if slot.generation.writes]
         text: dict[Slot, Tensor] = {}
         if writers:
@@ -352,7 +335,6 @@ class Runner:
         except Exception as error:
             self._fail(slot, error)
             return
-        # The rule "original" ends before a column, and the last one stays.
         slot.column = column or slot.column
         if column is None or generation.is_done(index):
             answer.finish_reason = "length" if generation.was_cut else "stop"
@@ -395,7 +377,6 @@ def run_all(model: TalkModel, generations: Sequence[Generation], at_once: int = 
     Raises:
         Exception: The first error that ended an answer, raised once all others have ended.
     """
-    # Reversed, because `pop` takes from the end.
     runner, waiting = Runner(model), list(enumerate(generations))[::-1]
     running: dict[int, Slot] = {}
     failed: list[Exception] = []
