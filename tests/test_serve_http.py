@@ -271,7 +271,7 @@ def test_chats_that_do_not_end_with_the_users_words(
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "knows no functions"),
         ({"modalities": ["audio"]}, "has a text too"),
         ({"modalities": ["text", "audio"], "audio": {"voice": "anna", "format": "mp3"}, "stream": True}, "pcm16"),
-        ({"stop": ["."]}, "`stop`: it is not done"),
+        ({"stop": [""]}, "`stop`: an empty string"),
         ({"temperature": -1}, "greater than or equal to 0"),
         ({"response_format": {"type": "json_object"}}, "only text"),
     ],

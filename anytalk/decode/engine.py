@@ -1,6 +1,7 @@
 """Chooses the tokens of an answer: which are legal, which is taken, and where text and sound end.
 
-This module knows token ids and columns. It runs no model and knows nothing of text, sound files or codecs.
+This module knows token ids and columns. It runs no model and knows nothing of sound files or codecs, and of text
+only which strings end it.
 
 Batch-parallel decoding (paper 3.2) uses two rows, the second with a text-only prompt. Text is sampled from the second
 row and audio from the first, and both are fed the same text token, so the text is what the model would write if it
@@ -20,6 +21,7 @@ from anytalk.decode.answer import Answer, Column
 from anytalk.decode.arriving import ArrivingText
 from anytalk.decode.reach import REACH
 from anytalk.decode.sampling import GREEDY, SamplingOptions, choose, on_host
+from anytalk.decode.stopping import StopStrings, WrittenAhead
 from anytalk.errors import AnytalkError, ConfigError
 from anytalk.grid.delay import DelayPattern
 from anytalk.grid.prompts import Prompt
@@ -41,6 +43,7 @@ class DecodeOptions:
     # the last stream says eoa, and the first sampled column can't end anything.
     rule: str = "staircase"
     beginnings: tuple[tuple[int, ...], ...] = ()  # the text begins with one of these token sequences; (): with any
+    stops: tuple[str, ...] = ()  # the text ends before the first of these strings; no part of one is told or spoken
     seed: int | None = None  # seeds the random state; None uses torch's global one
     # After the text's end: how many columns of speech the model looks back at, besides the prompt and the columns with
     # text (`anytalk.decode.reach`); 0 for all.
@@ -72,7 +75,7 @@ class Generation:
         *,
         audio_out: bool,
         given_text: Sequence[int] | None = None,
-        arriving: ArrivingText | None = None,
+        arriving: ArrivingText | WrittenAhead | None = None,
         speaker: int | None = None,
         mark: Callable[[str], None] = no_mark,
     ) -> None:
@@ -84,8 +87,8 @@ class Generation:
             speech: Speech embeddings (L,D), one for each span of the prompt.
             given_text: Text ids, without the end token, that are used instead of generated text: the text to read aloud
                 (T1A1) or the recognised words (A1T1).
-            arriving: The text of a served model, instead of `given_text`. A column can be chosen only once its token
-                has arrived (:attr:`is_waiting`).
+            arriving: The text of a served model, or one that is written ahead, instead of `given_text`. A column can be
+                chosen only once its token has arrived (:attr:`is_waiting`).
             speaker: Row of the speaker embedding.
             mark: Called with ``"prefilled"`` when the prompt has been read.
         """
@@ -109,6 +112,8 @@ class Generation:
         # Mini-Omni's own rule knows one end only; and where the grid has an end of its own, the model's don't apply.
         uses_own_end = model.layout.end_of_text_id in model.backbone.end_ids and options.rule == "staircase"
         self._ends = model.backbone.end_ids if uses_own_end else frozenset()
+        stops = options.stops if self.given_text is None else ()
+        self._stops = StopStrings(stops, model.backbone.tokenizer.decode) if stops else None
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         if audio_out and len(prompts) > model.route.num_rows:
             raise ConfigError(
@@ -122,8 +127,18 @@ class Generation:
         return self.given_text is not None and self.arriving is None and not self.audio_out
 
     @property
+    def writer(self) -> Generation | None:
+        """The generation that writes the text ahead of this one's voice; None where nobody does."""
+        return self.arriving.writer if isinstance(self.arriving, WrittenAhead) else None
+
+    @property
+    def written(self) -> Answer:
+        """The answer whose text is this one's."""
+        return self.answer if self.writer is None else self.writer.answer
+
+    @property
     def is_waiting(self) -> bool:
-        """Whether the next column has to wait for text from a served model."""
+        """Whether the next column has to wait for text from a served model or a writer."""
         arriving, answer = self.arriving, self.answer
         return arriving is not None and not answer.text_ended and not arriving.has(len(answer.text_ids))
 
@@ -139,7 +154,7 @@ class Generation:
 
     @property
     def was_cut(self) -> bool:
-        """Whether a served model's text was cut off at its maximum length."""
+        """Whether the text of a served model or a writer was cut off at its maximum length."""
         return self.arriving is not None and self.arriving.was_cut
 
     def close(self) -> None:
@@ -184,12 +199,16 @@ class Generation:
         ends_text = text == self.model.layout.end_of_text_id and not self._ignores_end(index)
         if not answer.text_ended and not ends_text:
             answer.text_ids.append(text)
+            if self._stops is not None:
+                self._stops.read(answer)
+        elif not answer.text_ended and self.arriving is not None:
+            answer.stopped_by = self.arriving.stopped_by
         if audio is not None:
             answer.columns.append(audio)
             self._note_audio_end(audio, index)
         # The column that ends the text still has that token; the ones after it have none.
         was_ended = answer.text_ended
-        answer.text_ended = was_ended or ends_text
+        answer.text_ended = was_ended or ends_text or answer.stopped_by is not None
         return Column(index, None if was_ended else text, audio)
 
     def next_text(self, column: Column) -> int:
@@ -281,9 +300,9 @@ class Generation:
 
     def is_done(self, index: int) -> bool:
         """Return whether the answer is complete with this column."""
-        if self.options.rule == "original":
-            return False
         answer = self.answer
+        if self.options.rule == "original":
+            return not self.audio_out and answer.stopped_by is not None
         if not self.audio_out:
             return answer.text_ended
         if answer.num_frames is None or not answer.text_ended:

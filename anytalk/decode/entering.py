@@ -31,6 +31,7 @@ class Slot:
         num_rows: How many rows of the batch it has now.
         keys: Keys of the prompt's columns, which tell whether a cache holds the same ones.
         fed: Keys of the columns fed to the backbone since then, each (rows that it sees, 1).
+        writer: The place of the generation that writes its text ahead; None where nobody does.
     """
 
     generation: Generation
@@ -43,6 +44,7 @@ class Slot:
     num_rows: int = 1
     keys: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     fed: list[np.ndarray] = field(default_factory=list)
+    writer: Slot | None = None
 
     @property
     def index(self) -> int:

@@ -23,7 +23,7 @@ from anytalk.errors import ConfigError
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import CodecStream, Heard, HeardWord, TimesWords
+from anytalk.plugins.contracts import CodecStream, Ears, Heard, HeardWord, TimesWords
 
 _NUMBERS = itertools.count()
 TURNS_DROPPED_AT_ONCE = 16
@@ -38,18 +38,22 @@ class Speech:
         before: Earlier pieces of the same turn, which may have been listened to already. No piece is checked for
             speech, because one by itself may be silent; the turn was checked before it was cut.
         is_timed: Whether to find out when each word was said, if the ears can.
+        ears: Ears that know something of it (:class:`~anytalk.plugins.contracts.TakesHints`); default: the talker's.
 
     Attributes:
         words: The words with their times, if `is_timed` and the ears can tell.
     """
 
-    def __init__(self, wave: np.ndarray, before: Sequence[Speech] = (), is_timed: bool = False) -> None:
+    def __init__(
+        self, wave: np.ndarray, before: Sequence[Speech] = (), is_timed: bool = False, ears: Ears | None = None
+    ) -> None:
         self.number = next(_NUMBERS)
         self.num_samples: int = len(wave) + sum(piece.num_samples for piece in before)
         self._wave: np.ndarray | None = wave
         self._before = tuple(before)
         self._heard: Heard | None = None
         self._is_timed = is_timed
+        self._ears = ears
         self.words: Sequence[HeardWord] = ()
 
     @property
@@ -91,9 +95,14 @@ class Speech:
         if not new:
             return
         checked = any(speech._before for speech in questions)
-        ears: object = talker.model.ears
-        all_heard = listen_to_all(talker, list(new.values()), checked=checked)
-        for (speech, wave), heard in zip(new.items(), all_heard, strict=True):
+        all_heard: dict[Speech, Heard] = {}
+        for told in {speech._ears: None for speech in new}:
+            together = [speech for speech in new if speech._ears is told]
+            waves = [new[speech] for speech in together]
+            all_heard |= zip(together, listen_to_all(talker, waves, checked=checked, told=told), strict=True)
+        for speech, wave in new.items():
+            heard = all_heard[speech]
+            ears: object = speech._ears or talker.model.ears
             if speech._is_timed and isinstance(ears, TimesWords):
                 speech.words = ears.word_times(torch.from_numpy(wave), heard.text or "")
             if speech._before:
@@ -200,8 +209,11 @@ class Job:
         turn = _turn(question.turns[-1], talker)
         self._is_thinking = generation is not None
         encode = talker.model.backbone.tokenizer.encode
+        # A call that an answer has to begin with is no text that a stop string could end.
+        stops = () if question.opening else question.options.stops
         # Texts become tokens here, because only the talker's tokenizer can make them.
-        options = replace(question.options, beginnings=tuple(tuple(encode(choice)) for choice in question.choices))
+        beginnings = tuple(tuple(encode(choice)) for choice in question.choices)
+        options = replace(question.options, beginnings=beginnings, stops=stops)
         generation = generation or begin_generation(talker, self._task, turn, prompt, in_prompt, options, speaker)
         self._telling = Telling(
             talker,
@@ -209,6 +221,7 @@ class Job:
             speaks=self._task.audio_out and not self._is_thinking,
             started=self._started,
             stride_frames=stride_frames,
+            written=generation.written,
         )
         # A transcript, or a text read aloud, is no part of the conversation.
         memory = self.memory if question.task.answer == "answer" else None
@@ -252,7 +265,7 @@ class Job:
     def is_done(self) -> bool:
         if self.slot is None:
             return False
-        return self.slot.is_done or (self.mute.is_set() and self.telling.answer.text_ended)
+        return self.slot.is_done or (self.mute.is_set() and self.telling.written.is_written)
 
     @property
     def has_sound(self) -> bool:
@@ -279,7 +292,7 @@ class Job:
             self.emit(delta)
         if self.slot is not None and self.slot.generation.error is not None:
             raise self.slot.generation.error
-        self.emit(Ended(self.telling.done(), len(self.telling.answer.text_ids)))
+        self.emit(Ended(self.telling.done(), len(self.telling.written.text_ids)))
 
     def _fit(self, talker: Talker) -> tuple[Prompt, list[Speech]]:
         """Return the longest prompt that fits, and the spoken turns in it; a system turn always stays.

@@ -40,10 +40,11 @@ class Runner:
         self._joins = joins
         self._came = threading.Event()
         self._wake = wake or self._came.set
-        # Answers whose text has yet to begin, and the output adapter's caches of answers that wait for more text.
+        # Answers whose text has yet to begin, and below the caches of answers that wait for more text.
         self._expected: list[Slot] = []
-        self._parked: dict[Hashable, Cache | None] = {}
         self._backbone, self._adapter = Lane(joins), Lane(joins)
+        self._parked: dict[Hashable, Cache | None] = {}
+        self._parked_backbone: dict[Hashable, Cache | None] = {}
         # The caches of the warm-up prompt: new conversations begin with the same instructions.
         self._front = Memory()
 
@@ -71,6 +72,9 @@ class Runner:
         for slot in slots:
             if slot.generation.arriving is not None:
                 slot.generation.arriving.begin(self._wake)
+            if slot.generation.writer is not None and slot.writer is None:
+                slot.writer = Slot(slot.generation.writer)
+                entering.append(slot.writer)
             if slot.generation.is_waiting:
                 self._expected.append(slot)
             elif slot.generation.has_failed:
@@ -125,7 +129,8 @@ class Runner:
         if active:
             self._park_all_but(active)
             self._go_on(active)
-        return active + self._begin_expected()
+        writers = [slot.writer for slot in self.slots + self._expected]
+        return [slot for slot in active if slot not in writers] + self._begin_expected()
 
     def _go_on(self, active: Sequence[Slot]) -> None:
         """Generate a column for these answers; the lanes must hold exactly their rows."""
@@ -162,6 +167,8 @@ class Runner:
         """End an answer with its error and keep nothing of it."""
         slot.error, slot.is_done, slot.memory = error, True, None
         self.remove(slot)
+        for voice in [other for other in self.slots + self._expected if other.writer is slot]:
+            self._fail(voice, error)
 
     @property
     def is_waiting(self) -> bool:
@@ -177,8 +184,11 @@ class Runner:
     def remove(self, slot: Slot) -> None:
         """Take an answer out, finished or not; the columns that it read and wrote stay in its conversation's memory."""
         slot.generation.close()
+        if slot.writer is not None:
+            self.remove(slot.writer)
         self._expected = [other for other in self._expected if other is not slot]
-        self._parked.pop(slot_row(slot, 0), None)
+        for parked in (self._parked, self._parked_backbone):
+            parked.pop(slot_row(slot, 0), None)
         reads_prompt = self.model.route.reads_prompt
         adapter = self._adapter.leave(slot_row(slot, 0), kept=reads_prompt and slot.memory is not None)
         if slot.num_rows == 2:
@@ -189,7 +199,7 @@ class Runner:
         self.slots.remove(slot)
         self._remember(slot, adapter)
 
-    # ---- text from a served model
+    # ---- text from a served model, or written ahead
 
     def _begin_expected(self) -> list[Slot]:
         """Add the answers whose text has begun to arrive."""
@@ -199,12 +209,13 @@ class Runner:
         return begun
 
     def _park_all_but(self, active: Sequence[Slot]) -> None:
-        """Move the rows of waiting answers out of the lane and those of active ones back: every row there steps."""
-        going = {slot_row(slot, 0) for slot in active}
-        for row in [row for row in self._parked if row in going]:
-            self._adapter.join([row], self._parked.pop(row))
-        for waiting in [row for row in self._adapter.owners if row not in going]:
-            self._parked[waiting] = self._adapter.leave(waiting, kept=True)
+        """Move the rows of waiting answers out of the lanes and those of active ones back: every row there steps."""
+        going = {slot_row(slot, row) for slot in active for row in range(slot.num_rows)}
+        for lane, parked in ((self._adapter, self._parked), (self._backbone, self._parked_backbone)):
+            for row in [row for row in parked if row in going]:
+                lane.join([row], parked.pop(row))
+            for waiting in [row for row in lane.owners if row not in going]:
+                parked[waiting] = lane.leave(waiting, kept=True)
 
     # ---- caches
 

@@ -16,6 +16,7 @@ import torch
 from anytalk.decode.arriving import ArrivingText
 from anytalk.decode.engine import DecodeOptions, Generation, no_mark
 from anytalk.decode.runner import columns_of
+from anytalk.decode.stopping import WrittenAhead
 from anytalk.decode.telling import AnswerDone, AudioDelta, Telling, TextDelta, ThoughtDelta
 from anytalk.decode.thinking import check_room, columns_left, thoughts_before
 from anytalk.errors import AudioError, ConfigError
@@ -23,7 +24,7 @@ from anytalk.grid.audio import check_speech
 from anytalk.grid.prompts import Prompt, Turn
 from anytalk.grid.tasks import TASKS, Task, find_task
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Heard, ServedBackbone
+from anytalk.plugins.contracts import Ears, Heard, ServedBackbone
 
 Event = ThoughtDelta | TextDelta | AudioDelta | AnswerDone
 
@@ -115,6 +116,7 @@ class Session:
             started=started,
             stride_frames=self.stride_frames,
             mark=self.mark,
+            written=generation.written,
         )
         try:
             for _ in columns_of(generation):
@@ -177,20 +179,24 @@ def begin_generation(
         options = replace(options, max_columns=min(options.max_columns, longest_transcript(turn.speech_columns)))
     elif task.answer == "question":
         given = talker.model.backbone.tokenizer.encode(turn.text or "")
-    prompts = [prompt]
-    # Given text can't be disturbed by audio, so it needs no row of its own.
-    if task.audio_out and options.batch_parallel and given is None and talker.model.route.num_rows > 1:
-        prompts.append(talker.prompts.text_only_row(prompt))
+    prompts, silent = [prompt], talker.prompts.text_only_row(prompt)
+    speech = [turn.columns for turn in heard if turn.columns is not None]
     pattern = talker.config.grid.delay_pattern()
-    arriving, backbone = None, talker.model.backbone
+    arriving: ArrivingText | WrittenAhead | None = None
+    backbone = talker.model.backbone
     if given is None and isinstance(backbone, ServedBackbone):
-        arriving = ArrivingText(backbone, prompt, options.text, options.max_columns, options.seed)
+        arriving = ArrivingText(backbone, prompt, options.text, options.max_columns, options.seed, options.stops)
+    elif given is None and options.stops and task.audio_out:
+        writer = Generation(talker.model, pattern, options, [silent], speech, audio_out=False)
+        arriving = WrittenAhead(writer, backbone.tokenizer)
+    elif given is None and task.audio_out and options.batch_parallel and talker.model.route.num_rows > 1:
+        prompts.append(silent)
     return Generation(
         talker.model,
         pattern,
         options,
         prompts,
-        [turn.columns for turn in heard if turn.columns is not None],
+        speech,
         audio_out=task.audio_out,
         given_text=given,
         arriving=arriving,
@@ -240,7 +246,11 @@ def listen(talker: Talker, wave: np.ndarray, name: str = "the question") -> Hear
 
 @torch.no_grad()
 def listen_to_all(
-    talker: Talker, waves: Sequence[np.ndarray], name: str = "the question", checked: bool = False
+    talker: Talker,
+    waves: Sequence[np.ndarray],
+    name: str = "the question",
+    checked: bool = False,
+    told: Ears | None = None,
 ) -> list[Heard]:
     """Listen to several waves (N,) in one call of the ears; raises what :func:`listen` raises.
 
@@ -249,6 +259,7 @@ def listen_to_all(
         waves: (N,) float32 each, at the encoder's rate.
         name: What error messages call them.
         checked: Whether the waves were checked before, for example as one turn that was then cut into pieces.
+        told: Ears that write and know something of these waves, in place of the talker's own.
     """
     model = talker.model
     ears = model.listener
@@ -258,6 +269,8 @@ def listen_to_all(
         if wave.ndim != 1:
             raise AudioError(f"a wave of shape {wave.shape} was given; (N,) mono is expected", "mix it to one channel")
         check_speech(wave, ears.sample_rate_hz, name, ears.max_duration_s)
+    if told is not None:
+        return told.listen([torch.from_numpy(wave).to(talker.device) for wave in waves])
     lengths = torch.tensor([len(wave) for wave in waves], device=talker.device)
     # Padded on the right; encoders are given the lengths and ignore the rest.
     samples = torch.zeros(len(waves), max(len(wave) for wave in waves), device=talker.device)

@@ -49,6 +49,7 @@ class AnswerDone:
     wall_s: float  # seconds from the question's arrival to the last sample
     first_audio_s: float | None  # seconds from the question's arrival to the first sample; None without sound
     audio_s: float  # duration of the spoken answer in seconds
+    stopped_by: str | None = None  # the stop string before which the text ended
 
     @property
     def real_time_factor(self) -> float | None:
@@ -61,6 +62,7 @@ class Telling:
 
     Args:
         answer: The answer, which may still grow.
+        written: The answer whose text is told, where another generation writes it; default: `answer`.
         speaks: Whether it is spoken.
         started: ``time.perf_counter()`` at the question's arrival.
         stride_frames: How many codec frames make a piece of sound; the first piece is sent with the first frame.
@@ -76,26 +78,29 @@ class Telling:
         started: float,
         stride_frames: int = 1,
         mark: Callable[[str], None] = no_mark,
+        written: Answer | None = None,
     ) -> None:
         self.answer = answer
+        self.written = answer if written is None else written
         self._talker = talker
         self._started = started
         self._stride_frames = stride_frames
         self._mark = mark
         self.stream = talker.codec.new_stream() if speaks else None
         self._said, self._seen = "", ""
-        self._num_read = 0
+        self._state_read: object = None
         self._num_frames = 0
         self._num_samples = 0
         self._first_audio_s: float | None = None
 
     def text(self) -> Iterator[TextDelta]:
         """Yield what the last column added to the text."""
-        ids = self.answer.text_ids
-        # Decoding all ids again takes time, so it happens only if there are new ones, not in columns after the text.
-        if len(ids) == self._num_read:
+        written = self.written
+        # Decoding all ids again takes time, so it happens only if something is new, not in columns after the text.
+        state = len(written.text_ids), written.text_limit is not None and (written.text_limit, written.is_written)
+        if state == self._state_read:
             return
-        self._num_read = len(ids)
+        self._state_read = state
         whole = self._decoded()
         if whole.endswith("\ufffd"):  # perhaps an incomplete character whose other bytes follow
             return
@@ -179,12 +184,13 @@ class Telling:
             text=self._said,
             finish_reason=answer.finish_reason or "stop",
             # Text answers have no audio columns.
-            num_columns=max(len(answer.columns), len(answer.text_ids)),
+            num_columns=max(len(answer.columns), len(self.written.text_ids)),
             num_frames=self._num_frames,
             wall_s=time.perf_counter() - self._started,
             first_audio_s=self._first_audio_s,
             audio_s=self._num_samples / self._talker.codec.sample_rate_hz,
+            stopped_by=self.written.stopped_by,
         )
 
     def _decoded(self) -> str:
-        return self._talker.model.backbone.tokenizer.decode(self.answer.text_ids)
+        return self.written.kept(self._talker.model.backbone.tokenizer.decode(self.written.text_ids))

@@ -62,6 +62,7 @@ def thoughts_before(
         prompt: The prompt of the answer.
         speech: Embeddings of its spoken turns, (L,D) each.
         options: Options of the answer. Thoughts may be as long as an answer, but leave half of the free positions.
+            Its stop strings are not looked for in them.
     """
     marks, layout = talker.model.backbone.thought_ids, talker.model.layout
     if marks is None or task.answer != "answer" or talker.prompts.style != "chat":
@@ -72,7 +73,7 @@ def thoughts_before(
         return None  # the template has closed the thoughts already
     # Thoughts are text, so their prompt has no mark that starts audio.
     silent = talker.prompts.text_only_row(prompt)
-    options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns, share=2))
+    options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns, share=2), stops=())
     return Thinking(talker, silent, speech, options, is_open=first in end)
 
 

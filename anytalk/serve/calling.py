@@ -165,7 +165,7 @@ def _ending(
     reader: CallReader, held: list[AudioDelta], ended: Ended, tools: Tools
 ) -> list[TextDelta | AudioDelta | Called | Ended | Failed]:
     """Return the last events of an answer: the rest of its text and sound, and its calls."""
-    was_cut = ended.done.finish_reason == "length"
+    was_cut = ended.done.finish_reason == "length" or ended.done.stopped_by is not None
     try:
         words, calls = reader.finish()
     except ValueError as error:

@@ -55,7 +55,9 @@ class ServerState:
             raise RequestError("this talker has no ears; ask by text", "unsupported_value")
         return ears.sample_rate_hz
 
-    def decode_options(self, max_tokens: int | None = None, seed: int | None = None, **text: Any) -> DecodeOptions:
+    def decode_options(
+        self, max_tokens: int | None = None, seed: int | None = None, stops: tuple[str, ...] = (), **text: Any
+    ) -> DecodeOptions:
         """Return the options of an answer, greedy by default; RequestError for a value out of range."""
         columns = self.settings.max_columns
         try:
@@ -63,6 +65,7 @@ class ServerState:
                 text=SamplingOptions(**{name: value for name, value in text.items() if value is not None}),
                 max_columns=columns if max_tokens is None else min(columns, max_tokens),
                 rule=self.talker.config.decode_rule,
+                stops=stops,
                 seed=seed,
             )
         except AnytalkError as error:

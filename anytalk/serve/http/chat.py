@@ -20,7 +20,7 @@ from anytalk.serve.calling import NO_TOOLS, Called, Tools, opening_of, read_tool
 from anytalk.serve.errors import RequestError
 from anytalk.serve.http.answers import begun, errors_as_events, events_of, server_sent, whole_answer
 from anytalk.serve.http.bodies import read_json
-from anytalk.serve.http.chat_options import ChatAudio, ChatRequest, StreamOptions, check_chat
+from anytalk.serve.http.chat_options import ChatAudio, ChatRequest, StreamOptions, check_chat, stops_of
 from anytalk.serve.http.chat_turns import ChatAnswers, read_turns
 from anytalk.serve.http.files_out import check_format, write_sound
 from anytalk.serve.questions import new_id, speaker_of, task_for
@@ -63,6 +63,7 @@ def chat_routes(state: ServerState) -> APIRouter:
                 temperature=wanted.temperature,
                 top_p=wanted.top_p,
                 seed=wanted.seed,
+                stops=stops_of(wanted.stop),
             ),
             speaker=speaker_of(audio.voice, state.talker, "audio.voice"),
             max_context_columns=state.settings.max_context_columns,

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anytalk.serve.errors import RequestError
 
+_MOST_STOPS, _LONGEST_STOP = 4, 1_000
+
 
 class ChatAudio(BaseModel):
     """Chooses format and voice of a spoken answer."""
@@ -43,6 +45,7 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    stop: str | list[str] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -70,7 +73,6 @@ class ChatRequest(BaseModel):
     presence_penalty: float | None = None
     reasoning_effort: str | None = None
     response_format: dict[str, Any] | None = None
-    stop: Any = None
     top_logprobs: int | None = None
     verbosity: str | None = None
     web_search_options: dict[str, Any] | None = None
@@ -78,7 +80,7 @@ class ChatRequest(BaseModel):
 
 NOT_DONE: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
-        ("frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "stop", "top_logprobs"),
+        ("frequency_penalty", "logit_bias", "logprobs", "presence_penalty", "top_logprobs"),
         (lambda value: not value, "it is not done here; leave it out"),
     ),
     **dict.fromkeys(("function_call", "functions"), (lambda value: not value or value == "none", "send `tools`")),
@@ -99,3 +101,17 @@ def check_chat(wanted: ChatRequest) -> None:
             raise RequestError(f"`{name}`: {why}", "unsupported_value", name)
     if "audio" in (wanted.modalities or ()) and "text" not in (wanted.modalities or ()):
         raise RequestError("a spoken answer has a text too: use ['text', 'audio']", "invalid_value", "modalities")
+
+
+def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Return the strings before which a text ends (RequestError: too many, too long or empty ones)."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > _MOST_STOPS:
+        said = f"{len(stops)} strings were given; {_MOST_STOPS} are looked for"
+    elif "" in stops:
+        said = "an empty string ends every text before it begins; leave it out"
+    elif any(len(one) > _LONGEST_STOP for one in stops):
+        said = f"a string has more than {_LONGEST_STOP} characters; shorten it"
+    else:
+        return stops
+    raise RequestError(f"`stop`: {said}", "invalid_value", "stop")
