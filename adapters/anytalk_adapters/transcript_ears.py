@@ -7,6 +7,7 @@ window of 30 s. Longer clips are cut in pauses, or where they are quietest, and 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from whisper.model import Whisper
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Ears, Heard, HeardWord
+from anytalk.plugins.contracts import Ears, Heard, HeardWord, Hints
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, WhisperEncoder, covering_frames
 from anytalk_adapters.whisper_times import word_times
 from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
@@ -97,6 +98,16 @@ class TranscriptEars(Ears):
             AudioError: A clip has no samples.
         """
         return [Heard.joined([self._write(piece) for piece in cut(wave)]) for wave in waves]
+
+    def hinted(self, hints: Hints) -> TranscriptEars:
+        """Return these ears with a writer that is told the language, and reads the prompt before each piece of a clip.
+
+        Raises:
+            ConfigError: a language that the model doesn't know.
+        """
+        told = copy.copy(self)
+        told._modules = {**self._modules, "writer": self.writer.hinted(hints)}
+        return told
 
     def first_cut(self, wave: Tensor) -> int:
         """Cut in the first pause after 6 s, or at the quietest place before 14 s; see :func:`first_cut`."""

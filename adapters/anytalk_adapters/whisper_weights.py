@@ -15,7 +15,7 @@ import whisper
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from whisper.model import ModelDimensions, Whisper
-from whisper.tokenizer import LANGUAGES, Tokenizer, get_tokenizer
+from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE, Tokenizer, get_tokenizer
 
 from anytalk.errors import ConfigError, WeightsError, did_you_mean
 from anytalk.plugins.disk_cache import digest_of, kept
@@ -26,6 +26,7 @@ __all__ = [
     "PACKAGED_BASE",
     "PACKAGED_TINY_EN",
     "infer_dimensions",
+    "language_for",
     "load_for_language",
     "load_whisper",
     "writer_tokenizer",
@@ -100,6 +101,21 @@ def load_for_language(spec: str, language: str | None, folder: Path | None = Non
         )
     writer_tokenizer(model)  # reads the vocabulary file now; whisper keeps it
     return model
+
+
+def language_for(model: Whisper, said: str) -> str:
+    """Return Whisper's code of a language that is named otherwise, such as ``en-US`` or ``English``.
+
+    Raises:
+        ConfigError: a language that Whisper, or this model, doesn't know.
+    """
+    plain = said.lower()
+    code: str = TO_LANGUAGE_CODE.get(plain, plain.replace("_", "-").partition("-")[0])
+    if code not in LANGUAGES:
+        raise ConfigError(f"language '{said[:40]}' is unknown to Whisper", "give a code such as en, de or zh")
+    if not model.is_multilingual and code != "en":
+        raise ConfigError(f"these ears hear English only, language '{said[:40]}' was given", "leave `language` out")
+    return code
 
 
 def writer_tokenizer(model: Whisper, language: str = "en") -> Tokenizer:

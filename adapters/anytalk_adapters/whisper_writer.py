@@ -12,7 +12,8 @@ from whisper.decoding import detect_language
 from whisper.model import MultiHeadAttention, Whisper
 from whisper.tokenizer import Tokenizer
 
-from anytalk_adapters.whisper_weights import writer_tokenizer
+from anytalk.plugins.contracts import Hints
+from anytalk_adapters.whisper_weights import language_for, writer_tokenizer
 
 _TOKENS_PER_S = 10
 """More text tokens than anybody speaks in a second: fast speech has 5 words, which are about 7 tokens."""
@@ -65,14 +66,15 @@ class WhisperWriter(nn.Module):
     Args:
         model: A whole Whisper model, of which the decoder is used.
         language: A code such as ``"en"``; None detects the language of each clip.
+        before: Text that is taken to be in front of each clip.
     """
 
-    def __init__(self, model: Whisper, language: str | None) -> None:
+    def __init__(self, model: Whisper, language: str | None, before: str = "") -> None:
         super().__init__()
         self.decoder = model.decoder
         # A tuple hides the whole model from nn.Module; only its decoder is part of this one.
         self._model = (model,)
-        self._language = language
+        self._language, self._before = language, before
         self._tokenizers: dict[str, Tokenizer] = {}
 
     @torch.no_grad()
@@ -80,7 +82,7 @@ class WhisperWriter(nn.Module):
         """Transcribe the features (F,E) of one clip with `duration_s` seconds of speech."""
         features = features[None]
         tokenizer = self.tokenizer_of(features)
-        prompt = [*tokenizer.sot_sequence_including_notimestamps]
+        prompt = [*self._read_before(tokenizer), *tokenizer.sot_sequence_including_notimestamps]
         room = min(self._model[0].dims.n_text_ctx - len(prompt), math.ceil(duration_s * _TOKENS_PER_S) + _SPARE_TOKENS)
         # Self-attention grows with each token; the keys of the sound are computed once per clip.
         own = [_Keys() for _ in self.decoder.blocks]
@@ -112,6 +114,18 @@ class WhisperWriter(nn.Module):
         mean = sum(chances) / len(chances)
         text = "" if says_nothing(silence, mean) else tokenizer.decode(ids).strip()
         return Written(text, math.exp(mean), ran_away)
+
+    def hinted(self, hints: Hints) -> WhisperWriter:
+        """Return a writer with the same weights that is told something of the clips (ConfigError: no such language)."""
+        language = self._language if hints.language is None else language_for(self.model, hints.language)
+        return WhisperWriter(self.model, language, hints.prompt)
+
+    def _read_before(self, tokenizer: Tokenizer) -> list[int]:
+        """Return the text in front as openai-whisper shows it: its end, where it is long."""
+        if not self._before:
+            return []
+        most = self.model.dims.n_text_ctx // 2 - 1
+        return [tokenizer.sot_prev, *tokenizer.encode(f" {self._before}")[-most:]]
 
     def _step(self, ids: list[int], position: int, own: list[_Keys], heard: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Decode tokens that follow `position` others; return their logits (n,V)."""

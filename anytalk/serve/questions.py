@@ -15,6 +15,7 @@ from anytalk.errors import AnytalkError, did_you_mean
 from anytalk.grid.audio import check_speech, resample
 from anytalk.grid.tasks import TASKS, Task
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Ears
 from anytalk.serve.errors import RequestError, of_ours
 from anytalk.serve.state import ServerState
 
@@ -70,7 +71,14 @@ def task_for(turns: list[Said], spoken: bool) -> Task:
     return TASKS[("A1" if turns[-1].speech is not None else "T1") + ("A2" if spoken else "T2")]
 
 
-def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, before: Sequence[Speech] = ()) -> Speech:
+def speech_of(
+    wave: np.ndarray,
+    from_hz: int,
+    to_hz: int,
+    max_turn_s: float,
+    before: Sequence[Speech] = (),
+    ears: Ears | None = None,
+) -> Speech:
     """Convert sound to a spoken question; RequestError if it is too short, too long or silent.
 
     Args:
@@ -79,13 +87,15 @@ def speech_of(wave: np.ndarray, from_hz: int, to_hz: int, max_turn_s: float, bef
         to_hz: Sample rate of the ears.
         max_turn_s: Longest question; the rest is cut off.
         before: Pieces at the beginning, at the ears' rate, which are heard separately.
+        ears: Ears in place of the talker's, where they know something of the question.
     """
     try:
         check_speech(wave, from_hz, "the turn", max_turn_s + 0.5)
     except AnytalkError as error:
         raise of_ours(error, "invalid_audio") from None
     most = int(max_turn_s * to_hz)
-    return Speech(resample(wave, from_hz, to_hz)[sum(piece.num_samples for piece in before) : most], before)
+    rest = resample(wave, from_hz, to_hz)[sum(piece.num_samples for piece in before) : most]
+    return Speech(rest, before, ears=ears)
 
 
 def check_unheard(state: ServerState, turns: Iterable[Said]) -> None:

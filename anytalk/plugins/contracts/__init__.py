@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         HeardWord,
         Hearing,
         HearsTokens,
+        Hints,
+        TakesHints,
         TimesWords,
     )
     from anytalk.plugins.contracts.losses import ForwardPass, Loss, LossRow
@@ -114,6 +116,7 @@ __all__ = [
     "Hearing",
     "HearsTokens",
     "Hidden",
+    "Hints",
     "InputAdapter",
     "JoinableCache",
     "Lane",
@@ -137,6 +140,7 @@ __all__ = [
     "Spoken",
     "StreamLogits",
     "Synthesizer",
+    "TakesHints",
     "TextRequest",
     "TextStream",
     "TextTokenizer",

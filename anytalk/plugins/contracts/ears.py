@@ -72,6 +72,22 @@ class TimesWords(Protocol):
         """Return when each word of `text` was said in `wave` (N,) float32, which `listen` heard in one piece."""
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What is known of clips before they are heard."""
+
+    language: str | None = None  # spoken in them: a code such as "de"; None: what the ears were built for
+    prompt: str = ""  # text in front of them, or words as they are to be spelt
+
+
+@runtime_checkable
+class TakesHints(Protocol):
+    """Ears that can be told something of clips. Optional."""
+
+    def hinted(self, hints: Hints) -> Ears:
+        """Return ears with the same weights for clips of which this is known (ConfigError: no such language)."""
+
+
 @runtime_checkable
 class HearsTokens(Protocol):
     """Marks an input adapter that can tell how likely each token is at each place of the sound; optional."""

@@ -17,8 +17,9 @@ from anytalk.decode.jobs import Ended, Failed, Question, Said, Speech
 from anytalk.decode.telling import TextDelta
 from anytalk.grid.audio import MIN_DURATION_S, SILENCE_PEAK
 from anytalk.grid.tasks import TASKS
-from anytalk.plugins.contracts import TimesWords
+from anytalk.plugins.contracts import Ears, TimesWords
 from anytalk.serve.errors import RequestError
+from anytalk.serve.hints import ears_told
 from anytalk.serve.http.answers import begun, errors_as_events, refused, server_sent, unless_gone
 from anytalk.serve.http.files_out import read_sound
 from anytalk.serve.http.transcripts import Segment, Transcript, check_wanted, spoken_span, transcript_as
@@ -44,9 +45,17 @@ def transcription_routes(state: ServerState) -> APIRouter:
         granularities: Annotated[list[str], Form(alias="timestamp_granularities[]")] = [],  # noqa: B006
     ) -> Response:
         others = set(await request.form()) - _FIELDS
-        check_wanted(response_format, granularities, others, stream, isinstance(state.talker.model.ears, TimesWords))
+        own = state.talker.model.ears
+        check_wanted(response_format, granularities, others, stream, isinstance(own, TimesWords))
+        if own is not None and temperature:
+            said = "these ears write the likeliest words; leave `temperature` at 0"
+            raise RequestError(said, "unsupported_value", "temperature")
+        if prompt is not None and len(prompt) > _MAX_PROMPT:
+            said = f"`prompt` has {len(prompt)} characters; {_MAX_PROMPT} are allowed"
+            raise RequestError(said, "string_above_max_length", "prompt")
+        told = ears_told(state.talker, language, prompt)
         written = Transcript(language=language or "", granularities=granularities)
-        pieces = _written(state, written, await file.read(), file.filename or "the file", temperature)
+        pieces = _written(state, written, await file.read(), file.filename or "the file", temperature, told)
         if stream:
             return await begun(errors_as_events(_events(pieces, written)), "text/event-stream")
         await unless_gone(request, _all_of(pieces))
@@ -57,10 +66,12 @@ def transcription_routes(state: ServerState) -> APIRouter:
 
 _FIELDS = {"file", "model", "language", "prompt", "response_format", "temperature", "stream"}
 _FIELDS |= {"timestamp_granularities[]", "timestamp_granularities"}
+_MAX_PROMPT = 10_000
+"""Characters; of a longer one Whisper would read the end only."""
 
 
 async def _written(
-    state: ServerState, written: Transcript, data: bytes, name: str, temperature: float
+    state: ServerState, written: Transcript, data: bytes, name: str, temperature: float, told: Ears | None
 ) -> AsyncGenerator[str, None]:
     """Transcribe a file while holding a place; yield the text as it comes, and add its segments to `written`.
 
@@ -77,7 +88,7 @@ async def _written(
             # Pieces that are too short or silent hold no words.
             if len(piece) < MIN_DURATION_S * rate_hz or float(np.abs(piece).max()) < SILENCE_PEAK:
                 continue
-            speech = Speech(piece, is_timed="word" in written.granularities)
+            speech = Speech(piece, is_timed="word" in written.granularities, ears=told)
             said = ""
             async with aclosing(_heard(state, speech, temperature)) as texts:
                 async for text in texts:

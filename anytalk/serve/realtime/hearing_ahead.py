@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from anytalk.decode.jobs import Speech
-from anytalk.plugins.contracts import Heard
+from anytalk.plugins.contracts import Ears, Heard
 from anytalk.serve.errors import RequestError
 from anytalk.serve.questions import speech_of
 from anytalk.serve.realtime.input_buffer import InputBuffer
@@ -34,10 +34,14 @@ class HearingAhead:
     Args:
         state: State of the server, whose ears hear.
         buffer: Input buffer of the session.
+        told: Ears that hear in place of the talker's, where something is known of what they will hear.
+
+    Attributes:
+        told: As above; it may be changed.
     """
 
-    def __init__(self, state: ServerState, buffer: InputBuffer) -> None:
-        self._state, self._buffer = state, buffer
+    def __init__(self, state: ServerState, buffer: InputBuffer, told: Ears | None = None) -> None:
+        self._state, self._buffer, self.told = state, buffer, told
         self.drop()
 
     def drop(self) -> None:
@@ -60,7 +64,7 @@ class HearingAhead:
             self._looked = buffer.num_samples
             rest = torch.from_numpy(buffer.so_far()[self._cut :])
             while at := ears.first_cut(rest):
-                self._hear(Speech(rest[:at].numpy().copy()), is_piece=True)
+                self._hear(Speech(rest[:at].numpy().copy(), ears=self.told), is_piece=True)
                 rest = rest[at:]
         self._look_at_pause()
 
@@ -86,7 +90,7 @@ class HearingAhead:
 
     def _whole(self, wave: np.ndarray | None = None) -> Speech:
         wave = self._buffer.so_far() if wave is None else wave
-        return speech_of(wave, VAD_RATE_HZ, self._state.ear_rate_hz, self._state.max_turn_s, self._pieces)
+        return speech_of(wave, VAD_RATE_HZ, self._state.ear_rate_hz, self._state.max_turn_s, self._pieces, self.told)
 
     def take(self) -> tuple[np.ndarray, Speech]:
         """Empty the buffer; return the turn's sound (N,) float32 at 16 kHz, and its speech, which may be heard already.

@@ -67,7 +67,7 @@ class RealtimeSession:
         self.buffer = InputBuffer(
             self.options.input_format(), self._vad(), state.max_turn_s, keeps_latest=transport.has_track
         )
-        self.ahead = HearingAhead(state, self.buffer)
+        self.ahead = HearingAhead(state, self.buffer, self.options.ears(state.talker))
         self.responses = Responses(state, self.outbox, self.conversation, self.memory, self._response_is_over)
         self._answers_next = False
         self._turn_item = new_id("item")
@@ -289,6 +289,7 @@ class RealtimeSession:
         # Configuring drops a sample of which only a part has come, so do it only if needed.
         if self.options.audio.input != before:
             self.buffer.configure(self.options.input_format(), self._vad())
+            self.ahead.told = self.options.ears(self.state.talker)
         self._quiet_since = time.monotonic()
         self.outbox.put("session.updated", session=self._shown(), **told(left_out))
 
@@ -297,7 +298,8 @@ class RealtimeSession:
             wire, rate_hz = self.options.input_format(), self.state.ear_rate_hz
             decoder = WireDecoder(wire, rate_hz)
             wave = joined([decoder.push(from_base64(data, param)), decoder.flush()])
-            return speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s), KeptSound(wave, rate_hz)
+            speech = speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s, ears=self.ahead.told)
+            return speech, KeptSound(wave, rate_hz)
 
         item = read_item(event.item, decode, self.settings.max_text_chars)
         self._tell_item(item, self._add(item, event.previous_item_id))

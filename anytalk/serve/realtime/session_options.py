@@ -9,14 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anytalk.grid.stretch import MAX_SPEED, MIN_SPEED
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Ears
 from anytalk.serve.errors import RequestError, of_validation
+from anytalk.serve.hints import ears_told
 from anytalk.serve.questions import DEFAULT_VOICE, speaker_of
 from anytalk.serve.realtime.vad import VadSettings
 from anytalk.serve.sound import FORMAT_NAMES, G711_RATE_HZ, PCM_RATE_HZ, WireFormat
 
 _Word = Annotated[str, Field(max_length=200)]
 _MAX_WORDS, _MAX_PROMPT = 100, 2_000
-"""Limits of fields that have no effect here, because they are kept and shown with every update."""
+"""Limits of fields that are kept and shown with every update."""
 _PCM_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
@@ -41,14 +43,19 @@ class TurnDetection(_Part):
 
 
 class Transcription(_Part):
-    """Requests transcripts of the user's turns; the talker makes them, so these fields have no effect."""
+    """Requests transcripts of the user's turns; the talker's own ears make them, whatever `model` is named."""
 
     model: _Word | None = None
     language: _Word | None = None
     languages: list[_Word] | None = Field(None, max_length=_MAX_WORDS)
     prompt: str | None = Field(None, max_length=_MAX_PROMPT)
     keywords: list[_Word] | None = Field(None, max_length=_MAX_WORDS)
-    delay: _Word | None = None
+
+    @property
+    def told(self) -> tuple[str | None, str]:
+        """The language and the text that the ears are told."""
+        language = self.language or next(iter(self.languages or ()), None)
+        return language, " ".join(filter(None, [self.prompt, ", ".join(self.keywords or ())]))
 
 
 class AudioInput(_Part):
@@ -133,12 +140,27 @@ class SessionOptions(_Part):
         tokens_of(self.max_output_tokens, "session.max_output_tokens")
         if self.audio.input.transcription is not None and talker.model.listener is None:
             raise RequestError("this talker has no ears; ask by text", "unsupported_value")
+        self.ears(talker)
         if len(self.instructions) > max_text_chars:
             raise RequestError(
                 f"the instructions have {len(self.instructions)} characters; {max_text_chars} are allowed",
                 "string_above_max_length",
                 "session.instructions",
             )
+
+    def ears(self, talker: Talker) -> Ears | None:
+        """Return the talker's ears, told what the session says of what they will hear; None for them as they are.
+
+        Raises:
+            RequestError: see :func:`anytalk.serve.hints.ears_told`.
+        """
+        transcription = self.audio.input.transcription
+        if transcription is None:
+            return None
+        if len(transcription.languages or ()) > 1:
+            said = "the ears are told one language; name one, or none"
+            raise RequestError(said, "unsupported_value", "session.audio.input.transcription.languages")
+        return ears_told(talker, *transcription.told, above="session.audio.input.transcription.")
 
     def input_format(self) -> WireFormat:
         return wire_format(self.audio.input.format, "session.audio.input.format")

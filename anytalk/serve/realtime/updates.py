@@ -41,6 +41,10 @@ NOT_DONE: dict[Path, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in (None, "auto"),
         "it belongs to semantic_vad; a longer silence_duration_ms waits longer",
     ),
+    ("audio", "input", "transcription", "delay"): (
+        lambda value: value is None,
+        "words are told as soon as they are certain",
+    ),
     ("include",): (lambda value: not value, "no log probabilities are given"),
     ("prompt",): (lambda value: value is None, "no prompts are stored here; write it into instructions"),
     ("reasoning",): (lambda value: value is None, "the model doesn't reason before it answers"),
