@@ -206,7 +206,7 @@ def test_one_that_waits_holds_nobody_up() -> None:
         runner.wait()
         runner.step()
     assert runner._adapter.owners == []
-    assert runner._parked == {}
+    assert runner._adapter._parked == {}
     assert told(slots[0].generation)[1] == told(slots[1].generation)[1] == alone(talker)[1]
 
 

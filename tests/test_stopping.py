@@ -223,7 +223,7 @@ def test_in_a_batch_each_answer_is_the_one_it_would_be_alone(adapter: str, joins
     while runner.slots or runner._expected:
         runner.step()
     assert (runner._backbone.owners, runner._adapter.owners) == ([], [])
-    assert (runner._parked, runner._parked_backbone) == ({}, {})
+    assert (runner._adapter._parked, runner._backbone._parked) == ({}, {})
     assert [told(one) for one in together] == [told(one) for one in alone]
 
 

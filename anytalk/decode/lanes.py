@@ -6,7 +6,7 @@ one call of the part; with others the part runs once per cache. Callers see no d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,7 @@ class Lane:
     def __init__(self, joins: bool = True) -> None:
         self._joins = joins
         self._groups: list[_Group] = []
+        self._parked: dict[Hashable, Cache | None] = {}
 
     @property
     def owners(self) -> list[Hashable]:
@@ -55,6 +56,7 @@ class Lane:
 
     def leave(self, owner: Hashable, kept: bool = False) -> Cache | None:
         """Remove a row; with `kept`, return its cache if the row can be separated. An unknown row is no error."""
+        self._parked.pop(owner, None)
         group = next((g for g in self._groups if owner in g.owners), None)
         if group is None:
             return None
@@ -72,6 +74,13 @@ class Lane:
             group.cache.keep_rows([i for i in range(len(group.owners) + 1) if i != row])
         # A cache that can't be joined still serves its other rows, so it isn't returned.
         return taken if isinstance(group.cache, JoinableCache) else None
+
+    def park_all_but(self, active: Collection[Hashable]) -> None:
+        """Set the rows aside that don't take the next step, and bring the active ones back."""
+        for owner in [owner for owner in self._parked if owner in active]:
+            self.join([owner], self._parked.pop(owner))
+        for waiting in [owner for owner in self.owners if owner not in active]:
+            self._parked[waiting] = self.leave(waiting, kept=True)
 
     @property
     def lengths(self) -> list[int]:

@@ -40,11 +40,8 @@ class Runner:
         self._joins = joins
         self._came = threading.Event()
         self._wake = wake or self._came.set
-        # Answers whose text has yet to begin, and below the caches of answers that wait for more text.
-        self._expected: list[Slot] = []
+        self._expected: list[Slot] = []  # answers whose text has yet to begin
         self._backbone, self._adapter = Lane(joins), Lane(joins)
-        self._parked: dict[Hashable, Cache | None] = {}
-        self._parked_backbone: dict[Hashable, Cache | None] = {}
         # The caches of the warm-up prompt: new conversations begin with the same instructions.
         self._front = Memory()
 
@@ -127,7 +124,9 @@ class Runner:
         """
         active = [slot for slot in self.slots if not slot.generation.is_waiting]
         if active:
-            self._park_all_but(active)
+            going = {slot_row(slot, row) for slot in active for row in range(slot.num_rows)}
+            for lane in (self._backbone, self._adapter):
+                lane.park_all_but(going)
             self._go_on(active)
         writers = [slot.writer for slot in self.slots + self._expected]
         return [slot for slot in active if slot not in writers] + self._begin_expected()
@@ -187,8 +186,6 @@ class Runner:
         if slot.writer is not None:
             self.remove(slot.writer)
         self._expected = [other for other in self._expected if other is not slot]
-        for parked in (self._parked, self._parked_backbone):
-            parked.pop(slot_row(slot, 0), None)
         reads_prompt = self.model.route.reads_prompt
         adapter = self._adapter.leave(slot_row(slot, 0), kept=reads_prompt and slot.memory is not None)
         if slot.num_rows == 2:
@@ -207,15 +204,6 @@ class Runner:
         self._expected = [slot for slot in self._expected if slot not in begun]
         self.add_all(begun)
         return begun
-
-    def _park_all_but(self, active: Sequence[Slot]) -> None:
-        """Move the rows of waiting answers out of the lanes and those of active ones back: every row there steps."""
-        going = {slot_row(slot, row) for slot in active for row in range(slot.num_rows)}
-        for lane, parked in ((self._adapter, self._parked), (self._backbone, self._parked_backbone)):
-            for row in [row for row in parked if row in going]:
-                lane.join([row], parked.pop(row))
-            for waiting in [row for row in lane.owners if row not in going]:
-                parked[waiting] = lane.leave(waiting, kept=True)
 
     # ---- caches
 

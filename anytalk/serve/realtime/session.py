@@ -192,11 +192,7 @@ class RealtimeSession:
         await self.hear(from_base64(event.audio, "audio"))
 
     async def hear(self, data: bytes) -> None:
-        """Take sound from the client, in the session's input format.
-
-        Raises:
-            RequestError: a turn that the client has to end is too long.
-        """
+        """Take sound in the session's input format; RequestError if a turn that the client has to end is too long."""
         self._last_word = time.monotonic()
         wire = self.buffer.wire
         step = wire.rate_hz * _PIECE_MS // 1000 * wire.bytes_per_sample
@@ -298,8 +294,8 @@ class RealtimeSession:
             wire, rate_hz = self.options.input_format(), self.state.ear_rate_hz
             decoder = WireDecoder(wire, rate_hz)
             wave = joined([decoder.push(from_base64(data, param)), decoder.flush()])
-            speech = speech_of(wave, rate_hz, rate_hz, self.state.max_turn_s, ears=self.ahead.told)
-            return speech, KeptSound(wave, rate_hz)
+            limit_s = self.state.max_turn_s
+            return speech_of(wave, rate_hz, rate_hz, limit_s, ears=self.ahead.told), KeptSound(wave, rate_hz)
 
         item = read_item(event.item, decode, self.settings.max_text_chars)
         self._tell_item(item, self._add(item, event.previous_item_id))
