@@ -5,22 +5,26 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from whisper.decoding import detect_language
 from whisper.model import ModelDimensions, Whisper
 
 from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import Hints
 from anytalk_adapters.whisper_weights import writer_tokenizer
+from anytalk_adapters.whisper_window import Window
 from anytalk_adapters.whisper_writer import WhisperWriter, loop_length, says_nothing
 
 
 def toy(vocabulary: int = 51_864) -> Whisper:
     torch.manual_seed(0)
-    return Whisper(ModelDimensions(80, 1500, 32, 2, 2, vocabulary, 64, 32, 2, 2)).eval()
+    model = Whisper(ModelDimensions(80, 1500, 32, 2, 2, vocabulary, 64, 32, 2, 2)).eval()
+    torch.nn.init.normal_(model.decoder.positional_embedding, std=0.1)  # Whisper leaves it as the memory was
+    return model
 
 
 def test_the_cache_changes_nothing() -> None:
     model, features = toy(), torch.randn(40, 32)
-    written = WhisperWriter(model, None)(features, 1.0)
+    written = WhisperWriter(model, None)(Window(features), 1.0)
     tokenizer = writer_tokenizer(model)
     ids = [*tokenizer.sot_sequence_including_notimestamps]
     start, mask = len(ids), WhisperWriter(model, None)._forbidden(tokenizer, features.device)
@@ -57,7 +61,7 @@ def test_what_it_is_told_stands_in_front(monkeypatch: pytest.MonkeyPatch) -> Non
         told = own.hinted(hints)
         assert told.decoder is model.decoder
         shown.clear()
-        told(torch.randn(40, 32), 1.0)
+        told(Window(torch.randn(40, 32)), 1.0)
         start = list(writer_tokenizer(model, language).sot_sequence_including_notimestamps)
         assert shown[0] == [*([tokenizer.sot_prev, *before] if before else []), *start]
 
@@ -69,6 +73,26 @@ def test_what_it_is_told_stands_in_front(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_language_that_it_can_not_be_told(size: int, language: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         WhisperWriter(toy(size), None).hinted(Hints(language=language))
+
+
+def test_frames_that_stand_for_others_count_as_often() -> None:
+    torch.manual_seed(1)
+    model, features = toy(), torch.randn(6, 32)
+    counts = torch.tensor([1, 1, 1, 1, 5, 3])
+    short = WhisperWriter(model, None)(Window(features, counts.log()), 1.0)
+    long = WhisperWriter(model, None)(Window(features.repeat_interleave(counts, dim=0)), 1.0)
+    assert short.text == long.text
+    assert short.confidence == pytest.approx(long.confidence, rel=1e-4)
+
+
+def test_the_language_is_the_one_that_whisper_detects() -> None:
+    model, features = toy(51_865), torch.randn(1_500, 32)
+    tokenizer = writer_tokenizer(model)
+    _, chances = detect_language(model, features[None], tokenizer)
+    found = WhisperWriter(model, None).tokenizer_of(Window(features)).language
+    assert found == max(chances[0], key=lambda code: chances[0][code])
+    few = torch.randn(40, 32)  # fewer frames than Whisper's own function takes
+    assert WhisperWriter(model, None)(Window(few), 1.0).text
 
 
 @pytest.mark.parametrize(
@@ -125,7 +149,7 @@ def test_a_writer_that_repeats_itself_is_stopped(monkeypatch: pytest.MonkeyPatch
     writer, tokenizer = WhisperWriter(model, None), writer_tokenizer(model)
     (again,) = tokenizer.encode(" again")
     monkeypatch.setattr(writer, "_step", Stuck(again))
-    written = writer(torch.randn(40, 32), 20.0)
+    written = writer(Window(torch.randn(40, 32)), 20.0)
     assert (written.text, written.ran_away) == ("again", True)
 
 
@@ -139,7 +163,7 @@ def test_nobody_says_more_than_so_many_tokens_a_second(monkeypatch: pytest.Monke
         return logits
 
     monkeypatch.setattr(writer, "_step", another)
-    assert writer(torch.randn(40, 32), 1.0).ran_away
+    assert writer(Window(torch.randn(40, 32)), 1.0).ran_away
     assert next(steps) == 1 + 10 + 8
 
 

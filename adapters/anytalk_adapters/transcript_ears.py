@@ -1,8 +1,9 @@
 """Implements the ears ``transcript``: Whisper transcribes speech, and the words are typed into the prompt.
 
-They need no training and work with any backbone. The encoder gets at least `window_s` of sound, because after shorter
-windows the decoder often repeats itself without end. If it still does, the clip is transcribed again in Whisper's own
-window of 30 s. Longer clips are cut in pauses, or where they are quietest, and transcribed piece by piece.
+They need no training and work with any backbone. Whisper hears each clip in its own window of 30 s, in which one frame
+stands for several of the silence after the sound. If the decoder then repeats itself without end, the clip is
+transcribed again with all frames. Longer clips are cut in pauses, or where they are quietest, and transcribed piece by
+piece.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from whisper.model import Whisper
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Ears, Heard, HeardWord, Hints
-from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, WhisperEncoder, covering_frames
+from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, covering_frames
 from anytalk_adapters.whisper_times import word_times
 from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
+from anytalk_adapters.whisper_window import WhisperWindow
 from anytalk_adapters.whisper_writer import WhisperWriter
 
 _LONGEST_S = 300.0
@@ -51,18 +53,18 @@ class TranscriptEars(Ears):
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",
         )
         language: str | None = Field("en", description="Code of the spoken language; null detects it in each clip.")
-        window_s: float = Field(
-            20.0,
-            ge=12,
-            le=30,
-            description="Shortest encoded window; shorter clips are padded with silence. Less is faster.",
+        silence_step: int = Field(
+            4,
+            ge=1,
+            le=64,
+            description="Frames of the silence after a clip for which one stands; 1: each for itself, as in Whisper.",
         )
 
     def __init__(self, model: Whisper, options: TranscriptEars.Options) -> None:
         super().__init__()
-        self.encoder = WhisperEncoder(model.encoder)
+        self.encoder = WhisperWindow(model.encoder)
         self.writer = WhisperWriter(model, options.language)
-        self._window_frames = round(options.window_s * SAMPLE_RATE / SAMPLES_PER_FRAME)
+        self._step = options.silence_step
 
     @classmethod
     def build(cls, options: Any, context: BuildContext) -> Self:
@@ -115,19 +117,16 @@ class TranscriptEars(Ears):
 
     def word_times(self, wave: Tensor, text: str) -> list[HeardWord]:
         """Return when each word of a clip (N,) of at most 30 s was said; this encodes the clip again."""
-        window = max(self._window_frames, covering_frames(len(wave)))
-        return word_times(self.writer, self.encoder.encode_clip(wave, window), covering_frames(len(wave)), text)
+        return word_times(self.writer, self.encoder(wave, self._step), covering_frames(len(wave)), text)
 
     def _write(self, wave: Tensor) -> Heard:
         # Of silence Whisper writes "you" or "Thank you." The padding makes one whole frame of a shorter clip.
         if len(wave) and float(_loudness(nn.functional.pad(wave, (0, SAMPLES_PER_FRAME))).max()) < _QUIETEST:
             return Heard(text="", confidence=1.0)
         duration_s = len(wave) / SAMPLE_RATE
-        window = max(self._window_frames, covering_frames(len(wave)))
-        written = self.writer(self.encoder.encode_clip(wave, window), duration_s)
-        # Once more, in the window that Whisper was trained with.
-        if written.ran_away and window < self.encoder.max_frames:
-            written = self.writer(self.encoder.encode_clip(wave, self.encoder.max_frames), duration_s)
+        written = self.writer(self.encoder(wave, self._step), duration_s)
+        if written.ran_away and self._step > 1:
+            written = self.writer(self.encoder(wave, 1), duration_s)
         return Heard(text=written.text, confidence=written.confidence)
 
 

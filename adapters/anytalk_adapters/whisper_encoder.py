@@ -15,7 +15,7 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
 from anytalk_adapters.whisper_weights import load_whisper
 
-__all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "covering_frames", "mini_omni_frames"]
+__all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "check_samples", "covering_frames", "mini_omni_frames"]
 
 SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
 """320 samples, 20 ms: the second convolution halves the rate of the mel spectrogram, which has 10 ms steps."""
@@ -24,6 +24,22 @@ SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
 def covering_frames(num_samples: int) -> int:
     """Return how many frames cover so many samples: ``ceil(num_samples / 320)``."""
     return -(-num_samples // SAMPLES_PER_FRAME)
+
+
+def check_samples(num_samples: int, max_frames: int) -> int:
+    """Return the number of samples, if they fit into the frames.
+
+    Raises:
+        AudioError: The clip has no samples, or more than the frames hold.
+    """
+    longest = max_frames * SAMPLES_PER_FRAME
+    if not 0 < num_samples <= longest:
+        raise AudioError(
+            f"a clip of {num_samples / SAMPLE_RATE:.2f} s can't be encoded; Whisper hears up to "
+            f"{longest / SAMPLE_RATE:.0f} s",
+            "cut it into shorter turns" if num_samples else "record it again",
+        )
+    return num_samples
 
 
 def mini_omni_frames(num_samples: int) -> int:
@@ -110,7 +126,7 @@ class WhisperEncoder(SpeechEncoder):
         Raises:
             AudioError: A row has no samples, or more than 30 s.
         """
-        samples = [self._checked(int(n)) for n in lengths]
+        samples = [check_samples(int(n), self.max_frames) for n in lengths]
         encoded = [self.max_frames if self.pad_to_30s else covering_frames(n) for n in samples]
         count = mini_omni_frames if self.pad_to_30s else covering_frames
         counted = [min(count(n), self.max_frames) for n in samples]
@@ -122,25 +138,6 @@ class WhisperEncoder(SpeechEncoder):
             for row, feature in zip(rows, self._encode(mel), strict=True):
                 features[row, : counted[row]] = feature[: counted[row]].float()
         return features, torch.tensor(counted, device=wave.device)
-
-    def encode_clip(self, wave: Tensor, num_frames: int) -> Tensor:
-        """Encode one clip (N,), padded with silence, into (num_frames,E).
-
-        Raises:
-            AudioError: The clip has no samples, or more than 30 s.
-        """
-        self._checked(len(wave))
-        return self._encode(self._mel(wave, num_frames)[None])[0].float()
-
-    def _checked(self, num_samples: int) -> int:
-        longest = self.max_frames * SAMPLES_PER_FRAME
-        if not 0 < num_samples <= longest:
-            raise AudioError(
-                f"a clip of {num_samples / SAMPLE_RATE:.2f} s can't be encoded; Whisper hears up to "
-                f"{longest / SAMPLE_RATE:.0f} s",
-                "cut it into shorter turns" if num_samples else "record it again",
-            )
-        return num_samples
 
     def _mel(self, wave: Tensor, num_frames: int) -> Tensor:
         """Return the mel spectrogram (mels, 2 * num_frames), in float32 even under autocast: bfloat16 would blur it."""

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from whisper.tokenizer import Tokenizer
 
 from anytalk.plugins.contracts import HeardWord
-from anytalk_adapters.whisper_writer import WhisperWriter, heads_of
+from anytalk_adapters.whisper_attention import attend, heads_of, projected
+from anytalk_adapters.whisper_window import Window
+from anytalk_adapters.whisper_writer import WhisperWriter
 
 _FRAMES_PER_S = 50
 _SMOOTHED = 7
@@ -25,14 +27,14 @@ _MARKS = string.punctuation + "。，！？：”、“‘’…"
 
 
 @torch.no_grad()
-def word_times(writer: WhisperWriter, features: Tensor, num_frames: int, text: str) -> list[HeardWord]:
-    """Return the times of the words in a clip's features (F,E), of which the first `num_frames` hold its sound."""
-    tokenizer = writer.tokenizer_of(features[None])
+def word_times(writer: WhisperWriter, window: Window, num_frames: int, text: str) -> list[HeardWord]:
+    """Return the times of the words in a clip, of whose frames the first `num_frames` hold its sound."""
+    tokenizer = writer.tokenizer_of(window)
     ids = tokenizer.encode(f" {text.strip()}")
     if not text.strip():
         return []
     start = len(tokenizer.sot_sequence)
-    looks = _looks(writer, features, [*tokenizer.sot_sequence, tokenizer.no_timestamps, *ids])[:, :, :num_frames]
+    looks = _looks(writer, window, [*tokenizer.sot_sequence, tokenizer.no_timestamps, *ids])[:, :, :num_frames]
     chances = looks.softmax(dim=-1)
     spread, mean = torch.std_mean(chances, dim=1, keepdim=True, unbiased=False)
     # Normalised per frame and smoothed along time, as in whisper.
@@ -72,8 +74,9 @@ def first_frames(table: np.ndarray) -> list[int]:
     return found
 
 
-def _looks(writer: WhisperWriter, features: Tensor, ids: Sequence[int]) -> Tensor:
-    """Return the attention scores (heads,tokens,F), before the softmax, of the heads that follow the sound."""
+def _looks(writer: WhisperWriter, window: Window, ids: Sequence[int]) -> Tensor:
+    """Return the attention scores (heads,tokens,K), before the softmax, of the heads that follow the sound."""
+    features = window.features[None]
     follows = writer.model.alignment_heads.to_dense()
     decoder = writer.decoder
     x = decoder.token_embedding(torch.tensor([ids], device=features.device)) + decoder.positional_embedding[: len(ids)]
@@ -82,9 +85,9 @@ def _looks(writer: WhisperWriter, features: Tensor, ids: Sequence[int]) -> Tenso
         x = x + block.attn(block.attn_ln(x), mask=decoder.mask)[0]
         y = block.cross_attn_ln(x)
         heard = block.cross_attn
-        query, key = heads_of(heard, heard.query(y)), heads_of(heard, heard.key(features[None]))
-        found.append((query @ key.mT)[0, follows[layer]] * query.shape[-1] ** -0.5)
-        x = x + heard(y, features[None])[0]
+        query, (keys, values) = heads_of(heard, heard.query(y)), projected(heard, features)
+        found.append((query @ keys.mT)[0, follows[layer]] * query.shape[-1] ** -0.5)
+        x = x + attend(heard, y, keys, values, window.log_counts)
         x = x + block.mlp(block.mlp_ln(x))
     return torch.cat(found)
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whisper.decoding import detect_language
-from whisper.model import MultiHeadAttention, Whisper
+from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer
 
 from anytalk.plugins.contracts import Hints
+from anytalk_adapters.whisper_attention import attend, projected
 from anytalk_adapters.whisper_weights import language_for, writer_tokenizer
+from anytalk_adapters.whisper_window import Window
 
 _TOKENS_PER_S = 10
 """More text tokens than anybody speaks in a second: fast speech has 5 words, which are about 7 tokens."""
@@ -42,6 +43,11 @@ class Written:
     text: str  # `""` if no speech was found
     confidence: float  # geometric mean of the tokens' likelihoods, including the end token's
     ran_away: bool  # whether decoding was stopped, because it repeated itself or wrote too many tokens
+    tokens: tuple[int, ...] = ()  # Whisper's, without what was repeated
+
+
+_Heard = tuple[Tensor, Tensor, Tensor | None]
+"""Keys and values, (1,H,K,W/H) each, and the logarithm of how often each counts, as :class:`Window` has it."""
 
 
 class _Keys:
@@ -78,16 +84,15 @@ class WhisperWriter(nn.Module):
         self._tokenizers: dict[str, Tokenizer] = {}
 
     @torch.no_grad()
-    def forward(self, features: Tensor, duration_s: float) -> Written:
-        """Transcribe the features (F,E) of one clip with `duration_s` seconds of speech."""
-        features = features[None]
-        tokenizer = self.tokenizer_of(features)
+    def forward(self, window: Window, duration_s: float) -> Written:
+        """Transcribe one clip with `duration_s` seconds of speech."""
+        heard = self._looked_at(window)
+        tokenizer = self._tokenizer(self._language or self._detected(heard))
         prompt = [*self._read_before(tokenizer), *tokenizer.sot_sequence_including_notimestamps]
         room = min(self._model[0].dims.n_text_ctx - len(prompt), math.ceil(duration_s * _TOKENS_PER_S) + _SPARE_TOKENS)
         # Self-attention grows with each token; the keys of the sound are computed once per clip.
         own = [_Keys() for _ in self.decoder.blocks]
-        heard = [_projected(block.cross_attn, features) for block in self.decoder.blocks]
-        forbidden = self._forbidden(tokenizer, features.device)
+        forbidden = self._forbidden(tokenizer, window.features.device)
         ids: list[int] = []
         chances: list[float] = []
         logits = self._step(prompt, 0, own, heard)
@@ -113,7 +118,7 @@ class WhisperWriter(nn.Module):
         ids = ids[: len(ids) - loop] if loop else ids
         mean = sum(chances) / len(chances)
         text = "" if says_nothing(silence, mean) else tokenizer.decode(ids).strip()
-        return Written(text, math.exp(mean), ran_away)
+        return Written(text, math.exp(mean), ran_away, tuple(ids))
 
     def hinted(self, hints: Hints) -> WhisperWriter:
         """Return a writer with the same weights that is told something of the clips (ConfigError: no such language)."""
@@ -127,15 +132,20 @@ class WhisperWriter(nn.Module):
         most = self.model.dims.n_text_ctx // 2 - 1
         return [tokenizer.sot_prev, *tokenizer.encode(f" {self._before}")[-most:]]
 
-    def _step(self, ids: list[int], position: int, own: list[_Keys], heard: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _looked_at(self, window: Window) -> list[_Heard]:
+        """Return for each layer the keys and values of the sound."""
+        features = window.features[None]
+        return [(*projected(block.cross_attn, features), window.log_counts) for block in self.decoder.blocks]
+
+    def _step(self, ids: list[int], position: int, own: list[_Keys], heard: list[_Heard]) -> Tensor:
         """Decode tokens that follow `position` others; return their logits (n,V)."""
         decoder = self.decoder
         x = decoder.token_embedding(torch.tensor([ids], device=decoder.positional_embedding.device))
         x = x + decoder.positional_embedding[position : position + len(ids)]
-        for block, keys, (heard_keys, heard_values) in zip(decoder.blocks, own, heard, strict=True):
+        for block, keys, looked_at in zip(decoder.blocks, own, heard, strict=True):
             y = block.attn_ln(x)
-            x = x + _attend(block.attn, y, *keys.add(*_projected(block.attn, y)), is_causal=len(ids) > 1)
-            x = x + _attend(block.cross_attn, block.cross_attn_ln(x), heard_keys, heard_values)
+            x = x + attend(block.attn, y, *keys.add(*projected(block.attn, y)), is_causal=len(ids) > 1)
+            x = x + attend(block.cross_attn, block.cross_attn_ln(x), *looked_at)
             x = x + block.mlp(block.mlp_ln(x))
         logits: Tensor = F.linear(decoder.ln(x), decoder.token_embedding.weight)[0].float()
         return logits
@@ -145,20 +155,23 @@ class WhisperWriter(nn.Module):
         """Return the whole model."""
         return self._model[0]
 
-    def tokenizer_of(self, features: Tensor) -> Tokenizer:
-        """Return the tokenizer for the language of features (1,F,E)."""
-        return self._tokenizer(self._language or self._detected(features))
+    def tokenizer_of(self, window: Window) -> Tokenizer:
+        """Return the tokenizer for the language of a clip."""
+        return self._tokenizer(self._language or self._detected(self._looked_at(window)))
 
     def _tokenizer(self, language: str) -> Tokenizer:
         if language not in self._tokenizers:
             self._tokenizers[language] = writer_tokenizer(self._model[0], language)
         return self._tokenizers[language]
 
-    def _detected(self, features: Tensor) -> str:
+    def _detected(self, heard: list[_Heard]) -> str:
+        """Return the code of the likeliest language, as `whisper.decoding.detect_language` does."""
         if not self._model[0].is_multilingual:
             return "en"
-        _, chances = detect_language(self._model[0], features, self._tokenizer("en"))
-        return str(max(chances[0], key=lambda code: chances[0][code]))
+        tokenizer = self._tokenizer("en")
+        logits = self._step([tokenizer.sot], 0, [_Keys() for _ in self.decoder.blocks], heard)[0]
+        best = int(logits[list(tokenizer.all_language_tokens)].argmax())
+        return str(tokenizer.all_language_codes[best])
 
     def _forbidden(self, tokenizer: Tokenizer, device: torch.device) -> Tensor:
         """Return (V,) bool: tokens that aren't speech, and all special tokens except the end."""
@@ -181,20 +194,3 @@ def loop_length(ids: list[int]) -> int:
         if len(tail) == period * times and tail == tail[:period] * times:
             return period * (times - 1)
     return 0
-
-
-def _projected(attention: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys and values of (1,T,W), split into heads (1,H,T,W/H)."""
-    return heads_of(attention, attention.key(x)), heads_of(attention, attention.value(x))
-
-
-def heads_of(attention: MultiHeadAttention, x: Tensor) -> Tensor:
-    """Split (1,T,W) into heads (1,H,T,W/H)."""
-    return x.view(*x.shape[:2], attention.n_head, -1).transpose(1, 2)
-
-
-def _attend(attention: MultiHeadAttention, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
-    query = heads_of(attention, attention.query(x))
-    found = F.scaled_dot_product_attention(query, keys, values, is_causal=is_causal)
-    out: Tensor = attention.out(found.transpose(1, 2).flatten(start_dim=2))
-    return out

@@ -1,0 +1,106 @@
+"""Encodes clips in Whisper's window of 30 s, without the cost of all its silence.
+
+Whisper was trained on windows of 30 s, silent after the sound. In shorter ones it writes other words and other
+punctuation. The silence is nothing but zeros, though, whose frames only differ by their positions: here one frame
+stands for several of them, and counts as often in attention.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from whisper.audio import N_FFT, log_mel_spectrogram
+from whisper.model import AudioEncoder
+
+from anytalk_adapters.whisper_attention import attend, projected
+from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, check_samples, covering_frames
+
+__all__ = ["WhisperWindow", "Window", "sparse_frames"]
+
+_AFTER_SOUND, _AT_END = 25, 25
+"""Frames of the silence that stand for themselves: the first ones, two of which the convolutions carry sound into, and
+the last ones of the window, which Whisper looks at more than at those between."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Holds what Whisper's encoder made of a clip and the silence after it."""
+
+    features: Tensor  # (K,E) float32, the frames of the clip first
+    log_counts: Tensor | None = None  # (K,) logarithm of how many frames each stands for; None: itself
+
+
+class WhisperWindow(nn.Module):
+    """Encodes clips in a window of 30 s, which it fills with zeros as `transcribe` of openai-whisper does.
+
+    Args:
+        encoder: ``whisper.model.AudioEncoder``.
+    """
+
+    def __init__(self, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def max_frames(self) -> int:
+        """Return the frames of the window: 1500, 30 s."""
+        return int(self.encoder.positional_embedding.shape[0])
+
+    def forward(self, wave: Tensor, step: int) -> Window:
+        """Encode (N,) of one clip at 16 kHz.
+
+        Args:
+            wave: Its samples, float32.
+            step: How many frames of the silence one stands for; 1: each for itself, as in Whisper.
+
+        Raises:
+            AudioError: The clip has no samples, or more than 30 s.
+        """
+        check_samples(len(wave), self.max_frames)
+        num_dense = min(covering_frames(len(wave)) + _AFTER_SOUND, self.max_frames)
+        positions, counts = sparse_frames(num_dense, self.max_frames, step)
+        hidden = self._convolved(_mel(wave, self.encoder.conv1.in_channels, num_dense))
+        silence = hidden[:, -1:].expand(-1, len(positions) - num_dense, -1)
+        hidden = torch.cat([hidden, silence], dim=1)
+        hidden = hidden + self.encoder.positional_embedding[positions.to(wave.device)]
+        log_counts = None if step == 1 else counts.to(wave.device).log()
+        for block in self.encoder.blocks:
+            y = block.attn_ln(hidden)
+            hidden = hidden + attend(block.attn, y, *projected(block.attn, y), log_counts)
+            hidden = hidden + block.mlp(block.mlp_ln(hidden))
+        return Window(self.encoder.ln_post(hidden)[0], log_counts)
+
+    def _convolved(self, mel: Tensor) -> Tensor:
+        """Turn a spectrogram (mels,2F) into (1,F,E)."""
+        hidden = F.gelu(self.encoder.conv1(mel[None]))
+        return F.gelu(self.encoder.conv2(hidden)).transpose(1, 2)
+
+
+def sparse_frames(num_dense: int, num_frames: int, step: int, num_last: int = _AT_END) -> tuple[Tensor, Tensor]:
+    """Choose frames of a window: the first and the last ones all, and between them one of every `step`.
+
+    Returns:
+        (K,) int64 which they are, and (K,) float32 how many frames each stands for, as their middle; together all.
+
+    >>> [found.tolist() for found in sparse_frames(2, 10, 4, num_last=1)]
+    [[0, 1, 3, 7, 9], [1.0, 1.0, 3.0, 4.0, 1.0]]
+    """
+    between = max(0, num_frames - num_last - num_dense)
+    groups = -(-between // step)
+    ends = [num_dense + group * between // groups for group in range(groups)] + [num_dense + between]
+    pairs = list(itertools.pairwise(ends))
+    positions = [*range(num_dense), *((begin + end) // 2 for begin, end in pairs), *range(ends[-1], num_frames)]
+    counts = [1.0] * num_dense + [float(end - begin) for begin, end in pairs] + [1.0] * (num_frames - ends[-1])
+    return torch.tensor(positions), torch.tensor(counts)
+
+
+def _mel(wave: Tensor, num_mels: int, num_frames: int) -> Tensor:
+    """Return the log-mel spectrogram (mels, 2 * num_frames) of (N,): zeros follow the sound, as in `transcribe`."""
+    # Some silence, so that the last frames see what comes after the sound; more would not change them.
+    mel: Tensor = log_mel_spectrogram(wave.float(), num_mels, padding=2 * N_FFT)
+    mel = mel[:, : min(len(wave) // (SAMPLES_PER_FRAME // 2), 2 * num_frames)]
+    return F.pad(mel, (0, 2 * num_frames - mel.shape[1]))
