@@ -17,7 +17,7 @@ from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.jobs import Ended, Job, Question, Said, Speech
 from anytalk.decode.session import Event, Session, listen
 from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta
-from anytalk.errors import AudioError, ConfigError
+from anytalk.errors import AudioError, ConfigError, WeightsError
 from anytalk.evaluate.wer import word_error_rate
 from anytalk.grid.audio import read_wave
 from anytalk.grid.tasks import TASKS
@@ -270,6 +270,32 @@ def test_attach_on_the_command_line(tmp_path: Path) -> None:
     assert part.options["model"] == TINY_EN
     wrong = CliRunner().invoke(build_app(), ["attach", "tiny", "-o", str(tmp_path / "u"), "--ears-model", "base"])
     assert wrong.exit_code != 0
+
+
+def test_ears_without_named_weights_take_those_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = [{"model": "package:absent_whisper/model"}, {"model": "random:toy"}]
+    monkeypatch.setattr(TranscriptEars, "usual_options", lambda: choices)
+    ears = "ears={name: transcript, options: {silence_step: 2}}"
+    taken = attach("tiny", tmp_path / "t", assignments=[*TINY_PARTS[1:], ears]).config.ears
+    assert taken is not None
+    assert taken.options == {"model": "random:toy", "language": "en", "silence_step": 2}
+    del choices[1]
+    with pytest.raises(WeightsError, match="needs the Python package 'absent_whisper'") as failed:
+        attach("tiny", tmp_path / "u", assignments=[*TINY_PARTS[1:], ears])
+    assert "pip install" in failed.value.hint
+    named = "ears={name: transcript, options: {model: random:toy}}"
+    own = attach("tiny", tmp_path / "v", assignments=[*TINY_PARTS[1:], named]).config.ears
+    assert own is not None
+    assert own.options["model"] == "random:toy"
+
+
+def test_the_window_that_older_talkers_name_is_passed_over() -> None:
+    ref = PartRef(name="transcript", options={"model": "random:toy", "window_s": 20.0})
+    assert default_registry().options("ears", ref).model_dump() == {
+        "model": "random:toy",
+        "language": "en",
+        "silence_step": 4,
+    }
 
 
 def test_they_keep_their_contract() -> None:

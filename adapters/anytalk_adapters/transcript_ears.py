@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from whisper.audio import SAMPLE_RATE
 from whisper.model import Whisper
@@ -59,6 +59,14 @@ class TranscriptEars(Ears):
             le=64,
             description="Frames of the silence after a clip for which one stands; 1: each for itself, as in Whisper.",
         )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _without_window(cls, data: Any) -> Any:
+            """Read talkers that were saved with a window's length, `window_s`: it always is Whisper's own now."""
+            if not isinstance(data, dict):
+                return data
+            return {name: value for name, value in data.items() if name != "window_s"}
 
     def __init__(self, model: Whisper, options: TranscriptEars.Options) -> None:
         super().__init__()

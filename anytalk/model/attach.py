@@ -162,6 +162,8 @@ def attach(
     if (is_served or chosen_voice is not None) and not ears_are_chosen(assignments):
         ref, ears = _build_ears(None if chosen_voice is None else chosen_voice.voice.ears, registry)
         data |= {"encoder": None, "input_adapter": None, "ears": ref}
+    elif _lacks_weights(data.get("ears"), registry):
+        data["ears"], ears = _first_built(_usual(PartRef.model_validate(data["ears"]), registry), registry)
     draft = parse_config(data, "the settings of attach")
 
     # 3) Build the backbone and check it, before anything is written.
@@ -194,21 +196,48 @@ def attach(
 
 def _build_ears(voices: PartRef | None, registry: Registry) -> tuple[dict[str, Any] | None, Ears | None]:
     """Build transcribing ears if none were chosen, a voice's own first; return None with a warning if all fail."""
-    why, candidates = "", [] if voices is None else [voices]
     try:
-        usual = registry.load("ears", EARS_OF_VOICES).usual_options()
-        candidates += [PartRef(name=EARS_OF_VOICES, options=options) for options in usual]
+        candidates = [] if voices is None else [voices]
+        try:
+            candidates += _usual(PartRef(name=EARS_OF_VOICES), registry)
+        except AnytalkError:
+            if not candidates:
+                raise
+        return _first_built(candidates, registry)
     except AnytalkError as error:
-        why = f"{error.message} ({error.hint})"
+        log.warning("the talker gets no ears, only typed questions: %s (%s)", error.message, error.hint)
+        return None, None
+
+
+def _lacks_weights(ears: Any, registry: Registry) -> bool:
+    """Return whether settings name transcribing ears without the weights that they are to use."""
+    if not isinstance(ears, dict) or "name" not in ears:
+        return False
+    sources = registry.load("ears", ears["name"]).Options.weight_sources
+    return bool(sources) and not any((ears.get("options") or {}).get(source) for source in sources)
+
+
+def _usual(chosen: PartRef, registry: Registry) -> list[PartRef]:
+    """List the usual options of chosen ears, each with the chosen options over them."""
+    usual = registry.load("ears", chosen.name).usual_options()
+    return [PartRef(name=chosen.name, options={**options, **chosen.options}) for options in usual]
+
+
+def _first_built(candidates: list[PartRef], registry: Registry) -> tuple[dict[str, Any], Ears]:
+    """Build the first ears that can be built.
+
+    Raises:
+        AnytalkError: None can be built; this is the error of the first one.
+    """
+    first: AnytalkError | None = None
     for ref in candidates:
         try:
             ears: Ears = registry.build("ears", ref)
         except AnytalkError as error:
-            why = f"{error.message} ({error.hint})"
+            first = first or error
         else:
             return ref.model_dump(), ears
-    log.warning("the talker gets no ears, only typed questions: %s", why)
-    return None, None
+    raise first or ConfigError("ears without usual options were chosen", "name their weights: --ears-model FILE")
 
 
 def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
