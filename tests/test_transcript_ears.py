@@ -275,10 +275,10 @@ def test_attach_on_the_command_line(tmp_path: Path) -> None:
 def test_ears_without_named_weights_take_those_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = [{"model": "package:absent_whisper/model"}, {"model": "random:toy"}]
     monkeypatch.setattr(TranscriptEars, "usual_options", lambda: choices)
-    ears = "ears={name: transcript, options: {silence_step: 2}}"
+    ears = "ears={name: transcript, options: {silence_step: 4}}"
     taken = attach("tiny", tmp_path / "t", assignments=[*TINY_PARTS[1:], ears]).config.ears
     assert taken is not None
-    assert taken.options == {"model": "random:toy", "language": "en", "silence_step": 2}
+    assert taken.options == {"model": "random:toy", "language": "en", "silence_step": 4}
     del choices[1]
     with pytest.raises(WeightsError, match="needs the Python package 'absent_whisper'") as failed:
         attach("tiny", tmp_path / "u", assignments=[*TINY_PARTS[1:], ears])
@@ -294,7 +294,7 @@ def test_the_window_that_older_talkers_name_is_passed_over() -> None:
     assert default_registry().options("ears", ref).model_dump() == {
         "model": "random:toy",
         "language": "en",
-        "silence_step": 4,
+        "silence_step": 2,
     }
 
 

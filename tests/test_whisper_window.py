@@ -84,7 +84,7 @@ def tiny_en() -> Whisper:
     return load_for_language(PACKAGED_TINY_EN, "en")
 
 
-def ears_of(model: Whisper, step: int = 4) -> TranscriptEars:
+def ears_of(model: Whisper, step: int = 2) -> TranscriptEars:
     return TranscriptEars(model, TranscriptEars.Options(model=PACKAGED_TINY_EN, silence_step=step)).eval()
 
 

@@ -54,10 +54,10 @@ class TranscriptEars(Ears):
         )
         language: str | None = Field("en", description="Code of the spoken language; null detects it in each clip.")
         silence_step: int = Field(
-            4,
+            2,
             ge=1,
             le=64,
-            description="Frames of the silence after a clip for which one stands; 1: each for itself, as in Whisper.",
+            description="Frames of the silence after a clip for which one stands; 1: all, as in Whisper; 4 is faster.",
         )
 
         @model_validator(mode="before")
