@@ -13,7 +13,8 @@ from packed_lab import HAS_AV, HAS_FFMPEG, NEEDED, packed, with_endless_table, w
 from anytalk.errors import AudioError
 from anytalk.grid import packed_sound
 from anytalk.grid.audio import read_wave, sound_length_s
-from anytalk.grid.sound_files import Bounds, TooLongError, read_samples, sound_kind
+from anytalk.grid.sound_files import Bounds, TooLongError, read_samples
+from anytalk.grid.sound_heads import sound_kind
 from anytalk.plugins.contracts import Sound
 
 pytestmark = NEEDED

@@ -7,8 +7,8 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,19 @@ import numpy as np
 
 from anytalk.errors import AudioError
 from anytalk.grid.packed_sound import EXPECTED, PACKED, unpacked
+from anytalk.grid.sound_heads import (
+    MOST_LINKS,
+    empty_data,
+    is_longer_than_told,
+    is_mp3,
+    is_shorter_than_told,
+    mp3_length,
+    ogg_links,
+    sound_kind,
+    with_true_size,
+    without_count,
+    without_tags,
+)
 from anytalk.plugins.contracts import Audio, Sound
 
 MAX_SAMPLES = 1 << 27
@@ -111,11 +124,20 @@ def sound_length_s(audio: Audio) -> float | None:
     if isinstance(audio, Sound) and audio.data is None:
         return None
     data = _file_of(audio, ANY)
-    with _opened(data, name, ANY) as file:
-        # Streams write impossible lengths (0, or the largest number), so those are counted.
-        is_told = 0 < file.frames <= ANY.most_samples(file.samplerate) and not _is_piped(data)
-        frames = file.frames if is_told else sum(len(block) for block in _blocks(file, name, ANY))
-        return float(frames / file.samplerate)
+    try:
+        return sum(_length_s(link, name) for link in _links(data, name))
+    except AudioError:
+        if not _is_piped(data):
+            raise
+        return _length_s(data, name, piped=False)
+
+
+def _length_s(source: Path | bytes, name: str, piped: bool = True) -> float:
+    with _opened(source, name, ANY, piped) as file:
+        is_told = 0 < file.frames <= ANY.most_samples(file.samplerate)
+        if is_told and not _is_piped(source) and not is_shorter_than_told(_head(source), _size(source)):
+            return float(file.frames / file.samplerate)
+        return float(sum(len(block) for block in _blocks(file, name, ANY)) / file.samplerate)
 
 
 def sound_name(audio: Audio | str) -> str:
@@ -123,19 +145,11 @@ def sound_name(audio: Audio | str) -> str:
     return audio.name if isinstance(audio, Sound) else str(audio)
 
 
-def sound_kind(head: bytes) -> str | None:
-    """Recognise a file by its first bytes as wav, flac, ogg, mp3, webm or mp4 (which m4a is); None for others."""
-    if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
-        return "wav"
-    if head[4:8] == b"ftyp":
-        return "mp4"
-    marks = {b"fLaC": "flac", b"OggS": "ogg", b"\x1aE\xdf\xa3": "webm"}
-    return "mp3" if _is_mp3(head) else marks.get(head[:4])
-
-
 def _file_of(audio: Audio, bounds: Bounds) -> Path | bytes:
     """Return a file that libsndfile can read, unpacked if need be."""
     data, name = _data_of(audio), sound_name(audio)
+    if _head(data)[:3] == b"ID3":
+        data = without_tags(_bytes(data))
     kind = sound_kind(_head(data))
     if bounds.kinds is not None and kind not in bounds.kinds:
         raise AudioError(f"'{name}' is not a sound file of a kind that is known here", EXPECTED)
@@ -153,6 +167,8 @@ def _data_of(audio: Audio) -> Path | bytes:
         size = None
     if size is None:
         raise AudioError(f"'{str(audio)[:200]}' doesn't exist", "give the path of a sound file")
+    if not os.access(audio, os.R_OK):
+        raise AudioError(f"'{audio}' may not be read by you", "change its permissions: chmod +r")
     if size > MAX_BYTES:
         raise AudioError(f"'{audio}' has {size:,} bytes; at most {MAX_BYTES:,} are read", "cut it into pieces")
     return audio
@@ -175,21 +191,35 @@ def _fetch(sound: Sound) -> bytes:
 
 
 def _read(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True) -> tuple[np.ndarray, int]:
-    with _opened(source, name, bounds, piped) as file:
-        blocks = [_one_channel(block) for block in _blocks(file, name, bounds)]
-        rate_hz = int(file.samplerate)
-    return np.concatenate([np.zeros(0, np.float32), *blocks]), rate_hz
+    blocks, rates_hz, left = [np.zeros(0, np.float32)], set[int](), bounds
+    for link in _links(source, name):
+        with _opened(link, name, left, piped) as file:
+            found = [_one_channel(block) for block in _blocks(file, name, left)]
+            rates_hz.add(int(file.samplerate))
+        left = replace(left, length_s=left.length_s - sum(map(len, found)) / max(rates_hz))
+        blocks += found
+    if len(rates_hz) > 1:
+        raise AudioError(f"'{name}' changes its sample rate in the middle", "`ffmpeg -i IN OUT.wav` converts it")
+    return np.concatenate(blocks), rates_hz.pop()
+
+
+def _links(source: Path | bytes, name: str) -> list[Path | bytes]:
+    """Return the streams that lie one after another in a file: of Ogg there may be several, as in recorded radio."""
+    if sound_kind(_head(source)) != "ogg":
+        return [source]
+    links = ogg_links(_bytes(source))
+    if len(links) > MOST_LINKS:
+        raise AudioError(f"'{name}' holds more than {MOST_LINKS:,} streams", "cut it into pieces")
+    return [*links]
 
 
 class _Memory(io.BytesIO):
     """Accepts seeks to before the first byte, as a file does: damaged headers lead there."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek, or do nothing if there is no such place."""
-        try:
-            return super().seek(offset, whence)
-        except ValueError:
-            return self.tell()
+        """Seek; nothing happens where there is no such place (``BytesIO`` would go to the beginning)."""
+        start = (0, self.tell(), self.getbuffer().nbytes)[whence]
+        return super().seek(start + offset) if start + offset >= 0 else self.tell()
 
 
 @contextmanager
@@ -204,7 +234,8 @@ def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True)
             return False
 
     try:
-        with _source(source, piped) as given, Stream(given) as file:
+        # A number of a file is closed where it was opened: closed twice, it may be another thread's by then.
+        with _source(source, piped) as given, Stream(given, closefd=not isinstance(given, int)) as file:
             _check_format(name, int(file.samplerate), int(file.channels), bounds)
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
@@ -215,16 +246,23 @@ def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True)
 
 @contextmanager
 def _source(source: Path | bytes, piped: bool) -> Iterator[Any]:
-    """Yield what libsndfile must be given so that it reads to the end."""
-    place = _empty_data(_head(source))
+    """What libsndfile is given so that it reads all there is."""
+    head = _head(source)
+    place = empty_data(head)
     if piped and _is_piped(source):
-        # libsndfile estimates a seekable mp3's length from the first frame's bit rate, and stops there.
-        with _pipe(_bytes(source)) as end:
+        # libsndfile reckons the length of an mp3 that it can seek in from the first frame's bit rate, and stops there.
+        data = _bytes(source)
+        with _pipe(without_count(data) if is_longer_than_told(head, len(data)) else data) as end:
             yield end
     elif place is not None:
-        yield _Memory(_with_true_size(_bytes(source), place))
-    else:
-        yield str(source) if isinstance(source, Path) else _Memory(source)
+        yield _Memory(with_true_size(_bytes(source), place))
+    elif isinstance(source, bytes):
+        yield _Memory(source)
+    elif source.suffix.lower() == ".mp3":  # with its name, it may have anything in front of its frames
+        yield str(source)
+    else:  # without its name, or what has no head would be read as noise where that ends in .snd or .vox
+        with source.open("rb") as file:
+            yield file.fileno()
 
 
 def _head(source: Path | bytes) -> bytes:
@@ -238,24 +276,13 @@ def _bytes(source: Path | bytes) -> bytes:
     return source.read_bytes() if isinstance(source, Path) else source
 
 
+def _size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
 def _is_piped(source: Path | bytes) -> bool:
     head = _head(source)
-    return _is_mp3(head) and not _tells_length(head)
-
-
-def _is_mp3(head: bytes) -> bool:
-    # An ID3 tag, or a frame: eleven sync bits, and a layer that isn't the reserved 0.
-    return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4, 0xE6))
-
-
-def _tells_length(head: bytes) -> bool:
-    """Return whether an mp3 begins with the number of its frames."""
-    for mark in (b"Xing", b"Info"):
-        place = head.find(mark)
-        if place >= 0:
-            flags, frames = (int.from_bytes(head[place + i : place + i + 4], "big") for i in (4, 8))
-            return bool(flags & 1) and frames > 0
-    return b"VBRI" in head
+    return is_mp3(head) and (mp3_length(head) is None or is_longer_than_told(head, _size(source)))
 
 
 @contextmanager
@@ -275,34 +302,8 @@ def _pipe(data: bytes) -> Iterator[int]:
     try:
         yield reading
     finally:
-        with suppress(OSError):  # libsndfile closes it as well
-            os.close(reading)
+        os.close(reading)
         thread.join()
-
-
-def _empty_data(head: bytes) -> int | None:
-    """Find the data chunk of a wav that claims to be empty, as programs write to a pipe, where they can't go back."""
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    place = 12
-    while place + 8 <= len(head):
-        size = int.from_bytes(head[place + 4 : place + 8], "little")
-        if head[place : place + 4] == b"data":
-            # A file that really is empty may have another chunk after its data.
-            return place if size == 0 and not _is_chunk(head[place + 8 :]) else None
-        # Chunks begin at even offsets.
-        place += 8 + size + size % 2
-    return None
-
-
-def _with_true_size(data: bytes, place: int) -> bytes:
-    left = len(data) - place - 8
-    return data[: place + 4] + left.to_bytes(4, "little") + data[place + 8 :]
-
-
-def _is_chunk(data: bytes) -> bool:
-    name, size = data[:4], int.from_bytes(data[4:8], "little")
-    return len(data) >= 8 and name.isascii() and name.decode().isprintable() and size <= len(data) - 8
 
 
 def _blocks(file: Any, name: str, bounds: Bounds) -> Iterator[np.ndarray]:
