@@ -9,7 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from anytalk.errors import AnytalkError
-from anytalk.plugins import BuildContext, Component, Options, PartRef, hookimpl
+from anytalk.packages import pass_over_unreadable
+
+pass_over_unreadable()  # before anything looks for plugins, as pydantic does when it is imported
+
+from anytalk.plugins import BuildContext, Component, Options, PartRef, hookimpl  # noqa: E402
 
 try:
     __version__ = version("anytalk")

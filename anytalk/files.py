@@ -6,21 +6,30 @@ Every package may import this module; it imports none of them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path with the same name, and move what was written there to `path` when the block ends.
 
-    Whatever is at `path` is replaced in one step, or left alone if the block raises. Parent folders are created.
+    Whatever is at `path` is replaced in one step, or left alone if the block raises. Parent folders are created. A link
+    stays a link, and its target is replaced; a device or a pipe is written to.
 
     Raises:
         OSError: the disk is full, or the folder can't be written to.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            with (Path(folder) / path.name).open("rb") as made, path.open("wb") as file:
+                shutil.copyfileobj(made, file)
+        return
     partial = partial_of(path)
     shutil.rmtree(partial.parent, ignore_errors=True)
     try:
@@ -40,13 +49,13 @@ def write_whole(path: Path, text: str) -> None:
 def partial_of(path: Path) -> Path:
     """Return the temporary path for `path`: inside a hidden sibling folder, under the same name and suffix."""
     # Some writers choose the format by the suffix, so the name itself must not change.
-    path = path.absolute()
+    path = _real(path)
     return path.with_name(f".{path.name}.partial") / path.name
 
 
 def put_in_place(partial: Path, path: Path) -> None:
     """Sync a file or folder to disk, then rename it to `path`, replacing what is there."""
-    path, old = path.absolute(), _old(path)
+    path, old = _real(path), _old(path)
     flush(partial)
     if partial.is_dir() and path.is_dir():
         # A folder can't be renamed over another one. If the process is killed between the renames, `put_back` recovers.
@@ -81,8 +90,16 @@ def flush(path: Path) -> None:
         _sync(Path(folder))
 
 
+def _real(path: Path) -> Path:
+    """Return where a path leads (OSError: links that lead to each other)."""
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return found
+
+
 def _old(path: Path) -> Path:
-    path = path.absolute()
+    path = _real(path)
     return path.with_name(f".{path.name}.old")
 
 

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from anytalk.cli.app import build_app
+from anytalk.cli.app import _of_the_machine, build_app
 from anytalk.errors import TalkerError
 from anytalk.files import written_whole
 from anytalk.model import talker as talker_module
@@ -370,3 +370,18 @@ def test_an_attach_that_is_cut_short_leaves_nothing(
     assert "Traceback" not in result.output
     assert ("No space left on device" if code == 1 else "interrupted") in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "'x': No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "y"), "'y': Permission denied"),
+        (OSError("odd"), "OSError: odd"),
+        (MemoryError(), "there is not enough memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_bug(error: Exception, said: str) -> None:
+    message, hint = _of_the_machine(error)  # type: ignore[arg-type]
+    assert message == said
+    assert hint

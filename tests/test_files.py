@@ -1,6 +1,7 @@
 """Files and folders are written whole or not at all, and what was there stays until then."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,38 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path, monkeyp
     assert names(folder) == ["old"]
     remove_leftovers(folder)
     assert names(tmp_path) == ["f"]
+
+
+def test_links_stay_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "file").symlink_to(tmp_path / "real" / "target")
+    write_whole(tmp_path / "file", "new")
+    assert (tmp_path / "file").is_symlink()
+    assert (tmp_path / "real" / "target").read_text() == "new"
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with written_whole(tmp_path / "link") as partial:
+        partial.mkdir()
+        (partial / "a").write_text("a")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "real"]
+
+
+def test_links_that_lead_to_each_other_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_whole(tmp_path / "loop", "x")
+    assert (tmp_path / "loop").is_symlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_device_or_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    """As an administrator, `-o /dev/null` must not put a file in the place of the device."""
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_whole(pipe, "said")
+    reader.join(10)
+    assert read == ["said"]
+    assert pipe.is_fifo()

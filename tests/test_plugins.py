@@ -191,6 +191,29 @@ def test_a_malformed_entry_points_file_costs_one_line(tmp_path: Path, monkeypatc
     assert {"adapters", "backbones"} <= set(plugins.loaded)
 
 
+def test_a_malformed_package_stops_no_command(tmp_path: Path) -> None:
+    """Libraries look for plugins when they are imported, and Python then reads the lists of all packages."""
+    info = tmp_path / "mangled-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mangled\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[anytalk]\nno equals sign\n", encoding="utf-8")
+    (tmp_path / "loud.py").write_text(
+        "from anytalk.plugins import hookimpl\n\n@hookimpl\ndef register_codecs():\n    print('NOISE')\n    return []\n"
+    )
+    loud = tmp_path / "loud-1.0.dist-info"
+    loud.mkdir()
+    (loud / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n", encoding="utf-8")
+    (loud / "entry_points.txt").write_text("[anytalk]\nloud = loud\n", encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-m", "anytalk", "plugins"], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "plugin 'mangled' failed: its entry_points.txt can't be read" in done.stderr
+    assert "NOISE" not in done.stdout
+    assert "NOISE" in done.stderr
+
+
 def test_an_interruption_is_no_failure_of_a_plugin() -> None:
     registry = registry_of(slow=plugin(register_codecs=lambda: raising(KeyboardInterrupt())))
     with pytest.raises(KeyboardInterrupt):

@@ -13,9 +13,9 @@ import torch
 from helpers import tiny_talker, training_rows, write_lines
 from shard_helpers import assert_same
 
-from anytalk.data.config import DataConfig
+from anytalk.data.config import DataConfig, SourceConfig
 from anytalk.data.encoding import RowEncoder
-from anytalk.data.ledger import Ledger, read_ledger, read_prepared
+from anytalk.data.ledger import Ledger, read_ledger, read_prepared, source_digest
 from anytalk.data.prepare import PrepareOptions, PrepareWatcher, prepare
 from anytalk.data.shard_feed import open_shards
 from anytalk.data.shards import ShardWriter
@@ -198,6 +198,16 @@ def test_a_changed_file_is_refused_and_a_moved_one_is_not(tmp_path: Path, talker
         file.write("\n")
     with pytest.raises(ConfigError, match="the file of source 'n' was changed since"):
         run(talker, tmp_path / "out", config_of(moved, source={"name": "n"}))
+
+
+def test_a_row_that_was_changed_in_the_middle_is_seen(tmp_path: Path) -> None:
+    path, piece = tmp_path / "rows.jsonl", b"x" * (1 << 20)
+    path.write_bytes(piece + b"one" + piece)
+    source = SourceConfig(kind="jsonl", name="n", path=str(path))
+    before, of_ends = source_digest(source), source_digest(source, like="0123456789abcdef")
+    path.write_bytes(piece + b"two" + piece)
+    assert source_digest(source, like=before) != before
+    assert source_digest(source, like=of_ends) == of_ends  # of a folder that an older version prepared
 
 
 def test_another_codec_and_a_trained_encoder_are_refused(tmp_path: Path, rows: list[Row]) -> None:

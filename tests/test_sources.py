@@ -235,13 +235,24 @@ def test_cells_between_tabs(name: str, options: dict[str, Any], tmp_path: Path) 
         ("x,,,", "rows.csv:3 has 4 cells; the header has 3"),
         ("x,none.wav,", "rows.csv:3: sound file 'none.wav' doesn't exist"),
         ("x,,{", "rows.csv:3: column 'history' is not JSON"),
+        ('"x"y,,', "rows.csv:3 is not CSV"),
+        ("x" * 200_000 + ",,", "rows.csv:3 is not CSV"),
+        ("\udcfc,,", "rows.csv:3 is not UTF-8 text"),
     ],
 )
 def test_a_wrong_line_of_a_csv_is_named(line: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text(f"text,audio,history\nfine,,\n{line}\nfine,,\n")
+    lines = f"text,audio,history\nfine,,\n{line}\nfine,,\n"
+    (tmp_path / "rows.csv").write_bytes(lines.encode(errors="surrogateescape"))
     first, bad, last = reasons(rows_of("csv", tmp_path / "rows.csv"))
     assert (first, last) == ("rows.csv:2", "rows.csv:4")
     assert bad.startswith(words)
+
+
+def test_quotes_that_are_never_closed_cost_the_rows_after_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('text,audio\nfine,\n"x,\ny,\n')
+    first, bad = reasons(rows_of("csv", tmp_path / "rows.csv"))
+    assert first == "rows.csv:2"
+    assert bad.startswith("rows.csv:3 is not CSV")
 
 
 @pytest.mark.parametrize(
@@ -250,8 +261,10 @@ def test_a_wrong_line_of_a_csv_is_named(line: str, words: str, tmp_path: Path) -
         (b"", "is empty"),
         (b"anser_text\nx\n", "rows.csv:1: unknown column 'anser_text'; did you mean 'answer_text'?"),
         (b"text,text\nx,y\n", "rows.csv:1: column 'text' is there twice"),
-        ("text\nGrüße\n".encode("latin-1"), "is not UTF-8 text"),
-        (b'text\n"x\n', "rows.csv:2 is not CSV"),
+        ("Grüße\nx\n".encode("latin-1"), "is not UTF-8 text"),
+        ("text\nx\n".encode("utf-16"), "is not UTF-8 text"),
+        (b'"text\nx\n', "rows.csv:1 is not CSV"),
+        (b"text;answer_text\nx;y\n", "cells seem to end with ';'"),
     ],
 )
 def test_a_csv_that_is_none_is_refused(content: bytes, words: str, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ SPOKEN = [{"audio": {"bytes": flac(), "path": f"{i}.flac"}, "text": f"text {i}",
 # ---- hf
 
 
+def test_empty_pieces_of_parquet_have_no_rows(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list([{"text": f"text {i}"} for i in range(3)])
+    table.select([]).to_parquet(tmp_path / "none.parquet")
+    assert list(rows_of("hf", tmp_path / "none.parquet")) == []
+    pieces = tmp_path / "pieces"
+    pieces.mkdir()
+    for number, rows in enumerate(([0], [], [1, 2])):
+        table.select(rows).to_parquet(pieces / f"train-{number:05}-of-00003.parquet")
+    assert [row.question_text for row in good_rows("hf", pieces)] == ["text 0", "text 1", "text 2"]
+
+
 @pytest.mark.parametrize("stored", ["parquet", "folder", "arrow", "saved", "saved with splits"])
 def test_sound_in_columns_stays_a_file(stored: str, tmp_path: Path) -> None:
     table, path = as_sound(SPOKEN, "audio"), tmp_path / "rows.parquet"

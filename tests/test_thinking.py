@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_backbones import CHATML, make_lm
+from test_backbones import CHATML, make_lm, make_tokenizer
 from test_model_checks import attached, folder_of
 
 from anytalk.cli.talk import _account
@@ -16,6 +16,7 @@ from anytalk.decode.engine import DecodeOptions
 from anytalk.decode.jobs import Ended, Failed, Question, Said
 from anytalk.decode.session import Session
 from anytalk.decode.telling import AnswerDone, AudioDelta, TextDelta, ThoughtDelta
+from anytalk.decode.thinking import TextMarks
 from anytalk.errors import ConfigError
 from anytalk.grid.tasks import T1A2, T1T2, Task
 from anytalk.model.config import read_config
@@ -90,6 +91,47 @@ def test_where_thoughts_begin_and_end(
     scripted(talker, script)
     found, text, done = asked(talker, T1T2)
     assert (found, text, done.finish_reason) == (thoughts, "HI", "stop")
+
+
+def bytes_of(text: str) -> list[int]:
+    """Ids of a text in which no mark is a token of its own."""
+    return make_tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
+IN_TEXT = CHATML + "{# it may begin with <think> #}"
+
+
+@pytest.mark.parametrize(
+    ("template", "script", "thoughts", "text"),
+    [
+        (IN_TEXT, "<think>\nHm <b>.</b>\n</think>HI", "\nHm <b>.</b>\n", "HI"),
+        (IN_TEXT, "\n<think>Hm</think>HI", "Hm", "HI"),
+        (CHATML.replace("assistant\n", "assistant\n<think>\n"), "Hm</think>HI", "Hm", "HI"),
+        (IN_TEXT, "<xHI", "", "HI"),  # no thoughts begin with <x, and it is asked again to speak
+        (IN_TEXT, "<thaHI", "", "HI"),
+        (IN_TEXT.replace("<think>", "[/THINK]"), "[THINK]Hm[/THINK]HI", "Hm", "HI"),
+    ],
+)
+@pytest.mark.parametrize("task", [T1T2, T1A2])
+def test_thoughts_in_ordinary_text_are_not_spoken(
+    tmp_path: Path, template: str, script: str, thoughts: str, text: str, task: Task
+) -> None:
+    talker = attached(tmp_path, folder_of(tmp_path / "lm", template))
+    assert talker.model.backbone.thought_ids is None
+    scripted(talker, [*bytes_of(script), END])
+    assert asked(talker, task, columns=60)[:2] == (thoughts, text)
+
+
+def test_words_in_the_token_that_ends_thoughts_are_asked_for_again(tmp_path: Path) -> None:
+    talker = attached(tmp_path, folder_of(tmp_path / "lm", IN_TEXT))
+    tokenizer = talker.model.backbone.tokenizer
+    marks = TextMarks(("<think>", "</think>"), tokenizer)
+    ids = tokenizer.encode("<think>Hm</think>")
+    assert marks.closed(ids[:-1]) is None
+    assert marks.closed(ids) == ids
+    assert marks.closed([*ids, *tokenizer.encode("\n")]) == [*ids, *tokenizer.encode("\n")]
+    assert marks.closed([*ids, *tokenizer.encode("Hi")]) == ids
+    assert tokenizer.decode(marks.close(ids[:-8])) == "<think>Hm\n</think>\n\n"
 
 
 def test_thoughts_that_are_too_long_are_ended(tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ class Table:
     folder: Folder  # the folder that relative paths in it start from
 
 
+_ROWS_AT_ONCE: dict[str, Any] = {"batch_size": 256}
+"""Rows of parquet that are read at once: `datasets` takes as many as the first group has, and fails at none."""
+
+
 class TableSource(DataSource):
     """Reads rows from a table; the base class of several data sources."""
 
@@ -168,16 +172,23 @@ def _load(location: Path | str, options: TableOptions) -> Any:
             loaded = loaded[options.split]
     elif _is_folder(location):
         # Streaming reads files where they are; without, `datasets` would copy them into its cache.
-        loaded = datasets.load_dataset(str(location), options.config, split=options.split, streaming=True)
+        more = _ROWS_AT_ONCE if _holds_parquet(Path(location)) else {}
+        loaded = datasets.load_dataset(str(location), options.config, split=options.split, streaming=True, **more)
     else:
         suffix = _suffix(Place(location).name)
         if suffix not in _READERS:
             raise ValueError(f"its suffix is '{suffix}'; {', '.join(_READERS)} are known")
         # The csv reader of `datasets` expects commas.
-        more = {"sep": "\t"} if suffix == ".tsv" else {}
+        more = {"sep": "\t"} if suffix == ".tsv" else _ROWS_AT_ONCE if suffix == ".parquet" else {}
         files = {"train": [str(location)]}
         loaded = datasets.load_dataset(_READERS[suffix], data_files=files, split=options.split, streaming=True, **more)
     return loaded if isinstance(loaded, datasets.IterableDataset) else loaded.to_iterable_dataset()
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """Return whether the tables of a folder are parquet files."""
+    found = {_suffix(path.name) for path in folder.rglob("*")} & set(_READERS)
+    return found == {".parquet"}
 
 
 def _undecoded(dataset: Any) -> Any:

@@ -129,7 +129,8 @@ def _samples(value: Mapping[str, Any], field: str, where: str) -> Sound:
         raise DataError(f"{where}: field '{field}' has samples without a sampling_rate", "give it in Hz")
     try:
         samples = np.asarray(value["array"])
-        wave = samples.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite then is refused in words
+            wave = samples.astype(np.float32)
     except (TypeError, ValueError):
         raise DataError(f"{where}: field '{field}' holds samples that are not numbers", "give a flat array") from None
     if wave.ndim not in (1, 2):

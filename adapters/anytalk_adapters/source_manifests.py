@@ -65,6 +65,12 @@ class CsvSource(DataSource):
 
     def rows(self) -> Iterator[Row | BadRow]:
         with open_csv(self.place, self.delimiter) as (columns, records):
+            other = next((c for c in ";\t|" if len(columns) == 1 and c in columns[0]), None)
+            if other is not None:
+                raise DataError(
+                    f"{self.place.name}:1 has one column, '{columns[0][:60]}': cells seem to end with {other!r}",
+                    f"say so in data.yaml: options: {{delimiter: {json.dumps(other)}}}",
+                )
             check_names(columns, (*MANIFEST_FIELDS, *ALIASES), f"{self.place.name}:1", "column")
             yield from make_rows(records, self._row)
 

@@ -134,9 +134,15 @@ def open_csv(place: Place, delimiter: str) -> Iterator[tuple[list[str], Iterator
         DataError: The file can't be read, has no header or a column twice, or isn't UTF-8.
     """
     with place.open() as file:
-        lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
-        numbered = _csv_lines(lines, place)
-        header = [name.strip() for name in next(numbered, [])]
+        # Bytes that are no UTF-8 come as halves of characters, so that they cost their row and not the rows after it.
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        numbered = _csv_lines(csv.reader(text, delimiter=delimiter, strict=True))
+        first = next(numbered, [])
+        if isinstance(first, csv.Error):
+            raise DataError(f"{place.name}:1 is not CSV: {first}", "are its quotes closed?")
+        if not _is_text(first):
+            raise DataError(f"'{place.location}' is not UTF-8 text", "save the manifest as UTF-8")
+        header = [name.strip() for name in first]
         if not any(header):
             raise DataError(f"'{place.location}' is empty", "write column names into its first line")
         if len(set(header)) < len(header):
@@ -145,28 +151,39 @@ def open_csv(place: Place, delimiter: str) -> Iterator[tuple[list[str], Iterator
         yield header, _csv_records(header, numbered, place)
 
 
-def _csv_lines(lines: Iterator[list[str]], place: Place) -> Iterator[list[str]]:
-    number = 0
+def _csv_lines(lines: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
+    """Yield rows, and in place of one that can't be told into cells why; the reader begins anew in the next line."""
     while True:
-        number += 1
         try:
             yield next(lines)
         except StopIteration:
             return
-        except UnicodeDecodeError:
-            raise DataError(f"'{place.location}' is not UTF-8 text", "save the manifest as UTF-8") from None
         except csv.Error as error:
-            raise DataError(f"{place.name}:{number} is not CSV: {error}", "are its quotes closed?") from None
+            yield error
 
 
-def _csv_records(header: list[str], lines: Iterable[list[str]], place: Place) -> Iterator[Record | BadRow]:
+def _is_text(cells: Iterable[str]) -> bool:
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _csv_records(header: list[str], lines: Iterable[list[str] | csv.Error], place: Place) -> Iterator[Record | BadRow]:
     for number, cells in enumerate(lines, start=2):
         where = f"{place.name}:{number}"
+        if isinstance(cells, csv.Error):
+            yield BadRow(id=where, reason=f"{where} is not CSV: {cells}", hint="are its quotes closed?")
+            continue
         if not any(cells):
             continue
         if len(cells) != len(header):
             reason = f"{where} has {len(cells)} cells; the header has {len(header)}"
             yield BadRow(id=where, reason=reason, hint="quote cells that hold the delimiter")
+            continue
+        if not _is_text(cells):
+            yield BadRow(id=where, reason=f"{where} is not UTF-8 text", hint="save the manifest as UTF-8")
             continue
         yield Record(where, {name: cell or None for name, cell in zip(header, cells, strict=True)})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import itertools
 import os
 import sys
@@ -60,6 +62,10 @@ class AnytalkGroup(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             complain(error.message, error.hint)
+        except (OSError, MemoryError) as error:  # of the machine, and not of any code
+            if ctx.params.get("debug"):
+                raise
+            complain(*_of_the_machine(error))
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
@@ -68,6 +74,22 @@ class AnytalkGroup(TyperGroup):
                 "run again with --debug in front of the command to see where: anytalk --debug ...",
             )
         raise typer.Exit(1)
+
+
+def _of_the_machine(error: OSError | MemoryError) -> tuple[str, str]:
+    """Return what the machine lacks or forbids, and a hint."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory", "close other programs, or take a smaller model, batch or file"
+    place = "" if error.filename is None else f"'{error.filename}': "
+    hints = {
+        errno.ENOSPC: "make room on the disk, or choose another place",
+        errno.EACCES: "may you read and write there? Choose another place, or change its permissions",
+        errno.EROFS: "choose a place that can be written",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EMFILE: "allow more open files: ulimit -n 4096",
+    }
+    hint = hints.get(error.errno or 0, "does the place exist, and may you use it?")
+    return f"{place}{' '.join((error.strerror or one_line(error)).split())}", hint
 
 
 def _show_version(wanted: bool) -> None:
@@ -130,7 +152,7 @@ def _add_plugin_commands(app: typer.Typer, plugins: Plugins) -> None:
     for implementation in plugins.manager.hook.register_commands.get_hookimpls():
         before = len(app.registered_commands), len(app.registered_groups)
         added = False
-        with plugins.blaming(implementation.plugin_name, "register_commands"):
+        with plugins.asking(implementation.plugin_name, "register_commands"):
             implementation.function(cli=app)
             _check_names(app, before[0])
             # typer checks a command's signature only when it builds the program, which is too late to blame the plugin.
@@ -151,6 +173,9 @@ def _check_names(app: typer.Typer, first: int) -> None:
 
 def main() -> None:
     """Run the program with the arguments of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     options = list(itertools.takewhile(lambda argument: argument.startswith("-"), sys.argv[1:]))
     if "--no-plugins" in options:  # plugins add their commands before typer reads any option
         os.environ[NO_PLUGINS_VARIABLE] = "1"

@@ -33,7 +33,11 @@ CACHE_FOLDER = ".cache"
 """Folder inside a source's folder with the Arrow copy that feeds map into memory."""
 
 FORMAT_VERSION = 1
-_DIGEST_BYTES = 1 << 20  # read at each end of a source's file for its digest
+_DIGEST_BYTES = 1 << 20  # read at each end of a source's file for the digest of its ends
+_WHOLE = "all-"
+"""What digests begin with that were made of a whole file; others of its ends only, by versions before."""
+_WHOLE_BYTES = 4 << 30
+"""Of larger files, only the ends are read."""
 
 
 class EncoderInfo(Options):
@@ -296,13 +300,22 @@ def write_prepared(folder: Path, prepared: Prepared) -> None:
     write_whole(folder / PREPARED_FILE, text)
 
 
-def source_digest(source: SourceConfig) -> str | None:
-    """Return a digest of a source's file from its size, start and end; None for folders, hub ids and addresses."""
+def source_digest(source: SourceConfig, like: str | None = None) -> str | None:
+    """Return a digest of a source's file; None for folders, hub ids and addresses.
+
+    A row that was changed in the middle of a manifest changes it, unless the file is larger than 4 GB.
+
+    Args:
+        source: Of a data.yaml.
+        like: A digest that it is to be compared with, which may have been made of the file's ends only.
+    """
     path = Path(source.path)
     if is_remote(source.path) or not path.is_file():
         return None
     size = path.stat().st_size
     with path.open("rb") as file:
+        if size <= _WHOLE_BYTES and (like is None or like.startswith(_WHOLE)):
+            return _WHOLE + hashlib.file_digest(file, "sha256").hexdigest()[:16]
         head = file.read(_DIGEST_BYTES)
         file.seek(max(0, size - _DIGEST_BYTES))
         tail = file.read()

@@ -208,9 +208,9 @@ def _merge(config: DataConfig, settings: Settings, talker: Path, out: Path) -> P
     sources: list[PreparedSource] = []
     taken = [source.slug for source in known.values()]
     for source in map(_absolute, config.sources):
-        digest = source_digest(source)
-        if source.name in known:
-            old = known[source.name]
+        old = known.get(source.name)
+        digest = source_digest(source, None if old is None else old.digest)
+        if old is not None:
             changed += _source_changes(old, source, digest)
             sources.append(old.model_copy(update={"config": source}))
         else:

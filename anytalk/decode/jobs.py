@@ -222,6 +222,7 @@ class Job:
             started=self._started,
             stride_frames=stride_frames,
             written=generation.written,
+            reader=generation.reader if isinstance(generation, Thinking) else None,
         )
         # A transcript, or a text read aloud, is no part of the conversation.
         memory = self.memory if question.task.answer == "answer" else None

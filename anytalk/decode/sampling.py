@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anytalk.errors import ConfigError
+from anytalk.errors import ConfigError, WeightsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,21 @@ def choose(
 
     Returns:
         (R,) int64.
+
+    Raises:
+        WeightsError: logits that are not numbers.
     """
     logits = logits.float()
     if options.repetition_penalty != 1.0 and recent is not None and recent.shape[1] and options.repetition_window:
         logits = _penalised(logits, recent[:, -options.repetition_window :], options.repetition_penalty)
+    likeliest = logits.argmax(dim=-1)  # what is no number comes first
+    if not bool(logits.gather(-1, likeliest[:, None]).isfinite().all()):
+        raise WeightsError(
+            "the model computes values that are not finite, so no token can be chosen",
+            "are its weights damaged, or did training diverge? Take an earlier checkpoint, or attach the model again",
+        )
     if options.temperature == 0:
-        return logits.argmax(dim=-1)
+        return likeliest
     logits = logits / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
         # Tokens as likely as the k-th stay, so ties can leave more than k.

@@ -103,7 +103,7 @@ class Session:
         speech = [one.columns for one in in_prompt if one.columns is not None]
         thinking = thoughts_before(talker, task, prompt, speech, options)
         if thinking is not None:
-            thoughts = Telling(talker, thinking.answer, speaks=False, started=started)
+            thoughts = Telling(talker, thinking.answer, speaks=False, started=started, reader=thinking.reader)
             for _ in columns_of(thinking):
                 yield from thoughts.thought()
             # The answer's generation continues the prompt, with the thoughts as text.

@@ -14,7 +14,7 @@ from torch import Tensor
 from anytalk.decode.answer import Answer
 from anytalk.decode.engine import Generation, no_mark
 from anytalk.model.talker import Talker
-from anytalk.plugins.thoughts import MARKS
+from anytalk.plugins.thoughts import MARKS, ThoughtReader
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Telling:
         started: ``time.perf_counter()`` at the question's arrival.
         stride_frames: How many codec frames make a piece of sound; the first piece is sent with the first frame.
         mark: See :class:`anytalk.decode.session.Session`.
+        reader: Of the marks of thoughts, where these are ordinary text.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class Telling:
         stride_frames: int = 1,
         mark: Callable[[str], None] = no_mark,
         written: Answer | None = None,
+        reader: ThoughtReader | None = None,
     ) -> None:
         self.answer = answer
         self.written = answer if written is None else written
+        self._reader = reader
         self._talker = talker
         self._started = started
         self._stride_frames = stride_frames
@@ -112,8 +115,11 @@ class Telling:
         """Yield what the last column added, as thoughts; the marks around them are left out."""
         for delta in self.text():
             text = delta.text
-            for first, _ in MARKS:
-                text = text.replace(first, "")
+            if self._reader is not None:
+                text = self._reader.push(text)[1]
+            else:
+                for first, _ in MARKS:
+                    text = text.replace(first, "")
             if text:
                 yield ThoughtDelta(text)
 

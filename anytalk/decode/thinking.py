@@ -14,9 +14,87 @@ from anytalk.grid.prompts import Prompt
 from anytalk.grid.tasks import Task
 from anytalk.grid.tokens import StreamLayout
 from anytalk.model.talker import Talker
+from anytalk.plugins.contracts import Backbone, TextTokenizer
+from anytalk.plugins.thoughts import ThoughtReader
 
 _TEMPLATE_TOKENS = 4
 """How many tokens at a prompt's end may be the template's: ``<think>``, ``</think>``, and line breaks around them."""
+_MARK_TOKENS = 24
+"""How many tokens at most a mark of ordinary text may take, with what is around it."""
+
+
+class TokenMarks:
+    """Finds marks of thoughts that are tokens of their own.
+
+    Args:
+        ids: Before and after the thoughts.
+    """
+
+    def __init__(self, ids: tuple[int, int]) -> None:
+        self._first, self._last = ids
+
+    def reader(self, is_open: bool) -> ThoughtReader | None:
+        """Return what tells marks from thoughts in their text; None, because tokens are told apart by themselves."""
+        return None
+
+    def at_end(self, ids: Sequence[int]) -> tuple[bool, bool]:
+        """Return whether a prompt has begun thoughts, and whether it has ended them."""
+        end = ids[-_TEMPLATE_TOKENS:]
+        return self._first in end, self._last in end
+
+    def begins(self, ids: Sequence[int]) -> bool | None:
+        """Return whether an answer begins with thoughts; None while that can't be known."""
+        return ids[0] == self._first
+
+    def closed(self, ids: Sequence[int]) -> list[int] | None:
+        """Return thoughts with the mark after them, if they end with the last token."""
+        return list(ids) if ids[-1] == self._last else None
+
+    def close(self, ids: Sequence[int]) -> list[int]:
+        """Return thoughts that were cut off, with the mark after them."""
+        return [*ids, self._last]
+
+
+class TextMarks:
+    """Finds marks of thoughts that are ordinary text, in as many tokens as the model likes.
+
+    Args:
+        marks: Before and after the thoughts.
+        tokenizer: The model's.
+    """
+
+    def __init__(self, marks: tuple[str, str], tokenizer: TextTokenizer) -> None:
+        self._first, self._last = marks
+        self._tokenizer = tokenizer
+
+    def reader(self, is_open: bool) -> ThoughtReader | None:
+        """As of :class:`TokenMarks`."""
+        return ThoughtReader((self._first, self._last), is_open)
+
+    def at_end(self, ids: Sequence[int]) -> tuple[bool, bool]:
+        """As of :class:`TokenMarks`."""
+        end = self._tokenizer.decode(ids[-_MARK_TOKENS:]).rstrip()
+        return end.endswith(self._first), end.endswith(self._last)
+
+    def begins(self, ids: Sequence[int]) -> bool | None:
+        """As of :class:`TokenMarks`."""
+        said = self._tokenizer.decode(ids).lstrip()
+        if len(said) < len(self._first) and self._first.startswith(said):
+            return None
+        return said.startswith(self._first)
+
+    def closed(self, ids: Sequence[int]) -> list[int] | None:
+        """As of :class:`TokenMarks`; what the last token says after the mark is left out, if it isn't blank."""
+        _, found, words = self._tokenizer.decode(ids[-_MARK_TOKENS:]).rpartition(self._last)
+        if not found:
+            return None
+        if not words.strip():
+            return list(ids)
+        return self._tokenizer.encode(self._tokenizer.decode(ids).rpartition(self._last)[0] + self._last)
+
+    def close(self, ids: Sequence[int]) -> list[int]:
+        """As of :class:`TokenMarks`."""
+        return [*ids, *self._tokenizer.encode(f"\n{self._last}\n\n")]
 
 
 class Thinking(Generation):
@@ -26,29 +104,43 @@ class Thinking(Generation):
 
     Attributes:
         is_open: Whether the opening mark was written, by the template or by the model.
+        reader: See :meth:`TokenMarks.reader`.
     """
 
     def __init__(
-        self, talker: Talker, prompt: Prompt, speech: Sequence[Tensor], options: DecodeOptions, is_open: bool
+        self,
+        talker: Talker,
+        prompt: Prompt,
+        speech: Sequence[Tensor],
+        options: DecodeOptions,
+        marks: TokenMarks | TextMarks,
+        is_open: bool,
     ) -> None:
         super().__init__(talker.model, talker.config.grid.delay_pattern(), options, [prompt], speech, audio_out=False)
-        marks = talker.model.backbone.thought_ids
-        assert marks is not None
-        self._first, self._last = marks
+        self._marks = marks
+        self._closed: list[int] | None = None
         self.is_open = is_open
+        self.reader = marks.reader(is_open)
 
     def _next_text(self, logits: Tensor | None, index: int) -> int:
-        token = super()._next_text(logits, index)
-        if not self.is_open and token != self._first:
-            return self.model.layout.end_of_text_id  # the model answers without thinking
-        self.is_open = True
-        return self.model.layout.end_of_text_id if token == self._last else token
+        token, end = super()._next_text(logits, index), self.model.layout.end_of_text_id
+        if token == end:
+            return end
+        ids = [*self.answer.text_ids, token]
+        if not self.is_open:
+            begins = self._marks.begins(ids)
+            if begins is False:
+                return end  # the model answers without thinking
+            self.is_open = begins is True
+        if self.is_open:
+            self._closed = self._marks.closed(ids)
+        return token if self._closed is None else end
 
     def prompt_of_answer(self, prompt: Prompt) -> Prompt:
         """Return the answer's prompt followed by the thoughts, with the closing mark even if they were cut off."""
         if not self.is_open:
             return prompt
-        return _continued(prompt, [*self.answer.text_ids, self._last], self.model.layout)
+        return _continued(prompt, self._closed or self._marks.close(self.answer.text_ids), self.model.layout)
 
 
 def thoughts_before(
@@ -64,17 +156,22 @@ def thoughts_before(
         options: Options of the answer. Thoughts may be as long as an answer, but leave half of the free positions.
             Its stop strings are not looked for in them.
     """
-    marks, layout = talker.model.backbone.thought_ids, talker.model.layout
+    marks = _marks_of(talker.model.backbone)
     if marks is None or task.answer != "answer" or talker.prompts.style != "chat":
         return None
-    first, last = marks
-    end = prompt.tokens[layout.text_row, -_TEMPLATE_TOKENS:].tolist()
-    if last in end:
+    is_open, is_closed = marks.at_end(prompt.tokens[talker.model.layout.text_row].tolist())
+    if is_closed:
         return None  # the template has closed the thoughts already
     # Thoughts are text, so their prompt has no mark that starts audio.
     silent = talker.prompts.text_only_row(prompt)
     options = replace(options, max_columns=columns_left(talker, prompt, options.max_columns, share=2), stops=())
-    return Thinking(talker, silent, speech, options, is_open=first in end)
+    return Thinking(talker, silent, speech, options, marks, is_open)
+
+
+def _marks_of(backbone: Backbone) -> TokenMarks | TextMarks | None:
+    if backbone.thought_ids is not None:
+        return TokenMarks(backbone.thought_ids)
+    return None if backbone.thought_marks is None else TextMarks(backbone.thought_marks, backbone.tokenizer)
 
 
 def check_room(talker: Talker, prompt: Prompt) -> None:

@@ -82,6 +82,8 @@ def encode_chat(
         if not found:
             raise ConfigError("the chat template drops or changes the user's words", "set grid.prompt: raw")
         pieces += [tokenizer.encode_rendered(before), part if isinstance(part, int) else tokenizer.encode(part)]
+    if any(mark.format(number) in rest for number in range(len(held))):
+        raise ConfigError("the chat template writes the user's words twice", "set grid.prompt: raw")
     return [*pieces, tokenizer.encode_rendered(rest)]
 
 

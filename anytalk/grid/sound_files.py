@@ -134,6 +134,7 @@ def sound_length_s(audio: Audio) -> float | None:
 
 def _length_s(source: Path | bytes, name: str, piped: bool = True) -> float:
     with _opened(source, name, ANY, piped) as file:
+        # Streams write impossible lengths (0, or the largest number), so those are counted.
         is_told = 0 < file.frames <= ANY.most_samples(file.samplerate)
         if is_told and not _is_piped(source) and not is_shorter_than_told(_head(source), _size(source)):
             return float(file.frames / file.samplerate)
@@ -167,8 +168,13 @@ def _data_of(audio: Audio) -> Path | bytes:
         size = None
     if size is None:
         raise AudioError(f"'{str(audio)[:200]}' doesn't exist", "give the path of a sound file")
-    if not os.access(audio, os.R_OK):
-        raise AudioError(f"'{audio}' may not be read by you", "change its permissions: chmod +r")
+    try:
+        with audio.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise AudioError(
+            f"'{audio}' can't be read: {error.strerror}", "are you allowed to? chmod +r gives it"
+        ) from None
     if size > MAX_BYTES:
         raise AudioError(f"'{audio}' has {size:,} bytes; at most {MAX_BYTES:,} are read", "cut it into pieces")
     return audio
@@ -246,11 +252,11 @@ def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True)
 
 @contextmanager
 def _source(source: Path | bytes, piped: bool) -> Iterator[Any]:
-    """What libsndfile is given so that it reads all there is."""
+    """Yield what libsndfile must be given so that it reads to the end."""
     head = _head(source)
     place = empty_data(head)
     if piped and _is_piped(source):
-        # libsndfile reckons the length of an mp3 that it can seek in from the first frame's bit rate, and stops there.
+        # libsndfile estimates a seekable mp3's length from the first frame's bit rate, and stops there.
         data = _bytes(source)
         with _pipe(without_count(data) if is_longer_than_told(head, len(data)) else data) as end:
             yield end

@@ -11,7 +11,7 @@ _SPARE = 1024
 
 
 def sound_kind(head: bytes) -> str | None:
-    """Name the kind of a file by its first bytes: wav, flac, ogg, mp3, webm or mp4 (m4a is one); None for others."""
+    """Recognise a file by its first bytes as wav, flac, ogg, mp3, webm or mp4 (which m4a is); None for others."""
     if head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE":
         return "wav"
     if head[4:8] == b"ftyp":

@@ -170,7 +170,7 @@ def attach(
     part: Backbone = registry.build("backbone", draft.backbone, BuildContext())
     if isinstance(part, ServedBackbone):
         part.check()
-    check_weights(part, model)
+    unusual = check_weights(part, model)
     folder = None if chosen_voice is None else chosen_voice.folder
     config = _probe(draft, data, part, registry, folder)
     check_template(part, config.grid)
@@ -180,7 +180,7 @@ def attach(
         revision=revision,
         fingerprint=fingerprint(part),
         licence=part.licence,
-        findings=list(part.findings),
+        findings=[*part.findings, *unusual],
     )
     config = config.replace(base=base.model_dump())
     talker = Talker(config, assemble(config, registry, folder=folder, backbone=part, ears=ears), registry)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from types import ModuleType
 
 import pluggy
 
 from anytalk.errors import did_you_mean
+from anytalk.packages import UNREADABLE
 from anytalk.plugins.hookspecs import PROJECT, Hooks
 
 ENTRY_POINT_GROUP = "anytalk"
@@ -61,6 +63,12 @@ class Plugins:
         except BaseException as error:  # foreign code may raise SystemExit, or a BaseException of its own
             self.failures[name] = f"{doing}: {one_line(error)}" if doing else one_line(error)
 
+    @contextmanager
+    def asking(self, name: str, doing: str = "") -> Iterator[None]:
+        """As :meth:`blaming`, where the program's own output must not be disturbed: what is printed goes to stderr."""
+        with redirect_stdout(sys.stderr), self.blaming(name, doing):
+            yield
+
     def tell(self, hook: str, **arguments: object) -> None:
         """Call every observer of a hook; one that raises goes to :attr:`failures` and isn't called again.
 
@@ -109,6 +117,9 @@ def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
             with plugins.blaming(dist.name or "?", "its entry_points.txt can't be read"):
                 found += dist.entry_points.select(group=ENTRY_POINT_GROUP)
 
+    for name, reason in UNREADABLE.items():
+        plugins.failures[name] = f"its entry_points.txt can't be read: {reason}"
+
     def order(entry_point: importlib.metadata.EntryPoint) -> tuple[bool, str]:
         dist = entry_point.dist
         # False sorts before True. A third party can't take a first-party plugin's name this way.
@@ -149,6 +160,6 @@ def build_plugins(block: tuple[str, ...] | None = None, third_party: bool | None
                     f"the plugin name '{entry_point.name}' is taken by {taken.distribution}"
                 )
             continue
-        with plugins.blaming(entry_point.name):
+        with plugins.asking(entry_point.name):
             plugins.register(entry_point.load(), entry_point.name, distribution, version)
     return plugins

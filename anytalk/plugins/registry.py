@@ -65,7 +65,7 @@ class Registry:
                 continue
             components: list[Component] = []
             # A hook that raises offers nothing, and the others still count.
-            with self.plugins.blaming(name, KINDS[kind]):
+            with self.plugins.asking(name, KINDS[kind]):
                 components = [_checked(component) for component in implementation.function()]
             for component in components:
                 entry = Registered(component, name, info.distribution, info.version)

@@ -8,10 +8,16 @@ MARKS = ((FIRST, LAST), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>
 
 
 class ThoughtReader:
-    """Reads text piece by piece, and separates the thoughts at its beginning from the words after them."""
+    """Reads text piece by piece, and separates the thoughts at its beginning from the words after them.
 
-    def __init__(self) -> None:
-        self._held, self._is_thinking, self._has_begun = "", False, False
+    Args:
+        marks: Before and after the thoughts.
+        is_open: Whether the mark before them was written already.
+    """
+
+    def __init__(self, marks: tuple[str, str] = (FIRST, LAST), is_open: bool = False) -> None:
+        self._first, self._last = marks
+        self._held, self._is_thinking, self._has_begun = "", is_open, False
 
     def push(self, text: str, is_last: bool = False) -> tuple[str, str]:
         """Add a piece; return the words and the thoughts that are certain by now.
@@ -26,22 +32,23 @@ class ThoughtReader:
         if not self._is_thinking:
             start = self._held.lstrip()
             # The opening mark may arrive in several pieces.
-            if FIRST.startswith(start[: len(FIRST)]) and len(start) < len(FIRST) and not is_last:
+            if self._first.startswith(start[: len(self._first)]) and len(start) < len(self._first) and not is_last:
                 return "", ""
             # The text has no thoughts, so all that was held back is words.
-            if not start.startswith(FIRST):
+            if not start.startswith(self._first):
                 self._has_begun, held, self._held = True, self._held, ""
                 return held, ""
-            self._is_thinking, self._held = True, start.removeprefix(FIRST)
-        thoughts, found, words = self._held.partition(LAST)
+            self._is_thinking, self._held = True, start.removeprefix(self._first)
+        thoughts, found, words = self._held.partition(self._last)
         # The words begin with the first one that isn't white space.
         if found and (words.strip() or is_last):
             self._has_begun, self._held = True, ""
             return words.lstrip(), thoughts
         if found:
-            self._held = LAST + words
+            self._held = self._last + words
             return "", thoughts
         # What may be the beginning of the closing mark is held back.
-        kept = 0 if is_last else next(n for n in range(len(LAST) - 1, -1, -1) if thoughts.endswith(LAST[:n]))
+        lengths = range(0 if is_last else len(self._last) - 1, -1, -1)
+        kept = next(n for n in lengths if thoughts.endswith(self._last[:n]))
         self._held = thoughts[len(thoughts) - kept :]
         return "", thoughts[: len(thoughts) - kept]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from anytalk.errors import AnytalkError
+from anytalk.plugins.markup import whole_characters
 
 MAX_VALUES = 100_000
 """How many values one body or message may hold."""
@@ -26,7 +27,9 @@ class RequestError(Exception):
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
     def body(self) -> dict[str, Any]:
-        return {"type": self.kind, "code": self.code, "message": self.message, "param": self.param}
+        # A message may quote half of a surrogate pair, which JSON can spell and HTTP can't send.
+        message = whole_characters(self.message)
+        return {"type": self.kind, "code": self.code, "message": message, "param": self.param}
 
 
 def check_characters(text: str, param: str | None = None) -> None:

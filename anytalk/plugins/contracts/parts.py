@@ -62,6 +62,11 @@ class Backbone(Part, nn.Module):
         return None
 
     @property
+    def thought_marks(self) -> tuple[str, str] | None:
+        """The text before and after thoughts, of a model that writes them but has no tokens of their own for it."""
+        return None
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """Return what a user should know about this very model, in short sentences; ``attach`` shows and saves them."""
         return ()

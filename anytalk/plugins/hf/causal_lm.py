@@ -158,7 +158,7 @@ class CausalLMBackbone(Backbone):
         """Return the end tokens of the chat template, the tokenizer and the model's own settings."""
         own, base = self.lm.generation_config, self.tokenizer.base
         ids = None if own is None else own.eos_token_id
-        given = ids if isinstance(ids, list | tuple) else [ids]
+        given = [i for i in (ids if isinstance(ids, list | tuple) else [ids]) if isinstance(i, int)]
         # The default of a model class may be an ordinary token in this model.
         found = {self.tokenizer.eos_id, base.eos_token_id, *(i for i in given if i in base.added_tokens_decoder)}
         return frozenset(int(i) for i in found if i is not None and 0 <= i < self.text_vocab_size)
@@ -177,13 +177,21 @@ class CausalLMBackbone(Backbone):
         return next((pair for pair in found if pair is not None), None)
 
     @property
+    def thought_marks(self) -> tuple[str, str] | None:
+        """Return a pair of :data:`MARKS` that its chat template knows, and that is ordinary text to its tokenizer."""
+        if self.thought_ids is not None:
+            return None
+        template = self.tokenizer.template
+        return next((pair for pair in MARKS if any(mark in template for mark in pair)), None)
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """Return its end tokens, its number of positions, and what is unusual about it."""
         ends = ", ".join(map(str, self.tokenizer.base.convert_ids_to_tokens(sorted(self.end_ids))))
         found = [f"an answer ends with {ends}"]
         if self.max_positions is not None:
             found.append(f"it has {self.max_positions} positions, for a conversation and its answer")
-        if self.thought_ids is not None:
+        if self.thought_ids is not None or self.thought_marks is not None:
             found.append("it can think before it answers; thoughts are not spoken")
         if self._left_over:
             rest = f"{len(self._left_over)} tensors of its files, first '{self._left_over[0]}'"

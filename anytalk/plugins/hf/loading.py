@@ -24,7 +24,7 @@ from transformers.utils import logging as _hf_logging
 from anytalk.errors import AnytalkError, WeightsError
 from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.hf import gguf_file
-from anytalk.plugins.hf.model_files import check_files, check_quantisation, check_sizes, check_weights
+from anytalk.plugins.hf.model_files import check_dtypes, check_files, check_quantisation, check_sizes, check_weights
 from anytalk.plugins.sources import ModelSource
 
 # Its functions carry no type annotations, which mypy would reject.
@@ -118,6 +118,8 @@ def foreign_errors(source: ModelSource, hint: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0][:300]
+        if isinstance(error, KeyError):
+            reason = f"there is nothing called {reason}"
         raise WeightsError(f"'{source.spec}' can't be loaded: {reason}", hint) from None
 
 
@@ -149,6 +151,8 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
         _check_kind(source, config)
         check_quantisation(config, source.spec)
         check_sizes(config, source.spec)
+        if "flash" in str(config._attn_implementation):
+            config._attn_implementation = "sdpa"  # the same sums; what it was trained with need not be installed here
         if not source.is_hub:
             check_weights(source.path, source.spec)
         tokenizer = AutoTokenizer.from_pretrained(name, **given)
@@ -170,12 +174,19 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
         )
     # transformers would fill missing tensors at random, and only warn.
     if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+        missing, hint = sorted(info["missing_keys"]), "is it an encoder, or only a part of a model? give the whole"
+        if missing == ["lm_head.weight"]:
+            hint = (
+                "set tie_word_embeddings in its config.json if its head shares the embedding; otherwise give the whole"
+            )
         raise WeightsError(
             f"the weights of '{source.spec}' lack {len(missing)} tensors that a causal language model needs,"
             f" first '{missing[0]}'",
-            "is it an encoder, or only a part of a model? give the whole causal language model",
+            f"{hint} causal language model",
         )
+    if not source.is_hub:
+        floating = {key for key, values in lm.state_dict().items() if values.is_floating_point()}
+        check_dtypes(source.path, source.spec, floating)
     return Loaded(lm.eval(), tokenizer, "unknown", tuple(sorted(info["unexpected_keys"])))
 
 
@@ -195,7 +206,8 @@ def _own_code_refused(source: ModelSource) -> Iterator[None]:
 
 def _check_kind(source: ModelSource, config: Any) -> None:
     """Refuse a model that isn't a causal LM by its own account (BERT's class would load as one and see the future)."""
-    architectures = config.architectures or []
+    found = config.architectures or []
+    architectures = [found] if isinstance(found, str) else list(map(str, found))
     brings_class = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     known = type(config) in AutoModelForCausalLM._model_mapping or brings_class
     if (

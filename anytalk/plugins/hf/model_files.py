@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _MOST = {
     "vocab_size": 10_000_000,
     "max_position_embeddings": 1 << 32,
 }
+_FLOATING = ("F64", "F32", "F16", "BF16")
+_AGAIN = "copy or download the model's folder again"
 _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "consolidated*.pt?")  # names that PyTorch checkpoints usually have
 
 
@@ -27,7 +30,8 @@ def check_files(folder: Path, name: str) -> None:
     """Refuse a folder that transformers would reject with an unhelpful error, or load wrongly without one.
 
     Raises:
-        WeightsError: Git LFS pointers, a PEFT adapter (alone or beside a model), or no config; it says what to do.
+        WeightsError: Git LFS pointers, a PEFT adapter (alone or beside a model), no config, or settings that are no
+            JSON objects; it says what to do.
     """
     for path in sorted(folder.iterdir()):
         if is_lfs_pointer(path):
@@ -35,6 +39,8 @@ def check_files(folder: Path, name: str) -> None:
                 f"'{name}/{path.name}' is the pointer of a Git LFS file, not the file itself",
                 f"fetch what it points at: cd {name} && git lfs pull",
             )
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        _check_json(folder / file, name)
     if (folder / "adapter_config.json").is_file():
         raise _adapter(folder, name, beside=_has_weights(folder))
     if not (folder / "config.json").is_file():
@@ -61,11 +67,79 @@ def check_weights(folder: Path, name: str) -> None:
         )
     if not has_weights:
         raise WeightsError(f"'{name}' holds no weights (*.safetensors)", "copy or download the model's folder again")
+    _check_pieces(folder, name)
+    _check_heads(folder, name)
     tokenizers = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "*.model")
     if not any(any(folder.glob(pattern)) for pattern in tokenizers):
         raise WeightsError(
             f"'{name}' holds no tokenizer", "copy tokenizer.json and tokenizer_config.json of the same model beside it"
         )
+
+
+def _check_json(path: Path, name: str) -> None:
+    """Refuse settings that can't be read: transformers goes on without some of them, and says nothing."""
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"'{name}/{path.name}' is no JSON in UTF-8: {reason}", _AGAIN) from None
+    if not isinstance(found, dict):
+        raise WeightsError(f"'{name}/{path.name}' holds no JSON object", _AGAIN)
+
+
+def _check_pieces(folder: Path, name: str) -> None:
+    """Refuse an index of weights that names what isn't there, and pieces of weights without an index."""
+    index = folder / "model.safetensors.index.json"
+    pieces = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
+    if pieces and not index.is_file() and not (folder / "model.safetensors").is_file():
+        raise WeightsError(f"'{name}' holds {len(pieces)} pieces of weights, and no {index.name}", "copy it, too")
+    if not index.is_file():
+        return
+    _check_json(index, name)
+    places = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(n, str) and Path(n).name == n for n in places.values()):
+        raise WeightsError(f"'{name}/{index.name}' has no weight_map of tensors and files beside it", _AGAIN)
+    lost = sorted({file for file in places.values() if not (folder / file).is_file()})
+    if lost:
+        raise WeightsError(f"{len(lost)} pieces of the weights of '{name}' are missing, first '{lost[0]}'", _AGAIN)
+
+
+def _check_heads(folder: Path, name: str) -> None:
+    """Refuse files that are called .safetensors, and are something else."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            head = file.read(64)
+        seems = "a web page" if head.lstrip()[:1] == b"<" else "a pickle" if head[:2] in (b"\x80\x04", b"PK") else ""
+        if seems:
+            raise WeightsError(
+                f"'{name}/{path.name}' is {seems}, not a safetensors file", "download the file itself again"
+            )
+
+
+def check_dtypes(folder: Path, name: str, floating: Set[str]) -> None:
+    """Refuse numbers that were packed by a library of their own: as they are, they are no weights.
+
+    Args:
+        folder: The model's.
+        name: What messages call it.
+        floating: Names of the model's tensors that are floating numbers.
+
+    Raises:
+        WeightsError: the first such tensor.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            tensors = json.loads(file.read(size))
+        for tensor, found in sorted(tensors.items()):
+            dtype = found.get("dtype")
+            if dtype is not None and dtype not in _FLOATING and floating & {tensor, f"model.{tensor}"}:
+                raise WeightsError(
+                    f"the weights of '{name}' hold '{tensor}' as {dtype}, which isn't a number of its own",
+                    "give the model that it was made from, in float32, float16 or bfloat16",
+                )
 
 
 def _has_weights(folder: Path) -> bool:

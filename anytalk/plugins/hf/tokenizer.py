@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from anytalk.errors import WeightsError
+from anytalk.plugins.hf.template_trial import fault_of
 from anytalk.plugins.markup import MarkupCutter, whole_characters
 
 # A word that templates neither write themselves nor change.
@@ -32,7 +33,8 @@ class HFTokenizer:
         self._cutter = MarkupCutter({*self._markup, *beyond})
         self._reserved = {*self._markup.values(), *base.convert_tokens_to_ids(beyond)}
         self._in_parts = self._folds_system = False
-        if self.has_chat_template:
+        self._fault = fault_of(self._trial) if self.has_chat_template else None
+        if self.has_chat_template and self._fault is None:
             # Some templates want content as a list of parts, others as text: try text first.
             self._in_parts = not self._shows("user")
             if self._in_parts and not self._shows("user"):  # neither works, which :mod:`anytalk.model.checks` reports
@@ -52,6 +54,8 @@ class HFTokenizer:
         if isinstance(self.base.chat_template, dict) and not self.has_chat_template:
             names = ", ".join(self.base.chat_template)
             yield f"none of its chat templates ({names}) is called 'default': it is asked without one"
+        if self._fault is not None:
+            yield f"its chat template {self._fault}: it is asked without one"
         if self._in_parts:
             yield "its chat template reads messages as lists of parts"
         if "enable_thinking" in str(self.base.chat_template):
@@ -69,8 +73,13 @@ class HFTokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Return whether the model came with a chat template."""
+        return bool(self.template)
+
+    @property
+    def template(self) -> str:
+        """Return the program of its chat template; empty where there is none."""
         template = self.base.chat_template
-        return bool(template.get("default") if isinstance(template, dict) else template)
+        return str((template.get("default") if isinstance(template, dict) else template) or "")
 
     def encode(self, text: str) -> list[int]:
         """Encode `text`; special tokens that it spells are plain text, and nothing is added."""
@@ -112,11 +121,13 @@ class HFTokenizer:
     def _rendered(self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> str:
         if not self.has_chat_template:
             raise WeightsError("this model has no chat template", "use a chat (instruct) model, or plain text")
+        if self._fault is not None:
+            raise WeightsError(f"the model's chat template {self._fault}", "ask without it: --set grid.prompt=raw")
         try:
             return self._render(messages, add_generation_prompt=True, **arguments)
         except Exception as error:  # a template is the model authors' program and may raise anything
             roles = ", ".join(m.get("role", "?") for m in messages)
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise WeightsError(
                 f"the model's chat template refuses messages of the roles {roles}: {reason}",
                 "let user and assistant take turns, or ask without a template: --set grid.prompt=raw",
@@ -131,6 +142,28 @@ class HFTokenizer:
         if self._in_parts:
             shown = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in shown]
         return str(self.base.apply_chat_template(shown, tokenize=False, **arguments))
+
+    def _trial(self) -> list[str]:
+        """Render what will be asked of the template, as far as that is known."""
+        asked = {"role": "user", "content": _PROBE}
+        parts = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+        answered = {"role": "assistant", "content": "an answer " * 50}
+        chats: list[list[dict[str, Any]]] = [
+            [asked],
+            [parts],
+            [{"role": "system", "content": _PROBE}, asked],
+            [asked, answered],
+            [asked, answered, asked],
+        ]
+        found = []
+        for chat in chats:
+            try:
+                found.append(str(self.base.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)))
+            except MemoryError:
+                raise
+            except Exception:  # as above
+                continue
+        return found
 
     def _shows(self, *roles: str) -> bool:
         """Return whether the template's output contains the content of messages of these roles."""
@@ -158,7 +191,7 @@ class HFTokenizer:
 
     def _after_answer(self) -> str:
         """Return what the chat template writes after an assistant's message; empty without a template."""
-        if not self.has_chat_template:
+        if not self.has_chat_template or self._fault is not None:
             return ""
         try:
             rendered = self._render([{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}])
