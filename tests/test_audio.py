@@ -105,3 +105,9 @@ def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="can't be written"):
         write_wave(tmp_path / "a.wav", tone(8000), 8000)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_name_that_is_no_utf8_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.wav"
+    write_wave(path, np.full(800, 0.5, np.float32), 16_000)
+    assert len(read_wave(path, 16_000)) == 800

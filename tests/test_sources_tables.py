@@ -51,7 +51,7 @@ SPOKEN = [{"audio": {"bytes": flac(), "path": f"{i}.flac"}, "text": f"text {i}",
 def test_empty_pieces_of_parquet_have_no_rows(tmp_path: Path) -> None:
     table = datasets.Dataset.from_list([{"text": f"text {i}"} for i in range(3)])
     table.select([]).to_parquet(tmp_path / "none.parquet")
-    assert list(rows_of("hf", tmp_path / "none.parquet")) == []
+    assert list(source_of("hf", tmp_path / "none.parquet").rows()) == []
     pieces = tmp_path / "pieces"
     pieces.mkdir()
     for number, rows in enumerate(([0], [], [1, 2])):

@@ -120,8 +120,10 @@ def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:
 
     path = Path(path)
     try:
-        with written_whole(path) as partial:
-            soundfile.write(str(partial), np.clip(wave, -1.0, 1.0), sample_rate_hz, subtype="PCM_16", format="WAV")
+        # By its number: libsndfile takes no names that are no UTF-8.
+        with written_whole(path) as partial, partial.open("wb") as file:
+            clipped = np.clip(wave, -1.0, 1.0)
+            soundfile.write(file.fileno(), clipped, sample_rate_hz, subtype="PCM_16", format="WAV", closefd=False)
     except (OSError, soundfile.LibsndfileError) as error:
         raise AudioError(
             f"'{path}' can't be written: {error}", "is the folder writable and the disk not full?"
