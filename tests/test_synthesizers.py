@@ -35,6 +35,13 @@ def piper() -> PiperSynthesizer:
 
 
 @needs_piper
+def test_piper_refuses_a_sentence_without_end(piper: PiperSynthesizer) -> None:
+    """Its memory grows with the square of a sentence's length."""
+    with pytest.raises(AudioError, match="a sentence of 200,000 characters"):
+        piper.speak("a" * 200_000)
+
+
+@needs_piper
 def test_piper_speaks_the_same_samples_twice(piper: PiperSynthesizer) -> None:
     speech = piper.speak("Good morning.")
     assert speech.dtype == np.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import wave
@@ -27,6 +28,9 @@ ESPEAK_WORDS_PER_MINUTE = 175
 """The default of espeak-ng."""
 
 PROGRAM_TIMEOUT_S = 60.0
+
+_LONGEST_SENTENCE = 2_000
+"""Characters; Piper computes a sentence at once."""
 
 
 def shift_pitch(wave: np.ndarray, pitch: float, sample_rate_hz: int) -> np.ndarray:
@@ -120,6 +124,12 @@ class PiperSynthesizer(Synthesizer):
 
         # The empty suffix matches every name, so it has to be tried last.
         chosen = _check_request(text, voice, self.voices, speed)
+        longest = max(map(len, re.split(r"[.!?;:\n]", text)))
+        if longest > _LONGEST_SENTENCE:  # which is computed at once; its memory grows with the square of its length
+            raise AudioError(
+                f"{text[:40]!r} ... has a sentence of {longest:,} characters; at most {_LONGEST_SENTENCE:,} can be said",
+                "cut it into sentences",
+            )
         suffix = next(
             s for s in reversed(PITCH_OF_SUFFIX) if chosen.endswith(s) and chosen.removesuffix(s) in self._speakers
         )

@@ -176,9 +176,7 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
     if info["missing_keys"]:
         missing, hint = sorted(info["missing_keys"]), "is it an encoder, or only a part of a model? give the whole"
         if missing == ["lm_head.weight"]:
-            hint = (
-                "set tie_word_embeddings in its config.json if its head shares the embedding; otherwise give the whole"
-            )
+            hint = "set tie_word_embeddings in config.json if the head shares the embedding; otherwise give the whole"
         raise WeightsError(
             f"the weights of '{source.spec}' lack {len(missing)} tensors that a causal language model needs,"
             f" first '{missing[0]}'",
