@@ -6,6 +6,7 @@ One such package would stop this program, and every library that looks for plugi
 from __future__ import annotations
 
 import importlib.metadata
+from typing import Any
 
 UNREADABLE: dict[str, str] = {}
 """Why a package's list can't be read, by its name."""
@@ -16,11 +17,11 @@ def pass_over_unreadable() -> None:
     try:
         importlib.metadata.entry_points()
     except Exception:  # of whatever kind: it is a parser's
-        read = importlib.metadata.Distribution.entry_points.fget
+        listed: Any = vars(importlib.metadata.Distribution)["entry_points"]
 
         def found(dist: importlib.metadata.Distribution) -> importlib.metadata.EntryPoints:
             try:
-                points: importlib.metadata.EntryPoints = read(dist)  # type: ignore[misc]
+                points: importlib.metadata.EntryPoints = listed.fget(dist)
             except Exception as error:
                 UNREADABLE[_name_of(dist)] = f"{type(error).__name__}: {error}"
                 return importlib.metadata.EntryPoints(())

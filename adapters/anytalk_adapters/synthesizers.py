@@ -127,7 +127,7 @@ class PiperSynthesizer(Synthesizer):
         longest = max(map(len, re.split(r"[.!?;:\n]", text)))
         if longest > _LONGEST_SENTENCE:  # which is computed at once; its memory grows with the square of its length
             raise AudioError(
-                f"{text[:40]!r} ... has a sentence of {longest:,} characters; at most {_LONGEST_SENTENCE:,} can be said",
+                f"{text[:40]!r} ... has a sentence of {longest:,} characters; at most {_LONGEST_SENTENCE:,} fit",
                 "cut it into sentences",
             )
         suffix = next(

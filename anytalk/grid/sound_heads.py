@@ -1,4 +1,4 @@
-"""What sound files say of themselves: their kind, and lengths that are wrong, which are put right before reading."""
+"""Reads what the heads of sound files say, and puts right wrong lengths before the sound is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tries a chat template in a process of its own: it is a program of strangers, and need not come to an end."""
+"""Tries chat templates in a process of their own, because strangers wrote them and they may never end."""
 
 from __future__ import annotations
 
