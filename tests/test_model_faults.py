@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from test_model_checks import attached, findings, folder_of
 from anytalk.decode.sampling import GREEDY, SamplingOptions, choose
 from anytalk.errors import AnytalkError, ConfigError, WeightsError
 from anytalk.grid.chat import encode_chat
-from anytalk.plugins.hf import HFTokenizer
+from anytalk.plugins.hf import HFTokenizer, template_trial
 from anytalk.plugins.hf.template_trial import fault_of
 
 NEEDS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="templates are tried in a forked process")
@@ -65,6 +66,13 @@ def test_a_trial_leaves_errors_to_those_who_ask() -> None:
 
     assert fault_of(fail) is None
     assert fault_of(lambda: ["short"]) is None
+
+
+@NEEDS_FORK
+def test_a_trial_that_waits_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a lock was held by a thread that the child hasn't got."""
+    monkeypatch.setattr(template_trial, "_WAIT_S", 0.2)
+    assert fault_of(lambda: [str(time.sleep(60))]) is None
 
 
 @pytest.mark.parametrize(

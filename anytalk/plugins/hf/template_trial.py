@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ MOST_BYTES = 512 << 20
 """By which memory may grow."""
 MOST_CHARACTERS = 200_000
 """That may be written for a few words."""
+_WAIT_S = 120.0
+"""Until a child is given up: on a busy machine the processor's seconds take long."""
 _MEMORY, _LENGTH = 3, 4
 _REASONS = {
     _MEMORY: f"takes more than {MOST_BYTES >> 20} MB of memory",
@@ -41,14 +44,27 @@ def fault_of(render: Callable[[], list[str]]) -> str | None:
     if child == 0:
         _try(render)
     try:
-        status = os.waitpid(child, 0)[1]
+        return _REASONS.get(_code_of(child))
     except ChildProcessError:  # the program around us has waited for it
         return None
     except BaseException:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         raise
-    return _REASONS.get(os.waitstatus_to_exitcode(status))
+
+
+def _code_of(child: int) -> int:
+    """Wait for the child; 0 for one that takes no time of the processor, but doesn't end either."""
+    end, pause_s = time.monotonic() + _WAIT_S, 0.001
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 0
 
 
 def _try(render: Callable[[], list[str]]) -> NoReturn:
