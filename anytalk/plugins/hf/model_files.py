@@ -91,9 +91,11 @@ def _check_json(path: Path, name: str) -> None:
 
 def _check_pieces(folder: Path, name: str) -> None:
     """Refuse an index of weights that names what isn't there, and pieces of weights without an index."""
+    if (folder / "model.safetensors").is_file():
+        return  # which transformers takes first
     index = folder / "model.safetensors.index.json"
     pieces = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
-    if pieces and not index.is_file() and not (folder / "model.safetensors").is_file():
+    if pieces and not index.is_file():
         raise WeightsError(f"'{name}' holds {len(pieces)} pieces of weights, and no {index.name}", "copy it, too")
     if not index.is_file():
         return
