@@ -21,7 +21,8 @@ test: $(VENV)/.dev-ready
 # What is fast by the processor's instructions, once more as a machine that has AVX2 only, and as one that has neither.
 BY_PROCESSOR = $(addprefix tests/test_,bench.py lean.py ready.py ready_kept.py static_step.py golden_answers.py)
 test-processors: $(VENV)/.dev-ready
-	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(BY_PROCESSOR)
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+		$(BIN)/python -m pytest $(BY_PROCESSOR)
 	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(BY_PROCESSOR)
 
 # The clients of docs/clients.md. Their sockets are theirs to close.

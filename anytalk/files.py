@@ -15,11 +15,16 @@ from tempfile import TemporaryDirectory
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, is_forced: bool = True) -> Iterator[Path]:
     """Yield a temporary path with the same name, and move what was written there to `path` when the block ends.
 
     Whatever is at `path` is replaced in one step, or left alone if the block raises. Parent folders are created. A link
     stays a link, and its target is replaced; a device or a pipe is written to.
+
+    Args:
+        path: Where it is to lie.
+        is_forced: Whether it is on the disk afterwards. If not, a machine that loses its power soon may keep the name
+            and lose the content.
 
     Raises:
         OSError: the disk is full, or the folder can't be written to.
@@ -35,7 +40,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         partial.parent.mkdir(parents=True)
         yield partial
-        put_in_place(partial, path)
+        put_in_place(partial, path, is_forced)
     finally:
         shutil.rmtree(partial.parent, ignore_errors=True)
 
@@ -53,17 +58,19 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial") / path.name
 
 
-def put_in_place(partial: Path, path: Path) -> None:
-    """Sync a file or folder to disk, then rename it to `path`, replacing what is there."""
+def put_in_place(partial: Path, path: Path, is_forced: bool = True) -> None:
+    """Sync a file or folder to disk (or don't), then rename it to `path`, replacing what is there."""
     path, old = _real(path), _old(path)
-    flush(partial)
+    if is_forced:
+        flush(partial)
     if partial.is_dir() and path.is_dir():
         # A folder can't be renamed over another one. If the process is killed between the renames, `put_back` recovers.
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     partial.replace(path)
-    # The rename itself must reach the disk too, or a crash could undo it.
-    _sync(path.parent)
+    if is_forced:
+        # The rename itself must reach the disk too, or a crash could undo it.
+        _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

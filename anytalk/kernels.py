@@ -24,8 +24,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
-from typing import cast
+from functools import cache, partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +49,16 @@ __all__ = [
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "graphs", "packed", "int8")
 
+_product = getattr(torch.ops.quantized.linear_dynamic, "_op", torch.ops.quantized.linear_dynamic)
+"""The product without torch's check in each call for arguments that stand for others while it compiles."""
 # The smallest scale: it keeps a row or column of zeros from being divided by zero.
 _TINY = 1e-30
 _REFINED = 64
 """How many outputs of a head are computed again exactly: the likeliest token is practically always among them."""
+_BLOCK = 64
+"""How many values form a block in the search for the largest ones."""
+_AT_ONCE = 2**17
+"""How many weights are quantised at once: as many as stay in the processor's cache."""
 _FEWEST_ROWS = 4
 """Fewer rows than this are padded: oneDNN's float32 kernels for 4 rows are faster than those for 1 or 2."""
 
@@ -110,44 +116,78 @@ class Int8Matrix(nn.Module):
         self.weight = _stand_in(weight)
         self.bias = None if bias is None else bias.detach().clone()
         # A cache that is being read or filled counts the matrices, so they must be built in a fixed order.
-        before, make = _before.get(), partial(_quantised, weight.detach().float(), peaks)
+        before, make = _before.get(), partial(_quantised, weight.detach(), peaks)
         made = make() if before is None else before.take(make)
         self.shrink = made.get("shrink")
-        with warnings.catch_warnings():
-            # torch deprecates quantised tensors but not their kernels, and no other kernel is as fast here.
-            warnings.simplefilter("ignore", UserWarning)
-            zeros = torch.zeros(self.num_outputs, dtype=torch.int64)
-            quantised = torch._make_per_channel_quantized_tensor(made["weight"], made["scales"], zeros, 0)
-            self.packed = torch.ops.quantized.linear_prepack(quantised, None)
-        # Without VNNI, pairs of products are summed in 16 bits; 7-bit inputs can't overflow that.
-        self.seven_bits = not torch.cpu._is_vnni_supported()
+        self.packed = _packed(made["weight"], made["scales"])
+        # Where pairs of products are summed in 16 bits, 7-bit inputs can't overflow that.
+        self.seven_bits = _adds_in_16_bits()
 
     def forward(self, rows: Tensor) -> Tensor:
         if self.shrink is not None:
             rows = rows * self.shrink
         if rows.numel() == rows.shape[-1]:  # one row
             # With one row, the kernel's scale for the whole input is already that row's own.
-            made: Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, self.seven_bits)
+            made: Tensor = _product(rows, self.packed, self.seven_bits)
             return made if self.bias is None else made + self.bias
         # Scaling each row to [-1, 1] makes the kernel's single scale right for all of them.
         largest = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(_TINY)
-        made = torch.ops.quantized.linear_dynamic(rows / largest, self.packed, self.seven_bits)
+        made = _product(rows / largest, self.packed, self.seven_bits)
         return made.mul_(largest) if self.bias is None else torch.addcmul(self.bias, made, largest)
 
 
-def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:
-    """Quantise a weight (out,in): ``weight`` int8, ``scales`` (out,) float64, ``shrink`` (in,), the inputs' factor."""
-    made = {}
-    if peaks is not None:
-        factor = balance(weight, peaks)
-        weight, made["shrink"] = weight * factor, 1 / factor
-    scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY).double()
+def _packed(weight: Tensor, scales: Tensor) -> Any:
+    """Lay out (out,in) int8 and its scales (out,) float64 for fbgemm."""
     with warnings.catch_warnings():
+        # torch deprecates quantised tensors but not their kernels, and no other kernel is as fast here.
         warnings.simplefilter("ignore", UserWarning)
         # Zero points are 0, since the quantisation is symmetric.
         zeros = torch.zeros(len(weight), dtype=torch.int64)
-        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        return {**made, "weight": quantised.int_repr(), "scales": scales}
+        quantised = torch._make_per_channel_quantized_tensor(weight, scales, zeros, 0)
+        return torch.ops.quantized.linear_prepack(quantised, None)
+
+
+@cache
+def _adds_in_16_bits() -> bool:
+    """Return whether fbgemm adds pairs of products in 16 bits, which the largest ones overflow.
+
+    It does without VNNI, also where ``FBGEMM_ENABLE_INSTRUCTIONS`` forbids that, so a product tells and not the
+    processor.
+    """
+    packed = _packed(torch.full((8, 64), 127, dtype=torch.int8), torch.ones(8, dtype=torch.float64))
+    return bool(_product(torch.ones(1, 64), packed, False).min() < 0.9 * 127 * 64)
+
+
+def _quantised(weight: Tensor, peaks: Tensor | None) -> dict[str, Tensor]:
+    """Quantise a weight (out,in): ``weight`` int8, ``scales`` (out,) float64, ``shrink`` (in,), the inputs' factor.
+
+    It makes what ``torch.quantize_per_channel`` makes, a few rows at a time: a head is half a gigabyte, and new memory
+    for each operation on all of it costs more than the operations.
+    """
+    factor = None if peaks is None else balance(weight, peaks)
+    whole = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(len(weight), device=weight.device)
+    count = max(1, _AT_ONCE // weight.shape[1])
+    with _one_thread():
+        for first in range(0, len(weight), count):
+            rows = weight[first : first + count].float()
+            grown = rows if factor is None else rows * factor
+            scale = (grown.abs().amax(dim=1) / 127).clamp_min_(_TINY)
+            scales[first : first + count] = scale
+            whole[first : first + count] = (grown * scale.reciprocal()[:, None]).round_()
+    made = {"weight": whole, "scales": scales.double()}
+    return made if factor is None else {**made, "shrink": 1 / factor}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: two wait for each other after each operation, on a busy machine for long."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 class MadeBefore:
@@ -202,12 +242,28 @@ class RefinedMatrix(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         made: Tensor = self.coarse(rows)
-        best = made.topk(self.num_refined, dim=-1, sorted=False).indices
+        best = _largest(made, self.num_refined)
         # (...,r,in) @ (...,in,1) -> (...,r): only the rows of the best outputs are multiplied again.
         exact = (self.weight[best] @ rows[..., None])[..., 0]
         if self.coarse.bias is not None:
             exact = exact + self.coarse.bias[best]
         return made.scatter_(-1, best, exact)
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Return where the largest values are, (...,n) -> (...,count), in any order.
+
+    They lie in the blocks with the largest maxima, of which there are as many: so most values are looked at once.
+    """
+    num_blocks = values.shape[-1] // _BLOCK
+    if num_blocks < 4 * count:
+        return values.topk(count, dim=-1, sorted=False).indices
+    blocks = values[..., : num_blocks * _BLOCK].reshape(*values.shape[:-1], num_blocks, _BLOCK)
+    rest = torch.arange(num_blocks * _BLOCK, values.shape[-1], device=values.device)
+    first = blocks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices[..., None] * _BLOCK
+    places = (first + torch.arange(_BLOCK, device=values.device)).flatten(-2)
+    places = torch.cat([places, rest.expand(*places.shape[:-1], -1)], dim=-1)
+    return places.gather(-1, values.gather(-1, places).topk(count, dim=-1, sorted=False).indices)
 
 
 def _stand_in(weight: Tensor) -> nn.Parameter:
@@ -222,7 +278,8 @@ def balance(weight: Tensor, peaks: Tensor) -> Tensor:
         weight: (out,in).
         peaks: (in,), see :class:`Int8Matrix`.
     """
-    columns = weight.abs().amax(dim=0).clamp_min(1e-6)
+    # The largest magnitudes, without a copy of the weights.
+    columns = torch.maximum(weight.amax(dim=0), -weight.amin(dim=0)).float().clamp_min(1e-6)
     # SmoothQuant's formula with alpha 0.5, where both exponents are one half.
     factor = (peaks.float().clamp_min(1e-6) / columns).sqrt()
     # Dividing by the geometric mean keeps the overall magnitude of weights and inputs.

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from anytalk import files
 from anytalk.errors import ConfigError
+from anytalk.plugins import disk_cache
 from anytalk.plugins.disk_cache import clear, digest_of, entries, kept
 
 
@@ -43,6 +45,36 @@ def test_nothing_half_made_stays(folder: Path) -> None:
         kept("a", "model", fail)
     assert entries() == []
     assert not list(folder.rglob("weights"))
+
+
+def test_what_may_not_have_reached_the_disk_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = "first"
+    monkeypatch.setattr(disk_cache, "_run_of_system", lambda: runs)
+    kept("a", "model", write)
+    kept("a", "model", lambda place: write(place, 20))
+    assert (folder / "a" / "weights").stat().st_size == 10
+    runs = "second"  # the machine was started again
+    kept("a", "model", lambda place: write(place, 20))
+    assert (folder / "a" / "weights").stat().st_size == 20
+    note = folder / ".a.unforced"
+    assert note.read_text() == "second"
+    os.utime(note, (100, 100))  # it was used again, later
+    kept("a", "model", write)
+    assert not note.exists()
+    runs = "third"
+    kept("a", "model", write)
+    assert (folder / "a" / "weights").stat().st_size == 20
+
+
+def test_where_the_system_does_not_tell_its_runs_the_disk_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced = []
+    monkeypatch.setattr(disk_cache, "_run_of_system", str)
+    monkeypatch.setattr(files, "flush", forced.append)
+    kept("a", "model", write)
+    assert [path.name for path in forced] == ["a"]
+    assert not (folder / ".a.unforced").exists()
 
 
 def test_what_was_used_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,15 @@ import transformers
 from torch import nn
 
 from anytalk.errors import ConfigError
-from anytalk.kernels import ARITHMETICS, Int8Matrix, RefinedMatrix, make_matrix, make_ready, peaks_of
+from anytalk.kernels import (
+    ARITHMETICS,
+    Int8Matrix,
+    RefinedMatrix,
+    _largest,
+    make_matrix,
+    make_ready,
+    peaks_of,
+)
 from anytalk.plugins.hf.causal_lm import HFBlocks
 from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
 
@@ -209,3 +217,12 @@ def test_blocks_made_ready_compute_the_same() -> None:
     cache = blocks.new_cache(1, 6)
     made = torch.cat([blocks(piece, cache) for piece in embeds.split([4, 1, 1], dim=1)], dim=1)
     torch.testing.assert_close(made, wanted, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 20_000), (2, 1, 16_384), (3, 16_447), (2, 100)])
+def test_the_largest_values_are_found_wherever_they_lie(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values[..., -1] = 9.0  # after the last whole block
+    values[..., 64:100] += 9.0  # many in one block
+    found, expected = _largest(values, 64), values.topk(64, dim=-1).indices
+    assert torch.equal(found.sort(dim=-1).values, expected.sort(dim=-1).values)

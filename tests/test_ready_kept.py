@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,19 @@ def test_without_a_cache_it_is_made_each_time(obstacle: str, tmp_path: Path, mon
         monkeypatch.setattr(ready, "_name_of", lambda _: None)
     made = make_talker_ready(a_talker(tmp_path), "int8")
     assert torch.equal(logits(made), logits(kept))
+
+
+@pytest.mark.parametrize("shape", [(300, 900), (7, 200_000), (1, 1)])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_matrices_are_those_of_torchs_own_quantisation(shape: tuple[int, int], balanced: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, peaks = torch.randn(shape, generator=draw) * 0.02, 30 * torch.rand(shape[1], generator=draw)
+    weight[-1] *= 1e-29
+    whole = weight * kernels.balance(weight, peaks) if balanced else weight
+    scales = (whole.abs().amax(dim=1) / 127).clamp_min(1e-30).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        expected = torch.quantize_per_channel(whole, scales, torch.zeros(len(weight)), 0, torch.qint8).int_repr()
+    made = kernels._quantised(weight, peaks if balanced else None)
+    assert torch.equal(made["weight"], expected)
+    assert torch.equal(made["scales"], scales)

@@ -169,7 +169,8 @@ def _read(model: TalkModel, tokens: Tensor) -> None:
     states: BackboneStates | None = None
     if not isinstance(model.backbone, ServedBackbone):
         states = model.backbone(model.embed(GridBatch(tokens)).backbone)
-        model.text_logits(states.normed)
+        # The largest inputs alone are as large as all of them, and a head takes as long as a third of the layers.
+        model.text_logits(states.normed.abs().amax(dim=1, keepdim=True))
     said = torch.ones_like(tokens[:, 0], dtype=torch.bool)
     nobody = torch.zeros_like(tokens[:, 0, 0])
     answer = _Answer(tokens, torch.ones_like(tokens, dtype=torch.bool), said, nobody, nobody.bool())

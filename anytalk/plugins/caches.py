@@ -158,15 +158,17 @@ class KeyValueCache:
         # Writing into the memory would overwrite what the backward pass needs.
         if new.requires_grad and torch.is_grad_enabled():
             return self._write_with_gradient(layer, new)
-        count, length, steps = len(self.rows.lengths), self.rows.longest, new.shape[3]
+        lengths, steps = self.rows.lengths, new.shape[3]
+        count, length = len(lengths), max(lengths, default=0)
         memory = self._memory(layer, new, length + steps)
-        if self.rows.are_level:
-            memory[:, :count, :, length : length + steps] = new
-        else:
+        if min(lengths, default=0) < length:
             # (parts, rows * H * slots, w): rows differ in length, so each new step goes to its own slot.
             flat = memory.view(len(memory), -1, memory.shape[4])
             flat.index_copy_(1, self._slots(memory, steps), new.reshape(len(new), -1, new.shape[4]).to(memory.dtype))
-        return memory[:, :count, :, : length + steps]
+            return memory[:, :count, :, : length + steps]
+        held = memory if count == memory.shape[1] else memory[:, :count]
+        held.narrow(3, length, steps).copy_(new)
+        return held.narrow(3, 0, length + steps)
 
     def held(self, layer: Hashable) -> Tensor:
         """Return what is held of a layer, (2,B,H,L,w)."""

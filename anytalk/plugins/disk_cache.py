@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from anytalk.errors import ConfigError
-from anytalk.files import write_whole, written_whole
+from anytalk.files import flush, write_whole, written_whole
 
 _logger = logging.getLogger(__name__)
 _DEFAULT_GB = 20.0
 _NOTE = "made-from.txt"
+_SETTLED_S = 120
+"""Seconds after which a system has written files to the disk by itself, so that forcing them there is quick."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,9 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
         place.parent.mkdir(parents=True, exist_ok=True)
         # Another process may be making the same folder; then this one waits and uses it.
         with FileLock(_lock_of(place)):
-            if not place.is_dir():
-                with written_whole(place) as partial:
-                    make(partial)
-                    (partial / _NOTE).write_text(made_from, encoding="utf-8")
+            if not _is_whole(place):
+                shutil.rmtree(place, ignore_errors=True)
+                _make(place, made_from, make)
             os.utime(place)  # marks it as used, for `_shrink`
             _shrink(bound, place)
     except OSError as error:
@@ -99,6 +101,7 @@ def clear(name: str | None = None) -> list[Entry]:
         for entry in found:
             with FileLock(_lock_of(entry.path)):
                 shutil.rmtree(entry.path)
+                _unforced(entry.path).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"'{cache_folder()}' can't be cleared: {error}", "is it yours, and writable?") from None
     # Remembered digests aren't entries, and can't be chosen by name.
@@ -138,6 +141,45 @@ def bound_bytes() -> int:
         return int(float(text) * 10**9)
     except (ValueError, OverflowError):
         raise ConfigError(f"ANYTALK_CACHE_GB is '{text}', not a number", "give gigabytes, e.g. 20") from None
+
+
+def _make(place: Path, made_from: str, make: Callable[[Path], None]) -> None:
+    """Write a folder without waiting for the disk, which takes longer than anything else for a large one.
+
+    Where the machine stops before it is on the disk, it is made again: a note says during which run of the system it
+    was written, until it is forced to the disk by a later use.
+    """
+    note, run = _unforced(place), _run_of_system()
+    if run:
+        note.write_text(run, encoding="utf-8")
+    with written_whole(place, is_forced=not run) as partial:
+        make(partial)
+        (partial / _NOTE).write_text(made_from, encoding="utf-8")
+
+
+def _is_whole(place: Path) -> bool:
+    """Return whether a folder is there, and all that was written to it."""
+    note = _unforced(place)
+    if not place.is_dir() or not note.is_file():
+        return place.is_dir()
+    if note.read_text(encoding="utf-8") != _run_of_system():
+        return False
+    if time.time() - note.stat().st_mtime > _SETTLED_S:
+        flush(place)
+        note.unlink()
+    return True
+
+
+def _run_of_system() -> str:
+    """Return what tells this run of the system from others; "" where it doesn't say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _unforced(place: Path) -> Path:
+    return place.with_name(f".{place.name}.unforced")
 
 
 def _shrink(bound: int, spared: Path) -> None:

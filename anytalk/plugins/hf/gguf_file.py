@@ -6,27 +6,20 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 2 and
 from __future__ import annotations
 
 import io
-import math
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
-from functools import lru_cache
-from importlib import import_module
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import gguf
-import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from anytalk.errors import WeightsError
+from anytalk.plugins.hf.gguf_quick import read_once
 from anytalk.plugins.hf.model_files import check_sizes
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_ROWS = 64
-"""How many rows are de-quantised at once: as many as stay in the processor's cache."""
 _LONGEST = 2**20
 """The longest text or list of general metadata: real ones are far shorter, so a file that claims more is damaged."""
 
@@ -111,7 +104,7 @@ def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Read model (de-quantised, in eval mode) and tokenizer from a GGUF file by way of transformers."""
     folder, name = str(path.parent), path.name
     # tqdm's progress bar over the tensors ignores all of transformers' switches, so its output is dropped.
-    with _read_once(), redirect_stderr(io.StringIO()):
+    with read_once(), redirect_stderr(io.StringIO()):
         check_sizes(AutoConfig.from_pretrained(folder, gguf_file=name), name)
         quantised: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
@@ -124,63 +117,3 @@ def load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     config.architectures = [type(quantised).__name__]
     plain: Any = type(quantised).from_pretrained(None, config=config, state_dict=quantised.state_dict(), dtype=dtype)
     return plain.eval(), tokenizer
-
-
-class _PlainReader(gguf.GGUFReader):
-    """Reads a file like `gguf`, but in plain memory: slices of numpy's memmap take ten times as long."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, np.asarray(value) if name == "data" else value)
-
-
-@contextmanager
-def _read_once() -> Iterator[None]:
-    """Patch transformers and gguf in the block, so that they read the file once and fast.
-
-    They read it for the config, the weights and the tokenizer each, and make a table of tensor names for each module.
-    Texts are read byte by byte and weights sixteen rows at a time, which is most of the loading time. If a later
-    version no longer has one of these functions, loading is only slow again.
-    """
-    faster: list[tuple[str, str, Callable[[Any], Any]]] = [
-        # One reader per file serves the config, the weights and the tokenizer.
-        ("gguf", "GGUFReader", lambda _: lru_cache(maxsize=1)(_PlainReader)),
-        ("gguf", "get_tensor_name_map", lru_cache(maxsize=None)),
-        ("gguf.quants", "_apply_over_grouped_rows", lambda _: apply_to_rows),
-        ("transformers.modeling_gguf_pytorch_utils", "_gguf_parse_value", _with_quick_texts),
-    ]
-    with ExitStack() as stack:
-        for module, name, make in faster:
-            owner = import_module(module)
-            original = getattr(owner, name, None)
-            if original is not None:
-                stack.callback(setattr, owner, name, original)
-                setattr(owner, name, make(original))
-        yield
-
-
-def apply_to_rows(
-    func: Callable[[np.ndarray], np.ndarray], arr: np.ndarray, otype: Any, oshape: tuple[int, ...]
-) -> np.ndarray:
-    """Apply a function of ``gguf`` to the rows of a quantised tensor as it does itself, but to more rows at once.
-
-    Args:
-        func: Maps rows as they are stored, (n,bytes) uint8, to (n,values).
-        arr: (...,bytes) uint8.
-        otype: The dtype of the result.
-        oshape: The shape of the result.
-    """
-    rows = arr.reshape(-1, arr.shape[-1])
-    # (rows, values of a row)
-    made = np.empty((len(rows), math.prod(oshape) // max(1, len(rows))), otype)
-    for first in range(0, len(rows), _ROWS):
-        made[first : first + _ROWS] = func(rows[first : first + _ROWS])
-    return made.reshape(oshape)
-
-
-def _with_quick_texts(parse: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def parsed(value: Any, kinds: Any) -> Any:
-        # A list of texts has the kinds [array, text].
-        is_text = kinds == _STRING or (isinstance(kinds, list) and kinds[-1] == _STRING)
-        return bytes(value).decode() if is_text else parse(value, kinds)
-
-    return parsed

@@ -68,8 +68,9 @@ class LeanDecoder(nn.Module):
         self.head_width = int(first.shape[0]) // int(config.num_attention_heads)
         self.width = int(first.shape[1])
         self.rotary = source.rotary_emb
+        join = _Joiner(keeps=arithmetic not in ("packed", "int8"))
         self.layers = nn.ModuleList(
-            _LeanLayer(layer, self.num_heads, arithmetic, peaks or {}) for layer in source.layers
+            _LeanLayer(layer, self.num_heads, arithmetic, peaks or {}, join) for layer in source.layers
         )
         self.norm = nn.Parameter(source.norm.weight.detach().clone(), requires_grad=False)
         self.eps = _epsilon(source.norm)
@@ -163,14 +164,15 @@ class LeanDecoder(nn.Module):
 
 
 class _LeanLayer(nn.Module):
-    def __init__(self, layer: Any, num_heads: int, arithmetic: Arithmetic, peaks: Peaks) -> None:
+    def __init__(self, layer: Any, num_heads: int, arithmetic: Arithmetic, peaks: Peaks, join: _Joiner) -> None:
         super().__init__()
         self.num_heads = num_heads
         attention, mlp = layer.self_attn, layer.mlp
         norm_1 = layer.input_layernorm.weight.detach().clone()
         norm_2 = layer.post_attention_layernorm.weight.detach().clone()
-        qkv, gate_up = _join(attention.q_proj, attention.k_proj, attention.v_proj), _join(mlp.gate_proj, mlp.up_proj)
-        out, down = _join(attention.o_proj), _join(mlp.down_proj)
+        qkv = join("qkv", attention.q_proj, attention.k_proj, attention.v_proj)
+        gate_up = join("gate_up", mlp.gate_proj, mlp.up_proj)
+        out, down = join("out", attention.o_proj), join("down", mlp.down_proj)
         if arithmetic == "int8" and mlp.down_proj in peaks:
             # `Int8Matrix` would scale its inputs in each step; here the weights that produce them are scaled once.
             gate_up.shrink_outputs(down.grow_inputs(peaks[mlp.down_proj]))
@@ -183,6 +185,9 @@ class _LeanLayer(nn.Module):
         self.norm_1 = nn.Parameter(norm_1, requires_grad=False)
         self.norm_2 = nn.Parameter(norm_2, requires_grad=False)
         self.eps = _epsilon(layer.input_layernorm)
+        # What a step uses: looked up in a module, and called through it, each costs as much as a small operation.
+        self._norms = self.norm_1, self.norm_2, self.eps
+        self._products = self.qkv.forward, self.out.forward, self.gate_up.forward, self.down.forward
 
     def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Run the layer, (B,T,D) -> (B,T,D).
@@ -194,16 +199,23 @@ class _LeanLayer(nn.Module):
         """
         batch, steps, _ = hidden.shape
         heads, width = self.num_heads, turn[0].shape[-1]
+        norm_1, norm_2, eps = self._norms
+        qkv, out, gate_up, down = self._products
         # The outputs are the heads of queries, then of keys, then of values.
-        mixed = self.qkv(_normed(hidden, self.norm_1, self.eps)).view(batch, steps, -1, width)
+        mixed = qkv(_normed(hidden, norm_1, eps)).view(batch, steps, -1, width)
         _rotate(mixed[:, :, :-heads], *turn)  # queries and keys
+        queries, new = mixed.tensor_split((-2 * heads,), dim=2)
         # (B,H,G*T,w): the queries that share a key head are rows of one attention.
-        query = mixed[:, :, : -2 * heads].view(batch, steps, heads, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        new = mixed[:, :, -2 * heads :].view(batch, steps, 2, heads, width).permute(2, 0, 3, 1, 4)
-        heard = look(query, new).view(batch, heads, -1, steps, width).permute(0, 3, 1, 2, 4).flatten(2)
-        hidden = hidden + self.out(heard)
-        gate, up = self.gate_up(_normed(hidden, self.norm_2, self.eps)).chunk(2, dim=-1)
-        return hidden + cast("Tensor", self.down(F.silu(gate).mul_(up)))
+        if steps == 1:  # the same in fewer operations
+            query, new = queries.view(batch, heads, -1, width), new.view(batch, 2, heads, 1, width).transpose(0, 1)
+            heard = look(query, new).reshape(batch, 1, -1)
+        else:
+            query = queries.view(batch, steps, heads, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
+            new = new.view(batch, steps, 2, heads, width).permute(2, 0, 3, 1, 4)
+            heard = look(query, new).view(batch, heads, -1, steps, width).permute(0, 3, 1, 2, 4).flatten(2)
+        hidden = hidden + out(heard)
+        gate, up = gate_up(_normed(hidden, norm_2, eps)).chunk(2, dim=-1)
+        return hidden + cast("Tensor", down(F.silu(gate).mul_(up)))
 
 
 def _epsilon(norm: Any) -> nn.Parameter:
@@ -217,7 +229,8 @@ def _normed(hidden: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
     # The square of the length over D is the mean square.
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.addcmul(eps, length, length, value=1 / hidden.shape[-1]).rsqrt_()
-    return (hidden * scale).to(hidden.dtype).mul_(weight)
+    scaled = hidden * scale
+    return (scaled if scaled.dtype == hidden.dtype else scaled.to(hidden.dtype)).mul_(weight)
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -246,9 +259,30 @@ class _Joined:
             self.bias[-self.last :] /= factor
 
 
-def _join(*linears: nn.Linear) -> _Joined:
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    bias = None
-    if any(linear.bias is not None for linear in linears):
-        bias = torch.cat([weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in linears])
-    return _Joined(weight, bias, linears[-1].out_features)
+class _Joiner:
+    """Joins linears to matrices, layer by layer.
+
+    Args:
+        keeps: Whether matrices are made that keep the joined weights. If not, those of the next layer are written over
+            them: new memory for each layer would cost more time than what is done in it.
+    """
+
+    def __init__(self, keeps: bool) -> None:
+        self._rooms: dict[str, Tensor] | None = None if keeps else {}
+
+    def __call__(self, kind: str, *linears: nn.Linear) -> _Joined:
+        """Join the linears of a kind, of which a layer has one, with the same input."""
+        weight = self._cat(kind, [linear.weight.detach() for linear in linears])
+        bias = None
+        if any(linear.bias is not None for linear in linears):
+            bias = torch.cat([weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in linears])
+        return _Joined(weight, bias, linears[-1].out_features)
+
+    def _cat(self, kind: str, weights: list[Tensor]) -> Tensor:
+        if self._rooms is None:
+            return torch.cat(weights)
+        like, rows = weights[0], sum(len(weight) for weight in weights)
+        room = self._rooms.get(kind)
+        if room is None or room.shape != (rows, like.shape[1]):
+            room = self._rooms[kind] = like.new_empty(rows, like.shape[1])
+        return torch.cat(weights, out=room)

@@ -24,6 +24,7 @@ from transformers.utils import logging as _hf_logging
 from anytalk.errors import AnytalkError, WeightsError
 from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.hf.gguf_convert import convert
 from anytalk.plugins.hf.model_files import check_dtypes, check_files, check_quantisation, check_sizes, check_weights
 from anytalk.plugins.sources import ModelSource
 
@@ -91,22 +92,19 @@ def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
         folder = kept(name, source.spec, lambda place: _convert_gguf(source, place))
         if folder is None:
             with TemporaryDirectory() as place:
-                return Loaded(*_read_gguf(source, Path(place), dtype), licence)
+                return Loaded(*gguf_file.load(source.joined(Path(place) / "joined.gguf"), dtype), licence)
         return replace(_from_pretrained(ModelSource(source.spec, (folder,)), None, dtype, False), licence=licence)
 
 
 def _convert_gguf(source: ModelSource, folder: Path) -> None:
     """Write a GGUF file's tokenizer, and its weights as float32 safetensors, which are mapped instead of read."""
-    lm, tokenizer = _read_gguf(source, folder.parent, torch.float32)
-    lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _read_gguf(source: ModelSource, room: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Read model and tokenizer; pieces are joined in `room`."""
-    path = source.joined(room / "joined.gguf")
     with foreign_errors(source, _GGUF_HINT):
-        return gguf_file.load(path, dtype)
+        path = source.joined(folder.parent / "joined.gguf")
+        if convert(path, folder):
+            return
+        lm, tokenizer = gguf_file.load(path, torch.float32)
+        lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager
