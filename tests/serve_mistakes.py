@@ -49,7 +49,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     (event("output_audio_buffer.clear"), "unsupported_event", "WebRTC"),
     (event("conversation.item.create", item={"type": "mcp_call"}), UNSUPPORTED, "function_call_output"),
     (event("conversation.item.create", item={"type": "function_call_output"}), MISSING, "needs its text"),
-    (event("conversation.item.create", item={"type": "function_call", "call_id": "c"}), BAD, "a call has a name"),
+    (event("conversation.item.create", item={"type": "function_call", "call_id": "c"}), BAD, "a call needs a name"),
     (item(role="judge"), BAD, "judge"),
     (item(role=[]), BAD, "expected user, assistant or system"),
     (item(role={}, content=[{"type": "input_text", "text": "x"}]), BAD, "expected user, assistant or system"),

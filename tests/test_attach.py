@@ -139,7 +139,7 @@ def test_a_relative_model_path_is_found_from_elsewhere(tmp_path: Path, monkeypat
 
 def test_a_talker_is_replaced_only_when_asked(tmp_path: Path) -> None:
     tiny_talker(tmp_path / "t", "seed=1")
-    with pytest.raises(TalkerError, match="is there already") as caught:
+    with pytest.raises(TalkerError, match="already exists") as caught:
         tiny_talker(tmp_path / "t", "seed=2")
     assert "--overwrite" in caught.value.hint
     assert load_talker(tmp_path / "t").config.seed == 1
@@ -155,7 +155,7 @@ def test_a_folder_or_file_of_something_else_is_never_replaced(overwrite: bool, t
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     (tmp_path / "file").write_text("x")
     for name in ("mine", "file"):
-        with pytest.raises(TalkerError, match="is there already"):
+        with pytest.raises(TalkerError, match="already exists"):
             attach("tiny", tmp_path / name, backbone="tiny", assignments=TINY, overwrite=overwrite)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
     assert (tmp_path / "file").read_text() == "x"
@@ -177,7 +177,7 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
         ("nonsense=1", "nonsense"),
         ("grid.merge=median", "grid.merge"),
         ("grid.pattern=delayed", "did you mean 'delay'"),
-        ("seed", "is no assignment"),
+        ("seed", "is not an assignment"),
         ("seed.x=1", "goes through"),
         ("input_adapter=null", "needs an input adapter"),
         ("codec.options={samples_per_frame: 8}", "samples"),
@@ -248,7 +248,7 @@ def test_a_talker_yaml_that_is_wrong_is_a_sentence(tmp_path: Path) -> None:
     data = yaml.safe_load(good)
     for text, words in [
         ("a: [", "can't be read as YAML"),
-        ("", "is empty or no mapping"),
+        ("", "is empty or not a mapping"),
         (good.replace("format_version: 2", "format_version: 3"), "newer anytalk"),
         (good.replace("format_version: 2", "format_version: new"), "format_version"),
         (yaml.safe_dump({**data, "coded": 1, "seed": "x"}), "coded"),

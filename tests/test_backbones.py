@@ -177,7 +177,7 @@ def test_fresh_blocks_may_be_more_than_the_backbone_has() -> None:
 @pytest.mark.parametrize(("num_blocks", "init"), [(0, "fresh"), (4, "copy"), (1, "clone")])
 def test_impossible_blocks_are_refused(num_blocks: int, init: str) -> None:
     for backbone in (HFBackbone(make_lm("qwen2"), make_tokenizer()), TinyBackbone(TinyBackbone.Options(num_blocks=3))):
-        with pytest.raises(ConfigError, match=f"{num_blocks} blocks by '{init}'"):
+        with pytest.raises(ConfigError, match=f"{num_blocks} blocks with init '{init}'"):
             backbone.make_blocks(num_blocks, init)
 
 
@@ -311,7 +311,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"but no \.gguf"):
         load(tmp_path / "model.bin")
     (tmp_path / "model.gguf").write_bytes(b"x" * 64)
-    with pytest.raises(WeightsError, match="is no GGUF file"):
+    with pytest.raises(WeightsError, match="is not a GGUF file"):
         load(tmp_path / "model.gguf")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(WeightsError, match="it is cut off"):

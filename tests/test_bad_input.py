@@ -79,7 +79,7 @@ def tone(duration_s: float, rate_hz: int = RATE_HZ) -> np.ndarray:
         (["tiny", *TINY, "--set", "grid.patern=delay"], "grid.patern: Extra inputs are not permitted"),
         (["tiny", *TINY, "--set", "grid.pattern=dely"], "unknown delay pattern 'dely'; did you mean 'delay'?"),
         (["tiny", *TINY, "--set", "codec.options.colour=red"], "tiny.colour: Extra inputs are not permitted"),
-        (["tiny", *TINY, "--set", "nonsense"], "'nonsense' is no assignment"),
+        (["tiny", *TINY, "--set", "nonsense"], "'nonsense' is not an assignment"),
         (["tiny", *TINY, "--set", "seed=[1"], "is not YAML"),
     ],
 )
@@ -105,7 +105,7 @@ def test_attach_to_a_model_without_embedding_or_head(tmp_path: Path) -> None:
 
 def test_attach_keeps_what_is_there(copy: Path) -> None:
     before = (copy / "talker.yaml").read_bytes()
-    assert "is there already" in refused("attach", "tiny", *TINY, "-o", copy)
+    assert "already exists" in refused("attach", "tiny", *TINY, "-o", copy)
     assert (copy / "talker.yaml").read_bytes() == before
 
 
@@ -133,7 +133,7 @@ def test_sound_that_is_no_question(trained: Path, tmp_path: Path, samples: np.nd
 
 def test_no_sound_file(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "q.wav").write_text("I am a text")
-    assert "is not a sound file that can be read" in refused("talk", trained, tmp_path / "q.wav")
+    assert "can't be read as a sound file" in refused("talk", trained, tmp_path / "q.wav")
     assert "doesn't exist" in refused("talk", trained, tmp_path / "nowhere.wav")
     assert "doesn't exist" in refused("transcribe", tmp_path / "nowhere.wav")
 
@@ -200,7 +200,7 @@ def _replace(old: str, new: str) -> Callable[[Path], None]:
         ("parts-*.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-9]), "bytes instead of"),
         ("parts-*.safetensors", _damage, "is damaged"),
         ("talker.yaml", Path.unlink, "has no talker.yaml"),
-        ("talker.yaml", lambda p: p.write_text(""), "is empty or no mapping"),
+        ("talker.yaml", lambda p: p.write_text(""), "is empty or not a mapping"),
         ("talker.yaml", lambda p: p.write_text("a: [1"), "can't be read as YAML"),
         ("talker.yaml", _replace("seed:", "sead:"), "sead: Extra inputs are not permitted"),
         ("talker.yaml", _replace("name: tiny", "name: tinny"), "did you mean 'tiny'?"),

@@ -198,10 +198,10 @@ def test_the_command_cleans_all_sources_and_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "out.csv"], "no .jsonl file"),
+        (["-o", "out.csv"], "not a .jsonl file"),
         (["-o", "in.jsonl"], "would overwrite"),
         (["-o", "o.jsonl", "--rewrite", "some"], "--rewrite is 'some'"),
-        (["-o", "o.jsonl", "--rewrite", "all"], "one who rewrites"),
+        (["-o", "o.jsonl", "--rewrite", "all"], "a model that rewrites"),
         (["-o", "o.jsonl", "--rewrite", "all", "--endpoint", "http://x"], "needs --model"),
         (["-o", "o.jsonl", "--model", "m"], "need --rewrite"),
         (["-o", "o.jsonl", "--set", "max_answer=3"], "max_answer: Extra inputs"),

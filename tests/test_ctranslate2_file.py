@@ -127,7 +127,7 @@ def test_a_quantised_file_is_near_its_original(state: dict[str, torch.Tensor]) -
 
 @pytest.mark.parametrize("keep", [0, 3, 15, 40, 200, -3])
 def test_a_truncated_file_says_so(state: dict[str, torch.Tensor], keep: int) -> None:
-    with pytest.raises(WeightsError, match=r"'cut.bin' is not a whole CTranslate2 model.*ends after"):
+    with pytest.raises(WeightsError, match=r"'cut.bin' is not a complete CTranslate2 model.*ends after"):
         parse_ctranslate2(packed(as_ctranslate2(state))[:keep], "cut.bin")
 
 

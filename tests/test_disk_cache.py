@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "file"))
     assert kept("a", "model", write) is None
-    assert "nothing is kept" in caplog.text
+    assert "nothing can be cached" in caplog.text
     assert len(digest_of([tmp_path / "file"])) == 64
 
 

@@ -192,7 +192,7 @@ def test_what_pools_a_failed_measure_fails(talker: Talker, manifest: Path, tmp_p
     asr = {"kind": "asr", "with_transcriber": True}
     suite = suite_of(manifest, asr, {"kind": "pooled", "of": ["asr"]}, transcriber={"name": "broken"})
     report = run_suite(talker, suite, tmp_path)
-    assert "measure 'asr' failed, so there is nothing to count together" in report.failures()[1]
+    assert "measure 'asr' failed, so there is nothing to pool" in report.failures()[1]
 
 
 def test_baselines(manifest: Path) -> None:

@@ -181,7 +181,7 @@ def test_bounds(text: str, metric: str, broken: bool) -> None:
 
 @pytest.mark.parametrize("text", ["text_retention", "<1", "text_retention=1", "text_retention<one", "latency>1.2.3"])
 def test_what_is_no_bound_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no bound"):
+    with pytest.raises(ConfigError, match="is not a bound"):
         parse_bounds([text], suite("text_retention", "latency"))
 
 

@@ -53,7 +53,7 @@ def test_only_steps_in_a_row_stop_a_stage() -> None:
         guard.left_out(6, 2.0, math.inf, [f"row {i}" for i in range(10)])
     assert caught.value.message.startswith("stage 'align' stopped at step 7: the gradient's norm is inf, and 3 steps")
     assert caught.value.message.endswith("row 0, row 1, row 2, row 3, row 4, row 5, row 6, row 7 and 2 more")
-    assert "the last checkpoint is whole" in caught.value.hint
+    assert "the last checkpoint is intact" in caught.value.hint
     with pytest.raises(ConfigError, match="at step 1: the loss is nan, and 1 steps"):
         LossGuard(stage(max_skips=0)).left_out(0, math.nan, math.nan, ["a"])
 

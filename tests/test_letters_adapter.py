@@ -94,7 +94,7 @@ def test_it_learns_without_the_backbone_and_says_that_nothing_else_reaches_it(
         record = train(talker, align, rows)
     assert record.loss_last < 0.7 * record.loss_first
     behind = stage(name="b", train=["input_adapter"], tasks={"A1T2": 1.0}, losses={"text": 1.0}, steps=1)
-    with pytest.raises(ConfigError, match="no task of it uses that"):
+    with pytest.raises(ConfigError, match="none of its tasks uses them"):
         train(talker, behind, rows)
 
 

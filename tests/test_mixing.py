@@ -203,6 +203,8 @@ def test_limits_hold_for_any_rows(max_positions: int, max_padding: float, device
 
 @pytest.mark.parametrize(("rows", "devices"), [(3, 4), (5, 2), (7, 3)])
 def test_a_batch_that_devices_cannot_share_is_a_sentence(rows: int, devices: int) -> None:
-    with pytest.raises(ConfigError, match=f"a batch of {rows} rows can't be shared by {devices} devices") as caught:
+    with pytest.raises(
+        ConfigError, match=f"a batch of {rows} rows can't be divided evenly among {devices} devices"
+    ) as caught:
         split_rows([100] * rows, max_positions=50, max_padding=0.1, multiple_of=devices)
     assert "batch_size" in caught.value.hint

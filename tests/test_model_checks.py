@@ -108,9 +108,9 @@ def test_a_template_of_parts_holds_the_question(tmp_path: Path) -> None:
     ("template", "said"),
     [
         (CHATML.replace("['role']", "['role'] + 1"), "chat template refuses"),
-        ("{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_end|>{% endfor %}", "leaves out what messages"),
-        (ALTERNATES.replace("m['content'] | trim", "m['content'][:3]"), "leaves out what messages"),
-        (ALTERNATES.replace("m['content'] | trim", "m['content'] | e"), "leaves out what messages"),
+        ("{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_end|>{% endfor %}", "leaves out the text of messages"),
+        (ALTERNATES.replace("m['content'] | trim", "m['content'][:3]"), "leaves out the text of messages"),
+        (ALTERNATES.replace("m['content'] | trim", "m['content'] | e"), "leaves out the text of messages"),
         ("{% for m in messages %}{{ m['content'] }}<beyond>{% endfor %}", "no embedding"),
     ],
 )
@@ -132,9 +132,7 @@ def test_named_templates(tmp_path: Path) -> None:
     base.chat_template = {"rag": CHATML, "tool_use": CHATML}
     tokenizer = HFTokenizer(base)
     assert not tokenizer.has_chat_template
-    assert tokenizer.findings == (
-        "none of its chat templates (rag, tool_use) is called 'default': it is asked without one",
-    )
+    assert tokenizer.findings == ("none of its chat templates (rag, tool_use) is called 'default', so none is used",)
 
 
 def test_system_text_is_folded_where_the_template_knows_no_system_role(tmp_path: Path) -> None:
@@ -142,7 +140,7 @@ def test_system_text_is_folded_where_the_template_knows_no_system_role(tmp_path:
     assert shown(talker, Turn("user", "Hello")) == "<|im_start|>user\nBe brief.\n\nHello<|im_end|>\n<|im_start|>model\n"
     own = shown(talker, Turn("system", "Be long."), Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"))
     assert own.startswith("<|im_start|>user\nBe long.\n\na<|im_end|>\n<|im_start|>model") or "Be long.\n\na" in own
-    assert "knows no system role" in findings(tmp_path)
+    assert "has no system role" in findings(tmp_path)
 
 
 def test_arguments_of_the_template_are_settings(tmp_path: Path) -> None:
@@ -229,7 +227,7 @@ LIST = text("general.x") + struct.pack("<I", 9)
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (b"<html>404</html>" * 3, "web page"),
         (b"tjgg" + bytes(40), "llama.cpp"),
-        (b"", "no GGUF file"),
+        (b"", "not a GGUF file"),
     ],
 )
 def test_a_header_that_lies_is_one_sentence(tmp_path: Path, data: bytes, said: str) -> None:

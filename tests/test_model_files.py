@@ -77,7 +77,7 @@ def beside_a_gguf(folder: Path) -> None:
         (changed("config.json", hidden_size=64), "is [300, 32], and [300, 64] is expected", "config.json"),
         (pickled, "as a pickle (pytorch_model.bin)", "save_pretrained"),
         (alone, "PEFT adapter: it changes the weights of 'somebody/base'", "merge_and_unload"),
-        (beside, "a PEFT adapter lies beside the model", "merge_and_unload"),
+        (beside, "holds a PEFT adapter beside the model", "merge_and_unload"),
         (without("model.safetensors"), "holds no weights", "again"),
         (without("config.json"), "holds no config.json", "folder"),
         (beside_a_gguf, "holds no config.json", "lm/small.gguf"),
@@ -118,5 +118,5 @@ def test_a_trained_backbone_of_own_code_loads_where_the_code_was_trusted(tmp_pat
 
 def test_a_talker_is_no_model(tmp_path: Path) -> None:
     attach("tiny", tmp_path / "talker", assignments=TINY_PARTS)
-    with pytest.raises(ConfigError, match="is a talker already"):
+    with pytest.raises(ConfigError, match="is already a talker"):
         attach(str(tmp_path / "talker"), tmp_path / "other", assignments=TINY_PARTS)

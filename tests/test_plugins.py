@@ -354,5 +354,5 @@ def test_the_codec_of_the_highest_rank_is_taken_where_nobody_chose_one() -> None
 def test_a_part_that_ends_the_program_while_it_is_built_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Whistle, "build", classmethod(lambda *_: raising(SystemExit("bye"))))
     registry = registry_of(one=plugin(register_heads=lambda: [WHISTLE]))
-    with pytest.raises(PluginError, match="plugin 'one' wanted to end the program"):
+    with pytest.raises(PluginError, match="plugin 'one' tried to exit the program"):
         registry.build("heads", PartRef(name="whistle"))

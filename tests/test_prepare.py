@@ -321,7 +321,7 @@ def test_a_second_process_and_a_foreign_folder_are_refused(tmp_path: Path, talke
         pytest.raises(ConfigError, match="another `anytalk prepare` is working"),
     ):
         run(talker, tmp_path / "out", config_of(tmp_path / "rows.jsonl"))
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(ConfigError, match="holds other files"):
         run(talker, tmp_path, config_of(tmp_path / "rows.jsonl"))
 
 

@@ -137,7 +137,7 @@ def test_a_missing_or_short_shard_is_named(tmp_path: Path, examples: list[Exampl
     with pytest.raises(DataError, match=r"shard 's/00000\.parquet' can't be read"):
         feed.example(0)
     shard.unlink()
-    with pytest.raises(DataError, match="is in the ledger, but not there"):
+    with pytest.raises(DataError, match="is in the ledger, but its file is missing"):
         open_shards(made)
 
 

@@ -228,7 +228,7 @@ def test_a_dead_worker_is_said_and_its_shards_are_made_by_the_next_run(tmp_path:
             os.kill(worker, signal.SIGKILL)
 
     options = PrepareOptions(rows_per_shard=ROWS_PER_SHARD, workers=2)
-    with pytest.raises(DataError, match="a worker died") as caught:
+    with pytest.raises(DataError, match="the system killed a worker") as caught:
         prepare(config, out, tmp_path / "tiny", options, watcher=PrepareWatcher(shard=kill_one))
     assert "fewer --workers" in caught.value.hint
     assert 1 <= len(read_ledger(out).shards) < 23

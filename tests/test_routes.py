@@ -86,7 +86,7 @@ def test_an_adapter_has_to_say_its_route() -> None:
         def new_cache(self, batch_size: int, max_steps: int) -> None:
             return None
 
-    with pytest.raises(ConfigError, match="takes no route"):
+    with pytest.raises(ConfigError, match="has no route"):
         route_of(Silent())
 
 

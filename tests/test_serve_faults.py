@@ -287,12 +287,12 @@ def test_answers_that_take_too_long_are_ended_in_words() -> None:
             server.server.drain()
             done = await client.until("response.done")
             assert done.response.status == "failed"
-            assert "going down" in str(done.response.status_details.error)
+            assert "shutting down" in str(done.response.status_details.error)
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await forever(client.next)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1001
-            with pytest.raises(openai.APIError, match="going down"):
+            with pytest.raises(openai.APIError, match="shutting down"):
                 await streaming
 
     with running(make_talker(), max_columns=3000, drain_s=0.5) as server:

@@ -151,11 +151,11 @@ def test_a_template_that_knows_no_functions_is_refused() -> None:
             assert told.anytalk["left_out"][0]["param"] == "session.tool_choice"
             await client.type("Hello!")
             await client.connection.response.create(response={"tool_choice": "required", "tools": [WEATHER]})
-            assert "knows no functions" in (await client.error()).message
+            assert "doesn't support functions" in (await client.error()).message
             response, _ = await client.answer(max_output_tokens=3)
             assert response.status == "incomplete"
         async with server.client() as client:
-            with pytest.raises(openai.BadRequestError, match="knows no functions"):
+            with pytest.raises(openai.BadRequestError, match="doesn't support functions"):
                 await client.chat.completions.create(
                     model="tiny", messages=[{"role": "user", "content": "x"}], tool_choice="required"
                 )

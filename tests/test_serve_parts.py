@@ -264,7 +264,7 @@ def test_places() -> None:
         _ = 1 / 0
     assert admission.taken == 0
     admission.is_closed = True
-    with pytest.raises(RequestError, match="going down"), admission.place():
+    with pytest.raises(RequestError, match="shutting down"), admission.place():
         pass
 
 

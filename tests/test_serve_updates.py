@@ -35,7 +35,7 @@ def said(**fields: Any) -> dict[str, Any]:
 LEFT_OUT: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "translation"}, "type", "'realtime' or 'transcription'"),
     ({"nonsense": 1}, "nonsense", "not permitted"),
-    ({"tools": [{"type": "function"}]}, "tools", "knows no functions"),
+    ({"tools": [{"type": "function"}]}, "tools", "doesn't support functions"),
     ({"tool_choice": "maybe"}, "tool_choice", "'auto', 'none' or 'required'"),
     ({"output_modalities": ["text", "audio"]}, "output_modalities", "['audio']"),
     ({"output_modalities": "audio"}, "output_modalities", "valid list"),

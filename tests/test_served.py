@@ -201,7 +201,7 @@ def test_a_bad_day_is_a_sentence_and_the_conversation_goes_on(
 
 def test_a_wrong_key_that_was_not_set(served: Endpoint) -> None:
     served.script = lambda reply: reply.error(401, "no key")
-    with pytest.raises(ServedError, match="wants a key, and OPENAI_API_KEY is not set"):
+    with pytest.raises(ServedError, match="needs a key, and OPENAI_API_KEY is not set"):
         ask(session_with(served.url))
 
 
@@ -363,7 +363,7 @@ def test_what_can_not_be_attached(more: tuple[str, ...], said: str, served: Endp
 
 def test_a_wrong_key_is_told_when_attaching(served: Endpoint, tmp_path: Path) -> None:
     served.script = lambda reply: reply.error(401, "no key")
-    with pytest.raises(ServedError, match="wants a key"):
+    with pytest.raises(ServedError, match="needs a key"):
         attach(served.url, tmp_path / "t", assignments=["backbone.options.name=small", *SMALL_VOICE])
     assert not (tmp_path / "t").exists()
 

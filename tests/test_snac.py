@@ -208,10 +208,10 @@ def test_a_missing_model_is_told(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(WeightsError, match="hub"):
         SnacCodec.build(SnacCodec.Options(), BuildContext())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match="no SNAC folder"):
+    with pytest.raises(WeightsError, match="not a SNAC folder"):
         load(tmp_path / "empty")
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(WeightsError, match="no SNAC folder"):
+    with pytest.raises(WeightsError, match="not a SNAC folder"):
         load(folder)
 
 

@@ -170,9 +170,9 @@ def test_what_is_no_file_is_a_sentence(name: str) -> None:
 @pytest.mark.parametrize(
     ("samples", "text", "words"),
     [
-        (1, "Hi.", "no speech"),
+        (1, "Hi.", "too short for speech"),
         (RATE_HZ, "Hi.", None),
-        (RATE_HZ // 10, "word " * 400, "nobody says 1600 letters"),
+        (RATE_HZ // 10, "word " * 400, "too short for 1600 letters"),
         (5 * RATE_HZ, "word " * 10, None),
     ],
 )

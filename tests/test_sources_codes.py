@@ -92,9 +92,9 @@ def test_slam_omni_as_published_in_parquet(tmp_path: Path) -> None:
         (slam(source_wav="none.wav"), ": sound file 'none.wav' doesn't exist"),
         (slam(target_text=""), ": field 'target_text' is empty"),
         (slam(target_token=[4096]), ": field 'target_token' holds 4096"),
-        (slam(target_token=[-1]), ": field 'target_token' is no list of whole numbers"),
-        (slam(target_token=[1.5]), ": field 'target_token' is no list of whole numbers"),
-        (slam(target_token={"a": 1}), ": field 'target_token' is no list of whole numbers"),
+        (slam(target_token=[-1]), ": field 'target_token' is not a list of whole numbers"),
+        (slam(target_token=[1.5]), ": field 'target_token' is not a list of whole numbers"),
+        (slam(target_token={"a": 1}), ": field 'target_token' is not a list of whole numbers"),
         (slam(target_token="# 1 2"), ": frame 0 of the codes has 2 codes; 7 are expected"),
         (slam(source_text="Hello <USER>: x"), ": the history begins with 'Hello'"),
         (slam(source_text="USER: a <USER>: x"), ": the history ends with the user's turn"),
@@ -192,8 +192,8 @@ def test_rounds_follow_on_one_another_or_are_bad(tmp_path: Path) -> None:
         ("# 1 2 3 4 5 6 7 8", "frame 0 of the codes has 8 codes"),
         ("#", "frame 0 of the codes has 0 codes"),
         ("# 1 2 3 4 5 6 4096", "frame 0 of the codes holds 4096, which is outside 0 to 4095"),
-        ("# 1 2 3 4 5 6 -1", "frame 0 of the codes holds '-1', which is no number"),
-        ("# 1 2 3 4 5 6 x", "frame 0 of the codes holds 'x', which is no number"),
+        ("# 1 2 3 4 5 6 -1", "frame 0 of the codes holds '-1', which is not a number"),
+        ("# 1 2 3 4 5 6 x", "frame 0 of the codes holds 'x', which is not a number"),
     ],
 )
 def test_malformed_codes_are_bad_rows(codes: str, words: str, tmp_path: Path) -> None:

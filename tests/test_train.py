@@ -276,7 +276,7 @@ def test_bf16_trains_in_the_same_process(talker: Talker, tmp_path: Path) -> None
 
 def test_a_stage_whose_tasks_do_not_use_what_it_trains_is_refused(tmp_path: Path) -> None:
     talker, rows = tiny_talker(tmp_path / "t"), training_rows(tmp_path, 2)
-    with pytest.raises(ConfigError, match="trains heads, but no task of it uses that"):
+    with pytest.raises(ConfigError, match="trains heads, but none of its tasks uses them"):
         train(talker, stage(train=["heads"], tasks={"A1T1": 1, "T1T2": 1}), rows)
     before = snapshot(talker.model)
     # With one task that does, batches without it are passed over.
@@ -297,7 +297,7 @@ def test_wrong_stages_are_sentences(talker: Talker, tmp_path: Path) -> None:
         talker.model.get_parameter("heads.linear.weight").fill_(torch.nan)
     with pytest.raises(
         ConfigError,
-        match=r"stopped at step 4: the loss is nan, and 4 steps in a row had to be left out; rows of .* rows\.jsonl:",
+        match=r"stopped at step 4: the loss is nan, and 4 steps in a row had to be skipped; rows of .* rows\.jsonl:",
     ):
         train(talker, stage(steps=5), rows)
     talker.folder = None

@@ -269,7 +269,7 @@ def test_voices_by_name_and_by_folder(
         (lambda f: edited(f, codec={"name": "tiny", "options": {"seed": 1}}), "makes other codes"),
         (lambda f: edited(f, codec={"name": "gone", "options": {}}), "unknown codec 'gone'"),
         (lambda f: edited(f, speakers=["anna"]), "part 'speaker' in .* has other tensors than voice.yaml describes"),
-        (lambda f: (f / "voice.yaml").write_text("- a list"), "no mapping"),
+        (lambda f: (f / "voice.yaml").write_text("- a list"), "not a mapping"),
     ],
 )
 def test_a_damaged_voice_is_refused(harm: Any, says: str, voice: Path, tmp_path: Path) -> None:

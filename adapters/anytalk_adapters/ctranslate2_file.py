@@ -44,7 +44,7 @@ class _Cursor:
         self.position = 0
 
     def broken(self, what: str) -> WeightsError:
-        return WeightsError(f"'{self.name}' is not a whole CTranslate2 model: {what}", _BROKEN_HINT)
+        return WeightsError(f"'{self.name}' is not a complete CTranslate2 model: {what}", _BROKEN_HINT)
 
     def take(self, size: int) -> memoryview:
         end = self.position + size

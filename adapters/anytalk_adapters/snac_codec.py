@@ -181,7 +181,7 @@ def load_snac(source: ModelSource) -> SNAC:
         weights_path = next((p for name in WEIGHT_FILES if (p := source.path / name).is_file()), source.path)
         if not config_path.is_file() or weights_path == source.path:
             raise WeightsError(
-                f"'{source.spec}' is no SNAC folder; expected {CONFIG_FILE} and {' or '.join(WEIGHT_FILES)}",
+                f"'{source.spec}' is not a SNAC folder; expected {CONFIG_FILE} and {' or '.join(WEIGHT_FILES)}",
                 "download both files of hubertsiuzdak/snac_24khz into one folder",
             )
     try:

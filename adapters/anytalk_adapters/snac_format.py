@@ -40,7 +40,7 @@ def parse_snac(text: str, where: str) -> np.ndarray:
             raise DataError(f"{here} has {len(codes)} codes; {CODES_PER_FRAME} are expected", hint)
         for code in codes:
             if not (code.isascii() and code.isdigit()):
-                raise DataError(f"{here} holds '{code[:20]}', which is no number", hint)
+                raise DataError(f"{here} holds '{code[:20]}', which is not a number", hint)
             if int(code) >= CODEBOOK_SIZE:
                 raise DataError(f"{here} holds {code}, which is outside 0 to {CODEBOOK_SIZE - 1}", hint)
         rows.append([int(code) for code in codes])

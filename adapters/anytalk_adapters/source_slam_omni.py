@@ -100,7 +100,7 @@ def _codes(value: Any, where: str) -> CodecCodes | None:
     items = value.split() if isinstance(value, str) else value
     hint = f"expected a list of CosyVoice tokens, 0 to {CODEBOOK_SIZE - 1}"
     if not isinstance(items, list) or not all(str(item).isdecimal() for item in items):
-        raise DataError(f"{where}: field 'target_token' is no list of whole numbers", hint)
+        raise DataError(f"{where}: field 'target_token' is not a list of whole numbers", hint)
     codes = np.array([int(item) for item in items], dtype=np.int64)
     wrong = codes[codes >= CODEBOOK_SIZE]
     if len(wrong):

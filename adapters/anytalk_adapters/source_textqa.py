@@ -60,7 +60,7 @@ class TextQASource(TableSource):
     def build(cls, options: TextQASource.Options, context: BuildContext) -> Self:
         """Build the source; DataError if the path doesn't exist, ConfigError if only one of two columns is named."""
         if (options.question is None) != (options.answer is None):
-            raise ConfigError("textqa: one of 'question' and 'answer' is given", "name both columns, or neither")
+            raise ConfigError("textqa: only one of 'question' and 'answer' is given", "name both columns, or neither")
         return super().build(options, context)
 
     def rows(self) -> Iterator[Row | BadRow]:
@@ -83,7 +83,7 @@ class TextQASource(TableSource):
         known = "; ".join(f"{layout.question}, {layout.answer}" for layout in LAYOUTS.values())
         raise DataError(
             f"{table.name}: no known question and answer among its columns: {', '.join(table.columns) or 'none'}",
-            f"name them: options: {{question: ..., answer: ...}} (known by themselves: {known})",
+            f"name them: options: {{question: ..., answer: ...}} (known without names: {known})",
         )
 
 

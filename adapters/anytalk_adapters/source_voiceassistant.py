@@ -76,7 +76,10 @@ class _Rounds:
         where, data = record.id, record.data
         number = data.get("round")
         if not isinstance(number, int):
-            raise DataError(f"{where}: column 'round' is {number!r}; a whole number is expected", "or: history: false")
+            raise DataError(
+                f"{where}: column 'round' is {number!r}; a whole number is expected",
+                "fix the row, or set history: false",
+            )
         key = (str(data.get("split_name")), str(data.get("index")))
         follows = key == self._key and number == self._round + 1
         before = self._messages if follows else ()

@@ -96,7 +96,7 @@ def load_for_language(spec: str, language: str | None, folder: Path | None = Non
     model = load_whisper(spec, folder)
     if not model.is_multilingual and language not in (None, "en"):
         raise ConfigError(
-            f"'{spec}' hears English only, language '{language}' was asked for",
+            f"'{spec}' hears English only, but language '{language}' is set",
             "take a multilingual Whisper (its name doesn't end in .en)",
         )
     writer_tokenizer(model)  # reads the vocabulary file now; whisper keeps it
@@ -216,7 +216,7 @@ def _read_pt(source: ModelSource) -> tuple[ModelDimensions, dict[str, Tensor]]:
         raise WeightsError(f"'{source.spec}' can't be read: {_line(error)}", f"copy it again; {ACCEPTED}") from None
     if not isinstance(checkpoint, dict) or not {"dims", "model_state_dict"} <= checkpoint.keys():
         raise WeightsError(
-            f"'{source.spec}' holds no 'dims' and 'model_state_dict': it is no file of openai-whisper", ACCEPTED
+            f"'{source.spec}' holds no 'dims' and 'model_state_dict': it is not a file of openai-whisper", ACCEPTED
         )
     try:
         return ModelDimensions(**checkpoint["dims"]), dict(checkpoint["model_state_dict"])

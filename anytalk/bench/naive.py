@@ -49,7 +49,7 @@ def answer_naively(talker: Talker, wave: np.ndarray, num_columns: int) -> NaiveA
     """
     model, layout = talker.model, talker.model.layout
     if not isinstance(model.output_adapter, BackboneAdapter):
-        raise ConfigError("the original's loop can't run a talker whose backbone doesn't hear its own speech")
+        raise ConfigError("the original's loop can't run a talker whose backbone isn't fed its own speech")
     made = NaiveAnswer()
     began = time.perf_counter()
     speech = _listen_padded(talker, wave).columns

@@ -159,7 +159,7 @@ class LlamaCpp:
         for line in self._process.stdout:  # its log is mixed in
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))
-        raise ConfigError("llama.cpp ended", "can it read this file? Try another GGUF")
+        raise ConfigError("llama.cpp exited without an answer", "can it read this file? try another GGUF")
 
 
 def has_peer() -> bool:

@@ -138,7 +138,7 @@ def _serving(folder: Path) -> Iterator[str]:
             lines = [server.stdout.readline() for _ in range(2)]  # the page's address, then that of the API
             if not lines[1]:
                 raise ConfigError(
-                    f"the server didn't start: {server.stderr.read().strip()}", "`anytalk serve` tells more"
+                    f"the server didn't start: {server.stderr.read().strip()}", "run `anytalk serve` to see why"
                 )
             yield lines[1].split()[-1]
         finally:
@@ -165,5 +165,5 @@ def _first_sound(address: str, content: Any) -> float:
             if first is None and b'"data"' in line:
                 first = time.perf_counter() - began
     if first is None:
-        raise ConfigError("an answer of the server had no sound", "ask another question")
+        raise ConfigError("the server's answer had no sound", "ask another question")
     return first

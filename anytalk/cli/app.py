@@ -168,7 +168,7 @@ def _check_names(app: typer.Typer, first: int) -> None:
     names = [c.name or (c.callback.__name__.replace("_", "-") if c.callback else "") for c in app.registered_commands]
     for name in names[first:]:
         if names.count(name) > 1:
-            raise PluginError(f"the command '{name}' is there already")
+            raise PluginError(f"there is already a command '{name}'")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def command(
         from anytalk.model.talker import load_talker
 
         if (model is None) != tiny:
-            raise ConfigError("a model or --tiny is expected, one of the two", "give --model MODEL, or --tiny")
+            raise ConfigError("exactly one of --model and --tiny is expected", "give --model MODEL, or --tiny")
         unknown = [name for name in stage if name not in STAGES]
         if unknown:
             raise ConfigError(

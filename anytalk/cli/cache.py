@@ -21,7 +21,7 @@ def command(
         note(f"deleted: {len(gone)} entries, {size(sum(entry.num_bytes for entry in gone))}")
         return
     if name is not None:
-        raise ConfigError(f"'{name}' was named, but nothing is to be done with it", f"anytalk cache --clear {name}")
+        raise ConfigError(f"'{name}' was given without --clear", f"anytalk cache --clear {name}")
     found = entries()
     now = time.time()
     rows = [

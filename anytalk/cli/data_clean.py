@@ -70,9 +70,9 @@ def _check(
 ) -> None:
     """Refuse options that contradict each other."""
     if target.suffix != ".jsonl":
-        raise ConfigError(f"'{target}' is no .jsonl file", "the cleaned manifest is JSONL: -o clean.jsonl")
+        raise ConfigError(f"'{target}' is not a .jsonl file", "the cleaned manifest is JSONL: -o clean.jsonl")
     if target.absolute() == data.absolute():
-        raise ConfigError("the cleaned manifest would overwrite what it is made from", "give another -o")
+        raise ConfigError("the cleaned manifest would overwrite its own input", "give another -o")
     if rewrite is None:
         if endpoint or model or talker:
             raise ConfigError("--endpoint, --model and --rewrite-with need --rewrite", "add --rewrite all (or failing)")
@@ -81,7 +81,7 @@ def _check(
         raise ConfigError(f"--rewrite is '{rewrite}'", f"choose one of: {', '.join(_MODES)}")
     if (endpoint is None) == (talker is None):
         raise ConfigError(
-            "--rewrite needs one who rewrites", "give either --endpoint URL --model NAME or --rewrite-with TALKER"
+            "--rewrite needs a model that rewrites", "give either --endpoint URL --model NAME or --rewrite-with TALKER"
         )
     if endpoint is not None and not model:
         raise ConfigError("--endpoint needs --model", "name a model that the endpoint offers")

@@ -43,7 +43,7 @@ def command() -> None:
         for remark in slow:
             out.print(f"  - {remark}", markup=False, soft_wrap=True)
     else:
-        say("[green]Nothing here looks slow by accident.[/]")
+        say("[green]No cause of slowness was found.[/]")
 
 
 def _machine() -> tuple[list[tuple[str, str]], list[str]]:
@@ -63,7 +63,7 @@ def _machine() -> tuple[list[tuple[str, str]], list[str]]:
     ]
     slow = []
     if not gpu and _gpu_is_there():
-        slow.append("a GPU is there, but torch can't use it: install a build of torch for it (pytorch.org)")
+        slow.append("there is a GPU, but torch can't use it: install a build of torch for it (pytorch.org)")
     if threads < cores:
         slow.append(f"torch uses {threads} of {cores} cores: unset OMP_NUM_THREADS, or give --threads {cores}")
     if not gpu:

@@ -49,7 +49,7 @@ def command(
 
     chosen = read_suite(suite)
     if chosen.left_out and not chosen.measures:
-        raise DataError(f"nothing of '{suite}' can be measured: {chosen.left_out}")
+        raise DataError(f"no measure of '{suite}' can run: {chosen.left_out}")
     if chosen.left_out:
         note(chosen.left_out)
     if baseline is not None:

@@ -34,10 +34,10 @@ def command(
     chosen = dict(_taken(entry) for entry in take)
     if voice_only and take:
         raise ConfigError(
-            "--take and --voice-only are given at once", "pack with --take first, then that talker's voice"
+            "--take and --voice-only can't be used together", "pack with --take first, then that talker's voice"
         )
     if not voice_only and (name is not None or assignments):
-        raise ConfigError("--name and --set are about a voice", "add --voice-only")
+        raise ConfigError("--name and --set are only for voices", "add --voice-only")
     from anytalk.model.pack import pack, pack_voice
 
     if voice_only:
@@ -56,5 +56,5 @@ def command(
 def _taken(entry: str) -> tuple[str, Path]:
     part, equals, folder = entry.partition("=")
     if not equals or not part or not folder:
-        raise ConfigError(f"'--take {entry}' is no PART=TALKER", "write --take input_adapter=other-talker")
+        raise ConfigError(f"'--take {entry}' is not of the form PART=TALKER", "write --take input_adapter=other-talker")
     return part, Path(folder)

@@ -50,7 +50,7 @@ def command(
     config = read_data_config(data)
     read_config(talker)
     if half and not features:
-        raise ConfigError("--half is about features, and --no-features keeps none", "leave one of the two out")
+        raise ConfigError("--half applies to features, and --no-features keeps none", "leave one of the two out")
     with err.status("loading torch, the encoder and the codec ..."):
         from anytalk.data.prepare import PrepareOptions, prepare
 

@@ -217,7 +217,7 @@ class _Display(Bars):
         if self._is_last and share > _MOST_WAITING and share * per_step * stage.steps > _LEAST_WAIT_S:
             self._notice(
                 stage,
-                f"stage '{stage.name}' waited for its data {share:.0%} of the time; --workers 2 or more would lay out "
+                f"stage '{stage.name}' waited for its data {share:.0%} of the time; --workers 2 or more would prepare "
                 "its batches ahead of time",
             )
 

@@ -79,7 +79,9 @@ def parse_speeds(text: str) -> list[float]:
     try:
         return [float(piece) for piece in _split(text)] or [1.0]
     except ValueError:
-        raise ConfigError(f"--speeds is '{text}'; numbers with commas are expected", "e.g. --speeds 0.9,1.1") from None
+        raise ConfigError(
+            f"--speeds is '{text}'; numbers separated by commas are expected", "e.g. --speeds 0.9,1.1"
+        ) from None
 
 
 def _split(text: str | None) -> list[str]:

@@ -49,7 +49,7 @@ def _checked(wave: np.ndarray, name: str, row_id: str) -> np.ndarray:
     """Check what an augmentation, which may be someone else's code, returned; PluginError if it isn't a sound."""
     if wave.ndim != 1 or len(wave) == 0 or not np.isfinite(wave).all():
         raise PluginError(
-            f"augmentation '{name}' made of {row_id} something that is no sound: shape {wave.shape}",
+            f"augmentation '{name}' returned for {row_id} something that is not sound: shape {wave.shape}",
             "it has to return (N,) finite float32 samples; leave it out of `augment:` in data.yaml",
         )
     return np.ascontiguousarray(wave, dtype=np.float32)

@@ -259,7 +259,7 @@ def collate(
 def _sound(clip: Clip, name: str) -> Tensor:
     if clip.wave is None:
         raise DataError(
-            f"{name}: its sound is needed, because the encoder trains or was trained, but the data holds features only",
+            f"{name}: its sound is needed, because the encoder is or was trained, but the data holds only features",
             "prepare again with --keep-sound",
         )
     return clip.wave

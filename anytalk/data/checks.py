@@ -71,7 +71,7 @@ def checked_rows(rows: Iterable[Row | BadRow], source: str, keep_blank: bool = F
             raise DataError(
                 f"source '{source}' can't be read beyond row {number}: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}",
-                "what was finished is kept; run the same command again when it can",
+                "finished rows are kept; run the same command again once it can be read",
             ) from error
         if row is None:
             return

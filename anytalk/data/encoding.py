@@ -323,9 +323,10 @@ def _check_codes(codes: np.ndarray, num_streams: int, codebook_size: int, name: 
 
 def _why_no_task(given: Row, row: Row, tasks: Sequence[Task]) -> str:
     if given.tasks is not None and not set(given.tasks) & {task.name for task in tasks}:
-        return f"it is meant for {', '.join(given.tasks)}, which the source or the talker doesn't serve"
+        return f"its tasks are {', '.join(given.tasks)}, which the source or the talker doesn't serve"
     if given.answer_codes is not None and row.answer_codes is None:
-        return f"its answer is only there as codes of '{given.answer_codes.token_format}' and nobody voices it anew"
+        codes = given.answer_codes.token_format
+        return f"its answer is there only as codes of '{codes}', and no `voice:` reads it aloud again"
     if len(tasks) == 1:
         return f"task {tasks[0].name} needs '{missing_for(row, tasks[0])[0]}'"
     has = [n for n in ("question_text", "question_audio", "answer_text", "answer_audio") if getattr(row, n) is not None]

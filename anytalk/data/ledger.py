@@ -132,7 +132,7 @@ def check_shard(folder: Path, record: ShardRecord) -> Path:
     path = folder / record.file
     if not path.is_file():
         raise DataError(
-            f"shard '{path}' is in the ledger, but not there", "copy it again, or prepare into a new folder"
+            f"shard '{path}' is in the ledger, but its file is missing", "copy it again, or prepare into a new folder"
         )
     if record.num_bytes and path.stat().st_size != record.num_bytes:
         raise DataError(

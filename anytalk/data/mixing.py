@@ -119,7 +119,7 @@ def split_rows(
     """
     if len(lengths) % multiple_of:
         raise ConfigError(
-            f"a batch of {len(lengths)} rows can't be shared by {multiple_of} devices evenly",
+            f"a batch of {len(lengths)} rows can't be divided evenly among {multiple_of} devices",
             f"make batch_size of the stage a multiple of {multiple_of}",
         )
     passes: list[list[int]] = []

@@ -76,7 +76,7 @@ class TrainingData:
             config = read_data_config(Path(spec))
             if config.voice is not None:
                 raise ConfigError(
-                    f"'{spec}' asks for a voice, and reading aloud is done before training",
+                    f"'{spec}' sets `voice:`, but texts have to be read aloud before training",
                     f"type: anytalk prepare {spec} -o shards --talker {talker.folder}, then train with --data shards",
                 )
             sources = [(source, list(read_rows(source, talker.registry))) for source in config.sources]

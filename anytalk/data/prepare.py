@@ -96,7 +96,7 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
         # An earlier run that failed early leaves only its lock file.
         if any(out.iterdir()) and not (out / PREPARED_FILE).is_file() and not (out / LOCK_FILE).is_file():
-            raise ConfigError(f"'{out}' holds other things", "choose a new or empty folder: -o shards")
+            raise ConfigError(f"'{out}' holds other files", "choose a new or empty folder: -o shards")
         with filelock.FileLock(out / LOCK_FILE, timeout=0):
             return _prepare(config, out, talker, options, registry, watcher)
     except filelock.Timeout:

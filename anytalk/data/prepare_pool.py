@@ -78,7 +78,7 @@ def run_workers(
             yield from ready()
     except BrokenProcessPool:
         raise DataError(
-            "a worker died: the system ended it, most often because memory ran out",
+            "the system killed a worker, most likely because memory ran out",
             "finished shards are kept: run the same command again, with fewer --workers or a smaller --rows-per-shard",
         ) from None
     finally:

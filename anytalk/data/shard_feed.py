@@ -241,7 +241,7 @@ def open_shards(
     waiting = [source.config.name for source in prepared.sources if source.slug not in ledger.complete]
     if waiting and not allow_partial:
         raise DataError(
-            f"'{where}' isn't finished: {', '.join(waiting)}", "run the same `anytalk prepare` again: it goes on"
+            f"'{where}' isn't finished: {', '.join(waiting)}", "run the same `anytalk prepare` again to continue it"
         )
     columns = columns_of(with_features=with_features, with_sound=with_sound)
     return [
@@ -300,7 +300,7 @@ def check_fits(spec: str | Path | Prepared, talker: Talker, *, waves: bool = Fal
         assert ears is not None
         # Sound kept at another rate is useless to the encoder, even if it runs during training.
         if ears.sample_rate_hz != settings.encoder.sample_rate_hz:
-            raise ConfigError(f"{name} was prepared for ears of another rate: {_unlike(settings.encoder, ears)}", again)
+            raise ConfigError(f"{name} was prepared for another sample rate: {_unlike(settings.encoder, ears)}", again)
         if not waves and settings.features and ears != settings.encoder:
             was_trained = talker.config.weights is not None and "encoder" in talker.config.weights.parts
             raise ConfigError(

@@ -105,7 +105,9 @@ def voice_texts(
         done += len(voicing.variants) + (pair.answer is not None)
         progress(done, total)
     if not rows:
-        raise DataError(f"none of {len(pairs)} texts can be said; the first: {left_out[0].reason}", "try other texts")
+        raise DataError(
+            f"none of {len(pairs)} texts can be read aloud; the first: {left_out[0].reason}", "try other texts"
+        )
     manifest = folder / MANIFEST_FILE
     write_manifest(manifest, rows)
     return manifest, left_out

@@ -97,7 +97,9 @@ class Generation:
         streams = model.layout.num_audio_streams
         audio = (options.audio,) * streams if isinstance(options.audio, SamplingOptions) else options.audio
         if len(audio) != streams:
-            raise ConfigError(f"{len(audio)} sampling options for {streams} audio streams", "give one, or one each")
+            raise ConfigError(
+                f"{len(audio)} sampling options for {streams} audio streams", "give one, or one for each stream"
+            )
         self.model = model
         self.options = options
         self.prompts = prompts
@@ -117,8 +119,8 @@ class Generation:
         self._generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         if audio_out and len(prompts) > model.route.num_rows:
             raise ConfigError(
-                "two prompts were given to a talker whose backbone doesn't hear its own speech",
-                "give one: its text is never disturbed, so batch-parallel decoding has nothing to add",
+                "two prompts were given to a talker whose backbone isn't fed its own speech",
+                "give one: speech can't disturb its text, so batch-parallel decoding would change nothing",
             )
 
     @property

@@ -314,8 +314,8 @@ class Job:
         prompt, heard = self._lay_out(talker, turns, front, dropped[min(place, len(dropped) - 1)])
         if prompt is None:
             raise ConfigError(
-                f"the question takes more than the {self._most_columns(talker)} columns that the model may be shown",
-                "ask less at once",
+                f"the question takes more than the {self._most_columns(talker)} columns that the model can take",
+                "ask a shorter question",
             )
         return prompt, heard
 

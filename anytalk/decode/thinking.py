@@ -180,7 +180,7 @@ def check_room(talker: Talker, prompt: Prompt) -> None:
     if positions is not None and prompt.num_columns >= positions:
         raise ConfigError(
             f"the conversation takes {prompt.num_columns} columns, and the model has {positions} positions",
-            "ask less at once, or begin a new conversation",
+            "ask a shorter question, or begin a new conversation",
         )
 
 

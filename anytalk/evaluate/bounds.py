@@ -61,7 +61,9 @@ def _parse(text: str, suite: Suite) -> Bound:
     except ValueError:
         limit = None
     if found is None or limit is None:
-        raise ConfigError(f"--fail-if '{text}' is no bound", "write NAME<NUMBER, e.g. --fail-if 'text_retention<0.99'")
+        raise ConfigError(
+            f"--fail-if '{text}' is not a bound", "write NAME<NUMBER, e.g. --fail-if 'text_retention<0.99'"
+        )
     measures = {measure.label: measure for measure in suite.measures}
     name = found[1]
     full = f"{name}.{measures[name].headline}" if name in measures else name

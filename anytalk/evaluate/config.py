@@ -283,7 +283,7 @@ class Suite(Options):
             ConfigError: an unknown baseline, or no questions to compare on.
         """
         if name not in BASELINES:
-            raise ConfigError(f"unknown baseline '{name}'", f"there is: {', '.join(BASELINES)}")
+            raise ConfigError(f"unknown baseline '{name}'", f"baselines: {', '.join(BASELINES)}")
         if any(measure.kind == name for measure in self.measures):
             return self
         sources = [m.source for m in self.measures if m.kind in ("spoken_qa", "modality_gap", "latency")]

@@ -133,7 +133,7 @@ def load_predictor(name: str) -> MosPredictor:
         PluginError: its package isn't installed.
     """
     if name not in PREDICTORS:
-        raise UnknownNameError(f"unknown predictor '{name}'", f"there are: {', '.join(PREDICTORS)}")
+        raise UnknownNameError(f"unknown predictor '{name}'", f"predictors: {', '.join(PREDICTORS)}")
     return PREDICTORS[name]()
 
 

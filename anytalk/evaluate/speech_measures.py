@@ -70,7 +70,7 @@ def measure_pooled(lab: Lab, measure: PooledMeasure, result: Result) -> None:
     for label in measure.of:
         before = lab.results[label]
         if before.status != "ok":
-            raise DataError(f"measure '{label}' failed, so there is nothing to count together", "see its reason")
+            raise DataError(f"measure '{label}' failed, so there is nothing to pool", "see its reason")
         result.items += [{"measure": label, **item} for item in before.items]
     result.keep(wer=_wer(lab, result.items))
     result.pick_worst("errors", lab.suite.worst)

@@ -100,14 +100,12 @@ def check_said(wave: np.ndarray | None, length_s: float, text: str, name: str) -
         AudioError: it says what is wrong with the sound.
     """
     if wave is not None and length_s < _SHORTEST_WORD_S:
-        raise AudioError(f"{name} lasts {length_s:.3f} s; that is no speech", "record it again")
+        raise AudioError(f"{name} lasts {length_s:.3f} s; that is too short for speech", "record it again")
     if wave is not None and float(np.abs(wave).max(initial=0.0)) < SILENCE_PEAK:
         raise AudioError(f"{name} is silent (peak below -80 dBFS)", "record it again")
     letters = sum(character.isalnum() for character in text)
     if letters > _FREE_LETTERS + MAX_LETTERS_PER_S * length_s:
-        raise AudioError(
-            f"{name} lasts {length_s:.2f} s; nobody says {letters} letters in that time", "record it again"
-        )
+        raise AudioError(f"{name} lasts {length_s:.2f} s, too short for {letters} letters", "record it again")
 
 
 def write_wave(path: Path | str, wave: np.ndarray, sample_rate_hz: int) -> None:

@@ -39,7 +39,7 @@ def unpacked(data: bytes, kind: str, name: str, limits: Sequence[float]) -> byte
     """
     if find_spec("av") is None and not (which("ffmpeg") and hasattr(os, "memfd_create")):
         raise AudioError(
-            f"'{name}' is a {kind} file, and nothing is installed that could unpack it",
+            f"'{name}' is a {kind} file, and nothing that can decode it is installed",
             "pip install 'anytalk[formats]' (PyAV), install ffmpeg, or give wav, flac, ogg or mp3",
         )
     # -P keeps the script's own folder off the path, whose modules could shadow others.
@@ -58,4 +58,4 @@ def unpacked(data: bytes, kind: str, name: str, limits: Sequence[float]) -> byte
 
 
 def _unreadable(name: str, reason: str) -> AudioError:
-    return AudioError(f"'{name}' is not a sound file that can be read: {reason}", EXPECTED)
+    return AudioError(f"'{name}' can't be read as a sound file: {reason}", EXPECTED)

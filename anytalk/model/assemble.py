@@ -130,7 +130,7 @@ def assemble(
     if isinstance(output_adapter, BackboneAdapter) and audio_width != width:
         raise ConfigError(
             f"output adapter '{config.output_adapter.name}' is {audio_width} wide; its backbone is {width} wide",
-            "audio that is fed back into the backbone has to be as wide",
+            "audio that is fed back into the backbone must have its width",
         )
     if isinstance(backbone, ServedBackbone) and not output_adapter.fits_any_backbone:
         raise ConfigError(
@@ -179,7 +179,7 @@ def _check_served(config: TalkerConfig) -> None:
             "use ears that write: --ears transcript",
         )
     if config.grid.prompt != "chat":
-        raise ConfigError("a model that is served elsewhere is sent chat messages", "set grid.prompt: chat")
+        raise ConfigError("a model that is served elsewhere takes only chat messages", "set grid.prompt: chat")
 
 
 def _speaker_table(num_speakers: int, width: int, std: float) -> nn.Embedding | None:

@@ -52,7 +52,7 @@ def default_codec(registry: Registry) -> str:
     """
     ranks = {name: offers[0].component.rank for name, offers in registry.components("codec").items()}
     if not ranks:
-        raise ConfigError("no codec is installed", "install a package that brings one")
+        raise ConfigError("no codec is installed", "install a package that provides one")
     return max(ranks, key=lambda name: ranks[name])
 
 
@@ -137,7 +137,7 @@ def attach(
     source = None if is_plugin_name else ModelSource(model) if is_address(model) else resolve(model)
     if source is not None and (Path(model) / CONFIG_FILE).is_file():
         raise ConfigError(
-            f"'{model}' is a talker already", "give the model that it was made from: `anytalk info` names it"
+            f"'{model}' is already a talker", "give the model that it was made from: `anytalk info` names it"
         )
     name = backbone or (model if source is None else choose_backbone(source, registry))
     sources: tuple[str, ...] = registry.load("backbone", name).Options.weight_sources
@@ -249,9 +249,7 @@ def check_vacant(out: Path, overwrite: bool, mark: str = CONFIG_FILE) -> None:
     is_ours = (out / mark).is_file()
     # An empty folder may be written to in any case.
     if out.exists() and not (overwrite and is_ours) and any(out.iterdir() if out.is_dir() else [out]):
-        raise TalkerError(
-            f"'{out}' is there already", "choose another -o" + (", or add --overwrite" if is_ours else "")
-        )
+        raise TalkerError(f"'{out}' already exists", "choose another -o" + (", or add --overwrite" if is_ours else ""))
 
 
 def _with_absolute_paths(part: Any, kind: str, registry: Registry) -> Any:

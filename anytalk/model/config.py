@@ -225,7 +225,7 @@ def read_mapping(path: Path, newest: int) -> dict[str, Any]:
     """
     data = read_yaml(path, TalkerError, "restore the file")
     if not isinstance(data, dict):
-        raise TalkerError(f"'{path}' is empty or no mapping", "restore the file, or copy the folder again")
+        raise TalkerError(f"'{path}' is empty or not a mapping", "restore the file, or copy the folder again")
     version = data.get("format_version", 1)
     if isinstance(version, int) and version > newest:
         raise TalkerError(f"'{path}' was written by a newer anytalk", "pip install -U anytalk")
@@ -269,7 +269,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals or not path:
-            raise ConfigError(f"'{assignment}' is no assignment", "write --set part.options.name=value")
+            raise ConfigError(f"'{assignment}' is not an assignment", "write --set part.options.name=value")
         *parents, last = path.split(".")
         target = data
         for parent in parents:
@@ -277,7 +277,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
                 target[parent] = {}
             target = target[parent]
             if not isinstance(target, dict):
-                raise ConfigError(f"'{path}' goes through '{parent}', which is no mapping", "check the path")
+                raise ConfigError(f"'{path}' goes through '{parent}', which is not a mapping", "check the path")
         try:
             target[last] = yaml.safe_load(value)
         except yaml.YAMLError:

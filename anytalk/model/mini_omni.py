@@ -115,7 +115,7 @@ def read_mini_omni_config(folder: Path) -> MiniOmniConfig:
         raise WeightsError(f"'{folder}' holds no {CONFIG_NAME}", f"{_DOWNLOAD}, and give its path")
     data = read_yaml(path, WeightsError, _DOWNLOAD)
     if not isinstance(data, dict):
-        raise WeightsError(f"'{path}' is empty or no mapping", _DOWNLOAD)
+        raise WeightsError(f"'{path}' is empty or not a mapping", _DOWNLOAD)
     hint = "only Mini-Omni and Mini-Omni2 can be imported; attach speech to other models with `anytalk attach`"
     return validated(MiniOmniConfig, data, f"'{path}' describes no Mini-Omni", hint)
 
@@ -134,13 +134,13 @@ def read_mini_omni_weights(folder: Path, source: MiniOmniConfig) -> dict[str, Te
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-        raise WeightsError(f"'{path}' is truncated or no checkpoint of tensors: {reason}", _DOWNLOAD) from None
+        raise WeightsError(f"'{path}' is truncated or not a checkpoint of tensors: {reason}", _DOWNLOAD) from None
     if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
-        raise WeightsError(f"'{path}' is no plain dictionary of tensors", _DOWNLOAD)
+        raise WeightsError(f"'{path}' is not a plain dictionary of tensors", _DOWNLOAD)
     weights: dict[str, Tensor] = dict(loaded)
     # Mini-Omni2 has these keys besides Mini-Omni's.
     if weights.keys() >= VISION_KEYS:
-        warnings.warn(f"the vision adapter in '{path}' is left out: talkers don't see", stacklevel=3)
+        warnings.warn(f"the vision adapter in '{path}' is left out, because talkers have no vision", stacklevel=3)
         weights = {key: tensor for key, tensor in weights.items() if key not in VISION_KEYS}
     if source.tie_word_embeddings:
         # The original registers the embedding over the head, so if a file has both, the embedding is the one in use.

@@ -39,8 +39,8 @@ def own_files(folder: Path, parts: Iterable[PartRef]) -> dict[Path, Path]:
                 continue
             if ".." in path.parts:
                 raise TalkerError(
-                    f"'{value}' of '{part.name}' lies outside '{folder}' and wouldn't be found from elsewhere",
-                    f"move it into '{folder}', and name it so there",
+                    f"'{value}' of '{part.name}' is outside '{folder}' and would be lost if the folder is moved",
+                    f"move it into '{folder}'and give its path there",
                 )
             found.add(path)
     return {path: folder / path for path in sorted(found)}

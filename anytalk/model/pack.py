@@ -179,11 +179,11 @@ def _check_place(out: Path, sources: tuple[Path, ...], overwrite: bool, mark: st
     for source in (source.resolve() for source in sources):
         if place.is_relative_to(source) or source.is_relative_to(place):
             raise TalkerError(
-                f"'{out}' and the talker '{source}' are inside one another; packing never changes what it reads",
+                f"'{out}' and the talker '{source}' are inside one another, but packing must not change its input",
                 "name a folder beside it",
             )
     if out.exists() and not overwrite:
-        raise TalkerError(f"'{out}' is there already", "name another folder, or give --overwrite")
+        raise TalkerError(f"'{out}' already exists", "name another folder, or give --overwrite")
     check_vacant(out, overwrite, mark)
 
 
@@ -207,7 +207,7 @@ def _taken(
     for field in ("base", "grid", part, *codes):
         if getattr(config, field, None) != getattr(theirs, field, None):
             raise TalkerError(
-                f"'{other}' has another '{field}' than '{folder}', so its {part} doesn't fit",
+                f"'{other}' has a different '{field}' from '{folder}', so its {part} doesn't fit",
                 "attach both with the same settings",
             )
     for path, its_config in ((folder, config), (other, theirs)):
@@ -220,7 +220,7 @@ def _taken(
     mine = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(f"{part}.")}
     if not found or {name: tuple(t.shape) for name, t in found.items()} != mine:
         raise TalkerError(
-            f"part '{part}' of '{other}' isn't there or has another form than that of '{folder}'",
+            f"part '{part}' of '{other}' is missing or has other tensors than that of '{folder}'",
             "attach both with the same settings",
         )
     return found, list(theirs.history)
@@ -242,7 +242,7 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.contiguous()
     if not bool(torch.isfinite(tensor).all()):
-        raise TalkerError(f"tensor '{name}' holds values that are not finite", "train again from before that")
+        raise TalkerError(f"tensor '{name}' holds values that are not finite", "train again from an earlier state")
     # Values beyond half precision become infinite, which the next check finds.
     found = tensor.to(dtype)
     if not bool(torch.isfinite(found).all()):

@@ -147,7 +147,7 @@ def route_of(adapter: OutputAdapter) -> Route:
     if isinstance(adapter, SpeechDecoder):
         return BesideBackbone()
     raise ConfigError(
-        f"the output adapter {type(adapter).__name__} takes no route",
+        f"the output adapter {type(adapter).__name__} has no route",
         "derive it from BackboneAdapter or SpeechDecoder, or give it an own_route()",
     )
 

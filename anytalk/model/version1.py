@@ -34,8 +34,8 @@ def from_version_1(data: dict[str, Any]) -> dict[str, Any]:
     )
     if speech.get("name") == "talker":
         raise ConfigError(
-            "the speech decoder 'talker' of version 1 was as wide as its backbone, and is not there any more",
-            "attach and train anew, or read it with the code of `git checkout ea7c5dc`",
+            "the speech decoder 'talker' of version 1 was as wide as its backbone, and no longer exists",
+            "attach and train again, or read it with the code of `git checkout ea7c5dc`",
         )
     if "asr" in grid:  # it set how the backbone was asked for a transcript; the ears make transcripts now
         data["grid"] = {name: value for name, value in grid.items() if name != "asr"}

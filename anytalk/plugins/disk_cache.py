@@ -69,7 +69,7 @@ def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path | None
             os.utime(place)  # marks it as used, for `_shrink`
             _shrink(bound, place)
     except OSError as error:
-        _logger.warning("nothing is kept in '%s', so loading is slow each time: %s", place.parent, error)
+        _logger.warning("nothing can be cached in '%s', so loading stays slow: %s", place.parent, error)
         return None
     return place
 

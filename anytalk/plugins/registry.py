@@ -136,7 +136,7 @@ class Registry:
             return self.load(kind, ref.name).build(options, context or BuildContext())
         except SystemExit as error:  # foreign code must not end the program
             raise PluginError(
-                f"{kind} '{ref.name}' of plugin '{self.find(kind, ref.name).plugin}' wanted to end the program:"
+                f"{kind} '{ref.name}' of plugin '{self.find(kind, ref.name).plugin}' tried to exit the program:"
                 f" {one_line(error)}",
                 "tell its authors, or choose another part",
             ) from None

@@ -140,9 +140,7 @@ def resolve(spec: str, folder: Path | None = None) -> ModelSource:
     if not spec.strip():
         raise WeightsError("a model name is empty", "give a hub id, a folder, a file or package:NAME/PATH")
     if spec.startswith(RANDOM_PREFIX):
-        raise WeightsError(
-            f"'{spec}' can't be used here", "only a part that knows these shapes can fill them at random"
-        )
+        raise WeightsError(f"'{spec}' can't be used here", "only a part with known shapes can have random weights")
     if spec.startswith(PACKAGE_PREFIX):
         return ModelSource(spec, _in_packages(spec))
     # An existing path wins, so a local copy is never mistaken for a hub id.
@@ -184,7 +182,7 @@ def piece_names(spec: str) -> list[str]:
         if max(lengths) > _MOST_PIECES:
             raise WeightsError(
                 f"the brackets of '{spec}' count {max(lengths):,} pieces; at most {_MOST_PIECES:,} are possible",
-                "look at its numbers",
+                "check its numbers",
             )
         names += [_piece(term.strip(), step) for step in range(lengths.pop())]
     return names

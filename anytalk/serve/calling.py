@@ -24,8 +24,10 @@ log = logging.getLogger("anytalk.serve")
 MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MUST = "Answer by calling one of the functions; write nothing else."
-_UNREADABLE = "the model wrote a function call that can't be read; ask again"
-NO_TOOLS = "this model's chat template knows no functions; choose a model whose template does, such as Qwen2.5-Instruct"
+_UNREADABLE = "the model wrote a function call that can't be parsed; ask again"
+NO_TOOLS = (
+    "this model's chat template doesn't support functions; choose a model whose template does, such as Qwen2.5-Instruct"
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def call_of(name: Any, arguments: Any, param: str) -> Call:
     except (TypeError, ValueError, RecursionError):
         is_object = False
     if not isinstance(name, str) or not is_object:
-        raise RequestError("a call has a name, and arguments that are a JSON object in a string", param=param)
+        raise RequestError("a call needs a name, and arguments: a JSON object in a string", param=param)
     return Call(name[:200], arguments or "{}")
 
 
@@ -113,7 +115,7 @@ def _function(tool: Any, param: str) -> Mapping[str, Any]:
     # Chat completions nest the function; the Realtime protocol doesn't.
     inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(inner, Mapping) or tool.get("type", "function") != "function":
-        raise RequestError("only tools of the type 'function' are called here", "unsupported_value", param)
+        raise RequestError("only tools of the type 'function' are supported", "unsupported_value", param)
     name, parameters = inner.get("name"), inner.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(parameters, Mapping):
         raise RequestError("a function has a name of letters, digits, _ and -, and parameters", param=param)

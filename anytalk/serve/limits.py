@@ -79,7 +79,7 @@ class Admission:
     def place(self) -> Iterator[None]:
         """Hold a place inside a ``with`` block; RequestError if none is left or the server is stopping."""
         if self.is_closed:
-            raise RequestError("the server is going down", "server_shutting_down", status=503)
+            raise RequestError("the server is shutting down", "server_shutting_down", status=503)
         if self.taken >= self.places:
             raise RequestError(
                 f"all {self.places} places of this server are taken; try again later",

@@ -39,7 +39,7 @@ class ModelThread:
         self._arrived = threading.Condition()
         self._new: deque[Job | Speech] = deque()
         self._stops = False
-        self._last_words = "the server is going down"
+        self._last_words = "the server is shutting down"
         self._thread = threading.Thread(target=self._work, name="anytalk-model", daemon=True)
 
     def start(self) -> None:

@@ -126,7 +126,7 @@ class _LimitedBody:
         try:
             message = await asyncio.wait_for(self._receive(), min(self._patience_s, self._ends_at - now))
         except TimeoutError:
-            said = f"nothing more of the body came for {self._patience_s:.0f} s"
+            said = f"no more of the body arrived for {self._patience_s:.0f} s"
             if self._ends_at - now < self._patience_s:
                 said = f"the body took more than {self._body_s:.0f} s"
             # A connection that still owes part of a body can't be used again, so close it.

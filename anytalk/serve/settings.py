@@ -71,7 +71,7 @@ class ServeSettings:
             _check_tls(self.tls_cert, self.tls_key)
         if not self.is_local and self.api_key is None:
             raise ConfigError(
-                f"binding to {self.host} lets everybody who reaches this machine use the model, listen in their own"
+                f"binding to {self.host} lets everybody who can reach this machine use the model, listen in their own"
                 " sessions and fill its time, and no key was given",
                 "add --api-key KEY (or set ANYTALK_API_KEY), or stay on this machine with --host 127.0.0.1",
             )

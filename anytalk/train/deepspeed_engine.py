@@ -60,7 +60,7 @@ def launched_config() -> Path | None:
     named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if named.lower() == "none":
         raise ConfigError(
-            "accelerate was told to use DeepSpeed, but not with which configuration file",
+            "accelerate is set to use DeepSpeed, but without a configuration file",
             "name one: anytalk train ... --deepspeed examples/deepspeed/zero2.json",
         )
     return Path(named)

@@ -44,8 +44,8 @@ def apply_freeze(
     """
     if isinstance(model.backbone, ServedBackbone):
         raise ConfigError(
-            f"this talker can't be trained: its language model, {model.backbone.title}, is served elsewhere, and only "
-            "its text comes here",
+            f"this talker can't be trained: its language model, {model.backbone.title}, is served elsewhere and sends "
+            "only text",
             "attach the model's own files to train on it; a voice may be trained on another model",
         )
     parts = model.parts()

@@ -47,7 +47,7 @@ class LossGuard:
         why = f"the loss is {loss:g}" if self.refuses(loss) else f"the gradient's norm is {norm:g}"
         raise ConfigError(
             f"stage '{self._stage.name}' stopped at step {step + 1}: {why}, and {self._in_a_row} steps in a row had "
-            f"to be left out; rows of the last one: {shown}",
+            f"to be skipped; rows of the last one: {shown}",
             "look at those rows (`anytalk data preview`), lower learning_rate, or use fp32; "
-            "the last checkpoint is whole",
+            "the last checkpoint is intact",
         )

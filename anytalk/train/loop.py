@@ -234,9 +234,9 @@ def _note_idle(config: StageConfig, idle: set[int], tasks: Sequence[int]) -> Non
     idle.update(tasks)
     if len(idle) == len(config.tasks):
         raise ConfigError(
-            f"stage '{config.name}' trains {', '.join(config.train)}, but no task of it uses that "
+            f"stage '{config.name}' trains {', '.join(config.train)}, but none of its tasks uses them "
             f"(tasks: {', '.join(config.tasks)})",
-            "add a task that they take part in, or train other parts",
+            "add a task that uses them, or train other parts",
         )
 
 

@@ -162,7 +162,7 @@ def choose_losses(
                 f"it has: {', '.join(names)}",
             )
     if len(names) < len(found):
-        raise ConfigError("two parts of this talker bring a loss of one name", f"its losses: {', '.join(names)}")
+        raise ConfigError("two parts of this talker have a loss of the same name", f"its losses: {', '.join(names)}")
     return {loss: weights[loss.name] for loss in found if loss.name in weights}
 
 

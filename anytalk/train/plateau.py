@@ -45,7 +45,7 @@ def plateau(stage: str, peak_rate: float, log: Sequence[Mapping[str, float]]) ->
             f"stage is done, and could have ended there (--set {stage}.steps={best['step']:.0f})"
         )
     return (
-        f"{found}; the training loss does not fall either. Look at rows (anytalk data preview), try half or twice "
+        f"{found}; the training loss does not fall either. Look at rows (anytalk data preview), try half or double "
         f"--set {stage}.learning_rate={peak_rate:g}, or train more parts"
     )
 

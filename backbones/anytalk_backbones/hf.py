@@ -45,7 +45,7 @@ def check_lossless(backbone: CausalLMBackbone) -> None:
     hint = "use a Qwen2, Llama, Mistral, Gemma or Phi model, or write a backbone plugin for this family"
     # Bit-equal, since both run the same modules on the same numbers.
     if not torch.equal(logits, backbone.lm(input_ids=ids).logits):
-        raise WeightsError(f"'{family}' models do more to their logits than anytalk knows of", hint)
+        raise WeightsError(f"'{family}' models change their logits in a way that anytalk doesn't know", hint)
     changed = ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % backbone.text_vocab_size
     other = backbone.text_logits(backbone(backbone.embed_text(changed)).normed)

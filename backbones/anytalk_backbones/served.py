@@ -121,7 +121,7 @@ class EndpointBackbone(ServedBackbone):
                         stream.end(was_cut=finish_reason == "length")
             if not length:
                 said = f"{self.title} wrote nothing"
-                raise ServedError(said, "does it only think? Let it answer at once, or allow it more tokens")
+                raise ServedError(said, "if it only thinks, switch thinking off, or allow it more tokens")
             stream.end(was_cut=True)
         except AnytalkError as error:
             stream.end(error)
@@ -232,14 +232,14 @@ class EndpointBackbone(ServedBackbone):
         elif isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             said = f"{url} refuses the key in {variable}: {detail}"
             if self._client.api_key == _NO_KEY:
-                said = f"{url} wants a key, and {variable} is not set: {detail}"
+                said = f"{url} needs a key, and {variable} is not set: {detail}"
             hint = f"export {variable}=..., or name another variable: attach --key-from NAME"
         elif isinstance(error, openai.NotFoundError):
-            said = f"{url} has no model '{options.name}', or is no OpenAI-compatible API: {detail}"
+            said = f"{url} has no model '{options.name}', or is not an OpenAI-compatible API: {detail}"
             hint = f"see what it has: curl {url}/models (most addresses end with /v1)"
         elif isinstance(error, openai.RateLimitError):
             pause_s = _pause_s(error)
-            said = f"{who} takes no more questions at the moment (429): {detail}"
+            said = f"{who} accepts no more questions at the moment (429): {detail}"
             hint = "ask again later" if pause_s is None else f"ask again in {pause_s:g} s"
         elif isinstance(error, EOFError | ValueError):
             said = f"{who} sent something that isn't a stream of text" + (f": {detail}" if detail else "")

@@ -191,7 +191,7 @@ class TinyBackbone(Backbone):
         """Return a stack of such blocks with its own seeded weights (``"fresh"``) or the last ones' (``"copy"``)."""
         if init not in ("fresh", "copy") or num_blocks < 1 or (init == "copy" and num_blocks > self.options.num_blocks):
             raise ConfigError(
-                f"{num_blocks} blocks by '{init}' can't be made from {self.options.num_blocks} blocks",
+                f"{num_blocks} blocks with init '{init}' can't be made from {self.options.num_blocks} blocks",
                 f"use init 'fresh', or 'copy' with 1 to {self.options.num_blocks} blocks",
             )
         with torch.random.fork_rng(devices=[]):

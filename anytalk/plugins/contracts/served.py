@@ -159,6 +159,6 @@ class ServedBackbone(Backbone):
     @classmethod
     def _refuse(cls) -> NoReturn:
         raise ConfigError(
-            "this talker's language model is served elsewhere: only its text comes here, no weights, states or logits",
+            "this talker's language model is served elsewhere and sends only text, no weights, states or logits",
             "attach the model's own files for that; to speak, it needs a voice that reads text alone",
         )

@@ -132,7 +132,7 @@ class CausalLMBackbone(Backbone):
         other = set(getattr(self._config, "layer_types", None) or ()) - _ATTENTION_LAYER_TYPES
         if other:
             raise WeightsError(
-                f"a '{name}' model has layers of the types {', '.join(sorted(other))}, whose memory can't be cropped",
+                f"a '{name}' model has layers of the types {', '.join(sorted(other))}, whose cache can't be cropped",
                 hint,
             )
 
@@ -195,7 +195,7 @@ class CausalLMBackbone(Backbone):
             found.append("it can think before it answers; thoughts are not spoken")
         if self._left_over:
             rest = f"{len(self._left_over)} tensors of its files, first '{self._left_over[0]}'"
-            found.append(f"it has no place for {rest}: is this the right model class?")
+            found.append(f"it doesn't use {rest}: is this the right model class?")
         return (*found, *self.tokenizer.findings)
 
     def embed_text(self, ids: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ class CausalLMBackbone(Backbone):
         layers = cast("nn.ModuleList", _layers(self._decoder))
         if init not in ("fresh", "copy") or num_blocks < 1 or (init == "copy" and num_blocks > len(layers)):
             raise ConfigError(
-                f"{num_blocks} blocks by '{init}' can't be made from a backbone of {len(layers)} blocks",
+                f"{num_blocks} blocks with init '{init}' can't be made from a backbone of {len(layers)} blocks",
                 f"use init 'fresh', or 'copy' with 1 to {len(layers)} blocks",
             )
         with quiet_transformers():

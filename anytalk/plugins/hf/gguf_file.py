@@ -60,7 +60,7 @@ def _check_start(name: str, start: bytes) -> None:
         found, hint = ": it is the pointer of a Git LFS file", "fetch what it points at: git lfs pull"
     elif start.lstrip()[:1] == b"<":
         found, hint = ": it is a web page", "download the file itself, not the page about it"
-    raise WeightsError(f"'{name}' is no GGUF file of version 2 or 3{found}", hint)
+    raise WeightsError(f"'{name}' is not a GGUF file of version 2 or 3{found}", hint)
 
 
 def _read_general(file: BinaryIO, count: int) -> dict[str, Any]:

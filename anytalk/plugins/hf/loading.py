@@ -123,7 +123,7 @@ def foreign_errors(source: ModelSource, hint: str) -> Iterator[None]:
 
 def _load_folder(source: ModelSource, dtype: torch.dtype, trusts: bool) -> Loaded:
     if not source.path.is_dir():
-        raise WeightsError(f"'{source.spec}' is a file, but no .gguf", "give the model's folder or a .gguf file")
+        raise WeightsError(f"'{source.spec}' is a file, but not a .gguf", "give the model's folder or a .gguf file")
     check_files(source.path, source.spec)
     with foreign_errors(source, "copy or download the model's folder again"):
         loaded = _from_pretrained(source, None, dtype, trusts)
@@ -167,7 +167,7 @@ def _from_pretrained(source: ModelSource, revision: str | None, dtype: torch.dty
     # transformers applies an adapter that it finds beside the weights if peft is installed.
     if getattr(lm, "_hf_peft_config_loaded", False):
         raise WeightsError(
-            f"'{source.spec}' brings a PEFT adapter, which its weights don't hold",
+            f"'{source.spec}' has a PEFT adapter that isn't merged into its weights",
             "merge it first (merge_and_unload), and give the merged model",
         )
     # transformers would fill missing tensors at random, and only warn.
@@ -195,7 +195,7 @@ def _own_code_refused(source: ModelSource) -> Iterator[None]:
         if "trust_remote_code" not in str(error):
             raise
         raise WeightsError(
-            f"'{source.spec}' brings Python code of its own, which isn't run unasked",
+            f"'{source.spec}' has its own Python code, which runs only with your permission",
             "read its .py files; if you trust them: --set backbone.options.trust_remote_code=true",
         ) from None
 
@@ -223,11 +223,13 @@ def _unreachable(source: ModelSource, revision: str | None, error: OSError) -> W
     causes = (error, error.__cause__, error.__context__)
     # transformers wraps the hub's errors in an OSError. A gated repository's error is also a not-found error.
     if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return WeightsError(f"the hub doesn't give '{what}' to you without its terms accepted", "`hf auth login` first")
+        return WeightsError(
+            f"'{what}' is only for users who accepted its terms", "accept them on the hub, then: hf auth login"
+        )
     if any(isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError) for cause in causes):
         return WeightsError(f"the hub has no model '{what}'", f"check its spelling, or {_LOCAL_HINT}")
     return WeightsError(
-        f"'{what}' is no local path, it is not whole in the local cache, and the hub can't be reached", _LOCAL_HINT
+        f"'{what}' is neither a local path nor complete in the local cache, and the hub can't be reached", _LOCAL_HINT
     )
 
 

@@ -61,7 +61,7 @@ def check_weights(folder: Path, name: str) -> None:
     pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
     if not has_weights and pickles:
         raise WeightsError(
-            f"'{name}' holds its weights as a pickle ({pickles[0]}), which may run code when it is read; none is read",
+            f"'{name}' holds its weights as a pickle ({pickles[0]}); loading that could run code, so it is refused",
             "get the model's .safetensors; or, if you trust it, write them: python -c \"from transformers import "
             f"AutoModelForCausalLM as M; M.from_pretrained('{name}').save_pretrained('{name}')\"",
         )
@@ -186,7 +186,7 @@ def check_quantisation(config: Any, name: str) -> None:
     how = getattr(method, "value", method) or "in an unknown way"
     raise WeightsError(
         f"'{name}' is quantised ({how}), and its weights can't be read as numbers",
-        "give the model that it was made from, or its .gguf file; `--precision int8` makes any model small here",
+        "give its .gguf file, or the model that it was made from; `--arithmetic int8` quantises that here",
     )
 
 
@@ -194,7 +194,7 @@ def _adapter(folder: Path, name: str, beside: bool) -> WeightsError:
     merge = "merge it into its model (peft: merge_and_unload(), save_pretrained(FOLDER)) and give that FOLDER"
     if beside:
         return WeightsError(
-            f"in '{name}' a PEFT adapter lies beside the model, and nobody says whether it is to be used",
+            f"'{name}' holds a PEFT adapter beside the model, and it is unclear whether to use it",
             f"{merge}; or move adapter_config.json away",
         )
     try:

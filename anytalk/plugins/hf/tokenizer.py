@@ -61,7 +61,7 @@ class HFTokenizer:
         if "enable_thinking" in str(self.base.chat_template):
             yield "its template can switch thinking off: --set grid.template.enable_thinking=false"
         if self._folds_system:
-            yield "its chat template knows no system role: system texts are put in front of the first question"
+            yield "its chat template has no system role: system texts are put in front of the first question"
         if beyond:
             yield f"{len(beyond)} of its added tokens have no embedding, first '{beyond[0]}': they are read as text"
 

@@ -80,7 +80,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait([gathering, leaving], return_when=asyncio.FIRST_COMPLETED)
         if not gathering.done():
-            raise RequestError("the client has gone", "client_closed_request", status=499)
+            raise RequestError("the client has disconnected", "client_closed_request", status=499)
         return gathering.result()
     finally:
         for task in (gathering, leaving):

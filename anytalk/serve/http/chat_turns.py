@@ -31,7 +31,7 @@ class ChatAnswers:
     def text(self, answer_id: str) -> str:
         """Return a transcript; RequestError if it is unknown."""
         if answer_id not in self._texts:
-            said = f"no answer '{answer_id[:80]}' is known here (any more); send its text as content"
+            said = f"no answer '{answer_id[:80]}' is known, or it was dropped; send its text as content"
             raise RequestError(said, "audio_not_found", "messages")
         return self._texts[answer_id]
 
@@ -100,7 +100,7 @@ def _add_tool_message(turns: list[Said], messages: list[dict[str, Any]], number:
 def _call(given: Any, param: str) -> Call:
     function = given.get("function") if isinstance(given, dict) else None
     if not isinstance(function, dict):
-        raise RequestError("a tool call has a 'function'", "missing_required_parameter", f"{param}.tool_calls")
+        raise RequestError("a tool call needs a 'function'", "missing_required_parameter", f"{param}.tool_calls")
     return call_of(function.get("name"), function.get("arguments"), f"{param}.tool_calls")
 
 
@@ -117,12 +117,12 @@ def _content(given: Any, role: str, state: ServerState, param: str) -> tuple[lis
             texts.append(part["text"])
         elif part.get("type") == "input_audio" and role == "user" and isinstance(part.get("input_audio"), dict):
             if speech is not None:
-                raise RequestError("a message holds one sound", "unsupported_value", place)
+                raise RequestError("a message can hold only one sound", "unsupported_value", place)
             rate_hz = state.ear_rate_hz
             data = from_base64(str(part["input_audio"].get("data", "")), f"{place}.input_audio.data")
             wave = read_sound(data, "input_audio", rate_hz, state.max_turn_s, f"{place}.input_audio.data")
             speech = Said("user", None, speech_of(wave, rate_hz, rate_hz, state.max_turn_s))
         else:
             kind = str(part.get("type"))[:40]
-            raise RequestError(f"a part of the type '{kind}' is not understood here", "unsupported_value", place)
+            raise RequestError(f"a part of the type '{kind}' is not supported", "unsupported_value", place)
     return texts, speech

@@ -32,5 +32,5 @@ def instead_of(path: str) -> str | None:
         if plain == other or plain.startswith(f"{other}/"):
             return said
     if plain and f"/v1{plain}" in _HERE:
-        return f"it is at /v1{plain}: put /v1 at the end of the client's base_url"
+        return f"it is at /v1{plain}: end the client's base_url with /v1"
     return f"it is at {plain}" if plain in _HERE else None

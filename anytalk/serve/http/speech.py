@@ -49,7 +49,7 @@ def speech_routes(state: ServerState) -> APIRouter:
         wanted = await read_json(request, SpeechRequest)
         check_format(wanted.response_format, "response_format")
         if wanted.instructions:
-            said = "the voice follows no instructions; leave `instructions` out"
+            said = "the voice can't follow instructions; leave `instructions` out"
             raise RequestError(said, "unsupported_value", "instructions")
         if not any(character.isalnum() for character in wanted.input):
             raise RequestError("the input holds nothing to say; give at least one word", "invalid_value", "input")

@@ -108,7 +108,7 @@ def _pieces(state: ServerState, wave: np.ndarray) -> Iterator[tuple[int, np.ndar
         rest = wave[start:]
         size = (0 if ears is None else ears.first_cut(torch.from_numpy(rest))) or len(rest)
         if ears is not None and ears.max_duration_s is not None and size > ears.max_duration_s * ears.sample_rate_hz:
-            said = f"the ears hear {ears.max_duration_s:g} s at once; cut the file into pieces"
+            said = f"the ears take at most {ears.max_duration_s:g} s at once; cut the file into pieces"
             raise RequestError(said, "audio_too_long", "file")
         yield start, rest[:size].copy()
         start += size

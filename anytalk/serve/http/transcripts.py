@@ -20,7 +20,7 @@ _SOFTER = 10**-2.5
 _WHY_NOT = {
     "include[]": "no log probabilities are given",
     "include": "no log probabilities are given",
-    "chunking_strategy": "sound is cut at silences here, in one way",
+    "chunking_strategy": "sound is always cut at silences",
 }
 
 
@@ -72,16 +72,16 @@ def check_wanted(
     wrong = [name for name in granularities if name not in _GRANULARITIES]
     said = ""
     if wrong:
-        said = f"there are times of each 'word' and of each 'segment'; '{wrong[0][:20]}' was asked for"
+        said = f"granularity '{wrong[0][:20]}' is unknown; use 'word' or 'segment'"
     elif granularities and response_format != "verbose_json":
-        said = "times of words and segments stand in verbose_json; ask for it, or leave timestamp_granularities out"
+        said = "only verbose_json has times of words and segments; ask for it, or leave timestamp_granularities out"
     elif "word" in granularities and not knows_words:
-        said = "these ears don't tell times of words; ask for 'segment'"
+        said = "these ears give no times of words; ask for 'segment'"
     if said:
         raise RequestError(said, "unsupported_value", "timestamp_granularities")
     if others:
         name = min(others)
-        why = _WHY_NOT.get(name, f"`{name[:40]}` is not known here")
+        why = _WHY_NOT.get(name, f"`{name[:40]}` is unknown")
         raise RequestError(f"{why}; leave it out", "unsupported_value", name[:40])
 
 

@@ -68,7 +68,7 @@ class Call(Transport):
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except Exception as error:  # the SDP parser may raise anything
             await self._peer.close()
-            said = f"the offer can't be answered ({type(error).__name__}); it has to be a browser's"
+            said = f"the offer can't be answered ({type(error).__name__}); it must be an offer as browsers make it"
             raise RequestError(said, "invalid_sdp", "sdp") from None
         self.sdp = self._peer.localDescription.sdp
 

@@ -125,7 +125,7 @@ def check_offer(sdp: str) -> None:
             "sdp",
         )
     if re.search(r"^a=(sendonly|inactive)\b", sdp, re.MULTILINE):
-        raise RequestError("the offer takes no sound; offer the audio track as sendrecv", "invalid_sdp", "sdp")
+        raise RequestError("the offer accepts no sound; offer the audio track as sendrecv", "invalid_sdp", "sdp")
     if len(re.findall(r"^a=candidate:", sdp, re.MULTILINE)) > _MAX_CANDIDATES:
         raise RequestError(f"the offer has more than {_MAX_CANDIDATES} candidates", "invalid_sdp", "sdp")
 

@@ -218,7 +218,7 @@ def read_item(given: dict[str, Any], decode: Any, max_text_chars: int) -> Item:
         elif part_kind == "output_audio" and role == "assistant":
             texts.append(_text(part.get("transcript"), f"{param}.transcript"))
         else:
-            said = f"a part of the type {str(part_kind)[:40]!r} doesn't belong to a message of role {role}"
+            said = f"a part of the type {str(part_kind)[:40]!r} isn't allowed in a message of role {role}"
             raise RequestError(said, "invalid_value", f"{param}.type")
     if item.speech is not None and len(content) > 1:
         raise RequestError("a message holds speech or text, not both; send two items", param="item.content")

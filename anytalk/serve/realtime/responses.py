@@ -55,7 +55,7 @@ class Responses:
             RequestError: too many responses are running, there is nothing to answer, or something isn't supported.
         """
         if self._state.admission.is_closed:
-            raise RequestError("the server is going down", "server_shutting_down", status=503)
+            raise RequestError("the server is shutting down", "server_shutting_down", status=503)
         if not options.answers:
             raise RequestError(
                 "a session of the type 'transcription' is not answered; open one of the type 'realtime'",
@@ -68,7 +68,7 @@ class Responses:
                 "conversation_already_has_active_response",
             )
         if is_beside and len(self._beside) >= _MAX_BESIDE:
-            said = f"{_MAX_BESIDE} responses outside of the conversation are in progress; wait for the end of one"
+            said = f"{_MAX_BESIDE} responses outside the conversation are in progress; wait until one ends"
             raise RequestError(said, "rate_limit_exceeded")
         plan = plan_response(self._state, options, wanted, self._conversation)
         memory = None if is_beside else self._memory

@@ -168,7 +168,7 @@ class RealtimeSession:
             self._tell_certain()
             busy = self.responses.is_busy
             if self.state.admission.is_closed and not busy:
-                raise _End(GOING_AWAY, "the server is going down")
+                raise _End(GOING_AWAY, "the server is shutting down")
             if now - self._began > self.settings.session_s:
                 self._end_by_time("session_expired", f"a session lasts {self.settings.session_s:.0f} s at most")
             if now - self._last_word > self.settings.idle_s and not busy:
@@ -187,7 +187,7 @@ class RealtimeSession:
 
     async def _append(self, event: e.Append) -> None:
         if self.transport.has_track:
-            said = "the sound of a call comes by its audio track; input_audio_buffer.append is for WebSockets"
+            said = "a call sends sound over its audio track; input_audio_buffer.append is for WebSockets"
             raise RequestError(said, "unsupported_event", "type")
         await self.hear(from_base64(event.audio, "audio"))
 

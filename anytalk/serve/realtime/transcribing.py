@@ -42,7 +42,7 @@ class Transcripts:
     def write_down(self, item: Item, question: Question, seconds: float) -> None:
         """Queue a turn for transcription; its transcript is sent when it exists."""
         if len(self._waiting) >= _MAX_WAITING:
-            said = f"{_MAX_WAITING} turns wait for their transcripts already; speak, or commit, less often"
+            said = f"{_MAX_WAITING} turns already wait for their transcripts; speak or commit less often"
             self._fail(item, "rate_limit_exceeded", said)
             return
         self._waiting.append((item, question, seconds))

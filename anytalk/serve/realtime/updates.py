@@ -28,7 +28,7 @@ _CAN_BE_OFF = {"turn_detection", "idle_timeout_ms", *AudioInput.model_fields, *T
 _MODEL: Path = ("model",)
 """There is one model, so any name is accepted, here and in the address of the connection."""
 _DETECTION_TYPE: Path = ("audio", "input", "turn_detection", "type")
-_NOT_SEMANTIC = "no model here judges whether a thought is complete; server_vad is used in its place"
+_NOT_SEMANTIC = "semantic_vad is not supported; server_vad is used instead"
 _KEPT_OF = {"format": ("type", "rate"), "voice": ("id",), "tool_choice": ("type", "name")}
 """Fields to keep of objects that are shown with every update; all others are dropped."""
 
