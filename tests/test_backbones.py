@@ -308,7 +308,7 @@ def test_a_folder_without_config_says_so(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
-    with pytest.raises(WeightsError, match=r"but no \.gguf"):
+    with pytest.raises(WeightsError, match=r"but not a \.gguf"):
         load(tmp_path / "model.bin")
     (tmp_path / "model.gguf").write_bytes(b"x" * 64)
     with pytest.raises(WeightsError, match="is not a GGUF file"):

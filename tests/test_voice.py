@@ -306,7 +306,7 @@ def test_what_is_no_voice_is_told(talker: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letters.txt").write_text("dear")
     for overwrite in (False, True):
-        with pytest.raises(TalkerError, match="is there already"):
+        with pytest.raises(TalkerError, match="already exists"):
             pack_voice(talker, tmp_path / "taken", overwrite=overwrite)
     assert not (tmp_path / "out").exists()
 
