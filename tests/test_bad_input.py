@@ -133,7 +133,7 @@ def test_sound_that_is_no_question(trained: Path, tmp_path: Path, samples: np.nd
 
 def test_no_sound_file(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "q.wav").write_text("I am a text")
-    assert "can't be read as a sound file" in refused("talk", trained, tmp_path / "q.wav")
+    assert "is not a sound file that can be read" in refused("talk", trained, tmp_path / "q.wav")
     assert "doesn't exist" in refused("talk", trained, tmp_path / "nowhere.wav")
     assert "doesn't exist" in refused("transcribe", tmp_path / "nowhere.wav")
 

@@ -164,7 +164,7 @@ def test_preview_of_sources_without_a_talker_says_what_is_missing(place: Path) -
         (("prepare", "{place}/data.yaml", "-o", "x", "--talker", "{place}"), "has no talker.yaml"),
         (
             ("prepare", "{place}/data.yaml", "-o", "x", "--talker", "{place}/tiny", "--half", "--no-features"),
-            "--half is about features",
+            "--half applies to features",
         ),
         (("prepare", "{place}/data.yaml", "-o", "{place}", "--talker", "{place}/tiny"), "holds other files"),
         (("prepare", "{place}/data.yaml", "-o", "{place}/shards", "--talker", "{place}/tiny"), "sound was true"),

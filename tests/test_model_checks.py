@@ -191,7 +191,7 @@ def test_a_models_own_code_is_not_run_unasked(tmp_path: Path, monkeypatch: pytes
     (model / "config.json").write_text(json.dumps(config))
     (model / "zebra.py").write_text(f"open({str(ran)!r}, 'w')\n")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody is asked"))
-    with pytest.raises(WeightsError, match="code of its own") as caught:
+    with pytest.raises(WeightsError, match="its own Python code") as caught:
         attached(tmp_path, model)
     assert "trust_remote_code=true" in str(caught.value)
     assert not ran.exists()

@@ -172,8 +172,8 @@ def test_a_slash_at_the_end_is_no_other_path(slow: Running) -> None:
         ("/v1/responses/resp_1", "/v1/chat/completions"),
         ("/v1/realtime/calls/rtc_1/accept", "SIP is not answered"),
         ("/v1/realtime", "ws://"),
-        ("/chat/completions", "put /v1 at the end"),
-        ("/responses", "put /v1 at the end"),
+        ("/chat/completions", "end the client's base_url with /v1"),
+        ("/responses", "end the client's base_url with /v1"),
     ],
 )
 def test_paths_of_elsewhere_are_answered_in_a_sentence(slow: Running, path: str, said: str) -> None:

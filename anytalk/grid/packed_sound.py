@@ -58,4 +58,4 @@ def unpacked(data: bytes, kind: str, name: str, limits: Sequence[float]) -> byte
 
 
 def _unreadable(name: str, reason: str) -> AudioError:
-    return AudioError(f"'{name}' can't be read as a sound file: {reason}", EXPECTED)
+    return AudioError(f"'{name}' is not a sound file that can be read: {reason}", EXPECTED)

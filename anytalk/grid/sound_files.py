@@ -153,7 +153,7 @@ def _file_of(audio: Audio, bounds: Bounds) -> Path | bytes:
         data = without_tags(_bytes(data))
     kind = sound_kind(_head(data))
     if bounds.kinds is not None and kind not in bounds.kinds:
-        raise AudioError(f"'{name}' is not a known kind of sound file", EXPECTED)
+        raise AudioError(f"'{name}' is not a sound file of a known kind", EXPECTED)
     if kind is None or kind not in PACKED:
         return data
     return unpacked(_bytes(data), kind, name, (MAX_SAMPLES, bounds.length_s, *bounds.rates_hz, bounds.channels))
@@ -247,7 +247,7 @@ def _opened(source: Path | bytes, name: str, bounds: Bounds, piped: bool = True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         # libsndfile's message begins with the name, which ours has already.
         reason = re.sub(r"^Error opening .*?: ", "", " ".join(str(error).split()))
-        raise AudioError(f"'{name}' can't be read as a sound file: {reason}", EXPECTED) from None
+        raise AudioError(f"'{name}' is not a sound file that can be read: {reason}", EXPECTED) from None
 
 
 @contextmanager
