@@ -111,7 +111,7 @@ def test_codes_of_another_codec_serve_text_when_nobody_voices_them(
     assert codes is not None
     assert codes.tolist() == own.codes.tolist()
     assert [line[1] for line in rejected(tmp_path / "plain")] == ["unusable", "serves no task"]
-    assert "codes of 'snac/24000/7x4096' and no `voice:` reads it" in rejected(tmp_path / "plain")[1][2]
+    assert "codes of 'snac/24000/7x4096', and no `voice:` reads it" in rejected(tmp_path / "plain")[1][2]
 
     run(talker, tmp_path / "voiced", config.model_copy(update={"voice": VoiceConfig()}))
     feed = open_shards(tmp_path / "voiced")[0]

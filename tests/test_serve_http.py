@@ -148,7 +148,7 @@ def test_reading_aloud_faster_and_slower(server: Running, alone: Any, name: str,
         ({"input": "a", "voice": "ana"}, "did you mean 'anna'"),
         ({"input": "a", "response_format": "aac"}, "can't be written as 'aac'"),
         ({"input": "a", "speed": 0.2}, "speed: Input should be greater than or equal to 0.25"),
-        ({"input": "a", "instructions": "Whisper."}, "no instructions"),
+        ({"input": "a", "instructions": "Whisper."}, "can't follow instructions"),
     ],
 )
 def test_what_can_not_be_read(server: Running, options: dict[str, Any], said: str) -> None:
