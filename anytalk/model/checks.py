@@ -75,7 +75,7 @@ def check_template(backbone: Backbone, grid: GridConfig) -> None:
     # Stripped text is fine; escaped or dropped text isn't.
     lost = next((role for role, text in said if text.strip() not in rendered), None)
     if lost is not None:
-        raise ConfigError(f"the model's chat template leaves out what messages of the role '{lost}' say", hint)
+        raise ConfigError(f"the model's chat template leaves out the text of messages with the role '{lost}'", hint)
     places = [rendered.find(text.strip()) for _, text in said]
     if places != sorted(places):
         raise ConfigError("the model's chat template changes the order of messages", hint)
