@@ -132,7 +132,9 @@ def test_named_templates(tmp_path: Path) -> None:
     base.chat_template = {"rag": CHATML, "tool_use": CHATML}
     tokenizer = HFTokenizer(base)
     assert not tokenizer.has_chat_template
-    assert tokenizer.findings == ("none of its chat templates (rag, tool_use) is called 'default': it is asked without one",)
+    assert tokenizer.findings == (
+        "none of its chat templates (rag, tool_use) is called 'default': it is asked without one",
+    )
 
 
 def test_system_text_is_folded_where_the_template_knows_no_system_role(tmp_path: Path) -> None:
