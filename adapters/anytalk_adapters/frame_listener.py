@@ -26,15 +26,18 @@ class FrameOptions(plugins.Options):
     width: int = Field(256, ge=8, description="Width of the convolution blocks.")
     num_blocks: int = Field(3, ge=0, description="Number of convolution blocks.")
     factor: int = Field(2, ge=1, description="Frames per position; 2 gives 25 positions a second with Whisper.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of features in training.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout of features in training, the same ones at all positions of a clip."
+    )
     frame_dropout: float = Field(0.0, ge=0, lt=1, description="Share of frames hidden in training, in short stretches.")
 
 
 class FrameBlock(nn.Module):
     """Applies a ConvNeXt block (arXiv 2201.03545) along time: a depthwise convolution over neighbours, then an MLP."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self._dropout = dropout
         self.near = nn.Conv1d(width, width, _KERNEL, padding=_KERNEL // 2, groups=width)
         self.norm = nn.LayerNorm(width)
         self.wide = nn.Linear(width, 3 * width)
@@ -46,8 +49,19 @@ class FrameBlock(nn.Module):
         """Transform (B,T,W); `is_frame`, (B,T,1), is 1.0 at valid positions and 0.0 in padding."""
         # Padding is cleared in each block: the biases before it have filled it.
         near = self.near((x * is_frame).transpose(1, 2)).transpose(1, 2)
-        out: Tensor = x + self.narrow(F.gelu(self.wide(self.norm(near))))
+        wide = F.gelu(self.wide(self.norm(near)))
+        out: Tensor = x + self.narrow(drop_features(wide, self._dropout, self.training))
         return out
+
+
+def drop_features(x: Tensor, share: float, training: bool) -> Tensor:
+    """Zero a share of the W features of (B,T,W), the same ones at all positions of a row (arXiv 1512.05287).
+
+    Neighbouring positions then can't make up for a missing feature, and there are far fewer random numbers to draw.
+    """
+    if not training or not share:
+        return x
+    return x * F.dropout(torch.ones_like(x[:, :1]), share)
 
 
 class FrameListener(InputAdapter):
@@ -62,7 +76,7 @@ class FrameListener(InputAdapter):
         width, factor = options.width, options.factor
         self.norm = nn.LayerNorm(encoder_width)
         self.down = nn.Conv1d(encoder_width, width, 2 * factor - 1, stride=factor, padding=factor - 1)
-        self.blocks = nn.ModuleList(FrameBlock(width) for _ in range(options.num_blocks))
+        self.blocks = nn.ModuleList(FrameBlock(width, options.dropout) for _ in range(options.num_blocks))
         self.out_norm = nn.LayerNorm(width)
 
     def output_length(self, num_frames: int) -> int:
@@ -81,7 +95,7 @@ class FrameListener(InputAdapter):
         """Encode (B,F,E) features with (B,) lengths into (B,T,width) and the (B,) number of valid positions."""
         dtype = self.norm.weight.dtype
         x = zero_padding(features, lengths).to(dtype)
-        x = F.dropout(self.norm(x), self._frames.dropout, self.training)
+        x = drop_features(self.norm(x), self._frames.dropout, self.training)
         if self.training and self._frames.frame_dropout:
             # Max pooling widens each drawn frame into a stretch, so frames are drawn that much more rarely.
             share = self._frames.frame_dropout / _HIDDEN_FRAMES

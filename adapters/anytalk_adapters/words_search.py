@@ -14,17 +14,23 @@ _NEVER = -math.inf
 _LEAST = -7.0
 """Log probability below which a letter isn't considered at a position."""
 
-WordChance = Callable[[str], float]
-"""Returns how common a word is: its log probability, up to a constant that is the same for each word."""
+TextChance = Callable[[str], float]
+"""Returns how likely a text's last word is after those before it: a log probability, up to a constant for each word."""
 
 
 def likeliest_texts(
-    chances: Tensor, letters: str, beam: int, candidates: int, word_chance: WordChance, weight: float
+    chances: Tensor,
+    letters: str,
+    beam: int,
+    candidates: int,
+    word_chance: TextChance,
+    weight: float,
+    per_word: float = 0.0,
 ) -> dict[str, float]:
     """Return the likeliest texts and their scores, best first.
 
     The search is :func:`anytalk_adapters.ctc_search.likeliest_lines` with a term per word: each word that ends adds
-    `weight` times its log probability.
+    `weight` times its log probability, and `per_word`.
 
     Args:
         chances: (T,1+N) log probabilities at each position: blank, then each of the N letters.
@@ -59,22 +65,22 @@ def likeliest_texts(
                 before = grown.get(longer, (_NEVER, _NEVER))
                 grown[longer] = before[0], _sum(before[1], start + score)
                 if longer not in words:
-                    ended = word_chance(_last_word(text)) if letter == " " else 0.0
-                    words[longer] = words[text] + weight * ended
+                    ended = weight * word_chance(text) + per_word if letter == " " else 0.0
+                    words[longer] = words[text] + ended
         kept = sorted(grown, key=lambda text: _sum(*grown[text]) + words[text], reverse=True)[:beam]
         texts = {text: grown[text] for text in kept}
         words = {text: words[text] for text in kept}
     whole: dict[str, float] = {}
     for text, ways in texts.items():
-        ended = word_chance(_last_word(text)) if text and text[-1] != " " else 0.0
-        score = _sum(*ways) + words[text] + weight * ended
+        ended = weight * word_chance(text) + per_word if text and text[-1] != " " else 0.0
+        score = _sum(*ways) + words[text] + ended
         # "text" and "text " are one text now; their probabilities add up.
         whole[text.strip()] = _sum(whole.get(text.strip(), _NEVER), score)
     return dict(sorted(whole.items(), key=lambda item: item[1], reverse=True))
 
 
-def common_words(tokenizer: TextTokenizer, vocab_size: int) -> WordChance:
-    """Return a function that estimates how common a word is from its token ids.
+def common_words(tokenizer: TextTokenizer, vocab_size: int) -> TextChance:
+    """Return a function that estimates how common a text's last word is from its token ids.
 
     Byte-pair vocabularies are built by joining the most frequent pairs first, so a low id is a frequent piece (Zipf:
     its probability is one over its rank), and a word of several tokens is rare.
@@ -87,7 +93,7 @@ def common_words(tokenizer: TextTokenizer, vocab_size: int) -> WordChance:
         ids = tokenizer.encode(f"a {word}")[len(anchor) :]
         return math.log(vocab_size) - sum(math.log(1 + token) for token in ids)
 
-    return chance
+    return lambda text: chance(_last_word(text))
 
 
 def _last_word(text: str) -> str:
@@ -101,4 +107,4 @@ def _sum(a: float, b: float) -> float:
     return a if b == _NEVER else a + math.log1p(math.exp(b - a))
 
 
-__all__: Sequence[str] = ["WordChance", "common_words", "likeliest_texts"]
+__all__: Sequence[str] = ["TextChance", "common_words", "likeliest_texts"]
