@@ -53,10 +53,33 @@ def test_sets_become_one_data_file_with_clips_held_out(tmp_path: Path, monkeypat
     assert [source.name for source in config.sources] == ["LibriSpeech", "LibriSpeech-2", "people", "people-2"]
     assert [ref.name for ref in config.augment] == ["speed", "room", "noise"]
     kept = [json.loads(line)["text"] for line in (out / "LibriSpeech-2.jsonl").read_text().splitlines()]
-    assert kept == ["that is number one", "that is number two"]
+    assert kept == ["that is number one", "that is number zero"]
+    assert [source.weight for source in config.sources] == [2, 2, 1, 1]
     held = [json.loads(line) for line in (out / "held-out.jsonl").read_text().splitlines()]
-    assert [row["text"] for row in held] == ["that is number zero", "hello you"]
-    assert all(Path(row["audio"]).is_file() for row in held)
+    assert [row["text"] for row in held] == ["that is number two", "hello you"]
+    assert all(Path(row["audio"]).is_file() and row.keys() == {"audio", "text"} for row in held)
+
+
+def test_nobody_is_both_learned_from_and_held_out(tmp_path: Path) -> None:
+    lines = [{"audio": f"{who}{n}.wav", "text": f"number {n}", "speaker": who} for n in range(4) for who in "abc"]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for line in lines:
+        (tmp_path / line["audio"]).touch()
+    rows = plain_manifests.spoken_rows(tmp_path)
+    assert sorted(row["speaker"] for row in rows) == sorted("abc" * 4)
+    learnt, held_out = plain_manifests.parted(rows, 12)
+    assert {row["speaker"] for row in held_out} == {"c"}
+    assert {row["speaker"] for row in learnt} == {"a", "b"}
+    assert len(learnt) + len(held_out) == len(rows)
+
+
+def test_clips_without_a_speaker_are_held_out_one_by_one(tmp_path: Path) -> None:
+    lines = [{"audio": f"{n}.wav", "text": "so", "speaker": None} for n in range(6)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for line in lines:
+        (tmp_path / str(line["audio"])).touch()
+    learnt, held_out = plain_manifests.parted(plain_manifests.spoken_rows(tmp_path), 3)
+    assert (len(learnt), len(held_out)) == (4, 2)
 
 
 def test_a_folder_without_speech_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write manifests of plain words for folders of speech, and the `data.yaml` that names them.
+"""Write manifests of plain words for folders of speech, and the `data.yaml` that names them; some clips are held out.
 
 Readers, learners and actors are written down in different ways: with marks or without, with digits or words. An adapter
 that learns from all of them needs one way: lower case, no marks, numbers as words.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import yaml
@@ -33,7 +35,9 @@ def plain_words(text: str) -> str:
 
 
 def spoken_rows(folder: Path) -> list[dict[str, str]]:
-    """Read the clips that have words; a folder is a set of LibriSpeech unless it holds a `manifest.jsonl`.
+    """Read the clips that have words: `audio`, `text`, and `speaker`, which is the clip itself if nobody is named.
+
+    A folder is a set of LibriSpeech unless it holds a `manifest.jsonl`.
 
     Raises:
         DataError: neither of the two.
@@ -46,16 +50,51 @@ def spoken_rows(folder: Path) -> list[dict[str, str]]:
         for row in rows
         if isinstance(row, Row) and isinstance(row.question_audio, Path)
     ]
-    return [{"audio": str(audio.absolute()), "text": text} for audio, text in texts if text]
+    named = speakers_of(manifest) if source else {audio.name: audio.name.partition("-")[0] for audio, _ in texts}
+    return [
+        {"audio": str(audio.absolute()), "text": text, "speaker": named.get(audio.name) or audio.name}
+        for audio, text in texts
+        if text
+    ]
 
 
-def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def speakers_of(manifest: Path) -> dict[str, str | None]:
+    """Return who speaks in each clip of a manifest, by the name of its file."""
+    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return {Path(line["audio"]).name: line.get("speaker") for line in lines}
+
+
+Rows = list[dict[str, str]]
+
+
+def parted(rows: Sequence[dict[str, str]], every: int) -> tuple[Rows, Rows]:
+    """Part rows into those to learn from and those held out: whole speakers, until these are one clip in `every`.
+
+    Nobody is heard in both, so that the held-out ones tell what a stranger would get. Where one speaker says them all,
+    clips are held out.
+    """
+    key = "speaker" if len({row["speaker"] for row in rows}) > 1 else "audio"
+    by_name = sorted(rows, key=lambda row: row[key], reverse=True)
+    learnt: Rows = []
+    held_out: Rows = []
+    for _, said in groupby(by_name, key=lambda row: row[key]):
+        (held_out if len(held_out) < len(rows) / every else learnt).extend(said)
+    return learnt, held_out
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write `audio` and `text` of rows as JSON lines; a source's `speaker` would be the voice that answers."""
+    lines = [json.dumps({"audio": row["audio"], "text": row["text"]}) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_yaml(path: Path, data: dict[str, object]) -> None:
+    """Write settings, in their order."""
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
 def main() -> None:
-    """Write a manifest for each set and copy, `held-out.jsonl` and `data.yaml`."""
+    """Write a manifest for each set and copy and one of what is held out, `data.yaml` and `held-out.yaml`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="Folder for the manifests and data.yaml.")
     parser.add_argument("sets", type=Path, nargs="+", help="Sets of LibriSpeech, or folders with a manifest.jsonl.")
@@ -68,14 +107,23 @@ def main() -> None:
     for folder in arguments.sets:
         rows = spoken_rows(folder)
         print(f"{folder.name}: {len(rows)} clips with words")
-        held_out += rows[:: arguments.held_out_every]
-        del rows[:: arguments.held_out_every]
+        rows, others = parted(rows, arguments.held_out_every)
+        held_out += others
         for name in [folder.name, *(f"{folder.name}-{copy}" for copy in range(2, arguments.copies + 1))]:
             write_rows(arguments.out / f"{name}.jsonl", rows)
-            sources.append({"kind": "jsonl", "name": name, "path": f"{name}.jsonl", "tasks": ["A1T1"]})
+            # Its weight: each clip is learned from as often as any other, whatever the size of its set.
+            source = {
+                "kind": "jsonl",
+                "name": name,
+                "path": f"{name}.jsonl",
+                "tasks": ["A1T1"],
+                "weight": len(rows) or 1,
+            }
+            sources.append(source)
     write_rows(arguments.out / "held-out.jsonl", held_out)
-    data = {"sources": sources, "augment": AUGMENT}
-    (arguments.out / "data.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    others_as_they_are = [{"kind": "jsonl", "name": "held-out", "path": "held-out.jsonl", "tasks": ["A1T1"]}]
+    write_yaml(arguments.out / "held-out.yaml", {"sources": others_as_they_are})
+    write_yaml(arguments.out / "data.yaml", {"sources": sources, "augment": AUGMENT})
 
 
 if __name__ == "__main__":
