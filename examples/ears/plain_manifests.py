@@ -35,7 +35,7 @@ def plain_words(text: str) -> str:
 
 
 def spoken_rows(folder: Path) -> list[dict[str, str]]:
-    """Read the clips that have words: `audio`, `text`, and `speaker`, which is the clip itself if nobody is named.
+    """Read the clips that have words: `audio`, `text` and `speaker`; where nobody is named, each clip has its own.
 
     A folder is a set of LibriSpeech unless it holds a `manifest.jsonl`.
 
@@ -50,28 +50,27 @@ def spoken_rows(folder: Path) -> list[dict[str, str]]:
         for row in rows
         if isinstance(row, Row) and isinstance(row.question_audio, Path)
     ]
-    named = speakers_of(manifest) if source else {audio.name: audio.name.partition("-")[0] for audio, _ in texts}
+    named = speakers_of(manifest) if source else {audio: audio.name.partition("-")[0] for audio, _ in texts}
     return [
-        {"audio": str(audio.absolute()), "text": text, "speaker": named.get(audio.name) or audio.name}
+        {"audio": str(audio.absolute()), "text": text, "speaker": named.get(audio) or audio.name}
         for audio, text in texts
         if text
     ]
 
 
-def speakers_of(manifest: Path) -> dict[str, str | None]:
-    """Return who speaks in each clip of a manifest, by the name of its file."""
+def speakers_of(manifest: Path) -> dict[Path, str | None]:
+    """Return the speaker of each clip of a manifest, by the clip's path."""
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {Path(line["audio"]).name: line.get("speaker") for line in lines}
+    return {manifest.parent.absolute() / line["audio"]: line.get("speaker") for line in lines}
 
 
 Rows = list[dict[str, str]]
 
 
 def parted(rows: Sequence[dict[str, str]], every: int) -> tuple[Rows, Rows]:
-    """Part rows into those to learn from and those held out: whole speakers, until these are one clip in `every`.
+    """Split rows into those to train on and those held out: whole speakers, until these are one clip in `every`.
 
-    Nobody is heard in both, so that the held-out ones tell what a stranger would get. Where one speaker says them all,
-    clips are held out.
+    No speaker is in both, so held-out errors are those of strangers. With a single speaker, single clips are held out.
     """
     key = "speaker" if len({row["speaker"] for row in rows}) > 1 else "audio"
     by_name = sorted(rows, key=lambda row: row[key], reverse=True)
@@ -111,7 +110,7 @@ def main() -> None:
         held_out += others
         for name in [folder.name, *(f"{folder.name}-{copy}" for copy in range(2, arguments.copies + 1))]:
             write_rows(arguments.out / f"{name}.jsonl", rows)
-            # Its weight: each clip is learned from as often as any other, whatever the size of its set.
+            # Weighted by its size, so that each clip is drawn as often as any other.
             source = {
                 "kind": "jsonl",
                 "name": name,
