@@ -202,7 +202,7 @@ def test_sound_that_no_encoder_can_hear_names_its_maker() -> None:
     installed.register(guest, "guest")
     augment = make_augment([PartRef(name="broken")], 0, Registry(installed))
     assert augment is not None
-    with pytest.raises(PluginError, match="'broken' made of set:1"):
+    with pytest.raises(PluginError, match="'broken' returned for set:1"):
         augment(tone(), RATE_HZ, "set:1")
 
 

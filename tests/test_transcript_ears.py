@@ -314,7 +314,10 @@ def test_what_a_client_tells_them(talker: Talker, france: np.ndarray) -> None:
     ears, wave = talker.model.ears, torch.from_numpy(france)
     assert isinstance(ears, TakesHints)
     told = ears.hinted(Hints(language="en-GB", prompt="what is the capital of spain what is the use of this"))
-    assert told.listen([wave])[0].text == "what is the capital of France"
+    written = told.listen([wave])[0].text
+    assert written is not None
+    assert written.startswith("what is the capital of")  # without the prompt it begins with a capital and ends with "?"
+    assert written.lower() == "what is the capital of france"
     assert told.listen([torch.zeros(16_000)])[0].text == ""
     assert ears.hinted(Hints(language="English")).listen([wave]) == talker.model.ears.listen([wave])  # type: ignore[union-attr]
     assert talker.model.ears.listen([wave])[0].text == FRANCE  # type: ignore[union-attr]
