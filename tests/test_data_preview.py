@@ -179,3 +179,11 @@ def test_preview_with_another_talker_is_refused(place: Path, tmp_path: Path) -> 
     tiny_talker(tmp_path / "other", "codec.options.seed=1")
     result = run("data", "preview", place / "shards", "--talker", tmp_path / "other", code=1)
     assert "another codec" in result.output
+
+
+def test_a_path_longer_than_a_file_name_may_be_is_no_file_beside(tmp_path: Path) -> None:
+    from anytalk.data.config import read_data_config
+
+    path = "c" * 300
+    (tmp_path / "data.yaml").write_text(f"sources: [{{kind: jsonl, path: {path}}}]\n", encoding="utf-8")
+    assert read_data_config(tmp_path / "data.yaml").sources[0].path == path

@@ -16,6 +16,7 @@ from anytalk.plugins.components import Options, PartRef
 from anytalk.plugins.contracts import BadRow, Row, strict_rows
 from anytalk.plugins.registry import Registry
 from anytalk.plugins.settings import read_yaml, validated
+from anytalk.plugins.sources import is_there
 
 if TYPE_CHECKING:
     from anytalk.plugins.contracts import DataSource
@@ -47,7 +48,7 @@ class SourceConfig(Options):
     def anchored(self, folder: Path) -> Self:
         """Resolve `path` relative to the data file if that names something there; hub ids and URLs stay as they are."""
         beside = folder / self.path
-        if "://" in self.path or Path(self.path).is_absolute() or not beside.exists():
+        if "://" in self.path or Path(self.path).is_absolute() or not is_there(beside):
             return self
         return self.model_copy(update={"path": str(beside)})
 
