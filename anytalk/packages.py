@@ -1,6 +1,6 @@
-"""Passes over installed packages whose list of entry points can't be read; imports no room.
+"""Ignores installed packages whose entry points can't be read. Imports no room.
 
-One such package would stop this program, and every library that looks for plugins: Python reads all lists at once.
+Python reads the entry points of all packages at once, so one malformed list would stop anytalk and its libraries.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import importlib.metadata
 from typing import Any
 
 UNREADABLE: dict[str, str] = {}
-"""Why a package's list can't be read, by its name."""
+"""Maps the names of such packages to the reason."""
 
 
 def pass_over_unreadable() -> None:
-    """Let Python find no entry points in a package whose list is malformed; nothing is changed where none is."""
+    """Make Python find no entry points in a package whose list is malformed; change nothing if all lists are fine."""
     try:
         importlib.metadata.entry_points()
-    except Exception:  # of whatever kind: it is a parser's
+    except Exception:  # the parser raises errors of many kinds
         listed: Any = vars(importlib.metadata.Distribution)["entry_points"]
 
         def found(dist: importlib.metadata.Distribution) -> importlib.metadata.EntryPoints:
@@ -33,5 +33,5 @@ def pass_over_unreadable() -> None:
 def _name_of(dist: importlib.metadata.Distribution) -> str:
     try:
         return dist.name or "?"
-    except Exception:  # its other files may be as odd
+    except Exception:  # its metadata may be damaged as well
         return "?"

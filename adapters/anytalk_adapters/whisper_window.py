@@ -1,8 +1,8 @@
-"""Encodes clips in Whisper's window of 30 s, without the cost of all its silence.
+"""Encodes clips in Whisper's window of 30 s without computing all of its silence.
 
-Whisper was trained on windows of 30 s, silent after the sound. In shorter ones it writes other words and other
-punctuation. The silence is nothing but zeros, though, whose frames only differ by their positions: here one frame
-stands for several of them, and counts as often in attention.
+Whisper was trained on windows of 30 s that are silent after the sound; in shorter ones it writes other words and
+punctuation. The silent frames differ only by their positions, so here one frame replaces several of them and is counted
+several times in attention.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, check_samples, c
 __all__ = ["WhisperWindow", "Window", "sparse_frames"]
 
 _AFTER_SOUND, _AT_END = 25, 25
-"""Frames of the silence that stand for themselves: the first ones, two of which the convolutions carry sound into, and
-the last ones of the window, which Whisper looks at more than at those between."""
+"""How many silent frames are never replaced: the first ones, because the convolutions carry sound into two of them, and
+the last ones of the window, which Whisper attends to more than to those between."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Holds what Whisper's encoder made of a clip and the silence after it."""
+    """Holds the encoder's output for a clip and the silence after it."""
 
     features: Tensor  # (K,E) float32, the frames of the clip first
-    log_counts: Tensor | None = None  # (K,) logarithm of how many frames each stands for; None: itself
+    log_counts: Tensor | None = None  # (K,) log of how many frames each one counts for; None: one each
 
 
 class WhisperWindow(nn.Module):
-    """Encodes clips in a window of 30 s, which it fills with zeros as `transcribe` of openai-whisper does.
+    """Encodes clips in windows of 30 s, padded with zeros as openai-whisper's `transcribe` does.
 
     Args:
         encoder: ``whisper.model.AudioEncoder``.
@@ -47,15 +47,15 @@ class WhisperWindow(nn.Module):
 
     @property
     def max_frames(self) -> int:
-        """Return the frames of the window: 1500, 30 s."""
+        """Return how many frames the window has: 1500 for 30 s."""
         return int(self.encoder.positional_embedding.shape[0])
 
     def forward(self, wave: Tensor, step: int) -> Window:
-        """Encode (N,) of one clip at 16 kHz.
+        """Encode one clip, (N,) at 16 kHz.
 
         Args:
             wave: Its samples, float32.
-            step: How many frames of the silence one stands for; 1: each for itself, as in Whisper.
+            step: How many silent frames one frame replaces; 1 computes all of them, as Whisper does.
 
         Raises:
             AudioError: The clip has no samples, or more than 30 s.
@@ -81,10 +81,10 @@ class WhisperWindow(nn.Module):
 
 
 def sparse_frames(num_dense: int, num_frames: int, step: int, num_last: int = _AT_END) -> tuple[Tensor, Tensor]:
-    """Choose frames of a window: the first and the last ones all, and between them one of every `step`.
+    """Choose frames of a window: all of the first and the last ones, and one in `step` between them.
 
     Returns:
-        (K,) int64 which they are, and (K,) float32 how many frames each stands for, as their middle; together all.
+        Their indices (K,) int64, and how many frames each one counts for, (K,) float32, which add up to all frames.
 
     >>> [found.tolist() for found in sparse_frames(2, 10, 4, num_last=1)]
     [[0, 1, 3, 7, 9], [1.0, 1.0, 3.0, 4.0, 1.0]]

@@ -28,17 +28,17 @@ class Answer:
     num_frames: int | None = None  # how many frames the answer has, once the end of its audio is known
     text_ended: bool = False  # whether the text is complete
     finish_reason: str | None = None  # `"stop"` or `"length"` at the end, None until then
-    # Characters in front of a stop string, or of what may become one; None where no stop strings were given.
+    # How many characters come before a stop string or its possible beginning; None without stop strings.
     text_limit: int | None = None
     stopped_by: str | None = None  # the stop string before which the text ends
 
     @property
     def is_written(self) -> bool:
-        """Whether no text follows."""
+        """Return whether the text is complete."""
         return self.text_ended or self.finish_reason is not None
 
     def kept(self, text: str) -> str:
-        """Return what may be told of its text: nothing that a stop string cuts away, or may yet cut away."""
+        """Return the part of the text that no stop string cuts off, now or when more tokens come."""
         return text if self.is_written and self.stopped_by is None else text[: self.text_limit]
 
     @property

@@ -130,12 +130,12 @@ class Generation:
 
     @property
     def writer(self) -> Generation | None:
-        """The generation that writes the text ahead of this one's voice; None where nobody does."""
+        """Return the generation that writes this one's text ahead of its voice, or None."""
         return self.arriving.writer if isinstance(self.arriving, WrittenAhead) else None
 
     @property
     def written(self) -> Answer:
-        """The answer whose text is this one's."""
+        """Return the answer that holds the text: the writer's, or this one's."""
         return self.answer if self.writer is None else self.writer.answer
 
     @property

@@ -1,4 +1,4 @@
-"""Stop strings: where a text ends before the first of them, and a text that is written ahead of its voice."""
+"""Ends texts before stop strings, and writes text ahead of its voice so that no stop string is spoken."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def before_stop(text: str, stops: Sequence[str]) -> tuple[int, str | None]:
-    """Return how many characters stand before the first stop string, and which one it is.
+    """Return how many characters come before the first stop string, and which string it is.
 
-    The first is the one that is complete first, so a text ends in the same place however it came in pieces. While none
-    is there, it is None, and characters at the end that may be the beginning of one are not counted.
+    The first is the one that is complete first, so a text ends in the same place however it is split into pieces. If
+    there is none, the string is None, and characters at the end that could begin one are not counted.
     """
     found = [(text.index(stop) + len(stop), text.index(stop), stop) for stop in stops if stop in text]
     if found:
@@ -34,28 +34,28 @@ class StopStrings:
 
     Args:
         stops: The strings, none of them empty.
-        decode: Tokens to text.
+        decode: Turns tokens into text.
     """
 
     def __init__(self, stops: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
         self._stops, self._decode = stops, decode
 
     def read(self, answer: Answer) -> None:
-        """Look at a text that has got another token."""
+        """Set the limit of the answer's text; call this after each new token."""
         text = self._decode(answer.text_ids)
-        if not text.endswith("\ufffd"):  # perhaps a character of which more bytes are to come
+        if not text.endswith("\ufffd"):  # perhaps an incomplete character, whose other bytes follow
             answer.text_limit, answer.stopped_by = before_stop(text, self._stops)
 
 
 class WrittenAhead:
-    """The text of an answer for its voice, which gets a token when no stop string can begin in it any more.
+    """Gives a voice the tokens of a text once no stop string can begin in them.
 
-    A stop string may take several tokens, and what the voice was given it says: so another generation writes the text,
-    one token or more ahead, and the voice waits while the last ones are undecided.
+    A stop string may take several tokens, and a voice can't take back what it was given. So another generation writes
+    the text at least one token ahead, and the voice waits while the last tokens could still begin a stop string.
 
     Attributes:
-        ids: Tokens so far.
-        writer: Chooses the text, without a voice.
+        ids: The tokens that the voice may say so far.
+        writer: The generation that writes the text, without a voice.
     """
 
     def __init__(self, writer: Generation, tokenizer: TextTokenizer) -> None:
@@ -68,7 +68,7 @@ class WrittenAhead:
         """Do nothing: the runner runs the writer beside the voice."""
 
     def has(self, index: int) -> bool:
-        """Return whether a column's content is known: a token, or the end of the text."""
+        """Return whether the text of this column is known: a token, or the end of the text."""
         if index >= len(self.ids) and not self._is_whole:
             self._take()
         return index < len(self.ids) or self._is_whole
@@ -84,32 +84,32 @@ class WrittenAhead:
             self.ids += self._rest(kept)
 
     def _rest(self, kept: str) -> list[int]:
-        """Return tokens of what is kept of a token that the stop string begins in."""
+        """Return tokens of the kept part of the token in which the stop string begins."""
         encode, rest = self._tokenizer.encode, kept[len(self._tokenizer.decode(self.ids)) :]
         if not rest:
             return []
-        # Some tokenizers put a space in front of a text, so the rest is taken from the whole where that is possible.
+        # Some tokenizers put a space before a text, so the rest is cut from the encoded whole if possible.
         whole = encode(kept)
         return whole[len(self.ids) :] if whole[: len(self.ids)] == self.ids else encode(rest)
 
     def thoughts(self) -> str:
-        """Return nothing: thoughts were told before the answer."""
+        """Return nothing, because thoughts were sent before the answer."""
         return ""
 
     @property
     def error(self) -> None:
-        """None: what fails the writer fails the answer."""
+        """Return None, because an error of the writer ends the answer in the runner."""
         return None
 
     @property
     def was_cut(self) -> bool:
-        """Whether the text would have gone on."""
+        """Return whether the text was cut off at its maximum length."""
         return self.writer.answer.finish_reason == "length"
 
     @property
     def stopped_by(self) -> str | None:
-        """The stop string before which the text ended, once it has ended."""
+        """Return the stop string that ended the text, or None."""
         return self.writer.answer.stopped_by
 
     def close(self) -> None:
-        """Do nothing: the runner takes the writer out."""
+        """Do nothing: the runner removes the writer."""

@@ -24,17 +24,17 @@ _MARK_TOKENS = 24
 
 
 class TokenMarks:
-    """Finds marks of thoughts that are tokens of their own.
+    """Finds the marks around thoughts if each is a single token.
 
     Args:
-        ids: Before and after the thoughts.
+        ids: The tokens before and after the thoughts.
     """
 
     def __init__(self, ids: tuple[int, int]) -> None:
         self._first, self._last = ids
 
     def reader(self, is_open: bool) -> ThoughtReader | None:
-        """Return what tells marks from thoughts in their text; None, because tokens are told apart by themselves."""
+        """Return a reader that finds the marks in decoded text; None, because these are found by their ids."""
         return None
 
     def at_end(self, ids: Sequence[int]) -> tuple[bool, bool]:
@@ -47,20 +47,20 @@ class TokenMarks:
         return ids[0] == self._first
 
     def closed(self, ids: Sequence[int]) -> list[int] | None:
-        """Return thoughts with the mark after them, if they end with the last token."""
+        """Return the thoughts with their closing mark if the last token closes them, None otherwise."""
         return list(ids) if ids[-1] == self._last else None
 
     def close(self, ids: Sequence[int]) -> list[int]:
-        """Return thoughts that were cut off, with the mark after them."""
+        """Return thoughts that were cut off with a closing mark added."""
         return [*ids, self._last]
 
 
 class TextMarks:
-    """Finds marks of thoughts that are ordinary text, in as many tokens as the model likes.
+    """Finds the marks around thoughts if they are ordinary text of any number of tokens.
 
     Args:
-        marks: Before and after the thoughts.
-        tokenizer: The model's.
+        marks: The strings before and after the thoughts.
+        tokenizer: The model's tokenizer.
     """
 
     def __init__(self, marks: tuple[str, str], tokenizer: TextTokenizer) -> None:
@@ -68,23 +68,23 @@ class TextMarks:
         self._tokenizer = tokenizer
 
     def reader(self, is_open: bool) -> ThoughtReader | None:
-        """As of :class:`TokenMarks`."""
+        """Return as :meth:`TokenMarks.reader`."""
         return ThoughtReader((self._first, self._last), is_open)
 
     def at_end(self, ids: Sequence[int]) -> tuple[bool, bool]:
-        """As of :class:`TokenMarks`."""
+        """Return as :meth:`TokenMarks.at_end`."""
         end = self._tokenizer.decode(ids[-_MARK_TOKENS:]).rstrip()
         return end.endswith(self._first), end.endswith(self._last)
 
     def begins(self, ids: Sequence[int]) -> bool | None:
-        """As of :class:`TokenMarks`."""
+        """Return as :meth:`TokenMarks.begins`."""
         said = self._tokenizer.decode(ids).lstrip()
         if len(said) < len(self._first) and self._first.startswith(said):
             return None
         return said.startswith(self._first)
 
     def closed(self, ids: Sequence[int]) -> list[int] | None:
-        """As of :class:`TokenMarks`; what the last token says after the mark is left out, if it isn't blank."""
+        """Return as :meth:`TokenMarks.closed`; text after the mark in the last token is dropped unless it is blank."""
         _, found, words = self._tokenizer.decode(ids[-_MARK_TOKENS:]).rpartition(self._last)
         if not found:
             return None
@@ -93,7 +93,7 @@ class TextMarks:
         return self._tokenizer.encode(self._tokenizer.decode(ids).rpartition(self._last)[0] + self._last)
 
     def close(self, ids: Sequence[int]) -> list[int]:
-        """As of :class:`TokenMarks`."""
+        """Return as :meth:`TokenMarks.close`."""
         return [*ids, *self._tokenizer.encode(f"\n{self._last}\n\n")]
 
 

@@ -1,13 +1,13 @@
-"""Reads what the heads of sound files say, and puts right wrong lengths before the sound is read."""
+"""Reads the headers of sound files, and corrects wrong lengths in them before the sound is decoded."""
 
 from __future__ import annotations
 
 MOST_LINKS = 1_000
-"""Streams of one Ogg file, one after another, that are told apart at most."""
+"""The most streams in one Ogg file that are separated."""
 _PAGE = 27
-"""Bytes of the head of an Ogg page before its list of segments."""
+"""Size in bytes of an Ogg page's header before its list of segments."""
 _SPARE = 1024
-"""Bytes after the frames of an mp3 that may be tags."""
+"""How many bytes after the frames of an mp3 may be tags."""
 
 
 def sound_kind(head: bytes) -> str | None:
@@ -26,7 +26,7 @@ def is_mp3(head: bytes) -> bool:
 
 
 def without_tags(data: bytes) -> bytes:
-    """Leave out ID3 tags in front of the sound: libsndfile looks for a frame in the first bytes of a pipe only."""
+    """Remove ID3 tags before the sound, because libsndfile looks for a frame only in the first bytes of a pipe."""
     place = 0
     while data[place : place + 3] == b"ID3" and len(data) >= place + 10:
         size = 0
@@ -37,7 +37,7 @@ def without_tags(data: bytes) -> bytes:
 
 
 def mp3_length(head: bytes) -> tuple[int, int] | None:
-    """Return how many frames and bytes an mp3 says that it has; None where it says nothing, 0 bytes where not those."""
+    """Return the number of frames and bytes in an mp3's header; None without one, 0 bytes if only frames are given."""
     for mark in (b"Xing", b"Info"):
         place = head.find(mark)
         if place >= 0:
@@ -47,19 +47,19 @@ def mp3_length(head: bytes) -> tuple[int, int] | None:
 
 
 def is_longer_than_told(head: bytes, size: int) -> bool:
-    """Return whether an mp3 of so many bytes goes on after the frames that it counts: several that were joined."""
+    """Return whether an mp3 of `size` bytes is longer than its header says, because several files were joined."""
     told = mp3_length(head)
     return told is not None and 0 < told[1] + told[1] // 50 + _SPARE < size
 
 
 def is_shorter_than_told(head: bytes, size: int) -> bool:
-    """Return whether an mp3 of so many bytes ends before the frames that it counts: it was cut off."""
+    """Return whether an mp3 of `size` bytes is shorter than its header says, because it was cut off."""
     told = mp3_length(head)
     return told is not None and size < told[1] - _SPARE
 
 
 def without_count(data: bytes) -> bytes:
-    """Hide the count of frames of an mp3, after which libsndfile would stop."""
+    """Remove the frame count from an mp3's header, because libsndfile would stop there."""
     for mark in (b"Xing", b"Info"):
         place = data.find(mark)
         if place >= 0:
@@ -68,9 +68,9 @@ def without_count(data: bytes) -> bytes:
 
 
 def empty_data(head: bytes) -> int | None:
-    """Return where a wav holds the size of its samples, if it says that there are none: a pipe can't tell its length.
+    """Return the offset of a wav's data size if the size is zero, as in files written to a pipe; None otherwise.
 
-    In a wav of more than 4 GB (RF64), eight bytes hold it.
+    The size takes eight bytes in RF64, the format for more than 4 GB, and four bytes otherwise.
     """
     if head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE":
         return None
@@ -89,7 +89,7 @@ def empty_data(head: bytes) -> int | None:
 
 
 def with_true_size(data: bytes, place: int) -> bytes:
-    """Write the number of bytes that a wav has after its head to a place of :func:`empty_data`."""
+    """Write the true data size of a wav at the offset that :func:`empty_data` found."""
     width = 8 if data[:4] == b"RF64" else 4
     left = len(data) - data.find(b"data", place - 4) - 8
     return data[:place] + left.to_bytes(width, "little") + data[place + width :]
@@ -101,9 +101,10 @@ def _is_chunk(data: bytes) -> bool:
 
 
 def ogg_links(data: bytes) -> list[bytes]:
-    """Cut an Ogg file where one stream ends and another begins; libsndfile reads the first one only.
+    """Split an Ogg file into its streams, because libsndfile reads only the first one.
 
-    There are :data:`MOST_LINKS` + 1 pieces where there are more.
+    Returns:
+        One piece per stream; the last of :data:`MOST_LINKS` + 1 pieces holds all that follow.
     """
     starts, place, was_first = [0], 0, True
     while (place := data.find(b"OggS", place)) >= 0 and place + _PAGE <= len(data) and len(starts) <= MOST_LINKS:

@@ -1,4 +1,4 @@
-"""What clients say of sound before it is heard: which language is spoken, and what text comes before it."""
+"""Tells the ears what a client says about its sound: the spoken language, and the text before it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from anytalk.plugins.contracts import Ears, Hints, TakesHints
 from anytalk.serve.errors import RequestError, of_ours
 
 _USUAL = "en"
-"""The language that stock clients name without being asked."""
+"""The language that stock clients send by default."""
 
 
 def ears_told(talker: Talker, language: str | None = None, prompt: str | None = None, above: str = "") -> Ears | None:
-    """Return the talker's ears, told what is known of a sound; None where there is nothing to tell.
+    """Return the talker's ears with these hints; None if there are none.
 
     Args:
-        talker: Whose ears.
+        talker: The talker whose ears are used.
         language: A code such as ``de``, or a name.
-        prompt: Text in front of the sound, or words as they are to be spelt.
-        above: What stands before the fields' names in errors.
+        prompt: Text before the sound, or words spelt as they should be.
+        above: Prefix of the fields' names in errors.
 
     Raises:
-        RequestError: a language that the ears don't know, or ears that can't be told.
+        RequestError: the ears don't know the language, or take no hints.
     """
     hints = Hints((language or "").strip() or None, (prompt or "").strip())
     ears: object = talker.model.ears

@@ -1,6 +1,6 @@
-"""A GGUF file as a folder that transformers reads, written tensor by tensor: no model is made, and nothing held twice.
+"""Converts a GGUF file to a folder that transformers reads, tensor by tensor, so that no model is held in memory.
 
-What a tensor is called and how it is laid out is decided by transformers; ``tests/test_gguf_fast.py`` compares the two.
+transformers decides the tensors' names and layout; ``tests/test_gguf_fast.py`` compares the results.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def convert(path: Path, folder: Path) -> bool:
     """Write weights (safetensors, float32), configuration and tokenizer of a GGUF file into a new folder.
 
     Returns:
-        False, and nothing is written, where tensors of the file and of the model don't correspond one to one (experts,
-        and families that transformers reads in another way).
+        False if tensors of the file and of the model don't correspond one to one (experts, and families that
+        transformers reads in another way); then nothing is written.
 
     Raises:
         WeightsError: a size that no model has, or tensors that the model needs and the file lacks.
@@ -48,7 +48,7 @@ def convert(path: Path, folder: Path) -> bool:
             lm = auto.from_config(config, dtype=torch.float32)
         folder.mkdir()
         wrote = thread.submit(_write_weights, path, lm, folder / _WEIGHTS)
-        # Python's part of the work, while numpy does the other.
+        # Loading the tokenizer is Python's work, so it runs while numpy dequantises in the other thread.
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
         if not wrote.result():
             (folder / _WEIGHTS).unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def _has_newer_reader(architecture: str) -> bool:
 
 
 def _begin(place: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """Begin a file of safetensors, float32; return where in it each tensor is to be written."""
+    """Write the header of a float32 safetensors file; return the offset of each tensor in bytes."""
     told: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts, at = {}, 0
     for name, shape in shapes.items():

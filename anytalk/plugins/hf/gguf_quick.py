@@ -1,8 +1,8 @@
-"""What makes transformers and ``gguf`` read a GGUF file once, and quickly.
+"""Makes transformers and ``gguf`` read a GGUF file once, and quickly.
 
-They read it for the config, the weights and the tokenizer, make a table of tensor names for each module, read texts
-byte by byte, and de-quantise sixteen rows at a time: most of the loading time. Should they one day do these elsewhere,
-loading is slow again, no more.
+By themselves they read it three times (config, weights, tokenizer), build a table of tensor names for each module,
+read strings byte by byte, and dequantise sixteen rows at a time, which is most of the loading time. If a later version
+does these things elsewhere, loading becomes slow again but stays correct.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy as np
 
 _STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
 _ROWS = 64
-"""Rows that are de-quantised at once: as many as stay in the processor's cache."""
+"""How many rows are dequantised at once; this many fit in the processor's cache."""
 _NIBBLES = np.uint64(0x0F0F0F0F0F0F0F0F)
 _FIFTH = np.where(np.arange(256)[:, None] >> np.arange(8) & 1, 0, 0xF0).astype(np.uint8).view(np.uint64)[:, 0]
-"""For each byte of fifth bits what they add to eight values: nothing, or 16 less."""
+"""Maps a byte of fifth bits to what it adds to eight values: 0 for a set bit, -16 for a clear one."""
 _READING = "transformers.modeling_gguf_pytorch_utils"
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Let transformers walk the file once, and quickly, inside of the block."""
+    """Patch both libraries inside the ``with`` block."""
     faster: list[tuple[str, str, Callable[[Any], Any]]] = [
         ("gguf", "GGUFReader", lambda _: lru_cache(maxsize=1)(PlainReader)),
         ("gguf", "get_tensor_name_map", lru_cache(maxsize=None)),
@@ -61,10 +61,10 @@ class PlainReader(gguf.GGUFReader):
         return super()._get_field_parts(orig_offs, raw_type) if found is None else found
 
     def _list_at(self, first: int) -> tuple[int, list[Any], list[int], list[Any]] | None:
-        """As :meth:`_get_field_parts`, of a list of texts or numbers; None where it holds something else, or nothing.
+        """Do the same for a list of strings or numbers; return None if it is empty or holds something else.
 
         Raises:
-            struct.error, ValueError: it is longer than the file.
+            struct.error, ValueError: the list is longer than the file.
         """
         kind, count = self._get(first, np.uint32), self._get(first + 4, np.uint64)
         dtype = {int(key): found for key, found in self.gguf_scalar_to_np.items()}.get(int(kind[0]))
@@ -89,10 +89,10 @@ class PlainReader(gguf.GGUFReader):
 def apply_to_rows(
     func: Callable[[np.ndarray], np.ndarray], arr: np.ndarray, otype: Any, oshape: tuple[int, ...]
 ) -> np.ndarray:
-    """Give the rows of a quantised tensor to a function of ``gguf``, as it does, but more at once, without a copy.
+    """Apply a function to the rows of a quantised tensor as ``gguf`` does, but to more rows at once and without a copy.
 
     Args:
-        func: From rows as they are stored, (n,bytes) uint8, to (n,values).
+        func: Turns stored rows (n,bytes) uint8 into (n,values).
         arr: (...,bytes) uint8.
         otype: Dtype of the result.
         oshape: Shape of the result.
@@ -105,7 +105,7 @@ def apply_to_rows(
 
 
 def dequantized(tensor: gguf.ReaderTensor) -> Iterator[np.ndarray]:
-    """Yield the values of a tensor, (n,in) float32 for some rows after the others; equal to those of ``gguf``."""
+    """Yield the values of a tensor, (n,in) float32, some rows at a time; they equal those of ``gguf``."""
     rows = tensor.data.reshape(-1, tensor.data.shape[-1])
     quick = tensor.tensor_type == gguf.GGMLQuantizationType.Q5_0
     for first in range(0, len(rows), _ROWS):
@@ -123,7 +123,7 @@ def whole(tensor: gguf.ReaderTensor) -> np.ndarray:
 
 
 def _of_five_bits(rows: np.ndarray) -> np.ndarray:
-    """(n,bytes) of Q5_0 -> (n,values) float32.
+    """Dequantise rows of Q5_0, (n,bytes) uint8, to (n,values) float32.
 
     A block is a scale (float16), the fifth bits of its 32 values, then their lower four bits, two in a byte. Eight
     values are handled as one number; a value whose fifth bit isn't set is 16 less.
@@ -148,7 +148,7 @@ def _with_quick_texts(parse: Callable[[Any, Any], Any]) -> Callable[[Any, Any], 
 
 
 def _with_memory(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Remember what a file says of its model, which is asked for with the config and with the tokenizer."""
+    """Remember the file's metadata, which transformers reads for the config and again for the tokenizer."""
     told: dict[str, Any] = {}
 
     def loaded(path: Any, return_tensors: bool = False, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tries chat templates in a process of their own, because strangers wrote them and they may never end."""
+"""Tries chat templates in a child process, because a downloaded template may never end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NoReturn
 
 CPU_S = 2
-"""Of the processor that all renderings of a trial may take; real templates take milliseconds."""
+"""Processor time that a whole trial may take; real templates take milliseconds."""
 MOST_BYTES = 512 << 20
-"""By which memory may grow."""
+"""How much memory a trial may add to the process."""
 MOST_CHARACTERS = 200_000
-"""That may be written for a few words."""
+"""How long a rendered conversation of a few words may be."""
 _WAIT_S = 120.0
-"""Until a child is given up: on a busy machine the processor's seconds take long."""
+"""Wall time after which a child is killed; generous, because a busy machine gives it little processor time."""
 _MEMORY, _LENGTH = 3, 4
 _REASONS = {
     _MEMORY: f"takes more than {MOST_BYTES >> 20} MB of memory",
@@ -28,24 +28,24 @@ _REASONS = {
 
 
 def fault_of(render: Callable[[], list[str]]) -> str | None:
-    """Say why a template can't be used at all; None where it comes to an end, also by an error of its own.
+    """Return why a template can't be used; None if rendering ends, even with an error of the template's own.
 
-    One operation of a template may take all memory, or hours, so it is tried in a process that has little of either.
-    Where the system can't fork (Windows), it isn't tried.
+    A single operation of a template may take all memory or hours, so it runs in a child process with limits on both.
+    Systems that can't fork (Windows) skip the trial.
 
     Args:
-        render: Writes what is asked of the template in all ways that matter.
+        render: Renders the conversations that anytalk asks of the template.
     """
     if not hasattr(os, "fork"):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: the child only runs Python
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: the child only runs Python
         child = os.fork()
     if child == 0:
         _try(render)
     try:
         return _REASONS.get(_code_of(child))
-    except ChildProcessError:  # the program around us has waited for it
+    except ChildProcessError:  # the host program has already waited for the child
         return None
     except BaseException:
         os.kill(child, signal.SIGKILL)
@@ -54,7 +54,7 @@ def fault_of(render: Callable[[], list[str]]) -> str | None:
 
 
 def _code_of(child: int) -> int:
-    """Wait for the child; 0 for one that takes no time of the processor, but doesn't end either."""
+    """Wait for the child and return its exit code; 0 if it was killed without using up its processor time."""
     end, pause_s = time.monotonic() + _WAIT_S, 0.001
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -68,7 +68,7 @@ def _code_of(child: int) -> int:
 
 
 def _try(render: Callable[[], list[str]]) -> NoReturn:
-    """Render in the child, and end it without anything that belongs to its parent."""
+    """Render in the child, then exit without running the parent's clean-up."""
     code = 0
     try:
         _limit()
@@ -76,7 +76,7 @@ def _try(render: Callable[[], list[str]]) -> NoReturn:
             code = _LENGTH
     except MemoryError:
         code = _MEMORY
-    except BaseException:  # told where the template is used
+    except BaseException:  # the parent reports it when it renders
         code = 0
     finally:
         os._exit(code)
