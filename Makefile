@@ -15,10 +15,18 @@ demo: $(VENV)/.demo-ready
 demo-train: $(VENV)/.demo-train-ready
 	@$(BIN)/python examples/demo_train.py
 
+# So many processes share the tests, a file at a time, each on one thread; 0: one process on all cores, as `pytest` alone.
+WORKERS ?= 2
+TOGETHER = -n $(WORKERS) --dist loadfile
+# Tests of time come last, alone; they run whether the others pass or not.
 test: $(VENV)/.dev-ready
-	@$(BIN)/python -m pytest
+	@failed=0; \
+	$(BIN)/python -m pytest $(TOGETHER) -m "not slow and not gpu and not serial" || failed=1; \
+	$(BIN)/python -m pytest -m "serial and not slow and not gpu" $$(grep -l mark.serial tests/test_*.py) || failed=1; \
+	exit $$failed
 
 # What is fast by the processor's instructions, once more as a machine that has AVX2 only, and as one that has neither.
+# In one process, on as many threads as there are cores: `test` runs the same files on one thread.
 BY_PROCESSOR = $(addprefix tests/test_,bench.py lean.py ready.py ready_kept.py static_step.py golden_answers.py)
 test-processors: $(VENV)/.dev-ready
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
@@ -27,7 +35,7 @@ test-processors: $(VENV)/.dev-ready
 
 # The clients of docs/clients.md. Their sockets are theirs to close.
 test-clients: $(VENV)/.clients-ready
-	@$(VENV)/clients/bin/python -m pytest -p no:unraisableexception tests/test_clients_*.py
+	@$(VENV)/clients/bin/python -m pytest -p no:unraisableexception $(TOGETHER) tests/test_clients_*.py
 
 # Changed inputs of every kind, for so many minutes; those that are answered by anything but a sentence go to fuzz-out/.
 MINUTES ?= 6
@@ -43,7 +51,7 @@ check: $(VENV)/.dev-ready
 	@$(BIN)/mypy -p anytalk -p anytalk_backbones -p anytalk_adapters
 	@$(BIN)/python -m docs.generate --check
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(VENV)/site
-	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory test
 
 docs: $(VENV)/.dev-ready
 	@$(BIN)/python -m docs.generate

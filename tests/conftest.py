@@ -10,7 +10,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The demo's voice may be installed beside anytalk or not: tests see what anytalk itself brings.
 os.environ.setdefault("ANYTALK_BLOCK_PLUGINS", "heart")
-# What tests make of weights is kept between them and between runs, but not in the user's own cache.
+# Two processes of pytest-xdist that computed on all cores would only wait for each other. Read when torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests make of weights is kept between them and between runs, but not in the user's own cache. Processes share it:
+# what two of them need is made once, behind a lock.
 os.environ["ANYTALK_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"anytalk-tests-{os.getuid()}")
 
 import pytest

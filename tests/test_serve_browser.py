@@ -97,6 +97,7 @@ def test_the_page_opens_and_names_the_talker(page: Page, server: Running) -> Non
     page.run("localStorage.clear()")
 
 
+@pytest.mark.serial
 def test_a_hands_free_turn_and_speaking_over_the_answer(page: Page, pictures: Path) -> None:
     wait_ready(page)
     assert page.run(INK) == [0, 0]

@@ -48,6 +48,7 @@ def asked(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     return record(server, monkeypatch)
 
 
+@pytest.mark.serial
 def test_cancel_stops_at_once(slow: Running) -> None:
     async def talk() -> None:
         async with talking(slow, **MANUAL) as client:
@@ -108,6 +109,7 @@ def test_truncation_cuts_text_and_memory(server: Running, asked: list[Question])
     run(talk())
 
 
+@pytest.mark.serial
 def test_barge_in(slow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = record(slow, monkeypatch)
     told: list[tuple[str, float]] = []  # what the server says, and when: the client's own time is not measured

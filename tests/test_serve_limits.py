@@ -70,6 +70,7 @@ def test_who_leaves_a_full_server_may_come_back_at_once() -> None:
         run(talk(server))
 
 
+@pytest.mark.serial
 def test_a_newcomer_waits_a_moment_for_one_who_leaves() -> None:
     async def come(admission: Admission) -> float:
         asked = time.monotonic()
