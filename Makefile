@@ -33,9 +33,9 @@ test-processors: $(VENV)/.dev-ready
 		$(BIN)/python -m pytest $(BY_PROCESSOR)
 	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(BY_PROCESSOR)
 
-# The clients of docs/clients.md. Their sockets are theirs to close.
+# The clients of docs/clients.md. Their sockets are theirs to close. They talk in real time: one after another.
 test-clients: $(VENV)/.clients-ready
-	@$(VENV)/clients/bin/python -m pytest -p no:unraisableexception $(TOGETHER) tests/test_clients_*.py
+	@$(VENV)/clients/bin/python -m pytest -p no:unraisableexception tests/test_clients_*.py
 
 # Changed inputs of every kind, for so many minutes; those that are answered by anything but a sentence go to fuzz-out/.
 MINUTES ?= 6
