@@ -17,7 +17,8 @@ demo-train: $(VENV)/.demo-train-ready
 
 # So many processes share the tests, a file at a time, each on one thread; 0: one process on all cores, as `pytest` alone.
 WORKERS ?= 2
-TOGETHER = -n $(WORKERS) --dist loadfile
+# In the order of their names: xdist would take files of few tests last, and they hold the longest.
+TOGETHER = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of time come last, alone; they run whether the others pass or not.
 test: $(VENV)/.dev-ready
 	@failed=0; \
