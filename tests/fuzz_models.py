@@ -19,9 +19,9 @@ from anytalk.grid.chat import encode_chat
 from anytalk.model.attach import choose_backbone
 from anytalk.model.checks import check_template, check_weights
 from anytalk.model.config import GridConfig
-from anytalk.plugins import BuildContext, PartRef
+from anytalk.plugins import BuildContext, PartRef, gguf_header
 from anytalk.plugins.contracts import Backbone
-from anytalk.plugins.hf import HFTokenizer, gguf_file
+from anytalk.plugins.hf import HFTokenizer
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.sources import resolve
 from anytalk_backbones.llama import LlamaBackbone
@@ -58,7 +58,7 @@ def model_kinds(folder: Path) -> list[Kind]:
 
     def read_header(given: bytes) -> None:
         (folder / "fuzz.gguf").write_bytes(given)
-        gguf_file.read_header(folder / "fuzz.gguf")
+        gguf_header.read_header(folder / "fuzz.gguf")
 
     def load(given: bytes) -> None:
         (folder / "fuzz.gguf").write_bytes(given)

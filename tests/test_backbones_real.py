@@ -14,7 +14,7 @@ from anytalk.grid.prompts import PromptBuilder, Turn
 from anytalk.grid.tasks import T1T2
 from anytalk.grid.tokens import StreamLayout
 from anytalk.plugins import BuildContext
-from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.gguf_header import read_header
 from anytalk.plugins.hf.loading import quiet_transformers
 from anytalk.plugins.sources import resolve
 from anytalk.plugins.testing.backbone import check_backbone, check_cache, check_tokenizer
@@ -51,7 +51,7 @@ def greedy(backbone: Any, ids: list[int], max_steps: int = 24) -> list[int]:
 
 
 def test_header_is_read_as_the_gguf_package_reads_it() -> None:
-    header = gguf_file.read_header(resolve(SMOLLM2).path)
+    header = read_header(resolve(SMOLLM2).path)
     assert header["general.architecture"] == "llama"
     assert header["general.license"] == "apache-2.0"
     assert header["general.languages"] == ["en"]

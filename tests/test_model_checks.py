@@ -23,7 +23,8 @@ from anytalk.grid.tasks import T1T2
 from anytalk.model.attach import attach
 from anytalk.model.config import read_config
 from anytalk.model.talker import Talker
-from anytalk.plugins.hf import HFTokenizer, gguf_file
+from anytalk.plugins import gguf_header
+from anytalk.plugins.hf import HFTokenizer
 
 PARTS = CHATML.replace("message['content']", "message['content'][0]['text']").replace(
     "m['content']", "m['content'][0]['text']"
@@ -235,7 +236,7 @@ LIST = text("general.x") + struct.pack("<I", 9)
 def test_a_header_that_lies_is_one_sentence(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "odd.gguf").write_bytes(data)
     with pytest.raises(WeightsError, match=said):
-        gguf_file.read_header(tmp_path / "odd.gguf")
+        gguf_header.read_header(tmp_path / "odd.gguf")
 
 
 def test_a_talker_of_other_parts_has_nothing_to_find() -> None:

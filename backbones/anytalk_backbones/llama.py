@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.gguf_header import read_header
 from anytalk.plugins.hf.causal_lm import CausalLMBackbone
 from anytalk.plugins.sources import ModelSource
 
@@ -18,5 +18,5 @@ class LlamaBackbone(CausalLMBackbone):
         if source.is_hub:
             return source.spec.startswith(_HUB_PREFIXES)
         if source.is_gguf:
-            return gguf_file.read_header(source.paths[0]).get("general.architecture") == "llama"
+            return read_header(source.paths[0]).get("general.architecture") == "llama"
         return source.hf_config().get("model_type") == "llama"

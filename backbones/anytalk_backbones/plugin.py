@@ -5,7 +5,7 @@ from anytalk.plugins import Component, hookimpl
 
 @hookimpl
 def register_backbones() -> list[Component]:
-    """Offer Qwen2 (the reference), Llama, any Hugging Face causal LM, a remote one, and a tiny one for tests."""
+    """Offer Qwen2 (the reference), Llama, any Hugging Face causal LM, two that are served, and a tiny one for tests."""
     return [
         Component(
             "qwen2",
@@ -27,6 +27,13 @@ def register_backbones() -> list[Component]:
             "anytalk_backbones.served:EndpointBackbone",
             "any model at an OpenAI-compatible endpoint; only its text is used",
             uses=("openai",),
+            licence="unknown",
+        ),
+        Component(
+            "llama-cpp",
+            "anytalk_backbones.llama_cpp:LlamaCppBackbone",
+            "any GGUF file, run by llama.cpp itself; only its text is used",
+            uses=("xllamacpp", "openai"),
             licence="unknown",
         ),
         Component(

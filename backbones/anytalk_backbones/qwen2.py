@@ -9,7 +9,7 @@ import transformers
 
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import torch_dtype
-from anytalk.plugins.hf import gguf_file
+from anytalk.plugins.gguf_header import read_header
 from anytalk.plugins.hf.causal_lm import CausalLMBackbone
 from anytalk.plugins.sources import ModelSource, random_shapes
 
@@ -60,5 +60,5 @@ class Qwen2Backbone(CausalLMBackbone):
             # Qwen2-VL and Qwen2-Audio have other classes and weights.
             return source.spec.startswith("Qwen/Qwen2") and "VL" not in source.spec and "Audio" not in source.spec
         if source.is_gguf:
-            return gguf_file.read_header(source.paths[0]).get("general.architecture") == "qwen2"
+            return read_header(source.paths[0]).get("general.architecture") == "qwen2"
         return source.hf_config().get("model_type") == "qwen2"

@@ -23,9 +23,11 @@ from transformers.utils import logging as _hf_logging
 
 from anytalk.errors import AnytalkError, WeightsError
 from anytalk.plugins.disk_cache import digest_of, kept
+from anytalk.plugins.gguf_header import read_header
 from anytalk.plugins.hf import gguf_file
 from anytalk.plugins.hf.gguf_convert import convert
 from anytalk.plugins.hf.model_files import check_dtypes, check_files, check_quantisation, check_sizes, check_weights
+from anytalk.plugins.licences import spdx
 from anytalk.plugins.sources import ModelSource
 
 # Its functions carry no type annotations, which mypy would reject.
@@ -34,7 +36,6 @@ _LOCAL_HINT = "give a local folder, a .gguf file or package:NAME/PATH instead; t
 _GGUF_HINT = "download the .gguf file again, or use the model's safetensors folder"
 # Classes with a language modelling head end like this; the last ending is that of models that also read images.
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_SPDX = {name.lower(): name for name in ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "OpenRAIL")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def load_causal_lm(
 
 def _load_gguf(source: ModelSource, dtype: torch.dtype) -> Loaded:
     """Load a GGUF file, or its pieces, through a folder that it is converted to once."""
-    licence = spdx(str(gguf_file.read_header(source.paths[0]).get("general.license", "unknown")))
+    licence = spdx(str(read_header(source.paths[0]).get("general.license", "unknown")))
     with foreign_errors(source, _GGUF_HINT):
         # What is read depends on transformers' version; the digit changes when what we write does.
         name = f"gguf-1-{transformers.__version__}-{digest_of(source.paths)[:32]}"
@@ -231,11 +232,6 @@ def _unreachable(source: ModelSource, revision: str | None, error: OSError) -> W
     return WeightsError(
         f"'{what}' is neither a local path nor complete in the local cache, and the hub can't be reached", _LOCAL_HINT
     )
-
-
-def spdx(name: str) -> str:
-    """Return the SPDX spelling of a model card's licence: ``apache-2.0`` -> ``Apache-2.0``; unknown names stay."""
-    return _SPDX.get(name.lower(), name)
 
 
 def _licence_of_card(card: Path) -> str:
