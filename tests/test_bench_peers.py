@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from typer.testing import CliRunner
 
 from anytalk.bench import peers
-from anytalk.bench.peers import LlamaCpp, Ours, Round, compare, has_peer, whole_file
+from anytalk.bench.peers import LlamaCpp, Ours, Round, Through, chat_of, compare, has_peer, whole_file
 from anytalk.cli.app import build_app
-from anytalk.errors import ConfigError
+from anytalk.errors import ConfigError, ServedError
+from anytalk.plugins import BuildContext
+from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextStream
 from anytalk.plugins.sources import ModelSource, resolve
 
 
@@ -79,6 +82,54 @@ def test_the_command_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.
     figures = json.loads((tmp_path / "f.json").read_text())
     assert set(figures["of"]) == {"exact"}
     assert (figures["prompt"], figures["tokens"], figures["threads"]) == (5, 4, 1)
+
+
+class Writer(ServedBackbone):
+    """Writes the same two words, or nothing but an error."""
+
+    def __init__(self, error: ServedError | None = None) -> None:
+        super().__init__()
+        self.error, self.asked = error, list[TextRequest]()
+
+    @classmethod
+    def build(cls, options: Any, context: BuildContext) -> Self:
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        return "a writer"
+
+    def answer(self, request: TextRequest) -> TextStream:
+        self.asked.append(request)
+        stream = TextStream()
+        if self.error is None:
+            stream.put("It is")
+            stream.put(" nine.")
+        stream.end(self.error)
+        return stream
+
+
+def test_a_served_backbone_is_timed_by_its_text(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer()
+    monkeypatch.setattr("anytalk.plugins.registry.Registry.build", lambda *_: writer)
+    served = Through("served", "http://127.0.0.1:1/v1", "What time is it?", ours.tokenizer)
+    made = served.write([], 4)
+    assert ours.tokenizer.decode(list(made.tokens)) == "It is nine."
+    assert made.prompt_ms > 0
+    assert made.token_processor_ms is None
+    assert (writer.asked[0].max_tokens, writer.asked[0].messages[0]["content"]) == (4, "What time is it?")
+    found = compare({"served": served}, [], 4, repeats=1)
+    assert found["of"]["served"]["prompt_processor_ms"] is None
+    writer.error = ServedError("gone")
+    with pytest.raises(ServedError, match="gone"):
+        served.write([], 4)
+    with pytest.raises(ConfigError, match="'tiny' runs in this process"):
+        Through("tiny", "x", "What time is it?", ours.tokenizer)
+
+
+def test_a_question_is_what_the_template_makes_of_it(ours: Ours) -> None:
+    text = ours.tokenizer.decode(chat_of(ours.tokenizer, "What time is it?"))
+    assert text.endswith("<|im_start|>user\nWhat time is it?<|im_end|>\n<|im_start|>assistant\n")
 
 
 @pytest.mark.skipif(not has_peer(), reason="pip install xllamacpp")

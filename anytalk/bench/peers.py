@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,16 @@ import torch
 
 from anytalk.decode.ready import CALIBRATION_TEXT, make_talker_ready
 from anytalk.errors import ConfigError
+from anytalk.grid.chat import encode_chat
 from anytalk.model.attach import attach
+from anytalk.plugins.components import BuildContext, PartRef
+from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextTokenizer
+from anytalk.plugins.registry import default_registry
 from anytalk.plugins.sources import ModelSource
 
 PEER = "xllamacpp"
 """The package that contains llama.cpp, compiled for CPUs."""
+_LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +37,8 @@ class Round:
 
     prompt_ms: float  # until the first token is chosen
     token_ms: float  # mean of the tokens after the first
-    prompt_processor_ms: float
-    token_processor_ms: float
+    prompt_processor_ms: float | None  # None: it can't be seen from here
+    token_processor_ms: float | None
     tokens: tuple[int, ...]
 
 
@@ -162,6 +168,56 @@ class LlamaCpp:
         raise ConfigError("llama.cpp exited without an answer", "can it read this file? try another GGUF")
 
 
+class Through:
+    """Asks a served backbone a question, and times its text as a talker gets it.
+
+    Args:
+        name: The backbone plugin; it has an option ``fields``, as `served` has.
+        model: The model, as in its first weight source.
+        question: What it is asked; ``write`` must be given :func:`chat_of` of it.
+        tokenizer: The model's own tokenizer, for the tokens of what it writes.
+
+    Raises:
+        ConfigError: The plugin isn't a served backbone.
+        AnytalkError: It can't be built.
+    """
+
+    def __init__(self, name: str, model: str, question: str, tokenizer: TextTokenizer) -> None:
+        registry = default_registry()
+        found = registry.load("backbone", name)
+        if not issubclass(found, ServedBackbone):
+            raise ConfigError(f"the backbone '{name}' runs in this process", "name one that is served")
+        options = {found.Options.weight_sources[0]: model, "fields": {"cache_prompt": False, "ignore_eos": True}}
+        self._backbone: ServedBackbone = registry.build("backbone", PartRef(name=name, options=options), BuildContext())
+        self._backbone.check()
+        self._question, self._tokenizer = question, tokenizer
+
+    def write(self, prompt: Sequence[int], num_tokens: int) -> Round:
+        message = {"role": "user", "content": self._question}
+        came, text, is_ended, first = threading.Event(), "", False, None
+        began = time.perf_counter()
+        stream = self._backbone.answer(TextRequest(messages=(message,), max_tokens=num_tokens))
+        stream.wake = came.set
+        while not is_ended:
+            came.wait(_LONGEST_WAIT_S)
+            came.clear()
+            more, is_ended = stream.take()
+            if more and first is None:
+                first = time.perf_counter()
+            text += more
+        ended = time.perf_counter()
+        if stream.error is not None:
+            raise stream.error
+        assert first is not None  # an answer without text is an error
+        return Round(
+            prompt_ms=(first - began) * 1000,
+            token_ms=(ended - first) * 1000 / (num_tokens - 1),
+            prompt_processor_ms=None,
+            token_processor_ms=None,
+            tokens=tuple(self._tokenizer.encode(text)),
+        )
+
+
 def has_peer() -> bool:
     """Return whether llama.cpp is installed."""
     return importlib.util.find_spec(PEER) is not None
@@ -182,6 +238,11 @@ def prompt_of(tokenizer: Any, num_tokens: int) -> list[int]:
     """Return `num_tokens` tokens of English text."""
     text: list[int] = list(tokenizer.encode(CALIBRATION_TEXT))
     return (text * (1 + num_tokens // len(text)))[:num_tokens]
+
+
+def chat_of(tokenizer: TextTokenizer, question: str) -> list[int]:
+    """Return the tokens of a conversation that consists of one question."""
+    return [int(part) for part in encode_chat(tokenizer, [{"role": "user", "content": question}])]
 
 
 def compare(
@@ -209,13 +270,19 @@ def compare(
     for name, counted in rounds.items():
         names = ("prompt_ms", "token_ms", "prompt_processor_ms", "token_processor_ms")
         figures[name] = {
-            **{figure: statistics.median(getattr(made, figure) for made in counted) for figure in names},
+            **{figure: _median([getattr(made, figure) for made in counted]) for figure in names},
             "rounds": [made.token_ms for made in counted],
             "same_tokens": _same(first, counted[0].tokens),
         }
     return {"load_average": os.getloadavg()[0], "prompt": len(prompt), "tokens": num_tokens, "of": figures}
 
 
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
 def _same(one: Sequence[int], other: Sequence[int]) -> int:
-    pairs = list(zip(one, other, strict=True))
+    # What is only known as text may be other tokens, and then another number of them.
+    pairs = list(zip(one, other, strict=False))
     return next((number for number, (a, b) in enumerate(pairs) if a != b), len(pairs))

@@ -20,17 +20,38 @@ def command(
     tokens: int = typer.Option(48, min=2, help="Tokens that are written."),
     repeats: int = typer.Option(3, min=1, help="Rounds of each that count; one more runs first."),
     threads: int = typer.Option(2, min=1, help="CPU threads of each."),
+    through: str | None = typer.Option(
+        None, help="A served backbone plugin that takes the file: its text is timed, too, as a talker gets it."
+    ),
     json_file: Path | None = typer.Option(None, "--json", help="Also write all figures to this file."),
 ) -> None:
     """Compare milliseconds per token with llama.cpp (package xllamacpp); the two decoders run in turn."""
     with err.status("loading torch and the model ...") as status, TemporaryDirectory() as place:
-        from anytalk.bench.peers import PEER, LlamaCpp, Ours, compare, has_peer, prompt_of, whole_file
+        from anytalk.bench.peers import (
+            PEER,
+            Contestant,
+            LlamaCpp,
+            Ours,
+            Through,
+            chat_of,
+            compare,
+            has_peer,
+            prompt_of,
+            whole_file,
+        )
         from anytalk.plugins.sources import resolve
 
         set_threads(threads)
         file = whole_file(resolve(model), Path(place))
-        ours = {name: Ours(model, Path(place) / name, name) for name in arithmetic}
-        asked = prompt_of(next(iter(ours.values())).tokenizer, prompt)
+        contestants: dict[str, Contestant] = {}
+        for name in arithmetic:
+            contestants[name] = ours = Ours(model, Path(place) / name, name)
+        asked = prompt_of(ours.tokenizer, prompt)
+        if through is not None:
+            # A served model takes messages: the others get the tokens of the same one.
+            question = ours.tokenizer.decode(asked)
+            asked = chat_of(ours.tokenizer, question)
+            contestants[through] = Through(through, model, question, ours.tokenizer)
 
         def told(what: str) -> None:
             status.update(f"{what} ...")
@@ -38,11 +59,11 @@ def command(
         system = None
         if has_peer():
             # The context holds the prompt and the answer, with a few tokens to spare.
-            with LlamaCpp(file, prompt + tokens + 8, threads) as peer:
+            with LlamaCpp(file, len(asked) + tokens + 8, threads) as peer:
                 system = peer.system
-                figures = compare({"llama.cpp": peer, **ours}, asked, tokens, repeats, told)
+                figures = compare({"llama.cpp": peer, **contestants}, asked, tokens, repeats, told)
         else:
-            figures = compare({**ours}, asked, tokens, repeats, told)
+            figures = compare(contestants, asked, tokens, repeats, told)
     figures |= {"model": model, "threads": threads, "peer_system": system}
     show(figures)
     if system is None:
@@ -62,7 +83,7 @@ def show(figures: dict[str, Any]) -> None:
         (
             name,
             *(
-                f"{found[figure]:.1f}" + ("" if base is None else f" ({found[figure] / max(base[figure], 1e-9):.2f})")
+                _time(found[figure], None if base is None else base[figure])
                 for figure in ("token_ms", "prompt_ms", "token_processor_ms", "prompt_processor_ms")
             ),
             str(found["same_tokens"]),
@@ -73,3 +94,9 @@ def show(figures: dict[str, Any]) -> None:
     out.print(table("beside llama.cpp", columns, rows, numbers=columns[1:]))
     if figures["peer_system"] is not None:
         note(f"llama.cpp: {figures['peer_system']}")
+
+
+def _time(found: float | None, base: float | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found:.1f}" + ("" if base is None else f" ({found / max(base, 1e-9):.2f})")
