@@ -132,7 +132,9 @@ def test_what_the_code_asks_for_is_in_the_extra_that_it_names() -> None:
         (path, found[1], re.findall(r'"(\w+)"', found[2]))
         for folder in ("anytalk", "backbones", "adapters")
         for path in (ROOT / folder).rglob("*.py")
-        for found in re.finditer(r'require\(\s*(?:f?"[^"]*"|\w+), "(\w+)",([^)]*)\)', path.read_text(encoding="utf-8"))
+        for found in re.finditer(
+            r'require\(\s*(?:f?"[^"]*"|\w+), "([\w-]+)",([^)]*)\)', path.read_text(encoding="utf-8")
+        )
     ]
     assert len(calls) > 8
     for path, extra, packages in calls:

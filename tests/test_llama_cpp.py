@@ -219,7 +219,7 @@ def test_what_is_no_gguf_is_refused_before_anything_starts(data: bytes | None, s
 
 def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anytalk.plugins.optional.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="'llama-cpp' needs the packages openai, xllamacpp") as caught:
+    with pytest.raises(ConfigError, match="'llama-cpp' needs the package xllamacpp") as caught:
         backbone_of(gguf(tmp_path))
     assert caught.value.hint == "pip install 'anytalk[llama-cpp]'"
 

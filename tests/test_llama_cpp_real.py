@@ -52,11 +52,11 @@ def written(backbone: ServedBackbone, question: str, max_tokens: int) -> str:
 
 
 def test_it_writes_what_the_model_writes_in_torch(llama: ServedBackbone, tmp_path: Path) -> None:
-    """The same file, template and likeliest tokens; llama.cpp rounds what it multiplies, so the two part later."""
-    question = "What is the capital of France?"
+    """The same file, template and likeliest tokens; llama.cpp rounds its inputs to 8 bits, so they part later."""
+    question = "Name three colours."
     ours = Ours(MODEL, tmp_path, "exact")
-    tokens = ours.write(chat_of(ours.tokenizer, question), 5).tokens
-    assert written(llama, question, 5) == ours.tokenizer.decode(list(tokens))
+    tokens = ours.write(chat_of(ours.tokenizer, question), 4).tokens
+    assert written(llama, question, 4) == ours.tokenizer.decode(list(tokens))
     assert llama.licence == "Apache-2.0"
 
 
@@ -88,7 +88,7 @@ def test_a_conversation_that_is_too_long_is_a_sentence() -> None:
 def test_a_file_that_is_cut_off_is_a_sentence(tmp_path: Path) -> None:
     data = resolve(MODEL).path.read_bytes()
     (tmp_path / "cut.gguf").write_bytes(data[: len(data) // 2])
-    with pytest.raises(WeightsError, match="llama.cpp can't load '.*cut.gguf': .*not within the file"):
+    with pytest.raises(WeightsError, match=r"llama.cpp can't load '.*cut.gguf': .*not within the file"):
         build("llama-cpp", str(tmp_path / "cut.gguf")).check()
 
 

@@ -242,7 +242,8 @@ def prompt_of(tokenizer: Any, num_tokens: int) -> list[int]:
 
 def chat_of(tokenizer: TextTokenizer, question: str) -> list[int]:
     """Return the tokens of a conversation that consists of one question."""
-    return [int(part) for part in encode_chat(tokenizer, [{"role": "user", "content": question}])]
+    parts = encode_chat(tokenizer, [("user", [question])])
+    return [token for part in parts if isinstance(part, list) for token in part]
 
 
 def compare(

@@ -23,7 +23,6 @@ from anytalk.plugins.sources import PACKAGE_PREFIX, ModelSource, resolve
 from anytalk_backbones.chat_completions import ChatBackbone, EndpointOptions
 from anytalk_backbones.llama_cpp_process import LlamaProcess
 
-_WHAT, _EXTRA = "the backbone 'llama-cpp'", "llama-cpp"
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 
 
@@ -61,11 +60,11 @@ class LlamaCppBackbone(ChatBackbone):
         )
 
     def __init__(self, options: LlamaCppBackbone.Options, source: ModelSource) -> None:
-        require(_WHAT, _EXTRA, "openai", "xllamacpp")
+        require("the backbone 'llama-cpp'", "llama-cpp", "xllamacpp")
         name = source.spec if source.spec.startswith(PACKAGE_PREFIX) else Path(source.spec).name
         # The address isn't known yet, and is another one each time the process starts.
         asked = EndpointOptions(model="http://127.0.0.1", name=name, timeout_s=options.timeout_s, fields=options.fields)
-        super().__init__(asked, _WHAT, _EXTRA)
+        super().__init__(asked, "the backbone 'llama-cpp'", "llama-cpp")
         self.licence = spdx(str(read_header(source.paths[0]).get("general.license", "unknown")))
         # A talker remembers what it was attached to by its backbone's tensors.
         self.register_buffer("file_digest", _digest(source))

@@ -26,9 +26,10 @@ _KEPT_LINES = 40
 _LAST_BREATH_S = 0.5
 """A connection may be lost a moment before its process has ended."""
 _LOG_PREFIX = re.compile(r"^[\d.]+ E +")
-_PATIENT = {"OMP_WAIT_POLICY": "passive"}
-"""Its threads share the cores with those that speak. Threads that wait busily keep the others, whom they wait for, from
-running: on a busy machine a token took up to a hundred times as long."""
+_SURROUNDINGS = {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
+"""Its threads share the cores with those that speak. Threads that wait busily keep the others, for which they wait,
+from running: on a busy machine some tokens took a hundred times as long. And a debugger's report would hide the cause
+of an abort."""
 _SMALLER = "give it a smaller file, or a shorter context: backbone.options.context in talker.yaml"
 
 
@@ -62,7 +63,7 @@ class LlamaProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=passed,
-                env=_PATIENT | os.environ,
+                env=_SURROUNDINGS | os.environ,
             )
         except OSError as error:
             files.close()
