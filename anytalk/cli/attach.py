@@ -197,7 +197,7 @@ def _facts(talker: Talker, parts: dict[str, int], codec_total: int, settings: li
     base = talker.config.base
     text_path = "bit-identical to the base model until a stage trains the backbone"
     if _is_served(talker):
-        why, text_path = "the endpoint takes messages", "as the endpoint writes it, spoken as it arrives"
+        why, text_path = "its server takes messages", "as its server writes it, spoken as it arrives"
     return [
         ("base model", f"{base.model if base else '?'} (plugin {talker.config.backbone.name})"),
         ("trained talker on disk", f"{size(new * 4)} in fp32 ({size(new * 2)} in fp16), base model not counted"),
