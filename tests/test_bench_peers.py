@@ -128,8 +128,9 @@ def test_a_served_backbone_is_timed_by_its_text(ours: Ours, monkeypatch: pytest.
 
 
 def test_a_question_is_what_the_template_makes_of_it(ours: Ours) -> None:
-    text = ours.tokenizer.decode(chat_of(ours.tokenizer, "What time is it?"))
-    assert text.endswith("<|im_start|>user\nWhat time is it?<|im_end|>\n<|im_start|>assistant\n")
+    ids = chat_of(ours.tokenizer, "What time is it?")
+    assert ours.tokenizer.decode(ids).endswith("user\nWhat time is it?\nassistant\n")  # special tokens have no text
+    assert ids.count(ours.tokenizer.eos_id) == 2, "the system's turn and the user's end"
 
 
 @pytest.mark.skipif(not has_peer(), reason="pip install xllamacpp")

@@ -34,10 +34,8 @@ INK = """[...document.querySelectorAll('.lane canvas')].map((canvas) => canvas.g
   .getImageData(0, 0, canvas.width, canvas.height).data.filter((value, at) => at % 4 === 3 && value > 64).length)"""
 LEVEL = "Number(document.querySelector('#{}-lane .level').style.transform.match(/[0-9.]+/)?.[0] ?? 0)"
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)"),
-    pytest.mark.serial,  # a turn is spoken in real time, and the page draws with a processor of its own
-]
+MISSING = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
+pytestmark = [MISSING, pytest.mark.serial]  # turns are spoken in real time
 
 
 @pytest.fixture(scope="module")

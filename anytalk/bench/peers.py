@@ -198,6 +198,7 @@ class Through:
         began = time.perf_counter()
         stream = self._backbone.answer(TextRequest(messages=(message,), max_tokens=num_tokens))
         stream.wake = came.set
+        came.set()  # text may have come before there was anybody to wake
         while not is_ended:
             came.wait(_LONGEST_WAIT_S)
             came.clear()
