@@ -36,6 +36,10 @@ class Tape(Transcriber):
     def build(cls, options: Any, context: BuildContext) -> Tape:
         return cls()
 
+    @property
+    def title(self) -> str:
+        return "a tape"
+
     def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
         return self.heard.get(len(wave), "noise")
 

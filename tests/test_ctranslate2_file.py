@@ -1,6 +1,7 @@
 """The reader of CTranslate2's model.bin, against files written here byte by byte and the installed real ones."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from anytalk.errors import WeightsError
 from anytalk.plugins.disk_cache import entries
 from anytalk_adapters import whisper_weights
 from anytalk_adapters.ctranslate2_file import _float32, parse_ctranslate2, whisper_state_dict
-from anytalk_adapters.whisper_weights import infer_dimensions, load_whisper
+from anytalk_adapters.whisper_weights import infer_dimensions, load_whisper, size_name
 
 TINY = ModelDimensions(
     n_mels=80, n_audio_ctx=50, n_audio_state=128, n_audio_head=4, n_audio_layer=2,
@@ -100,6 +101,22 @@ def test_every_tensor_comes_back_and_fits_the_module(state: dict[str, torch.Tens
     assert all(torch.equal(read[name], state[name]) for name in state)
     assert np.array_equal(file.variables["decoder/projection/weight"], state["decoder.token_embedding.weight"].numpy())
     assert infer_dimensions(read, 4, 2) == TINY
+
+
+@pytest.mark.parametrize(
+    ("width", "blocks", "tokens", "name"),
+    [
+        (384, 4, 51864, "tiny.en"),
+        (512, 6, 51865, "base"),
+        (1280, 32, 51866, "large"),
+        (1280, 4, 51866, "turbo"),
+        (1280, 2, 51866, ""),  # distilled
+        (128, 1, 60, ""),
+    ],
+)
+def test_a_published_size_has_a_name(width: int, blocks: int, tokens: int, name: str) -> None:
+    dims = replace(TINY, n_text_state=width, n_text_layer=blocks, n_vocab=tokens)
+    assert size_name(dims) == name
 
 
 def test_int8_rows_are_divided_by_their_scale() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,25 @@ def test_the_command_writes_a_report(
     assert data["seed"] == 5
     assert "2 of 2 bounds kept." in (out / "report.md").read_text()
     assert data["metrics"]["cascade.cascade_first_sound_p50_s"] > 0
+
+
+def test_a_table_beside_others_fits_80_columns(
+    talker: Talker, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = {
+        "source": {"kind": "jsonl", "path": str(manifest)},
+        "transcriber": {"name": "tape"},
+        "synthesizer": {"name": "hum"},
+        "max_columns": 2,
+        "published": [{"name": "a paper with a name of some length", "figures": {"one": 0.034, "two": 0.04}}],
+        "measures": [{"kind": "asr", "name": name, "with_transcriber": True} for name in ("one", "two", "three")],
+    }
+    file = write(tmp_path / "suite.yaml", suite)
+    result = command(monkeypatch, talker.folder, "--suite", file, "-o", tmp_path / "out")
+    table = result.stdout[result.stdout.index("beside others") :]
+    assert "a tape, measured here" in table
+    intervals = re.findall(r"\([\d.]+ to [\d.]+\)", table)
+    assert len(intervals) == 6, "an interval is broken"
 
 
 def test_a_talker_is_measured_in_its_own_arithmetic(

@@ -57,6 +57,7 @@ def test_asr_counts_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert values(result) == {
         "wer": 3 / 7, "substitutions": 1, "insertions": 1, "deletions": 1, "transcriber_wer": 3 / 7
     }  # fmt: skip
+    assert result.transcriber == "a tape"
     assert result.skipped[0]["reason"] == "has no question_audio"
     assert "silent" in result.skipped[1]["reason"]
     assert [item["written"] for item in result.worst] == ["the dog sat down", "he ran fast"]

@@ -144,10 +144,14 @@ def test_librispeech_is_measured_as_far_as_it_is_there(tmp_path: Path, monkeypat
     made = compared(suite, "mine", [result])
     assert made is not None
     columns, rows = made
-    assert columns == ["word errors", "test_clean", "test_other", "dev_clean", "dev_other"]
-    assert rows[1:] == [
-        ["Mini-Omni (the paper)", "4.5 %", "9.7 %", "4.6 %", "9.2 %"],
-        ["whisper, measured here", "-", "50.0 %", "-", "-"],
-        ["mine", "-", "25.0 % (20.0 to 30.0 %)", "-", "-"],
+    assert columns == ["word errors, %", "test_clean", "test_other (n 100)", "dev_clean", "dev_other"]
+    assert rows[2:] == [
+        ["Mini-Omni (the paper)", "4.5", "9.7", "4.6", "9.2"],
+        ["whisper, measured here", "-", "50.0", "-", "-"],
+        ["mine, measured here", "-", "25.0 (20.0 to 30.0)", "-", "-"],
     ]
+    result.transcriber = "Whisper base"
+    named = compared(suite, "mine", [result])
+    assert named is not None
+    assert named[1][-2] == ["Whisper base, measured here", "-", "50.0", "-", "-"]
     assert compared(suite.model_copy(update={"published": []}), "mine", [result]) is None

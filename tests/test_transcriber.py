@@ -70,6 +70,10 @@ def test_base_is_multilingual_and_detects_english(base: WhisperTranscriber, spea
     assert WhisperTranscriber(base.model, language=None).transcribe(*speak(RIVER)) == RIVER
 
 
+def test_tables_call_it_by_its_size(tiny_en: WhisperTranscriber, base: WhisperTranscriber) -> None:
+    assert (tiny_en.title, base.title) == ("Whisper tiny.en", "Whisper base")
+
+
 def test_more_than_30_s_is_heard_to_its_end(tiny_en: WhisperTranscriber, speak: Speak) -> None:
     wave, rate = speak(RIVER)
     long = np.concatenate([wave, np.zeros(30 * rate, np.float32), wave])

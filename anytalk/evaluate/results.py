@@ -20,6 +20,7 @@ class Result:
     items: list[dict[str, Any]] = field(default_factory=list)  # one flat mapping per example, in row order
     worst: list[dict[str, Any]] = field(default_factory=list)  # the items that are shown, the worst first
     skipped: list[dict[str, str]] = field(default_factory=list)  # rows that can't be used, with reasons
+    transcriber: str = ""  # title of the transcriber if it wrote down the same rows
     notes: list[str] = field(default_factory=list)  # sentences that belong to the figures
     status: str = "ok"  # `"ok"` or `"failed"`
     reason: str = ""  # why it failed

@@ -62,6 +62,7 @@ def measure_asr(lab: Lab, measure: AsrMeasure, result: Result) -> None:
     if measure.with_transcriber:
         wrong = [item["transcriber_errors"] for item in result.items]
         result.keep(transcriber_wer=lab.bootstrap.ratio(wrong, words))
+        result.transcriber = lab.transcriber.title
     result.pick_worst("errors", lab.suite.worst)
 
 

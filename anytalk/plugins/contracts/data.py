@@ -113,6 +113,11 @@ class Synthesizer(Part):
 class Transcriber(Part):
     """Recognises speech, to judge answers."""
 
+    @property
+    def title(self) -> str:
+        """Return what tables call it, such as ``"Whisper base"``, or "" for the name of its plugin."""
+        return ""
+
     @abstractmethod
     def transcribe(self, wave: np.ndarray, sample_rate_hz: int) -> str:
         """Return the words of a wave, (N,) float32, as they were heard."""
