@@ -153,7 +153,7 @@ def markdown(report: Report, summary: str | None) -> str:
 
 def _verdict(report: Report) -> str:
     lines = [] if report.is_complete else ["**Not complete:** the run was interrupted or is still going on."]
-    lines += [f"**Left out:** {report.suite.left_out}."] if report.suite.left_out else []
+    lines += [f"**Not everything:** {report.suite.left_out}."] if report.suite.left_out else []
     lines += [f"**Failed:** {sentence}" for sentence in report.failures()]
     if report.is_complete:
         lines += [f"**Bound broken:** {sentence}" for sentence in report.broken_bounds()]
