@@ -48,8 +48,9 @@ def finish_stage(stage: Stage, state: StageState) -> StageRecord:
         save_talker(whole, folder, trained=set(config.parts), record=record)
         remove_checkpoint(stage.checkpoint)
     engine.wait()
-    # The other processes go on to the next stage with the same plain layers.
-    if not engine.is_main:
+    # The other processes go on to the next stage with the same plain layers. An engine that wraps the module may have
+    # sharded them; the next stage then begins with a talker that is loaded again.
+    if not engine.is_main and not engine.wraps_module:
         for name in config.lora:
             merge_lora(talker.model.parts()[name])
     # Saving added this stage to the configuration.
