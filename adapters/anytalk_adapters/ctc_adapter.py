@@ -13,6 +13,7 @@ hundreds of questions a second on a CPU), and by every loss after the backbone, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -80,8 +81,10 @@ class CtcAdapter(FrameListener):
             96, ge=0, description="Width of the spelling encoder; 0 compares by the text embeddings alone."
         )
 
-    def __init__(self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone) -> None:
-        super().__init__(options, encoder_width)
+    def __init__(
+        self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone, folder: Path | None = None
+    ) -> None:
+        super().__init__(options, encoder_width, folder)
         self.options: CtcAdapter.Options = options
         width = options.width
         self.out = nn.Linear(width, backbone.width)
@@ -95,7 +98,8 @@ class CtcAdapter(FrameListener):
 
     @classmethod
     def build(cls, options: CtcAdapter.Options, context: BuildContext) -> CtcAdapter:
-        return cls(options, context.need_encoder_width(), context.need_backbone()).to(context.device)
+        width, backbone = context.need_encoder_width(), context.need_backbone()
+        return cls(options, width, backbone, context.folder).to(context.device)
 
     def train(self, mode: bool = True) -> CtcAdapter:
         """Drop the kept embeddings of the backbone: its weights may have changed."""

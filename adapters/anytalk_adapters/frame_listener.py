@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytalk import plugins
+from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import ForwardPass, InputAdapter, Loss, LossRow
 
 from .input_adapters import zero_padding
+from .whisper_blocks import WhisperBlocks
 
 _KERNEL = 7
 _HIDDEN_FRAMES = 8
@@ -23,6 +27,8 @@ _HIDDEN_FRAMES = 8
 class FrameOptions(plugins.Options):
     """Options of the frame encoder."""
 
+    weight_sources = ("whisper",)
+
     width: int = Field(256, ge=8, description="Width of the convolution blocks.")
     num_blocks: int = Field(3, ge=0, description="Number of convolution blocks.")
     factor: int = Field(2, ge=1, description="Frames per position; 2 gives 25 positions a second with Whisper.")
@@ -30,6 +36,21 @@ class FrameOptions(plugins.Options):
         0.1, ge=0, lt=1, description="Dropout of features in training, the same ones at all positions of a clip."
     )
     frame_dropout: float = Field(0.0, ge=0, lt=1, description="Share of frames hidden in training, in short stretches.")
+    whisper_blocks: int = Field(
+        0,
+        ge=0,
+        description="How many of the last blocks of Whisper's encoder the adapter copies and trains; the speech "
+        "encoder must run only the others: `num_blocks` of `whisper`.",
+    )
+    whisper: str = Field(
+        "", description="The Whisper whose blocks these are, named as in the speech encoder `whisper`."
+    )
+
+    @model_validator(mode="after")
+    def _blocks_come_from_somewhere(self) -> Self:
+        if bool(self.whisper_blocks) != bool(self.whisper):
+            raise ValueError("whisper_blocks and whisper go together: set both, or neither")
+        return self
 
 
 class FrameBlock(nn.Module):
@@ -64,15 +85,34 @@ def drop_features(x: Tensor, share: float, training: bool) -> Tensor:
     return x * F.dropout(torch.ones_like(x[:, :1]), share)
 
 
+def hide_frames(x: Tensor, share: float) -> Tensor:
+    """Zero a share of the frames of (B,F,E), in stretches of 0.16 s."""
+    if not share:
+        return x
+    # Max pooling widens each drawn frame into a stretch, so frames are drawn that much more rarely.
+    begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < share / _HIDDEN_FRAMES
+    hidden = F.max_pool1d(begins.to(x.dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
+    return x * (1 - hidden[:, 0, : x.shape[1], None])
+
+
 class FrameListener(InputAdapter):
     """Encodes frames into positions, one for every `factor` frames; a subclass reads tokens or letters from them."""
 
     licence = "MIT"
     is_elastic = True
 
-    def __init__(self, options: FrameOptions, encoder_width: int) -> None:
+    def __init__(self, options: FrameOptions, encoder_width: int, folder: Path | None = None) -> None:
         super().__init__()
         self._frames = options
+        self.whisper: WhisperBlocks | None = None
+        if options.whisper_blocks:
+            self.whisper = WhisperBlocks(options.whisper, options.whisper_blocks, folder)
+            if self.whisper.width != encoder_width:
+                raise ConfigError(
+                    f"the blocks of '{options.whisper}' are {self.whisper.width} wide, the speech encoder "
+                    f"{encoder_width}",
+                    "name the same Whisper in both",
+                )
         width, factor = options.width, options.factor
         self.norm = nn.LayerNorm(encoder_width)
         self.down = nn.Conv1d(encoder_width, width, 2 * factor - 1, stride=factor, padding=factor - 1)
@@ -95,13 +135,11 @@ class FrameListener(InputAdapter):
         """Encode (B,F,E) features with (B,) lengths into (B,T,width) and the (B,) number of valid positions."""
         dtype = self.norm.weight.dtype
         x = zero_padding(features, lengths).to(dtype)
+        if self.training:
+            x = hide_frames(x, self._frames.frame_dropout)
+        if self.whisper is not None:
+            x = self.whisper(x, lengths).to(dtype)
         x = drop_features(self.norm(x), self._frames.dropout, self.training)
-        if self.training and self._frames.frame_dropout:
-            # Max pooling widens each drawn frame into a stretch, so frames are drawn that much more rarely.
-            share = self._frames.frame_dropout / _HIDDEN_FRAMES
-            begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < share
-            hidden = F.max_pool1d(begins.to(dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
-            x = x * (1 - hidden[:, 0, : x.shape[1], None])
         x = zero_padding(x, lengths)  # again: the bias of the norm has filled the padding
         # Padded to whole groups, so that a row gets as many positions in every batch.
         factor = self._frames.factor

@@ -8,6 +8,7 @@ this adapter, because no gradient passes through the choice of a text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,18 @@ class LettersAdapter(FrameListener):
     class Options(FrameOptions):
         """Options of the frame encoder; the letters themselves need none."""
 
-    def __init__(self, options: LettersAdapter.Options, encoder_width: int, backbone: Backbone) -> None:
-        super().__init__(options, encoder_width)
+    def __init__(
+        self, options: LettersAdapter.Options, encoder_width: int, backbone: Backbone, folder: Path | None = None
+    ) -> None:
+        super().__init__(options, encoder_width, folder)
         self.out = nn.Linear(options.width, 1 + len(LETTERS))
         # A tuple hides the backbone from nn.Module, which would save and train it as part of the adapter.
         self._backbone = (backbone,)
 
     @classmethod
     def build(cls, options: LettersAdapter.Options, context: BuildContext) -> LettersAdapter:
-        return cls(options, context.need_encoder_width(), context.need_backbone()).to(context.device)
+        width, backbone = context.need_encoder_width(), context.need_backbone()
+        return cls(options, width, backbone, context.folder).to(context.device)
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:

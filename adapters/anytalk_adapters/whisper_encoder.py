@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from whisper.audio import HOP_LENGTH, SAMPLE_RATE, log_mel_spectrogram
 
 from anytalk import plugins
-from anytalk.errors import AudioError
+from anytalk.errors import AudioError, ConfigError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
 from anytalk_adapters.whisper_weights import load_whisper
@@ -75,6 +75,12 @@ class WhisperEncoder(SpeechEncoder):
             default="small",
             description="Whisper name (tiny.en ... turbo), .pt file, CTranslate2 folder or model.bin, or package:...",
         )
+        num_blocks: int = Field(
+            default=0,
+            ge=0,
+            description="Run only the first so many blocks, without the last norm, for an input adapter that trains "
+            "the others (its option `whisper_blocks`); 0: all.",
+        )
         pad_to_30s: bool = Field(
             default=False, description="Always encode 30 s, as the original Mini-Omni; slower, for its weights."
         )
@@ -90,8 +96,11 @@ class WhisperEncoder(SpeechEncoder):
 
         Raises:
             WeightsError: The weights can't be found or read.
+            ConfigError: It has fewer blocks than `num_blocks`.
         """
         encoder = load_whisper(options.model, context.folder).encoder
+        if options.num_blocks:
+            _keep_first(encoder, options.num_blocks)
         _cast(encoder, torch_dtype(context.dtype))
         return cls(encoder, options.pad_to_30s).to(context.device).eval()
 
@@ -156,6 +165,17 @@ class WhisperEncoder(SpeechEncoder):
             hidden = block(hidden)
         result: Tensor = self.encoder.ln_post(hidden)
         return result
+
+
+def _keep_first(encoder: Any, num_blocks: int) -> None:
+    """Drop the blocks after the first ones, and the norm after them all."""
+    if num_blocks >= len(encoder.blocks):
+        raise ConfigError(
+            f"num_blocks is {num_blocks}; this Whisper's encoder has {len(encoder.blocks)} blocks",
+            f"take 1 to {len(encoder.blocks) - 1}, or 0 for all",
+        )
+    encoder.blocks = encoder.blocks[:num_blocks]
+    encoder.ln_post = nn.Identity()
 
 
 def _cast(encoder: nn.Module, dtype: torch.dtype) -> None:

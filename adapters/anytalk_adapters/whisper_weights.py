@@ -57,7 +57,7 @@ _RANDOM = {
     name: vars(ModelDimensions(*sizes))
     for name, sizes in {
         "small": (80, 1500, 768, 12, 12, 51865, 448, 768, 12, 12),
-        "toy": (80, 1500, 64, 1, 1, 64, 8, 64, 1, 1),
+        "toy": (80, 1500, 64, 1, 2, 64, 8, 64, 1, 1),
     }.items()
 }
 
