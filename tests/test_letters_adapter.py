@@ -16,6 +16,7 @@ from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_hearing
 from anytalk.plugins.testing.adapters import tiny_context
 from anytalk_adapters.letters_adapter import LETTERS, LettersAdapter, letters_of, likeliest_letters
+from anytalk_adapters.likely_words import Reader
 from anytalk_adapters.words_search import common_words, likeliest_texts
 
 LISTENS = ["input_adapter={name: letters, options: {width: 16, num_blocks: 1, dropout: 0.0}}"]
@@ -109,3 +110,25 @@ def test_the_hearing_keeps_its_contract() -> None:
 def test_only_an_adapter_that_hears_letters_can_be_searched(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hears letters; MlpAdapter doesn't"):
         tiny_talker(tmp_path / "t", "hearing={name: words}")
+
+
+@pytest.mark.parametrize(("margin", "num_read"), [(0.01, 1), (50.0, 5)])
+def test_the_backbone_reads_the_texts_within_the_margin(
+    margin: float, num_read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = tiny_context()
+    adapter = default_registry().build("input adapter", PartRef(name="letters"), context).eval()
+    monkeypatch.setattr(adapter, "letter_chances", lambda *_: [chances_of("_c_a_t_", doubt=3.0)])
+    read: list[int] = []
+
+    def note(self: Reader, lines: list[tuple[int, ...]], marks: list[int]) -> tuple[list[float], list[list[float]]]:
+        read.append(len(lines))
+        return [0.0] * len(lines), [[0.0] * len(marks)] * len(lines)
+
+    monkeypatch.setattr(Reader, "read", note)
+    options = {"weight": 0.5, "lines": 5, "margin": margin}
+    hearing = default_registry().build(
+        "hearing", PartRef(name="words", options=options), replace(context, input_adapter=adapter)
+    )
+    hearing(torch.zeros(1, 14, context.need_encoder_width()), torch.tensor([14]))
+    assert read == [num_read]

@@ -56,6 +56,9 @@ class WordsHearing(ReadingHearing):
             0.0, ge=0, description="Weight of the backbone's log probability of a text; 0 skips the backbone."
         )
         lines: int = Field(8, ge=1, description="How many of the likeliest texts the backbone reads.")
+        margin: float = Field(
+            4.0, gt=0, description="The backbone doesn't read texts whose score is further than this below the best."
+        )
         context: str = Field("", description="Text before a hypothesis for the backbone; empty: none.")
 
     def __init__(self, options: WordsHearing.Options, adapter: InputAdapter, backbone: Backbone) -> None:
@@ -99,7 +102,9 @@ class WordsHearing(ReadingHearing):
         lines = {tuple(tokenizer.encode(text)): score for text, score in texts.items() if text}
         if not lines:  # a prompt needs at least one column: the likeliest letter, without the space
             return tuple(tokenizer.encode(LETTERS[int(chances[:, 1:-1].amax(dim=0).argmax())]))
-        self._reader = self._reader or Reader(backbone, options.context, options.weight, num_lines=options.lines)
+        self._reader = self._reader or Reader(
+            backbone, options.context, options.weight, num_lines=options.lines, margin=options.margin
+        )
         return self._reader.choose(lines)
 
     def _how_likely(self) -> TextChance:
