@@ -72,15 +72,15 @@ class LlamaProcess:
             os.close(descriptor)
         asked = {"file": path, "context": context, "threads": threads, "key": self.key}
         # The thread mustn't keep this object alive, or nothing would end the process.
-        reading = threading.Thread(
+        self._reading = threading.Thread(
             target=_read, args=(self._process, self._name, self.address, self._log), daemon=True, name="llama.cpp"
         )
-        self._end = weakref.finalize(self, _end, self._process, reading, files, os.getpid())
+        self._end = weakref.finalize(self, _end, self._process, self._reading, files, os.getpid())
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended already; its output says why
             self._process.stdin.write(json.dumps(asked).encode() + b"\n")
             self._process.stdin.flush()
-        reading.start()
+        self._reading.start()
 
     @property
     def pid(self) -> int:
@@ -99,6 +99,8 @@ class LlamaProcess:
         """Return why its connection was lost if that is because the process has ended, else None."""
         if not self.has_ended(_LAST_BREATH_S):
             return None
+        # The last lines, which say why, may not have been read yet.
+        self._reading.join(_LAST_BREATH_S)
         return _obituary(self._name, self._process.returncode, self._log, was_ready=True)
 
     def end(self) -> None:
