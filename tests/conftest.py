@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # What tests make of weights is kept between them and between runs, but not in the user's own cache. Processes share it:
 # what two of them need is made once, behind a lock.
 os.environ["ANYTALK_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"anytalk-tests-{os.getuid()}")
-# So is what DeepSpeed compiles. A folder with a dot is no entry of anytalk's cache.
+# So is what DeepSpeed compiles. A folder with a dot isn't an entry of anytalk's cache.
 os.environ["TORCH_EXTENSIONS_DIR"] = os.environ["ANYTALK_CACHE_DIR"] + "/.torch_extensions"
 
 import pytest

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
+import served_parts
 from typer.testing import CliRunner
 
 from anytalk.bench import peers
 from anytalk.bench.peers import LlamaCpp, Ours, Round, Through, chat_of, compare, has_peer, whole_file
 from anytalk.cli.app import build_app
 from anytalk.errors import ConfigError, ServedError
-from anytalk.plugins import BuildContext
-from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextStream
 from anytalk.plugins.sources import ModelSource, resolve
 
 
@@ -84,33 +82,8 @@ def test_the_command_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.
     assert (figures["prompt"], figures["tokens"], figures["threads"]) == (5, 4, 1)
 
 
-class Writer(ServedBackbone):
-    """Writes the same two words, or nothing but an error."""
-
-    def __init__(self, error: ServedError | None = None) -> None:
-        super().__init__()
-        self.error, self.asked = error, list[TextRequest]()
-
-    @classmethod
-    def build(cls, options: Any, context: BuildContext) -> Self:
-        raise NotImplementedError
-
-    @property
-    def title(self) -> str:
-        return "a writer"
-
-    def answer(self, request: TextRequest) -> TextStream:
-        self.asked.append(request)
-        stream = TextStream()
-        if self.error is None:
-            stream.put("It is")
-            stream.put(" nine.")
-        stream.end(self.error)
-        return stream
-
-
 def test_a_served_backbone_is_timed_by_its_text(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer()
+    writer = served_parts.Scripted(served_parts.slowly("It is", " nine."))
     monkeypatch.setattr("anytalk.plugins.registry.Registry.build", lambda *_: writer)
     served = Through("served", "http://127.0.0.1:1/v1", "What time is it?", ours.tokenizer)
     made = served.write([], 4)
@@ -120,7 +93,7 @@ def test_a_served_backbone_is_timed_by_its_text(ours: Ours, monkeypatch: pytest.
     assert (writer.asked[0].max_tokens, writer.asked[0].messages[0]["content"]) == (4, "What time is it?")
     found = compare({"served": served}, [], 4, repeats=1)
     assert found["of"]["served"]["prompt_processor_ms"] is None
-    writer.error = ServedError("gone")
+    writer.script = lambda _, stream: stream.end(ServedError("gone"))
     with pytest.raises(ServedError, match="gone"):
         served.write([], 4)
     with pytest.raises(ConfigError, match="'tiny' runs in this process"):

@@ -95,38 +95,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(folder, str(model_folder(folder / "model", "llama")), TINY_PARTS, steps=4, warmup_steps=1)
 
 
-def test_zero_2_with_recomputed_activations(small: Lab) -> None:
-    small.alone("plain", [])
-    small.spread("zero2", 2, RECOMPUTED)
-    small.assert_same("zero2", "plain")
-
-
-def test_zero_3_with_low_rank_updates_and_recomputed_activations(small: Lab) -> None:
-    small.alone("lora", LORA)
-    small.spread("zero3-lora", 3, [*LORA, *RECOMPUTED])
-    small.assert_same("zero3-lora", "lora")
-
-
-def test_bf16_with_recomputed_activations_on_one_process(small: Lab) -> None:
-    small.alone("plain", [])
-    small.alone("bf16", RECOMPUTED, "bf16")
-    assert max(small.difference("bf16", "plain").values()) < ROUNDED
-
-
-@pytest.mark.slow
-def test_zero_2_in_bf16(small: Lab) -> None:
-    small.alone("plain", [])
-    small.spread("zero2-bf16", 2, RECOMPUTED, "bf16")
-    assert max(small.difference("zero2-bf16", "plain").values()) < ROUNDED_WHOLLY
-
-
-@pytest.mark.slow
-def test_zero_2_in_bf16_with_whole_parameters(small: Lab) -> None:
-    small.alone("plain", [])
-    small.spread("zero2-autocast", AUTOCAST, RECOMPUTED)
-    assert max(small.difference("zero2-autocast", "plain").values()) < ROUNDED
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """SmolLM2-135M between tiny ears and a tiny codec, with the recipe's own warm-up.
@@ -139,29 +107,40 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("real"), SMOLLM2, TINY_PARTS, steps=3)
 
 
-@pytest.mark.slow
-def test_zero_2_with_recomputed_activations_on_a_real_model(real: Lab) -> None:
-    real.alone("plain", [])
-    real.spread("zero2", 2, RECOMPUTED)
-    real.assert_same("zero2", "plain")
+@pytest.fixture(params=["small", pytest.param("real", marks=pytest.mark.slow)])
+def lab(request: pytest.FixtureRequest) -> Lab:
+    """Each lab in turn."""
+    found: Lab = request.getfixturevalue(request.param)
+    return found
+
+
+def test_zero_2_with_recomputed_activations(lab: Lab) -> None:
+    lab.alone("plain", [])
+    lab.spread("zero2", 2, RECOMPUTED)
+    lab.assert_same("zero2", "plain")
+
+
+def test_zero_3_with_low_rank_updates_and_recomputed_activations(lab: Lab) -> None:
+    lab.alone("lora", LORA)
+    lab.spread("zero3-lora", 3, [*LORA, *RECOMPUTED])
+    lab.assert_same("zero3-lora", "lora")
+
+
+def test_bf16_with_recomputed_activations_on_one_process(lab: Lab) -> None:
+    lab.alone("plain", [])
+    lab.alone("bf16", RECOMPUTED, "bf16")
+    assert max(lab.difference("bf16", "plain").values()) < ROUNDED
 
 
 @pytest.mark.slow
-def test_zero_3_with_low_rank_updates_and_recomputed_activations_on_a_real_model(real: Lab) -> None:
-    real.alone("lora", LORA)
-    real.spread("zero3-lora", 3, [*LORA, *RECOMPUTED])
-    real.assert_same("zero3-lora", "lora")
+def test_zero_2_in_bf16(lab: Lab) -> None:
+    lab.alone("plain", [])
+    lab.spread("zero2-bf16", 2, RECOMPUTED, "bf16")
+    assert max(lab.difference("zero2-bf16", "plain").values()) < ROUNDED_WHOLLY
 
 
 @pytest.mark.slow
-def test_bf16_with_recomputed_activations_on_a_real_model(real: Lab) -> None:
-    real.alone("plain", [])
-    real.alone("bf16", RECOMPUTED, "bf16")
-    assert max(real.difference("bf16", "plain").values()) < ROUNDED
-
-
-@pytest.mark.slow
-def test_zero_2_in_bf16_on_a_real_model(real: Lab) -> None:
-    real.alone("plain", [])
-    real.spread("zero2-bf16", 2, RECOMPUTED, "bf16")
-    assert max(real.difference("zero2-bf16", "plain").values()) < ROUNDED_WHOLLY
+def test_zero_2_in_bf16_with_whole_parameters(small: Lab) -> None:
+    small.alone("plain", [])
+    small.spread("zero2-autocast", AUTOCAST, RECOMPUTED)
+    assert max(small.difference("zero2-autocast", "plain").values()) < ROUNDED

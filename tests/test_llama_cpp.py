@@ -98,7 +98,7 @@ def is_gone(pid: int, within_s: float = 10.0) -> bool:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             return True
-        if state == "Z":  # ended, and not yet reaped by whoever adopted it
+        if state == "Z":  # ended, and not yet reaped by the process that adopted it
             return True
         time.sleep(0.02)
     return False

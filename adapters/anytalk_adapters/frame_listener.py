@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,9 @@ from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import ForwardPass, InputAdapter, Loss, LossRow
 
 from .input_adapters import zero_padding
-from .whisper_blocks import WhisperBlocks
+
+if TYPE_CHECKING:
+    from .whisper_blocks import WhisperBlocks
 
 _KERNEL = 7
 _HIDDEN_FRAMES = 8
@@ -106,6 +108,9 @@ class FrameListener(InputAdapter):
         self._frames = options
         self.whisper: WhisperBlocks | None = None
         if options.whisper_blocks:
+            # Not at the top: whisper takes a second to import, and most adapters have no blocks of it.
+            from .whisper_blocks import WhisperBlocks
+
             self.whisper = WhisperBlocks(options.whisper, options.whisper_blocks, folder)
             if self.whisper.width != encoder_width:
                 raise ConfigError(

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from whisper.model import MultiHeadAttention
 
 from anytalk.errors import ConfigError
 
-from .whisper_attention import heads_of
+from .whisper_attention import run_blocks
 from .whisper_weights import load_whisper
 
 __all__ = ["WhisperBlocks"]
@@ -49,20 +47,10 @@ class WhisperBlocks(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Transform the frozen blocks' hidden states, (B,F,E) with (B,) lengths, into (B,F,E); padding isn't seen."""
-        is_frame = torch.arange(x.shape[1], device=x.device)[None] < lengths.to(x.device)[:, None]
-        mask = None if bool(is_frame.all()) else is_frame[:, None, None]
-        for block in self.blocks:
-            x = x + _attend(block.attn, block.attn_ln(x), mask)
-            x = x + block.mlp(block.mlp_ln(x))
+        is_padding = torch.arange(x.shape[1], device=x.device)[None] >= lengths.to(x.device)[:, None]
+        log_counts = None
+        if bool(is_padding.any()):
+            log_counts = torch.zeros_like(is_padding, dtype=x.dtype).masked_fill(is_padding, -torch.inf)[:, None, None]
+        x = run_blocks(self.blocks, x, log_counts)
         normed: Tensor = self.norm(x)
         return normed
-
-
-def _attend(attention: MultiHeadAttention, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Attend from each frame of (B,F,E) to those where `mask`, (B,1,1,F) bool, is True, or to all; return (B,F,E)."""
-    query, key, value = (
-        heads_of(attention, project(x)) for project in (attention.query, attention.key, attention.value)
-    )
-    found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    out: Tensor = attention.out(found.transpose(1, 2).flatten(start_dim=2))
-    return out

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from whisper.audio import N_FFT, log_mel_spectrogram
 from whisper.model import AudioEncoder
 
-from anytalk_adapters.whisper_attention import attend, projected
+from anytalk_adapters.whisper_attention import run_blocks
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, check_samples, covering_frames
 
 __all__ = ["WhisperWindow", "Window", "sparse_frames"]
@@ -68,10 +68,7 @@ class WhisperWindow(nn.Module):
         hidden = torch.cat([hidden, silence], dim=1)
         hidden = hidden + self.encoder.positional_embedding[positions.to(wave.device)]
         log_counts = None if step == 1 else counts.to(wave.device).log()
-        for block in self.encoder.blocks:
-            y = block.attn_ln(hidden)
-            hidden = hidden + attend(block.attn, y, *projected(block.attn, y), log_counts)
-            hidden = hidden + block.mlp(block.mlp_ln(hidden))
+        hidden = run_blocks(self.encoder.blocks, hidden, log_counts)
         return Window(self.encoder.ln_post(hidden)[0], log_counts)
 
     def _convolved(self, mel: Tensor) -> Tensor:

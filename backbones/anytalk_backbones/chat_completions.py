@@ -118,7 +118,7 @@ class ChatBackbone(ServedBackbone):
             stream.end(was_cut=True)
         except AnytalkError as error:
             stream.end(error)
-        except Exception as error:  # whoever waits for the stream must learn of it
+        except Exception as error:  # the reader of the stream must learn of it
             stream.end(ServedError(f"asking {self.title} failed: {type(error).__name__}: {in_a_line(error)}"))
 
     async def _check(self) -> None:
@@ -154,7 +154,7 @@ class ChatBackbone(ServedBackbone):
                     yield text, thought, finish_reason
         except AnytalkError:
             raise
-        except Exception as error:  # of the client, of its transport, and of reading what is no stream
+        except Exception as error:  # of the client, of its transport, and of reading a body that isn't a stream
             self._explain(error, has_begun)
         if not has_ended:
             self._explain(EOFError(), has_begun)

@@ -23,7 +23,7 @@ from anytalk_backbones.llama_cpp_child import READY
 
 _CHILD = Path(__file__).with_name("llama_cpp_child.py")
 _KEPT_LINES = 40
-_LAST_BREATH_S = 0.5
+_EXIT_WAIT_S = 0.5
 """A connection may be lost a moment before its process has ended."""
 _LOG_PREFIX = re.compile(r"^[\d.]+ E +")
 _SURROUNDINGS = {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
@@ -49,7 +49,7 @@ class LlamaProcess:
     def __init__(self, source: ModelSource, context: int, threads: int) -> None:
         self.key = secrets.token_urlsafe(24)
         self.address: Future[str] = Future()
-        # Whoever waits for it may stop waiting, but can't cancel it for the others.
+        # Several questions wait for it: one that stops waiting must not cancel it for the others.
         self.address.set_running_or_notify_cancel()
         self._name = source.spec
         self._log: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -97,11 +97,11 @@ class LlamaProcess:
 
     def why_lost(self) -> AnytalkError | None:
         """Return why its connection was lost if that is because the process has ended, else None."""
-        if not self.has_ended(_LAST_BREATH_S):
+        if not self.has_ended(_EXIT_WAIT_S):
             return None
         # The last lines, which say why, may not have been read yet.
-        self._reading.join(_LAST_BREATH_S)
-        return _obituary(self._name, self._process.returncode, self._log, was_ready=True)
+        self._reading.join(_EXIT_WAIT_S)
+        return _why_ended(self._name, self._process.returncode, self._log, was_ready=True)
 
     def end(self) -> None:
         """End the process, if that hasn't happened yet."""
@@ -140,10 +140,10 @@ def _read(process: subprocess.Popen[bytes], name: str, address: Future[str], log
                 log.append(line)
     code = process.wait()
     if not address.done():
-        address.set_exception(_obituary(name, code, log, was_ready=False))
+        address.set_exception(_why_ended(name, code, log, was_ready=False))
 
 
-def _obituary(name: str, code: int, log: Iterable[str], was_ready: bool) -> AnytalkError:
+def _why_ended(name: str, code: int, log: Iterable[str], was_ready: bool) -> AnytalkError:
     """Return why a child with this exit code and log has ended: ServedError if it was ready, else WeightsError."""
     lines = list(log)
     errors = [_LOG_PREFIX.sub("", line) for line in lines if _LOG_PREFIX.match(line)]

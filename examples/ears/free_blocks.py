@@ -14,6 +14,7 @@ from anytalk.model.assemble import assemble
 from anytalk.model.attach import check_vacant
 from anytalk.model.config import TalkerConfig
 from anytalk.model.talker import Talker, load_talker, save_talker
+from anytalk_adapters.whisper_weights import load_whisper
 
 
 def freed(config: TalkerConfig, num_blocks: int, frame_dropout: float) -> TalkerConfig:
@@ -25,8 +26,6 @@ def freed(config: TalkerConfig, num_blocks: int, frame_dropout: float) -> Talker
     encoder, adapter = config.encoder, config.input_adapter
     if encoder is None or adapter is None or encoder.name != "whisper" or adapter.name not in {"letters", "ctc"}:
         raise SystemExit("give a talker with the speech encoder 'whisper' and the input adapter 'letters' or 'ctc'")
-    from anytalk_adapters.whisper_weights import load_whisper
-
     model = encoder.options["model"]
     left = len(load_whisper(model).encoder.blocks) - num_blocks
     data = config.model_dump()
