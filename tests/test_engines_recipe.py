@@ -109,7 +109,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(params=["small", pytest.param("real", marks=pytest.mark.slow)])
 def lab(request: pytest.FixtureRequest) -> Lab:
-    """Each lab in turn."""
+    """Return each lab in turn."""
     found: Lab = request.getfixturevalue(request.param)
     return found
 

@@ -128,7 +128,7 @@ class Clock:
 
 
 class Lab:
-    """All runs of one folder."""
+    """Prepares, trains and measures in one folder."""
 
     def __init__(self, arguments: argparse.Namespace, choices: dict[str, Any]) -> None:
         self.out: Path = arguments.out
