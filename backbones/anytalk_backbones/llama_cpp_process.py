@@ -26,10 +26,10 @@ _KEPT_LINES = 40
 _EXIT_WAIT_S = 0.5
 """A connection may be lost a moment before its process has ended."""
 _LOG_PREFIX = re.compile(r"^[\d.]+ E +")
-_SURROUNDINGS = {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
-"""Its threads share the cores with those that speak. Threads that wait busily keep the others, for which they wait,
-from running: on a busy machine some tokens took a hundred times as long. And a debugger's report would hide the cause
-of an abort."""
+_SURROUNDINGS = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"}
+"""Its threads share the cores with those that speak. Threads that wait busily for long keep the others, for which they
+wait, from running: on a busy machine some tokens took a hundred times as long. Threads that sleep at once wake too late
+between the many small operations of a token. And a debugger's report would hide the cause of an abort."""
 _SMALLER = "give it a smaller file, or a shorter context: backbone.options.context in talker.yaml"
 
 
