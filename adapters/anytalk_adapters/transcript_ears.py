@@ -20,8 +20,9 @@ from whisper.model import Whisper
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Ears, Heard, HeardWord, Hints
+from anytalk.plugins.contracts import Arithmetic, Ears, Heard, HeardWord, Hints, Peaks
 from anytalk_adapters.whisper_encoder import SAMPLES_PER_FRAME, covering_frames
+from anytalk_adapters.whisper_ready import make_int8
 from anytalk_adapters.whisper_times import word_times
 from anytalk_adapters.whisper_weights import PACKAGED_BASE, PACKAGED_TINY_EN, load_for_language
 from anytalk_adapters.whisper_window import WhisperWindow
@@ -108,6 +109,15 @@ class TranscriptEars(Ears):
             AudioError: A clip has no samples.
         """
         return [Heard.joined([self._write(piece) for piece in cut(wave)]) for wave in waves]
+
+    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
+        """Multiply in 8 bits if `arithmetic` is ``int8``; with any other nothing changes.
+
+        This implements :class:`anytalk.plugins.contracts.MakesReady`.
+        """
+        if arithmetic == "int8":
+            make_int8(self.encoder)
+            self.writer.make_int8()
 
     def hinted(self, hints: Hints) -> TranscriptEars:
         """Return these ears with a writer that is told the language, and reads the prompt before each piece of a clip.

@@ -12,7 +12,8 @@ from whisper.audio import HOP_LENGTH, SAMPLE_RATE, log_mel_spectrogram
 from anytalk import plugins
 from anytalk.errors import AudioError, ConfigError
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
+from anytalk.plugins.contracts import Arithmetic, Peaks, SpeechEncoder, torch_dtype
+from anytalk_adapters.whisper_ready import make_int8
 from anytalk_adapters.whisper_weights import load_whisper
 
 __all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "check_samples", "covering_frames", "mini_omni_frames"]
@@ -147,6 +148,14 @@ class WhisperEncoder(SpeechEncoder):
             for row, feature in zip(rows, self._encode(mel), strict=True):
                 features[row, : counted[row]] = feature[: counted[row]].float()
         return features, torch.tensor(counted, device=wave.device)
+
+    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
+        """Multiply in 8 bits if `arithmetic` is ``int8``; with any other nothing changes.
+
+        This implements :class:`anytalk.plugins.contracts.MakesReady`.
+        """
+        if arithmetic == "int8":
+            make_int8(self.encoder)
 
     def _mel(self, wave: Tensor, num_frames: int) -> Tensor:
         """Return the mel spectrogram (mels, 2 * num_frames), in float32 even under autocast: bfloat16 would blur it."""

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer
 
+from anytalk.kernels import RefinedMatrix
 from anytalk.plugins.contracts import Hints
 from anytalk_adapters.whisper_attention import attend, projected
+from anytalk_adapters.whisper_ready import make_int8
 from anytalk_adapters.whisper_weights import language_for, writer_tokenizer
 from anytalk_adapters.whisper_window import Window
 
@@ -78,6 +80,7 @@ class WhisperWriter(nn.Module):
     def __init__(self, model: Whisper, language: str | None, before: str = "") -> None:
         super().__init__()
         self.decoder = model.decoder
+        self._head: RefinedMatrix | None = None  # instead of the embedding's weights, which are the head's
         # A tuple hides the whole model from nn.Module; only its decoder is part of this one.
         self._model = (model,)
         self._language, self._before = language, before
@@ -123,7 +126,14 @@ class WhisperWriter(nn.Module):
     def hinted(self, hints: Hints) -> WhisperWriter:
         """Return a writer with the same weights that is told something of the clips (ConfigError: no such language)."""
         language = self._language if hints.language is None else language_for(self.model, hints.language)
-        return WhisperWriter(self.model, language, hints.prompt)
+        told = WhisperWriter(self.model, language, hints.prompt)
+        told._head = self._head
+        return told
+
+    def make_int8(self) -> None:
+        """Multiply in 8 bits from now on, and compute the likeliest tokens' scores again exactly."""
+        make_int8(self.decoder)
+        self._head = RefinedMatrix(self.decoder.token_embedding.weight)
 
     def _read_before(self, tokenizer: Tokenizer) -> list[int]:
         """Return the text in front as openai-whisper shows it: its end, where it is long."""
@@ -147,8 +157,9 @@ class WhisperWriter(nn.Module):
             x = x + attend(block.attn, y, *keys.add(*projected(block.attn, y)), is_causal=len(ids) > 1)
             x = x + attend(block.cross_attn, block.cross_attn_ln(x), *looked_at)
             x = x + block.mlp(block.mlp_ln(x))
-        logits: Tensor = F.linear(decoder.ln(x), decoder.token_embedding.weight)[0].float()
-        return logits
+        x = decoder.ln(x)
+        logits: Tensor = F.linear(x, decoder.token_embedding.weight) if self._head is None else self._head(x)
+        return logits[0].float()
 
     @property
     def model(self) -> Whisper:

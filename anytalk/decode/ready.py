@@ -8,25 +8,31 @@ the weights' dtype and equal ``exact`` up to rounding. ``int8`` reads four times
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytalk.errors import AnytalkError, ConfigError
 from anytalk.kernels import ARITHMETICS, MadeBefore, make_ready, peaks_of
 from anytalk.model.talk_model import TalkModel
 from anytalk.model.talker import Talker
-from anytalk.plugins.contracts import Arithmetic, BackboneStates, GridBatch, Peaks, ServedBackbone
+from anytalk.plugins.contracts import Arithmetic, BackboneStates, GridBatch, MakesReady, Peaks, ServedBackbone
 from anytalk.plugins.disk_cache import digest_of, kept
 from anytalk.plugins.fingerprint import fingerprint
 from anytalk.plugins.sources import resolve
 
 _STEPS_PARTS = ("backbone", "output_adapter", "heads")
-"""The parts that run in every step. Ears stay as they are: they run once per question, on many frames at a time."""
+"""The parts that run in every step."""
+
+_HEARING_PARTS = ("encoder", "ears")
+"""The parts that run once per question, on many frames at a time. They change only for ``int8``, and only if they
+implement :class:`~anytalk.plugins.contracts.MakesReady`: what 8 bits cost others in words wasn't measured."""
 
 _MATRICES = "matrices.safetensors"
 
@@ -74,23 +80,55 @@ def _make_parts_ready(talker: Talker, arithmetic: Arithmetic, peaks: Peaks) -> N
 
 
 def _make_int8(talker: Talker) -> None:
-    """Convert the matrices to 8 bits once, keep them in the disk cache, and map that file from then on."""
+    """Convert the matrices to 8 bits, or take them from the disk cache."""
+    config = talker.config
+    made_from = config.base.model if config.base else config.backbone.name
+    _convert(
+        talker,
+        _name_of(talker),
+        made_from,
+        measure=lambda: calibrate(talker),
+        build=lambda peaks: _make_parts_ready(talker, "int8", peaks),
+    )
+    for name in _HEARING_PARTS:
+        part: object = getattr(talker.model, name)
+        if isinstance(part, nn.Module) and isinstance(part, MakesReady):
+            # A typed question loads no ears, so their matrices have a folder of their own.
+            _convert(
+                talker,
+                f"int8-{name}-1-{fingerprint(part)}",
+                f"{name} of {made_from}",
+                measure=dict,
+                build=partial(part.make_ready, "int8"),
+            )
+
+
+def _convert(
+    talker: Talker, entry: str | None, made_from: str, measure: Callable[[], Peaks], build: Callable[[Peaks], None]
+) -> None:
+    """Build 8-bit matrices once, keep them in the disk cache, and map that file from then on.
+
+    Args:
+        talker: The talker that is changed.
+        entry: Name in the cache; None to convert for this process only.
+        made_from: See :func:`anytalk.plugins.disk_cache.kept`.
+        measure: Returns the largest inputs; called only if nothing is in the cache.
+        build: Replaces the matrices.
+    """
     made: MadeBefore | None = None
     names = {module: name for name, module in talker.model.named_modules()}
 
     def make(place: Path | None) -> None:
         nonlocal made
-        peaks, made = calibrate(talker), MadeBefore()
+        peaks, made = measure(), MadeBefore()
         with made.used():
-            _make_parts_ready(talker, "int8", peaks)
+            build(peaks)
         if place is not None:
             place.mkdir()
             seen = {f"peaks.{names[module]}": seen for module, seen in peaks.items()}
             safetensors.torch.save_file({**made.tensors, **seen}, place / _MATRICES)
 
-    name = _name_of(talker)
-    base = talker.config.base
-    folder = None if name is None else kept(name, base.model if base else talker.config.backbone.name, make)
+    folder = None if entry is None else kept(entry, made_from, make)
     if made is not None:
         return  # `make` has just run, for the cache
     if folder is None:  # no name or no cache: convert for this process only
@@ -100,7 +138,7 @@ def _make_int8(talker: Talker) -> None:
     tensors = safetensors.torch.load_file(folder / _MATRICES)
     peaks = {module: tensors[f"peaks.{n}"] for module, n in names.items() if f"peaks.{n}" in tensors}
     with MadeBefore(tensors).used():
-        _make_parts_ready(talker, "int8", peaks)
+        build(peaks)
 
 
 def _name_of(talker: Talker) -> str | None:

@@ -191,10 +191,12 @@ class Lab:
         shutil.copytree(folder, probe, dirs_exist_ok=True)
         clock, _ = self._train(encoder, adapter, probe, 1000, is_probe=True)
         shutil.rmtree(probe)
-        steps = max(LOOKS, round(budget_s / statistics.mean(clock.per_step_s())))
+        probed = clock.per_step_s()
+        steps = max(LOOKS, round(budget_s / statistics.mean(probed)))
         # 2. Train.
         clock, stage = self._train(encoder, adapter, folder, steps)
-        each = clock.per_step_s()
+        # With few steps, held-out rows are measured after each, and none of them tells what a step takes.
+        each = clock.per_step_s() or probed
         # 3. Measure.
         talker = load_talker(folder)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._arguments.precision == "bf16"):
