@@ -11,13 +11,13 @@ __all__ = ["make_int8"]
 
 
 def make_int8(module: nn.Module) -> None:
-    """Replace Whisper's linear layers inside a module, in float32 on the CPU, by matrices of 8 bits.
+    """Replace Whisper's linear layers inside a module by matrices of 8 bits.
 
-    Inputs and weights aren't balanced against each other, as a backbone's are: Whisper's transcripts hardly change
-    without that (docs/performance.md), and factors that were found on a few seconds of speech spoilt them.
+    Inputs and weights aren't balanced against each other, as a backbone's are: transcripts hardly change without that
+    (docs/performance.md), and factors that were found on a few seconds of speech spoilt them.
 
     Raises:
-        ConfigError: The weights have another dtype or are elsewhere, or this torch has no such product.
+        ConfigError: The weights aren't float32 on the CPU, or this torch has no product of 8 bits.
     """
     for name, child in module.named_children():
         if isinstance(child, Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ class WhisperWriter(nn.Module):
     def __init__(self, model: Whisper, language: str | None, before: str = "") -> None:
         super().__init__()
         self.decoder = model.decoder
-        self._head: RefinedMatrix | None = None  # instead of the embedding's weights, which are the head's
+        self._refined: RefinedMatrix | None = None  # the head in 8 bits; without it, the embedding's weights
         # A tuple hides the whole model from nn.Module; only its decoder is part of this one.
         self._model = (model,)
         self._language, self._before = language, before
@@ -126,14 +127,14 @@ class WhisperWriter(nn.Module):
     def hinted(self, hints: Hints) -> WhisperWriter:
         """Return a writer with the same weights that is told something of the clips (ConfigError: no such language)."""
         language = self._language if hints.language is None else language_for(self.model, hints.language)
-        told = WhisperWriter(self.model, language, hints.prompt)
-        told._head = self._head
+        told = copy.copy(self)
+        told._language, told._before = language, hints.prompt
         return told
 
     def make_int8(self) -> None:
         """Multiply in 8 bits from now on, and compute the likeliest tokens' scores again exactly."""
         make_int8(self.decoder)
-        self._head = RefinedMatrix(self.decoder.token_embedding.weight)
+        self._refined = RefinedMatrix(self.decoder.token_embedding.weight)
 
     def _read_before(self, tokenizer: Tokenizer) -> list[int]:
         """Return the text in front as openai-whisper shows it: its end, where it is long."""
@@ -158,7 +159,7 @@ class WhisperWriter(nn.Module):
             x = x + attend(block.cross_attn, block.cross_attn_ln(x), *looked_at)
             x = x + block.mlp(block.mlp_ln(x))
         x = decoder.ln(x)
-        logits: Tensor = F.linear(x, decoder.token_embedding.weight) if self._head is None else self._head(x)
+        logits: Tensor = F.linear(x, decoder.token_embedding.weight) if self._refined is None else self._refined(x)
         return logits[0].float()
 
     @property

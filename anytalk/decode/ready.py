@@ -32,7 +32,7 @@ _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 
 _HEARING_PARTS = ("encoder", "ears")
 """The parts that run once per question, on many frames at a time. They change only for ``int8``, and only if they
-implement :class:`~anytalk.plugins.contracts.MakesReady`: what 8 bits cost others in words wasn't measured."""
+implement :class:`~anytalk.plugins.contracts.MakesReady`: nobody has measured how many words 8 bits cost the others."""
 
 _MATRICES = "matrices.safetensors"
 

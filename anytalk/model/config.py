@@ -157,8 +157,8 @@ class TalkerConfig(Options):
     arithmetic: Literal["exact", "fused", "graphs", "packed", "int8"] = Field(
         "exact",
         description="How answers are computed: 'exact' as the base model does; 'fused', 'graphs' (GPU) and 'packed' "
-        "(CPU) faster and equal to rounding; 'int8' (CPU) fastest, at a loss that `anytalk bench precision` measures; it "
-        "also hears with Whisper in 8 bits.",
+        "(CPU) faster and equal to rounding; 'int8' (CPU) fastest, at a loss that `anytalk bench precision` measures, "
+        "and Whisper hears in 8 bits, too.",
     )
     seed: int = Field(0, description="Seed of untrained parts.")
     base: BaseInfo | None = Field(None, description="The base model; written by attach.")
