@@ -7,6 +7,7 @@ fused     ``torch.nn.functional.linear`` on the weights as they are             
 graphs    as ``fused``, in steps of fixed shapes that a GPU replays as one graph           the reference
 packed    float32, the weights laid out once for oneDNN's blocked kernels              equal to rounding
 int8      8 bit weights, one scale per output; 8 bit inputs, one scale per row         a loss that has to be measured
+int4      as ``int8``, but decoders that can take single steps with 4 bit weights      a loss that has to be measured
 ======== ============================================================================ =============================
 
 The layout matters because torch's float32 ``Linear`` handles few rows badly: for two rows it calls a GEMM that
@@ -42,12 +43,13 @@ __all__ = [
     "PlainMatrix",
     "RefinedMatrix",
     "balance",
+    "made_before",
     "make_matrix",
     "make_ready",
     "peaks_of",
 ]
 
-ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "graphs", "packed", "int8")
+ARITHMETICS: tuple[Arithmetic, ...] = ("fused", "graphs", "packed", "int8", "int4")
 
 _product = getattr(torch.ops.quantized.linear_dynamic, "_op", torch.ops.quantized.linear_dynamic)
 """The product without torch's check in each call for arguments that stand for others while it compiles."""
@@ -115,9 +117,7 @@ class Int8Matrix(nn.Module):
         self.num_outputs = int(weight.shape[0])
         self.weight = _stand_in(weight)
         self.bias = None if bias is None else bias.detach().clone()
-        # A cache that is being read or filled counts the matrices, so they must be built in a fixed order.
-        before, make = _before.get(), partial(_quantised, weight.detach(), peaks)
-        made = make() if before is None else before.take(make)
+        made = made_before(partial(_quantised, weight.detach(), peaks))
         self.shrink = made.get("shrink")
         self.packed = _packed(made["weight"], made["scales"])
         # Where pairs of products are summed in 16 bits, 7-bit inputs can't overflow that.
@@ -191,7 +191,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class MadeBefore:
-    """Holds a model's 8-bit matrices in the order in which they are built, so that a later load can skip that work.
+    """Holds a model's quantised matrices in the order in which they are built, so that a later load can skip that work.
 
     Args:
         tensors: The tensors of all matrices, named ``NUMBER.TENSOR``; None to quantise and collect them.
@@ -214,7 +214,7 @@ class MadeBefore:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Make every :class:`Int8Matrix` built inside the block use :meth:`take`."""
+        """Make every quantised matrix built inside the block use :meth:`take`."""
         token = _before.set(self)
         try:
             yield
@@ -223,6 +223,15 @@ class MadeBefore:
 
 
 _before: ContextVar[MadeBefore | None] = ContextVar("_before", default=None)
+
+
+def made_before(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of the next quantised matrix from the cache in use, or make them.
+
+    A cache that is being read or filled counts the matrices, so they must be built in a fixed order.
+    """
+    before = _before.get()
+    return make() if before is None else before.take(make)
 
 
 class RefinedMatrix(nn.Module):
@@ -355,5 +364,5 @@ def make_matrix(
             raise ConfigError("arithmetic 'packed' needs a torch with oneDNN", "use 'fused', or another torch")
         return PackedMatrix(weight, bias)
     if not {"fbgemm", "x86"} & set(torch.backends.quantized.supported_engines):
-        raise ConfigError("arithmetic 'int8' needs a torch with fbgemm (x86 CPUs)", "use 'packed' or 'fused'")
+        raise ConfigError(f"arithmetic '{arithmetic}' needs a torch with fbgemm (x86 CPUs)", "use 'packed' or 'fused'")
     return Int8Matrix(weight, bias, peaks)

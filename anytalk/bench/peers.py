@@ -23,6 +23,7 @@ from anytalk.grid.chat import encode_chat
 from anytalk.model.attach import attach
 from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextTokenizer
+from anytalk.omp import surroundings
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.sources import ModelSource
 
@@ -134,6 +135,7 @@ class LlamaCpp:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=surroundings(),
             text=True,
         )
         self.system = str(self._answer())

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from anytalk.cli.render import complain, note
 from anytalk.errors import AnytalkError, PluginError
+from anytalk.omp import wait_briefly
 from anytalk.plugins.manager import NO_PLUGINS_VARIABLE, Plugins, one_line
 from anytalk.plugins.registry import default_registry
 
@@ -173,6 +174,7 @@ def _check_names(app: typer.Typer, first: int) -> None:
 
 def main() -> None:
     """Run the program with the arguments of the process."""
+    wait_briefly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8

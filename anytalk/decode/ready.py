@@ -31,7 +31,7 @@ _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 """The parts that run in every step."""
 
 _HEARING_PARTS = ("encoder", "ears")
-"""The parts that run once per question, on many frames at a time. They change only for ``int8``, and only if they
+"""The parts that run once per question, on many frames at a time. They change only for ``int8`` and ``int4``, to 8 bits, and only if they
 implement :class:`~anytalk.plugins.contracts.MakesReady`: nobody has measured how many words 8 bits cost the others."""
 
 _MATRICES = "matrices.safetensors"
@@ -64,8 +64,8 @@ def make_talker_ready(talker: Talker, arithmetic: str | None = None) -> Talker:
         return talker
     if chosen not in ARITHMETICS:
         raise ConfigError(f"unknown arithmetic '{chosen}'", f"use exact, {', '.join(ARITHMETICS)}")
-    if chosen == "int8":
-        _make_int8(talker)
+    if chosen in ("int8", "int4"):
+        _make_small(talker, chosen)
     else:
         _make_parts_ready(talker, chosen, {})
     talker.model.eval()  # parts drop what they have kept of the old matrices
@@ -79,16 +79,16 @@ def _make_parts_ready(talker: Talker, arithmetic: Arithmetic, peaks: Peaks) -> N
             make_ready(part, arithmetic, peaks)
 
 
-def _make_int8(talker: Talker) -> None:
-    """Convert the matrices to 8 bits, or take them from the disk cache."""
+def _make_small(talker: Talker, arithmetic: Arithmetic) -> None:
+    """Convert the matrices to 8 or 4 bits, or take them from the disk cache."""
     config = talker.config
     made_from = config.base.model if config.base else config.backbone.name
     _convert(
         talker,
-        _name_of(talker),
+        _name_of(talker, arithmetic),
         made_from,
         measure=lambda: calibrate(talker),
-        build=lambda peaks: _make_parts_ready(talker, "int8", peaks),
+        build=lambda peaks: _make_parts_ready(talker, arithmetic, peaks),
     )
     for name in _HEARING_PARTS:
         part: object = getattr(talker.model, name)
@@ -106,7 +106,7 @@ def _make_int8(talker: Talker) -> None:
 def _convert(
     talker: Talker, entry: str | None, made_from: str, measure: Callable[[], Peaks], build: Callable[[Peaks], None]
 ) -> None:
-    """Build 8-bit matrices once, keep them in the disk cache, and map that file from then on.
+    """Build quantised matrices once, keep them in the disk cache, and map that file from then on.
 
     Args:
         talker: The talker that is changed.
@@ -141,8 +141,8 @@ def _convert(
         build(peaks)
 
 
-def _name_of(talker: Talker) -> str | None:
-    """Name the cache entry by a digest of everything the 8-bit matrices depend on; None if that can't be known cheaply.
+def _name_of(talker: Talker, arithmetic: Arithmetic) -> str | None:
+    """Name the cache entry by a digest of everything the quantised matrices depend on; None if that can't be known cheaply.
 
     Weights on the hub have no files here to look at.
     """
@@ -169,7 +169,7 @@ def _name_of(talker: Talker) -> str | None:
         torch.__version__,
     )
     # The 1 is the version of the conversion and of the file's layout.
-    return f"int8-1-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
+    return f"{arithmetic}-1-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
 @torch.no_grad()

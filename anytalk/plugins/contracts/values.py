@@ -51,7 +51,7 @@ class ForgetfulCache(Cache, Protocol):
         """Drop the steps from `first` up to `stop` (exclusive); others keep their positions, ``length`` shrinks."""
 
 
-Arithmetic = Literal["fused", "graphs", "packed", "int8"]
+Arithmetic = Literal["fused", "graphs", "packed", "int8", "int4"]
 """How the matrices of a decoding step are multiplied; :mod:`anytalk.kernels` describes each way."""
 
 Peaks = dict[nn.Module, Tensor]

@@ -27,6 +27,7 @@ from anytalk.plugins.contracts import Arithmetic, Backbone, BackboneStates, Cach
 from anytalk.plugins.hf.cache import HFCache, new_hf_cache
 from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
 from anytalk.plugins.hf.loading import foreign_errors, load_causal_lm, quiet_transformers, write_licence
+from anytalk.plugins.hf.onnx_step import OnnxDecoder
 from anytalk.plugins.hf.static_step import StaticDecoder
 from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import ModelSource, resolve
@@ -260,11 +261,11 @@ class CausalLMBackbone(Backbone):
         head = self.lm.get_output_embeddings()
         if can_be_lean(self._decoder):
             self._lean = _lean(self._decoder, arithmetic, peaks)
-            if arithmetic in ("packed", "int8"):
+            if arithmetic in ("packed", "int8", "int4"):
                 cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # frees their memory
         else:
             make_ready(self._decoder, arithmetic, peaks)
-        if arithmetic == "int8":
+        if arithmetic in ("int8", "int4"):
             self.lm.set_output_embeddings(RefinedMatrix(head.weight, head.bias, peaks.get(head)))
         else:
             self.lm.set_output_embeddings(make_matrix(arithmetic, head.weight, head.bias))
@@ -289,6 +290,8 @@ def _run(decoder: nn.Module, hidden: Tensor, cache: Cache | None) -> Any:
 
 
 def _lean(decoder: nn.Module, arithmetic: Arithmetic, peaks: Peaks) -> LeanDecoder:
+    if arithmetic == "int4":
+        return OnnxDecoder(decoder, peaks)
     return (StaticDecoder if arithmetic == "graphs" else LeanDecoder)(decoder, arithmetic, peaks)
 
 
