@@ -235,17 +235,16 @@ def made_before(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class RefinedMatrix(nn.Module):
-    """Multiplies by a large head in 8 bits, then computes the largest outputs again exactly, since only those matter.
+    """Multiplies by a large head in few bits, then computes the largest outputs again exactly: only those matter.
 
     Args:
         weight: (out,in) float32; its memory is shared.
-        bias: (out,).
-        peaks: See :class:`Int8Matrix`.
+        coarse: Multiplies less exactly and adds its attribute ``bias``: an :class:`Int8Matrix`, for example.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, peaks: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, coarse: nn.Module) -> None:
         super().__init__()
-        self.coarse = Int8Matrix(weight, bias, peaks)
+        self.coarse = coarse
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.num_refined = min(_REFINED, int(weight.shape[0]))
 
@@ -254,8 +253,9 @@ class RefinedMatrix(nn.Module):
         best = _largest(made, self.num_refined)
         # (...,r,in) @ (...,in,1) -> (...,r): only the rows of the best outputs are multiplied again.
         exact = (self.weight[best] @ rows[..., None])[..., 0]
-        if self.coarse.bias is not None:
-            exact = exact + self.coarse.bias[best]
+        bias = cast("Tensor | None", self.coarse.bias)
+        if bias is not None:
+            exact = exact + bias[best]
         return made.scatter_(-1, best, exact)
 
 

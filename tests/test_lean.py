@@ -143,12 +143,12 @@ def test_matrices_multiply(arithmetic: Any, rows: int, has_bias: bool) -> None:
 def test_a_refined_head_is_exact_where_it_counts() -> None:
     torch.manual_seed(0)
     weight, bias, rows = torch.randn(500, 32), torch.randn(500), torch.randn(1, 3, 32)
-    made, wanted = RefinedMatrix(weight, bias)(rows), nn.functional.linear(rows, weight, bias)
+    made, wanted = RefinedMatrix(weight, Int8Matrix(weight, bias))(rows), nn.functional.linear(rows, weight, bias)
     best = wanted.topk(20, dim=-1).indices
     torch.testing.assert_close(made.gather(-1, best), wanted.gather(-1, best), atol=1e-4, rtol=1e-4)
     assert torch.equal(made.argmax(-1), wanted.argmax(-1))
     assert float((made - wanted).norm() / wanted.norm()) < 0.02
-    assert RefinedMatrix(weight[:5], bias[:5])(rows).shape == (1, 3, 5)
+    assert RefinedMatrix(weight[:5], Int8Matrix(weight[:5], bias[:5]))(rows).shape == (1, 3, 5)
 
 
 def test_a_row_of_zeros_gives_the_bias() -> None:

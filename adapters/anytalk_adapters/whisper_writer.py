@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from whisper.model import Whisper
 from whisper.tokenizer import Tokenizer
 
-from anytalk.kernels import RefinedMatrix
+from anytalk.kernels import Int8Matrix, RefinedMatrix
 from anytalk.plugins.contracts import Hints
 from anytalk_adapters.whisper_attention import attend, projected
 from anytalk_adapters.whisper_ready import make_int8
@@ -134,7 +134,8 @@ class WhisperWriter(nn.Module):
     def make_int8(self) -> None:
         """Multiply in 8 bits from now on, and compute the likeliest tokens' scores again exactly."""
         make_int8(self.decoder)
-        self._refined = RefinedMatrix(self.decoder.token_embedding.weight)
+        weight = self.decoder.token_embedding.weight
+        self._refined = RefinedMatrix(weight, Int8Matrix(weight))
 
     def _read_before(self, tokenizer: Tokenizer) -> list[int]:
         """Return the text in front as openai-whisper shows it: its end, where it is long."""

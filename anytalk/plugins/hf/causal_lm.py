@@ -20,14 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from anytalk import plugins
 from anytalk.errors import ConfigError, WeightsError
-from anytalk.kernels import RefinedMatrix, make_matrix, make_ready
+from anytalk.kernels import Int8Matrix, RefinedMatrix, make_matrix, make_ready
 from anytalk.plugins import BuildContext
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import Arithmetic, Backbone, BackboneStates, Cache, Peaks, torch_dtype
 from anytalk.plugins.hf.cache import HFCache, new_hf_cache
 from anytalk.plugins.hf.lean import LeanDecoder, can_be_lean
 from anytalk.plugins.hf.loading import foreign_errors, load_causal_lm, quiet_transformers, write_licence
-from anytalk.plugins.hf.onnx_step import OnnxDecoder
+from anytalk.plugins.hf.onnx_step import OnnxDecoder, OnnxMatrix
 from anytalk.plugins.hf.static_step import StaticDecoder
 from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import ModelSource, resolve
@@ -266,7 +266,9 @@ class CausalLMBackbone(Backbone):
         else:
             make_ready(self._decoder, arithmetic, peaks)
         if arithmetic in ("int8", "int4"):
-            self.lm.set_output_embeddings(RefinedMatrix(head.weight, head.bias, peaks.get(head)))
+            small = arithmetic == "int4"
+            coarse = OnnxMatrix(head) if small else Int8Matrix(head.weight, head.bias, peaks.get(head))
+            self.lm.set_output_embeddings(RefinedMatrix(head.weight, coarse))
         else:
             self.lm.set_output_embeddings(make_matrix(arithmetic, head.weight, head.bias))
 

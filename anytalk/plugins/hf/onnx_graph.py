@@ -195,6 +195,15 @@ def step_graph(layers: list[Layer], norm: Tensor, eps: float, num_heads: int, gr
     return graph
 
 
+def product_graph(matrix: Matrix) -> Graph:
+    """Write one product: ``rows`` (B,1,inputs) to ``made`` (B,1,outputs)."""
+    graph = Graph()
+    rows = graph.input("rows", torch.float32, "count", 1, matrix.inputs)
+    graph.node("Identity", [graph.product(rows, matrix)], ["made"])
+    graph.output("made", "count", 1, len(matrix.made["codes"]))
+    return graph
+
+
 def _added(graph: Graph, more: str, hidden: str, norm: Tensor, eps: float, name: str) -> tuple[str, str]:
     """Add to the hidden states; return their name and that of the result of the norm that follows."""
     normed = f"normed.{name}"

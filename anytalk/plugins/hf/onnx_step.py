@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytalk.kernels import made_before
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import BackboneStates, Peaks
 from anytalk.plugins.hf.four_bits import quantise
 from anytalk.plugins.hf.lean import LeanDecoder
-from anytalk.plugins.hf.onnx_graph import Layer, Matrix, step_graph
+from anytalk.plugins.hf.onnx_graph import Graph, Layer, Matrix, product_graph, step_graph
 from anytalk.plugins.optional import require
 
 _WHOLE_HEADS = 16
@@ -53,8 +53,8 @@ class OnnxDecoder(LeanDecoder):
         with torch.inference_mode():
             cache.make_room(1)
             rows = cache.rows
-            positions = rows.positions(1).expand(len(rows.lengths), 1)
-            states = self._step(hidden, cache, positions, self._halves(int(positions.max()) + 1, hidden))
+            positions = rows.positions(1).expand(len(rows.lengths), 1).contiguous()
+            states = self._step(hidden.contiguous(), cache, positions, self._halves(int(positions.max()) + 1, hidden))
         cache.advance(1)
         return states
 
@@ -79,22 +79,10 @@ class _Step:
     """
 
     def __init__(self, decoder: Any, num_heads: int, group: int, head_width: int) -> None:
-        import onnxruntime
-
         layers = [_layer(layer) for layer in decoder.layers]
         eps = float(decoder.norm.variance_epsilon)
         graph = step_graph(layers, decoder.norm.weight.detach().clone(), eps, num_heads, group, head_width)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        # After a step its threads must leave the cores to torch's.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        value = onnxruntime.OrtValue.ortvalue_from_numpy
-        # The session reads these weights where they are, so it mustn't outlive them.
-        self._weights = {name: tensor.numpy() for name, tensor in graph.weights.items()}
-        options.add_external_initializers(list(self._weights), [value(array) for array in self._weights.values()])
-        self._session = onnxruntime.InferenceSession(graph.model(), options, providers=["CPUExecutionProvider"])
-        self._num_layers, self._width = len(layers), len(decoder.norm.weight)
+        self._session = _Session(graph)
 
     def __call__(
         self, hidden: Tensor, cache: KeyValueCache, positions: Tensor, turns: tuple[Tensor, Tensor]
@@ -107,29 +95,68 @@ class _Step:
             positions: (B,1) int64.
             turns: Cosines and sines, (P,w/2) each.
         """
-        lengths, binding = cache.rows.lengths, self._session.io_binding()
-        bound = {
-            "hidden": hidden.contiguous(),
+        lengths = cache.rows.lengths
+        inputs = {
+            "hidden": hidden,
             "past": torch.tensor(lengths, dtype=torch.int32),
             "longest": torch.tensor(max(lengths) + 1, dtype=torch.int32),
-            "positions": positions.contiguous(),
+            "positions": positions,
             "cos": turns[0],
             "sin": turns[1],
         }
-        states = BackboneStates(torch.empty_like(bound["hidden"]), torch.empty_like(bound["hidden"]))
-        for name, tensor in bound.items():
-            kind = _KINDS[tensor.dtype]
-            binding.bind_input(name, "cpu", 0, kind, list(tensor.shape), tensor.data_ptr())
+        outputs = {"states": torch.empty_like(hidden), "normed": torch.empty_like(hidden)}
         for number, memory in enumerate(cache.layers.values()):
-            shape = [len(lengths), *memory.shape[2:]]  # the first rows of memory that may have room for more
-            for name, held in (("keys", memory[0]), ("values", memory[1])):
-                place = held.data_ptr()
-                binding.bind_input(f"{name}.{number}", "cpu", 0, np.float32, shape, place)
-                binding.bind_output(f"new_{name}.{number}", "cpu", 0, np.float32, shape, place)
-        for name, made in (("states", states.pre_norm), ("normed", states.normed)):
-            binding.bind_output(name, "cpu", 0, np.float32, list(made.shape), made.data_ptr())
+            # The memory may have room for more rows.
+            for name, held in zip(("keys", "values"), memory[:, : len(lengths)], strict=True):
+                inputs[f"{name}.{number}"] = outputs[f"new_{name}.{number}"] = held
+        self._session.run(inputs, outputs)
+        return BackboneStates(outputs["states"], outputs["normed"])
+
+
+class OnnxMatrix(nn.Module):
+    """Multiplies by weights of 4 bits, (...,in) float32 -> (...,out) float32.
+
+    Args:
+        linear: The layer whose weights are quantised; it isn't changed.
+    """
+
+    def __init__(self, linear: Any) -> None:
+        super().__init__()
+        matrix = _matrix(linear)
+        self.bias, self._num_outputs = matrix.bias, int(linear.out_features)
+        self._session = _Session(product_graph(matrix))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(-1, 1, rows.shape[-1]).contiguous()
+        made = flat.new_empty(len(flat), 1, self._num_outputs)
+        self._session.run({"rows": flat}, {"made": made})
+        return made.view(*rows.shape[:-1], -1)
+
+
+class _Session:
+    """Runs a graph on tensors of torch, with as many threads as torch has when it is made."""
+
+    def __init__(self, graph: Graph) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors alone
+        # Its threads must leave the cores to torch's at once.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # The session reads these weights where they are, so they must live as long as it does.
+        self._weights = {name: tensor.numpy() for name, tensor in graph.weights.items()}
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
+        options.add_external_initializers(list(self._weights), values)
+        self._session = onnxruntime.InferenceSession(graph.model(), options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+        """Compute outputs into these tensors, which may be inputs; each must lie in memory without gaps."""
+        binding = self._session.io_binding()
+        for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
+            for name, tensor in tensors.items():
+                bind(name, "cpu", 0, _KINDS[tensor.dtype], list(tensor.shape), tensor.data_ptr())
         self._session.run_with_iobinding(binding)
-        return states
 
 
 _KINDS = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
