@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from test_lean import LLAMA3_ROPE, decoder_of
 from torch import Tensor, nn
 
+from anytalk import omp
+from anytalk.errors import ConfigError
+from anytalk.plugins import optional
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.hf.four_bits import BLOCK, has_means, quantise, restore
 from anytalk.plugins.hf.lean import LeanDecoder
@@ -146,3 +150,21 @@ def test_heads_of_another_width_take_their_steps_in_8_bits() -> None:
         kind(embeds[:, :5], cache)
         made.append(kind(embeds[:, 5:], cache).normed)
     assert torch.equal(*made)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(ConfigError, match="needs the package onnx, which is not installed") as caught:
+        OnnxDecoder(decoder_of())
+    assert "anytalk[int4]" in str(caught.value.hint)
+
+
+def test_programs_that_wait_as_they_like_are_not_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # it is restored after the test
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    omp.wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert "GOMP_SPINCOUNT" not in omp.surroundings()
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    omp.wait_briefly()
+    assert omp.surroundings()["GOMP_SPINCOUNT"] == "7"

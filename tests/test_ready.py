@@ -77,7 +77,7 @@ def test_equal_arithmetics_give_the_same_answer(arithmetic: str, monkeypatch: py
     assert audio.tolist() == exact[1].tolist()
 
 
-@pytest.mark.parametrize("arithmetic", ["fused", "packed", "int8"])
+@pytest.mark.parametrize("arithmetic", ["fused", "packed", "int8", "int4"])
 def test_the_reference_stack_made_ready_stays_near(arithmetic: str) -> None:
     exact, made = reference_talker("tiny"), make_talker_ready(reference_talker("tiny"), arithmetic)
     tokens = torch.randint(0, 60, (2, 8, 20), generator=torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ def test_the_reference_stack_made_ready_stays_near(arithmetic: str) -> None:
             logits.append((text, sound))
     for wanted, found in zip(*logits, strict=True):
         error = float((wanted - found).norm() / wanted.norm())
-        assert error < (0.05 if arithmetic == "int8" else 1e-5)
+        assert error < {"int8": 0.05, "int4": 0.2}.get(arithmetic, 1e-5)
 
 
 def test_what_the_configuration_says_is_the_default() -> None:

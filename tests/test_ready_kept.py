@@ -16,6 +16,7 @@ from anytalk.decode.ready import make_talker_ready
 from anytalk.decode.session import Session
 from anytalk.model.talker import Talker
 from anytalk.plugins.disk_cache import entries
+from anytalk.plugins.hf import onnx_step
 
 pytestmark = pytest.mark.skipif(
     not {"fbgemm", "x86"} & set(torch.backends.quantized.supported_engines), reason="needs fbgemm"
@@ -44,16 +45,18 @@ def never(*_: Any) -> None:
     raise AssertionError("it was made before")
 
 
-def test_the_second_time_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = make_talker_ready(a_talker(tmp_path), "int8")
+@pytest.mark.parametrize("arithmetic", ["int8", "int4"])
+def test_the_second_time_nothing_is_made(arithmetic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_talker_ready(a_talker(tmp_path), arithmetic)
     (entry,) = entries()
-    assert entry.path.name.startswith("int8-1-")
+    assert entry.path.name.startswith(f"{arithmetic}-1-")
     second = a_talker(tmp_path)
     plain = logits(second)
     monkeypatch.setattr(ready, "calibrate", never)
     monkeypatch.setattr(kernels, "_quantised", never)
-    make_talker_ready(second, "int8")
-    assert second.arithmetic == "int8"
+    monkeypatch.setattr(onnx_step, "quantise", never)
+    make_talker_ready(second, arithmetic)
+    assert second.arithmetic == arithmetic
     assert torch.equal(logits(second), logits(first))
     assert not torch.equal(logits(second), plain)
     said = [[getattr(event, "text", "") for event in Session(talker).ask(text="hi")] for talker in (first, second)]
@@ -78,7 +81,7 @@ def test_without_a_cache_it_is_made_each_time(obstacle: str, tmp_path: Path, mon
         (tmp_path / "file").write_text("no folder")
         monkeypatch.setenv("ANYTALK_CACHE_DIR", str(tmp_path / "file"))
     else:
-        monkeypatch.setattr(ready, "_name_of", lambda _: None)
+        monkeypatch.setattr(ready, "_name_of", lambda *_: None)
     made = make_talker_ready(a_talker(tmp_path), "int8")
     assert torch.equal(logits(made), logits(kept))
 

@@ -26,7 +26,7 @@ def command(
     talker: str = typer.Argument(
         "reference", help="Talker folder, or 'reference': the paper's stack at its true shapes, filled at random."
     ),
-    arithmetic: str = typer.Option("int8", help="exact, fused, graphs, packed or int8."),
+    arithmetic: str = typer.Option("int8", help="exact, fused, graphs, packed, int8 or int4."),
     baseline: bool = typer.Option(False, "--baseline", help="Also run the plain loop and print ratios."),
     question: float = typer.Option(3.0, min=0.2, max=30.0, help="Seconds of the spoken question."),
     sound: Path | None = typer.Option(None, help="Question (.wav) instead of noise, which holds no words."),

@@ -37,7 +37,7 @@ def command(
     seed: int | None = typer.Option(None, help="Seed; default: the suite's."),
     arithmetic: str | None = typer.Option(
         None,
-        help="exact, fused, graphs, packed or int8; default: from talker.yaml.",
+        help="exact, fused, graphs, packed, int8 or int4; default: from talker.yaml.",
     ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),

@@ -40,8 +40,8 @@ def command(
     stride: int = typer.Option(2, min=1, help="Codec frames per chunk of sound: more is cheaper, fewer is sooner."),
     arithmetic: str = typer.Option(
         "auto",
-        help="exact, fused, packed or int8 (see `anytalk bench precision`); auto: what the talker says, but packed"
-        " instead of exact on CPUs for backbones that know it.",
+        help="exact, fused, packed, int8 or int4 (see `anytalk bench precision`); auto: what the talker says, but "
+        "packed instead of exact on CPUs for backbones that know it.",
     ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads of the model."),

@@ -66,7 +66,7 @@ def command(
     batch_parallel: bool = typer.Option(True, help="Generate text in a batch row of its own (paper 3.2)."),
     arithmetic: str | None = typer.Option(
         None,
-        help="exact, fused, graphs, packed or int8 (see `anytalk bench precision`); default: from talker.yaml.",
+        help="exact, fused, graphs, packed, int8 or int4 (see `anytalk bench precision`); default: from talker.yaml.",
     ),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads."),

@@ -2,7 +2,7 @@
 
 ``exact`` changes nothing: text is bit-identical to the base model's. ``fused``, ``graphs`` and ``packed`` compute in
 the weights' dtype and equal ``exact`` up to rounding. ``int8`` reads four times less memory per step and is less exact;
-``anytalk bench precision`` measures by how much. See :mod:`anytalk.kernels`.
+``int4`` reads half of that. ``anytalk bench precision`` measures how exact they are. See :mod:`anytalk.kernels`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ _STEPS_PARTS = ("backbone", "output_adapter", "heads")
 """The parts that run in every step."""
 
 _HEARING_PARTS = ("encoder", "ears")
-"""The parts that run once per question, on many frames at a time. They change only for ``int8`` and ``int4``, to 8 bits, and only if they
-implement :class:`~anytalk.plugins.contracts.MakesReady`: nobody has measured how many words 8 bits cost the others."""
+"""The parts that run once per question, on many frames at a time. They change only for ``int8`` and ``int4``, to 8
+bits, and only if they implement :class:`~anytalk.plugins.contracts.MakesReady`: nobody has measured how many words 8
+bits cost the others."""
 
 _MATRICES = "matrices.safetensors"
 
@@ -142,7 +143,7 @@ def _convert(
 
 
 def _name_of(talker: Talker, arithmetic: Arithmetic) -> str | None:
-    """Name the cache entry by a digest of everything the quantised matrices depend on; None if that can't be known cheaply.
+    """Name the cache entry by a digest of all that the matrices depend on; None if that can't be known cheaply.
 
     Weights on the hub have no files here to look at.
     """

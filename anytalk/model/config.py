@@ -157,9 +157,9 @@ class TalkerConfig(Options):
     arithmetic: Literal["exact", "fused", "graphs", "packed", "int8", "int4"] = Field(
         "exact",
         description="How answers are computed: 'exact' as the base model does; 'fused', 'graphs' (GPU) and 'packed' "
-        "(CPU) faster and equal to rounding; 'int8' (CPU) fastest, at a loss that `anytalk bench precision` measures, "
-        "and Whisper hears in 8 bits, too; 'int4' (CPU) as 'int8', but Llama and Qwen2 decoders take their steps with 4-bit "
-        "weights.",
+        "(CPU) faster and equal to rounding; 'int8' (CPU) faster still, at a loss that `anytalk bench precision` "
+        "measures, and Whisper hears in 8 bits, too; 'int4' (CPU) as 'int8', but decoders of Llama and Qwen2 take "
+        "single steps with 4-bit weights.",
     )
     seed: int = Field(0, description="Seed of untrained parts.")
     base: BaseInfo | None = Field(None, description="The base model; written by attach.")

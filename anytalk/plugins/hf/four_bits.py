@@ -11,6 +11,8 @@ Letters: N outputs, K inputs, n blocks of K.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,14 +42,13 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
         :func:`has_means`).
     """
     count = max(1, _AT_ONCE // weight.shape[1])
-    parts = [_with_offsets(rows.float()) for rows in weight.split(count)]
-    values, scales, offsets, errors = (torch.cat(column) for column in zip(*parts, strict=True))
+    pieces = torch.split(weight, count)
+    values, scales, offsets, errors = _joined([_with_offsets(rows.float()) for rows in pieces])
     zeros = (-offsets / scales).round_().clamp_(0, LEVELS)
     missing = offsets + zeros * scales
     if float(errors.sum()) > _EXACT * float(weight.float().square().sum()):
         # The weights weren't in 4 bits before: offsets would save too little to be worth their time.
-        parts = [_with_zeros(rows.float()) for rows in weight.split(count)]
-        values, scales, zeros = (torch.cat(column) for column in zip(*parts, strict=True))
+        values, scales, zeros = _joined([_with_zeros(rows.float()) for rows in pieces])
     elif bool((missing.abs() > _ROUNDING * scales).any()):
         more = _with_zeros(missing * BLOCK)
         values, scales, zeros = (torch.cat(pair, dim=1) for pair in zip((values, scales, zeros), more, strict=True))
@@ -75,12 +76,18 @@ def restore(made: dict[str, Tensor], num_inputs: int) -> Tensor:
         return flat[:, :num_inputs]
     blocks = -(-num_inputs // BLOCK)
     offsets = flat[:, blocks * BLOCK : blocks * (BLOCK + 1)] / BLOCK
-    return (flat[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)) + offsets[..., None]).flatten(1)[:, :num_inputs]
+    whole = flat[:, : blocks * BLOCK].view(-1, blocks, BLOCK) + offsets[..., None]
+    return whole.flatten(1)[:, :num_inputs]
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Join the results for some rows each, column by column."""
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def _blocks(rows: Tensor) -> Tensor:
     """Cut (N,K) into (N,n,32), with zeros after K."""
-    return F.pad(rows, (0, -rows.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    return F.pad(rows, (0, -rows.shape[1] % BLOCK)).view(len(rows), -1, BLOCK)
 
 
 def _with_offsets(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -94,7 +101,9 @@ def _with_offsets(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Q4_1: evenly from the lowest to the highest.
     first = _fit(blocks, (highest - lowest) / LEVELS, lowest)
     # Q4_0: 8 steps to the weight that is farthest from 0, and 7 to the other side.
-    second = _fit(blocks, torch.maximum(-lowest, highest) / 8, torch.where(-lowest > highest, lowest, highest * (-7 / 8)))
+    second = _fit(
+        blocks, torch.maximum(-lowest, highest) / 8, torch.where(-lowest > highest, lowest, highest * (-7 / 8))
+    )
     nearer = second[3] < first[3]
     values = torch.where(nearer[..., None], second[0], first[0])
     scales, offsets, errors = (torch.where(nearer, *pair) for pair in zip(second[1:], first[1:], strict=True))

@@ -240,6 +240,13 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     heads.mul_(cos).addcmul_(swapped, sin)
 
 
+def joined_bias(*linears: nn.Linear) -> Tensor | None:
+    """Return the biases of linear layers as one, (out,), with zeros where only others have one."""
+    if all(linear.bias is None for linear in linears):
+        return None
+    return torch.cat([m.weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in linears])
+
+
 class _Joined:
     """Holds linear layers of the same input as one matrix, with their outputs in order."""
 
@@ -273,10 +280,7 @@ class _Joiner:
     def __call__(self, kind: str, *linears: nn.Linear) -> _Joined:
         """Join the linears of a kind, of which a layer has one, with the same input."""
         weight = self._cat(kind, [linear.weight.detach() for linear in linears])
-        bias = None
-        if any(linear.bias is not None for linear in linears):
-            bias = torch.cat([weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in linears])
-        return _Joined(weight, bias, linears[-1].out_features)
+        return _Joined(weight, joined_bias(*linears), linears[-1].out_features)
 
     def _cat(self, kind: str, weights: list[Tensor]) -> Tensor:
         if self._rooms is None:

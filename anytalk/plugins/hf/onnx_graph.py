@@ -74,7 +74,9 @@ class Graph:
     def output(self, name: str, *shape: int | str) -> None:
         self._outputs.append(self._onnx.helper.make_tensor_value_info(name, self._type(torch.float32), shape))
 
-    def node(self, kind: str, inputs: list[str], outputs: list[str] | None = None, own: bool = False, **rest: Any) -> str:
+    def node(
+        self, kind: str, inputs: list[str], outputs: list[str] | None = None, own: bool = False, **rest: Any
+    ) -> str:
         """Add a node; return its first output, which is named for it if `outputs` is None.
 
         Args:
@@ -110,7 +112,13 @@ class Graph:
         names = [rows, *(self.constant(made[name]) for name in ("codes", "scales", "zeros"))]
         if matrix.bias is not None:
             names += ["", self.constant(matrix.bias)]
-        numbers = {"N": num_outputs, "K": inputs, "bits": 4, "block_size": BLOCK, "accuracy_level": _INT8_INPUTS}
+        numbers: dict[str, Any] = {
+            "N": num_outputs,
+            "K": inputs,
+            "bits": 4,
+            "block_size": BLOCK,
+            "accuracy_level": _INT8_INPUTS,
+        }
         return self.node("MatMulNBits", names, own=True, **numbers)
 
     def model(self) -> bytes:

@@ -18,7 +18,7 @@ from anytalk.kernels import made_before
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.contracts import BackboneStates, Peaks
 from anytalk.plugins.hf.four_bits import quantise
-from anytalk.plugins.hf.lean import LeanDecoder
+from anytalk.plugins.hf.lean import LeanDecoder, joined_bias
 from anytalk.plugins.hf.onnx_graph import Graph, Layer, Matrix, product_graph, step_graph
 from anytalk.plugins.optional import require
 
@@ -177,8 +177,4 @@ def _layer(layer: Any) -> Layer:
 def _matrix(*linears: Any) -> Matrix:
     """Quantise linear layers of the same input as one matrix, with their outputs in order."""
     made = made_before(lambda: quantise(torch.cat([linear.weight.detach() for linear in linears])))
-    bias = None
-    if any(linear.bias is not None for linear in linears):
-        likes = [linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias for linear in linears]
-        bias = torch.cat([like.detach() for like in likes])
-    return Matrix(made, int(linears[0].in_features), bias)
+    return Matrix(made, int(linears[0].in_features), joined_bias(*linears))
