@@ -46,14 +46,14 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
     values, scales, offsets, errors = _joined([_with_offsets(rows.float()) for rows in pieces])
     zeros = (-offsets / scales).round_().clamp_(0, LEVELS)
     missing = offsets + zeros * scales
-    if float(errors.sum()) > _EXACT * float(weight.float().square().sum()):
+    if float(errors.sum()) > _EXACT * float(torch.linalg.vector_norm(weight, dtype=torch.float32)) ** 2:
         # The weights weren't in 4 bits before: offsets would save too little to be worth their time.
         values, scales, zeros = _joined([_with_zeros(rows.float()) for rows in pieces])
     elif bool((missing.abs() > _ROUNDING * scales).any()):
         more = _with_zeros(missing * BLOCK)
         values, scales, zeros = (torch.cat(pair, dim=1) for pair in zip((values, scales, zeros), more, strict=True))
     return {
-        "codes": _paired(values.to(torch.uint8)),
+        "codes": _paired(values),
         "scales": scales.flatten(),
         "zeros": _paired(zeros.to(torch.uint8)).flatten(),
     }
@@ -94,7 +94,7 @@ def _with_offsets(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Quantise (N,K) as llama.cpp does: a weight is scale * value + offset.
 
     Returns:
-        Values (N,n,32), scales, offsets and squared errors, (N,n) each; all float32.
+        Values (N,n,32) uint8; scales, offsets and squared errors, (N,n) float32 each.
     """
     blocks = _blocks(rows)
     lowest, highest = blocks.aminmax(dim=-1)
@@ -111,7 +111,7 @@ def _with_offsets(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _with_zeros(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantise (N,K): a weight is scale * (value - zero); values (N,n,32), scales and zeros (N,n), all float32."""
+    """Quantise (N,K): a weight is scale * (value - zero); values (N,n,32) uint8, scales and zeros (N,n)."""
     blocks = _blocks(rows)
     lowest, highest = blocks.amin(dim=-1).clamp_max_(0), blocks.amax(dim=-1).clamp_min_(0)
     scales = ((highest - lowest) / LEVELS).clamp_min_(_TINY)
@@ -125,7 +125,7 @@ def _fit(blocks: Tensor, scales: Tensor, offsets: Tensor) -> tuple[Tensor, Tenso
     scales = scales.clamp_min(_TINY)
     values = ((blocks - offsets[..., None]) / scales[..., None]).round_().clamp_(0, LEVELS)
     errors = torch.addcmul(offsets[..., None] - blocks, values, scales[..., None]).square_().sum(dim=-1)
-    return values, scales, offsets, errors
+    return values.to(torch.uint8), scales, offsets, errors
 
 
 def _paired(values: Tensor) -> Tensor:

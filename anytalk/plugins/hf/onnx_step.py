@@ -1,7 +1,7 @@
 """Runs single decoding steps in ONNX Runtime with weights of 4 bits; prompts are read with 8 bits, which is faster.
 
 A step reads all weights once and does little with them, so half the bytes take about half the time. A prompt is bound
-by arithmetic, where ``int8`` is ahead. So both are kept, which takes half as much memory again as ``int8`` alone.
+by arithmetic, where ``int8`` is ahead. So both are kept, which takes twice the memory of ``int8`` alone.
 
 Letters: B batch, D width, K key and value heads, w head width, M steps that the cache has room for.
 """
