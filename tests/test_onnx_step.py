@@ -11,9 +11,8 @@ import torch
 from test_lean import LLAMA3_ROPE, decoder_of
 from torch import Tensor, nn
 
-from anytalk import omp
 from anytalk.errors import ConfigError
-from anytalk.plugins import optional
+from anytalk.plugins import omp, optional
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.hf.four_bits import BLOCK, has_means, quantise, restore
 from anytalk.plugins.hf.lean import LeanDecoder

@@ -21,9 +21,9 @@ from anytalk.decode.ready import CALIBRATION_TEXT, make_talker_ready
 from anytalk.errors import ConfigError
 from anytalk.grid.chat import encode_chat
 from anytalk.model.attach import attach
-from anytalk.omp import surroundings
 from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import ServedBackbone, TextRequest, TextTokenizer
+from anytalk.plugins.omp import surroundings
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.sources import ModelSource
 

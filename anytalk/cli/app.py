@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 
 from anytalk.cli.render import complain, note
 from anytalk.errors import AnytalkError, PluginError
-from anytalk.omp import wait_briefly
 from anytalk.plugins.manager import NO_PLUGINS_VARIABLE, Plugins, one_line
+from anytalk.plugins.omp import wait_briefly
 from anytalk.plugins.registry import default_registry
 
 _COMMANDS = {
