@@ -28,8 +28,8 @@ test: $(VENV)/.dev-ready
 
 # What is fast by the processor's instructions, once more as a machine that has AVX2 only, and as one that has neither.
 # In one process, on as many threads as there are cores: `test` runs the same files on one thread.
-BY_PROCESSOR = $(addprefix tests/test_,bench.py lean.py ready.py ready_kept.py static_step.py golden_answers.py onnx_step.py \
-	whisper_ready.py)
+BY_PROCESSOR = $(addprefix tests/test_,bench.py lean.py ready.py ready_kept.py static_step.py golden_answers.py \
+	onnx_step.py whisper_ready.py)
 test-processors: $(VENV)/.dev-ready
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 		$(BIN)/python -m pytest $(BY_PROCESSOR)

@@ -12,16 +12,17 @@ from test_lean import LLAMA3_ROPE, decoder_of
 from torch import Tensor, nn
 
 from anytalk.errors import ConfigError
+from anytalk.kernels import RefinedMatrix
 from anytalk.plugins import omp, optional
 from anytalk.plugins.caches import KeyValueCache
 from anytalk.plugins.hf.four_bits import BLOCK, has_means, quantise, restore
 from anytalk.plugins.hf.lean import LeanDecoder
-from anytalk.plugins.hf.onnx_step import OnnxDecoder
+from anytalk.plugins.hf.onnx_step import OnnxDecoder, OnnxMatrix
 
 pytest.importorskip("onnx", reason="the extra `int4` isn't installed")
 
 WIDE = {"hidden_size": 96, "intermediate_size": 144, "head_dim": 16}
-"""Heads of 16 and matrices of 144 inputs, which are no whole number of blocks."""
+"""Heads of 16 and matrices of 144 inputs, of which the last block has 16."""
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,19 @@ def test_steps_are_the_lean_decoders(family: str, changes: dict[str, Any], is_q4
 def step_alone(decoder: OnnxDecoder, cache: KeyValueCache, row: int, embeds: Tensor) -> Tensor:
     """Take the next step of one row in a cache of its own."""
     return decoder(embeds[row : row + 1], cache.take(row)).normed
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_head_is_exact_where_it_counts(has_bias: bool) -> None:
+    torch.manual_seed(0)
+    head, rows = nn.Linear(64, 600, bias=has_bias), torch.randn(2, 1, 64)
+    wanted, coarse = head(rows), OnnxMatrix(head)
+    stands_for = nn.functional.linear(rows, restore(quantise(head.weight), 64), head.bias)
+    assert off(coarse(rows), stands_for) < 0.02
+    assert off(coarse(rows), wanted) > 0.04
+    made = RefinedMatrix(head.weight, coarse)(rows)
+    best = wanted.topk(10, dim=-1).indices
+    torch.testing.assert_close(made.gather(-1, best), wanted.gather(-1, best), atol=1e-5, rtol=1e-5)
 
 
 def test_rows_of_any_length_and_with_gaps_step_together() -> None:

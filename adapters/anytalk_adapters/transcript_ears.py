@@ -115,7 +115,7 @@ class TranscriptEars(Ears):
 
         This implements :class:`anytalk.plugins.contracts.MakesReady`.
         """
-        if arithmetic in ("int8", "int4"):
+        if arithmetic == "int8":
             make_int8(self.encoder)
             self.writer.make_int8()
 

@@ -154,7 +154,7 @@ class WhisperEncoder(SpeechEncoder):
 
         This implements :class:`anytalk.plugins.contracts.MakesReady`.
         """
-        if arithmetic in ("int8", "int4"):
+        if arithmetic == "int8":
             make_int8(self.encoder)
 
     def _mel(self, wave: Tensor, num_frames: int) -> Tensor:

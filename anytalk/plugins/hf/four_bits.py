@@ -41,22 +41,22 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
         (N*ceil(n'/2)) uint8, two to a byte. n' is n, or more if the means of the blocks are inputs too (see
         :func:`has_means`).
     """
-    count = max(1, _AT_ONCE // weight.shape[1])
-    pieces = torch.split(weight, count)
-    values, scales, offsets, errors = _joined([_with_offsets(rows.float()) for rows in pieces])
+    pieces = torch.split(weight, max(1, _AT_ONCE // weight.shape[1]))
+    most = _EXACT * float(torch.linalg.vector_norm(weight, dtype=torch.float32)) ** 2
+    parts = []
+    for rows in pieces:
+        *part, errors = _with_offsets(rows.float())
+        parts.append(part)
+        most -= float(errors.sum())
+        if most < 0:  # these weights didn't have 4 bits: offsets would save too little to be worth their time
+            return _packed(*_joined([_with_zeros(rows.float()) for rows in pieces]))
+    values, scales, offsets = _joined(parts)
     zeros = (-offsets / scales).round_().clamp_(0, LEVELS)
     missing = offsets + zeros * scales
-    if float(errors.sum()) > _EXACT * float(torch.linalg.vector_norm(weight, dtype=torch.float32)) ** 2:
-        # The weights weren't in 4 bits before: offsets would save too little to be worth their time.
-        values, scales, zeros = _joined([_with_zeros(rows.float()) for rows in pieces])
-    elif bool((missing.abs() > _ROUNDING * scales).any()):
+    if bool((missing.abs() > _ROUNDING * scales).any()):
         more = _with_zeros(missing * BLOCK)
         values, scales, zeros = (torch.cat(pair, dim=1) for pair in zip((values, scales, zeros), more, strict=True))
-    return {
-        "codes": _paired(values),
-        "scales": scales.flatten(),
-        "zeros": _paired(zeros.to(torch.uint8)).flatten(),
-    }
+    return _packed(values, scales, zeros)
 
 
 def has_means(made: dict[str, Tensor], num_inputs: int) -> bool:
@@ -80,7 +80,16 @@ def restore(made: dict[str, Tensor], num_inputs: int) -> Tensor:
     return whole.flatten(1)[:, :num_inputs]
 
 
-def _joined(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+def _packed(values: Tensor, scales: Tensor, zeros: Tensor) -> dict[str, Tensor]:
+    """Return values (N,n,32) uint8, scales and zeros (N,n) as :func:`quantise` does."""
+    return {
+        "codes": _paired(values),
+        "scales": scales.flatten(),
+        "zeros": _paired(zeros.to(torch.uint8)).flatten(),
+    }
+
+
+def _joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Join the results for some rows each, column by column."""
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 

@@ -3,7 +3,7 @@
 Its operators are those that ONNX Runtime has for language models: ``MatMulNBits`` and ``GroupQueryAttention``, which
 also rotates queries and keys and adds keys and values to the cache.
 
-Letters: B batch, D width, K key and value heads, w head width, M steps that the cache has room for, P positions.
+Letters: B batch, D width, H key and value heads, w head width, M steps that the cache has room for, P positions.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Graph:
         self._outputs.append(self._onnx.helper.make_tensor_value_info(name, self._type(torch.float32), shape))
 
     def node(
-        self, kind: str, inputs: list[str], outputs: list[str] | None = None, own: bool = False, **rest: Any
+        self, kind: str, inputs: list[str], outputs: list[str] | None = None, contributed: bool = False, **rest: Any
     ) -> str:
         """Add a node; return its first output, which is named for it if `outputs` is None.
 
@@ -83,12 +83,12 @@ class Graph:
             kind: The operator.
             inputs: Names; an empty one leaves an optional input out.
             outputs: Names; an empty one leaves an optional output out.
-            own: Whether ONNX Runtime contributed the operator, and ONNX doesn't have it.
+            contributed: Whether the operator is ONNX Runtime's, and not in the standard of ONNX.
             rest: The operator's attributes.
         """
         self._count += 1
         outputs = outputs or [f"n{self._count}"]
-        domain = _CONTRIBUTED if own else ""
+        domain = _CONTRIBUTED if contributed else ""
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, domain=domain, **rest))
         return outputs[0]
 
@@ -105,6 +105,7 @@ class Graph:
         return name
 
     def product(self, rows: str, matrix: Matrix) -> str:
+        """Multiply (B,1,inputs) by a matrix; return the name of the (B,1,outputs)."""
         made, num_outputs, blocks = matrix.made, len(matrix.made["codes"]), -(-matrix.inputs // BLOCK)
         inputs = matrix.inputs
         if has_means(made, inputs):
@@ -112,14 +113,14 @@ class Graph:
         names = [rows, *(self.constant(made[name]) for name in ("codes", "scales", "zeros"))]
         if matrix.bias is not None:
             names += ["", self.constant(matrix.bias)]
-        numbers: dict[str, Any] = {
+        sizes: dict[str, Any] = {
             "N": num_outputs,
             "K": inputs,
             "bits": 4,
             "block_size": BLOCK,
             "accuracy_level": _INT8_INPUTS,
         }
-        return self.node("MatMulNBits", names, own=True, **numbers)
+        return self.node("MatMulNBits", names, contributed=True, **sizes)
 
     def model(self) -> bytes:
         """Return the model as ONNX Runtime reads it, without the weights."""
@@ -153,7 +154,7 @@ def step_graph(layers: list[Layer], norm: Tensor, eps: float, num_heads: int, gr
 
     Inputs: ``hidden`` (B,1,D); ``past`` (B,) int32, the steps that each row holds; ``longest`` () int32, the steps of
     the longest row with the new one; ``positions`` (B,1) int64; ``cos`` and ``sin`` (P,w/2); ``keys.N`` and
-    ``values.N`` (B,K,M,w). Outputs: ``states`` and ``normed`` (B,1,D), ``new_keys.N`` and ``new_values.N``, which must
+    ``values.N`` (B,H,M,w). Outputs: ``states`` and ``normed`` (B,1,D), ``new_keys.N`` and ``new_values.N``, which must
     be bound to the memory of the inputs.
 
     Args:
@@ -187,12 +188,14 @@ def step_graph(layers: list[Layer], norm: Tensor, eps: float, num_heads: int, gr
             "GroupQueryAttention",
             [mixed, "", "", *cached, *places],
             [f"heard.{number}", *(f"new_{name}" for name in cached)],
-            own=True,
+            contributed=True,
             **heads,
         )
         hidden, normed = _added(graph, graph.product(heard, layer.out), hidden, layer.norm_2, eps, f"middle.{number}")
         gate, up = (graph.product(normed, matrix) for matrix in layer.gate_up)
-        wide = graph.node("Mul", [graph.node("QuickGelu", [gate], own=True, alpha=1.0), up])  # alpha 1 makes it SiLU
+        wide = graph.node(
+            "Mul", [graph.node("QuickGelu", [gate], contributed=True, alpha=1.0), up]
+        )  # alpha 1 makes it SiLU
         is_last = number + 1 == len(layers)
         after = norm if is_last else layers[number + 1].norm_1
         name = "states" if is_last else f"hidden.{number}"
@@ -216,5 +219,5 @@ def _added(graph: Graph, more: str, hidden: str, norm: Tensor, eps: float, name:
     """Add to the hidden states; return their name and that of the result of the norm that follows."""
     normed = f"normed.{name}"
     inputs = [more, hidden, graph.constant(norm)]
-    graph.node("SkipSimplifiedLayerNormalization", inputs, [normed, "", "", name], own=True, epsilon=eps)
+    graph.node("SkipSimplifiedLayerNormalization", inputs, [normed, "", "", name], contributed=True, epsilon=eps)
     return name, normed

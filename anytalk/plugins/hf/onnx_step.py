@@ -3,7 +3,7 @@
 A step reads all weights once and does little with them, so half the bytes take about half the time. A prompt is bound
 by arithmetic, where ``int8`` is ahead. So both are kept, which takes twice the memory of ``int8`` alone.
 
-Letters: B batch, D width, K key and value heads, w head width, M steps that the cache has room for.
+Letters: B batch, D width, H key and value heads, w head width, M steps that the cache has room for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from anytalk.plugins.optional import require
 
 _WHOLE_HEADS = 16
 """``GroupQueryAttention`` rotates heads whose width is a multiple of this."""
+
+
+_KINDS = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
 
 class OnnxDecoder(LeanDecoder):
@@ -69,7 +72,7 @@ class OnnxDecoder(LeanDecoder):
 
 
 class _Step:
-    """Holds the session, and binds it to a cache's memory.
+    """Runs one step of all layers on a cache's own memory.
 
     Args:
         decoder: A transformers decoder; see :class:`LeanDecoder`.
@@ -157,9 +160,6 @@ class _Session:
             for name, tensor in tensors.items():
                 bind(name, "cpu", 0, _KINDS[tensor.dtype], list(tensor.shape), tensor.data_ptr())
         self._session.run_with_iobinding(binding)
-
-
-_KINDS = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
 
 def _layer(layer: Any) -> Layer:
