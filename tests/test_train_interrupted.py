@@ -10,13 +10,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from helpers import NEW_PARTS, stage, tiny_talker, train, training_rows, write_lines
 from training import assert_same_run, interrupted_after, log_of
@@ -31,7 +29,11 @@ from anytalk.plugins.contracts import Row
 from anytalk.train.config import Recipe, StageConfig
 from anytalk.train.loop import TrainingWatcher, train_recipe, train_stage
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+# A forked process can't use its parent's threads, and sums on several threads round otherwise.
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
 
 STAGE = stage(
     train=[*NEW_PARTS, "backbone"],
@@ -43,15 +45,6 @@ STAGE = stage(
     max_positions=120,
 )
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A forked process can't use its parent's threads, and sums on several threads round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """The judge on synthetic speech with real weights, and word error rates counted by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from anytalk.errors import AudioError, ConfigError, DataError
 from anytalk.evaluate.wer import WerResult, word_error_rate
@@ -17,13 +16,7 @@ PARIS = "The capital of France is Paris."
 Speak = Callable[[str], tuple[np.ndarray, int]]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Such small models only wait for a second thread.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

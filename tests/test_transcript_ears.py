@@ -40,12 +40,7 @@ SPEECH = Path(os.environ.get("ANYTALK_SPEECH", EXAMPLES.parent.parent / "shared"
 FRANCE = "What is the capital of France?"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
