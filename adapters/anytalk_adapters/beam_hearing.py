@@ -1,5 +1,7 @@
 """Implements the hearing ``beam``: it searches for likely token sequences and lets the backbone choose among them.
 
+It can weigh the tokens against how common their words are, or how likely after the words before them.
+
 It works with every input adapter that returns token probabilities (:class:`anytalk.plugins.contracts.HearsTokens`),
 such as ``ctc``. The chosen sequence becomes its own text embeddings, so the backbone sees what a typed prompt would
 give it.
@@ -12,33 +14,25 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytalk import plugins
 from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import Backbone, HeardBatch, HearsTokens, InputAdapter
 
 from .ctc_search import Line, found_lines
-from .likely_words import Reader
-from .reading_hearing import ReadingHearing
+from .line_words import MOST_BYTES, LineWords
+from .reading_hearing import ReadingHearing, ReadingOptions
+from .spelling import Spelling
 
 
 class BeamHearing(ReadingHearing):
     """Chooses one token sequence for each clip."""
 
-    class Options(plugins.Options):
+    class Options(ReadingOptions):
         beam: int = Field(16, ge=1, description="Beam width.")
         candidates: int = Field(16, ge=1, description="Likeliest tokens of each frame that are considered.")
         hearings: int = Field(
             1,
             ge=1,
             description="Passes over a clip, each shifted by one frame; log probabilities are averaged.",
-        )
-        weight: float = Field(
-            0.0, ge=0, description="Weight of the backbone's log probability of a hypothesis; 0: none."
-        )
-        context: str = Field(
-            "",
-            description="Text before a hypothesis for the backbone, such as the beginning of a user's turn in its chat "
-            "markup; empty: none.",
         )
 
     def __init__(self, options: BeamHearing.Options, adapter: InputAdapter, backbone: Backbone) -> None:
@@ -49,6 +43,7 @@ class BeamHearing(ReadingHearing):
                 "attach with the input adapter 'ctc', or leave `hearing:` out",
             )
         self._listener: tuple[HearsTokens] = (adapter,)
+        self._spelling: Spelling | None = None
 
     @torch.no_grad()
     def forward(self, features: Tensor, lengths: Tensor) -> HeardBatch:
@@ -63,5 +58,8 @@ class BeamHearing(ReadingHearing):
         later = [F.pad(features, (0, 0, shift, hearings - 1 - shift)) for shift in range(hearings)]
         lengths = torch.arange(hearings, device=features.device) + len(features)
         chances = self._listener[0].token_chances(torch.stack(later), lengths)
-        self._reader = self._reader or Reader(self._backbone[0], options.context, options.weight)
-        return self._reader.choose(found_lines(chances, options.candidates, options.beam))
+        words = None
+        if options.common or options.per_word:
+            self._spelling = self._spelling or Spelling(self._backbone[0].tokenizer, MOST_BYTES)
+            words = LineWords(self._spelling, self._how_likely(), options.common, options.per_word)
+        return self._choose(found_lines(chances, options.candidates, options.beam, words))

@@ -8,7 +8,7 @@ likeliest lines.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,13 +17,20 @@ from torch.nn import functional as F
 Line = tuple[int, ...]
 """The tokens of a text."""
 
+LineScore = Callable[[Line, bool], float]
+"""Returns what the words of a line add to its score; with True also its last word, which has ended with the sound."""
+
 _NEVER = -math.inf
 _LEAST = -9.0
 """Log probability below which a token isn't considered in a frame."""
 
 
-def found_lines(hearings: Sequence[Tensor], candidates: int, beam: int) -> dict[Line, float]:
-    """Return the lines found in any pass over one clip with their mean log probability in all passes, best first.
+def found_lines(
+    hearings: Sequence[Tensor], candidates: int, beam: int, words: LineScore | None = None
+) -> dict[Line, float]:
+    """Return the lines found in any pass over one clip with their scores, best first.
+
+    A score is the mean log probability in all passes, and what the words add.
 
     Which line wins in a single pass depends on how the frames happen to fall on the speech; the mean over shifted
     passes is right more often. The result has at least one line, and no line is empty.
@@ -32,6 +39,7 @@ def found_lines(hearings: Sequence[Tensor], candidates: int, beam: int) -> dict[
         hearings: For each pass, (T,1+V) log probabilities: blank, then each token of the vocabulary.
         candidates: How many of the likeliest tokens are considered in each frame.
         beam: See :func:`likeliest_lines`.
+        words: Likewise.
     """
     lines: dict[Line, None] = {}
     for frames in hearings:
@@ -40,13 +48,15 @@ def found_lines(hearings: Sequence[Tensor], candidates: int, beam: int) -> dict[
             [(token, value) for token, value in zip(*frame, strict=True) if value > _LEAST]
             for frame in zip(ids.tolist(), values.tolist(), strict=True)
         ]
-        lines.update((line, None) for line, _ in likeliest_lines(frames[:, 0].tolist(), tokens, beam) if line)
+        lines.update((line, None) for line, _ in likeliest_lines(frames[:, 0].tolist(), tokens, beam, words) if line)
     if not lines:  # every frame preferred the blank: take the likeliest single token
         lines[(int(hearings[0][:, 1:].amax(dim=0).argmax()),)] = None
     # A line found in one pass is scored in all of them.
     each = [line_likelihoods(frames, list(lines)) for frames in hearings]
-    means = {line: sum(said) / len(said) for line, said in zip(lines, zip(*each, strict=True), strict=True)}
-    return dict(sorted(means.items(), key=lambda item: item[1], reverse=True))
+    scores = {line: sum(said) / len(said) for line, said in zip(lines, zip(*each, strict=True), strict=True)}
+    if words is not None:
+        scores = {line: score + words(line, True) for line, score in scores.items()}
+    return dict(sorted(scores.items(), key=lambda item: item[1], reverse=True))
 
 
 def line_likelihoods(frames: Tensor, lines: Sequence[Line]) -> list[float]:
@@ -62,7 +72,10 @@ def line_likelihoods(frames: Tensor, lines: Sequence[Line]) -> list[float]:
 
 
 def likeliest_lines(
-    blanks: Sequence[float], tokens: Sequence[Sequence[tuple[int, float]]], beam: int
+    blanks: Sequence[float],
+    tokens: Sequence[Sequence[tuple[int, float]]],
+    beam: int,
+    words: LineScore | None = None,
 ) -> list[tuple[Line, float]]:
     """Return the likeliest lines and their log probabilities, best first.
 
@@ -70,7 +83,13 @@ def likeliest_lines(
         blanks: The log probability of the blank in each frame.
         tokens: The likeliest tokens of each frame, with their log probabilities.
         beam: How many lines are kept from frame to frame, and returned at most.
+        words: Added to the log probability of a line where lines are compared.
     """
+
+    def score(item: tuple[Line, tuple[float, float]]) -> float:
+        line, ways = item
+        return _sum(*ways) + (words(line, False) if words is not None else 0.0)
+
     # For each line: the log probabilities that its alignment ends in a blank, and that it ends in its last token.
     lines: dict[Line, tuple[float, float]] = {(): (0.0, _NEVER)}
     for blank, heard in zip(blanks, tokens, strict=True):
@@ -89,7 +108,7 @@ def likeliest_lines(
                     add((*line, token), _NEVER, quiet + chance)  # only a blank between them makes a double token
                 else:
                     add((*line, token), _NEVER, both + chance)
-        best = sorted(grown.items(), key=lambda item: _sum(*item[1]), reverse=True)[:beam]
+        best = sorted(grown.items(), key=score, reverse=True)[:beam]
         lines = dict(best)
     return [(line, _sum(*ways)) for line, ways in lines.items()]
 

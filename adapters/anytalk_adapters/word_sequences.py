@@ -38,7 +38,7 @@ def follows(spec: str, folder: Path | None, common: TextChance) -> TextChance:
         ConfigError: pocketsphinx isn't installed.
         WeightsError: a file that is missing, or that pocketsphinx can't read.
     """
-    require("the hearing 'words' with `sequences`", "words", "pocketsphinx")
+    require("a hearing with `sequences`", "words", "pocketsphinx")
     log_probability, order = _open(resolve(spec, folder).path)
 
     @lru_cache(maxsize=_CACHED)
