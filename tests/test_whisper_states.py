@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from whisper.model import Whisper
 
 from anytalk.errors import AnytalkError
-from anytalk.plugins.components import PartRef
+from anytalk.plugins.components import BuildContext, PartRef
 from anytalk.plugins.contracts import Backbone, SpeechEncoder
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_input_adapter, check_speech_encoder
@@ -93,6 +94,18 @@ def test_a_row_is_the_frames_and_the_state_at_its_own_length(whisper: Whisper, p
             states = DecoderStates(whisper.decoder, prompt, 3, 7)(own)[0]
         torch.testing.assert_close(rows[row, :count, 3 * width :], STATES_SCALE * states, atol=1e-3, rtol=1e-3)
     assert not rows[1, 5:].any()
+
+
+def test_half_precision_gives_nearly_the_same(whisper: Whisper) -> None:
+    torch.manual_seed(0)
+    wave, lengths = torch.randn(1, 9600) * 0.1, torch.tensor([9600])
+    ref = PartRef(name="whisper_states", options=OPTIONS)
+    half: SpeechEncoder = default_registry().build("speech encoder", ref, BuildContext(dtype="bfloat16"))
+    with torch.no_grad():
+        exact, rounded = encoder()(wave, lengths)[0], half(wave, lengths)[0]
+    assert rounded.dtype == torch.float32
+    assert float(F.cosine_similarity(exact, rounded, dim=-1).min()) > 0.98
+    assert not torch.equal(exact, rounded)
 
 
 def test_untrained_ctc_scores_tokens_as_whisper_does(whisper: Whisper, backbone: Backbone) -> None:

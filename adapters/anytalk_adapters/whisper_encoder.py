@@ -16,7 +16,7 @@ from anytalk.plugins.contracts import Arithmetic, Peaks, SpeechEncoder, torch_dt
 from anytalk_adapters.whisper_ready import make_int8
 from anytalk_adapters.whisper_weights import load_whisper
 
-__all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "check_samples", "covering_frames", "mini_omni_frames"]
+__all__ = ["SAMPLES_PER_FRAME", "WhisperEncoder", "cast_layers", "check_samples", "covering_frames", "mini_omni_frames"]
 
 SAMPLES_PER_FRAME: int = 2 * HOP_LENGTH
 """320 samples, 20 ms: the second convolution halves the rate of the mel spectrogram, which has 10 ms steps."""
@@ -102,7 +102,7 @@ class WhisperEncoder(SpeechEncoder):
         encoder = load_whisper(options.model, context.folder).encoder
         if options.num_blocks:
             _keep_first(encoder, options.num_blocks)
-        _cast(encoder, torch_dtype(context.dtype))
+        cast_layers(encoder, torch_dtype(context.dtype))
         return cls(encoder, options.pad_to_30s).to(context.device).eval()
 
     @property
@@ -187,8 +187,8 @@ def _keep_first(encoder: Any, num_blocks: int) -> None:
     encoder.ln_post = nn.Identity()
 
 
-def _cast(encoder: nn.Module, dtype: torch.dtype) -> None:
+def cast_layers(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast all layers but the norms: Whisper's layer norms compute in float32 and need float32 weights."""
-    for module in encoder.modules():
+    for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d):
             module.to(dtype)

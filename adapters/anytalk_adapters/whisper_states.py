@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
-from anytalk.plugins.contracts import Arithmetic, Peaks, SpeechEncoder, torch_dtype
-from anytalk_adapters.whisper_encoder import WhisperEncoder
-from anytalk_adapters.whisper_ready import make_int8
+from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
+from anytalk_adapters.whisper_encoder import WhisperEncoder, cast_layers
 from anytalk_adapters.whisper_weights import load_whisper, writer_tokenizer
 
 __all__ = ["STATES_SCALE", "DecoderStates", "WhisperStatesEncoder"]
@@ -49,6 +48,7 @@ class DecoderStates(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the states (B,ceil(F/group),E) for Whisper's features (B,F,E), all of which are valid."""
+        features = features.to(self.decoder.blocks[0].attn.query.weight.dtype)
         prompt = (
             self.decoder.token_embedding.weight[self.prompt] + self.decoder.positional_embedding[: len(self.prompt)]
         )
@@ -76,6 +76,8 @@ class DecoderStates(nn.Module):
 
 class WhisperStatesEncoder(SpeechEncoder):
     """Returns a row for each group of frames: the frames' features side by side, then the state of the decoder.
+
+    It computes with the weights as they are in every arithmetic, because nobody has measured what 8 bits would cost.
 
     Args:
         encoder: Whisper's encoder.
@@ -105,7 +107,8 @@ class WhisperStatesEncoder(SpeechEncoder):
         Raises:
             WeightsError: The weights can't be found or read.
         """
-        whisper = load_whisper(options.model, context.folder).to(torch_dtype(context.dtype))
+        whisper = load_whisper(options.model, context.folder)
+        cast_layers(whisper, torch_dtype(context.dtype))
         prompt = writer_tokenizer(whisper).sot_sequence_including_notimestamps
         states = DecoderStates(whisper.decoder, prompt, options.group, options.window)
         return cls(WhisperEncoder(whisper.encoder), states).to(context.device).eval()
@@ -144,19 +147,9 @@ class WhisperStatesEncoder(SpeechEncoder):
         for count in counts.unique().tolist():
             rows = (counts == count).nonzero()[:, 0]
             own = frames[rows, :count]
-            dtype = self.states.decoder.token_embedding.weight.dtype
-            states = self.states(own.to(dtype)).float()
+            states = self.states(own).float()
             found[rows, : states.shape[1]] = torch.cat([grouped(own, group), STATES_SCALE * states], dim=-1)
         return found, num_groups
-
-    def make_ready(self, arithmetic: Arithmetic, peaks: Peaks) -> None:
-        """Multiply in 8 bits if `arithmetic` is ``int8``; with any other nothing changes.
-
-        This implements :class:`anytalk.plugins.contracts.MakesReady`.
-        """
-        self.encoder.make_ready(arithmetic, peaks)
-        if arithmetic == "int8":
-            make_int8(self.states)
 
 
 def grouped(frames: Tensor, group: int) -> Tensor:
