@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import model_folder
 from test_lean import LLAMA3_ROPE, decoder_of
 from torch import Tensor, nn
 
@@ -15,9 +17,11 @@ from anytalk.errors import ConfigError
 from anytalk.kernels import RefinedMatrix
 from anytalk.plugins import omp, optional
 from anytalk.plugins.caches import KeyValueCache
+from anytalk.plugins.components import PartRef
 from anytalk.plugins.hf.four_bits import BLOCK, has_means, quantise, restore
 from anytalk.plugins.hf.lean import LeanDecoder
 from anytalk.plugins.hf.onnx_step import OnnxDecoder, OnnxMatrix
+from anytalk.plugins.registry import default_registry
 
 pytest.importorskip("onnx", reason="the extra `int4` isn't installed")
 
@@ -154,15 +158,25 @@ def test_a_gap_is_a_gap_for_int8_too() -> None:
     assert off(*found) < 0.02
 
 
-def test_heads_of_another_width_take_their_steps_in_8_bits() -> None:
+def test_heads_of_another_width_take_their_steps_in_8_bits(caplog: pytest.LogCaptureFixture) -> None:
     decoder = decoder_of()  # heads of 8
     embeds = torch.randn(1, 6, 48)
     made = []
-    for kind in (OnnxDecoder(decoder), LeanDecoder(decoder, "int8")):
+    four = OnnxDecoder(decoder)
+    assert "8 bits instead of 4: heads are 8 wide" in caplog.text
+    for kind in (four, LeanDecoder(decoder, "int8")):
         cache = kind.new_cache(1, 6)
         kind(embeds[:, :5], cache)
         made.append(kind(embeds[:, 5:], cache).normed)
     assert torch.equal(*made)
+
+
+def test_decoders_without_4_bit_steps_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = model_folder(tmp_path / "model", "gpt_neox")
+    backbone = default_registry().build("backbone", PartRef(name="hf", options={"model": str(model)}))
+    backbone.make_ready("int4", {})
+    assert "8 bits instead of 4: no 4-bit steps are known for GPTNeoXModel" in caplog.text
+    assert backbone.text_logits(backbone(backbone.embed_text(torch.tensor([[1, 2]]))).normed).isfinite().all()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

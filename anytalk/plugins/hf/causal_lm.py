@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from anytalk.plugins.hf.static_step import StaticDecoder
 from anytalk.plugins.hf.tokenizer import HFTokenizer
 from anytalk.plugins.sources import ModelSource, resolve
 from anytalk.plugins.thoughts import MARKS
+
+_logger = logging.getLogger(__name__)
 
 # transformers has no common name for the norm after the last layer; these are those of its families.
 _FINAL_NORM_NAMES = ("norm", "final_layer_norm", "final_layernorm", "final_norm", "ln_f")
@@ -265,6 +268,9 @@ class CausalLMBackbone(Backbone):
                 cast("nn.ModuleList", _layers(self._decoder)).to("meta")  # frees their memory
         else:
             make_ready(self._decoder, arithmetic, peaks)
+            if arithmetic == "int4":
+                kind = type(self._decoder).__name__
+                _logger.warning("steps are taken in 8 bits instead of 4: no 4-bit steps are known for %s", kind)
         if arithmetic in ("int8", "int4"):
             small = arithmetic == "int4"
             coarse = OnnxMatrix(head) if small else Int8Matrix(head.weight, head.bias, peaks.get(head))

@@ -8,6 +8,7 @@ Letters: B batch, D width, H key and value heads, w head width, M steps that the
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from anytalk.plugins.optional import require
 _WHOLE_HEADS = 16
 """``GroupQueryAttention`` rotates heads whose width is a multiple of this."""
 
+_logger = logging.getLogger(__name__)
 
 _KINDS = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
@@ -48,6 +50,12 @@ class OnnxDecoder(LeanDecoder):
         self._step: _Step | None = None
         if self.head_width % _WHOLE_HEADS == 0:
             self._step = _Step(decoder, self.num_heads, self.group, self.head_width)
+        else:
+            _logger.warning(
+                "steps are taken in 8 bits instead of 4: heads are %d wide, and ONNX Runtime wants a multiple of %d",
+                self.head_width,
+                _WHOLE_HEADS,
+            )
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> BackboneStates:
         """Run like :class:`LeanDecoder`."""
