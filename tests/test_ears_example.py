@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,3 +87,27 @@ def test_clips_without_a_speaker_are_held_out_one_by_one(tmp_path: Path) -> None
 def test_a_folder_without_speech_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no"):
         plain_manifests.spoken_rows(tmp_path)
+
+
+@pytest.mark.parametrize(("bf16", "rounds"), [(None, None), ("", False), ("yes", True)])
+def test_the_script_runs_on_any_processor(tmp_path: Path, bf16: str | None, rounds: bool | None) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("anytalk", "python"):  # each writes down what it was asked
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/said\n')
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    environment.pop("BF16", None)
+    if bf16 is not None:
+        environment["BF16"] = bf16
+    script = Path(plain_manifests.__file__).with_name("train.sh")
+    subprocess.run(["sh", script, tmp_path / "out", "set"], env=environment, check=True)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert [line.split()[:2] for line in said if line.startswith("anytalk")] == [
+        ["anytalk", "attach"],
+        ["anytalk", "prepare"],
+        ["anytalk", "prepare"],
+        ["anytalk", "train"],
+    ]
+    if rounds is not None:
+        assert said[-1].endswith("--precision bf16") is rounds

