@@ -12,7 +12,7 @@ from anytalk.plugins.contracts import Backbone, TextTokenizer
 from anytalk.plugins.registry import default_registry
 from anytalk.plugins.testing import check_hearing
 from anytalk_adapters.ctc_search import found_lines, likeliest_lines
-from anytalk_adapters.line_words import MOST_BYTES, LineWords
+from anytalk_adapters.line_words import LineWords
 from anytalk_adapters.spelling import Spelling
 
 CHANCES = {"a": -1.0, "b": -2.0, "ab": -5.0}
@@ -25,7 +25,7 @@ def tokenizer() -> TextTokenizer:
 
 
 def words(tokenizer: TextTokenizer, weight: float = 1.0, per_word: float = 0.0) -> LineWords:
-    return LineWords(Spelling(tokenizer, MOST_BYTES), lambda text: CHANCES[text.split()[-1]], weight, per_word)
+    return LineWords(Spelling(tokenizer), lambda text: CHANCES[text.split()[-1]], weight, per_word)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def words(tokenizer: TextTokenizer, weight: float = 1.0, per_word: float = 0.0) 
         ("a b", -1.0, -3.0),
         ("A, b!", -1.0, -3.0),
         ("a  b", -1.0, -3.0),  # one word, though two spaces
-        ("a - b", -1.0, -3.0),  # a mark is no word
+        ("a - b", -1.0, -3.0),  # a mark isn't a word
         ("a ", -1.0, -1.0),
     ],
 )
@@ -67,8 +67,13 @@ def test_likely_words_win(tokenizer: TextTokenizer) -> None:
     plain = found_lines([frames], 2, 8)
     assert math.isclose(scores[a, b], plain[a, b] - 5.0, rel_tol=1e-6)
     assert math.isclose(scores[a, space, b], plain[a, space, b] - 3.0, rel_tol=1e-6)
-    # A narrow search keeps the line, too: words count while lines grow.
-    assert next(iter(found_lines([frames], 2, 2, words(tokenizer)))) == (a, space, b)
+
+
+def test_words_count_while_lines_grow(tokenizer: TextTokenizer) -> None:
+    a, b, space = (tokenizer.encode(letter)[0] for letter in "ab ")
+    blanks, tokens = [-5.0, -5.0], [[(a, -0.5), (b, -0.4)], [(space, -0.1)]]
+    assert likeliest_lines(blanks, tokens, 2)[0][0] == (b, space)
+    assert likeliest_lines(blanks, tokens, 2, words(tokenizer))[0][0] == (a, space)
 
 
 def test_the_hearing_keeps_its_contract_with_words() -> None:

@@ -64,7 +64,7 @@ def test_a_window_over_everything_gives_whispers_own_first_token(whisper: Whispe
 
 @torch.no_grad()
 def test_a_group_hears_its_own_window_only(whisper: Whisper, prompt: tuple[int, ...]) -> None:
-    # With a single token there is no shared position, which would hear everything.
+    # With a single token no position is shared, which would hear everything.
     states = DecoderStates(whisper.decoder, prompt[:1], group=2, window=2)
     torch.manual_seed(0)
     features = torch.randn(1, 12, whisper.dims.n_audio_state)

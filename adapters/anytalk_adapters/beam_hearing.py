@@ -18,7 +18,7 @@ from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import Backbone, HeardBatch, HearsTokens, InputAdapter
 
 from .ctc_search import Line, found_lines
-from .line_words import MOST_BYTES, LineWords
+from .line_words import LineWords
 from .reading_hearing import ReadingHearing, ReadingOptions
 from .spelling import Spelling
 
@@ -60,6 +60,6 @@ class BeamHearing(ReadingHearing):
         chances = self._listener[0].token_chances(torch.stack(later), lengths)
         words = None
         if options.common or options.per_word:
-            self._spelling = self._spelling or Spelling(self._backbone[0].tokenizer, MOST_BYTES)
+            self._spelling = self._spelling or Spelling(self._backbone[0].tokenizer)
             words = LineWords(self._spelling, self._how_likely(), options.common, options.per_word)
         return self._choose(found_lines(chances, options.candidates, options.beam, words))

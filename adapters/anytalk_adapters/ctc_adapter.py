@@ -87,7 +87,7 @@ class CtcAdapter(FrameListener):
         states: str = Field(
             "",
             description="The Whisper whose decoder's states end each row of features (encoder `whisper_states`, named "
-            "as there). Training then starts from the tokens that Whisper would write, in place of none.",
+            "as there). Training then starts from the tokens that Whisper would write.",
         )
 
         @model_validator(mode="after")

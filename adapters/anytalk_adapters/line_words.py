@@ -8,9 +8,6 @@ from .ctc_search import Line
 from .spelling import Spelling
 from .words_search import TextChance
 
-MOST_BYTES = 64
-"""Bytes of a token that are read; longer tokens are rows of spaces or marks."""
-
 _NOT_IN_WORDS = re.compile(r"[^a-z' ]")
 
 
@@ -43,8 +40,7 @@ class LineWords:
         found = self._known.get(line)
         if found is None:
             text, score = self._read(line[:-1])
-            spelt = [letter for letter in self._spelling.letters_of(line[-1]) if letter < 256]
-            piece = _NOT_IN_WORDS.sub("", bytes(spelt).decode("utf-8", "ignore").lower())
+            piece = _NOT_IN_WORDS.sub("", self._spelling.text_of(line[-1]).lower())
             if piece.startswith(" "):
                 score += self._word(text)
             found = self._known[line] = text + piece, score

@@ -16,7 +16,7 @@ MOST_KEPT = 300_000
 class Spelling:
     """Looks up the bytes of each token of a tokenizer, once."""
 
-    def __init__(self, tokenizer: TextTokenizer, max_letters: int) -> None:
+    def __init__(self, tokenizer: TextTokenizer, max_letters: int = 64) -> None:
         self._tokenizer = tokenizer
         self._max_letters = max_letters
         # Tokens are decoded after another one: some tokenizers drop a space at the beginning of a text.
@@ -38,3 +38,7 @@ class Spelling:
                 self._spelt.clear()
             self._spelt[token] = found
         return found
+
+    def text_of(self, token: int) -> str:
+        """Return the text that these bytes spell, "" for marks; bytes of half a character are left out."""
+        return bytes(letter for letter in self.letters_of(token) if letter < START).decode("utf-8", "ignore")

@@ -36,7 +36,7 @@ def attend(
         x: Hidden states that the queries are made of.
         keys: Keys.
         values: Their values.
-        log_counts: (T,) or (B,1,1,T) logarithm of how often each key counts, -inf for padding; None: once.
+        log_counts: (T,), (Q,T) or (B,1,1,T) logarithm of how often each key counts, -inf for padding; None: once.
         is_causal: Whether each of Q = T attends only to what isn't after it; needs `log_counts` to be None.
     """
     query = heads_of(attention, attention.query(x))

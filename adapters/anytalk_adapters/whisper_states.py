@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from anytalk import plugins
 from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import SpeechEncoder, torch_dtype
+from anytalk_adapters.whisper_attention import attend, heads_of, projected
 from anytalk_adapters.whisper_encoder import WhisperEncoder, cast_layers
 from anytalk_adapters.whisper_weights import load_whisper, writer_tokenizer
 
@@ -57,10 +58,12 @@ class DecoderStates(nn.Module):
         x = torch.cat([prompt[:-1], prompt[-1:].expand(num_groups, -1)])
         x = x.to(features.dtype).expand(len(features), -1, -1)  # (B,C+G,E)
         shared = len(self.prompt) - 1
-        sees = self._near(features.shape[1], shared, num_groups).to(features.device)
+        near = self._near(features.shape[1], shared, num_groups).to(features.device)
+        log_counts = torch.zeros_like(near, dtype=features.dtype).masked_fill(~near, -torch.inf)
         for block in self.decoder.blocks:
             x = x + _attend_alone(block.attn, block.attn_ln(x), shared)
-            x = x + _attend_near(block.cross_attn, block.cross_attn_ln(x), features, sees)
+            heard = projected(block.cross_attn, features)
+            x = x + attend(block.cross_attn, block.cross_attn_ln(x), *heard, log_counts)
             x = x + block.mlp(block.mlp_ln(x))
         states: Tensor = self.decoder.ln(x[:, shared:])
         return states
@@ -158,14 +161,10 @@ def grouped(frames: Tensor, group: int) -> Tensor:
     return padded.reshape(len(padded), -1, group * frames.shape[2])
 
 
-def _heads(x: Tensor, number: int) -> Tensor:
-    """Split (B,T,E) into heads: (B,H,T,E/H)."""
-    return x.view(*x.shape[:2], number, -1).transpose(1, 2)
-
-
 def _attend_alone(layer: Any, x: Tensor, shared: int) -> Tensor:
     """Run self-attention on (B,C+G,E): the C shared positions are causal, each other one sees them and itself."""
-    query, key, value = (_heads(part(x), layer.n_head) for part in (layer.query, layer.key, layer.value))
+    query = heads_of(layer, layer.query(x))
+    key, value = projected(layer, x)
     begun = F.scaled_dot_product_attention(
         query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], is_causal=True
     )
@@ -175,14 +174,4 @@ def _attend_alone(layer: Any, x: Tensor, shared: int) -> Tensor:
     share = (torch.cat([to_shared, to_itself], dim=-1) * query.shape[-1] ** -0.5).softmax(dim=-1)
     alone = share[..., :shared] @ value[:, :, :shared] + share[..., shared:] * own_value
     out: Tensor = layer.out(torch.cat([begun, alone], dim=2).transpose(1, 2).flatten(2))
-    return out
-
-
-def _attend_near(layer: Any, x: Tensor, features: Tensor, sees: Tensor) -> Tensor:
-    """Run cross-attention of (B,C+G,E) on the features (B,F,E) that each position sees, (C+G,F) bool."""
-    query, key, value = (
-        _heads(part, layer.n_head) for part in (layer.query(x), layer.key(features), layer.value(features))
-    )
-    found = F.scaled_dot_product_attention(query, key, value, attn_mask=sees)
-    out: Tensor = layer.out(found.transpose(1, 2).flatten(2))
     return out

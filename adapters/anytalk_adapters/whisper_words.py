@@ -16,8 +16,6 @@ from .whisper_weights import load_whisper, writer_tokenizer
 
 __all__ = ["whisper_embeddings"]
 
-_MAX_BYTES = 64
-
 
 def whisper_embeddings(spec: str, tokenizer: TextTokenizer, vocab_size: int, folder: Path | None = None) -> Tensor:
     """Return (V,E) float32: for each token, the mean of Whisper's embeddings of the tokens that spell it.
@@ -38,11 +36,8 @@ def whisper_embeddings(spec: str, tokenizer: TextTokenizer, vocab_size: int, fol
     model = load_whisper(spec, folder)
     embeddings = model.decoder.token_embedding.weight.detach() / STATES_SCALE
     encoding = writer_tokenizer(model).encoding
-    spelling = Spelling(tokenizer, _MAX_BYTES)
-    spelt = [spelling.letters_of(token) for token in range(vocab_size)]
-    # Symbols above 255 are marks, not bytes.
-    texts = ["" if max(line, default=0) > 255 else bytes(line).decode("utf-8", "ignore") for line in spelt]
-    written = [encoding.encode_ordinary(text) for text in texts]
+    spelling = Spelling(tokenizer)
+    written = [encoding.encode_ordinary(spelling.text_of(token)) for token in range(vocab_size)]
     sizes = torch.tensor([len(ids) for ids in written])
     flat = torch.tensor([token for ids in written for token in ids])
     found: Tensor = F.embedding_bag(flat, embeddings, sizes.cumsum(0) - sizes, mode="mean")  # zeros for an empty text
