@@ -93,6 +93,36 @@ def test_align_is_the_likelihood_of_the_transcript(backbone: Backbone) -> None:
     assert good < 1e-3 < 50 < bad
 
 
+def test_align_compares_with_the_whole_vocabulary(backbone: Backbone) -> None:
+    torch.manual_seed(0)
+    vocabulary = backbone.text_vocab_size
+    adapter = CtcAdapter(CtcAdapter.Options(width=8, factor=1, negatives=vocabulary), 4, backbone).eval()
+    features, lengths = torch.randn(2, 9, 4), torch.tensor([9, 6])
+    transcripts = [torch.tensor([7, 9, 9]), torch.tensor([4])]
+    chances = adapter.token_chances(features, lengths)
+    expected = [
+        F.ctc_loss(line, ids[None] + 1, torch.tensor([len(line)]), torch.tensor([len(ids)]), reduction="none")
+        for line, ids in zip(chances, transcripts, strict=True)
+    ]
+    torch.testing.assert_close(adapter.align(features, lengths, transcripts), torch.stack(expected))
+
+
+def test_drawn_tokens_stand_for_all_others(backbone: Backbone) -> None:
+    torch.manual_seed(0)
+    adapter = CtcAdapter(CtcAdapter.Options(width=8, negatives=20), 4, backbone)
+    own = torch.tensor([3, 70])
+    counts = torch.zeros(backbone.text_vocab_size, dtype=torch.float64)
+    for _ in range(2000):
+        others, log_counts = adapter._others(own)
+        counts[others] += log_counts.exp().double()
+    counts /= 2000
+    assert counts[own].tolist() == [0, 0]
+    assert counts[4:20].tolist() == [1] * 16  # low ids are in every draw
+    rare = torch.cat([counts[20:70], counts[71:]])
+    assert rare.mean().item() == pytest.approx(1, abs=0.02)
+    assert len(others) < 0.6 * backbone.text_vocab_size
+
+
 def test_only_adapters_with_it_have_the_loss_align(tmp_path: Path) -> None:
     talker = tiny_talker(tmp_path / "t")
     align = stage(train=["input_adapter"], tasks={"A1T1": 1.0}, losses={"align": 1.0})

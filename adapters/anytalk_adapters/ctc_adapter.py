@@ -80,7 +80,12 @@ class CtcAdapter(FrameListener):
         width: int = Field(384, ge=8, description="Width between the encoder and the text embeddings.")
         candidates: int = Field(16, ge=1, description="How many of the likeliest tokens are mixed into a column.")
         temperature: float = Field(1.0, gt=0, description="Values below 1 move columns towards the likeliest token.")
-        negatives: int = Field(2048, ge=1, description="Random tokens per batch that `align` uses as negatives.")
+        negatives: int = Field(
+            2048,
+            ge=1,
+            description="Other tokens that `align` compares with: each id below this, and id n with the chance "
+            "negatives / n, because tokenizers give low ids to frequent tokens.",
+        )
         spelling_width: int = Field(
             96, ge=0, description="Width of the spelling encoder; 0 compares by the text embeddings alone."
         )
@@ -176,31 +181,42 @@ class CtcAdapter(FrameListener):
         hidden, scores, places = self._listen(features, lengths)
         keys = self._whole_tables(hidden.device)[1]
         # One product for all clips: reading the keys of the whole vocabulary is what takes the time.
-        counts = places.tolist()
-        is_place = torch.arange(hidden.shape[1])[None] < torch.tensor(counts)[:, None]
+        is_place = _is_place(hidden, places)
         chances = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
-        return torch.split(chances, counts)
+        return torch.split(chances, places.tolist())
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """Return the (B,) negative log likelihood of each clip's tokens under CTC, summed over its tokens.
 
-        The softmax runs over the tokens of the batch and `negatives` others, drawn again for each batch: the whole
-        vocabulary would take far more time (CTC: Graves et al., 2006).
+        The softmax runs over the tokens of the batch and drawn others, each of which counts as often as its chance to
+        be drawn is small. So its sum is an unbiased estimate of the sum over the whole vocabulary, which would take far
+        more time (CTC: Graves et al., 2006; sampled softmax: Jean et al., arXiv 1412.2007).
         """
         hidden, scores, places = self._listen(features, lengths)
         own = torch.unique(torch.cat(list(transcripts)))
-        vocabulary = self._backbone[0].text_vocab_size
-        others = torch.randint(vocabulary, (min(self.options.negatives, vocabulary),), device=own.device)
-        kept = torch.cat([own, torch.unique(others[~torch.isin(others, own)])])
-        _, keys = self._keys(kept)
-        logits = torch.cat([scores, hidden @ keys.T], dim=-1).float()
-        # Indices into `kept`, of which `own` are the first; 0 is the blank.
-        targets = torch.cat([torch.searchsorted(own, ids) + 1 for ids in transcripts])
+        others, log_counts = self._others(own)
+        keys = self._keys(torch.cat([own, others]))[1]
+        is_place = _is_place(hidden, places)
+        logits = (hidden[is_place] @ keys.T).float()  # (P,n)
+        # CTC needs the sum of the others alone.
+        rest = (logits[:, len(own) :] + log_counts).logsumexp(dim=-1, keepdim=True)
+        logits = torch.cat([scores[is_place].float(), logits[:, : len(own)], rest], dim=-1)
+        chances = logits.new_zeros(*hidden.shape[:2], logits.shape[1])
+        chances[is_place] = logits.log_softmax(dim=-1)
+        targets = torch.cat([torch.searchsorted(own, ids) + 1 for ids in transcripts])  # 0 is the blank
         sizes = torch.tensor([len(ids) for ids in transcripts], device=own.device)
         found: Tensor = F.ctc_loss(
-            logits.log_softmax(dim=-1).transpose(0, 1), targets, places, sizes, reduction="none", zero_infinity=True
+            chances.transpose(0, 1), targets, places, sizes, reduction="none", zero_infinity=True
         )
         return found
+
+    def _others(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw ids (n,) that aren't among the `own` ones; also return the log of how many tokens each stands for."""
+        ids = torch.arange(self._backbone[0].text_vocab_size, device=own.device)
+        counts = (ids / self.options.negatives).clamp(min=1)
+        drawn = torch.rand(len(ids), device=own.device) * counts < 1
+        drawn[own] = False
+        return ids[drawn], counts[drawn].log()
 
     def _listen(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode (B,F,E), (B,) into (B,T,K) to compare with keys, (B,T,1) blank scores, (B,) valid positions."""
@@ -217,9 +233,8 @@ class CtcAdapter(FrameListener):
         logits, best = (hidden.flatten(0, 1) @ keys.T).topk(number, dim=-1)
         # How much better than the blank the likeliest token is.
         lead = logits[:, :1].view_as(scores) - scores
-        steps = torch.arange(hidden.shape[1], device=hidden.device)
         # Padding never wins, not even where every position of a row prefers the blank.
-        lead = lead[..., 0].masked_fill(steps[None] >= places.to(steps.device)[:, None], -torch.inf)
+        lead = lead[..., 0].masked_fill(~_is_place(hidden, places), -torch.inf)
         is_token = lead > 0
         # A prompt needs at least one column of speech.
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
@@ -253,3 +268,10 @@ class CtcAdapter(FrameListener):
             used, where = torch.unique(ids, return_inverse=True)
             embeds, keys = (part[where] for part in self._keys(used))
         return embeds, keys
+
+
+def _is_place(hidden: Tensor, places: Tensor) -> Tensor:
+    """Return which positions of (B,T,K) are valid, (B,T) bool, of (B,) valid positions."""
+    steps = torch.arange(hidden.shape[1], device=hidden.device)
+    found: Tensor = steps[None] < places.to(hidden.device)[:, None]
+    return found
