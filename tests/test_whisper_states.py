@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
@@ -123,6 +124,18 @@ def test_untrained_ctc_scores_tokens_as_whisper_does(whisper: Whisper, backbone:
     written = [writer_tokenizer(whisper).encode(letter)[0] for letter in "abc"]
     logits = states @ whisper.decoder.token_embedding.weight[written].T
     torch.testing.assert_close(scores, logits, atol=1e-3, rtol=1e-4)
+
+
+def test_hidden_frames_hide_the_states_too(backbone: Backbone) -> None:
+    options = CtcAdapter.Options(width=8, num_blocks=1, factor=1, states=PACKAGED_TINY_EN, frame_dropout=0.3)
+    adapter = CtcAdapter(options, 4 * 384, backbone)
+    torch.manual_seed(0)
+    hidden = adapter._listen(torch.randn(1, 200, 4 * 384), torch.tensor([200]))[0]
+    # Untrained, what is compared with keys is the state alone.
+    is_hidden = (hidden[0] == 0).all(dim=-1).tolist()
+    assert 0.2 < sum(is_hidden) / 200 < 0.4
+    # A row is 0.06 s of sound, so stretches of 0.16 s are two rows.
+    assert min(len(list(rows)) for hides, rows in groupby(is_hidden) if hides) <= 2
 
 
 def test_ctc_with_states_keeps_the_contract(backbone: Backbone) -> None:

@@ -121,6 +121,7 @@ class CtcAdapter(FrameListener):
                     f"{key_width}",
                     "take the speech encoder 'whisper_states' with the same Whisper, or leave `states` out",
                 )
+            self._group = encoder_width // key_width - 1
         self.out = nn.Linear(width, key_width)
         self.blank = nn.Linear(width, 1)
         # A tuple hides the backbone from nn.Module, which would save and train it as part of the adapter.
@@ -220,6 +221,7 @@ class CtcAdapter(FrameListener):
 
     def _listen(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode (B,F,E), (B,) into (B,T,K) to compare with keys, (B,T,1) blank scores, (B,) valid positions."""
+        features = self._partly_hidden(features)
         x, places = self._places(features, lengths)
         hidden = self.out(x)
         if self._written is not None:

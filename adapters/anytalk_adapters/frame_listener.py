@@ -87,13 +87,13 @@ def drop_features(x: Tensor, share: float, training: bool) -> Tensor:
     return x * F.dropout(torch.ones_like(x[:, :1]), share)
 
 
-def hide_frames(x: Tensor, share: float) -> Tensor:
-    """Zero a share of the frames of (B,F,E), in stretches of 0.16 s."""
+def hide_frames(x: Tensor, share: float, stretch: int) -> Tensor:
+    """Zero a share of the frames of (B,F,E), `stretch` frames in a row."""
     if not share:
         return x
     # Max pooling widens each drawn frame into a stretch, so frames are drawn that much more rarely.
-    begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < share / _HIDDEN_FRAMES
-    hidden = F.max_pool1d(begins.to(x.dtype), _HIDDEN_FRAMES, stride=1, padding=_HIDDEN_FRAMES // 2)
+    begins = torch.rand(len(x), 1, x.shape[1], device=x.device) < share / stretch
+    hidden = F.max_pool1d(begins.to(x.dtype), stretch, stride=1, padding=stretch // 2)
     return x * (1 - hidden[:, 0, : x.shape[1], None])
 
 
@@ -106,6 +106,7 @@ class FrameListener(InputAdapter):
     def __init__(self, options: FrameOptions, encoder_width: int, folder: Path | None = None) -> None:
         super().__init__()
         self._frames = options
+        self._group = 1  # frames of the speech encoder's model in a row of its features
         self.whisper: WhisperBlocks | None = None
         if options.whisper_blocks:
             # Not at the top: whisper takes a second to import, and most adapters have no blocks of it.
@@ -136,12 +137,15 @@ class FrameListener(InputAdapter):
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """Return (B,) how unlikely the text tokens (n,) of each clip are, given (B,F,E) features and (B,) lengths."""
 
+    def _partly_hidden(self, features: Tensor) -> Tensor:
+        """Return (B,F,E) features; in training, stretches of them are zero."""
+        share = self._frames.frame_dropout if self.training else 0.0
+        return hide_frames(features, share, max(1, _HIDDEN_FRAMES // self._group))
+
     def _places(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode (B,F,E) features with (B,) lengths into (B,T,width) and the (B,) number of valid positions."""
         dtype = self.norm.weight.dtype
         x = zero_padding(features, lengths).to(dtype)
-        if self.training:
-            x = hide_frames(x, self._frames.frame_dropout)
         if self.whisper is not None:
             x = self.whisper(x, lengths).to(dtype)
         x = drop_features(self.norm(x), self._frames.dropout, self.training)

@@ -61,13 +61,13 @@ class LettersAdapter(FrameListener):
     @torch.no_grad()
     def letter_chances(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
         """Return (T,1+28) log probabilities for each clip of (B,F,E) frames with (B,) lengths: blank, then letters."""
-        x, places = self._places(features, lengths)
+        x, places = self._places(self._partly_hidden(features), lengths)
         chances = self.out(x).float().log_softmax(dim=-1)
         return [row[:count] for row, count in zip(chances, places.tolist(), strict=True)]
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """Return the (B,) negative log likelihood of each clip's letters under CTC, summed over its letters."""
-        x, places = self._places(features, lengths)
+        x, places = self._places(self._partly_hidden(features), lengths)
         spelt = [letters_of(self._backbone[0].tokenizer.decode(ids.tolist())) for ids in transcripts]
         # Index 0 is the blank.
         targets = torch.tensor([1 + letter for line in spelt for letter in line], device=places.device)

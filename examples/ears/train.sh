@@ -13,10 +13,10 @@ whisper=${WHISPER:-$base}
 bf16=${BF16-$(grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null && echo yes || true)}
 [ -d "$out/talker" ] || anytalk attach "$model" -o "$out/talker" --codec "${CODEC:-tiny}" \
     --set "encoder={name: whisper_states, options: {model: '$whisper'}}" \
-    --set "input_adapter={name: ctc, options: {states: '$whisper', factor: 1}}"
+    --set "input_adapter={name: ctc, options: {states: '$whisper', factor: 1, dropout: 0.2}}"
 [ -f "$out/data/data.yaml" ] || python "$here/plain_manifests.py" "$out/data" --copies "${COPIES:-1}" "$@"
 workers=${WORKERS:-2}
 anytalk prepare "$out/data/data.yaml" -o "$out/shards" --talker "$out/talker" --half --workers "$workers" ${bf16:+--bf16}
 anytalk prepare "$out/data/held-out.yaml" -o "$out/held-out" --talker "$out/talker" --half ${bf16:+--bf16}
 anytalk train "$out/talker" --data "$out/shards" --held-out "$out/held-out" --held-out-every 200 \
-    --recipe "$here/listen.yaml" --set "listen.steps=${STEPS:-2600}" ${bf16:+--precision bf16}
+    --recipe "$here/listen.yaml" --set "listen.steps=${STEPS:-2400}" ${bf16:+--precision bf16}
