@@ -119,6 +119,13 @@ class Page:
         )
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def release_once(self, script: str, selector: str) -> None:
+        """Let the page itself release an element once an expression is true: a busy machine is slow to command it."""
+        self.run(
+            f"(() => {{ const release = () => {script} ? document.querySelector({json.dumps(selector)})"
+            ".dispatchEvent(new PointerEvent('pointerup')) : setTimeout(release, 5); release(); })()"
+        )
+
     def key(self, kind: str, key: str, code: str = "") -> None:
         """`keyDown` or `keyUp`."""
         text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}

@@ -195,12 +195,7 @@ def test_push_to_talk(page: Page) -> None:
     # A slip of the finger is no turn; the first press also asks for the microphone.
     page.click("#talk")
     page.wait_for("import('/app.js').then(({ app }) => app.conversation.state !== 'closed')")
-    # The page itself ends the press: from here, a busy machine would take too long for a slip.
-    page.run(
-        f"(() => {{ const release = () => {STATE} === 'listening'"
-        " ? document.querySelector('#talk').dispatchEvent(new PointerEvent('pointerup')) : setTimeout(release, 5);"
-        " release(); })()"
-    )
+    page.release_once(f"{STATE} === 'listening'", "#talk")
     page.mouse("mousePressed", "#talk")
     assert "Hold the button" in page.wait_for(PROBLEM)
     page.mouse("mouseReleased", "#talk")

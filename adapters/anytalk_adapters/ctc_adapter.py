@@ -27,7 +27,7 @@ from anytalk.plugins.components import BuildContext
 from anytalk.plugins.contracts import Backbone, HeardBatch, TextTokenizer
 
 from .frame_listener import FrameListener, FrameOptions
-from .input_adapters import padded_columns
+from .input_adapters import padded_columns, valid_positions
 from .spelling import NUM_LETTERS, Spelling
 
 _MAX_LETTERS = 12
@@ -182,22 +182,22 @@ class CtcAdapter(FrameListener):
         hidden, scores, places = self._listen(features, lengths)
         keys = self._whole_tables(hidden.device)[1]
         # One product for all clips: reading the keys of the whole vocabulary is what takes the time.
-        is_place = _is_place(hidden, places)
+        is_place = valid_positions(hidden, places)
         chances = torch.cat([scores[is_place], hidden[is_place] @ keys.T], dim=-1).float().log_softmax(-1)
         return torch.split(chances, places.tolist())
 
     def align(self, features: Tensor, lengths: Tensor, transcripts: Sequence[Tensor]) -> Tensor:
         """Return the (B,) negative log likelihood of each clip's tokens under CTC, summed over its tokens.
 
-        The softmax runs over the tokens of the batch and drawn others, each of which counts as often as its chance to
-        be drawn is small. So its sum is an unbiased estimate of the sum over the whole vocabulary, which would take far
-        more time (CTC: Graves et al., 2006; sampled softmax: Jean et al., arXiv 1412.2007).
+        The softmax runs over the tokens of the batch and over others that are drawn and weighted by one over their
+        chance to be drawn. Its denominator is then an unbiased estimate of the one over the whole vocabulary, which
+        would take far more time (CTC: Graves et al., 2006; sampled softmax: Jean et al., arXiv 1412.2007).
         """
         hidden, scores, places = self._listen(features, lengths)
         own = torch.unique(torch.cat(list(transcripts)))
         others, log_counts = self._others(own)
         keys = self._keys(torch.cat([own, others]))[1]
-        is_place = _is_place(hidden, places)
+        is_place = valid_positions(hidden, places)
         logits = (hidden[is_place] @ keys.T).float()  # (P,n)
         # CTC needs the sum of the others alone.
         rest = (logits[:, len(own) :] + log_counts).logsumexp(dim=-1, keepdim=True)
@@ -236,7 +236,7 @@ class CtcAdapter(FrameListener):
         # How much better than the blank the likeliest token is.
         lead = logits[:, :1].view_as(scores) - scores
         # Padding never wins, not even where every position of a row prefers the blank.
-        lead = lead[..., 0].masked_fill(~_is_place(hidden, places), -torch.inf)
+        lead = lead[..., 0].masked_fill(~valid_positions(hidden, places), -torch.inf)
         is_token = lead > 0
         # A prompt needs at least one column of speech.
         is_token[torch.arange(len(lead)), lead.argmax(dim=1)] = True
@@ -270,10 +270,3 @@ class CtcAdapter(FrameListener):
             used, where = torch.unique(ids, return_inverse=True)
             embeds, keys = (part[where] for part in self._keys(used))
         return embeds, keys
-
-
-def _is_place(hidden: Tensor, places: Tensor) -> Tensor:
-    """Return which positions of (B,T,K) are valid, (B,T) bool, of (B,) valid positions."""
-    steps = torch.arange(hidden.shape[1], device=hidden.device)
-    found: Tensor = steps[None] < places.to(hidden.device)[:, None]
-    return found

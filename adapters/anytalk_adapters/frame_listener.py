@@ -16,7 +16,7 @@ from anytalk import plugins
 from anytalk.errors import ConfigError
 from anytalk.plugins.contracts import ForwardPass, InputAdapter, Loss, LossRow
 
-from .input_adapters import zero_padding
+from .input_adapters import valid_positions, zero_padding
 
 if TYPE_CHECKING:
     from .whisper_blocks import WhisperBlocks
@@ -156,8 +156,7 @@ class FrameListener(InputAdapter):
         # A strided convolution joins `factor` frames.
         x = self.down(x.transpose(1, 2)).transpose(1, 2)
         places = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
-        steps = torch.arange(x.shape[1], device=x.device)
-        is_frame = (steps[None] < places.to(x.device)[:, None])[..., None].to(dtype)
+        is_frame = valid_positions(x, places)[..., None].to(dtype)
         for block in self.blocks:
             x = block(x, is_frame)
         normed: Tensor = self.out_norm(x)

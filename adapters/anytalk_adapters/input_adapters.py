@@ -31,10 +31,16 @@ SAMPLED_EMBEDDINGS = 1000
 """How many text embeddings are measured to scale speech embeddings; the first are those of common bytes."""
 
 
+def valid_positions(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return (B,T) bool: which positions of (B,T,D) are within each row's length, (B,)."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    found: Tensor = steps[None] < lengths.to(x.device)[:, None]
+    return found
+
+
 def zero_padding(features: Tensor, lengths: Tensor) -> Tensor:
     """Set frames of (B,F,E) beyond each row's length to zero, NaN included."""
-    padded = torch.arange(features.shape[1], device=features.device)[None] >= lengths.to(features.device)[:, None]
-    return features.masked_fill(padded[:, :, None], 0.0)
+    return features.masked_fill(~valid_positions(features, lengths)[:, :, None], 0.0)
 
 
 def padded_columns(rows: Sequence[Tensor], most: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
